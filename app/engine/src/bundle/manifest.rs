@@ -1,0 +1,256 @@
+//! `bundle.json`: what it holds and which values are accepted.
+
+use serde::{Deserialize, Serialize};
+
+use super::BundleError;
+use crate::preprocess::Recipe;
+
+/// Version of the bundle format that this crate reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Name of the manifest inside a bundle.
+pub const MANIFEST_FILE: &str = "bundle.json";
+
+/// The whole of `bundle.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub format_version: u32,
+    /// Name of the model, for people.
+    pub name: String,
+    /// Width of the shared embedding space.
+    pub projection_dim: usize,
+    /// Natural logarithm of the factor on cosines, as in the checkpoint.
+    pub logit_scale: f32,
+    /// Image tower: `pixel_values` [batch, 3, height, width] to `image_embeds` [batch, projection_dim].
+    pub vision: Tower,
+    /// Text tower: ids, mask and perhaps token types [batch, sequence] to `text_embeds` [batch, projection_dim].
+    pub text: Tower,
+    /// From an RGB picture to `pixel_values`.
+    pub preprocess: Recipe,
+    /// From a prompt to the text tower's inputs.
+    pub tokenizer: TokenizerSpec,
+    /// Prompt templates for labels that name none; `{}` stands for the label.
+    pub templates: Vec<String>,
+    /// Where the weights came from.
+    pub source: Source,
+    /// How the weights were stored and what that cost.
+    pub quantization: Quantization,
+    /// The model card.
+    pub model_card: FileEntry,
+}
+
+/// One file of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// A plain file name, in the bundle's own folder.
+    pub name: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// SHA-256 in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// One tower: a standard ONNX file whose output is the normalised embedding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tower {
+    /// The ONNX file.
+    pub file: FileEntry,
+    /// Architecture of the tower.
+    pub architecture: Architecture,
+    /// How the weights of its linear layers and embedding tables are stored.
+    pub weights: Weights,
+    /// Inputs in the order of the graph.
+    pub inputs: Vec<TensorSpec>,
+    /// The embedding, divided by its L2 norm.
+    pub output: TensorSpec,
+}
+
+/// Architectures that a tower may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Architecture {
+    /// Vision Transformer.
+    Vit,
+    /// BERT encoder.
+    Bert,
+}
+
+/// Storage of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// Symmetric 8-bit integers with one scale per output channel (per row of an embedding table).
+    Int8,
+    /// 32-bit floats.
+    F32,
+}
+
+/// Name, type and shape of a tower's input or output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorSpec {
+    /// Name in the graph.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extent of each axis.
+    pub shape: Vec<Dim>,
+}
+
+/// Element types of tower inputs and outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// 64-bit signed integer.
+    I64,
+}
+
+/// Extent of an axis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dim {
+    /// Always this long.
+    Fixed(usize),
+    /// Chosen by the caller: `batch` or `sequence`.
+    Named(String),
+}
+
+/// How prompts become token ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSpec {
+    /// `tokenizer.json` in the format of the tokenizers library.
+    pub file: FileEntry,
+    /// Longest sequence in tokens, special tokens included; longer prompts are cut.
+    pub max_length: usize,
+    /// Where padding goes.
+    pub padding_side: PaddingSide,
+    /// The padding token.
+    pub pad_token: String,
+    /// Its id.
+    pub pad_id: u32,
+    /// Its token type.
+    pub pad_type_id: u32,
+}
+
+/// Side on which a short sequence is padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PaddingSide {
+    /// Padding before the tokens.
+    Left,
+    /// Padding after the tokens.
+    Right,
+}
+
+/// The checkpoint that a bundle was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Name of the checkpoint's folder.
+    pub checkpoint: String,
+    /// SHA-256 over its weights.
+    pub sha256: String,
+}
+
+/// How the weights were quantised and what it cost, measured when the bundle was written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantization {
+    /// The recipe in words.
+    pub recipe: String,
+    /// Smallest cosine between this bundle's image embeddings and the float ones, over the probe pictures.
+    pub image_cosine_min: f32,
+    /// Smallest cosine between this bundle's text embeddings and the float ones, over the probe prompts.
+    pub text_cosine_min: f32,
+}
+
+impl Manifest {
+    /// Parses and checks a manifest; `path` is used in messages only.
+    pub fn parse(path: &str, json: &[u8]) -> Result<Self, BundleError> {
+        #[derive(Deserialize)]
+        struct Head {
+            format_version: u64,
+        }
+        let json_error = |source| BundleError::Json { path: path.to_owned(), source };
+        let head: Head = serde_json::from_slice(json).map_err(json_error)?;
+        if head.format_version != u64::from(FORMAT_VERSION) {
+            return Err(BundleError::Version { path: path.to_owned(), found: head.format_version });
+        }
+        let manifest: Self = serde_json::from_slice(json).map_err(json_error)?;
+        manifest.validate(path)?;
+        Ok(manifest)
+    }
+
+    /// Every file that the manifest names.
+    pub fn files(&self) -> [&FileEntry; 4] {
+        [&self.vision.file, &self.text.file, &self.tokenizer.file, &self.model_card]
+    }
+
+    /// Height and width of the image tower's input, in pixels.
+    pub fn image_size(&self) -> [usize; 2] {
+        match self.vision.inputs[0].shape[..] {
+            [_, _, Dim::Fixed(height), Dim::Fixed(width)] => [height, width],
+            // `validate` lets no other shape through.
+            _ => unreachable!("a validated manifest has a fixed image size"),
+        }
+    }
+
+    fn validate(&self, path: &str) -> Result<(), BundleError> {
+        let check = |ok: bool, field: &'static str, expected: &str, found: String| {
+            if ok {
+                return Ok(());
+            }
+            Err(BundleError::Field { path: path.to_owned(), field, expected: expected.to_owned(), found })
+        };
+        for file in self.files() {
+            let plain = !file.name.is_empty() && !file.name.contains(['/', '\\']) && !file.name.starts_with('.');
+            check(plain && file.name != MANIFEST_FILE, "file.name", "a plain file name", file.name.clone())?;
+            let hex = file.sha256.len() == 64 && file.sha256.bytes().all(|b| b.is_ascii_hexdigit());
+            check(hex, "file.sha256", "64 hexadecimal digits", file.sha256.clone())?;
+        }
+        check(self.projection_dim > 0, "projection_dim", "1 or more", self.projection_dim.to_string())?;
+        // exp(88) still fits a 32-bit float; above it every logit would be infinite.
+        let scale_fits = self.logit_scale.is_finite() && self.logit_scale < 88.0;
+        check(scale_fits, "logit_scale", "a finite number below 88", self.logit_scale.to_string())?;
+        let embedding = |tower: &Tower| {
+            tower.output.dtype == Dtype::F32
+                && matches!(&tower.output.shape[..], [Dim::Named(_), Dim::Fixed(n)] if *n == self.projection_dim)
+        };
+        let wanted = format!("f32 [batch, {}]", self.projection_dim);
+        check(embedding(&self.vision), "vision.output", &wanted, format!("{:?}", self.vision.output))?;
+        check(embedding(&self.text), "text.output", &wanted, format!("{:?}", self.text.output))?;
+        let pixels = matches!(&self.vision.inputs[..],
+            [TensorSpec { dtype: Dtype::F32, shape, .. }]
+                if matches!(shape[..], [Dim::Named(_), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
+        let found = format!("{:?}", self.vision.inputs);
+        check(pixels, "vision.inputs", "one f32 [batch, 3, height, width]", found)?;
+        let tokens = !self.text.inputs.is_empty()
+            && self.text.inputs.iter().all(|i| {
+                i.dtype == Dtype::I64
+                    && ["input_ids", "attention_mask", "token_type_ids"].contains(&i.name.as_str())
+                    && matches!(i.shape[..], [Dim::Named(_), Dim::Named(_)])
+            });
+        let wanted = "i64 [batch, sequence] inputs among input_ids, attention_mask, token_type_ids";
+        check(tokens, "text.inputs", wanted, format!("{:?}", self.text.inputs))?;
+        check(self.tokenizer.max_length >= 2, "tokenizer.max_length", "2 or more", self.tokenizer.max_length.to_string())?;
+        check(!self.templates.is_empty(), "templates", "one or more", "none".into())?;
+        for template in &self.templates {
+            check(template.matches("{}").count() == 1, "templates", "one {} in each", template.clone())?;
+        }
+        if let Err(expected) = self.preprocess.validate() {
+            check(false, "preprocess", &expected, format!("{:?}", self.preprocess))?;
+        }
+        let size = self.preprocess.output_size();
+        let fits = size.is_none_or(|s| [s.height, s.width] == self.image_size());
+        let found = size.map_or_else(String::new, |s| format!("{} x {}", s.height, s.width));
+        let [height, width] = self.image_size();
+        check(fits, "preprocess", &format!("pictures of {height} x {width}, the image tower's input"), found)
+    }
+}

@@ -1,0 +1,192 @@
+//! Opening a bundle and reading its files, nothing unchecked.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
+
+/// A manifest is a few kilobytes; what is larger is not one.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+
+/// An opened bundle: a checked manifest, and files that are checked as they are read.
+#[derive(Debug)]
+pub struct Bundle {
+    manifest: Manifest,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Directory(PathBuf),
+    /// File name to offset and size within the archive.
+    Tar(PathBuf, BTreeMap<String, (u64, u64)>),
+    Memory(String, BTreeMap<&'static str, &'static [u8]>),
+}
+
+impl Bundle {
+    /// Opens a bundle directory or the `.tar` of one; checks the manifest and the size of every file.
+    pub fn open(path: &Path) -> Result<Self, BundleError> {
+        let io = |source| BundleError::Io { path: path.to_owned(), source };
+        let kind = std::fs::metadata(path).map_err(io)?;
+        let place = if kind.is_dir() {
+            if !path.join(MANIFEST_FILE).exists() {
+                return Err(not_a_bundle(path, "a directory without one"));
+            }
+            Place::Directory(path.to_owned())
+        } else {
+            Place::Tar(path.to_owned(), tar_index(path)?)
+        };
+        Self::from_place(place)
+    }
+
+    /// Opens a bundle whose files are part of the program; `name` stands for its path in messages.
+    pub fn from_memory(
+        name: &str,
+        files: impl IntoIterator<Item = (&'static str, &'static [u8])>,
+    ) -> Result<Self, BundleError> {
+        Self::from_place(Place::Memory(name.to_owned(), files.into_iter().collect()))
+    }
+
+    fn from_place(place: Place) -> Result<Self, BundleError> {
+        let bytes = place.size(MANIFEST_FILE)?;
+        if bytes > MANIFEST_BYTES_MAX {
+            return Err(BundleError::Content {
+                path: place.path_of(MANIFEST_FILE),
+                what: "size",
+                expected: format!("at most {MANIFEST_BYTES_MAX} bytes"),
+                found: format!("{bytes} bytes"),
+            });
+        }
+        let manifest = Manifest::parse(&place.path_of(MANIFEST_FILE), &place.read(MANIFEST_FILE)?)?;
+        for file in manifest.files() {
+            let found = place.size(&file.name)?;
+            if found != file.bytes {
+                return Err(BundleError::Content {
+                    path: place.path_of(&file.name),
+                    what: "size",
+                    expected: format!("{} bytes", file.bytes),
+                    found: format!("{found} bytes"),
+                });
+            }
+        }
+        Ok(Self { manifest, place })
+    }
+
+    /// The checked manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Where a file of the bundle lies, for messages.
+    pub fn path_of(&self, file: &FileEntry) -> String {
+        self.place.path_of(&file.name)
+    }
+
+    /// The content of a file that the manifest names, once its SHA-256 has been checked.
+    pub fn read(&self, file: &FileEntry) -> Result<Cow<'static, [u8]>, BundleError> {
+        let bytes = self.place.read(&file.name)?;
+        let found = sha256_hex(&bytes);
+        if !found.eq_ignore_ascii_case(&file.sha256) {
+            return Err(BundleError::Content {
+                path: self.path_of(file),
+                what: "SHA-256",
+                expected: file.sha256.clone(),
+                found,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads every file once, so that damage shows now and not when the file is first needed.
+    pub fn verify(&self) -> Result<(), BundleError> {
+        self.manifest.files().into_iter().try_for_each(|file| self.read(file).map(drop))
+    }
+}
+
+impl Place {
+    fn path_of(&self, name: &str) -> String {
+        match self {
+            Self::Directory(path) => path.join(name).display().to_string(),
+            Self::Tar(path, _) => format!("{}: {name}", path.display()),
+            Self::Memory(path, _) => format!("{path}: {name}"),
+        }
+    }
+
+    fn size(&self, name: &str) -> Result<u64, BundleError> {
+        match self {
+            Self::Directory(path) => {
+                let path = path.join(name);
+                std::fs::metadata(&path).map(|m| m.len()).map_err(|source| BundleError::Io { path, source })
+            }
+            Self::Tar(_, index) => index.get(name).map(|(_, size)| *size).ok_or_else(|| self.missing(name)),
+            Self::Memory(_, files) => files.get(name).map(|f| f.len() as u64).ok_or_else(|| self.missing(name)),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, BundleError> {
+        match self {
+            Self::Directory(path) => {
+                let path = path.join(name);
+                std::fs::read(&path).map(Cow::Owned).map_err(|source| BundleError::Io { path, source })
+            }
+            Self::Tar(path, index) => {
+                let (offset, size) = *index.get(name).ok_or_else(|| self.missing(name))?;
+                let read = || {
+                    let mut file = File::open(path)?;
+                    file.seek(SeekFrom::Start(offset))?;
+                    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+                    file.take(size).read_to_end(&mut bytes)?;
+                    Ok(bytes)
+                };
+                read().map(Cow::Owned).map_err(|source| BundleError::Io { path: path.clone(), source })
+            }
+            Self::Memory(_, files) => {
+                files.get(name).map(|f| Cow::Borrowed(*f)).ok_or_else(|| self.missing(name))
+            }
+        }
+    }
+
+    fn missing(&self, name: &str) -> BundleError {
+        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+        BundleError::Io { path: self.path_of(name).into(), source }
+    }
+}
+
+/// Lower-case hexadecimal SHA-256 of `bytes`.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn not_a_bundle(path: &Path, found: &str) -> BundleError {
+    BundleError::NotABundle { path: path.display().to_string(), found: found.to_owned() }
+}
+
+/// Where each file of an archive starts and how long it is; folders, links and nested names are left out.
+fn tar_index(path: &Path) -> Result<BTreeMap<String, (u64, u64)>, BundleError> {
+    let file = File::open(path).map_err(|source| BundleError::Io { path: path.to_owned(), source })?;
+    let mut archive = tar::Archive::new(file);
+    let foreign = |_| not_a_bundle(path, "a file that is no tar archive");
+    let mut index = BTreeMap::new();
+    for entry in archive.entries_with_seek().map_err(foreign)? {
+        let entry = entry.map_err(foreign)?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = entry.path().map_err(foreign)?;
+        let name = name.strip_prefix(".").unwrap_or(&name).to_string_lossy().into_owned();
+        index.insert(name, (entry.raw_file_position(), entry.size()));
+    }
+    if !index.contains_key(MANIFEST_FILE) {
+        return Err(not_a_bundle(path, "a file that is no tar archive of one"));
+    }
+    Ok(index)
+}

@@ -1,0 +1,15 @@
+//! Pixels and strings in, scores out.
+//!
+//! The engine reads a [`bundle::Bundle`] (two ONNX towers, a tokenizer and a manifest), turns pictures into
+//! image embeddings and prompts into text embeddings, and scores the one against the other as
+//! `VisionTextDualEncoderModel` of transformers 4.56.2 does. It knows nothing of cameras, networks, clocks,
+//! environment variables or command lines: bytes and arrays come in as arguments.
+#![warn(missing_docs)]
+
+pub mod bundle;
+pub mod labels;
+pub mod picture;
+pub mod preprocess;
+pub mod score;
+pub mod tokenize;
+pub mod tower;

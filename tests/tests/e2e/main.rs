@@ -1,0 +1,1 @@
+//! What the programs promise, tested from outside and against the Python reference.
