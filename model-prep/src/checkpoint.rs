@@ -1,0 +1,89 @@
+//! A Hugging Face `VisionTextDualEncoder` directory: typed configurations and named tensors.
+//!
+//! Both naming generations of the weights are read: what transformers 4 and 5 save, and what the modules of
+//! transformers 5 are called. Everything is checked here once; what comes out needs no second look.
+
+mod config;
+mod error;
+mod json;
+mod names;
+mod preprocessor;
+mod safetensors_file;
+mod tensors;
+mod tokenizer;
+
+pub use config::{Activation, BertConfig, DualEncoderConfig, EncoderConfig, TextConfig, VisionConfig, VitConfig};
+pub use error::CheckpointError;
+pub use tensors::Tensors;
+pub use tokenizer::TokenizerFile;
+
+use std::path::{Path, PathBuf};
+
+use spotter_engine::preprocess::Recipe;
+
+/// Name of the model card, in a checkpoint as in a bundle.
+const MODEL_CARD_FILE: &str = "MODEL_CARD.md";
+
+/// A checkpoint that was opened and whose configuration was checked; weights are read when asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// `config.json`.
+    pub config: DualEncoderConfig,
+    /// The weights.
+    pub tensors: Tensors,
+    /// `tokenizer.json`, or what stands for it.
+    pub tokenizer: TokenizerFile,
+    /// `preprocessor_config.json`.
+    pub preprocess: Recipe,
+    /// `MODEL_CARD.md`, where there is one.
+    pub model_card: Option<Vec<u8>>,
+}
+
+impl Checkpoint {
+    /// Reads the configuration of the checkpoint in the directory `path`, and the names and shapes of its tensors.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let kind = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
+        if !kind.is_dir() {
+            return Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found: "a file" });
+        }
+        let config = DualEncoderConfig::read(&path.join("config.json"))?;
+        let VisionConfig::Vit(vision) = &config.vision;
+        let preprocess = preprocessor::read(path, vision.image_size)?;
+        let tokenizer = TokenizerFile::read(path, &config.text)?;
+        let tensors = Tensors::open(path)?;
+        let model_card = read_optional(&path.join(MODEL_CARD_FILE))?;
+        Ok(Self { path: path.to_owned(), config, tensors, tokenizer, preprocess, model_card })
+    }
+
+    /// Name of the checkpoint's folder.
+    pub fn name(&self) -> String {
+        let absolute = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        absolute.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// Natural logarithm of the factor on cosines: the trained value.
+    pub fn logit_scale(&self) -> Result<f32, CheckpointError> {
+        // Saved without axes; some tools keep scalars as one-element vectors.
+        let shape: &[usize] = if self.tensors.shape("logit_scale") == Some(&[1]) { &[1] } else { &[] };
+        if self.tensors.shape("logit_scale").is_none() {
+            log::warn!(
+                "{}: no tensor logit_scale: logit_scale_init_value {} is used",
+                self.path.display(),
+                self.config.logit_scale_init_value
+            );
+            return Ok(self.config.logit_scale_init_value);
+        }
+        Ok(self.tensors.read("logit_scale", shape)?[0])
+    }
+}
+
+/// The content of `path`, or nothing where there is no such file.
+fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::io(path, source)),
+    }
+}

@@ -1,0 +1,154 @@
+//! Why a checkpoint was refused.
+
+use std::path::{Path, PathBuf};
+
+/// Why a checkpoint was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file could not be opened or read.
+    #[error("{}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The path is no checkpoint directory.
+    #[error(
+        "{}: not a checkpoint: expected a directory with config.json, model.safetensors, tokenizer.json and \
+         preprocessor_config.json; found {found}", .path.display()
+    )]
+    NotACheckpoint {
+        /// The path as given.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// No weights in a form that is read.
+    #[error(
+        "{}: no weights: expected model.safetensors or model.safetensors.index.json, found {found}; save the model \
+         again with `save_pretrained(..., safe_serialization=True)`", .path.display()
+    )]
+    NoWeights {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is there instead.
+        found: &'static str,
+    },
+    /// A file is not JSON.
+    #[error("{}: not valid JSON", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message, with line and column.
+        source: serde_json::Error,
+    },
+    /// A key has a value of the wrong type, or one that cannot be right.
+    #[error("{}: {key}: expected {expected}, found {found}", .path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key, with dots.
+        key: String,
+        /// What would be accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The checkpoint uses something that this program does not do.
+    #[error("{}: {key} {found} is not supported: {reason}", .path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key, with dots.
+        key: String,
+        /// What is there.
+        found: String,
+        /// What is supported, and why no more.
+        reason: String,
+    },
+    /// A shard that the index names is not there.
+    #[error(
+        "{}: missing shard: {} says that {tensors} tensors are in it; download the checkpoint again",
+        .shard.display(), .index.display()
+    )]
+    MissingShard {
+        /// The missing file.
+        shard: PathBuf,
+        /// The index.
+        index: PathBuf,
+        /// How many tensors are lost with it.
+        tensors: usize,
+    },
+    /// A weights file is damaged or no safetensors file.
+    #[error("{}: not a usable safetensors file: {message}; download or save it again", .path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A tensor is not there.
+    #[error("{}: missing tensor {tensor}, expected with shape {expected:?}{hint}", .path.display())]
+    MissingTensor {
+        /// The weights file or the checkpoint.
+        path: PathBuf,
+        /// Its name, as transformers 4 writes it.
+        tensor: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+        /// What may be the reason.
+        hint: &'static str,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{}: {tensor}: expected shape {expected:?} as config.json says, found {found:?}", .path.display())]
+    Shape {
+        /// The weights file.
+        path: PathBuf,
+        /// Its name in the file.
+        tensor: String,
+        /// The shape from the configuration.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor has an element type that weights do not have.
+    #[error("{}: {tensor}: expected f32, f16 or bf16, found {found}; save the checkpoint as float", .path.display())]
+    Dtype {
+        /// The weights file.
+        path: PathBuf,
+        /// Its name in the file.
+        tensor: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error(
+        "{}: {tensor}: expected finite weights, found {value} at element {index}; the training diverged or the file \
+         is damaged", .path.display()
+    )]
+    NotFinite {
+        /// The weights file.
+        path: PathBuf,
+        /// Its name in the file.
+        tensor: String,
+        /// Index of the first such element, in row-major order.
+        index: usize,
+        /// The element.
+        value: f32,
+    },
+    /// The tokenizer is unusable.
+    #[error("{}: unusable tokenizer: {message}", .path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl CheckpointError {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}

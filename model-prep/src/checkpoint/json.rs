@@ -1,0 +1,131 @@
+//! Typed reading of JSON objects whose keys are optional; whatever is wrong is named by its key.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::CheckpointError;
+
+/// One object of a JSON file, with the way to it.
+#[derive(Debug)]
+pub(crate) struct Object {
+    path: PathBuf,
+    /// Keys that lead here, each followed by a dot.
+    prefix: String,
+    map: Map<String, Value>,
+}
+
+impl Object {
+    /// Parses a file whose top level is an object.
+    pub(crate) fn read(path: &Path) -> Result<Self, CheckpointError> {
+        let bytes = std::fs::read(path).map_err(|source| CheckpointError::io(path, source))?;
+        Self::parse(path, &bytes)
+    }
+
+    /// Parses the content of the file `path`.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        match serde_json::from_slice(bytes) {
+            Ok(Value::Object(map)) => Ok(Self { path: path.to_owned(), prefix: String::new(), map }),
+            Ok(other) => Err(CheckpointError::Key {
+                path: path.to_owned(),
+                key: "top level".into(),
+                expected: "an object".into(),
+                found: shown(&other),
+            }),
+            Err(source) => Err(CheckpointError::Json { path: path.to_owned(), source }),
+        }
+    }
+
+    /// An object without keys, for a file that is not there.
+    pub(crate) fn empty(path: &Path) -> Self {
+        Self { path: path.to_owned(), prefix: String::new(), map: Map::new() }
+    }
+
+    /// The object under `key`, which must be there.
+    pub(crate) fn object(&self, key: &str) -> Result<Self, CheckpointError> {
+        match self.map.get(key) {
+            Some(Value::Object(map)) => {
+                Ok(Self { path: self.path.clone(), prefix: format!("{}{key}.", self.prefix), map: map.clone() })
+            }
+            other => Err(self.wrong(key, "an object", other)),
+        }
+    }
+
+    /// The value under `key`; `null` counts as absent, as it does for transformers.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Every key with its value.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.map.iter()
+    }
+
+    /// A whole number of at least 1.
+    pub(crate) fn count(&self, key: &str, default: usize) -> Result<usize, CheckpointError> {
+        self.or(key, default, "a whole number above 0", |v| {
+            v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)
+        })
+    }
+
+    /// A finite number.
+    pub(crate) fn number(&self, key: &str, default: f64) -> Result<f64, CheckpointError> {
+        self.or(key, default, "a number", Value::as_f64)
+    }
+
+    /// True or false.
+    pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool, CheckpointError> {
+        self.or(key, default, "true or false", Value::as_bool)
+    }
+
+    /// A string.
+    pub(crate) fn text(&self, key: &str, default: &str) -> Result<String, CheckpointError> {
+        self.or(key, default.to_owned(), "a string", |v| v.as_str().map(str::to_owned))
+    }
+
+    /// What `parse` makes of the value, or `default` where the key is absent.
+    pub(crate) fn or<T>(
+        &self,
+        key: &str,
+        default: T,
+        expected: &str,
+        parse: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T, CheckpointError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => parse(value).ok_or_else(|| self.wrong(key, expected, Some(value))),
+        }
+    }
+
+    /// The error that says what is wrong with `key`.
+    pub(crate) fn wrong(&self, key: &str, expected: &str, found: Option<&Value>) -> CheckpointError {
+        self.wrong_shown(key, expected, found.map_or_else(|| "nothing".to_owned(), shown))
+    }
+
+    /// The same, with what was found in words.
+    pub(crate) fn wrong_shown(&self, key: &str, expected: &str, found: String) -> CheckpointError {
+        let (path, key) = (self.path.clone(), format!("{}{key}", self.prefix));
+        CheckpointError::Key { path, key, expected: expected.to_owned(), found }
+    }
+
+    /// The error that says that `key` asks for something that is not done here.
+    pub(crate) fn unsupported(&self, key: &str, found: impl ToString, reason: impl Into<String>) -> CheckpointError {
+        CheckpointError::Unsupported {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.prefix),
+            found: found.to_string(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A value as it reads in a message, cut to a line.
+fn shown(value: &Value) -> String {
+    // Long enough for any scalar of a configuration.
+    const CHARS_MAX: usize = 60;
+    let text = value.to_string();
+    if text.chars().count() <= CHARS_MAX {
+        return text;
+    }
+    text.chars().take(CHARS_MAX).chain("...".chars()).collect()
+}
