@@ -1,4 +1,21 @@
 //! Pictures: 8-bit RGB pixels, and how encoded files become them.
+//!
+//! The pixels are those of `transformers.image_utils.load_image`, that is
+//! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: turned upright, grey copied to three channels, alpha
+//! dropped. Lossless formats come out identical; lossy ones differ by the decoders' rounding.
+
+mod jpeg;
+mod rgb;
+
+use std::io::Cursor;
+
+use image::{ImageDecoder, ImageReader, metadata::Orientation};
+
+pub use jpeg::JpegDecoder;
+
+/// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
+/// Larger than any 61-megapixel camera's picture, small enough for a board with 1 GiB.
+pub const MAX_PIXELS: usize = (1 << 28) / 3;
 
 /// An 8-bit RGB picture, rows top to bottom, three bytes a pixel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -9,4 +26,142 @@ pub struct Picture {
     pub height: usize,
     /// `width * height * 3` bytes.
     pub rgb: Vec<u8>,
+}
+
+/// Why bytes could not become a picture.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// There are no bytes.
+    #[error("empty: expected a picture, found 0 bytes")]
+    Empty,
+    /// The bytes start like no format that is known.
+    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found bytes that start with {found}")]
+    UnknownFormat {
+        /// The first bytes, escaped.
+        found: String,
+    },
+    /// The header announces more pixels than [`MAX_PIXELS`], or none.
+    #[error("{width} x {height} pixels: expected 1 to {MAX_PIXELS} in all; scale the picture down")]
+    Size {
+        /// Columns announced.
+        width: usize,
+        /// Rows announced.
+        height: usize,
+    },
+    /// The file ends before its picture does.
+    #[error("truncated JPEG: expected an end-of-image marker, found the end of {found_bytes} bytes; copy it again")]
+    Truncated {
+        /// Length of the file.
+        found_bytes: usize,
+    },
+    /// The pixels have a type that has no agreed way to 8-bit RGB.
+    #[error("pixels of type {found}: expected 8 or 16 bits of grey or RGB, with or without alpha")]
+    PixelType {
+        /// The type.
+        found: String,
+    },
+    /// The JPEG decoder refused the bytes.
+    #[error("damaged or unsupported JPEG")]
+    Jpeg(#[source] zune_jpeg::errors::DecodeErrors),
+    /// The decoder of another format refused the bytes.
+    #[error("damaged or unsupported picture")]
+    Image(#[from] image::ImageError),
+}
+
+/// Decodes a whole file: JPEG, PNG, WebP, BMP, GIF (its first frame), TIFF (its first page) or PNM.
+///
+/// 16-bit grey keeps values up to 255 and turns all above white, as Pillow's conversion does; 16-bit colour keeps
+/// the high byte. The size is checked before pixels are allocated.
+pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
+    if jpeg::is_jpeg(bytes) {
+        let mut picture = Picture::default();
+        JpegDecoder::new().decode_into(bytes, &mut picture)?;
+        return Ok(picture);
+    }
+    if bytes.is_empty() {
+        return Err(DecodeError::Empty);
+    }
+    let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat { found: start_of(bytes) })?;
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    check_size(width as usize, height as usize)?;
+    let exif = decoder.exif_metadata()?;
+    let xmp = decoder.xmp_metadata()?;
+    let orientation = orientation(exif.as_deref(), xmp.as_deref());
+    // A TIFF carries its orientation as a tag of its own, outside EXIF.
+    let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
+    let pixels = image::DynamicImage::from_decoder(decoder)?;
+    rgb::upright(rgb::from_image(pixels, bytes)?, orientation)
+}
+
+/// Refuses sizes before anything is allocated for them.
+fn check_size(width: usize, height: usize) -> Result<(), DecodeError> {
+    let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+    if (1..=MAX_PIXELS).contains(&pixels) { Ok(()) } else { Err(DecodeError::Size { width, height }) }
+}
+
+/// The orientation that EXIF or else XMP asks for; `None` where neither has one.
+fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
+    exif.and_then(Orientation::from_exif_chunk).or_else(|| {
+        const KEY: &[u8] = b"tiff:Orientation";
+        let xmp = xmp?;
+        let at = xmp.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+        let rest = &xmp[at..];
+        let value = rest.strip_prefix(b"=\"").or_else(|| rest.strip_prefix(b">"))?;
+        Orientation::from_exif(value.first()?.checked_sub(b'0')?)
+    })
+}
+
+/// The first bytes in a form that a message can carry.
+fn start_of(bytes: &[u8]) -> String {
+    format!("\"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_refused_before_allocation() {
+        let check = |width, height, ok: bool| assert_eq!(check_size(width, height).is_ok(), ok, "{width} x {height}");
+        check(1, 1, true);
+        check(0, 1, false);
+        check(1, 0, false);
+        check(MAX_PIXELS, 1, true);
+        check(MAX_PIXELS, 2, false);
+        check(20_000, 10_000, false);
+        check(usize::MAX, usize::MAX, false);
+    }
+
+    #[test]
+    fn orientation_comes_from_exif_else_xmp() {
+        let exif = |value: u8| {
+            let mut chunk = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+            chunk.extend([value, 0, 0, 0, 0, 0, 0, 0]);
+            chunk
+        };
+        let check = |exif: Option<&[u8]>, xmp: Option<&[u8]>, expected| {
+            assert_eq!(orientation(exif, xmp), expected, "{exif:?} {xmp:?}");
+        };
+        check(None, None, None);
+        check(Some(&exif(6)), None, Some(Orientation::Rotate90));
+        check(Some(&exif(1)), Some(b"tiff:Orientation=\"6\""), Some(Orientation::NoTransforms));
+        check(None, Some(b"<x tiff:Orientation=\"8\"/>"), Some(Orientation::Rotate270));
+        check(Some(b"broken"), Some(b"<tiff:Orientation>3</tiff:Orientation>"), Some(Orientation::Rotate180));
+        check(None, Some(b"tiff:Orientation=\""), None);
+        check(None, Some(b"tiff:Orientation=\"x\""), None);
+    }
+
+    #[test]
+    fn bytes_that_are_no_picture_are_refused_with_what_they_are() {
+        let check = |bytes: &[u8], expected: &str| {
+            let message = decode(bytes).expect_err("no picture").to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        };
+        check(b"", "0 bytes");
+        check(b"hello\nworld", "start with \"hello\\nwo\"");
+        check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported picture");
+        check(b"\xff\xd8", "truncated JPEG");
+        check(b"\xff\xd8\xff\xd9", "damaged or unsupported JPEG");
+    }
 }

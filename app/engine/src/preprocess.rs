@@ -3,7 +3,17 @@
 //! The recipe is the reference's: resize (Pillow's resampling on 8-bit pixels), centre crop, rescale, normalise.
 //! This is the only copy of these steps; the live loop, calibration and evaluation all call it.
 
+mod filter;
+mod resample;
+mod run;
+
 use serde::{Deserialize, Serialize};
+
+pub use run::{PreprocessError, Preprocessor};
+
+/// The longest side in pixels that a recipe may ask for: image towers look at a tenth of it, and a mistyped number
+/// shall not fill the memory.
+pub const MAX_SIDE: usize = 4096;
 
 /// What happens to a picture before the image tower sees it, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,13 +91,116 @@ impl Recipe {
     /// Size of the result where the recipe alone decides it.
     pub fn output_size(&self) -> Option<Size> {
         match (self.crop, &self.resize) {
-            (Some(size), _) | (None, Some(Resize { to: Target::Exact(size), .. })) => Some(size),
+            (Some(size), _) | (None, &Some(Resize { to: Target::Exact(size), .. })) => Some(size),
             _ => None,
         }
     }
 
     /// Says what would be accepted where a value cannot be right.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        Ok(())
+        let accept = |ok: bool, what: &str| if ok { Ok(()) } else { Err(what.to_owned()) };
+        let side = |pixels: usize| (1..=MAX_SIDE).contains(&pixels);
+        let size = |size: Size| side(size.height) && side(size.width);
+        if let Some(resize) = &self.resize {
+            let fits = match resize.to {
+                Target::Exact(exact) => size(exact),
+                Target::ShortestEdge(edge) => side(edge),
+            };
+            accept(fits, &format!("resize.to: sides of 1 to {MAX_SIDE} pixels"))?;
+        }
+        accept(self.crop.is_none_or(size), &format!("crop: sides of 1 to {MAX_SIDE} pixels"))?;
+        let factor = self.rescale_factor.is_none_or(|factor| factor.is_finite() && factor != 0.0);
+        accept(factor, "rescale_factor: a finite number other than 0")?;
+        let Some(Normalize { mean, std }) = self.normalize else { return Ok(()) };
+        accept(mean.iter().all(|mean| mean.is_finite()), "normalize.mean: three finite numbers")?;
+        accept(std.iter().all(|&std| std.is_finite() && std > 0.0), "normalize.std: three finite numbers above 0")
+    }
+
+    /// Size that a picture has after the resize step and before the crop; may overflow the memory, never the number.
+    fn resized(&self, from: Size) -> Size {
+        match self.resize.as_ref().map(|resize| resize.to) {
+            None => from,
+            Some(Target::Exact(size)) => size,
+            Some(Target::ShortestEdge(edge)) => {
+                let long = |long: usize, short: usize| edge.saturating_mul(long) / short.max(1);
+                if from.width <= from.height {
+                    Size { height: long(from.height, from.width), width: edge }
+                } else {
+                    Size { height: edge, width: long(from.width, from.height) }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SQUARE: Size = Size { height: 48, width: 48 };
+
+    fn recipe() -> Recipe {
+        Recipe {
+            resize: Some(Resize { to: Target::Exact(SQUARE), filter: Filter::Bilinear }),
+            crop: None,
+            rescale_factor: Some(1.0 / 255.0),
+            normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_be_right_are_refused_with_what_would_be_accepted() {
+        let check = |change: &dyn Fn(&mut Recipe), expected: &str| {
+            let mut recipe = recipe();
+            change(&mut recipe);
+            let found = recipe.validate().err().unwrap_or_default();
+            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{recipe:?}: {found:?}");
+        };
+        let exact = |height, width| Some(Resize { to: Target::Exact(Size { height, width }), filter: Filter::Box });
+        let edge = |edge| Some(Resize { to: Target::ShortestEdge(edge), filter: Filter::Box });
+        check(&|_| {}, "");
+        check(&|r| *r = Recipe { resize: None, crop: None, rescale_factor: None, normalize: None }, "");
+        check(&|r| r.resize = exact(1, MAX_SIDE), "");
+        check(&|r| r.resize = exact(0, 48), "resize.to");
+        check(&|r| r.resize = exact(48, MAX_SIDE + 1), "resize.to");
+        check(&|r| r.resize = edge(0), "resize.to");
+        check(&|r| r.resize = edge(usize::MAX), "resize.to");
+        check(&|r| r.crop = Some(Size { height: 48, width: 0 }), "crop");
+        for factor in [0.0, f64::NAN, f64::INFINITY] {
+            check(&|r| r.rescale_factor = Some(factor), "rescale_factor");
+        }
+        check(&|r| r.normalize = Some(Normalize { mean: [0.5, f32::NAN, 0.5], std: [0.5; 3] }), "normalize.mean");
+        for std in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            check(&|r| r.normalize = Some(Normalize { mean: [0.5; 3], std: [0.5, 0.5, std] }), "normalize.std");
+        }
+    }
+
+    #[test]
+    fn sizes_after_resizing() {
+        let check = |to: Target, (height, width), expected: (usize, usize)| {
+            let recipe = Recipe { resize: Some(Resize { to, filter: Filter::Bicubic }), ..recipe() };
+            let found = recipe.resized(Size { height, width });
+            assert_eq!((found.height, found.width), expected, "{to:?} of {height} x {width}");
+        };
+        check(Target::Exact(SQUARE), (480, 640), (48, 48));
+        check(Target::ShortestEdge(224), (480, 640), (224, 298));
+        check(Target::ShortestEdge(224), (640, 480), (298, 224));
+        check(Target::ShortestEdge(32), (7, 1), (224, 32));
+        check(Target::ShortestEdge(24), (53, 31), (41, 24));
+        check(Target::ShortestEdge(10), (10, 10), (10, 10));
+        check(Target::ShortestEdge(1), (2, 3), (1, 1));
+    }
+
+    #[test]
+    fn the_output_size_is_known_where_the_recipe_decides_it() {
+        let check = |resize: Option<Target>, crop: Option<Size>, expected: Option<Size>| {
+            let resize = resize.map(|to| Resize { to, filter: Filter::Bicubic });
+            assert_eq!(Recipe { resize, crop, ..recipe() }.output_size(), expected);
+        };
+        check(Some(Target::Exact(SQUARE)), None, Some(SQUARE));
+        check(Some(Target::ShortestEdge(48)), Some(SQUARE), Some(SQUARE));
+        check(Some(Target::ShortestEdge(48)), None, None);
+        check(None, Some(SQUARE), Some(SQUARE));
+        check(None, None, None);
     }
 }

@@ -1,0 +1,69 @@
+//! Decoded pixels of any type to upright 8-bit RGB, by the rules of Pillow's `convert("RGB")`.
+
+use image::{DynamicImage, ImageFormat, RgbImage, metadata::Orientation};
+
+use super::{DecodeError, Picture};
+
+/// Offset of the colour type in a PNG file, and its value for grey without alpha.
+const PNG_COLOR_TYPE: (usize, u8) = (25, 0);
+
+/// Pixels as 8-bit RGB; `bytes` is the file that they came from.
+pub(super) fn from_image(image: DynamicImage, bytes: &[u8]) -> Result<Picture, DecodeError> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let high = |value: u16| (value >> 8) as u8;
+    let clipped = |value: u16| value.min(255) as u8;
+    let rgb = match image {
+        DynamicImage::ImageRgb8(pixels) => pixels.into_raw(),
+        DynamicImage::ImageRgba8(pixels) => drop_alpha(pixels.into_raw()),
+        DynamicImage::ImageLuma8(pixels) => triple(pixels.into_raw().into_iter()),
+        DynamicImage::ImageLumaA8(pixels) => triple(pixels.into_raw().into_iter().step_by(2)),
+        DynamicImage::ImageLuma16(pixels) => triple(pixels.into_raw().into_iter().map(clipped)),
+        // A transparent grey level makes a PNG's grey look like grey with alpha, but it is still clipped.
+        DynamicImage::ImageLumaA16(pixels) if is_grey_png(bytes) => {
+            triple(pixels.into_raw().into_iter().step_by(2).map(clipped))
+        }
+        DynamicImage::ImageLumaA16(pixels) => triple(pixels.into_raw().into_iter().step_by(2).map(high)),
+        DynamicImage::ImageRgb16(pixels) => pixels.into_raw().into_iter().map(high).collect(),
+        DynamicImage::ImageRgba16(pixels) => drop_alpha(pixels.into_raw().into_iter().map(high).collect()),
+        other => return Err(DecodeError::PixelType { found: format!("{:?}", other.color()) }),
+    };
+    Ok(Picture { width, height, rgb })
+}
+
+/// Turns and mirrors a picture as its EXIF orientation asks.
+pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Picture, DecodeError> {
+    let Picture { width, height, rgb } = picture;
+    if orientation == Orientation::NoTransforms {
+        return Ok(Picture { width, height, rgb });
+    }
+    let size = || DecodeError::Size { width, height };
+    let columns = u32::try_from(width).map_err(|_| size())?;
+    let rows = u32::try_from(height).map_err(|_| size())?;
+    let mut image = DynamicImage::ImageRgb8(RgbImage::from_raw(columns, rows, rgb).ok_or_else(size)?);
+    image.apply_orientation(orientation);
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Ok(Picture { width, height, rgb: image.into_rgb8().into_raw() })
+}
+
+fn is_grey_png(bytes: &[u8]) -> bool {
+    let (offset, grey) = PNG_COLOR_TYPE;
+    image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Png) && bytes.get(offset) == Some(&grey)
+}
+
+fn triple(grey: impl ExactSizeIterator<Item = u8>) -> Vec<u8> {
+    let mut rgb = Vec::with_capacity(grey.len() * 3);
+    for value in grey {
+        rgb.extend([value; 3]);
+    }
+    rgb
+}
+
+/// RGBA to RGB in place.
+fn drop_alpha(mut rgba: Vec<u8>) -> Vec<u8> {
+    let pixels = rgba.len() / 4;
+    for pixel in 0..pixels {
+        rgba.copy_within(pixel * 4..pixel * 4 + 3, pixel * 3);
+    }
+    rgba.truncate(pixels * 3);
+    rgba
+}

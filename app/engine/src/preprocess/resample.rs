@@ -1,0 +1,207 @@
+//! Resampling of 8-bit RGB, bit for bit as Pillow does it (`ImagingResampleInner` in `src/libImaging/Resample.c`):
+//! one pass over the columns and one over the rows, each with fixed-point weights and a result rounded to 8 bits.
+//! Nearest follows `ImagingScaleAffine` of `Geometry.c`.
+
+use std::ops::Range;
+
+use super::filter::{FRACTION_BITS, for_each_output};
+use super::{Filter, Size};
+
+/// What rounds a sum of weighted pixels to the nearest.
+const HALF: i32 = 1 << (FRACTION_BITS - 1);
+/// Bytes whose sums the row pass keeps in registers at once.
+const LANES: usize = 16;
+/// Bits of a weight's low half, the other half being signed 16 bits as well.
+const LOW_BITS: u32 = 14;
+
+/// A rectangle of a resized picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) size: Size,
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
+}
+
+/// The weight of one input, in the forms in which vector units multiply it fastest.
+#[derive(Debug, Clone, Copy)]
+struct Weight {
+    /// For the column pass: sums of products with pixels are whole numbers below 2^53, hence exact.
+    whole: f64,
+    /// For the row pass: the weight is `high * 2^LOW_BITS + low`.
+    low: i16,
+    high: i16,
+}
+
+/// What one axis of a resize does; computed once per picture size.
+#[derive(Debug, Default)]
+struct Axis {
+    /// Whether every output is a copy of one input: nearest, or nothing to resize.
+    picks: bool,
+    /// Per output the first input and the number of inputs.
+    bounds: Vec<(usize, usize)>,
+    /// The weights of all outputs, one after the other.
+    weights: Vec<Weight>,
+}
+
+/// Resizes pictures; keeps buffers and weights from one picture to the next of the same size.
+#[derive(Debug, Default)]
+pub(super) struct Resampler {
+    plan: Option<(Filter, Size, Window)>,
+    columns: Axis,
+    rows: Axis,
+    /// One input row, as red, green, blue and a number that is not used.
+    row: Vec<[f64; 4]>,
+    /// What the first pass leaves to the second.
+    between: Vec<u8>,
+}
+
+impl Resampler {
+    /// Fills `out` with the `window` of the RGB picture `source` of size `from`, resized by `filter`.
+    pub(super) fn run(&mut self, filter: Filter, from: Size, source: &[u8], window: &Window, out: &mut Vec<u8>) {
+        if self.plan.as_ref().is_none_or(|plan| (plan.0, plan.1, &plan.2) != (filter, from, window)) {
+            self.columns = Axis::new(filter, from.width, window.size.width, window.columns.clone());
+            self.rows = Axis::new(filter, from.height, window.size.height, window.rows.clone());
+            self.plan = Some((filter, from, window.clone()));
+        }
+        let (wide, narrow) = (from.width * 3, window.columns.len() * 3);
+        out.resize(window.rows.len() * narrow, 0);
+        if self.rows.picks {
+            for (to, &(at, _)) in out.chunks_exact_mut(narrow).zip(&self.rows.bounds) {
+                self.columns.across(&source[at * wide..][..wide], &mut self.row, to);
+            }
+        } else if rows_first(from, window.size) {
+            self.between.resize(window.rows.len() * wide, 0);
+            self.rows.down(source, 0, wide, &mut self.between);
+            for (from, to) in self.between.chunks_exact(wide).zip(out.chunks_exact_mut(narrow)) {
+                self.columns.across(from, &mut self.row, to);
+            }
+        } else {
+            let needed = self.rows.inputs();
+            self.between.resize(needed.len() * narrow, 0);
+            let source = source[needed.start * wide..needed.end * wide].chunks_exact(wide);
+            for (from, to) in source.zip(self.between.chunks_exact_mut(narrow)) {
+                self.columns.across(from, &mut self.row, to);
+            }
+            self.rows.down(&self.between, needed.start, narrow, out);
+        }
+    }
+}
+
+/// Pillow takes the rows first where the height shrinks by more than twice the pixels that the width does. As each
+/// pass rounds and clips, the order is visible.
+fn rows_first(from: Size, to: Size) -> bool {
+    let shrinks = |from: usize, to: usize| from as i64 - to as i64;
+    let height = shrinks(from.height, to.height);
+    height > 0 && height > shrinks(from.width, to.width) * 2
+}
+
+impl Axis {
+    fn new(filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
+        if input == output {
+            return Self { picks: true, bounds: window.map(|at| (at, 1)).collect(), weights: Vec::new() };
+        }
+        if filter == Filter::Nearest {
+            // Pillow steps by adding, and what that rounds decides ties.
+            let step = input as f64 / output as f64;
+            let steps = std::iter::successors(Some(step * 0.5), |at| Some(at + step));
+            let picked = steps.map(|at| ((at as usize).min(input - 1), 1));
+            let bounds = picked.skip(window.start).take(window.len()).collect();
+            return Self { picks: true, bounds, weights: Vec::new() };
+        }
+        let mut axis = Self::default();
+        for_each_output(filter, input, output, window, |first, weights| {
+            axis.bounds.push((first, weights.len()));
+            axis.weights.extend(weights.iter().copied().map(Weight::new));
+        });
+        axis
+    }
+
+    /// The inputs that any output needs.
+    fn inputs(&self) -> Range<usize> {
+        let start = self.bounds.iter().map(|&(first, _)| first).min().unwrap_or(0);
+        start..self.bounds.iter().map(|&(first, count)| first + count).max().unwrap_or(start)
+    }
+
+    /// Per output the first input and the weights from there on.
+    fn outputs(&self) -> impl Iterator<Item = (usize, &[Weight])> {
+        self.bounds.iter().scan(&self.weights[..], |rest, &(first, count)| {
+            let (weights, after) = rest.split_at(count);
+            *rest = after;
+            Some((first, weights))
+        })
+    }
+
+    /// Resizes one row of pixels; `row` is scratch.
+    fn across(&self, from: &[u8], row: &mut Vec<[f64; 4]>, to: &mut [u8]) {
+        let to = to.chunks_exact_mut(3);
+        if self.picks {
+            for (pixel, &(at, _)) in to.zip(&self.bounds) {
+                pixel.copy_from_slice(&from[at * 3..at * 3 + 3]);
+            }
+            return;
+        }
+        let number = f64::from;
+        row.clear();
+        row.extend(from.chunks_exact(3).map(|pixel| [number(pixel[0]), number(pixel[1]), number(pixel[2]), 0.0]));
+        for (pixel, (first, weights)) in to.zip(self.outputs()) {
+            let mut sums = [0.0; 4];
+            for (value, weight) in row[first..][..weights.len()].iter().zip(weights) {
+                for lane in 0..4 {
+                    sums[lane] += value[lane] * weight.whole;
+                }
+            }
+            for (byte, sum) in pixel.iter_mut().zip(sums) {
+                *byte = rounded(sum as i32);
+            }
+        }
+    }
+
+    /// Resizes all columns of `width` bytes at once; the first row of `from` is input row `offset`.
+    fn down(&self, from: &[u8], offset: usize, width: usize, to: &mut [u8]) {
+        for (row, (first, weights)) in to.chunks_exact_mut(width).zip(self.outputs()) {
+            let inputs = &from[(first - offset) * width..][..weights.len() * width];
+            for start in (0..width).step_by(LANES) {
+                // The last block overlaps the one before where it would hang over.
+                let start = start.min(width.saturating_sub(LANES));
+                let sums = sums_of_block(inputs, width, start, weights);
+                for (byte, sum) in row[start..].iter_mut().zip(sums) {
+                    *byte = rounded(sum);
+                }
+            }
+        }
+    }
+}
+
+impl Weight {
+    fn new(weight: i32) -> Self {
+        // Rounding keeps the low half small where the weight is, so that its sums cannot overflow either.
+        let high = (weight + (1 << (LOW_BITS - 1))) >> LOW_BITS;
+        let low = weight - (high << LOW_BITS);
+        Self { whole: f64::from(weight), low: low as i16, high: high as i16 }
+    }
+}
+
+/// Weighted sums over the rows of `inputs`, for the bytes from `start` on.
+#[inline]
+fn sums_of_block(inputs: &[u8], width: usize, start: usize, weights: &[Weight]) -> [i32; LANES] {
+    let (mut low, mut high) = ([0_i32; LANES], [0_i32; LANES]);
+    for (row, weight) in inputs.chunks_exact(width).zip(weights) {
+        let block = match row[start..].first_chunk::<LANES>() {
+            Some(&block) => block,
+            None => std::array::from_fn(|lane| row.get(start + lane).copied().unwrap_or(0)),
+        };
+        for lane in 0..LANES {
+            low[lane] = low[lane].wrapping_add(i32::from(block[lane]) * i32::from(weight.low));
+        }
+        for lane in 0..LANES {
+            high[lane] = high[lane].wrapping_add(i32::from(block[lane]) * i32::from(weight.high));
+        }
+    }
+    std::array::from_fn(|lane| low[lane].wrapping_add(high[lane] << LOW_BITS))
+}
+
+/// A fixed-point sum as a pixel value: Pillow's `clip8`.
+#[inline]
+fn rounded(sum: i32) -> u8 {
+    (sum.wrapping_add(HALF) >> FRACTION_BITS).clamp(0, 255) as u8
+}
