@@ -1,0 +1,211 @@
+//! The configuration file: every key, its default and its limits.
+
+pub(crate) mod document;
+mod nearest;
+mod problem;
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use document::Section;
+pub use problem::{FILE_BYTES_MAX, Position, Problem, read_text};
+
+/// The configuration file that is read when none is named, if it exists.
+pub const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
+
+/// A valid configuration, with defaults for what the file leaves out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where frames come from, e.g. `auto` or `v4l2:///dev/video0`.
+    pub source: String,
+    /// The model bundle, a folder or a `.tar`; `None` is the one inside the program.
+    pub bundle: Option<PathBuf>,
+    /// The label file; `None` is the one inside the program.
+    pub labels: Option<PathBuf>,
+    /// What is printed.
+    pub output: Output,
+    /// Folder of the label cache; `None` when neither the file nor the environment names one.
+    pub state_dir: Option<PathBuf>,
+    /// What is asked of a camera.
+    pub capture: Capture,
+    /// How frames are turned into labels.
+    pub inference: Inference,
+}
+
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum Output {
+    /// For people: redrawn in place on a terminal.
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// What is asked of a camera; it may give something near to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capture {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Frames per second.
+    pub fps: u32,
+    /// Pixel format.
+    pub format: PixelFormat,
+    /// Time without a frame, in milliseconds, after which the camera is opened anew.
+    pub timeout_ms: u32,
+}
+
+/// Pixel formats that can be asked of a camera.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum PixelFormat {
+    /// The cheapest one that the camera has in the wanted size.
+    Auto,
+    /// Motion JPEG.
+    Mjpeg,
+    /// Packed YUV 4:2:2, luma first.
+    Yuyv,
+    /// Packed YUV 4:2:2, chroma first.
+    Uyvy,
+    /// A luma plane, then a plane of chroma pairs at half the size.
+    Nv12,
+    /// Packed 8-bit red, green, blue.
+    Rgb24,
+    /// 8-bit luma.
+    Grey,
+}
+
+/// How frames are turned into labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inference {
+    /// Threads that compute the towers.
+    pub threads: usize,
+    /// Labels shown of each frame, best first.
+    pub top_k: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            source: "auto".to_owned(),
+            bundle: None,
+            labels: None,
+            output: Output::Text,
+            state_dir: None,
+            capture: Capture::default(),
+            inference: Inference::default(),
+        }
+    }
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { width: 640, height: 480, fps: 30, format: PixelFormat::Auto, timeout_ms: 2000 }
+    }
+}
+
+impl Default for Inference {
+    fn default() -> Self {
+        Self { threads: 1, top_k: 5 }
+    }
+}
+
+impl Config {
+    /// Reads the file `path`; without one, [`SYSTEM_FILE`] if it exists, else takes the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Self, Vec<Problem>> {
+        let env = |name: &str| std::env::var_os(name);
+        let system = Path::new(SYSTEM_FILE);
+        let absent = || system.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let path = match path {
+            Some(path) => path,
+            None if absent() => return Ok(Self { state_dir: default_state_dir(env), ..Self::default() }),
+            None => system,
+        };
+        let text = read_text(path).map_err(|problem| vec![problem])?;
+        Self::parse(path, &text, env)
+    }
+
+    /// Parses the text of the file `path`. Relative paths in it are relative to the file's folder; `env` looks up
+    /// environment variables.
+    pub fn parse(path: &Path, text: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Self, Vec<Problem>> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        document::read(&path.display().to_string(), text, |root| {
+            let defaults = Self::default();
+            Self {
+                source: source(root).unwrap_or(defaults.source),
+                bundle: file(root, "bundle", folder),
+                labels: file(root, "labels", folder),
+                output: root.choice("output").unwrap_or(defaults.output),
+                state_dir: file(root, "state_dir", folder).or_else(|| default_state_dir(env)),
+                capture: root.table("capture", Capture::read).unwrap_or_default(),
+                inference: root.table("inference", Inference::read).unwrap_or_default(),
+            }
+        })
+    }
+}
+
+impl Capture {
+    fn read(section: &Section<'_>) -> Self {
+        let defaults = Self::default();
+        Self {
+            // No camera format is wider or higher than a JPEG can be; below 16 there is nothing to see.
+            width: section.integer("width", 16..=65_535).unwrap_or(defaults.width),
+            height: section.integer("height", 16..=65_535).unwrap_or(defaults.height),
+            // The fastest cameras of the kind give 240; the limit only catches slips.
+            fps: section.integer("fps", 1..=1000).unwrap_or(defaults.fps),
+            format: section.choice("format").unwrap_or(defaults.format),
+            // Cameras need up to some seconds for the first frame; below 100 every slow exposure would look dead.
+            timeout_ms: section.integer("timeout_ms", 100..=60_000).unwrap_or(defaults.timeout_ms),
+        }
+    }
+}
+
+impl Inference {
+    fn read(section: &Section<'_>) -> Self {
+        let defaults = Self::default();
+        // More threads than cores only wait for each other; no board has more cores than this.
+        let threads = section.integer("threads", 1..=64);
+        // There are never more labels than this.
+        let top_k = section.integer("top_k", 1..=1000);
+        let size = |value: Option<u32>, default| value.map_or(default, |value| value as usize);
+        Self { threads: size(threads, defaults.threads), top_k: size(top_k, defaults.top_k) }
+    }
+}
+
+fn source(root: &Section<'_>) -> Option<String> {
+    let source = root.string("source")?;
+    if source.get_ref().trim().is_empty() {
+        root.problem(source.span(), "`source`: expected a source, found nothing between the quotes".to_owned());
+    }
+    Some((*source.get_ref()).to_owned())
+}
+
+fn file(root: &Section<'_>, key: &'static str, folder: &Path) -> Option<PathBuf> {
+    let path = root.string(key)?;
+    if path.get_ref().is_empty() {
+        root.problem(path.span(), format!("`{key}`: expected a path, found nothing between the quotes"));
+    } else if path.get_ref().starts_with("~/") {
+        root.problem(path.span(), format!("`{key}`: `~` is not expanded here, write the whole path"));
+    }
+    Some(folder.join(path.get_ref()))
+}
+
+/// `$STATE_DIRECTORY` as systemd sets it, else the folder for state that the XDG base directory specification names.
+fn default_state_dir(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    // systemd separates several folders by colons; the specification has relative paths ignored.
+    let absolute = |name: &str| {
+        let value = env(name)?;
+        let first = std::env::split_paths(&value).next()?;
+        first.is_absolute().then_some(first)
+    };
+    let state_home = || absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    absolute("STATE_DIRECTORY").or_else(|| Some(state_home()?.join("spotter")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+use super::*;
+
+/// The folder of the files that are shipped beside the program.
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config")
+}
+
+fn no_env(_: &str) -> Option<OsString> {
+    None
+}
+
+fn messages(text: &str) -> Vec<String> {
+    let result = Config::parse(Path::new("/etc/s.toml"), text, no_env);
+    result.err().unwrap_or_default().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = r#"
+        source = "v4l2:///dev/video2"
+        bundle = "model"
+        labels = "/srv/labels.toml"
+        output = "json"
+        state_dir = "../state"
+        [capture]
+        width = 1280
+        height = 720
+        fps = 15
+        format = "yuyv"
+        timeout_ms = 5000
+        [inference]
+        threads = 4
+        top_k = 3
+    "#;
+    let expected = Config {
+        source: "v4l2:///dev/video2".into(),
+        bundle: Some("/etc/spotter/model".into()),
+        labels: Some("/srv/labels.toml".into()),
+        output: Output::Json,
+        state_dir: Some("/etc/spotter/../state".into()),
+        capture: Capture { width: 1280, height: 720, fps: 15, format: PixelFormat::Yuyv, timeout_ms: 5000 },
+        inference: Inference { threads: 4, top_k: 3 },
+    };
+    assert_eq!(Config::parse(Path::new("/etc/spotter/spotter.toml"), text, no_env), Ok(expected));
+    let here = Config::parse(Path::new("spotter.toml"), "bundle = 'model'", no_env).expect("a configuration");
+    assert_eq!(here.bundle, Some("model".into()));
+}
+
+#[test]
+fn problems_name_file_line_and_column() {
+    let check = |text: &str, expected: &[&str]| assert_eq!(messages(text), expected, "{text}");
+    check("", &[]);
+    check("sorce = 'auto'", &["/etc/s.toml:1:1: unknown key `sorce`: did you mean `source`?"]);
+    check("source = ' '", &["/etc/s.toml:1:10: `source`: expected a source, found nothing between the quotes"]);
+    check("output = 'yaml'", &["/etc/s.toml:1:10: `output`: expected one of `text`, `json`, found `yaml`"]);
+    check(
+        "[capture]\nformat = 'MJPEG'",
+        &[
+            "/etc/s.toml:2:10: `format`: expected one of `auto`, `mjpeg`, `yuyv`, `uyvy`, `nv12`, `rgb24`, `grey`, found `MJPEG`",
+        ],
+    );
+    check("labels = ''", &["/etc/s.toml:1:10: `labels`: expected a path, found nothing between the quotes"]);
+    check("bundle = '~/m'", &["/etc/s.toml:1:10: `bundle`: `~` is not expanded here, write the whole path"]);
+    check(
+        "[inference]\nthreads = 0\ntop_k = '5'\nthreads = 2",
+        &[
+            "/etc/s.toml:2:11: `threads`: expected 1 to 64, found 0",
+            "/etc/s.toml:3:9: `top_k`: expected an integer, found a string",
+            "/etc/s.toml:4:1: duplicate key `threads`",
+        ],
+    );
+}
+
+#[test]
+fn the_state_folder_follows_the_environment() {
+    let check = |env: &[(&str, &str)], expected: Option<&str>| {
+        let lookup = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
+        let config = Config::parse(Path::new("s.toml"), "", lookup).expect("a configuration");
+        assert_eq!(config.state_dir, expected.map(PathBuf::from), "{env:?}");
+    };
+    let (systemd, xdg, home) = (("STATE_DIRECTORY", "/s"), ("XDG_STATE_HOME", "/x"), ("HOME", "/h"));
+    check(&[systemd, xdg, home], Some("/s"));
+    check(&[("STATE_DIRECTORY", "/s:/t"), home], Some("/s"));
+    check(&[("STATE_DIRECTORY", ""), xdg, home], Some("/x/spotter"));
+    check(&[("XDG_STATE_HOME", "relative"), home], Some("/h/.local/state/spotter"));
+    check(&[home], Some("/h/.local/state/spotter"));
+    check(&[("HOME", "")], None);
+    check(&[], None);
+    let lookup = |_: &str| Some(OsString::from("/env"));
+    let config = Config::parse(Path::new("/a/s.toml"), "state_dir = 'b'", lookup).expect("a configuration");
+    assert_eq!(config.state_dir, Some("/a/b".into()));
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let problems = Config::load(Some(&folder.path().join("s.toml"))).expect_err("no file");
+    assert!(problems[0].to_string().ends_with("s.toml: no such file"), "{problems:?}");
+}
+
+#[test]
+fn shipped_files_are_valid_and_tell_the_truth() {
+    for name in ["spotter.toml", "raspberry-pi-4.toml", "raspberry-pi-5.toml", "jetson-orin-nano.toml"] {
+        let path = shipped().join(name);
+        let text = read_text(&path).expect(name);
+        let live = Config::parse(&path, &text, no_env).expect(name);
+        if name == "spotter.toml" {
+            assert_eq!(live, Config::default(), "what is set in {name} is the default");
+        }
+    }
+}
+
+#[test]
+fn values_in_comments_of_the_reference_file_are_the_defaults() {
+    let text = read_text(&shipped().join("spotter.toml")).expect("the reference file");
+    // `#key = value`, without a blank, is a setting commented out; `# ` begins prose.
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic)).unwrap_or(line))
+        .collect();
+    let env = |name: &str| (name == "STATE_DIRECTORY").then(|| OsString::from("/from/the/environment"));
+    let config = Config::parse(Path::new("/etc/spotter/spotter.toml"), &uncommented.join("\n"), env)
+        .expect("a valid configuration once everything is set");
+    // Three paths have defaults that no value can say; the file shows an example of each.
+    let example = |path: &Option<PathBuf>| path.as_ref().is_some_and(|p| p.is_absolute());
+    assert!(example(&config.bundle) && example(&config.labels) && example(&config.state_dir), "{config:?}");
+    assert_eq!(Config { bundle: None, labels: None, state_dir: None, ..config }, Config::default());
+    let keys = ["source", "bundle", "labels", "output", "state_dir", "width", "height", "fps", "format"];
+    for key in keys.into_iter().chain(["timeout_ms", "threads", "top_k"]) {
+        let set = uncommented.iter().filter(|line| line.starts_with(&format!("{key} = "))).count();
+        assert_eq!(set, 1, "{key}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Files that are replaced whole: a kill at any moment leaves the old content or the new one, never a part.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+/// End of the names of temporary files.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// A temporary file is taken for a leftover only in the instant between its creation and its locking, so that a
+/// second try is hardly ever needed.
+const TRIES_MAX: usize = 5;
+
+/// Makes `bytes` the content of the file `path`, and returns once the disk has them.
+///
+/// They are written to a temporary file in the same folder, which is then renamed to `path`. The folder is made if it
+/// is missing. Temporary files that killed programs left behind are removed. When several processes write at once,
+/// each writes a whole file and one of these stays.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "path without a file name"))?;
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    let prefix = temporary_prefix(name);
+    remove_leftovers(folder, &prefix);
+    let mut tries = 1;
+    loop {
+        match write_and_rename(folder, &prefix, path, bytes) {
+            Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES_MAX => tries += 1,
+            done => return done,
+        }
+    }
+}
+
+/// Reads a file of at most `bytes_max` bytes; a larger one is an error of the kind `FileTooLarge`.
+pub fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = tempfile::Builder::new()
+        .prefix(prefix)
+        .suffix(TEMPORARY_SUFFIX)
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    // The lock ends with this process and tells others that the file is no leftover. On a file system without locks
+    // they cannot tell, and leave the file alone.
+    let _ = temporary.as_file().lock();
+    temporary.write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    match File::open(folder)?.sync_all() {
+        // Some network file systems cannot sync a folder; the rename is then as safe as it can be.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        done => done,
+    }
+}
+
+/// Start of the names of the temporary files of a file called `name`.
+fn temporary_prefix(name: &OsStr) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    prefix
+}
+
+/// Removes temporary files that no living process holds locked. What cannot be removed stays: it harms nobody.
+fn remove_leftovers(folder: &Path, prefix: &OsStr) {
+    let Ok(entries) = folder.read_dir() else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let random = name.as_bytes().strip_prefix(prefix.as_bytes());
+        let is_temporary = random.is_some_and(|end| end.ends_with(TEMPORARY_SUFFIX.as_bytes()))
+            && entry.file_type().is_ok_and(|kind| kind.is_file());
+        // The lock is held until the name is gone.
+        if is_temporary
+            && let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread::ScopedJoinHandle;
+
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary folder")
+    }
+
+    fn names(folder: &Path) -> Vec<PathBuf> {
+        let mut names: Vec<_> =
+            folder.read_dir().expect("a folder").map(|e| e.expect("an entry").file_name().into()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn folders_are_made_and_content_is_replaced() {
+        let folder = folder();
+        let path = folder.path().join("a/b/cache");
+        for content in ["first", "", "second and longer"] {
+            replace_file(&path, content.as_bytes()).expect("a written file");
+            assert_eq!(read_bounded(&path, 100).expect("a file"), content.as_bytes());
+        }
+        assert_eq!(names(path.parent().expect("a folder")), [PathBuf::from("cache")]);
+        let mode = |path: &Path| path.metadata().expect("metadata").permissions().mode();
+        // The process's umask may take more away, never add.
+        assert_eq!(mode(&path) & 0o133, 0);
+        assert_eq!(mode(&folder.path().join("a")) & 0o022, 0);
+    }
+
+    #[test]
+    fn leftovers_go_and_foreign_files_and_writes_under_way_stay() {
+        let folder = folder();
+        let at = |name: &str| folder.path().join(name);
+        for name in [".cache.k1lled.tmp", ".cachetmp", ".other.k1lled.tmp", "cache.x.tmp", ".cache.busy.tmp"] {
+            std::fs::write(at(name), "half").expect("a file");
+        }
+        std::fs::create_dir(at(".cache.folder.tmp")).expect("a folder");
+        let busy = File::open(at(".cache.busy.tmp")).expect("a file");
+        busy.lock().expect("a lock");
+        replace_file(&at("cache"), b"whole").expect("a written file");
+        let stay = [".cache.busy.tmp", ".cache.folder.tmp", ".cachetmp", ".other.k1lled.tmp", "cache", "cache.x.tmp"];
+        assert_eq!(names(folder.path()), stay.map(PathBuf::from));
+        drop(busy);
+        replace_file(&at("cache"), b"whole").expect("a written file");
+        assert!(!at(".cache.busy.tmp").exists());
+    }
+
+    #[test]
+    fn writers_at_once_leave_whole_files() {
+        let folder = folder();
+        let path = folder.path().join("cache");
+        let contents = [vec![b'a'; 100_000], vec![b'b'; 200_000], vec![b'c'; 50_000]];
+        replace_file(&path, &contents[0]).expect("a written file");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let found = read_bounded(&path, 1 << 20).expect("a file");
+                    assert!(contents.contains(&found), "{} bytes that nobody wrote", found.len());
+                }
+            });
+            let writer = |content| {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..30 {
+                        replace_file(path, content).expect("a written file");
+                    }
+                })
+            };
+            let writers: Vec<_> = contents.iter().map(|content| writer(content)).collect();
+            let written: Vec<_> = writers.into_iter().map(ScopedJoinHandle::join).collect();
+            done.store(true, Ordering::Relaxed);
+            assert!(written.iter().all(Result::is_ok));
+            reader.join().expect("whole files only");
+        });
+        assert_eq!(names(folder.path()), [PathBuf::from("cache")]);
+    }
+
+    #[test]
+    fn places_that_cannot_be_written_are_errors() {
+        let folder = folder();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("a file");
+        assert!(replace_file(&file.join("cache"), b"x").is_err());
+        assert!(replace_file(Path::new("/"), b"x").is_err());
+        assert!(replace_file(Path::new("/proc/self/cache"), b"x").is_err());
+        std::fs::create_dir(folder.path().join("cache")).expect("a folder");
+        assert!(replace_file(&folder.path().join("cache"), b"x").is_err());
+        assert_eq!(names(folder.path()), ["cache", "file"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn reading_is_bounded() {
+        let folder = folder();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "12345").expect("a file");
+        assert_eq!(read_bounded(&path, 5).expect("a file"), b"12345");
+        assert_eq!(read_bounded(&path, 4).expect_err("too large").kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read_bounded(Path::new("/dev/zero"), 9).expect_err("endless").kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read_bounded(folder.path(), 5).expect_err("a folder").kind(), ErrorKind::IsADirectory);
+    }
+}

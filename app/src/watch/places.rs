@@ -1,0 +1,145 @@
+//! Where a file is, through symbolic links, and what has to be watched to notice that it changes.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+/// Symbolic links followed on the way to a file; Linux follows no more either.
+const LINKS_MAX: usize = 40;
+
+/// What tells one content of a file from another without reading it: device, inode, time of modification and of any
+/// change (each in seconds and nanoseconds), size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    file: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+/// The folders watched for the sake of one file.
+#[derive(Debug)]
+pub(super) struct Places {
+    file: PathBuf,
+    notifier: Option<RecommendedWatcher>,
+    /// Each watched folder, with its device and inode: a folder may be another one under the same name.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+impl Places {
+    /// `file` must be absolute; without a `notifier` nothing is watched.
+    pub(super) fn new(file: PathBuf, notifier: Option<RecommendedWatcher>) -> Self {
+        Self { file, notifier, watched: BTreeMap::new() }
+    }
+
+    /// The file's stamp now; `None` if there is none.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        self.file.metadata().ok().map(|metadata| Stamp {
+            file: identity(&metadata),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            bytes: metadata.len(),
+        })
+    }
+
+    /// Watches the folders in which a change can concern the file now, and no others. Returns the file and every symbolic
+    /// link on the way to it, under the names that events give them.
+    pub(super) fn refresh(&mut self) -> Vec<PathBuf> {
+        let steps = steps(&self.file);
+        let Some(notifier) = &mut self.notifier else { return steps };
+        let folders = steps.iter().filter_map(|step| step.parent());
+        let wanted: BTreeMap<PathBuf, (u64, u64)> =
+            folders.filter_map(|folder| Some((folder.to_owned(), identity(&folder.metadata().ok()?)))).collect();
+        self.watched.retain(|folder, identity| {
+            let stays = wanted.get(folder) == Some(identity);
+            if !stays {
+                // Fails if the folder is gone, and its watch with it.
+                let _ = notifier.unwatch(folder);
+            }
+            stays
+        });
+        for (folder, identity) in wanted {
+            if let Entry::Vacant(place) = self.watched.entry(folder) {
+                match notifier.watch(place.key(), RecursiveMode::NonRecursive) {
+                    Ok(()) => drop(place.insert(identity)),
+                    Err(error) => log::debug!("{} cannot be watched: {error}", place.key().display()),
+                }
+            }
+        }
+        steps
+    }
+}
+
+/// The symbolic links on the way to `file`, in their order, and at last where the way ends.
+fn steps(file: &Path) -> Vec<PathBuf> {
+    let mut steps = Vec::new();
+    let mut at = PathBuf::from("/");
+    // The way still to go, the next part last.
+    let mut ahead: Vec<OsString> = parts(file);
+    while let Some(part) = ahead.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(part);
+        match next.read_link() {
+            Ok(target) if steps.len() < LINKS_MAX => {
+                if target.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                ahead.extend(parts(&target));
+                steps.push(next);
+            }
+            _ => at = next,
+        }
+    }
+    steps.push(at);
+    steps
+}
+
+/// The names in a path, the first one last.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    parts.map(|part| part.as_os_str().to_owned()).rev().collect()
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_way_to_a_file_names_every_link() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path().canonicalize().expect("a path without links");
+        let at = |name: &str| root.join(name);
+        std::fs::create_dir(at("..v1")).expect("a folder");
+        std::fs::write(at("..v1/f"), "").expect("a file");
+        symlink("..v1", at("..data")).expect("a link");
+        symlink("..data/f", at("f")).expect("a link");
+        symlink(at("f"), at("absolute")).expect("a link");
+        symlink("./..v1/../f", at("winding")).expect("a link");
+        symlink("nothing", at("dangling")).expect("a link");
+        symlink("loop", at("loop")).expect("a link");
+        let check = |name: &str, expected: &[&str]| {
+            assert_eq!(steps(&at(name)), expected.iter().map(|name| at(name)).collect::<Vec<_>>(), "{name}");
+        };
+        check("..v1/f", &["..v1/f"]);
+        check("f", &["f", "..data", "..v1/f"]);
+        check("absolute", &["absolute", "f", "..data", "..v1/f"]);
+        check("winding", &["winding", "f", "..data", "..v1/f"]);
+        check("dangling", &["dangling", "nothing"]);
+        check("missing/f", &["missing/f"]);
+        assert_eq!(steps(&at("loop")).len(), LINKS_MAX + 1);
+    }
+}

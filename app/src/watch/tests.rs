@@ -1,0 +1,199 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use super::*;
+
+/// Longest that a loaded machine may take to do what is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Told only: no look within a test's time would hide an event that did not come.
+const TOLD: Means = Means { events: true, look_every: Duration::from_secs(3600) };
+
+/// Looking only.
+const LOOKED: Means = Means { events: false, look_every: Duration::from_millis(50) };
+
+/// A folder with a watched file, and what the calls found in it.
+struct Scene {
+    watcher: Watcher,
+    seen: Arc<(Mutex<Vec<Option<String>>>, Condvar)>,
+    root: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    /// Makes a folder by `make`, and watches the file `name` in it.
+    fn new(means: &Means, name: &str, make: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path().to_owned();
+        make(&root);
+        let path = root.join(name);
+        let seen = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let watcher = {
+            let (seen, path_seen) = (Arc::clone(&seen), path.clone());
+            let on_change = move || {
+                lock(&seen.0).push(fs::read_to_string(&path_seen).ok());
+                seen.1.notify_all();
+            };
+            Watcher::start_with(&path, means, on_change).expect("a watcher")
+        };
+        Self { watcher, seen, root, _folder: folder }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Waits until the last call found `expected`.
+    fn expect(&self, expected: Option<&str>) {
+        let other = |seen: &mut Vec<Option<String>>| seen.last().map(Option::as_deref) != Some(expected);
+        let waited = self.seen.1.wait_timeout_while(lock(&self.seen.0), PATIENCE, other);
+        let (seen, timeout) = waited.expect("no panic in a call");
+        assert!(!timeout.timed_out(), "waited for {expected:?}, saw {:?}", *seen);
+    }
+
+    fn calls(&self) -> usize {
+        lock(&self.seen.0).len()
+    }
+}
+
+fn write(path: PathBuf, content: &str) {
+    fs::write(path, content).expect("a written file");
+}
+
+fn plain(means: &Means) -> Scene {
+    Scene::new(means, "f", |root| write(root.join("f"), "first"))
+}
+
+#[test]
+fn every_way_of_change_is_noticed() {
+    let check = |name: &str, change: &dyn Fn(&Scene)| {
+        for means in [&TOLD, &LOOKED] {
+            let scene = plain(means);
+            change(&scene);
+            scene.expect(Some("second"));
+            // And again: the watch must have survived the first change.
+            write(scene.at("f"), "third");
+            scene.expect(Some("third"));
+            drop(scene);
+            eprintln!("{name} is noticed");
+        }
+    };
+    check("writing in place", &|scene| write(scene.at("f"), "second"));
+    check("renaming over it", &|scene| {
+        write(scene.at("f.new"), "second");
+        fs::rename(scene.at("f.new"), scene.at("f")).expect("a rename");
+    });
+    check("moving it away and writing anew", &|scene| {
+        fs::rename(scene.at("f"), scene.at("f~")).expect("a rename");
+        write(scene.at("f"), "second");
+    });
+    check("deleting and creating", &|scene| {
+        fs::remove_file(scene.at("f")).expect("a removal");
+        scene.expect(None);
+        write(scene.at("f"), "second");
+    });
+    check("replacing by a link", &|scene| {
+        write(scene.at("g"), "second");
+        symlink("g", scene.at("f.new")).expect("a link");
+        fs::rename(scene.at("f.new"), scene.at("f")).expect("a rename");
+    });
+}
+
+#[test]
+fn a_file_that_comes_later_is_noticed_with_its_folder() {
+    let both = Means { events: true, look_every: LOOKED.look_every };
+    let scene = Scene::new(&both, "later/f", |_| ());
+    fs::create_dir(scene.at("later")).expect("a folder");
+    write(scene.at("later/f"), "one");
+    scene.expect(Some("one"));
+    fs::remove_dir_all(scene.at("later")).expect("a removal");
+    scene.expect(None);
+    fs::create_dir(scene.at("later")).expect("a folder");
+    write(scene.at("later/f"), "two");
+    scene.expect(Some("two"));
+    write(scene.at("later/f"), "three");
+    scene.expect(Some("three"));
+}
+
+#[test]
+fn links_on_the_way_are_followed() {
+    for means in [&TOLD, &LOOKED] {
+        let version = |root: &Path, name: &str, content: &str| {
+            fs::create_dir(root.join(name)).expect("a folder");
+            write(root.join(name).join("f"), content);
+            symlink(name, root.join("..data.new")).expect("a link");
+            fs::rename(root.join("..data.new"), root.join("..data")).expect("a rename");
+        };
+        let scene = Scene::new(means, "f", |root| {
+            version(root, "..v1", "first");
+            symlink("..data/f", root.join("f")).expect("a link");
+        });
+        for round in 2..5 {
+            version(&scene.root, &format!("..v{round}"), &format!("content {round}"));
+            fs::remove_dir_all(scene.at(&format!("..v{}", round - 1))).expect("a removal");
+            scene.expect(Some(&format!("content {round}")));
+        }
+        write(scene.at("..v4/f"), "in place");
+        scene.expect(Some("in place"));
+    }
+}
+
+#[test]
+fn a_burst_ends_with_its_last_content() {
+    let scene = plain(&TOLD);
+    for round in 0..3 {
+        let before = scene.calls();
+        for save in 0..10 {
+            write(scene.at("f.new"), &format!("save {round} {save}"));
+            fs::rename(scene.at("f.new"), scene.at("f")).expect("a rename");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        scene.expect(Some(&format!("save {round} 9")));
+        // One call, or a few on a loaded machine; not one for each save.
+        assert!(scene.calls() - before < 10, "{} calls", scene.calls() - before);
+    }
+}
+
+#[test]
+fn changes_without_a_pause_are_seen_meanwhile() {
+    let scene = plain(&TOLD);
+    let begin = Instant::now();
+    while scene.calls() == 0 {
+        assert!(begin.elapsed() < PATIENCE, "no call during changes");
+        write(scene.at("f"), &format!("{:?}", begin.elapsed()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    write(scene.at("f"), "last");
+    scene.expect(Some("last"));
+}
+
+#[test]
+fn reading_and_other_files_make_no_call() {
+    let scene = plain(&Means { events: true, look_every: LOOKED.look_every });
+    for _ in 0..5 {
+        fs::read(scene.at("f")).expect("a file");
+        write(scene.at("other"), "x");
+    }
+    // Long enough for some looks and for quiet; the wanted outcome is that nothing happens.
+    std::thread::sleep(5 * QUIET);
+    assert_eq!(scene.calls(), 0);
+}
+
+#[test]
+fn a_poke_makes_a_call_and_a_drop_stops_at_once() {
+    let scene = plain(&LOOKED);
+    scene.watcher.poke();
+    scene.expect(Some("first"));
+    let calls = scene.calls();
+    scene.watcher.poke();
+    let begin = Instant::now();
+    while scene.calls() == calls {
+        assert!(begin.elapsed() < PATIENCE, "no call after a poke");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let seen = Arc::clone(&scene.seen);
+    drop(scene);
+    // The thread, which held the other one, is gone.
+    assert_eq!(Arc::strong_count(&seen), 1);
+}
