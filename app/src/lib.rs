@@ -4,6 +4,7 @@
 pub mod config;
 pub mod decode;
 pub mod label_file;
+pub mod slot;
 pub mod source;
 pub mod store;
 pub mod watch;

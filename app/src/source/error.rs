@@ -1,0 +1,189 @@
+//! What can go wrong with a source.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Linux error numbers that drivers answer with when a device is lost or stuck.
+const EIO: i32 = 5;
+const ENXIO: i32 = 6;
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
+const EPROTO: i32 = 71;
+
+/// Why a source could not be opened, or gave no frame.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The device node or file is not there.
+    #[error("{}: not found{hint}", path.display())]
+    Missing {
+        /// The device or file.
+        path: PathBuf,
+        /// What to do, or nothing.
+        hint: &'static str,
+    },
+    /// The user may not open the device or file.
+    #[error("{}: permission denied{hint}", path.display())]
+    Permission {
+        /// The device or file.
+        path: PathBuf,
+        /// What to do, or nothing.
+        hint: &'static str,
+    },
+    /// Another program uses the camera.
+    #[error("{}: the camera is busy; close the program that uses it (`fuser {}` names it)", path.display(), path.display())]
+    Busy {
+        /// The device.
+        path: PathBuf,
+    },
+    /// The path names no camera.
+    #[error("{}: not a capture device, expected a camera, found {found}", path.display())]
+    NotCapture {
+        /// The device.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+    /// The camera gives raw sensor data only.
+    #[error(
+        "{}: gives raw sensor data ({found}), expected pictures; \
+         use `rpicam-vid -n -t 0 --codec mjpeg -o - | spotter run --source -`",
+        path.display()
+    )]
+    RawSensor {
+        /// The device.
+        path: PathBuf,
+        /// The driver or the formats.
+        found: String,
+    },
+    /// No format of the camera can be read, or not the wanted one.
+    #[error("{}: expected {expected}, the camera offers {found}", path.display())]
+    Format {
+        /// The device.
+        path: PathBuf,
+        /// The formats that would do.
+        expected: String,
+        /// The formats it has.
+        found: String,
+    },
+    /// The driver set a format that makes no sense.
+    #[error("{}: the driver set {found}, expected {expected}; choose another size or format", path.display())]
+    Layout {
+        /// The device.
+        path: PathBuf,
+        /// What would do.
+        expected: String,
+        /// What it gave.
+        found: String,
+    },
+    /// A call of the driver failed.
+    #[error("{}: cannot {action}", path.display())]
+    Device {
+        /// The device.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The driver's answer.
+        source: io::Error,
+    },
+    /// No frame came.
+    #[error("{}: no frame within {:.1} s", path.display(), waited.as_secs_f32())]
+    TimedOut {
+        /// The device.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// Many frames in a row were broken.
+    #[error("{}: {count} broken frames in a row, the last because {reason}; check the cable and the power supply", path.display())]
+    BrokenFrames {
+        /// The device.
+        path: PathBuf,
+        /// How many.
+        count: u32,
+        /// What was wrong with the last one.
+        reason: String,
+    },
+    /// A file, folder or stream could not be read.
+    #[error("{name}: cannot read")]
+    Read {
+        /// The file, or `standard input`.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is too large to be a picture.
+    #[error("{}: {found_bytes} bytes, expected at most {limit_bytes}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        found_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// A folder without pictures.
+    #[error("{}: no pictures in this folder, expected files that end in {expected}", path.display())]
+    EmptyFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Known endings.
+        expected: String,
+    },
+    /// A stream without a single frame.
+    #[error(
+        "{name}: {bytes} bytes without a JPEG frame, expected MJPEG or concatenated JPEG files; \
+         try `--codec mjpeg` (rpicam-vid) or `-f mjpeg` (ffmpeg)"
+    )]
+    NoFrames {
+        /// The stream.
+        name: String,
+        /// How much was read.
+        bytes: u64,
+    },
+}
+
+impl SourceError {
+    /// Whether opening the source again may help, once it has worked: the device was lost, reset or stuck.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            // After a replug the node is missing, and then not permitted, until udev has done its work.
+            SourceError::Missing { path, .. } | SourceError::Permission { path, .. } => path.starts_with("/dev"),
+            SourceError::Busy { .. } | SourceError::TimedOut { .. } | SourceError::BrokenFrames { .. } => true,
+            SourceError::Device { source, .. } => {
+                matches!(source.raw_os_error(), Some(EIO | ENXIO | ENODEV | EINVAL | EPROTO))
+            }
+            _ => false,
+        }
+    }
+
+    /// The error of opening or reading a file.
+    pub(super) fn of_file(path: &std::path::Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::NotFound => SourceError::Missing { path, hint: "" },
+            io::ErrorKind::PermissionDenied => SourceError::Permission { path, hint: "" },
+            _ => SourceError::Read { name: path.display().to_string(), source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_errors_are_transient() {
+        let path = || PathBuf::from("/dev/video0");
+        let device =
+            |code| SourceError::Device { path: path(), action: "x", source: io::Error::from_raw_os_error(code) };
+        for code in [EIO, ENXIO, ENODEV, EINVAL, EPROTO] {
+            assert!(device(code).is_transient(), "{code}");
+        }
+        assert!(!device(25).is_transient(), "ENOTTY: not a video device");
+        assert!(SourceError::TimedOut { path: path(), waited: Duration::from_secs(1) }.is_transient());
+        assert!(SourceError::Missing { path: path(), hint: "" }.is_transient());
+        assert!(!SourceError::Missing { path: "x.jpg".into(), hint: "" }.is_transient());
+        assert!(!SourceError::RawSensor { path: path(), found: "pRAA".into() }.is_transient());
+    }
+}

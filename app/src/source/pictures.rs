@@ -1,0 +1,166 @@
+//! A picture file, or all pictures of a folder by name.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::{Frame, PixelFormat, Source, SourceError, Stop};
+
+/// Endings of the files that a folder's pictures are taken from.
+const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
+
+/// Larger files are refused: no camera writes them, and they would fill the memory of a small board.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Picture files, one after the other.
+pub(super) struct Pictures {
+    name: PathBuf,
+    is_folder: bool,
+    paths: Vec<PathBuf>,
+    next: usize,
+    number: u64,
+}
+
+impl Pictures {
+    /// Opens a picture file, or a folder, whose pictures come sorted by name.
+    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+        let is_folder = fs::metadata(path).map_err(|e| SourceError::of_file(path, e))?.is_dir();
+        let paths = if is_folder { folder(path)? } else { vec![path.to_path_buf()] };
+        Ok(Pictures { name: path.to_path_buf(), is_folder, paths, next: 0, number: 0 })
+    }
+}
+
+/// The pictures of a folder, sorted by name; folders in it are not entered.
+fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let read = |e| SourceError::of_file(path, e);
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(path).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+        // Folders, pipes and devices are no pictures; a broken link is reported when its turn comes.
+        let special = fs::metadata(&path).is_ok_and(|data| !data.is_file());
+        if !special && ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending)) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        return Err(SourceError::EmptyFolder { path: path.to_path_buf(), expected: ENDINGS.join(", ") });
+    }
+    Ok(paths)
+}
+
+/// Reads a file into `bytes`, which keeps its capacity.
+fn read(path: &Path, bytes: &mut Vec<u8>) -> Result<(), SourceError> {
+    let file = File::open(path).map_err(|e| SourceError::of_file(path, e))?;
+    bytes.clear();
+    // One byte more than allowed tells a file that is too large, also where its size is not known beforehand.
+    let mut limited = (&file).take(MAX_FILE_BYTES + 1);
+    limited.read_to_end(bytes).map_err(|e| SourceError::of_file(path, e))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let known = file.metadata().map_or(0, |data| data.len());
+        let found_bytes = known.max(bytes.len() as u64);
+        *bytes = Vec::new();
+        return Err(SourceError::TooLarge { path: path.to_path_buf(), found_bytes, limit_bytes: MAX_FILE_BYTES });
+    }
+    Ok(())
+}
+
+impl Source for Pictures {
+    fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
+        while let Some(path) = self.paths.get(self.next) {
+            if stop.is_set() {
+                return Ok(false);
+            }
+            self.next += 1;
+            let start = Instant::now();
+            match read(path, &mut frame.bytes) {
+                Ok(()) => {}
+                Err(error) if self.is_folder => {
+                    let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
+                    log::warn!("skipped {error}{cause}");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            frame.set_encoded(PixelFormat::Encoded);
+            frame.number = self.number;
+            frame.path = Some(path.clone());
+            frame.truth = None;
+            frame.captured = Instant::now();
+            frame.capture_time = start.elapsed();
+            self.number += 1;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    fn describe(&self) -> String {
+        match self.is_folder {
+            true => format!("{}: {} pictures", self.name.display(), self.paths.len()),
+            false => self.name.display().to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(source: &mut Pictures) -> Vec<(u64, String, Vec<u8>)> {
+        let (mut frame, stop, mut all) = (Frame::default(), Stop::new(), Vec::new());
+        while source.next(&mut frame, &stop).unwrap() {
+            let name = frame.path.as_ref().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+            all.push((frame.number, name, frame.bytes.clone()));
+        }
+        all
+    }
+
+    #[test]
+    fn a_folder_comes_sorted_and_skips_what_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.JPG", "a.png", "notes.txt", "c.webp", "none"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        fs::create_dir(dir.path().join("folder.jpg")).unwrap();
+        symlink("missing", dir.path().join("aa.jpg")).unwrap();
+        let large = File::create(dir.path().join("ab.jpg")).unwrap();
+        large.set_len(MAX_FILE_BYTES + 1).unwrap();
+
+        let mut source = Pictures::open(dir.path()).unwrap();
+        let frame = |number, name: &str| (number, name.to_string(), name.as_bytes().to_vec());
+        assert_eq!(names(&mut source), [frame(0, "a.png"), frame(1, "b.JPG"), frame(2, "c.webp")]);
+        assert!(source.describe().ends_with(": 5 pictures"));
+    }
+
+    #[test]
+    fn one_picture_of_any_ending() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("picture");
+        fs::write(&path, "x").unwrap();
+        let mut source = Pictures::open(&path).unwrap();
+        assert_eq!(names(&mut source), [(0, "picture".into(), b"x".to_vec())]);
+        assert!(!source.is_live());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |path: &Path| Pictures::open(path).err().unwrap().to_string();
+        assert!(error(dir.path()).contains("no pictures in this folder"));
+        assert!(error(&dir.path().join("none.jpg")).ends_with("none.jpg: not found"));
+
+        let path = dir.path().join("x.jpg");
+        File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        let mut source = Pictures::open(&path).unwrap();
+        let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err().to_string();
+        assert!(error.ends_with("x.jpg: 67108865 bytes, expected at most 67108864"), "{error}");
+    }
+}

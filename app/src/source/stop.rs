@@ -1,0 +1,67 @@
+//! The signal that ends the loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often a sleeper looks whether it was stopped: shorter than anybody notices, long enough to cost nothing.
+pub(crate) const STOP_CHECK: Duration = Duration::from_millis(20);
+
+/// A flag that is set once; its clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// A flag that is not set.
+    pub fn new() -> Self {
+        Stop::default()
+    }
+
+    /// Asks everybody who holds a clone to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked to stop.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Sleeps for `duration`, or until the flag is set. Says whether it is set.
+    pub fn sleep(&self, duration: Duration) -> bool {
+        let start = Instant::now();
+        while !self.is_set() {
+            let left = duration.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::sleep(left.min(STOP_CHECK));
+        }
+        true
+    }
+
+    /// The flag itself, for a signal handler.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sleeps_whole_or_wakes_early() {
+        let stop = Stop::new();
+        let start = Instant::now();
+        assert!(!stop.sleep(Duration::from_millis(45)));
+        assert!(start.elapsed() >= Duration::from_millis(45));
+
+        let other = stop.clone();
+        let thread = std::thread::spawn(move || other.sleep(Duration::from_secs(60)));
+        stop.set();
+        assert!(thread.join().unwrap());
+        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(stop.flag().load(Ordering::Acquire));
+    }
+}

@@ -1,0 +1,216 @@
+//! MJPEG, concatenated JPEG files or multipart MJPEG from a pipe.
+
+mod splitter;
+
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Instant;
+
+use self::splitter::Splitter;
+use super::stop::STOP_CHECK;
+use super::{Frame, PixelFormat, Source, SourceError, Stop};
+
+/// Larger images are skipped: twice what a 64-megapixel camera writes.
+const MAX_FRAME_BYTES: usize = 32 << 20;
+
+/// What one read asks for: the size of a pipe's buffer.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// How many pieces wait at most; with more the writer is made to wait.
+const PIECES: usize = 4;
+
+/// JPEG images from a reader. Reading happens in a thread of its own, since a read from a silent pipe cannot be woken;
+/// that thread ends with the stream or the process.
+pub(super) struct JpegStream {
+    name: &'static str,
+    is_live: bool,
+    pieces: Receiver<io::Result<Vec<u8>>>,
+    /// Used pieces go back, so that nothing is allocated per piece.
+    used: SyncSender<Vec<u8>>,
+    splitter: Splitter,
+    read_bytes: u64,
+    number: u64,
+    reported_garbage_bytes: u64,
+}
+
+impl JpegStream {
+    /// Images from standard input.
+    pub(super) fn stdin() -> Self {
+        // Frames of a pipe that are not taken in time are old; those of a file can wait.
+        let is_file = std::fs::metadata("/dev/stdin").is_ok_and(|data| data.is_file());
+        Self::new("standard input", io::stdin(), !is_file)
+    }
+
+    fn new(name: &'static str, reader: impl Read + Send + 'static, is_live: bool) -> Self {
+        let (send, pieces) = sync_channel(PIECES);
+        let (used, reuse) = sync_channel(PIECES);
+        thread::spawn(move || read_pieces(reader, &send, &reuse));
+        let splitter = Splitter::new(MAX_FRAME_BYTES);
+        JpegStream { name, is_live, pieces, used, splitter, read_bytes: 0, number: 0, reported_garbage_bytes: 0 }
+    }
+
+    fn report_garbage(&mut self) {
+        let garbage_bytes = self.splitter.garbage_bytes();
+        // Once at the start and then at each doubling: multipart streams have some before every frame.
+        if garbage_bytes > 2 * self.reported_garbage_bytes {
+            log::debug!("{}: {garbage_bytes} bytes between the JPEG frames skipped so far", self.name);
+            self.reported_garbage_bytes = garbage_bytes;
+        }
+    }
+
+    /// The end of a stream that never had a frame is an error.
+    fn end(&self) -> Result<bool, SourceError> {
+        match self.number {
+            0 => Err(SourceError::NoFrames { name: self.name.into(), bytes: self.read_bytes }),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Reads until the end, an error, or until nobody listens.
+fn read_pieces(mut reader: impl Read, send: &SyncSender<io::Result<Vec<u8>>>, reuse: &Receiver<Vec<u8>>) {
+    loop {
+        let mut piece = reuse.try_recv().unwrap_or_default();
+        piece.resize(PIECE_BYTES, 0);
+        let sent = match reader.read(&mut piece) {
+            Ok(0) => return,
+            Ok(len) => {
+                piece.truncate(len);
+                send.send(Ok(piece))
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                // Nobody listens: then nobody misses the error either.
+                let _ = send.send(Err(error));
+                return;
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+impl Source for JpegStream {
+    fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
+        let mut start = Instant::now();
+        while !self.splitter.take_frame(&mut frame.bytes) {
+            if self.number == 0 && self.splitter.garbage_bytes() > MAX_FRAME_BYTES as u64 {
+                return self.end();
+            }
+            let piece = loop {
+                if stop.is_set() {
+                    return Ok(false);
+                }
+                match self.pieces.recv_timeout(STOP_CHECK) {
+                    Ok(piece) => break piece,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return self.end(),
+                }
+            };
+            start = Instant::now();
+            let piece = piece.map_err(|source| SourceError::Read { name: self.name.into(), source })?;
+            self.read_bytes += piece.len() as u64;
+            self.splitter.push(&piece);
+            // Where the other side has enough spare pieces this one is let go.
+            let _ = self.used.try_send(piece);
+        }
+        self.report_garbage();
+        frame.set_encoded(PixelFormat::Mjpeg);
+        frame.number = self.number;
+        frame.path = None;
+        frame.truth = None;
+        frame.captured = Instant::now();
+        frame.capture_time = start.elapsed();
+        self.number += 1;
+        Ok(true)
+    }
+
+    fn is_live(&self) -> bool {
+        self.is_live
+    }
+
+    fn describe(&self) -> String {
+        format!("{}: JPEG frames", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::time::Duration;
+
+    use super::*;
+
+    const TINY: [u8; 8] = [0xFF, 0xD8, 0xFF, 0xE0, 0, 2, 0xFF, 0xD9];
+
+    #[test]
+    fn frames_then_the_end() {
+        let bytes = [&TINY[..], b"--boundary", &TINY, &TINY[..5]].concat();
+        let mut source = JpegStream::new("test", Cursor::new(bytes), true);
+        let (mut frame, stop) = (Frame::default(), Stop::new());
+        for number in 0..2 {
+            assert!(source.next(&mut frame, &stop).unwrap());
+            assert_eq!((frame.number, frame.format, &frame.bytes[..]), (number, PixelFormat::Mjpeg, &TINY[..]));
+        }
+        assert!(!source.next(&mut frame, &stop).unwrap());
+        assert!(source.is_live());
+    }
+
+    #[test]
+    fn long_streams_come_whole() {
+        let mut image = TINY[..2].to_vec();
+        image.extend([&[0xFF, 0xDA, 0, 2][..], &vec![7; 3 * PIECE_BYTES], &[0xFF, 0xD9]].concat());
+        let mut source = JpegStream::new("test", Cursor::new(image.repeat(40)), false);
+        let (mut frame, stop, mut count) = (Frame::default(), Stop::new(), 0);
+        while source.next(&mut frame, &stop).unwrap() {
+            assert!(frame.bytes == image);
+            count += 1;
+        }
+        assert_eq!((count, source.splitter.garbage_bytes()), (40, 0));
+    }
+
+    #[test]
+    fn a_stream_without_frames_is_an_error() {
+        for (bytes, name) in [(vec![], "empty"), (b"\0\0\0\x01\x67H264".to_vec(), "h264")] {
+            let expected = format!("test: {} bytes without a JPEG frame", bytes.len());
+            let mut source = JpegStream::new("test", Cursor::new(bytes), true);
+            let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err();
+            assert!(error.to_string().starts_with(&expected), "{name}: {error}");
+            assert!(!error.is_transient());
+        }
+        let mut endless = JpegStream::new("test", io::repeat(7), true);
+        assert!(matches!(endless.next(&mut Frame::default(), &Stop::new()), Err(SourceError::NoFrames { .. })));
+    }
+
+    #[test]
+    fn a_silent_pipe_can_be_stopped() {
+        struct Silent;
+        impl Read for Silent {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                thread::sleep(Duration::from_secs(600));
+                Ok(0)
+            }
+        }
+        let mut source = JpegStream::new("test", Silent, true);
+        let stop = Stop::new();
+        let other = stop.clone();
+        let thread = thread::spawn(move || source.next(&mut Frame::default(), &other).unwrap());
+        stop.set();
+        assert!(!thread.join().unwrap());
+    }
+
+    #[test]
+    fn read_errors_are_passed_on() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("broken"))
+            }
+        }
+        let mut source = JpegStream::new("test", Broken, true);
+        let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err();
+        assert_eq!(error.to_string(), "test: cannot read");
+    }
+}

@@ -1,0 +1,225 @@
+//! The names of sources.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::ShapesOptions;
+
+/// What to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uri {
+    /// The first camera that works, else the drawn shapes.
+    Auto,
+    /// A V4L2 camera: `v4l2:///dev/video0` or `/dev/video0`.
+    V4l2(PathBuf),
+    /// A picture file or a folder of them: `file:///x.jpg`, `x.jpg`, `folder/`.
+    Pictures(PathBuf),
+    /// MJPEG or concatenated JPEG files on standard input: `-`.
+    Stdin,
+    /// Drawn shapes: `test://shapes?seed=7&fps=30&size=640x480&frames=100&hold=30`.
+    Shapes(ShapesOptions),
+}
+
+/// Every way to name a source, for error messages.
+const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `picture.jpg`, `folder/`, `file:///folder/picture.jpg`, \
+                     `-` (standard input), `test://shapes`";
+
+/// Why a text names no source.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UriError {
+    /// Nothing was given.
+    #[error("the source is empty, expected one of {KNOWN}")]
+    Empty,
+    /// The part before `://` is not known.
+    #[error("source `{uri}`: unknown scheme `{scheme}`, expected one of {KNOWN}")]
+    Scheme {
+        /// The whole text.
+        uri: String,
+        /// Its scheme.
+        scheme: String,
+    },
+    /// Another program reads this kind of source and hands it over.
+    #[error("source `{uri}`: `{scheme}` sources come through standard input; run `{command}`")]
+    Elsewhere {
+        /// The whole text.
+        uri: String,
+        /// Its scheme.
+        scheme: String,
+        /// What to run instead.
+        command: String,
+    },
+    /// The part after the scheme is wrong.
+    #[error("source `{uri}`: expected {expected}, found `{found}`")]
+    Part {
+        /// The whole text.
+        uri: String,
+        /// What would do.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl FromStr for Uri {
+    type Err = UriError;
+
+    fn from_str(text: &str) -> Result<Self, UriError> {
+        match text {
+            "" => return Err(UriError::Empty),
+            "-" => return Ok(Uri::Stdin),
+            "auto" => return Ok(Uri::Auto),
+            _ => {}
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            let path = PathBuf::from(text);
+            return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { Uri::Pictures(path) });
+        };
+        let elsewhere = |command: String| UriError::Elsewhere { uri: text.into(), scheme: scheme.into(), command };
+        match scheme {
+            "v4l2" | "file" => {
+                let path = path(rest).ok_or_else(|| UriError::Part {
+                    uri: text.into(),
+                    expected: "an absolute path after `://`, percent-encoded if need be",
+                    found: rest.into(),
+                })?;
+                Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { Uri::Pictures(path) })
+            }
+            "test" => shapes(text, rest).map(Uri::Shapes),
+            "csi" | "libcamera" => {
+                Err(elsewhere("rpicam-vid -n -t 0 --codec mjpeg -o - | spotter run --source -".into()))
+            }
+            "rtsp" | "rtsps" | "rtmp" | "http" | "https" | "udp" | "srt" => {
+                Err(elsewhere(format!("ffmpeg -i {text} -f mjpeg -q:v 3 - | spotter run --source -")))
+            }
+            _ => Err(UriError::Scheme { uri: text.into(), scheme: scheme.into() }),
+        }
+    }
+}
+
+/// The path of a `file:` or `v4l2:` URI; `None` where it is not absolute, of another host, or badly encoded.
+fn path(rest: &str) -> Option<PathBuf> {
+    let rest = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !rest.starts_with('/') {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(rest.len());
+    let mut encoded = rest.bytes();
+    while let Some(byte) = encoded.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let value = digit(encoded.next()?)? * 16 + digit(encoded.next()?)?;
+        bytes.push(u8::try_from(value).ok()?);
+    }
+    Some(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+fn shapes(uri: &str, rest: &str) -> Result<ShapesOptions, UriError> {
+    let wrong = |expected, found: &str| UriError::Part { uri: uri.into(), expected, found: found.into() };
+    let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if name.trim_end_matches('/') != "shapes" {
+        return Err(wrong("`test://shapes`, the only test source", name));
+    }
+    let mut options = ShapesOptions::default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let bad = |expected| wrong(expected, pair);
+        match key {
+            "seed" => options.seed = value.parse().map_err(|_| bad("`seed=` and a whole number"))?,
+            "fps" => {
+                let fps = value.parse().ok().filter(|fps| *fps <= ShapesOptions::MAX_FPS);
+                options.fps = fps.ok_or_else(|| bad("`fps=` and a whole number of at most 1000; 0 does not wait"))?;
+            }
+            "frames" => options.frames = Some(value.parse().map_err(|_| bad("`frames=` and a whole number"))?),
+            "hold" => {
+                let hold = value.parse().ok().filter(|hold| *hold > 0);
+                options.hold = hold.ok_or_else(|| bad("`hold=` and the frames per object, 1 or more"))?;
+            }
+            "size" => {
+                let size = value.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+                let size = size.filter(|(w, h)| [w, h].iter().all(|side| ShapesOptions::SIDES.contains(side)));
+                (options.width, options.height) =
+                    size.ok_or_else(|| bad("`size=WIDTHxHEIGHT`, each from 16 to 4096"))?;
+            }
+            _ => return Err(bad("one of `seed=`, `fps=`, `size=`, `frames=`, `hold=`")),
+        }
+    }
+    Ok(options)
+}
+
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Uri::Auto => f.write_str("auto"),
+            Uri::V4l2(path) | Uri::Pictures(path) => path.display().fmt(f),
+            Uri::Stdin => f.write_str("standard input"),
+            Uri::Shapes(options) => options.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sources() {
+        let shapes = |change: fn(&mut ShapesOptions)| {
+            let mut options = ShapesOptions::default();
+            change(&mut options);
+            Uri::Shapes(options)
+        };
+        for (text, expected) in [
+            ("auto", Uri::Auto),
+            ("-", Uri::Stdin),
+            ("/dev/video0", Uri::V4l2("/dev/video0".into())),
+            ("/dev/v4l/by-id/usb-cam", Uri::V4l2("/dev/v4l/by-id/usb-cam".into())),
+            ("v4l2:///dev/video2", Uri::V4l2("/dev/video2".into())),
+            ("x.jpg", Uri::Pictures("x.jpg".into())),
+            ("folder/", Uri::Pictures("folder/".into())),
+            ("a b%20c", Uri::Pictures("a b%20c".into())),
+            ("file:///x%20y.jpg", Uri::Pictures("/x y.jpg".into())),
+            ("file://localhost/x.jpg", Uri::Pictures("/x.jpg".into())),
+            ("test://shapes", shapes(|_| {})),
+            ("test://shapes/?", shapes(|_| {})),
+            ("test://shapes?seed=7&fps=0&size=320x240&frames=100&hold=1", {
+                shapes(|o| *o = ShapesOptions { seed: 7, fps: 0, width: 320, height: 240, frames: Some(100), hold: 1 })
+            }),
+        ] {
+            let uri: Uri = text.parse().unwrap();
+            assert_eq!(uri, expected, "{text}");
+            if let Uri::Shapes(_) = uri {
+                assert_eq!(uri.to_string().parse(), Ok(uri), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_names_say_what_to_do() {
+        for (text, part) in [
+            ("", "expected one of `auto`"),
+            ("ftp://x", "unknown scheme `ftp`, expected one of `auto`, `/dev/video0`"),
+            ("csi://0", "rpicam-vid -n -t 0 --codec mjpeg -o - | spotter run --source -"),
+            ("rtsp://cam/1", "ffmpeg -i rtsp://cam/1 -f mjpeg"),
+            ("file://x.jpg", "an absolute path"),
+            ("file:///x%2", "percent-encoded"),
+            ("v4l2://0", "an absolute path"),
+            ("test://bars", "found `bars`"),
+            ("test://shapes?seed=x", "found `seed=x`"),
+            ("test://shapes?fps=1001", "at most 1000"),
+            ("test://shapes?size=640", "`size=WIDTHxHEIGHT`"),
+            ("test://shapes?size=8x480", "from 16 to 4096"),
+            ("test://shapes?hold=0", "1 or more"),
+            ("test://shapes?frames=-1", "whole number"),
+            ("test://shapes?sed=1", "expected one of `seed=`"),
+        ] {
+            let error = text.parse::<Uri>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Cameras behind V4L2: USB webcams and everything else with a `/dev/video` node that gives whole pictures.
+
+mod closing;
+mod device;
+mod layout;
+mod negotiate;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use v4l::buffer::{Flags, Metadata, Type};
+use v4l::device::Handle;
+use v4l::io::traits::{CaptureStream, Stream};
+use v4l::prelude::MmapStream;
+use v4l::video::Capture;
+use v4l::video::capture::Parameters;
+use v4l::{Device, Format, FourCC};
+
+use self::closing::Closing;
+pub(super) use self::device::devices;
+use self::device::{ask, identify, offers};
+use self::layout::Layout;
+use super::{CaptureOptions, Frame, PixelFormat, Source, SourceError, Stop};
+
+/// How many buffers the driver fills in turn: one being copied, one being filled, two for a slow moment.
+const BUFFERS: u32 = 4;
+
+/// The most buffers a V4L2 queue has (VIDEO_MAX_FRAME).
+const MAX_BUFFERS: usize = 32;
+
+/// After so many broken frames in a row, a second's worth, the camera is opened anew.
+const MAX_BROKEN: u32 = 30;
+
+/// How often a waiting camera looks whether it was stopped.
+const STOP_CHECK_MS: i32 = 50;
+
+/// The event of `poll` that says a frame is ready.
+const POLLIN: i16 = 1;
+
+/// An open camera.
+pub(super) struct Camera {
+    path: PathBuf,
+    description: String,
+    layout: Layout,
+    timeout: Duration,
+    // Dropped before the device's last handle, which the stream shares.
+    stream: Closing<MmapStream<'static>>,
+    handle: Arc<Handle>,
+    started: bool,
+    number: u64,
+    /// Broken frames since the last good one.
+    broken: u32,
+}
+
+impl Camera {
+    /// Opens the device and sets the format that `negotiate` takes for the cheapest.
+    pub(super) fn open(path: &Path, options: &CaptureOptions) -> Result<Self, SourceError> {
+        let device = device::open(path)?;
+        let identity = identify(&device, path)?;
+        let offers = offers(&device, path, options)?;
+        let Some(choice) = negotiate::choose(&offers, options, identity.is_usb) else {
+            let found: Vec<_> = offers.iter().map(|offer| offer.fourcc.escape_ascii().to_string()).collect();
+            let expected = options.format.map_or_else(String::new, |format| format.to_string());
+            return Err(SourceError::Format { path: path.into(), expected, found: found.join(", ") });
+        };
+        let wanted = Format::new(choice.width, choice.height, FourCC::new(&choice.fourcc));
+        let got = ask(path, "set the format", || device.set_format(&wanted))?;
+        let layout = Layout::check(&got, path)?;
+        if got.fourcc != wanted.fourcc {
+            log::warn!("{}: asked for {}, the driver set {}", path.display(), wanted.fourcc, got.fourcc);
+        }
+        let fps = set_rate(&device, path, options.fps);
+        let buffers = || MmapStream::with_buffers(&device, Type::VideoCapture, BUFFERS);
+        let mut stream = ask(path, "map the buffers", buffers)?;
+        // The stream turns it into an i32 of milliseconds; an hour is for ever here.
+        stream.set_timeout(options.timeout.min(Duration::from_secs(3600)));
+        let rate = fps.map_or_else(String::new, |fps| format!(" at {fps:.4} fps"));
+        let description = format!("{}: {} ({}), {layout}{rate}", path.display(), identity.card, identity.driver);
+        Ok(Camera {
+            path: path.into(),
+            description,
+            layout,
+            timeout: options.timeout,
+            stream: Closing::new(stream),
+            handle: device.handle(),
+            started: false,
+            number: 0,
+            broken: 0,
+        })
+    }
+
+    /// Queues all buffers but the first, which the stream itself queues when it is asked for a frame, and starts.
+    fn start(&mut self) -> Result<(), SourceError> {
+        let stream = &mut self.stream;
+        // How many buffers the driver gave is not told: the first index too large is refused.
+        let _queued = (1..MAX_BUFFERS).take_while(|index| stream.queue(*index).is_ok()).count();
+        ask(&self.path, "start the stream", || stream.start())?;
+        self.started = true;
+        Ok(())
+    }
+
+    /// Waits for a frame in short steps. Says whether there is one; not when stopped.
+    fn wait(&self, stop: &Stop) -> Result<bool, SourceError> {
+        let start = Instant::now();
+        while !stop.is_set() {
+            let ready = self.handle.poll(POLLIN, STOP_CHECK_MS);
+            match ready {
+                Ok(0) if start.elapsed() >= self.timeout => {
+                    return Err(SourceError::TimedOut { path: self.path.clone(), waited: start.elapsed() });
+                }
+                Ok(0) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What is wrong with the device, the read after this says better.
+                Ok(_) | Err(_) => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Fetches the frame that is ready. `Ok(false)`: it was broken and is skipped.
+    fn fetch(&mut self, frame: &mut Frame) -> Result<bool, SourceError> {
+        let start = Instant::now();
+        let stream = &mut self.stream;
+        let (bytes, meta) = ask(&self.path, "read a frame", || stream.next()).map_err(|error| match error {
+            SourceError::Device { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                SourceError::TimedOut { path: self.path.clone(), waited: start.elapsed() }
+            }
+            error => error,
+        })?;
+        match content(bytes, meta, &self.layout) {
+            Ok(content) => {
+                frame.bytes.clear();
+                frame.bytes.extend_from_slice(content);
+            }
+            Err(reason) => {
+                self.broken += 1;
+                log::debug!("{}: skipped a broken frame: {reason}", self.path.display());
+                if self.broken >= MAX_BROKEN {
+                    return Err(SourceError::BrokenFrames { path: self.path.clone(), count: self.broken, reason });
+                }
+                return Ok(false);
+            }
+        }
+        self.broken = 0;
+        frame.captured = start;
+        frame.capture_time = start.elapsed();
+        Ok(true)
+    }
+}
+
+impl Source for Camera {
+    fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
+        if !self.started {
+            self.start()?;
+        }
+        loop {
+            if !self.wait(stop)? {
+                return Ok(false);
+            }
+            if self.fetch(frame)? {
+                break;
+            }
+        }
+        let layout = &self.layout;
+        frame.number = self.number;
+        frame.format = layout.format;
+        (frame.width, frame.height, frame.stride) = (layout.width, layout.height, layout.stride);
+        (frame.range, frame.matrix) = (layout.range, layout.matrix);
+        frame.path = None;
+        frame.truth = None;
+        self.number += 1;
+        Ok(true)
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+}
+
+/// Asks for a frame rate, and gives the one that was set. Cameras without a choice refuse; that is no error.
+fn set_rate(device: &Device, path: &Path, fps: u32) -> Option<f32> {
+    let set = ask(path, "set the frame rate", || device.set_params(&Parameters::with_fps(fps.max(1))));
+    let params = set.or_else(|_| ask(path, "read the frame rate", || device.params())).ok()?;
+    let interval = params.interval;
+    (interval.numerator > 0 && interval.denominator > 0)
+        .then(|| interval.denominator as f32 / interval.numerator as f32)
+}
+
+/// The part of a buffer that is the frame, or why there is none.
+fn content<'a>(bytes: &'a [u8], meta: &Metadata, layout: &Layout) -> Result<&'a [u8], String> {
+    if meta.flags.contains(Flags::ERROR) {
+        return Err("the driver marked it as damaged".into());
+    }
+    let used = meta.bytesused as usize;
+    let filled = bytes.get(..used).ok_or_else(|| format!("{used} bytes in a buffer of {}", bytes.len()))?;
+    if layout.format == PixelFormat::Mjpeg {
+        return if filled.starts_with(&[0xFF, 0xD8]) {
+            Ok(filled)
+        } else {
+            Err(format!("{used} bytes that are no JPEG"))
+        };
+    }
+    let needed = layout.frame_bytes();
+    filled.get(..needed).ok_or_else(|| format!("{used} bytes, expected {needed} for {layout}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_frames_pass() {
+        let yuyv = Layout::check(&Format::new(4, 2, FourCC::new(b"YUYV")), Path::new("v")).unwrap();
+        let mjpeg = Layout::check(&Format::new(4, 2, FourCC::new(b"MJPG")), Path::new("v")).unwrap();
+        let jpeg = [0xFF, 0xD8, 0xFF, 0xD9, 0, 0, 0, 0];
+        for (layout, bytes, bytesused, flags, expected) in [
+            (&yuyv, &[1; 20][..], 16, Flags::DONE, Ok(16)),
+            (&yuyv, &[1; 20], 20, Flags::DONE, Ok(16)),
+            (&yuyv, &[1; 20], 15, Flags::DONE, Err("15 bytes, expected 16 for 4x2 YUYV")),
+            (&yuyv, &[1; 20], 21, Flags::DONE, Err("21 bytes in a buffer of 20")),
+            (&yuyv, &[1; 20], 16, Flags::ERROR, Err("the driver marked it as damaged")),
+            (&mjpeg, &jpeg, 4, Flags::DONE, Ok(4)),
+            (&mjpeg, &jpeg, 0, Flags::DONE, Err("0 bytes that are no JPEG")),
+            (&mjpeg, &[0; 8], 8, Flags::DONE, Err("8 bytes that are no JPEG")),
+            (&mjpeg, &jpeg, u32::MAX, Flags::DONE, Err("4294967295 bytes in a buffer of 8")),
+        ] {
+            let meta = Metadata { bytesused, flags, ..Metadata::default() };
+            let got = content(bytes, &meta, layout).map(<[u8]>::len);
+            assert_eq!(got, expected.map_err(String::from));
+        }
+    }
+}

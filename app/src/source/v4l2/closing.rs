@@ -1,0 +1,118 @@
+//! Ends a camera's stream without a panic.
+
+use std::io;
+use std::mem::forget;
+use std::ops::{Deref, DerefMut};
+use std::thread::sleep;
+use std::time::Duration;
+
+use v4l::io::traits::Stream;
+
+/// The device is gone: the one answer to a stop that the `v4l` crate's streams take calmly when dropped.
+const ENODEV: i32 = 19;
+
+/// How often stopping is tried, and the pause between: a stop fails only while the driver is busy resetting.
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A stream that is stopped before it is dropped. Dropping a `v4l` stream stops it and panics when that fails; here the
+/// stop is tried first, and once it has worked another one does nothing and works too (V4L2, VIDIOC_STREAMOFF).
+pub(super) struct Closing<S: Stream>(Option<S>);
+
+impl<S: Stream> Closing<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Closing(Some(stream))
+    }
+}
+
+impl<S: Stream> Deref for Closing<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        self.0.as_ref().expect("only drop takes the stream")
+    }
+}
+
+impl<S: Stream> DerefMut for Closing<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        self.0.as_mut().expect("only drop takes the stream")
+    }
+}
+
+impl<S: Stream> Drop for Closing<S> {
+    fn drop(&mut self) {
+        let Some(mut stream) = self.0.take() else { return };
+        if let Err(error) = stop(&mut stream) {
+            // Dropping it would panic. Its buffers and the device stay open, once: while they are, the device is busy
+            // and cannot be opened again.
+            log::error!("cannot stop the camera: {error}; plug it in again and restart");
+            forget(stream);
+        }
+    }
+}
+
+/// Stops the stream; also when the device is gone.
+fn stop(stream: &mut impl Stream) -> io::Result<()> {
+    let mut tries = 1;
+    loop {
+        match stream.stop() {
+            Err(error) if error.raw_os_error() == Some(ENODEV) => return Ok(()),
+            Err(_) if tries < TRIES => {
+                tries += 1;
+                sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const EBUSY: i32 = 16;
+
+    /// Fails to stop with the given errors, one after the other, and panics like `v4l` when dropped.
+    struct Stubborn<'a> {
+        errors: Vec<i32>,
+        dropped: &'a Cell<bool>,
+    }
+
+    impl Stream for Stubborn<'_> {
+        type Item = [u8];
+
+        fn start(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn stop(&mut self) -> io::Result<()> {
+            self.errors.pop().map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)))
+        }
+    }
+
+    impl Drop for Stubborn<'_> {
+        fn drop(&mut self) {
+            self.dropped.set(true);
+            if let Err(error) = self.stop() {
+                assert_eq!(error.raw_os_error(), Some(ENODEV));
+            }
+        }
+    }
+
+    #[test]
+    fn dropping_never_panics() {
+        for (errors, expected) in [
+            (vec![], true),
+            (vec![ENODEV; 2], true),
+            (vec![ENODEV, ENODEV, EBUSY], true),
+            (vec![EBUSY; 4], true),
+            (vec![EBUSY; 100], false),
+        ] {
+            let dropped = Cell::new(false);
+            drop(Closing::new(Stubborn { errors: errors.clone(), dropped: &dropped }));
+            assert_eq!(dropped.get(), expected, "{errors:?}");
+        }
+    }
+}

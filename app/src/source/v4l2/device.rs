@@ -1,0 +1,194 @@
+//! Opens V4L2 devices and asks them what they can do.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use v4l::capability::Flags;
+use v4l::frameinterval::FrameIntervalEnum;
+use v4l::video::Capture;
+use v4l::{Device, FourCC};
+
+use super::negotiate::{Offer, best_size, is_raw_sensor, pixel_format};
+use crate::source::{CaptureOptions, SourceError};
+
+/// Linux error numbers.
+const EBUSY: i32 = 16;
+const ENOTTY: i32 = 25;
+
+/// Drivers whose nodes list formats that they give only after other programs have set the sensor up.
+const RAW_DRIVERS: [&str; 1] = ["rp1-cfe"];
+
+/// Drivers that process pictures which programs hand them, and have no camera.
+const PROCESSORS: [&str; 1] = ["bcm2835-isp"];
+
+/// Who a device says it is.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    pub(super) driver: String,
+    pub(super) card: String,
+    pub(super) is_usb: bool,
+}
+
+/// All V4L2 nodes, by number.
+pub(crate) fn devices() -> Vec<PathBuf> {
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
+    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries.filter_map(|entry| Some((number(&entry.path())?, entry.path()))).collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Makes a call of the driver and names what fails.
+pub(super) fn ask<T>(
+    path: &Path,
+    action: &'static str,
+    call: impl FnOnce() -> io::Result<T>,
+) -> Result<T, SourceError> {
+    // The `v4l` crate panics where a driver answers with a value that V4L2 does not define, and with cut-off names.
+    let answer = catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(io::Error::other("the driver's answer is not what V4L2 defines")));
+    answer.map_err(|source| match source.raw_os_error() {
+        Some(EBUSY) => SourceError::Busy { path: path.into() },
+        _ => SourceError::Device { path: path.into(), action, source },
+    })
+}
+
+/// Opens a device node.
+pub(super) fn open(path: &Path) -> Result<Device, SourceError> {
+    let missing = || SourceError::Missing {
+        path: path.into(),
+        hint: "; plug the camera in, or name another one of `ls /dev/video*`",
+    };
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(missing());
+    }
+    let opened = fs::metadata(path).and_then(|data| {
+        if !data.file_type().is_char_device() {
+            return Ok(None);
+        }
+        Device::with_path(path).map(Some)
+    });
+    match opened {
+        Ok(Some(device)) => Ok(device),
+        Ok(None) => Err(SourceError::NotCapture { path: path.into(), found: "a file or folder".into() }),
+        Err(error) => Err(match error.kind() {
+            io::ErrorKind::NotFound => missing(),
+            io::ErrorKind::PermissionDenied => SourceError::Permission {
+                path: path.into(),
+                hint: "; add the user to the group `video` (`sudo usermod -aG video $USER`) and log in again",
+            },
+            _ if error.raw_os_error() == Some(EBUSY) => SourceError::Busy { path: path.into() },
+            _ => SourceError::Device { path: path.into(), action: "open the device", source: error },
+        }),
+    }
+}
+
+/// Asks a device who it is; refuses those that are no cameras.
+pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceError> {
+    let refuse = |found: String| SourceError::NotCapture { path: path.into(), found };
+    if has_broken_name(path) {
+        return Ok(Identity { driver: "unknown".into(), card: "a camera".into(), is_usb: true });
+    }
+    let caps = match ask(path, "ask what the device can do", || device.query_caps()) {
+        Err(SourceError::Device { source, .. }) if source.raw_os_error() == Some(ENOTTY) => {
+            return Err(refuse("a device of another kind".into()));
+        }
+        answer => answer?,
+    };
+    let driver = caps.driver;
+    if RAW_DRIVERS.contains(&driver.as_str()) {
+        return Err(SourceError::RawSensor { path: path.into(), found: format!("driver {driver}") });
+    }
+    let flags = caps.capabilities;
+    if PROCESSORS.contains(&driver.as_str()) || flags.intersects(Flags::VIDEO_M2M | Flags::VIDEO_M2M_MPLANE) {
+        return Err(refuse(format!("a picture processor (driver {driver})")));
+    }
+    if !flags.contains(Flags::VIDEO_CAPTURE) {
+        return Err(refuse(match flags.contains(Flags::VIDEO_CAPTURE_MPLANE) {
+            true => format!(
+                "a multi-planar one (driver {driver}); run `gst-launch-1.0 -q v4l2src device={} ! videoconvert \
+                 ! jpegenc ! fdsink | spotter run --source -`",
+                path.display()
+            ),
+            false => format!("one without pictures (driver {driver})"),
+        }));
+    }
+    if !flags.contains(Flags::STREAMING) {
+        return Err(refuse(format!("one without memory-mapped buffers (driver {driver})")));
+    }
+    Ok(Identity { driver, card: caps.card, is_usb: caps.bus.starts_with("usb-") })
+}
+
+/// Whether the kernel cut the device's name in the middle of a character, which the `v4l` crate does not take.
+fn has_broken_name(path: &Path) -> bool {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    let Some(node) = real.file_name() else { return false };
+    fs::read(Path::new("/sys/class/video4linux").join(node).join("name"))
+        .is_ok_and(|name| str::from_utf8(&name).is_err())
+}
+
+/// What the device offers, one for each pixel format that can be read.
+pub(super) fn offers(device: &Device, path: &Path, wanted: &CaptureOptions) -> Result<Vec<Offer>, SourceError> {
+    let formats = ask(path, "list the formats", || device.enum_formats())?;
+    let codes: Vec<_> = formats.iter().map(|format| format.fourcc.repr).collect();
+    let names = || codes.iter().map(|code| code.escape_ascii().to_string()).collect::<Vec<_>>().join(", ");
+    let emulated = v4l::format::description::Flags::EMULATED;
+    let offers: Vec<_> = formats
+        .iter()
+        .filter(|format| pixel_format(format.fourcc.repr).is_some())
+        .map(|format| offer(device, format.fourcc, format.flags.contains(emulated), wanted))
+        .collect();
+    if !offers.is_empty() {
+        return Ok(offers);
+    }
+    Err(if codes.iter().any(|code| is_raw_sensor(*code)) {
+        SourceError::RawSensor { path: path.into(), found: names() }
+    } else {
+        let found = if codes.is_empty() { "no format".into() } else { names() };
+        SourceError::Format { path: path.into(), expected: "MJPG, YUYV, UYVY, NV12, RGB3 or GREY".into(), found }
+    })
+}
+
+/// The offer in one format; sizes and rates that the driver does not list are asked for all the same.
+fn offer(device: &Device, fourcc: FourCC, emulated: bool, wanted: &CaptureOptions) -> Offer {
+    let sizes: Vec<_> = device.enum_framesizes(fourcc).unwrap_or_default().into_iter().map(|size| size.size).collect();
+    let (width, height) = best_size(&sizes, wanted).unwrap_or((wanted.width, wanted.height));
+    let intervals = device.enum_frameintervals(fourcc, width, height).unwrap_or_default();
+    let fps = intervals.iter().map(|interval| match &interval.interval {
+        FrameIntervalEnum::Discrete(shortest) => shortest.denominator as f32 / shortest.numerator.max(1) as f32,
+        FrameIntervalEnum::Stepwise(range) => range.min.denominator as f32 / range.min.numerator.max(1) as f32,
+    });
+    Offer { fourcc: fourcc.repr, width, height, fps: fps.reduce(f32::max), emulated }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_camera_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, part) in [
+            (dir.path().join("video0"), "not found; plug the camera in"),
+            (dir.path().into(), "not a capture device, expected a camera, found a file or folder"),
+            (PathBuf::from("/dev/null"), "found a device of another kind"),
+            (PathBuf::from("/dev/vid\0eo"), "not found"),
+        ] {
+            let opened = open(&path).and_then(|device| identify(&device, &path));
+            let error = opened.unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_panic_below_becomes_an_error() {
+        let error = ask(Path::new("v"), "x", || -> io::Result<()> { panic!("expected by this test") }).unwrap_err();
+        assert!(error.to_string().contains("v: cannot x"));
+        let busy = ask(Path::new("v"), "x", || -> io::Result<()> { Err(io::Error::from_raw_os_error(EBUSY)) });
+        assert!(matches!(busy, Err(SourceError::Busy { .. })));
+    }
+}

@@ -1,0 +1,148 @@
+//! What the driver really set, checked.
+
+use std::fmt;
+use std::path::Path;
+
+use v4l::Format;
+use v4l::format::{Colorspace, FieldOrder, Quantization};
+
+use super::negotiate::pixel_format;
+use crate::source::{Matrix, PixelFormat, Range, SourceError};
+
+/// More columns or rows are a driver's mistake, not a camera.
+const MAX_SIDE: u32 = 16384;
+
+/// How the bytes of every frame lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) format: PixelFormat,
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// Bytes from row to row; 0 for MJPEG.
+    pub(super) stride: usize,
+    pub(super) range: Range,
+    pub(super) matrix: Matrix,
+}
+
+impl Layout {
+    /// Takes what the driver answered, or says why it cannot be.
+    pub(super) fn check(got: &Format, path: &Path) -> Result<Self, SourceError> {
+        let refuse = |found: String, expected: String| SourceError::Layout { path: path.into(), expected, found };
+        let Some(format) = pixel_format(got.fourcc.repr) else {
+            let found = format!("format {}", got.fourcc.repr.escape_ascii());
+            return Err(refuse(found, "MJPG, YUYV, UYVY, NV12, RGB3 or GREY".into()));
+        };
+        if ![got.width, got.height].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
+            let found = format!("{} x {} pixels", got.width, got.height);
+            return Err(refuse(found, format!("1 to {MAX_SIDE} each way")));
+        }
+        if let FieldOrder::Alternate | FieldOrder::SequentialTB | FieldOrder::SequentialBT = got.field_order {
+            let found = format!("half pictures ({})", got.field_order);
+            return Err(refuse(found, "whole or interlaced pictures".into()));
+        }
+        let (width, height) = (got.width as usize, got.height as usize);
+        let row_bytes = format.row_bytes(width);
+        let stride = match got.stride as usize {
+            _ if row_bytes == 0 => 0,
+            // Some drivers leave it out where rows are not padded.
+            0 => row_bytes,
+            stride => stride,
+        };
+        if stride < row_bytes {
+            let found = format!("{stride} bytes a row");
+            return Err(refuse(found, format!("at least {row_bytes} for {width} pixels of {format}")));
+        }
+        let frame_bytes = format.frame_bytes(width, height, stride);
+        if got.size != 0 && (got.size as usize) < frame_bytes {
+            let found = format!("buffers of {} bytes", got.size);
+            return Err(refuse(found, format!("at least {frame_bytes} for {width} x {height} pixels of {format}")));
+        }
+        Ok(Layout { format, width, height, stride, range: range(got), matrix: matrix(got) })
+    }
+
+    /// Bytes of a raw frame; 0 for MJPEG.
+    pub(super) fn frame_bytes(&self) -> usize {
+        self.format.frame_bytes(self.width, self.height, self.stride)
+    }
+}
+
+/// The range, with V4L2's default for YUV where the driver leaves it open.
+fn range(got: &Format) -> Range {
+    match (got.quantization, got.colorspace) {
+        (Quantization::FullRange, _) | (Quantization::Default, Colorspace::JPEG) => Range::Full,
+        (Quantization::LimitedRange | Quantization::Default, _) => Range::Limited,
+    }
+}
+
+/// The matrix that V4L2 defines for the colour space. The `v4l` crate does not pass on a driver's own choice.
+fn matrix(got: &Format) -> Matrix {
+    match got.colorspace {
+        Colorspace::Rec709 | Colorspace::DCIP3 => Matrix::Bt709,
+        _ => Matrix::Bt601,
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{} {}", self.width, self.height, self.format)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use v4l::FourCC;
+
+    use super::*;
+
+    fn format(code: &[u8; 4], width: u32, height: u32, stride: u32, size: u32) -> Format {
+        Format { stride, size, ..Format::new(width, height, FourCC::new(code)) }
+    }
+
+    #[test]
+    fn good_answers_are_taken() {
+        for (code, stride, size, expected) in [
+            (b"YUYV", 1280, 614_400, 1280),
+            (b"YUYV", 0, 0, 1280),
+            (b"YUYV", 1344, 645_120, 1344),
+            (b"NV12", 640, 460_800, 640),
+            (b"RGB3", 1920, 921_600, 1920),
+            (b"MJPG", 0, 100_000, 0),
+            (b"MJPG", 640, 1, 0),
+        ] {
+            let layout = Layout::check(&format(code, 640, 480, stride, size), Path::new("v")).unwrap();
+            assert_eq!((layout.stride, layout.width, layout.height), (expected, 640, 480));
+        }
+    }
+
+    #[test]
+    fn bad_answers_are_refused() {
+        let alternate = Format { field_order: FieldOrder::Alternate, ..format(b"YUYV", 640, 480, 1280, 614_400) };
+        for (got, part) in [
+            (format(b"H264", 640, 480, 0, 0), "the driver set format H264, expected MJPG, YUYV"),
+            (format(b"\0\xFFab", 640, 480, 0, 0), "format \\x00\\xffab"),
+            (format(b"YUYV", 0, 480, 0, 0), "0 x 480 pixels, expected 1 to 16384"),
+            (format(b"YUYV", 640, 1 << 20, 0, 0), "640 x 1048576 pixels"),
+            (format(b"YUYV", 640, 480, 1279, 0), "1279 bytes a row, expected at least 1280 for 640 pixels of YUYV"),
+            (format(b"NV12", 640, 480, 640, 307_200), "buffers of 307200 bytes, expected at least 460800"),
+            (alternate, "half pictures (alternate between fields)"),
+        ] {
+            let error = Layout::check(&got, Path::new("v")).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn colors_follow_the_driver() {
+        for (quantization, colorspace, expected) in [
+            (Quantization::Default, Colorspace::SRGB, (Range::Limited, Matrix::Bt601)),
+            (Quantization::Default, Colorspace::JPEG, (Range::Full, Matrix::Bt601)),
+            (Quantization::FullRange, Colorspace::Rec709, (Range::Full, Matrix::Bt709)),
+            (Quantization::LimitedRange, Colorspace::JPEG, (Range::Limited, Matrix::Bt601)),
+            (Quantization::Default, Colorspace::Rec709, (Range::Limited, Matrix::Bt709)),
+        ] {
+            let got = Format { quantization, colorspace, ..format(b"YUYV", 2, 2, 0, 0) };
+            let layout = Layout::check(&got, Path::new("v")).unwrap();
+            assert_eq!((layout.range, layout.matrix), expected);
+        }
+    }
+}
