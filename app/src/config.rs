@@ -7,9 +7,11 @@ mod problem;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
+use crate::source::{CaptureOptions, PixelFormat, Uri};
 use document::Section;
 pub use problem::{FILE_BYTES_MAX, Position, Problem, read_text};
 
@@ -19,7 +21,7 @@ pub const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
 /// A valid configuration, with defaults for what the file leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where frames come from, e.g. `auto` or `v4l2:///dev/video0`.
+    /// Where frames come from, in the syntax of [`Uri`].
     pub source: String,
     /// The model bundle, a folder or a `.tar`; `None` is the one inside the program.
     pub bundle: Option<PathBuf>,
@@ -55,7 +57,7 @@ pub struct Capture {
     /// Frames per second.
     pub fps: u32,
     /// Pixel format.
-    pub format: PixelFormat,
+    pub format: CaptureFormat,
     /// Time without a frame, in milliseconds, after which the camera is opened anew.
     pub timeout_ms: u32,
 }
@@ -63,7 +65,7 @@ pub struct Capture {
 /// Pixel formats that can be asked of a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "lower")]
-pub enum PixelFormat {
+pub enum CaptureFormat {
     /// The cheapest one that the camera has in the wanted size.
     Auto,
     /// Motion JPEG.
@@ -105,7 +107,7 @@ impl Default for Config {
 
 impl Default for Capture {
     fn default() -> Self {
-        Self { width: 640, height: 480, fps: 30, format: PixelFormat::Auto, timeout_ms: 2000 }
+        Self { width: 640, height: 480, fps: 30, format: CaptureFormat::Auto, timeout_ms: 2000 }
     }
 }
 
@@ -137,7 +139,7 @@ impl Config {
         document::read(&path.display().to_string(), text, |root| {
             let defaults = Self::default();
             Self {
-                source: source(root).unwrap_or(defaults.source),
+                source: source(root, folder).unwrap_or(defaults.source),
                 bundle: file(root, "bundle", folder),
                 labels: file(root, "labels", folder),
                 output: root.choice("output").unwrap_or(defaults.output),
@@ -150,6 +152,17 @@ impl Config {
 }
 
 impl Capture {
+    /// The same as a source takes it.
+    pub fn options(&self) -> CaptureOptions {
+        CaptureOptions {
+            width: self.width,
+            height: self.height,
+            fps: self.fps,
+            format: self.format.pixel_format(),
+            timeout: Duration::from_millis(self.timeout_ms.into()),
+        }
+    }
+
     fn read(section: &Section<'_>) -> Self {
         let defaults = Self::default();
         Self {
@@ -161,6 +174,21 @@ impl Capture {
             format: section.choice("format").unwrap_or(defaults.format),
             // Cameras need up to some seconds for the first frame; below 100 every slow exposure would look dead.
             timeout_ms: section.integer("timeout_ms", 100..=60_000).unwrap_or(defaults.timeout_ms),
+        }
+    }
+}
+
+impl CaptureFormat {
+    /// The one to ask for; `None` leaves the choice to the source.
+    fn pixel_format(self) -> Option<PixelFormat> {
+        match self {
+            Self::Auto => None,
+            Self::Mjpeg => Some(PixelFormat::Mjpeg),
+            Self::Yuyv => Some(PixelFormat::Yuyv),
+            Self::Uyvy => Some(PixelFormat::Uyvy),
+            Self::Nv12 => Some(PixelFormat::Nv12),
+            Self::Rgb24 => Some(PixelFormat::Rgb24),
+            Self::Grey => Some(PixelFormat::Grey),
         }
     }
 }
@@ -177,12 +205,18 @@ impl Inference {
     }
 }
 
-fn source(root: &Section<'_>) -> Option<String> {
+fn source(root: &Section<'_>, folder: &Path) -> Option<String> {
     let source = root.string("source")?;
-    if source.get_ref().trim().is_empty() {
-        root.problem(source.span(), "`source`: expected a source, found nothing between the quotes".to_owned());
+    let text = *source.get_ref();
+    match text.parse() {
+        // Pictures are the only sources that have relative paths.
+        Ok(Uri::Pictures(path)) if path.is_relative() => Some(folder.join(path).display().to_string()),
+        Ok(_) => Some(text.to_owned()),
+        Err(error) => {
+            root.problem(source.span(), error.to_string());
+            None
+        }
     }
-    Some((*source.get_ref()).to_owned())
 }
 
 fn file(root: &Section<'_>, key: &'static str, folder: &Path) -> Option<PathBuf> {

@@ -38,7 +38,7 @@ fn every_key_is_read() {
         labels: Some("/srv/labels.toml".into()),
         output: Output::Json,
         state_dir: Some("/etc/spotter/../state".into()),
-        capture: Capture { width: 1280, height: 720, fps: 15, format: PixelFormat::Yuyv, timeout_ms: 5000 },
+        capture: Capture { width: 1280, height: 720, fps: 15, format: CaptureFormat::Yuyv, timeout_ms: 5000 },
         inference: Inference { threads: 4, top_k: 3 },
     };
     assert_eq!(Config::parse(Path::new("/etc/spotter/spotter.toml"), text, no_env), Ok(expected));
@@ -51,7 +51,8 @@ fn problems_name_file_line_and_column() {
     let check = |text: &str, expected: &[&str]| assert_eq!(messages(text), expected, "{text}");
     check("", &[]);
     check("sorce = 'auto'", &["/etc/s.toml:1:1: unknown key `sorce`: did you mean `source`?"]);
-    check("source = ' '", &["/etc/s.toml:1:10: `source`: expected a source, found nothing between the quotes"]);
+    let why = "gopher://x".parse::<Uri>().expect_err("an unknown scheme");
+    check("source = 'gopher://x'", &[&format!("/etc/s.toml:1:10: {why}")]);
     check("output = 'yaml'", &["/etc/s.toml:1:10: `output`: expected one of `text`, `json`, found `yaml`"]);
     check(
         "[capture]\nformat = 'MJPEG'",
@@ -69,6 +70,29 @@ fn problems_name_file_line_and_column() {
             "/etc/s.toml:4:1: duplicate key `threads`",
         ],
     );
+}
+
+#[test]
+fn relative_pictures_lie_beside_the_file() {
+    let check = |source: &str, expected: &str| {
+        let text = format!("source = '{source}'");
+        let config = Config::parse(Path::new("/etc/s.toml"), &text, no_env).expect("a configuration");
+        assert_eq!(config.source, expected);
+    };
+    check("pictures/cat.jpg", "/etc/pictures/cat.jpg");
+    check("../pictures", "/etc/../pictures");
+    for source in ["/srv/cat.jpg", "file:///srv/cat.jpg", "-", "auto", "/dev/video1", "test://shapes?seed=7"] {
+        check(source, source);
+    }
+}
+
+#[test]
+fn every_format_can_be_asked_of_a_source() {
+    for format in CaptureFormat::value_variants() {
+        let options = Capture { format: *format, ..Capture::default() }.options();
+        assert_eq!(options.format.is_none(), *format == CaptureFormat::Auto);
+        assert_eq!(options.timeout, Duration::from_secs(2));
+    }
 }
 
 #[test]

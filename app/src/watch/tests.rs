@@ -117,6 +117,25 @@ fn a_file_that_comes_later_is_noticed_with_its_folder() {
 }
 
 #[test]
+fn a_folder_that_comes_back_is_watched_again() {
+    let scene = Scene::new(&TOLD, "sub/f", |root| {
+        fs::create_dir(root.join("sub")).expect("a folder");
+        write(root.join("sub/f"), "one");
+    });
+    for round in 0..3 {
+        fs::remove_dir_all(scene.at("sub")).expect("a removal");
+        scene.expect(None);
+        fs::create_dir(scene.at("sub")).expect("a folder");
+        write(scene.at("sub/f"), "two");
+        // The folder around it is not watched.
+        scene.watcher.poke();
+        scene.expect(Some("two"));
+        write(scene.at("sub/f"), &format!("three {round}"));
+        scene.expect(Some(&format!("three {round}")));
+    }
+}
+
+#[test]
 fn links_on_the_way_are_followed() {
     for means in [&TOLD, &LOOKED] {
         let version = |root: &Path, name: &str, content: &str| {
