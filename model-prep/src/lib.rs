@@ -1,6 +1,17 @@
 //! Turns a Hugging Face `VisionTextDualEncoder` checkpoint into the bundle that Spotter runs.
 
 pub mod checkpoint;
+pub mod cli;
+pub mod compare;
+mod error;
+pub mod export;
 pub mod onnx;
+pub mod probes;
 pub mod quantize;
 pub mod towers;
+pub mod verify;
+
+pub use error::Error;
+
+/// Called often during long work, to show that it goes on.
+pub type Tick<'a> = &'a dyn Fn();

@@ -8,6 +8,7 @@ mod vit;
 
 use spotter_engine::bundle::{Architecture, Dim, Dtype, TensorSpec, Weights};
 
+use crate::Tick;
 use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors, TextConfig, VisionConfig};
 use crate::onnx::{Attribute, Graph, Value};
 use crate::quantize::{quantize, transpose};
@@ -26,7 +27,7 @@ pub struct TowerFile {
 }
 
 /// Builds the image tower; `tick` is called once for each tensor read.
-pub fn vision(checkpoint: &Checkpoint, weights: Weights, tick: &dyn Fn()) -> Result<TowerFile, CheckpointError> {
+pub fn vision(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
     let builder = Builder::new("image tower", checkpoint, weights, tick);
     match &checkpoint.config.vision {
         VisionConfig::Vit(config) => vit::build(builder, config),
@@ -34,7 +35,7 @@ pub fn vision(checkpoint: &Checkpoint, weights: Weights, tick: &dyn Fn()) -> Res
 }
 
 /// Builds the text tower; `tick` is called once for each tensor read.
-pub fn text(checkpoint: &Checkpoint, weights: Weights, tick: &dyn Fn()) -> Result<TowerFile, CheckpointError> {
+pub fn text(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
     let builder = Builder::new("text tower", checkpoint, weights, tick);
     match &checkpoint.config.text {
         TextConfig::Bert(config) => bert::build(builder, config),
@@ -47,7 +48,7 @@ struct Builder<'a> {
     tensors: &'a Tensors,
     weights: Weights,
     projection_dim: usize,
-    tick: &'a dyn Fn(),
+    tick: Tick<'a>,
 }
 
 /// Names of the four linear layers of an attention block.
@@ -59,7 +60,7 @@ struct AttentionNames {
 }
 
 impl<'a> Builder<'a> {
-    fn new(name: &str, checkpoint: &'a Checkpoint, weights: Weights, tick: &'a dyn Fn()) -> Self {
+    fn new(name: &str, checkpoint: &'a Checkpoint, weights: Weights, tick: Tick<'a>) -> Self {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
         Self { graph: Graph::new(name), tensors, weights, projection_dim, tick }
     }

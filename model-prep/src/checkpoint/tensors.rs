@@ -47,6 +47,11 @@ impl Tensors {
         Ok(Self { checkpoint: checkpoint.to_owned(), files, places })
     }
 
+    /// How many tensors there are.
+    pub fn count(&self) -> u64 {
+        self.places.len() as u64
+    }
+
     /// Shape of the tensor that transformers 4 calls `name`.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         let (file, inner) = self.places.get(name)?;

@@ -1,0 +1,109 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use spotter_engine::bundle::Weights;
+
+use crate::checkpoint::Checkpoint;
+use crate::verify::COSINE_MIN;
+use crate::{export, verify};
+
+/// Turns a Hugging Face VisionTextDualEncoder checkpoint into the bundle that Spotter runs.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a bundle of a checkpoint.
+    Export {
+        /// Directory with config.json, model.safetensors, tokenizer.json or vocab.txt, preprocessor_config.json.
+        checkpoint: PathBuf,
+        /// The bundle: a directory, or one file where the name ends in .tar.
+        #[arg(long, value_name = "BUNDLE")]
+        out: PathBuf,
+        /// How weights are stored.
+        #[arg(long, value_enum, default_value = "int8")]
+        weights: Storage,
+        /// Name of the model, for people; the checkpoint folder's name if left out.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Compare a bundle with its checkpoint; fails where a cosine is under 0.995.
+    Verify {
+        /// The bundle.
+        bundle: PathBuf,
+        /// The checkpoint that it was made of.
+        #[arg(long)]
+        checkpoint: PathBuf,
+        /// Inputs and embeddings from the reference: pixel_values, input_ids, attention_mask, token_type_ids,
+        /// image_embeds, text_embeds.
+        #[arg(long, value_name = "FILE.safetensors")]
+        goldens: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Storage {
+    /// 8-bit integers with one scale per output channel.
+    Int8,
+    /// 32-bit floats.
+    F32,
+}
+
+/// Does what the command line says.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let bar = progress_bar();
+    let tick = || bar.inc(1);
+    match arguments.command {
+        Command::Export { checkpoint, out, weights, name } => {
+            bar.set_message(format!("export {}", checkpoint.display()));
+            let checkpoint = Checkpoint::open(&checkpoint)?;
+            let weights = match weights {
+                Storage::Int8 => Weights::Int8,
+                Storage::F32 => Weights::F32,
+            };
+            bar.set_length(export::steps(&checkpoint, weights));
+            let name = name.unwrap_or_else(|| checkpoint.name());
+            let manifest = export::export(&checkpoint, &out, &name, weights, &tick)
+                .with_context(|| format!("no bundle was written to {}", out.display()))?;
+            bar.finish_and_clear();
+            let bytes: u64 = manifest.files().iter().map(|file| file.bytes).sum();
+            let accuracy = &manifest.quantization;
+            println!("{}: {}, {:.1} MB", out.display(), manifest.name, bytes as f64 / 1e6);
+            println!(
+                "smallest cosine to float: images {}, texts {}",
+                accuracy.image_cosine_min, accuracy.text_cosine_min
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { bundle, checkpoint, goldens } => {
+            bar.set_message(format!("verify {}", bundle.display()));
+            let checkpoint = Checkpoint::open(&checkpoint)?;
+            bar.set_length(verify::steps(&checkpoint));
+            let report = verify::verify(&bundle, &checkpoint, goldens.as_deref(), &tick)?;
+            bar.finish_and_clear();
+            print!("{report}");
+            if report.passed() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            anyhow::bail!("{}: a cosine is under {COSINE_MIN}", bundle.display())
+        }
+    }
+}
+
+/// On standard error; hidden where that is no terminal.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {percent} % {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,107 @@
+//! Running towers on probes, and how far two sets of embeddings are apart.
+
+use spotter_engine::bundle::Manifest;
+use spotter_engine::preprocess::Preprocessor;
+use spotter_engine::tower::{ImageTower, TextTower};
+
+use crate::export::Assembled;
+use crate::probes;
+use crate::{Error, Tick};
+
+/// Both towers of a bundle, loaded.
+#[derive(Debug)]
+pub struct Towers {
+    /// The manifest that they were loaded by.
+    pub manifest: Manifest,
+    /// The image tower.
+    pub image: ImageTower,
+    /// The text tower.
+    pub text: TextTower,
+}
+
+/// How far two sets of embeddings are apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreement {
+    /// Smallest cosine of two embeddings of one input.
+    pub cosine_min: f32,
+    /// Mean of those cosines.
+    pub cosine_mean: f32,
+    /// Largest absolute difference of two numbers.
+    pub worst_difference: f32,
+}
+
+impl Towers {
+    /// Loads what was assembled in memory.
+    pub fn load(parts: &Assembled) -> Result<Self, Error> {
+        let manifest = parts.manifest.clone();
+        let threads = threads();
+        let image = ImageTower::load(&parts.vision, &manifest, &threads)?;
+        let text = TextTower::load(&parts.text, &parts.tokenizer, &manifest, &threads)?;
+        Ok(Self { manifest, image, text })
+    }
+
+    /// Loads a bundle.
+    pub fn open(bundle: &spotter_engine::bundle::Bundle) -> Result<Self, Error> {
+        let threads = threads();
+        let (image, text) = (ImageTower::open(bundle, &threads)?, TextTower::open(bundle, &threads)?);
+        Ok(Self { manifest: bundle.manifest().clone(), image, text })
+    }
+
+    /// Embeddings of the probe pictures, preprocessed by the bundle's own recipe.
+    pub fn image_probes(&mut self, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+        let mut preprocessor = Preprocessor::new(&self.manifest.preprocess)?;
+        let mut pixels = Vec::new();
+        let embed = |picture: &_| {
+            preprocessor.run(picture, &mut pixels)?;
+            tick();
+            Ok(self.image.embed(&pixels)?)
+        };
+        probes::pictures(self.manifest.image_size()).iter().map(embed).collect()
+    }
+
+    /// Embeddings of the probe prompts.
+    pub fn text_probes(&mut self, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+        let embed = |prompt: &str| {
+            tick();
+            Ok(self.text.embed(prompt)?)
+        };
+        probes::prompts().into_iter().map(embed).collect()
+    }
+}
+
+impl Agreement {
+    /// Compares embeddings of the same inputs in the same order; none are empty.
+    pub fn of(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> Self {
+        let cosines: Vec<f32> = ours.iter().zip(theirs).map(|(a, b)| cosine(a, b)).collect();
+        let differences = ours.iter().flatten().zip(theirs.iter().flatten()).map(|(a, b)| (a - b).abs());
+        Self {
+            cosine_min: cosines.iter().copied().fold(1.0, f32::min),
+            cosine_mean: cosines.iter().sum::<f32>() / cosines.len() as f32,
+            worst_difference: differences.fold(0.0, f32::max),
+        }
+    }
+}
+
+/// In 64 bits, so that equal vectors give 1 exactly enough to print.
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
+}
+
+fn threads() -> spotter_engine::tower::Threads {
+    spotter_engine::tower::Threads::new(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Agreement;
+
+    #[test]
+    fn agreement_of_embeddings() {
+        let ours = [vec![1.0, 0.0], vec![0.6, 0.8]];
+        let theirs = [vec![1.0, 0.0], vec![0.8, 0.6]];
+        let found = Agreement::of(&ours, &theirs);
+        assert!((found.cosine_min - 0.96).abs() < 1e-6 && (found.cosine_mean - 0.98).abs() < 1e-6, "{found:?}");
+        assert!((found.worst_difference - 0.2).abs() < 1e-6, "{found:?}");
+    }
+}

@@ -1,0 +1,59 @@
+//! Why an export or a verification failed.
+
+use std::path::PathBuf;
+
+use spotter_engine::bundle::BundleError;
+use spotter_engine::preprocess::PreprocessError;
+use spotter_engine::tower::TowerError;
+
+use crate::checkpoint::CheckpointError;
+
+/// Why an export or a verification failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The checkpoint was refused.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The bundle was refused or could not be written.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// A tower could not be loaded or run.
+    #[error(transparent)]
+    Tower(#[from] TowerError),
+    /// The recipe for pictures cannot be carried out.
+    #[error("preprocessor_config.json")]
+    Preprocess(#[from] PreprocessError),
+    /// The goldens cannot be read.
+    #[error("{}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The goldens are not what this program compares with.
+    #[error("{}: {what}: expected {expected}, found {found}", .path.display())]
+    Goldens {
+        /// The file.
+        path: PathBuf,
+        /// A tensor, or the file itself.
+        what: String,
+        /// What would be accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// Bundle and checkpoint do not belong together.
+    #[error("{}: {what}: expected {expected} as in the checkpoint, found {found}; name the checkpoint it was made of",
+        .bundle.display())]
+    OtherModel {
+        /// The bundle.
+        bundle: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// The checkpoint's value.
+        expected: String,
+        /// The bundle's value.
+        found: String,
+    },
+}
