@@ -124,7 +124,7 @@ fn decode_raw(frame: &Frame, picture: &mut Picture) -> Result<(), FrameError> {
 /// Makes sure that every row of a raw frame is there.
 fn check(frame: &Frame) -> Result<(), FrameError> {
     let Frame { format, width, height, stride, .. } = *frame;
-    let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+    let pixels = width.saturating_mul(height);
     if !(1..=picture::MAX_PIXELS).contains(&pixels) {
         return Err(FrameError::Size { format, width, height });
     }

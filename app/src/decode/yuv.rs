@@ -1,20 +1,39 @@
-//! YUV rows become RGB rows, in integers.
+//! YUV rows become RGB rows, in 16-bit integers and blocks that compilers turn into vector instructions.
 
 use crate::source::{Matrix, Range};
 
-/// Binary places of the coefficients: the most that keep every sum within 32 bits.
-const PLACES: u32 = 16;
+/// Pairs of pixels that are converted at once: a multiple of every vector's lanes.
+const PAIRS: usize = 16;
+
+/// Binary places of sums: the most that keep them within 16 bits.
+const PLACES: u32 = 5;
+
+/// Binary places that luma is shifted by before it is multiplied; a product loses 16.
+const LUMA_PLACES: u32 = 7;
+
+/// The same for chroma, which has a sign.
+const CHROMA_PLACES: u32 = 8;
+
+/// Half of the last place that stays.
+const HALF: i16 = 1 << (PLACES - 1);
 
 /// One standard's conversion: for luma y and chroma u, v without their offsets,
-/// R = l y + rv v, G = l y - gu u - gv v, B = l y + bu u (ITU-R BT.601-7 section 2.5.1, BT.709-6 section 3).
+/// R = l y + rv v, G = l y + gu u + gv v, B = l y + bu u (ITU-R BT.601-7 section 2.5.1, BT.709-6 section 3).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Converter {
-    black: i32,
-    l: i32,
-    rv: i32,
-    gu: i32,
-    gv: i32,
-    bu: i32,
+    black: i16,
+    l: i16,
+    rv: i16,
+    gu: i16,
+    gv: i16,
+    bu: i16,
+}
+
+/// The samples of `PAIRS` pairs of pixels, left and right luma apart.
+struct Block {
+    y: [[u8; PAIRS]; 2],
+    u: [u8; PAIRS],
+    v: [u8; PAIRS],
 }
 
 impl Converter {
@@ -29,29 +48,15 @@ impl Converter {
             Range::Full => (0, 1.0, 1.0),
             Range::Limited => (16, 255.0 / 219.0, 255.0 / 224.0),
         };
-        let fixed = |value: f64| (value * f64::from(1 << PLACES)).round() as i32;
+        let fixed = |value: f64, places: u32| (value * f64::from(1 << (PLACES + 16 - places))).round() as i16;
         Converter {
             black,
-            l: fixed(luma),
-            rv: fixed(chroma * 2.0 * (1.0 - kr)),
-            gu: fixed(chroma * 2.0 * (1.0 - kb) * kb / kg),
-            gv: fixed(chroma * 2.0 * (1.0 - kr) * kr / kg),
-            bu: fixed(chroma * 2.0 * (1.0 - kb)),
+            l: fixed(luma, LUMA_PLACES),
+            rv: fixed(chroma * 2.0 * (1.0 - kr), CHROMA_PLACES),
+            gu: fixed(-chroma * 2.0 * (1.0 - kb) * kb / kg, CHROMA_PLACES),
+            gv: fixed(-chroma * 2.0 * (1.0 - kr) * kr / kg, CHROMA_PLACES),
+            bu: fixed(chroma * 2.0 * (1.0 - kb), CHROMA_PLACES),
         }
-    }
-
-    /// What a pair of chroma samples adds to red, green and blue; with the half that rounds.
-    #[inline(always)]
-    fn chroma(self, u: u8, v: u8) -> [i32; 3] {
-        const HALF: i32 = 1 << (PLACES - 1);
-        let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        [self.rv * v + HALF, HALF - self.gu * u - self.gv * v, self.bu * u + HALF]
-    }
-
-    #[inline(always)]
-    fn pixel(self, y: u8, chroma: [i32; 3]) -> [u8; 3] {
-        let luma = self.l * (i32::from(y) - self.black);
-        chroma.map(|part| ((luma + part) >> PLACES).clamp(0, 255) as u8)
     }
 
     /// `row`: `Y0 U Y1 V` for every two pixels, whole also for an odd last pixel.
@@ -66,39 +71,100 @@ impl Converter {
 
     #[inline(always)]
     fn packed(self, row: &[u8], rgb: &mut [u8], order: impl Fn(&[u8; 4]) -> [u8; 4]) {
-        let (groups, _) = row.as_chunks::<4>();
-        let (pairs, odd) = rgb.as_chunks_mut::<6>();
-        for (group, pair) in groups.iter().zip(&mut *pairs) {
-            let [y0, y1, u, v] = order(group);
-            let chroma = self.chroma(u, v);
-            let ([r0, g0, b0], [r1, g1, b1]) = (self.pixel(y0, chroma), self.pixel(y1, chroma));
-            *pair = [r0, g0, b0, r1, g1, b1];
-        }
-        if let ([r, g, b], Some(group)) = (odd, groups.get(pairs.len())) {
-            let [y0, _, u, v] = order(group);
-            [*r, *g, *b] = self.pixel(y0, self.chroma(u, v));
+        for (groups, rgb) in row.chunks(4 * PAIRS).zip(rgb.chunks_mut(6 * PAIRS)) {
+            let groups: [u8; 4 * PAIRS] = padded(groups);
+            let groups = groups.as_chunks::<4>().0;
+            let pick = |sample: usize| std::array::from_fn(|i| order(&groups[i])[sample]);
+            self.block(&Block { y: [pick(0), pick(1)], u: pick(2), v: pick(3) }, rgb);
         }
     }
 
     /// `ys`: one byte a pixel; `uvs`: `U V` for every two pixels, whole also for an odd last pixel.
     pub(super) fn nv12(self, ys: &[u8], uvs: &[u8], rgb: &mut [u8]) {
-        let ((ys, last), (uvs, _)) = (ys.as_chunks::<2>(), uvs.as_chunks::<2>());
-        let (pairs, odd) = rgb.as_chunks_mut::<6>();
-        for (([y0, y1], [u, v]), pair) in ys.iter().zip(uvs).zip(&mut *pairs) {
-            let chroma = self.chroma(*u, *v);
-            let ([r0, g0, b0], [r1, g1, b1]) = (self.pixel(*y0, chroma), self.pixel(*y1, chroma));
-            *pair = [r0, g0, b0, r1, g1, b1];
-        }
-        if let ([r, g, b], [y], Some([u, v])) = (odd, last, uvs.get(ys.len())) {
-            [*r, *g, *b] = self.pixel(*y, self.chroma(*u, *v));
+        for ((ys, uvs), rgb) in ys.chunks(2 * PAIRS).zip(uvs.chunks(2 * PAIRS)).zip(rgb.chunks_mut(6 * PAIRS)) {
+            let (ys, uvs): ([u8; 2 * PAIRS], [u8; 2 * PAIRS]) = (padded(ys), padded(uvs));
+            let pick = |samples: &[u8; 2 * PAIRS], first: usize| std::array::from_fn(|i| samples[2 * i + first]);
+            self.block(&Block { y: [pick(&ys, 0), pick(&ys, 1)], u: pick(&uvs, 0), v: pick(&uvs, 1) }, rgb);
         }
     }
 
     /// `ys`: one byte a pixel.
     pub(super) fn grey(self, ys: &[u8], rgb: &mut [u8]) {
-        let chroma = self.chroma(128, 128);
-        for (y, pixel) in ys.iter().zip(rgb.as_chunks_mut::<3>().0) {
-            *pixel = self.pixel(*y, chroma);
+        for (ys, pixels) in ys.chunks(2 * PAIRS).zip(rgb.as_chunks_mut::<3>().0.chunks_mut(2 * PAIRS)) {
+            let ys: [u8; 2 * PAIRS] = padded(ys);
+            let values = ys.map(|y| clamped(self.luma(y) + HALF));
+            for (pixel, value) in pixels.iter_mut().zip(values) {
+                *pixel = [value; 3];
+            }
         }
     }
+
+    /// Converts a block into `rgb`, or as much of it as fits there.
+    #[inline(always)]
+    fn block(self, block: &Block, rgb: &mut [u8]) {
+        match rgb.try_into() {
+            Ok(rgb) => self.whole_block(block, rgb),
+            Err(_) => {
+                let mut whole = [0; 6 * PAIRS];
+                self.whole_block(block, &mut whole);
+                rgb.copy_from_slice(&whole[..rgb.len()]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn whole_block(self, block: &Block, rgb: &mut [u8; 6 * PAIRS]) {
+        let (u, v) = (block.u.map(signed), block.v.map(signed));
+        let chroma: [[i16; PAIRS]; 3] = [
+            std::array::from_fn(|i| times(v[i], self.rv) + HALF),
+            std::array::from_fn(|i| times(u[i], self.gu) + times(v[i], self.gv) + HALF),
+            std::array::from_fn(|i| times(u[i], self.bu) + HALF),
+        ];
+        let pixels = |y: &[u8; PAIRS]| -> [u32; PAIRS] {
+            std::array::from_fn(|i| {
+                let [r, g, b] = [0, 1, 2].map(|color| clamped(self.luma(y[i]) + chroma[color][i]));
+                u32::from_le_bytes([r, g, b, 0])
+            })
+        };
+        let [left, right] = [pixels(&block.y[0]), pixels(&block.y[1])];
+        // Eight bytes are written for every six; the next pair covers the rest.
+        let mut whole = [0; 6 * PAIRS + 2];
+        for i in 0..PAIRS {
+            let pair = u64::from(left[i]) | u64::from(right[i]) << 24;
+            whole[6 * i..6 * i + 8].copy_from_slice(&pair.to_le_bytes());
+        }
+        rgb.copy_from_slice(&whole[..6 * PAIRS]);
+    }
+
+    #[inline(always)]
+    fn luma(self, y: u8) -> i16 {
+        times((i16::from(y) - self.black) << LUMA_PLACES, self.l)
+    }
+}
+
+/// The start of a block's samples, and zeros.
+#[inline(always)]
+fn padded<const N: usize>(samples: &[u8]) -> [u8; N] {
+    samples.try_into().unwrap_or_else(|_| {
+        let mut block = [0; N];
+        block[..samples.len()].copy_from_slice(samples);
+        block
+    })
+}
+
+/// Chroma without its offset.
+#[inline(always)]
+fn signed(sample: u8) -> i16 {
+    (i16::from(sample) - 128) << CHROMA_PLACES
+}
+
+/// The high half of a product.
+#[inline(always)]
+fn times(a: i16, b: i16) -> i16 {
+    ((i32::from(a) * i32::from(b)) >> 16) as i16
+}
+
+#[inline(always)]
+fn clamped(sum: i16) -> u8 {
+    (sum >> PLACES).clamp(0, 255) as u8
 }

@@ -34,7 +34,7 @@ impl Random {
 
     /// Uniform in `0..n`, for small `n`.
     pub(super) fn below(&mut self, n: usize) -> usize {
-        (self.bits() >> 32) as usize * n >> 32
+        (((self.bits() >> 32) * n as u64) >> 32) as usize
     }
 
     /// Roughly normal, mean 0, deviation 1: the sum of 12 uniform numbers, less 6.
