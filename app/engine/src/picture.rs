@@ -96,7 +96,7 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
 
 /// Refuses sizes before anything is allocated for them.
 fn check_size(width: usize, height: usize) -> Result<(), DecodeError> {
-    let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+    let pixels = width.saturating_mul(height);
     if (1..=MAX_PIXELS).contains(&pixels) { Ok(()) } else { Err(DecodeError::Size { width, height }) }
 }
 

@@ -1,1 +1,4 @@
 //! What the programs promise, tested from outside and against the Python reference.
+
+mod pictures;
+mod towers;

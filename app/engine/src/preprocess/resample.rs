@@ -49,8 +49,8 @@ pub(super) struct Resampler {
     plan: Option<(Filter, Size, Window)>,
     columns: Axis,
     rows: Axis,
-    /// One input row, as red, green, blue and a number that is not used.
-    row: Vec<[f64; 4]>,
+    /// One input row.
+    row: Vec<f64>,
     /// What the first pass leaves to the second.
     between: Vec<u8>,
 }
@@ -132,7 +132,7 @@ impl Axis {
     }
 
     /// Resizes one row of pixels; `row` is scratch.
-    fn across(&self, from: &[u8], row: &mut Vec<[f64; 4]>, to: &mut [u8]) {
+    fn across(&self, from: &[u8], row: &mut Vec<f64>, to: &mut [u8]) {
         let to = to.chunks_exact_mut(3);
         if self.picks {
             for (pixel, &(at, _)) in to.zip(&self.bounds) {
@@ -140,16 +140,11 @@ impl Axis {
             }
             return;
         }
-        let number = f64::from;
         row.clear();
-        row.extend(from.chunks_exact(3).map(|pixel| [number(pixel[0]), number(pixel[1]), number(pixel[2]), 0.0]));
+        row.extend(from.iter().map(|&byte| f64::from(byte)));
+        let (row, _) = row.as_chunks();
         for (pixel, (first, weights)) in to.zip(self.outputs()) {
-            let mut sums = [0.0; 4];
-            for (value, weight) in row[first..][..weights.len()].iter().zip(weights) {
-                for lane in 0..4 {
-                    sums[lane] += value[lane] * weight.whole;
-                }
-            }
+            let sums = sums_of_pixels(&row[first..][..weights.len()], weights);
             for (byte, sum) in pixel.iter_mut().zip(sums) {
                 *byte = rounded(sum as i32);
             }
@@ -179,6 +174,29 @@ impl Weight {
         let low = weight - (high << LOW_BITS);
         Self { whole: f64::from(weight), low: low as i16, high: high as i16 }
     }
+}
+
+/// Weighted sums of red, green and blue over the pixels of a row.
+#[inline]
+fn sums_of_pixels(pixels: &[[f64; 3]], weights: &[Weight]) -> [f64; 3] {
+    // Several sums at once, because each addition waits for the one before.
+    const CHAINS: usize = 2;
+    let mut sums = [[0.0; 3]; CHAINS];
+    let (pixels, last_pixels) = pixels.as_chunks::<CHAINS>();
+    let (weights, last_weights) = weights.as_chunks::<CHAINS>();
+    for (pixels, weights) in pixels.iter().zip(weights) {
+        for chain in 0..CHAINS {
+            for lane in 0..3 {
+                sums[chain][lane] += pixels[chain][lane] * weights[chain].whole;
+            }
+        }
+    }
+    for (chain, (pixel, weight)) in last_pixels.iter().zip(last_weights).enumerate() {
+        for lane in 0..3 {
+            sums[chain][lane] += pixel[lane] * weight.whole;
+        }
+    }
+    std::array::from_fn(|lane| sums.iter().map(|sum| sum[lane]).sum())
 }
 
 /// Weighted sums over the rows of `inputs`, for the bytes from `start` on.

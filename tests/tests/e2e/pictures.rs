@@ -1,0 +1,153 @@
+//! Pictures and preprocessing against Pillow and transformers; `tests/reference/make_pictures.py` made the goldens.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use spotter_engine::picture::{DecodeError, JpegDecoder, Picture, decode};
+use spotter_engine::preprocess::{Preprocessor, Recipe, Size};
+
+/// The most that a resized pixel may be off, of 255. Nothing else is asked of the resampling; it is in fact exact, but
+/// for a sine that the C library rounds differently.
+const PIXEL_TOLERANCE: u8 = 1;
+/// The most that a tensor's value may be off where the pixel is right: the last bit of values up to 256.
+const VALUE_TOLERANCE: f32 = 1e-5;
+
+#[derive(Deserialize)]
+struct Case {
+    picture: String,
+    recipe: Recipe,
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/pictures").join(name)
+}
+
+fn file(name: &str) -> Vec<u8> {
+    std::fs::read(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Largest and mean difference to the pixels that Pillow reads.
+fn compare(name: &str, picture: &Picture, expected: &SafeTensors<'_>) -> (u8, f64) {
+    let expected = expected.tensor(name).expect("a golden for every picture");
+    assert_eq!([picture.height, picture.width, 3], expected.shape(), "{name}");
+    assert_eq!(picture.rgb.len(), expected.data().len(), "{name}");
+    let differences = || picture.rgb.iter().zip(expected.data()).map(|(a, b)| a.abs_diff(*b));
+    let sum: u64 = differences().map(u64::from).sum();
+    (differences().max().unwrap_or(0), sum as f64 / picture.rgb.len() as f64)
+}
+
+#[test]
+fn files_decode_to_the_pixels_that_pillow_reads() {
+    let golden = file("decoded.safetensors");
+    let golden = SafeTensors::deserialize(&golden).expect("goldens");
+    let mut live = (JpegDecoder::new(), Picture::default());
+    let mut check = |name: &str| {
+        let bytes = file(name);
+        let picture = decode(&bytes).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let (worst, mean) = compare(name, &picture, &golden);
+        // Decoders of JPEG may round differently, and smooth halved chroma differently.
+        let (worst_allowed, mean_allowed) = match name {
+            "grey.jpg" | "cmyk.jpg" => (1, 0.05),
+            "444.jpg" | "xmp.jpg" | "pixel.jpg" => (2, 0.05),
+            _ if name.starts_with("exif-") => (2, 0.05),
+            _ if name.ends_with(".jpg") => (8, 0.5),
+            _ => (0, 0.0),
+        };
+        assert!(worst <= worst_allowed && mean <= mean_allowed, "{name}: off by {worst}, {mean:.4} on average");
+        if name.ends_with(".jpg") {
+            live.0.decode_into(&bytes, &mut live.1).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            assert!(live.1 == picture, "{name}: a decoder used before gives other pixels");
+        }
+    };
+    golden.names().into_iter().for_each(&mut check);
+}
+
+#[test]
+fn recipes_give_the_tensors_of_the_image_processors() {
+    let golden = file("preprocessed.safetensors");
+    let golden = SafeTensors::deserialize(&golden).expect("goldens");
+    let cases: BTreeMap<String, Case> = serde_json::from_slice(&file("recipes.json")).expect("recipes");
+    let check = |name: &str, case: &Case| {
+        let picture = decode(&file(&case.picture)).expect("a source");
+        let run = |recipe: &Recipe| {
+            let mut preprocessor = Preprocessor::new(recipe).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut out = Vec::new();
+            let size = preprocessor.run(&picture, &mut out).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(size, preprocessor.output_size(Size { height: picture.height, width: picture.width }), "{name}");
+            let first = out.clone();
+            preprocessor.run(&picture, &mut out).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(out == first, "{name}: the second run differs from the first");
+            (size, out)
+        };
+        let pixels = golden.tensor(&format!("{name}/pixels")).expect("pixels");
+        let (size, found) = run(&Recipe { rescale_factor: None, normalize: None, ..case.recipe.clone() });
+        assert_eq!([3, size.height, size.width], pixels.shape(), "{name}");
+        let differences = || found.iter().zip(pixels.data()).map(|(found, &pixel)| (*found as u8).abs_diff(pixel));
+        let worst = differences().max().unwrap_or(0);
+        assert!(worst <= PIXEL_TOLERANCE, "{name}: a pixel is off by {worst}");
+
+        let values = golden.tensor(&format!("{name}/values")).expect("values");
+        let values = values.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let (_, found) = run(&case.recipe);
+        assert_eq!(found.len(), values.len(), "{name}");
+        for (at, ((found, value), difference)) in found.iter().zip(values).zip(differences()).enumerate() {
+            let close = (found - value).abs() <= VALUE_TOLERANCE;
+            assert!(difference > 0 || close, "{name}: value {at} is {found}, expected {value}");
+        }
+        differences().filter(|&difference| difference > 0).count()
+    };
+    let off: usize = cases.iter().map(|(name, case)| check(name, case)).sum();
+    assert!(off <= 2, "{off} pixels are not those of Pillow");
+}
+
+#[test]
+fn bytes_that_hold_no_whole_picture_are_refused_with_the_reason() {
+    let check = |what: &str, bytes: &[u8], expected: fn(&DecodeError) -> bool| {
+        let error = decode(bytes).expect_err(what);
+        assert!(expected(&error), "{what}: {error:?}");
+        assert!(!error.to_string().is_empty() && !error.to_string().ends_with('.'), "{what}: {error}");
+    };
+    let (jpeg, png) = (file("420.jpg"), file("rgb.png"));
+    check("0 bytes", b"", |error| matches!(error, DecodeError::Empty));
+    check("text", b"labels = [\"cat\"]\n", |error| matches!(error, DecodeError::UnknownFormat { .. }));
+    check("JSON", &file("recipes.json"), |error| matches!(error, DecodeError::UnknownFormat { .. }));
+    check("20000 x 10000", &file("huge.png"), |error| matches!(error, DecodeError::Size { .. }));
+    for length in [2, 3, 20, jpeg.len() / 2, jpeg.len() - 1] {
+        check("truncated JPEG", &jpeg[..length], |error| matches!(error, DecodeError::Truncated { .. }));
+    }
+    for length in [8, 30, png.len() / 2] {
+        check("truncated PNG", &png[..length], |error| matches!(error, DecodeError::Image(_)));
+    }
+    for name in ["rgb.bmp", "palette.gif", "rgb.tiff", "rgb.ppm", "lossless.webp", "lossy.webp"] {
+        let bytes = file(name);
+        check(name, &bytes[..bytes.len() / 2], |error| matches!(error, DecodeError::Image(_)));
+    }
+    let mut wide = jpeg.clone();
+    let frame = wide.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame header");
+    wide[frame + 5..frame + 9].fill(0xff);
+    check("JPEG of 65535 x 65535", &wide, |error| matches!(error, DecodeError::Size { .. }));
+}
+
+#[test]
+fn damaged_pictures_never_panic() {
+    let mut seed = 1_u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    for name in ["420.jpg", "progressive.jpg", "grey.jpg", "palette.png", "palette.gif", "lossy.webp", "rgb.tiff"] {
+        let good = file(name);
+        for _ in 0..200 {
+            let mut bytes = good.clone();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                bytes[at] = random(256) as u8;
+            }
+            if let Ok(picture) = decode(&bytes) {
+                assert_eq!(picture.rgb.len(), picture.width * picture.height * 3, "{name}");
+            }
+        }
+    }
+}
