@@ -140,4 +140,5 @@ fn check(frame: &Frame) -> Result<(), FrameError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests;

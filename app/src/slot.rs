@@ -113,4 +113,5 @@ impl Slot {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests;

@@ -214,6 +214,7 @@ fn open_any(options: &CaptureOptions) -> Box<dyn Source> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
 

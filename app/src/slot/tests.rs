@@ -112,9 +112,9 @@ fn stop_and_close_free_a_waiting_putter() {
             let putter = scope.spawn(|| slot.put_waiting(&mut Frame { number: 1, ..Frame::default() }, &stop));
             thread::sleep(Duration::from_millis(5));
             if close {
-                slot.close()
+                slot.close();
             } else {
-                stop.set()
+                stop.set();
             }
             assert!(!putter.join().unwrap());
         });

@@ -109,6 +109,7 @@ impl Source for Pictures {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use std::os::unix::fs::symlink;
 

@@ -116,4 +116,5 @@ impl Source for Shapes {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests;

@@ -137,6 +137,7 @@ impl Source for JpegStream {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use std::io::Cursor;
     use std::time::Duration;

@@ -164,6 +164,7 @@ impl fmt::Display for Uri {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
 

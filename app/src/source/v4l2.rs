@@ -36,6 +36,9 @@ const MAX_BROKEN: u32 = 30;
 /// How often a waiting camera looks whether it was stopped.
 const STOP_CHECK_MS: i32 = 50;
 
+/// What drivers of camera pipelines answer when nobody has linked and set up the pipeline's parts.
+const EPIPE: i32 = 32;
+
 /// The event of `poll` that says a frame is ready.
 const POLLIN: i16 = 1;
 
@@ -45,7 +48,6 @@ pub(super) struct Camera {
     description: String,
     layout: Layout,
     timeout: Duration,
-    // Dropped before the device's last handle, which the stream shares.
     stream: Closing<MmapStream<'static>>,
     handle: Arc<Handle>,
     started: bool,
@@ -76,7 +78,7 @@ impl Camera {
         let mut stream = ask(path, "map the buffers", buffers)?;
         // The stream turns it into an i32 of milliseconds; an hour is for ever here.
         stream.set_timeout(options.timeout.min(Duration::from_secs(3600)));
-        let rate = fps.map_or_else(String::new, |fps| format!(" at {fps:.4} fps"));
+        let rate = fps.map_or_else(String::new, |fps| format!(" at {} fps", (fps * 100.0).round() / 100.0));
         let description = format!("{}: {} ({}), {layout}{rate}", path.display(), identity.card, identity.driver);
         Ok(Camera {
             path: path.into(),
@@ -94,9 +96,15 @@ impl Camera {
     /// Queues all buffers but the first, which the stream itself queues when it is asked for a frame, and starts.
     fn start(&mut self) -> Result<(), SourceError> {
         let stream = &mut self.stream;
+        ask(&self.path, "queue a buffer", || stream.queue(1))?;
         // How many buffers the driver gave is not told: the first index too large is refused.
-        let _queued = (1..MAX_BUFFERS).take_while(|index| stream.queue(*index).is_ok()).count();
-        ask(&self.path, "start the stream", || stream.start())?;
+        let _queued = (2..MAX_BUFFERS).take_while(|index| stream.queue(*index).is_ok()).count();
+        ask(&self.path, "start the stream", || stream.start()).map_err(|error| match error {
+            SourceError::Device { source, .. } if source.raw_os_error() == Some(EPIPE) => {
+                SourceError::RawSensor { path: self.path.clone(), found: "its pipeline is not set up".into() }
+            }
+            error => error,
+        })?;
         self.started = true;
         Ok(())
     }
@@ -211,6 +219,7 @@ fn content<'a>(bytes: &'a [u8], meta: &Metadata, layout: &Layout) -> Result<&'a 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
 

@@ -163,4 +163,5 @@ impl Splitter {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests;

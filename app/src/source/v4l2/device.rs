@@ -166,6 +166,7 @@ fn offer(device: &Device, fourcc: FourCC, emulated: bool, wanted: &CaptureOption
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
 

@@ -57,7 +57,7 @@ impl Layout {
             let found = format!("buffers of {} bytes", got.size);
             return Err(refuse(found, format!("at least {frame_bytes} for {width} x {height} pixels of {format}")));
         }
-        Ok(Layout { format, width, height, stride, range: range(got), matrix: matrix(got) })
+        Ok(Layout { format, width, height, stride, range: range(got, format), matrix: matrix(got) })
     }
 
     /// Bytes of a raw frame; 0 for MJPEG.
@@ -66,10 +66,11 @@ impl Layout {
     }
 }
 
-/// The range, with V4L2's default for YUV where the driver leaves it open.
-fn range(got: &Format) -> Range {
+/// The range, with V4L2's default for YUV where the driver leaves it open; grey alone is no YUV there.
+fn range(got: &Format, format: PixelFormat) -> Range {
     match (got.quantization, got.colorspace) {
         (Quantization::FullRange, _) | (Quantization::Default, Colorspace::JPEG) => Range::Full,
+        (Quantization::Default, _) if format == PixelFormat::Grey => Range::Full,
         (Quantization::LimitedRange | Quantization::Default, _) => Range::Limited,
     }
 }
@@ -89,6 +90,7 @@ impl fmt::Display for Layout {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use v4l::FourCC;
 
@@ -144,5 +146,7 @@ mod tests {
             let layout = Layout::check(&got, Path::new("v")).unwrap();
             assert_eq!((layout.range, layout.matrix), expected);
         }
+        let grey = Layout::check(&format(b"GREY", 2, 2, 0, 0), Path::new("v")).unwrap();
+        assert_eq!(grey.range, Range::Full);
     }
 }

@@ -113,6 +113,7 @@ fn step(wanted: u32, min: u32, max: u32, step: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use v4l::framesize::{Discrete, Stepwise};
 
