@@ -10,6 +10,8 @@ OUT/tiny/generation_5.safetensors  the same weights by the names that the module
 OUT/{tiny,demo}/goldens.safetensors  pixel_values, input_ids, attention_mask, token_type_ids, image_embeds,
                                  text_embeds, logits_per_image, logits_per_text
 OUT/{tiny,demo}/prompts.json     the prompts behind input_ids
+OUT/tiny/variants.safetensors    VARIANT.image_embeds and VARIANT.text_embeds of the tiny checkpoint's weights under
+                                 the changed configurations of VARIANTS
 """
 
 import argparse
@@ -53,6 +55,14 @@ DEMO_PROMPTS = [
     "the " * 80 + "end",
     "?",
 ]
+# Keys of vision_config and text_config to change.
+VARIANTS = {
+    "gelu_new": ({"hidden_act": "gelu_new"}, {"hidden_act": "gelu_new"}),
+    "relu": ({"hidden_act": "relu"}, {"hidden_act": "relu"}),
+    "qkv_bias": ({"qkv_bias": False}, {}),
+    "layer_norm_eps": ({"layer_norm_eps": 0.01}, {"layer_norm_eps": 0.02}),
+    "heads": ({"num_attention_heads": 2}, {"num_attention_heads": 5}),
+}
 
 
 def tiny_checkpoint(folder):
@@ -149,6 +159,23 @@ def goldens(checkpoint, prompts, count):
     return {name: tensor.contiguous() for name, tensor in named.items()}, model
 
 
+def variants(checkpoint, inputs):
+    from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+    result = {}
+    for name, (vision, text) in VARIANTS.items():
+        config = VisionTextDualEncoderConfig.from_pretrained(checkpoint)
+        config.vision_config.update(vision)
+        config.text_config.update(text)
+        model = VisionTextDualEncoderModel.from_pretrained(checkpoint, config=config).eval()
+        keys = ["pixel_values", "input_ids", "attention_mask", "token_type_ids"]
+        with torch.no_grad():
+            out = model(**{key: inputs[key] for key in keys})
+        result[f"{name}.image_embeds"] = out.image_embeds
+        result[f"{name}.text_embeds"] = out.text_embeds
+    return result
+
+
 def check(ours, theirs, where):
     assert ours.keys() == theirs.keys(), where
     for name, tensor in ours.items():
@@ -177,6 +204,7 @@ def main():
             tensors, model = goldens(checkpoint, prompts, count)
             save_file(tensors, args.as_generation_5 / f"{name}.safetensors")
             if name == "tiny":
+                save_file(variants(checkpoint, tensors), args.as_generation_5 / "variants.safetensors")
                 state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
                 save_file(state, args.out / "tiny/generation_5.safetensors")
         return
@@ -192,6 +220,10 @@ def main():
             tensors, _ = goldens(checkpoint, prompts, count)
             check(tensors, load_file(pathlib.Path(scratch) / f"{name}.safetensors"), name)
             save_file(tensors, args.out / name / "goldens.safetensors")
+            if name == "tiny":
+                tensors = variants(checkpoint, tensors)
+                check(tensors, load_file(pathlib.Path(scratch) / "variants.safetensors"), "variants")
+                save_file(tensors, args.out / "tiny/variants.safetensors")
             text = json.dumps(prompts, indent=2, ensure_ascii=False)
             (args.out / name / "prompts.json").write_text(text + "\n", encoding="utf-8")
 

@@ -194,7 +194,7 @@ mod tests {
         check(r#"{"do_resize": false, "do_rescale": false, "do_normalize": false}"#, "None None None None");
         check(
             r#"{"image_processor_type": "CLIPImageProcessorFast"}"#,
-            "Some((ShortestEdge(224), Bicubic)) Some([224, 224]) Some(1.0) Some((0.48145466, 0.2757771))",
+            "Some((ShortestEdge(224), Bicubic)) Some([224, 224]) Some(1.0) Some((0.48145467, 0.2757771))",
         );
         check(
             r#"{"resample": "bilinear"}"#,

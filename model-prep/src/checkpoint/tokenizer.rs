@@ -1,6 +1,6 @@
 //! `tokenizer.json`, or what `vocab.txt` and `tokenizer_config.json` make of a BERT WordPiece tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use spotter_engine::bundle::PaddingSide;
@@ -151,7 +151,7 @@ fn unusable(path: &Path, error: &tokenizers::Error) -> CheckpointError {
 }
 
 /// `json`, with the configuration's normalisation where the file has another.
-fn normalized(path: &PathBuf, json: Vec<u8>, wanted: &Normalization) -> Result<Vec<u8>, CheckpointError> {
+fn normalized(path: &Path, json: Vec<u8>, wanted: &Normalization) -> Result<Vec<u8>, CheckpointError> {
     let mut tokenizer = parse(path, &json)?;
     let Some(NormalizerWrapper::BertNormalizer(found)) = tokenizer.get_normalizer() else { return Ok(json) };
     let same = found.lowercase == wanted.lowercase

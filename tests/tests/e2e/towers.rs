@@ -39,7 +39,11 @@ struct Goldens(Vec<u8>);
 
 impl Goldens {
     fn read(model: &str) -> Self {
-        Self(std::fs::read(golden(model, "goldens.safetensors")).unwrap())
+        Self::read_file(model, "goldens.safetensors")
+    }
+
+    fn read_file(model: &str, file: &str) -> Self {
+        Self(std::fs::read(golden(model, file)).unwrap())
     }
 
     fn rows<T>(&self, name: &str, parse: fn([u8; 4]) -> T, parse_wide: fn([u8; 8]) -> T) -> Vec<Vec<T>> {
@@ -220,7 +224,9 @@ fn every_form_of_one_checkpoint_gives_the_same_bundle() {
         }
     };
     let generation_5 = golden("tiny", "generation_5.safetensors");
-    let rename = |path: &Path| drop(std::fs::copy(&generation_5, path.join("model.safetensors")).unwrap());
+    let rename = |path: &Path| {
+        std::fs::copy(&generation_5, path.join("model.safetensors")).unwrap();
+    };
     check("names of transformers 5", &rename, &BUNDLE_FILES);
     check("shards", &shard, &BUNDLE_FILES);
     let defaults = |path: &Path| {
@@ -230,6 +236,35 @@ fn every_form_of_one_checkpoint_gives_the_same_bundle() {
     };
     check("keys left out", &defaults, &BUNDLE_FILES);
     check("no special_tokens_map.json", &|path| remove(path, "special_tokens_map.json"), &BUNDLE_FILES);
+}
+
+#[test]
+fn configurations_mean_what_they_mean_to_the_reference() {
+    let (goldens, variants) = (Goldens::read("tiny"), Goldens::read_file("tiny", "variants.safetensors"));
+    let check = |variant: &str, changes: &[(&str, &str)]| {
+        // The first of two equal keys is the text configuration's.
+        let (_guard, copy) = changed(|path| changes.iter().for_each(|(from, to)| edit(path, "config.json", from, to)));
+        let (_guard, bundle) = exported(&copy, Weights::F32);
+        let found = run("tiny", &bundle, &goldens);
+        for (name, values) in [("image_embeds", found.image_embeds), ("text_embeds", found.text_embeds)] {
+            let worst = worst_difference(&values, &variants.floats(&format!("{variant}.{name}")));
+            println!("{variant}: {name}: worst difference {worst:.2e}");
+            assert!(worst <= 1e-4, "{variant}: {name}: worst difference {worst}");
+        }
+    };
+    let act = "\"hidden_act\": \"gelu\"";
+    check("gelu_new", &[(act, "\"hidden_act\": \"gelu_new\""); 2]);
+    check("relu", &[(act, "\"hidden_act\": \"relu\""); 2]);
+    check("qkv_bias", &[("\"qkv_bias\": true", "\"qkv_bias\": false")]);
+    let eps = "\"layer_norm_eps\": 1e-12";
+    check("layer_norm_eps", &[(eps, "\"layer_norm_eps\": 0.02"), (eps, "\"layer_norm_eps\": 0.01")]);
+    check(
+        "heads",
+        &[
+            ("\"num_attention_heads\": 4", "\"num_attention_heads\": 5"),
+            ("\"num_attention_heads\": 3", "\"num_attention_heads\": 2"),
+        ],
+    );
 }
 
 #[test]
@@ -246,14 +281,26 @@ fn the_committed_demo_bundle_is_what_export_gives() {
     let bundle = out.path().join("bundle");
     let demo = Checkpoint::open(&checkpoint("demo")).unwrap();
     export(&demo, &bundle, "demo", Weights::Int8, &|| ()).unwrap();
-    for file in BUNDLE_FILES {
-        let expected = std::fs::read(bundle.join(file)).unwrap();
-        if std::env::var_os("UPDATE_EXPECT").is_some() {
-            std::fs::write(committed.join(file), &expected).unwrap();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        for file in BUNDLE_FILES {
+            std::fs::copy(bundle.join(file), committed.join(file)).unwrap();
         }
-        let found = std::fs::read(committed.join(file)).unwrap();
-        assert!(found == expected, "config/demo/{file} is out of date: run this test with UPDATE_EXPECT=1");
     }
+    for file in BUNDLE_FILES.into_iter().filter(|file| *file != "bundle.json") {
+        let same = std::fs::read(committed.join(file)).unwrap() == std::fs::read(bundle.join(file)).unwrap();
+        assert!(same, "config/demo/{file} is out of date: run this test with UPDATE_EXPECT=1");
+    }
+    let mut found = Bundle::open(&committed).unwrap().manifest().clone();
+    let expected = Bundle::open(&bundle).unwrap().manifest().clone();
+    let (old, new) = (&mut found.quantization, &expected.quantization);
+    // Measured, and machines with other vector instructions round otherwise.
+    for (old, new) in
+        [(&mut old.image_cosine_min, new.image_cosine_min), (&mut old.text_cosine_min, new.text_cosine_min)]
+    {
+        assert!((*old - new).abs() < 1e-4, "config/demo/bundle.json: measured {old} then and {new} now");
+        *old = new;
+    }
+    assert_eq!(found, expected, "config/demo/bundle.json is out of date: run this test with UPDATE_EXPECT=1");
 }
 
 #[test]
