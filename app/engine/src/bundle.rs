@@ -81,3 +81,6 @@ pub enum BundleError {
         found: String,
     },
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

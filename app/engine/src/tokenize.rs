@@ -1,1 +1,105 @@
-//! To come.
+//! Prompts to token ids, attention mask and token types, as `VisionTextDualEncoderProcessor` gives them.
+
+use tokenizers::TruncationParams;
+
+use crate::bundle::{PaddingSide, TokenizerSpec};
+
+/// A tokenizer with the truncation of its checkpoint.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    padding_side: PaddingSide,
+    pad_id: i64,
+    pad_type_id: i64,
+}
+
+/// A prompt as the text tower takes it; the three lists are equally long.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids, special tokens included.
+    pub ids: Vec<i64>,
+    /// 1 for a token, 0 for padding.
+    pub mask: Vec<i64>,
+    /// Token types (segments); 0 for a single sentence.
+    pub type_ids: Vec<i64>,
+}
+
+/// Why a prompt has no token ids.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizeError {
+    /// The tokenizer file is not one that the tokenizers library reads.
+    #[error("not a usable tokenizer.json: {message}")]
+    File {
+        /// The library's message.
+        message: String,
+    },
+    /// The library refused a prompt.
+    #[error("prompt {prompt:?} cannot be tokenized: {message}")]
+    Prompt {
+        /// The prompt.
+        prompt: String,
+        /// The library's message.
+        message: String,
+    },
+}
+
+impl Tokenizer {
+    /// Reads the content of a `tokenizer.json`; truncation and padding come from `spec`, not from the file.
+    pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
+        let file_error = |e: tokenizers::Error| TokenizeError::File { message: e.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(file_error)?;
+        let special = inner.encode("", true).map_err(file_error)?.len();
+        if spec.max_length <= special {
+            let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
+            return Err(TokenizeError::File { message });
+        }
+        inner
+            .with_truncation(Some(TruncationParams { max_length: spec.max_length, ..TruncationParams::default() }))
+            .map_err(file_error)?;
+        inner.with_padding(None);
+        Ok(Self {
+            inner,
+            padding_side: spec.padding_side,
+            pad_id: i64::from(spec.pad_id),
+            pad_type_id: i64::from(spec.pad_type_id),
+        })
+    }
+
+    /// Ids of one prompt, cut to the maximum length, not padded.
+    pub fn encode(&self, prompt: &str) -> Result<Encoding, TokenizeError> {
+        let encoding = self
+            .inner
+            .encode(prompt, true)
+            .map_err(|e| TokenizeError::Prompt { prompt: prompt.to_owned(), message: e.to_string() })?;
+        let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect();
+        Ok(Encoding {
+            ids: widen(encoding.get_ids()),
+            mask: widen(encoding.get_attention_mask()),
+            type_ids: widen(encoding.get_type_ids()),
+        })
+    }
+
+    /// Ids of several prompts, padded to the longest of them.
+    pub fn encode_batch(&self, prompts: &[&str]) -> Result<Vec<Encoding>, TokenizeError> {
+        let encodings = prompts.iter().map(|p| self.encode(p)).collect::<Result<Vec<_>, _>>()?;
+        let longest = encodings.iter().map(|e| e.ids.len()).max().unwrap_or(0);
+        Ok(encodings.iter().map(|e| self.pad(e, longest)).collect())
+    }
+
+    /// `encoding`, padded to `length` tokens where it is shorter.
+    pub fn pad(&self, encoding: &Encoding, length: usize) -> Encoding {
+        let missing = length.saturating_sub(encoding.ids.len());
+        let extend = |values: &[i64], fill: i64| {
+            let padding = std::iter::repeat_n(fill, missing);
+            match self.padding_side {
+                PaddingSide::Left => padding.chain(values.iter().copied()).collect(),
+                PaddingSide::Right => values.iter().copied().chain(padding).collect(),
+            }
+        };
+        Encoding {
+            ids: extend(&encoding.ids, self.pad_id),
+            mask: extend(&encoding.mask, 0),
+            type_ids: extend(&encoding.type_ids, self.pad_type_id),
+        }
+    }
+}

@@ -239,7 +239,12 @@ impl Manifest {
             });
         let wanted = "i64 [batch, sequence] inputs among input_ids, attention_mask, token_type_ids";
         check(tokens, "text.inputs", wanted, format!("{:?}", self.text.inputs))?;
-        check(self.tokenizer.max_length >= 2, "tokenizer.max_length", "2 or more", self.tokenizer.max_length.to_string())?;
+        check(
+            self.tokenizer.max_length >= 2,
+            "tokenizer.max_length",
+            "2 or more",
+            self.tokenizer.max_length.to_string(),
+        )?;
         check(!self.templates.is_empty(), "templates", "one or more", "none".into())?;
         for template in &self.templates {
             check(template.matches("{}").count() == 1, "templates", "one {} in each", template.clone())?;

@@ -145,9 +145,7 @@ impl Place {
                 };
                 read().map(Cow::Owned).map_err(|source| BundleError::Io { path: path.clone(), source })
             }
-            Self::Memory(_, files) => {
-                files.get(name).map(|f| Cow::Borrowed(*f)).ok_or_else(|| self.missing(name))
-            }
+            Self::Memory(_, files) => files.get(name).map(|f| Cow::Borrowed(*f)).ok_or_else(|| self.missing(name)),
         }
     }
 

@@ -1,0 +1,167 @@
+//! Bundles written, read back, and damaged in every way that can be thought of.
+
+use std::path::Path;
+
+use super::*;
+use crate::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target};
+
+/// A manifest that is valid but for its files, with `width` as projection dimension.
+pub(crate) fn manifest(width: usize) -> Manifest {
+    let file = || FileEntry { name: "file".into(), bytes: 0, sha256: "0".repeat(64) };
+    let batch = || Dim::Named("batch".into());
+    let tokens = |name: &str| TensorSpec {
+        name: name.into(),
+        dtype: Dtype::I64,
+        shape: vec![batch(), Dim::Named("sequence".into())],
+    };
+    let embedding =
+        |name: &str| TensorSpec { name: name.into(), dtype: Dtype::F32, shape: vec![batch(), Dim::Fixed(width)] };
+    let pixels = vec![batch(), Dim::Fixed(3), Dim::Fixed(8), Dim::Fixed(6)];
+    Manifest {
+        format_version: FORMAT_VERSION,
+        name: "test".into(),
+        projection_dim: width,
+        logit_scale: 2.6592,
+        vision: Tower {
+            file: file(),
+            architecture: Architecture::Vit,
+            weights: Weights::Int8,
+            inputs: vec![TensorSpec { name: "pixel_values".into(), dtype: Dtype::F32, shape: pixels }],
+            output: embedding("image_embeds"),
+        },
+        text: Tower {
+            file: file(),
+            architecture: Architecture::Bert,
+            weights: Weights::Int8,
+            inputs: vec![tokens("input_ids"), tokens("attention_mask")],
+            output: embedding("text_embeds"),
+        },
+        preprocess: Recipe {
+            resize: Some(Resize { to: Target::Exact(Size { height: 8, width: 6 }), filter: Filter::Bilinear }),
+            crop: None,
+            rescale_factor: Some(1.0 / 255.0),
+            normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
+        },
+        tokenizer: TokenizerSpec {
+            file: file(),
+            max_length: 64,
+            padding_side: PaddingSide::Right,
+            pad_token: "[PAD]".into(),
+            pad_id: 0,
+            pad_type_id: 0,
+        },
+        templates: vec!["a photo of a {}.".into()],
+        source: Source { checkpoint: "test".into(), sha256: "0".repeat(64) },
+        quantization: Quantization { recipe: "none".into(), image_cosine_min: 1.0, text_cosine_min: 1.0 },
+        model_card: file(),
+    }
+}
+
+const CONTENTS: Contents<'_> =
+    Contents { vision: b"the image tower", text: b"the text tower", tokenizer: b"{}", model_card: b"# A model\n" };
+
+fn written(path: &Path) -> Manifest {
+    write(path, manifest(4), &CONTENTS).expect("writes")
+}
+
+fn open_and_read(path: &Path) -> Result<(), BundleError> {
+    Bundle::open(path)?.verify()
+}
+
+#[test]
+fn a_directory_and_a_tar_read_back_as_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["bundle", "bundle.tar"] {
+        let path = folder.path().join(name);
+        let manifest = written(&path);
+        let bundle = Bundle::open(&path).expect("opens");
+        assert_eq!(bundle.manifest(), &manifest);
+        assert_eq!(&*bundle.read(&manifest.vision.file).expect("reads"), CONTENTS.vision);
+        assert_eq!(&*bundle.read(&manifest.text.file).expect("reads"), CONTENTS.text);
+        bundle.verify().expect("verifies");
+    }
+}
+
+#[test]
+fn a_bundle_is_replaced_whole_and_nothing_else_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bundle");
+    written(&path);
+    let mut other = manifest(4);
+    other.name = "second".into();
+    write(&path, other, &CONTENTS).expect("replaces a bundle");
+    assert_eq!(Bundle::open(&path).expect("opens").manifest().name, "second");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").collect();
+    assert_eq!(left.len(), 1, "nothing is left beside it: {left:?}");
+
+    let foreign = folder.path().join("photos");
+    std::fs::create_dir(&foreign).expect("a folder");
+    std::fs::write(foreign.join("holiday.jpg"), b"precious").expect("a file");
+    let error = write(&foreign, manifest(4), &CONTENTS).expect_err("not a bundle");
+    assert!(std::error::Error::source(&error).is_some_and(|s| s.to_string().contains("no bundle")), "{error:?}");
+    assert!(foreign.join("holiday.jpg").exists());
+}
+
+#[test]
+fn damage_is_named() {
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage, &str); 12] = [
+        ("bit flip", |p| flip(&p.join("vision.onnx")), "SHA-256"),
+        ("truncated", |p| std::fs::write(p.join("text.onnx"), b"the text").expect("writes"), "expected 14 bytes"),
+        ("missing file", |p| std::fs::remove_file(p.join("tokenizer.json")).expect("removes"), "tokenizer.json"),
+        ("no manifest", |p| std::fs::remove_file(p.join(MANIFEST_FILE)).expect("removes"), "not a bundle"),
+        ("empty manifest", |p| std::fs::write(p.join(MANIFEST_FILE), b"").expect("writes"), "not a valid manifest"),
+        ("newer version", |p| edit(p, "\"format_version\": 1", "\"format_version\": 2"), "version 2"),
+        ("wrong type", |p| edit(p, "\"projection_dim\": 4", "\"projection_dim\": \"4\""), "not a valid manifest"),
+        ("unknown key", |p| edit(p, "\"name\": \"test\"", "\"nmae\": \"test\""), "not a valid manifest"),
+        ("other width", |p| edit(p, "\"projection_dim\": 4", "\"projection_dim\": 5"), "vision.output"),
+        ("infinite scale", |p| edit(p, "\"logit_scale\": 2.6592", "\"logit_scale\": 1e9"), "logit_scale"),
+        ("other picture size", |p| edit(p, "\"height\": 8", "\"height\": 9"), "preprocess"),
+        ("path in a name", |p| edit(p, "\"name\": \"text.onnx\"", "\"name\": \"../text.onnx\""), "plain file name"),
+    ];
+    for (name, damage, expected) in cases {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bundle");
+        written(&path);
+        damage(&path);
+        let error = open_and_read(&path).expect_err(name);
+        assert!(error.to_string().contains(expected), "{name}: {error}");
+    }
+}
+
+fn edit(bundle: &Path, from: &str, to: &str) {
+    let path = bundle.join(MANIFEST_FILE);
+    let text = std::fs::read_to_string(&path).expect("a manifest");
+    assert!(text.contains(from), "{from} is in the manifest");
+    std::fs::write(path, text.replacen(from, to, 1)).expect("writes");
+}
+
+fn flip(path: &Path) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    bytes[3] ^= 1;
+    std::fs::write(path, bytes).expect("writes");
+}
+
+#[test]
+fn every_truncation_of_a_tar_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bundle.tar");
+    written(&path);
+    let good = std::fs::read(&path).expect("a file");
+    // The last 1024 bytes are the archive's end marker, which holds no content.
+    for length in (0..good.len() - 1024).step_by(61) {
+        std::fs::write(&path, &good[..length]).expect("writes");
+        assert!(open_and_read(&path).is_err(), "{length} of {} bytes", good.len());
+    }
+}
+
+#[test]
+fn other_paths_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = folder.path().join("notes.txt");
+    std::fs::write(&text, b"hello").expect("writes");
+    for path in [folder.path().to_owned(), text, folder.path().join("missing")] {
+        let error = Bundle::open(&path).expect_err("no bundle").to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+}

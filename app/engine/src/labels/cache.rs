@@ -1,0 +1,262 @@
+//! The label cache's content and its codec: sentence embeddings by key, in the safetensors format.
+//!
+//! The file's metadata holds a SHA-256 over all names and values, so that a torn, flipped or foreign file is
+//! recognised as such and never gives a score.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use sha2::{Digest, Sha256};
+
+use crate::bundle::Manifest;
+
+/// Most sentences that the cache holds; with 512 values each it then takes about 16 MiB of flash.
+const ENTRIES_MAX: usize = 8192;
+
+/// Names the layout below; another value means a file of another release.
+const FORMAT: &str = "spotter-label-cache-1";
+
+/// Names a sentence's embedding: SHA-256 over text tower, tokenizer, template and prompt.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key([u8; 32]);
+
+/// Sentence embeddings by key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cache {
+    entries: BTreeMap<Key, Vec<f32>>,
+    changed: bool,
+}
+
+/// Why a cache file was ignored.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Not the safetensors format.
+    #[error("not a safetensors file: {0}")]
+    Format(#[from] safetensors::SafeTensorError),
+    /// Safetensors, but not a label cache of this release.
+    #[error("not a label cache: expected the format {FORMAT:?}, found {found:?}")]
+    Foreign {
+        /// The format that the file names.
+        found: String,
+    },
+    /// The content does not match the checksum.
+    #[error("damaged: expected SHA-256 {expected}, found {found}")]
+    Checksum {
+        /// The checksum in the file.
+        expected: String,
+        /// The checksum of what the file holds.
+        found: String,
+    },
+    /// A tensor is no embedding.
+    #[error("tensor {name}: expected a row of finite f32 values named by 64 hexadecimal digits")]
+    Tensor {
+        /// The tensor's name.
+        name: String,
+    },
+}
+
+impl Key {
+    /// The key of one sentence under a bundle's text tower.
+    pub fn new(manifest: &Manifest, template: &str, prompt: &str) -> Self {
+        let mut hash = Sha256::new();
+        // The tokenizer's limit changes ids too, though its file stays the same.
+        let max_length = manifest.tokenizer.max_length.to_string();
+        let parts = [&manifest.text.file.sha256, &manifest.tokenizer.file.sha256, &max_length, template, prompt];
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(hash.finalize().into())
+    }
+
+    fn parse(hex: &str) -> Option<Self> {
+        if hex.len() != 64 || !hex.is_ascii() {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Cache {
+    /// Reads the content of a cache file.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CacheError> {
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let file = SafeTensors::deserialize(bytes)?;
+        let meta = |name: &str| header.metadata().as_ref().and_then(|m| m.get(name)).cloned().unwrap_or_default();
+        let found = meta("format");
+        if found != FORMAT {
+            return Err(CacheError::Foreign { found });
+        }
+        let mut entries = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let values: Vec<f32> =
+                view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            let fits = view.dtype() == Dtype::F32 && view.shape().len() == 1 && values.iter().all(|v| v.is_finite());
+            let Some(key) = Key::parse(&name).filter(|_| fits) else {
+                return Err(CacheError::Tensor { name });
+            };
+            entries.insert(key, values);
+        }
+        let (expected, found) = (meta("sha256"), checksum(&entries));
+        if expected != found {
+            return Err(CacheError::Checksum { expected, found });
+        }
+        Ok(Self { entries, changed: false })
+    }
+
+    /// The content of a cache file.
+    pub fn encode(&self) -> Result<Vec<u8>, CacheError> {
+        let bytes: Vec<(String, Vec<u8>)> = self
+            .entries
+            .iter()
+            .map(|(key, values)| (key.to_string(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, data)| Ok((name, TensorView::new(Dtype::F32, vec![data.len() / 4], data)?)))
+            .collect::<Result<Vec<_>, CacheError>>()?;
+        let metadata =
+            HashMap::from([("format".to_owned(), FORMAT.to_owned()), ("sha256".to_owned(), checksum(&self.entries))]);
+        Ok(safetensors::serialize(views, Some(metadata))?)
+    }
+
+    /// The embedding under `key` if there is one of this width.
+    pub fn get(&self, key: &Key, width: usize) -> Option<&[f32]> {
+        self.entries.get(key).map(Vec::as_slice).filter(|values| values.len() == width)
+    }
+
+    /// Adds or replaces an embedding.
+    pub fn insert(&mut self, key: Key, embedding: Vec<f32>) {
+        self.entries.insert(key, embedding);
+        self.changed = true;
+    }
+
+    /// How many sentences are in it.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether there is something to write since it was read or last marked as saved.
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Says that the content has been written.
+    pub fn mark_saved(&mut self) {
+        self.changed = false;
+    }
+
+    /// Drops entries beyond the limit, those not in `keep` first.
+    pub(super) fn shrink(&mut self, keep: &[Key]) {
+        let mut excess = self.entries.len().saturating_sub(ENTRIES_MAX);
+        if excess == 0 {
+            return;
+        }
+        let keep: HashSet<&Key> = keep.iter().collect();
+        self.entries.retain(|key, _| {
+            let drop = excess > 0 && !keep.contains(key);
+            excess -= usize::from(drop);
+            !drop
+        });
+        while self.entries.len() > ENTRIES_MAX {
+            self.entries.pop_last();
+        }
+    }
+}
+
+fn checksum(entries: &BTreeMap<Key, Vec<f32>>) -> String {
+    let mut hash = Sha256::new();
+    for (key, values) in entries {
+        hash.update(key.0);
+        hash.update((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|v| hash.update(v.to_le_bytes()));
+    }
+    Key(hash.finalize().into()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::tests::manifest;
+
+    fn cache() -> Cache {
+        let mut cache = Cache::default();
+        for prompt in ["cat", "dog", "a red circle"] {
+            let values = (0..8).map(|i| i as f32 / prompt.len() as f32).collect();
+            cache.insert(Key::new(&manifest(8), "{}", prompt), values);
+        }
+        cache
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut before = cache();
+        let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
+        before.mark_saved();
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn every_single_bit_flip_is_noticed() {
+        let good = cache().encode().expect("encodes");
+        let before = Cache::decode(&good).expect("decodes");
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = Cache::decode(&bad) {
+                // A flip in the header's padding or spelling may change nothing; a value must never change.
+                assert_eq!(read, before, "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let good = cache().encode().expect("encodes");
+        for length in 0..good.len() {
+            assert!(Cache::decode(&good[..length]).is_err(), "{length} of {} bytes", good.len());
+        }
+    }
+
+    #[test]
+    fn a_foreign_safetensors_file_is_refused_by_name() {
+        let data = [0_u8; 16];
+        let view = TensorView::new(Dtype::F32, vec![4], &data).expect("a tensor");
+        let bytes = safetensors::serialize([("weight", view)], None).expect("encodes");
+        let error = Cache::decode(&bytes).expect_err("foreign");
+        assert!(error.to_string().contains("not a label cache"), "{error}");
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_in_use() {
+        let mut cache = Cache::default();
+        let key = |i: usize| Key::new(&manifest(1), "{}", &i.to_string());
+        (0..ENTRIES_MAX + 10).for_each(|i| cache.insert(key(i), vec![1.0]));
+        let used: Vec<Key> = (0..50).map(key).collect();
+        cache.shrink(&used);
+        assert_eq!(cache.len(), ENTRIES_MAX);
+        assert!(used.iter().all(|k| cache.get(k, 1).is_some()));
+    }
+}
