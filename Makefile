@@ -1,0 +1,112 @@
+# `make run` shows Spotter at work, `make test` runs the tests, `make help` lists the rest.
+#
+# What is missing on the system is installed with apt, after saying so; elsewhere the packages are named.
+# Build outputs go to `target`, or where CARGO_TARGET_DIR says. CI=true makes whatever would be left out an error.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test lint deny arm64 tools python
+
+# Where rustup puts cargo; a new installation is not on the PATH of shells that were open before.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CARGO_DENY_VERSION := 0.20.2
+VENV := .venv
+
+# Whoever automates this gets the dependencies of Cargo.lock and no others.
+LOCKED := $(if $(filter true,$(CI)),--locked)
+# Passed tests are shown with what they measured and what they left out.
+TEST_ARGS := $(if $(filter true,$(CI)),--show-output)
+
+# bindgen, which v4l is built with, loads libclang and needs clang's own headers. The plain libclang.so comes with the
+# development package, which brings both.
+LIBCLANG := $(or $(LIBCLANG_PATH),$(firstword $(wildcard \
+	/usr/lib/llvm-*/lib/libclang.so /usr/lib/*-linux-gnu/libclang.so /usr/lib/libclang.so /usr/lib64/libclang.so \
+	/usr/lib64/llvm*/lib*/libclang.so /usr/local/lib/libclang.so)))
+
+help:
+	@echo 'make run     build Spotter and watch it: the camera if there is one, else drawn shapes (ARGS="--source ...")'
+	@echo 'make test    all tests'
+	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
+	@echo 'make deny    licences, sources and known vulnerabilities of what Spotter depends on'
+	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson)'
+
+run: tools
+	@cargo run --release $(LOCKED) --package spotter -- run $(ARGS)
+
+test: tools
+	@if [ -z "$${SPOTTER_PYTHON:-}" ]; then \
+	    if $(MAKE) --no-print-directory python; then \
+	        export SPOTTER_PYTHON="$(CURDIR)/$(VENV)/bin/python"; \
+	    elif [ "$${CI:-}" = true ]; then \
+	        exit 1; \
+	    else \
+	        echo >&2; \
+	        echo '*** The Python packages could not be installed (see above): going on WITHOUT the check that' >&2; \
+	        echo '*** ONNX Runtime runs the models too. All other tests are run.' >&2; \
+	        echo >&2; \
+	    fi; \
+	fi; \
+	echo 'cargo test --workspace'; \
+	cargo test $(LOCKED) --workspace $(if $(TEST_ARGS),-- $(TEST_ARGS))
+
+lint: tools
+	cargo fmt --all --check
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --workspace --no-deps
+
+# Known vulnerabilities need the advisory database, a Git repository on GitHub.
+deny: tools
+	@if ! cargo deny --version >/dev/null 2>&1; then \
+	    echo 'Installing cargo-deny $(CARGO_DENY_VERSION) with cargo (some minutes).'; \
+	    cargo install cargo-deny --locked --version $(CARGO_DENY_VERSION); \
+	fi
+	cargo deny $(LOCKED) check --hide-inclusion-graph licenses bans sources
+	@if cargo deny $(LOCKED) fetch db; then \
+	    echo 'cargo deny check advisories'; \
+	    cargo deny $(LOCKED) check --disable-fetch advisories; \
+	else \
+	    echo '*** The advisory database could not be fetched: known vulnerabilities were NOT checked.' >&2; \
+	fi
+
+arm64: tools
+	@cross/arm64.sh
+
+# Checks for Rust, a C compiler and libclang.
+tools:
+	@if ! command -v cargo >/dev/null; then \
+	    echo 'Rust is missing: install it as https://rustup.rs says, then try again.' >&2; \
+	    exit 1; \
+	fi
+	@missing=''; \
+	echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1 || missing='gcc libc6-dev'; \
+	[ -n '$(LIBCLANG)' ] || missing="$$missing libclang-dev"; \
+	if [ -n "$$missing" ]; then $(call install,$$missing); fi
+
+# The virtual environment with what tests/reference/check_onnx.py needs.
+python: $(VENV)/installed
+$(VENV)/installed: tests/reference/requirements-check.txt
+	@missing=''; \
+	command -v python3 >/dev/null || missing='python3'; \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then $(call install,$$missing); fi
+	@echo 'Installing Python packages for the tests into $(VENV).'
+	@rm -rf $(VENV)
+	@python3 -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Debian's packages $(1), installed, or named where there is no apt.
+define install
+if command -v apt-get >/dev/null; then \
+    sudo=''; [ "$$(id -u)" = 0 ] || sudo='sudo'; \
+    echo "Missing: $(strip $(1)). Installing with apt ($${sudo:-as root})."; \
+    $$sudo apt-get update -qq; \
+    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); \
+else \
+    echo "Missing, by Debian's names: $(strip $(1)). Please install what your system calls them:" >&2; \
+    echo '  Fedora: gcc clang-devel python3    Arch: gcc clang python    Alpine: build-base clang-dev python3' >&2; \
+    exit 1; \
+fi
+endef
