@@ -101,11 +101,11 @@ $(VENV)/installed: tests/reference/requirements-check.txt
 define install
 if command -v apt-get >/dev/null; then \
     sudo=''; [ "$$(id -u)" = 0 ] || sudo='sudo'; \
-    echo "Missing: $(strip $(1)). Installing with apt ($${sudo:-as root})."; \
+    echo "Missing:" $(strip $(1))". Installing with apt ($${sudo:-as root})."; \
     $$sudo apt-get update -qq; \
     $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); \
 else \
-    echo "Missing, by Debian's names: $(strip $(1)). Please install what your system calls them:" >&2; \
+    echo "Missing, by Debian's names:" $(strip $(1))". Please install what your system calls them:" >&2; \
     echo '  Fedora: gcc clang-devel python3    Arch: gcc clang python    Alpine: build-base clang-dev python3' >&2; \
     exit 1; \
 fi
