@@ -1,9 +1,20 @@
-//! The live loop around the engine: sources, outputs, configuration.
+//! The live loop around the engine: sources, outputs, configuration, commands.
 #![warn(missing_docs)]
 
+pub mod bench;
+pub mod check;
+pub mod classify;
+pub mod cli;
 pub mod config;
 pub mod decode;
+pub mod demo;
+pub mod embedder;
 pub mod label_file;
+pub mod labels;
+pub mod live_labels;
+pub mod output;
+pub mod pipeline;
+pub mod recognizer;
 pub mod slot;
 pub mod source;
 pub mod store;

@@ -183,34 +183,44 @@ pub trait Source: Send {
     fn describe(&self) -> String;
 }
 
+/// An open source, and what to open when it is lost.
+pub struct Opened {
+    /// The source.
+    pub source: Box<dyn Source>,
+    /// Names this very source; never `Auto`, so that a lost camera is not replaced by drawn shapes.
+    pub uri: Uri,
+}
+
 /// Opens the source that `uri` names.
 ///
 /// # Errors
 /// The source is missing, busy, not permitted, empty, or gives nothing that can be read.
-pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Box<dyn Source>, SourceError> {
-    Ok(match uri {
+pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Opened, SourceError> {
+    let source: Box<dyn Source> = match uri {
         Uri::Auto => return Ok(open_any(options)),
         Uri::V4l2(path) => Box::new(v4l2::Camera::open(path, options)?),
         Uri::Pictures(path) => Box::new(pictures::Pictures::open(path)?),
         Uri::Stdin => Box::new(stream::JpegStream::stdin()),
         Uri::Shapes(shapes) => Box::new(shapes::Shapes::new(shapes.clone())),
-    })
+    };
+    Ok(Opened { source, uri: uri.clone() })
 }
 
 /// Opens the first camera that gives pictures, else the drawn shapes.
-fn open_any(options: &CaptureOptions) -> Box<dyn Source> {
+fn open_any(options: &CaptureOptions) -> Opened {
     for path in v4l2::devices() {
         match v4l2::Camera::open(&path, options) {
             Ok(camera) => {
                 log::info!("using the camera {}", camera.describe());
-                return Box::new(camera);
+                return Opened { source: Box::new(camera), uri: Uri::V4l2(path) };
             }
             Err(error @ (SourceError::Permission { .. } | SourceError::Busy { .. })) => log::warn!("{error}"),
             Err(error) => log::debug!("not usable: {error}"),
         }
     }
     log::info!("no camera found, using test://shapes");
-    Box::new(shapes::Shapes::new(ShapesOptions::default()))
+    let shapes = ShapesOptions::default();
+    Opened { source: Box::new(shapes::Shapes::new(shapes.clone())), uri: Uri::Shapes(shapes) }
 }
 
 #[cfg(test)]
@@ -236,7 +246,8 @@ mod tests {
 
     #[test]
     fn auto_always_gives_a_source() {
-        let source = open(&Uri::Auto, &CaptureOptions::default()).unwrap();
+        let Opened { source, uri } = open(&Uri::Auto, &CaptureOptions::default()).unwrap();
         assert!(!source.describe().is_empty());
+        assert_ne!(uri, Uri::Auto);
     }
 }

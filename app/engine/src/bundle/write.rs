@@ -23,7 +23,8 @@ pub struct Contents<'a> {
 /// Writes a bundle to `out`: a directory, or one archive where `out` ends in `.tar`.
 ///
 /// Names, sizes and hashes of the files are filled into `manifest`. A bundle that is already there is replaced, and
-/// stays whole until the new one is complete; anything else in the way is an error.
+/// stays whole until the new one is complete; other files beside it, such as labels, stay. Anything else in the way is
+/// an error.
 pub fn write(out: &Path, mut manifest: Manifest, contents: &Contents<'_>) -> Result<Manifest, BundleError> {
     manifest.vision.file = entry("vision.onnx", contents.vision);
     manifest.text.file = entry("text.onnx", contents.text);
@@ -78,16 +79,29 @@ fn write_directory(out: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
         }
         std::fs::rename(&new, out)
     };
-    let result = build();
-    if result.is_err() {
+    if let Err(error) = build() {
         let _ = std::fs::remove_dir_all(&new);
         if old.exists() && !out.exists() {
             let _ = std::fs::rename(&old, out);
         }
-    } else if old.exists() {
+        return Err(error);
+    }
+    if old.exists() {
+        keep_others(&old, out, files)?;
         std::fs::remove_dir_all(&old)?;
     }
-    result
+    Ok(())
+}
+
+/// Moves what is no file of the bundle from the old folder to the new one.
+fn keep_others(old: &Path, out: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+    for entry in std::fs::read_dir(old)? {
+        let name = entry?.file_name();
+        if files.iter().all(|(file, _)| name != *file) {
+            std::fs::rename(old.join(&name), out.join(&name))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_tar(out: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {

@@ -1,0 +1,83 @@
+//! `spotter classify`: labels picture files.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::score::Score;
+use spotter_engine::tower::Threads;
+
+use crate::cli::all_of;
+use crate::config::Config;
+use crate::embedder::Embedder;
+use crate::output::json::{LabelScore, write_line};
+use crate::recognizer::{Latency, Recognizer};
+use crate::source::Frame;
+use crate::{demo, store};
+
+/// Largest picture file that is read: no camera writes larger ones, and a board has little memory.
+const PICTURE_BYTES_MAX: u64 = 256 << 20;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    path: &'a Path,
+    labels: Vec<LabelScore<'a>>,
+}
+
+/// Prints the best labels of each picture; pictures that cannot be read are reported on standard error and counted.
+pub fn run(config: &Config, json: bool, pictures: &[PathBuf], out: &mut dyn Write) -> Result<usize> {
+    let bundle = Arc::new(demo::bundle(config)?);
+    let threads = Threads::new(config.inference.threads);
+    let labels = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
+    let mut embedder = Embedder::new(Arc::clone(&bundle), config.state_dir.as_deref(), &threads);
+    let (labels, _) = embedder.embed(&labels)?;
+    let mut recognizer = Recognizer::open(&bundle, &threads)?;
+    let mut frame = Frame::default();
+    let mut failed = 0;
+    for path in pictures {
+        match scores(&mut recognizer, &mut frame, path, &labels) {
+            Ok(scores) => {
+                let best = &scores[..config.inference.top_k.min(scores.len())];
+                write(out, json, path, &labels, best).context("standard output")?;
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed += 1;
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn scores<'a>(
+    recognizer: &'a mut Recognizer,
+    frame: &mut Frame,
+    path: &Path,
+    labels: &LabelEmbeddings,
+) -> Result<&'a [Score]> {
+    frame.path = Some(path.to_owned());
+    frame.bytes = store::read_bounded(path, PICTURE_BYTES_MAX).with_context(|| path.display().to_string())?;
+    recognizer.decode(frame)?;
+    recognizer.recognize(labels, &mut Latency::default()).with_context(|| path.display().to_string())
+}
+
+fn write(
+    out: &mut dyn Write,
+    json: bool,
+    path: &Path,
+    labels: &LabelEmbeddings,
+    scores: &[Score],
+) -> std::io::Result<()> {
+    let named = scores.iter().map(|score| LabelScore::new(&labels.names()[score.label], score));
+    if json {
+        return write_line(out, &Line { path, labels: named.collect() });
+    }
+    writeln!(out, "{}", path.display())?;
+    for label in named {
+        writeln!(out, "  {:5.1}%  {}", label.probability * 100.0, label.name)?;
+    }
+    out.flush()
+}

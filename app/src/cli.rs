@@ -1,0 +1,171 @@
+//! The command line: what can be said, and which command it leads to.
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Args, Parser, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::config::{Config, Output, Problem};
+use crate::pipeline::{self, Deps};
+use crate::source::{Stop, Uri};
+use crate::{bench, check, classify, labels, output};
+
+/// Names what a camera sees, on the board itself. The labels are sentences in a file: edit it, and the running camera
+/// answers to the new words.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Label what a camera, a stream or pictures show, frame by frame
+    Run {
+        #[command(flatten)]
+        common: Common,
+        /// auto, /dev/video0, a picture, a folder, - (MJPEG on standard input) or test://shapes
+        #[arg(long, value_name = "URI")]
+        source: Option<String>,
+        /// What to print
+        #[arg(long, value_enum, ignore_case = true)]
+        output: Option<Output>,
+        /// Stop after this many labelled frames
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        frames: Option<u64>,
+    },
+    /// Label picture files
+    Classify {
+        #[command(flatten)]
+        common: Common,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Labels shown of each picture, best first
+        #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+        top_k: Option<u32>,
+        /// The pictures
+        #[arg(required = true, value_name = "PICTURE")]
+        pictures: Vec<PathBuf>,
+    },
+    /// Tell which sentences are cached and which are new, and embed the new ones
+    Labels {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Check configuration, labels and bundle, and print every problem
+    Check {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Measure each stage of the loop
+    Bench {
+        #[command(flatten)]
+        common: Common,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+        /// Threads that compute the towers
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+        threads: Option<u32>,
+        /// Frames measured
+        #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+        frames: u32,
+        /// Where frames come from; by default drawn shapes, encoded as a 640 x 480 MJPEG camera would
+        #[arg(long, value_name = "URI")]
+        source: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Configuration file [default: /etc/spotter/spotter.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Model bundle, a folder or a .tar [default: the demo model inside the program]
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Label file [default: the demo model's labels]
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Runs the command; the exit code is 0, or 1 where some of the work failed and was reported.
+    pub fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Run { common, source, output, frames } => {
+                let mut config = common.load()?;
+                config.source = source.unwrap_or(config.source);
+                config.output = output.unwrap_or(config.output);
+                run(&config, frames).map(|()| ExitCode::SUCCESS)
+            }
+            Command::Classify { common, json, top_k, pictures } => {
+                let mut config = common.load()?;
+                config.inference.top_k = top_k.map_or(config.inference.top_k, |k| k as usize);
+                let failed = classify::run(&config, json, &pictures, &mut io::stdout().lock())?;
+                Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Command::Labels { common } => {
+                labels::run(&common.load()?, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
+            }
+            Command::Check { common } => {
+                let (config, problems) = match Config::load(common.config.as_deref()) {
+                    Ok(config) => (config, Vec::new()),
+                    Err(problems) => (Config::default(), problems),
+                };
+                let problems = check::run(&common.apply(config), &problems, &mut io::stdout().lock())?;
+                Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Command::Bench { common, json, threads, frames, source } => {
+                let mut config = common.load()?;
+                config.inference.threads = threads.map_or(config.inference.threads, |n| n as usize);
+                let source = source.as_deref().map(Uri::from_str).transpose()?;
+                bench::run(&config, source.as_ref(), frames as usize, json, &mut io::stdout().lock())
+                    .map(|()| ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+impl Common {
+    fn load(self) -> Result<Config> {
+        let config = Config::load(self.config.as_deref()).map_err(|problems| all_of(&problems))?;
+        Ok(self.apply(config))
+    }
+
+    fn apply(self, mut config: Config) -> Config {
+        config.bundle = self.bundle.or(config.bundle);
+        config.labels = self.labels.or(config.labels);
+        config
+    }
+}
+
+/// One error that tells every problem of a file, each on a line of its own.
+pub(crate) fn all_of(problems: &[Problem]) -> anyhow::Error {
+    anyhow!(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\nerror: "))
+}
+
+fn run(config: &Config, frames: Option<u64>) -> Result<()> {
+    let deps = Deps { stop: Stop::new(), reload: Arc::new(AtomicBool::new(false)), frames };
+    signals(&deps).context("cannot install the signal handlers")?;
+    let uri = Uri::from_str(&config.source)?;
+    let terminal = io::stdout().is_terminal();
+    pipeline::run(config, &uri, output::open(config.output, terminal), &deps)
+}
+
+/// SIGTERM and SIGINT end the loop, a second one ends the program; SIGHUP reads the labels anew.
+fn signals(deps: &Deps) -> io::Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, deps.stop.flag())?;
+        signal_hook::flag::register(signal, deps.stop.flag())?;
+    }
+    signal_hook::flag::register(SIGHUP, Arc::clone(&deps.reload)).map(drop)
+}

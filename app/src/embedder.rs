@@ -1,0 +1,93 @@
+//! Labels to embeddings, through the cache on flash.
+//!
+//! Only sentences that are new cost a pass through the text tower; when none is new, the tower is not even read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use spotter_engine::bundle::Bundle;
+use spotter_engine::labels::{self, Cache, Effort, Label, LabelEmbeddings};
+use spotter_engine::tower::{TextTower, Threads};
+
+use crate::store;
+
+/// Name of the cache in the state folder.
+pub const CACHE_FILE: &str = "label-cache.safetensors";
+
+/// Largest cache file that is read: the most sentences that a cache holds, with embeddings of 1024 values.
+const CACHE_BYTES_MAX: u64 = 64 << 20;
+
+/// Embeds label sets of one bundle.
+#[derive(Debug)]
+pub struct Embedder {
+    bundle: Arc<Bundle>,
+    threads: Threads,
+    /// `None` where there is no state folder, or it turned out that it cannot be written.
+    path: Option<PathBuf>,
+    cache: Cache,
+}
+
+impl Embedder {
+    /// Reads the cache in `state_dir`, if any; a file that is damaged or not a cache is reported and left out.
+    pub fn new(bundle: Arc<Bundle>, state_dir: Option<&Path>, threads: &Threads) -> Self {
+        let path = state_dir.map(|folder| folder.join(CACHE_FILE));
+        let cache = path.as_deref().map(read).unwrap_or_default();
+        Self { bundle, threads: threads.clone(), path, cache }
+    }
+
+    /// Where the cache is kept, if anywhere.
+    pub fn cache_path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Which sentences are cached and which are not, label by label.
+    pub fn count(&self, labels: &[Label]) -> Vec<Effort> {
+        labels::count_cached(labels, self.bundle.manifest(), &self.cache)
+    }
+
+    /// Embeds `labels` and keeps what was new. That the cache cannot be written is reported once, and is no error.
+    pub fn embed(&mut self, labels: &[Label]) -> Result<(LabelEmbeddings, Effort)> {
+        let mut tower = None;
+        let (bundle, threads) = (&self.bundle, &self.threads);
+        let result = labels::embed_labels(labels, bundle.manifest(), &mut self.cache, |sentence| {
+            if tower.is_none() {
+                tower = Some(TextTower::open(bundle, threads)?);
+            }
+            tower.as_mut().map_or_else(|| Ok(Vec::new()), |tower| tower.embed(sentence))
+        });
+        self.save();
+        Ok(result?)
+    }
+
+    fn save(&mut self) {
+        let Some(path) = self.path.as_deref().filter(|_| self.cache.is_changed()) else { return };
+        let written = self.cache.encode().map_err(io::Error::other).and_then(|b| store::replace_file(path, &b));
+        match written {
+            Ok(()) => self.cache.mark_saved(),
+            Err(error) => {
+                log::warn!(
+                    "{}: the label cache cannot be written ({error}); labels are embedded anew at every start",
+                    path.display()
+                );
+                self.path = None;
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Cache {
+    let bytes = match store::read_bounded(path, CACHE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Cache::default(),
+        Err(error) => {
+            log::warn!("{}: the label cache cannot be read ({error}); it is built anew", path.display());
+            return Cache::default();
+        }
+    };
+    Cache::decode(&bytes).unwrap_or_else(|error| {
+        log::warn!("{}: the label cache is ignored and built anew: {error}", path.display());
+        Cache::default()
+    })
+}

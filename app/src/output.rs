@@ -1,0 +1,64 @@
+//! What becomes of the scores: one file per kind of output.
+
+pub mod json;
+mod text;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::score::Score;
+
+use crate::config;
+use crate::recognizer::Latency;
+
+/// What is known of one labelled frame.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// When the frame was captured.
+    pub time: jiff::Timestamp,
+    /// Counts the captured frames, from 0; a gap means dropped frames.
+    pub frame: u64,
+    /// The file that the frame came from.
+    pub path: Option<PathBuf>,
+    /// What the frame shows, where the source knows it.
+    pub truth: Option<String>,
+    /// The label set that the scores belong to.
+    pub labels: Arc<LabelEmbeddings>,
+    /// The best labels, best first.
+    pub scores: Vec<Score>,
+    /// Times of the stages.
+    pub latency: Latency,
+    /// Labelled frames per second, smoothed.
+    pub rate_hz: f32,
+    /// Frames dropped so far because a newer one came first.
+    pub dropped: u64,
+}
+
+impl Report {
+    /// Name, score of each shown label.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Score)> {
+        self.scores.iter().map(|score| (self.labels.names()[score.label].as_str(), score))
+    }
+}
+
+/// Takes reports, one after the other, on a thread of its own.
+pub trait Output: Send {
+    /// Writes one report.
+    fn write(&mut self, report: &Report) -> io::Result<()>;
+    /// Writes what is still to be written; called once, at the end.
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The output of that kind on standard output; `terminal` says whether that is one.
+pub fn open(kind: config::Output, terminal: bool) -> Box<dyn Output> {
+    let out: Box<dyn Write + Send> = Box::new(io::stdout());
+    match (kind, terminal) {
+        (config::Output::Json, _) => Box::new(json::Json::new(out)),
+        (config::Output::Text, true) => Box::new(text::Table::new(out)),
+        (config::Output::Text, false) => Box::new(text::Lines::new(out)),
+    }
+}

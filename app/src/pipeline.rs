@@ -1,0 +1,216 @@
+//! The loop: source thread, newest-frame slot, inference thread, output thread.
+//!
+//! One frame waits at most and the newest wins; pictures and recordings wait instead, so that none is left out. A slow
+//! output of a live source loses reports, never frames.
+
+mod capture;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use spotter_engine::tower::Threads;
+
+use crate::config::Config;
+use crate::demo;
+use crate::live_labels::LiveLabels;
+use crate::output::{Output, Report};
+use crate::recognizer::{Latency, Recognizer};
+use crate::slot::{Slot, Taken};
+use crate::source::{self, Frame, Stop, Uri};
+
+/// How often the loop looks at its signals while no frame comes.
+const SIGNAL_CHECK: Duration = Duration::from_millis(100);
+
+/// Reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
+const REPORTS_WAITING: usize = 64;
+
+/// Broken frames of a stream are reported no more often than this.
+const SKIP_REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// Weight of the newest frame in the smoothed rate: about the last ten frames count.
+const RATE_WEIGHT: f32 = 0.1;
+
+/// What the loop is given from outside.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// Ends the loop.
+    pub stop: Stop,
+    /// Set to have the labels read anew.
+    pub reload: Arc<AtomicBool>,
+    /// Labelled frames after which the loop ends.
+    pub frames: Option<u64>,
+}
+
+/// Runs until the source ends, `deps.frames` were labelled, or `deps.stop` is set.
+pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> Result<()> {
+    let bundle = Arc::new(demo::bundle(config)?);
+    let threads = Threads::new(config.inference.threads);
+    let recognizer = Recognizer::open(&bundle, &threads)?;
+    let labels = LiveLabels::start(config, &bundle, &threads)?;
+    let options = config.capture.options();
+    let opened = source::open(uri, &options)?;
+    log::info!("source: {}", opened.source.describe());
+    let live = opened.source.is_live();
+    let slot = Slot::new();
+    let (send, receive) = sync_channel(REPORTS_WAITING);
+
+    thread::scope(|scope| {
+        let capture = scope.spawn(|| {
+            let result = capture::run(opened, &options, &slot, &deps.stop);
+            slot.close();
+            result
+        });
+        let writer = scope.spawn(|| write(output, receive, &deps.stop));
+        let looped = Loop { recognizer, labels, send, live, slot: &slot, deps, top_k: config.inference.top_k }.run();
+        // Whatever ended the loop ends the other threads too.
+        deps.stop.set();
+        slot.close();
+        let captured = capture.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let seen = looped?;
+        captured?;
+        written.context("standard output")?;
+        log::info!("{} frames labelled, {} skipped, {} dropped", seen.labelled, seen.skipped, slot.dropped());
+        if seen.labelled == 0 && seen.skipped > 0 {
+            bail!("none of the {} frames could be decoded", seen.skipped);
+        }
+        Ok(())
+    })
+}
+
+/// The inference thread.
+struct Loop<'a> {
+    recognizer: Recognizer,
+    labels: LiveLabels,
+    send: SyncSender<Report>,
+    live: bool,
+    slot: &'a Slot,
+    deps: &'a Deps,
+    top_k: usize,
+}
+
+#[derive(Default)]
+struct Seen {
+    labelled: u64,
+    skipped: u64,
+    reports_lost: u64,
+}
+
+impl Loop<'_> {
+    fn run(mut self) -> Result<Seen> {
+        let mut frame = Frame::default();
+        let mut seen = Seen::default();
+        let mut skip_reported: Option<Instant> = None;
+        let mut rate = Rate::default();
+        while !self.deps.stop.is_set() && self.deps.frames != Some(seen.labelled) {
+            if self.deps.reload.swap(false, Ordering::AcqRel) {
+                self.labels.reload();
+            }
+            match self.slot.take(&mut frame, SIGNAL_CHECK) {
+                Taken::Frame => {}
+                Taken::TimedOut => continue,
+                Taken::Ended => break,
+            }
+            match self.recognizer.decode(&frame) {
+                Ok(decode) => {
+                    let latency = Latency { capture: frame.capture_time, decode, ..Latency::default() };
+                    let report = self.report(&mut frame, latency, &mut rate)?;
+                    seen.labelled += 1;
+                    if !self.hand_over(report, &mut seen) {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    seen.skipped += 1;
+                    // Each file is worth a line; a stream of broken frames is not.
+                    if frame.path.is_some() || skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY) {
+                        log::warn!("skipped: {:#} ({} so far)", anyhow::Error::from(error), seen.skipped);
+                        skip_reported = Some(Instant::now());
+                    }
+                }
+            }
+        }
+        if seen.reports_lost > 0 {
+            log::warn!("{} reports were lost because standard output was too slow", seen.reports_lost);
+        }
+        Ok(seen)
+    }
+
+    fn report(&mut self, frame: &mut Frame, mut latency: Latency, rate: &mut Rate) -> Result<Report> {
+        let labels = Arc::clone(self.labels.current());
+        let scores = self.recognizer.recognize(&labels, &mut latency)?;
+        let scores = scores[..self.top_k.min(scores.len())].to_vec();
+        let age = frame.captured.elapsed();
+        let now = jiff::Timestamp::now();
+        Ok(Report {
+            time: now.checked_sub(age).unwrap_or(now),
+            frame: frame.number,
+            path: frame.path.take(),
+            truth: frame.truth.take(),
+            labels,
+            scores,
+            latency,
+            rate_hz: rate.tick(),
+            dropped: self.slot.dropped(),
+        })
+    }
+
+    /// Says whether anybody still takes reports.
+    fn hand_over(&self, report: Report, seen: &mut Seen) -> bool {
+        if !self.live {
+            return self.send.send(report).is_ok();
+        }
+        match self.send.try_send(report) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                seen.reports_lost += 1;
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+/// Labelled frames per second.
+#[derive(Default)]
+struct Rate {
+    last: Option<Instant>,
+    hz: f32,
+}
+
+impl Rate {
+    fn tick(&mut self) -> f32 {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            let hz = 1.0 / (now - last).as_secs_f32().max(1e-6);
+            self.hz = if self.hz == 0.0 { hz } else { self.hz + RATE_WEIGHT * (hz - self.hz) };
+        }
+        self.hz
+    }
+}
+
+/// The output thread. A reader that went away ends the loop, and is no error.
+fn write(mut output: Box<dyn Output>, reports: Receiver<Report>, stop: &Stop) -> io::Result<()> {
+    let work = || {
+        for report in reports {
+            output.write(&report)?;
+        }
+        output.finish()
+    };
+    match work() {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            stop.set();
+            Ok(())
+        }
+        Err(error) => {
+            stop.set();
+            Err(error)
+        }
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,84 @@
+//! One frame to scores, and how long each stage took.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use spotter_engine::bundle::Bundle;
+use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::picture::Picture;
+use spotter_engine::preprocess::Preprocessor;
+use spotter_engine::score::{Score, score};
+use spotter_engine::tower::{ImageTower, Threads};
+
+use crate::decode::{Decoder, FrameError};
+use crate::source::Frame;
+
+/// How long the stages of one frame took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Fetching the frame, without the wait for it where that is known.
+    pub capture: Duration,
+    /// Encoded or YUV bytes to RGB.
+    pub decode: Duration,
+    /// Resize, crop, normalise.
+    pub preprocess: Duration,
+    /// Image tower.
+    pub tower: Duration,
+    /// Cosines, logits, probabilities.
+    pub score: Duration,
+}
+
+impl Latency {
+    /// The stages after capture, added up.
+    pub fn total(&self) -> Duration {
+        self.decode + self.preprocess + self.tower + self.score
+    }
+}
+
+/// Everything between a frame and its scores; buffers are kept from frame to frame.
+pub struct Recognizer {
+    decoder: Decoder,
+    preprocessor: Preprocessor,
+    tower: ImageTower,
+    logit_scale: f32,
+    picture: Picture,
+    pixels: Vec<f32>,
+    scores: Vec<Score>,
+}
+
+impl Recognizer {
+    /// Loads the image tower of a bundle.
+    pub fn open(bundle: &Bundle, threads: &Threads) -> Result<Self> {
+        let manifest = bundle.manifest();
+        Ok(Self {
+            decoder: Decoder::new(),
+            preprocessor: Preprocessor::new(&manifest.preprocess)?,
+            tower: ImageTower::open(bundle, threads)?,
+            logit_scale: manifest.logit_scale,
+            picture: Picture::default(),
+            pixels: Vec::new(),
+            scores: Vec::new(),
+        })
+    }
+
+    /// Turns a frame into the picture that [`Self::recognize`] looks at; an error means that the frame is broken.
+    pub fn decode(&mut self, frame: &Frame) -> Result<Duration, FrameError> {
+        let start = Instant::now();
+        self.decoder.decode(frame, &mut self.picture)?;
+        Ok(start.elapsed())
+    }
+
+    /// Scores the decoded picture against `labels`, best first; `latency` gets the stages' times.
+    pub fn recognize(&mut self, labels: &LabelEmbeddings, latency: &mut Latency) -> Result<&[Score]> {
+        let start = Instant::now();
+        self.preprocessor.run(&self.picture, &mut self.pixels)?;
+        let preprocessed = Instant::now();
+        let embedding = self.tower.embed(&self.pixels)?;
+        let embedded = Instant::now();
+        score(&embedding, labels, self.logit_scale, &mut self.scores);
+        latency.preprocess = preprocessed - start;
+        latency.tower = embedded - preprocessed;
+        latency.score = embedded.elapsed();
+        Ok(&self.scores)
+    }
+}
