@@ -1,0 +1,254 @@
+//! What is wrong with an input is said once, by name, and the exit code tells.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::classify::{Place, drawn, finish, label_toml, lines};
+
+/// Something that a user may get wrong.
+struct Case {
+    what: &'static str,
+    /// Files to write first.
+    files: Vec<(&'static str, Vec<u8>)>,
+    arguments: &'static str,
+    code: i32,
+    /// What the one message says.
+    parts: &'static [&'static str],
+}
+
+fn jpeg() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    drawn(1).write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut bytes)).unwrap();
+    bytes
+}
+
+/// A PNG file whose header announces more pixels than it has.
+fn png_of(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    drawn(1).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    let mut bytes = bytes.into_inner();
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    // The CRC-32 of the chunk's name and data, bit by bit.
+    let crc = bytes[12..29].iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    });
+    bytes[29..33].copy_from_slice(&(!crc).to_be_bytes());
+    bytes
+}
+
+/// Lines that tell of trouble; clap's hints after its own are part of them.
+fn messages(stderr: &str) -> Vec<&str> {
+    let marks = ["error: ", "ERROR", "WARN"];
+    stderr.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).collect()
+}
+
+fn check(case: &Case) {
+    let Case { what, files, arguments, code, parts } = case;
+    let place = Place::new();
+    for (name, content) in files {
+        let path = place.at(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let mut command = place.spotter(arguments);
+    if files.iter().any(|(name, _)| *name == "stdin") {
+        command.stdin(File::open(place.at("stdin")).unwrap());
+    }
+    let done = finish(&mut command);
+    let found = messages(&done.stderr);
+    println!("{what}: {}", found.join(" | "));
+    assert_eq!(done.code, Some(*code), "{what}: {}{}", done.stdout, done.stderr);
+    assert_eq!(found.len(), 1, "{what}: one message wanted: {}", done.stderr);
+    for part in *parts {
+        assert!(found[0].contains(part), "{what}: {part:?} is not in: {}", done.stderr);
+    }
+    assert!(!found[0].trim_end().ends_with('.'), "{what}: ends in a full stop: {}", found[0]);
+    assert_eq!(done.stdout, "", "{what}: something was printed as if it were a result");
+}
+
+#[test]
+fn pictures_that_are_none_are_named() {
+    let case = |what, content: Vec<u8>, parts| {
+        check(&Case { what, files: vec![("x.jpg", content)], arguments: "classify --json x.jpg", code: 1, parts });
+    };
+    case("0 bytes", Vec::new(), &["x.jpg", "0 bytes"]);
+    case("a truncated JPEG", jpeg()[..jpeg().len() / 2].to_vec(), &["x.jpg", "truncated JPEG"]);
+    case("20000 x 10000", png_of(20_000, 10_000), &["x.jpg", "20000 x 10000"]);
+    case("0 x 0", png_of(0, 0), &["x.jpg"]);
+    case("text", b"labels = 3\n".to_vec(), &["x.jpg", "not a picture"]);
+    let elsewhere = |what, arguments, parts| {
+        check(&Case { what, files: vec![("folder/x.txt", Vec::new())], arguments, code: 1, parts });
+    };
+    elsewhere("a missing file", "classify --json none.jpg", &["none.jpg", "No such file"]);
+    elsewhere("a folder", "classify --json folder", &["folder", "directory"]);
+    elsewhere("a name that is empty in the middle", "classify --json folder/x.txt/y.jpg", &["folder/x.txt/y.jpg"]);
+}
+
+#[test]
+fn one_pixel_is_a_picture() {
+    let place = Place::new();
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(1, 1, image::Rgb([200, 30, 30])).write_to(&mut png, image::ImageFormat::Png).unwrap();
+    place.write("x.png", png.into_inner());
+    let done = finish(&mut place.spotter("classify --json x.png"));
+    assert_eq!((done.code, messages(&done.stderr)), (Some(0), vec![]), "{}", done.stderr);
+    assert_eq!(lines(&done)[0].labels.len(), 5);
+}
+
+#[test]
+fn settings_and_labels_that_are_wrong_are_named_by_line_and_column() {
+    let config = |what, text: &str, parts| {
+        let files = vec![("s.toml", text.as_bytes().to_vec()), ("x.png", png_of(128, 96))];
+        for arguments in ["classify --json --config s.toml x.png", "run --output json --config s.toml"] {
+            check(&Case { what, files: files.clone(), arguments, code: 1, parts });
+        }
+        check_checks(what, &files, "check --config s.toml", parts);
+    };
+    config("an unknown key", "sorce = \"auto\"\n", &["s.toml:1:1", "unknown key `sorce`", "`source`"]);
+    config("a number for a text", "output = 3\n", &["s.toml:1:10", "`output`", "found an integer"]);
+    config("a text for a number", "[inference]\ntop_k = \"5\"\n", &["s.toml:2:9", "`top_k`", "found a string"]);
+    config("a list for a table", "capture = []\n", &["s.toml:1:11", "`capture`", "found an array"]);
+    config("no TOML", "source = \n", &["s.toml:1:"]);
+    config("an unknown scheme", "source = \"gopher://x\"\n", &["s.toml:1:10", "unknown scheme `gopher`"]);
+
+    let labels = |what, text: &str, parts| {
+        let files = vec![("l.toml", text.as_bytes().to_vec()), ("x.png", png_of(128, 96))];
+        let classify = "classify --json --labels l.toml x.png";
+        let run = "run --output json --frames 1 --source test://shapes --labels l.toml";
+        for arguments in [classify, run, "labels --labels l.toml"] {
+            check(&Case { what, files: files.clone(), arguments, code: 1, parts });
+        }
+        check_checks(what, &files, "check --labels l.toml", parts);
+    };
+    labels("a duplicate label", &label_toml(&["cat", "dog", "cat"]), &["l.toml:10:8", "`cat`"]);
+    labels("an empty label", &label_toml(&["cat", ""]), &["l.toml:7:8", "`name`"]);
+    labels("no labels", "", &["l.toml:1:1", "no labels"]);
+    labels("a number for a name", "[[label]]\nname = 3\n", &["l.toml:2:8", "found an integer"]);
+    labels("a template without a place", "templates = [\"a\"]\n[[label]]\nname = \"x\"\n", &["l.toml:1:14", "`a`"]);
+}
+
+/// `check` finds the same on standard output.
+fn check_checks(what: &str, files: &[(&'static str, Vec<u8>)], arguments: &str, parts: &[&str]) {
+    let place = Place::new();
+    files.iter().for_each(|(name, content)| drop(place.write(name, content)));
+    let done = finish(&mut place.spotter(arguments));
+    assert_eq!(done.code, Some(1), "{what}: check: {}{}", done.stdout, done.stderr);
+    assert_eq!(done.stdout.lines().count(), 1, "{what}: check: {}", done.stdout);
+    assert!(parts.iter().all(|part| done.stdout.contains(part)), "{what}: check: {}", done.stdout);
+}
+
+#[test]
+fn check_names_every_problem_of_all_files() {
+    let place = Place::new();
+    place.write("s.toml", "sorce = 1\noutput = 2\n");
+    place.labels("l.toml", &["cat", "cat", ""]);
+    let done = finish(&mut place.spotter("check --config s.toml --labels l.toml --bundle none"));
+    println!("{}", done.stdout);
+    assert_eq!(done.code, Some(1));
+    for part in ["s.toml:1:1", "s.toml:2:10", "l.toml:7:8", "l.toml:10:8", "none"] {
+        assert!(done.stdout.lines().any(|line| line.contains(part)), "{part}: {}", done.stdout);
+    }
+    assert_eq!(done.stdout.lines().count(), 5, "{}", done.stdout);
+    let done = finish(&mut place.spotter("check"));
+    assert_eq!((done.code, messages(&done.stderr)), (Some(0), vec![]), "{}{}", done.stdout, done.stderr);
+}
+
+#[test]
+fn sources_that_give_nothing_are_named() {
+    let case = |what, arguments, parts| {
+        let text = b"no JPEG here, only text\n".repeat(100);
+        let files = vec![("stdin", text), ("folder/notes.txt", Vec::new()), ("broken/x.jpg", b"x".to_vec())];
+        check(&Case { what, files, arguments, code: 1, parts });
+    };
+    case("no camera", "run --output json --source /dev/video99", &["/dev/video99", "not found"]);
+    case("no camera, as a URI", "run --output json --source v4l2:///dev/video99", &["/dev/video99", "not found"]);
+    case("no device for pictures", "run --output json --source /dev/null", &["/dev/null", "not a capture device"]);
+    case("an unknown scheme", "run --output json --source gopher://x", &["gopher://x", "unknown scheme `gopher`"]);
+    case("a network camera", "run --output json --source rtsp://camera/1", &["rtsp://camera/1", "ffmpeg"]);
+    case("an empty folder", "run --output json --source folder", &["folder", "no pictures"]);
+    case("a missing folder", "run --output json --source none", &["none", "not found"]);
+    case("text for a stream", "run --output json --source -", &["standard input", "2400 bytes without a JPEG frame"]);
+    case("a wrong option", "run --output json --source test://shapes?sead=1", &["sead=1", "`seed=`"]);
+    case("no bundle", "run --output json --source test://shapes --bundle none", &["none", "No such file"]);
+    case("no labels", "run --output json --source test://shapes --labels none.toml", &["none.toml: no such file"]);
+    case("labels that are a folder", "run --source test://shapes --labels folder", &["folder", "a directory"]);
+    case("no configuration", "run --config none.toml", &["none.toml: no such file"]);
+}
+
+#[test]
+fn wrong_calls_are_explained() {
+    let case = |what, arguments, parts| check(&Case { what, files: vec![], arguments, code: 2, parts });
+    case("no picture", "classify --json", &["required arguments"]);
+    case("an unknown option", "run --sauce x", &["--sauce"]);
+    case("an unknown command", "rnu", &["rnu"]);
+    case("no number", "classify --top-k many x.png", &["many"]);
+    case("no frames", "run --frames 0", &["0"]);
+    case("an unknown output", "run --output yaml", &["yaml"]);
+}
+
+#[test]
+fn a_broken_picture_in_a_folder_is_skipped() {
+    let place = Place::new();
+    fs::create_dir(place.at("folder")).unwrap();
+    place.picture("folder/a.png", 1);
+    place.write("folder/b.jpg", &jpeg()[..200]);
+    place.picture("folder/c.png", 2);
+    let done = finish(&mut place.spotter("run --output json --source folder"));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let paths: Vec<_> = lines(&done).iter().map(|line| line.path.clone().unwrap()).collect();
+    assert_eq!(paths, ["folder/a.png", "folder/c.png"].map(std::path::PathBuf::from), "{}", done.stderr);
+    let found = messages(&done.stderr);
+    assert!(matches!(found[..], [line] if line.contains("folder/b.jpg") && line.contains("truncated")), "{found:?}");
+    // With no good one among them nothing was done.
+    fs::remove_file(place.at("folder/a.png")).unwrap();
+    fs::remove_file(place.at("folder/c.png")).unwrap();
+    let done = finish(&mut place.spotter("run --output json --source folder"));
+    assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{}", done.stderr);
+    assert!(messages(&done.stderr).iter().any(|line| line.contains("folder/b.jpg")), "{}", done.stderr);
+}
+
+#[test]
+fn what_may_not_be_read_is_named() {
+    let place = Place::new();
+    for path in [place.picture("x.png", 1), place.labels("l.toml", &["cat"]), place.write("s.toml", "")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    // Permissions do not bind root; then the program runs as nobody, who must be able to reach and run it.
+    let as_root = File::open(place.at("x.png")).is_ok();
+    let program = place.at("spotter");
+    if as_root {
+        fs::set_permissions(place.at(""), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::copy(e2e::program("spotter"), &program).unwrap();
+        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let reaches = Command::new("setpriv").args(nobody).arg(&program).arg("--version").output();
+        if !reaches.is_ok_and(|output| output.status.success()) {
+            println!("SKIPPED: permissions do not bind this user, and setpriv cannot run the program as another");
+            return;
+        }
+    }
+    let check = |arguments: &str, part: &str| {
+        let ours = place.spotter(arguments);
+        let mut command = if as_root {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(ours.get_args());
+            command.env("STATE_DIRECTORY", place.state()).current_dir(place.at(""));
+            command
+        } else {
+            ours
+        };
+        let done = finish(&mut command);
+        let found = messages(&done.stderr);
+        println!("{arguments}: {}", found.join(" | "));
+        assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{arguments}: {}", done.stderr);
+        let denied = |line: &str| line.contains(part) && line.to_lowercase().contains("permission");
+        assert!(matches!(found[..], [line] if denied(line)), "{arguments}: {}", done.stderr);
+    };
+    check("classify --json x.png", "x.png");
+    check("run --output json --source x.png", "x.png");
+    check("run --output json --source test://shapes --frames 1 --labels l.toml", "l.toml");
+    check("run --output json --source test://shapes --frames 1 --config s.toml", "s.toml");
+}

@@ -1,0 +1,316 @@
+//! The label cache and the bundle when they are torn, damaged or not theirs: a clear message, never a wrong score.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::classify::{Done, Place, finish};
+
+const NAMES: [&str; 6] = ["red circle", "green square", "blue star", "black heart", "a dog", "an old ship at sea"];
+
+/// A folder with a picture and labels, and the scores that are right.
+fn prepared() -> (Place, String) {
+    let place = Place::new();
+    place.picture("x.png", 7);
+    place.labels("labels.toml", &NAMES);
+    let done = classify(&place);
+    assert_eq!((done.code, said(&done)), (Some(0), vec![]), "{}", done.stderr);
+    assert_eq!(done.stdout.matches("\"name\"").count(), NAMES.len(), "{}", done.stdout);
+    (place, done.stdout)
+}
+
+fn classify(place: &Place) -> Done {
+    finish(&mut place.spotter("classify --json --top-k 1000 --labels labels.toml x.png"))
+}
+
+/// Warnings and errors.
+fn said(done: &Done) -> Vec<&str> {
+    done.stderr.lines().filter(|line| ["WARN", "ERROR", "error:"].iter().any(|mark| line.contains(mark))).collect()
+}
+
+/// Numbers that look random and are the same every time.
+struct Spread(u64);
+
+impl Spread {
+    /// From 0 to below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+#[test]
+fn a_writer_killed_at_any_moment_leaves_a_usable_cache() {
+    const KILLS: usize = 200;
+    let (place, expected) = prepared();
+    // Undisturbed, a writer of new sentences takes this long.
+    let set = |round: usize| [format!("thing {round}"), format!("object {round}"), NAMES[round % NAMES.len()].to_owned()];
+    let writer = |round: usize| {
+        let names = set(round);
+        place.labels("changing.toml", &names.each_ref().map(String::as_str));
+        place.spotter("labels --labels changing.toml")
+    };
+    let lives: Vec<Duration> = (0..3)
+        .map(|round| {
+            let start = Instant::now();
+            assert_eq!(finish(&mut writer(1_000_000 + round)).code, Some(0));
+            start.elapsed()
+        })
+        .collect();
+    let life = *lives.iter().max().unwrap();
+
+    let (mut killed, mut spread, mut kept) = (0, Spread(1), 0);
+    let (mut temporary, mut sizes) = (0, std::collections::BTreeSet::new());
+    let start = Instant::now();
+    for round in 0.. {
+        assert!(round < 4 * KILLS, "{killed} of {round} writers were killed: too fast to be hit");
+        if killed == KILLS {
+            break;
+        }
+        // Each writes a cache that differs from the last one; every tenth begins without one.
+        if round % 10 == 0 {
+            let _ = fs::remove_file(place.cache());
+        }
+        let mut child = writer(round).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        // Most of what matters happens at the end of its life.
+        let share = if round % 2 == 0 { spread.below(1000) } else { 600 + spread.below(500) };
+        std::thread::sleep(life.mul_f64(share as f64 / 1000.0));
+        let _ = child.kill();
+        let ended = child.wait().unwrap();
+        killed += usize::from(ended.code().is_none());
+        kept += usize::from(place.cache().exists());
+        sizes.extend(place.cache().metadata().map(|data| data.len()).ok());
+        let leftovers = place.state().read_dir().unwrap().flatten();
+        temporary += leftovers.filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp")).count();
+
+        let done = classify(&place);
+        assert_eq!(done.code, Some(0), "round {round}: {}", done.stderr);
+        assert!(done.stdout == expected, "round {round}: other scores than without a cache: {}", done.stdout);
+        assert_eq!(said(&done), Vec::<&str>::new(), "round {round}: a cache that was torn");
+    }
+    println!(
+        "{killed} writers killed within their {:.0} ms: a cache was there after {kept} kills, in {} sizes, \
+         {temporary} temporary files left behind; {:.0} s",
+        life.as_secs_f64() * 1e3,
+        sizes.len(),
+        start.elapsed().as_secs_f64()
+    );
+}
+
+#[test]
+fn a_killed_writer_in_the_midst_of_its_file_leaves_the_old_one() {
+    // What a kill between the write and the rename leaves, whatever the moments above have hit.
+    let (place, expected) = prepared();
+    let whole = fs::read(place.cache()).unwrap();
+    for length in [0, 1, 100, whole.len() / 2, whole.len()] {
+        fs::write(place.state().join(".label-cache.safetensors.k1lled.tmp"), &whole[..length]).unwrap();
+        let done = classify(&place);
+        assert_eq!((done.code, said(&done)), (Some(0), vec![]), "{}", done.stderr);
+        assert!(done.stdout == expected && fs::read(place.cache()).unwrap() == whole, "{length} bytes");
+    }
+    // The next writer sweeps it away.
+    place.labels("labels.toml", &["something new"]);
+    assert_eq!(finish(&mut place.spotter("labels --labels labels.toml")).code, Some(0));
+    assert_eq!(place.state().read_dir().unwrap().count(), 1);
+}
+
+/// Puts the cache in a bad way; the scores must be right all the same, and the trouble told in one line or,
+/// where the damage hurts no value, none.
+fn check_cache(what: &str, must_be_told: bool, damage: &dyn Fn(&Path, &[u8])) {
+    let (place, expected) = prepared();
+    let good = fs::read(place.cache()).unwrap();
+    damage(&place.cache(), &good);
+    let done = classify(&place);
+    assert_eq!(done.code, Some(0), "{what}: {}", done.stderr);
+    assert!(done.stdout == expected, "{what}: other scores than without a cache: {}", done.stdout);
+    let messages = said(&done);
+    println!("{what}: {}", messages.join(" | "));
+    assert!(messages.len() == 1 || !must_be_told && messages.is_empty(), "{what}: one message wanted: {}", done.stderr);
+    assert!(messages.iter().all(|line| line.contains("label-cache.safetensors")), "{what}: {}", done.stderr);
+}
+
+#[test]
+fn damaged_caches_are_told_and_never_trusted() {
+    let put = |bytes: fn(&[u8]) -> Vec<u8>| move |path: &Path, good: &[u8]| fs::write(path, bytes(good)).unwrap();
+    check_cache("empty", true, &put(|_| Vec::new()));
+    check_cache("7 bytes", true, &put(|good| good[..7].to_vec()));
+    check_cache("half of it", true, &put(|good| good[..good.len() / 2].to_vec()));
+    check_cache("all but one byte", true, &put(|good| good[..good.len() - 1].to_vec()));
+    check_cache("one byte more", true, &put(|good| [good, b"x"].concat()));
+    check_cache("text", true, &put(|_| b"not a cache".to_vec()));
+    check_cache("zeros", true, &put(|good| vec![0; good.len()]));
+    let foreign = |_: &[u8]| fs::read(e2e::root().join("tests/golden/tiny/checkpoint/model.safetensors")).unwrap();
+    check_cache("another safetensors file", true, &put(foreign));
+    let folder = |path: &Path, _: &[u8]| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    };
+    let (place, expected) = prepared();
+    folder(&place.cache(), &[]);
+    let done = classify(&place);
+    assert!(done.code == Some(0) && done.stdout == expected, "a folder in its place: {}", done.stderr);
+    // It can be neither read nor written.
+    let messages = said(&done);
+    println!("a folder in its place: {}", messages.join(" | "));
+    assert!((1..=2).contains(&messages.len()), "a folder in its place: {}", done.stderr);
+    assert!(messages.iter().all(|line| line.contains("label-cache.safetensors")), "{}", done.stderr);
+}
+
+#[test]
+fn no_flipped_bit_in_a_cache_changes_a_score() {
+    let (place, expected) = prepared();
+    let good = fs::read(place.cache()).unwrap();
+    let mut spread = Spread(2);
+    let mut told = 0;
+    // The header's length, the header, the values.
+    let header = u64::from_le_bytes(good[..8].try_into().unwrap()) + 8;
+    let len = good.len() as u64;
+    let places = [(0, 8), (8, header), (header, len), (len - 4, len)];
+    for (from, to) in places.into_iter().flat_map(|range| [range; 12]) {
+        let at = (from + spread.below(to - from)) as usize;
+        let mut bad = good.clone();
+        bad[at] ^= 1 << spread.below(8);
+        fs::write(place.cache(), &bad).unwrap();
+        let done = classify(&place);
+        assert_eq!(done.code, Some(0), "byte {at}: {}", done.stderr);
+        assert!(done.stdout == expected, "byte {at}: other scores than without a cache");
+        assert!(said(&done).len() <= 1, "byte {at}: {}", done.stderr);
+        assert!(at < header as usize || said(&done).len() == 1, "byte {at}: a flipped value was not told");
+        told += said(&done).len();
+    }
+    println!("48 flipped bits: scores unchanged, {told} told");
+}
+
+#[test]
+fn state_that_cannot_be_written_costs_time_and_nothing_else() {
+    let (place, expected) = prepared();
+    let unchanged = fs::read(place.cache()).unwrap();
+    // A file that may only be read is as good as any for reading.
+    fs::set_permissions(place.cache(), fs::Permissions::from_mode(0o444)).unwrap();
+    let done = classify(&place);
+    assert_eq!((done.code, said(&done), &done.stdout), (Some(0), vec![], &expected), "{}", done.stderr);
+
+    let check = |what: &str, state: &Path| {
+        let mut command = place.spotter("classify --json --top-k 1000 --labels labels.toml x.png");
+        let done = finish(command.env("STATE_DIRECTORY", state));
+        let messages = said(&done);
+        println!("{what}: {}", messages.join(" | "));
+        assert!(done.code == Some(0) && done.stdout == expected, "{what}: {}", done.stderr);
+        assert!(!messages.is_empty() && messages.len() <= 2, "{what}: {}", done.stderr);
+        assert!(messages.iter().all(|line| line.contains("label cache")), "{what}: {}", done.stderr);
+    };
+    check("the state folder is a file", &place.write("file", ""));
+    check("below a file", &place.at("file").join("state"));
+    // Also to root.
+    check("a file system that cannot be written", Path::new("/proc/spotter"));
+
+    // Where permissions bind, that is not for root.
+    fs::set_permissions(place.state(), fs::Permissions::from_mode(0o555)).unwrap();
+    place.labels("labels.toml", &["something new"]);
+    let done = classify(&place);
+    fs::set_permissions(place.state(), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    if fs::read(place.cache()).unwrap() == unchanged {
+        assert!(matches!(said(&done)[..], [line] if line.contains("cannot be written")), "{}", done.stderr);
+    } else {
+        println!("a state folder without write permission: skipped, permissions do not bind this user");
+        assert_eq!(said(&done), Vec::<&str>::new());
+    }
+}
+
+/// Copies the demo bundle, damages it, and expects a refusal that says all of `parts`.
+fn check_bundle(what: &str, damage: &dyn Fn(&Path), parts: &[&str]) {
+    let place = Place::new();
+    place.picture("x.png", 7);
+    place.labels("labels.toml", &NAMES);
+    let bundle = place.at("bundle");
+    fs::create_dir(&bundle).unwrap();
+    for file in ["bundle.json", "vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"] {
+        fs::copy(e2e::root().join("config/demo").join(file), bundle.join(file)).unwrap();
+    }
+    damage(&bundle);
+    let done = finish(&mut place.spotter("classify --json --bundle bundle --labels labels.toml x.png"));
+    assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{what}: {}", done.stderr);
+    let errors: Vec<_> = done.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    println!("{what}: {}", errors.join(" | "));
+    assert_eq!(errors.len(), 1, "{what}: {}", done.stderr);
+    for part in parts {
+        assert!(errors[0].contains(part), "{what}: {part:?} is not in: {}", done.stderr);
+    }
+    // `check` says the same, in its own way.
+    let done = finish(&mut place.spotter("check --bundle bundle --labels labels.toml"));
+    assert_eq!(done.code, Some(1), "{what}: check: {}{}", done.stdout, done.stderr);
+    for part in parts {
+        assert!(done.stdout.contains(part), "{what}: check: {part:?} is not in: {}", done.stdout);
+    }
+}
+
+#[test]
+fn damaged_bundles_are_refused_by_name() {
+    let change = |file: &'static str, change: fn(&mut Vec<u8>)| {
+        move |bundle: &Path| {
+            let mut bytes = fs::read(bundle.join(file)).unwrap();
+            change(&mut bytes);
+            fs::write(bundle.join(file), bytes).unwrap();
+        }
+    };
+    for file in ["vision.onnx", "text.onnx", "tokenizer.json"] {
+        let path = format!("bundle/{file}");
+        check_bundle("cut", &change(file, |bytes| bytes.truncate(bytes.len() / 2)), &[&path, "size", "expected"]);
+        check_bundle("empty", &change(file, Vec::clear), &[&path, "size", "found 0 bytes"]);
+        let flip: fn(&mut Vec<u8>) = |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        };
+        check_bundle("a flipped bit", &change(file, flip), &[&path, "SHA-256", "expected", "found"]);
+        check_bundle("missing", &|bundle| fs::remove_file(bundle.join(file)).unwrap(), &[&path, "No such file"]);
+    }
+    let json = "bundle/bundle.json";
+    check_bundle("manifest cut", &change("bundle.json", |bytes| bytes.truncate(500)), &[json, "line"]);
+    check_bundle("manifest empty", &change("bundle.json", Vec::clear), &[json]);
+    fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
+        let text = String::from_utf8(std::mem::take(bytes)).unwrap();
+        assert!(text.contains(from), "no {from} in bundle.json");
+        *bytes = text.replacen(from, to, 1).into_bytes();
+    }
+    let manifest = |edit: fn(&mut Vec<u8>)| change("bundle.json", edit);
+    let version = manifest(|bytes| replace(bytes, "\"format_version\": 1", "\"format_version\": 9"));
+    check_bundle("version", &version, &[json, "version 9"]);
+    let width = manifest(|bytes| replace(bytes, "\"projection_dim\": 256", "\"projection_dim\": 255"));
+    check_bundle("width", &width, &[json, "255"]);
+    let hash = manifest(|bytes| replace(bytes, "\"sha256\": \"99", "\"sha256\": \"zz"));
+    check_bundle("hash", &hash, &[json, "sha256"]);
+    let key = manifest(|bytes| replace(bytes, "\"logit_scale\"", "\"logit_scall\""));
+    check_bundle("key", &key, &[json, "logit_scall"]);
+    let gone = |bundle: &Path| fs::remove_dir_all(bundle).unwrap();
+    check_bundle("gone", &gone, &["bundle", "No such file"]);
+    let emptied = |bundle: &Path| {
+        fs::remove_dir_all(bundle).unwrap();
+        fs::create_dir(bundle).unwrap();
+    };
+    check_bundle("an empty folder", &emptied, &["bundle", "bundle.json"]);
+    let text = |bundle: &Path| {
+        fs::remove_dir_all(bundle).unwrap();
+        fs::write(bundle, "not an archive").unwrap();
+    };
+    check_bundle("a text file", &text, &["bundle", "no tar archive"]);
+    let foreign = |bundle: &Path| {
+        fs::remove_dir_all(bundle).unwrap();
+        // The header of a tar archive with one empty file, and the two blocks of its end.
+        let mut tar = vec![0; 1536];
+        tar[..8].copy_from_slice(b"foreign\0");
+        tar[100..108].copy_from_slice(b"0000644\0");
+        tar[124..136].copy_from_slice(b"00000000000\0");
+        tar[136..148].copy_from_slice(b"00000000000\0");
+        tar[156] = b'0';
+        tar[257..265].copy_from_slice(b"ustar\x0000");
+        tar[148..156].fill(b' ');
+        let sum: u32 = tar[..512].iter().map(|byte| u32::from(*byte)).sum();
+        tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        fs::write(bundle, tar).unwrap();
+    };
+    check_bundle("another tar", &foreign, &["bundle", "bundle.json"]);
+}

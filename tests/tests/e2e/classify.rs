@@ -1,0 +1,431 @@
+//! `spotter classify`, MJPEG on standard input, and how these tests call the program.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Cursor, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use spotter::label_file;
+use spotter::source::{ShapesOptions, draw_shapes};
+use spotter_engine::bundle::Bundle;
+use spotter_engine::labels::{Cache, embed_labels};
+use spotter_engine::picture::decode;
+use spotter_engine::preprocess::Preprocessor;
+use spotter_engine::score::score;
+use spotter_engine::tower::{ImageTower, TextTower, Threads};
+use tempfile::TempDir;
+
+/// No call takes nearly as long; one that does hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A folder for the files and the state of one test.
+pub(crate) struct Place(TempDir);
+
+/// What a finished program left.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// `None` after a signal.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A line of `classify --json` or of `run --output json`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Line {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) labels: Vec<Named>,
+    pub(crate) time: Option<String>,
+    pub(crate) frame: Option<u64>,
+    pub(crate) truth: Option<String>,
+    pub(crate) latency_ms: Option<LatencyMs>,
+    pub(crate) dropped: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) cosine: f32,
+    pub(crate) logit: f32,
+    pub(crate) probability: f32,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LatencyMs {
+    pub(crate) capture: f64,
+    pub(crate) decode: f64,
+    pub(crate) preprocess: f64,
+    pub(crate) tower: f64,
+    pub(crate) score: f64,
+    pub(crate) total: f64,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.at(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Where the program keeps its state.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.at("state")
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.state().join("label-cache.safetensors")
+    }
+
+    /// A drawn picture as a PNG file.
+    pub(crate) fn picture(&self, name: &str, number: u64) -> PathBuf {
+        let mut png = Cursor::new(Vec::new());
+        drawn(number).write_to(&mut png, image::ImageFormat::Png).unwrap();
+        self.write(name, png.into_inner())
+    }
+
+    /// A label file with these names and the demo's template.
+    pub(crate) fn labels(&self, name: &str, names: &[&str]) -> PathBuf {
+        self.write(name, label_toml(names))
+    }
+
+    /// The program, with its state in this folder and nothing else of the environment that it looks at.
+    pub(crate) fn spotter(&self, arguments: &str) -> Command {
+        let mut command = Command::new(e2e::program("spotter"));
+        command.args(arguments.split_whitespace()).env("STATE_DIRECTORY", self.state());
+        command.env_remove("RUST_LOG").env_remove("XDG_STATE_HOME").env_remove("RUST_BACKTRACE");
+        command.current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+}
+
+/// The text of a label file.
+pub(crate) fn label_toml(names: &[&str]) -> String {
+    let labels: String = names.iter().map(|name| format!("\n[[label]]\nname = \"{name}\"\n")).collect();
+    format!("templates = [\"a photo of a {{}}.\"]\n{labels}")
+}
+
+/// Frame `number` of a small source of drawn shapes.
+pub(crate) fn drawn(number: u64) -> image::RgbImage {
+    let options = ShapesOptions { seed: 3, width: 128, height: 96, hold: 1, ..ShapesOptions::default() };
+    let mut rgb = Vec::new();
+    draw_shapes(&options, number, &mut rgb);
+    image::RgbImage::from_raw(128, 96, rgb).unwrap()
+}
+
+/// Waits for the end of a call and takes what it printed; never a panic, never a hang.
+pub(crate) fn finish(command: &mut Command) -> Done {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let read = |mut pipe: Box<dyn Read + Send>| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.read_to_end(&mut bytes).unwrap();
+            String::from_utf8(bytes).unwrap()
+        })
+    };
+    let stdout = read(Box::new(child.stdout.take().unwrap()));
+    let stderr = read(Box::new(child.stderr.take().unwrap()));
+    let code = wait(&mut child, &format!("{command:?}"));
+    let done = Done { code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    assert!(!done.stderr.contains("panicked"), "{command:?}: {}", done.stderr);
+    done
+}
+
+/// A program at work, whose lines are read as they come.
+pub(crate) struct Running {
+    child: Child,
+    lines: Receiver<Line>,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (send, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || {
+            for line in stdout.lines() {
+                let line = line.unwrap();
+                // Nobody waits for lines after a failed test.
+                let _ = send.send(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")));
+            }
+        });
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let (pipe, log) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&stderr));
+        thread::spawn(move || {
+            for line in pipe.lines() {
+                let line = line.unwrap() + "\n";
+                log.lock().unwrap().push_str(&line);
+            }
+        });
+        Self { child, lines, stderr }
+    }
+
+    /// The next line; `None` at the end of the output.
+    pub(crate) fn next(&self) -> Option<Line> {
+        match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no line within {DEADLINE:?}: {}", self.stderr()),
+        }
+    }
+
+    /// What has been printed on standard error so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success(), "kill -{name}: {status}");
+    }
+
+    /// Waits for the end: the exit code, the lines that were not read yet, and standard error.
+    pub(crate) fn end(mut self) -> (Option<i32>, Vec<Line>, String) {
+        let code = wait(&mut self.child, "run");
+        let rest = std::iter::from_fn(|| self.next()).collect();
+        let stderr = self.stderr();
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        (code, rest, stderr)
+    }
+}
+
+impl Drop for Running {
+    /// Leaves nothing behind when a test fails.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The exit code, or `None` after a signal.
+pub(crate) fn wait(child: &mut Child, what: &str) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if start.elapsed() > DEADLINE {
+            child.kill().unwrap();
+            panic!("{what}: still running after {DEADLINE:?}");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The lines of a program that succeeded.
+pub(crate) fn lines(done: &Done) -> Vec<Line> {
+    done.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// What every line must hold: `count` labels, best first, the values tied to each other.
+pub(crate) fn check_labels(line: &Line, count: usize) {
+    assert_eq!(line.labels.len(), count, "{line:?}");
+    let factor = Bundle::open(&e2e::root().join("config/demo")).unwrap().manifest().logit_scale.exp();
+    for pair in line.labels.windows(2) {
+        let ordered = pair[0].logit >= pair[1].logit && pair[0].probability >= pair[1].probability;
+        assert!(ordered, "{pair:?} are not in order");
+        let odds = (pair[0].logit - pair[1].logit).exp();
+        assert!((pair[0].probability / pair[1].probability / odds - 1.0).abs() < 1e-3, "{pair:?}: not a softmax");
+    }
+    for label in &line.labels {
+        assert!(label.cosine.abs() <= 1.0 + 1e-5, "{label:?}");
+        assert!((label.cosine * factor - label.logit).abs() < 1e-4, "{label:?}");
+    }
+}
+
+#[test]
+fn json_gives_every_picture_its_labels_best_first() {
+    let place = Place::new();
+    let pictures = ["0.png", "1.png", "2.png"];
+    for (number, name) in pictures.into_iter().enumerate() {
+        place.picture(name, number as u64);
+    }
+    let check = |options: &str, count: usize| {
+        let done = finish(place.spotter(&format!("classify --json {options}")).args(pictures));
+        assert_eq!(done.code, Some(0), "{options}: {}", done.stderr);
+        let lines = lines(&done);
+        let paths: Vec<_> = lines.iter().map(|line| line.path.clone().unwrap()).collect();
+        assert_eq!(paths, pictures.map(PathBuf::from), "{options}: paths as they were given, in their order");
+        lines.iter().for_each(|line| check_labels(line, count));
+        assert!(lines.iter().all(|line| line.frame.is_none() && line.time.is_none()), "{options}");
+        lines
+    };
+    let all = check("--top-k 48", 48);
+    for line in &all {
+        let sum: f32 = line.labels.iter().map(|label| label.probability).sum();
+        let mut names: Vec<_> = line.labels.iter().map(|label| &label.name).collect();
+        names.sort();
+        names.dedup();
+        println!("{}: probabilities add up to {sum:.6}", line.path.as_ref().unwrap().display());
+        assert!((sum - 1.0).abs() < 1e-4 && names.len() == 48, "{sum}, {} names", names.len());
+    }
+    assert_ne!(all[0].labels, all[1].labels, "two pictures, one score");
+    for (options, count) in [("", 5), ("--top-k 1", 1), ("--top-k 1000", 48)] {
+        for (line, whole) in check(options, count).iter().zip(&all) {
+            assert_eq!(line.labels, whole.labels[..count], "{options}: the best of all");
+        }
+    }
+}
+
+#[test]
+fn scores_are_the_librarys() {
+    let place = Place::new();
+    let picture = place.picture("x.png", 5);
+    let demo = e2e::root().join("config/demo");
+    let bundle = Bundle::open(&demo).unwrap();
+    let manifest = bundle.manifest();
+    let labels = label_file::load(&demo.join("labels.toml"), &manifest.templates).unwrap();
+    let mut text = TextTower::open(&bundle, &Threads::default()).unwrap();
+    let (labels, _) =
+        embed_labels(&labels, manifest, &mut Cache::default(), |sentence| text.embed(sentence)).unwrap();
+    let mut pixels = Vec::new();
+    let decoded = decode(&std::fs::read(&picture).unwrap()).unwrap();
+    Preprocessor::new(&manifest.preprocess).unwrap().run(&decoded, &mut pixels).unwrap();
+    let image = ImageTower::open(&bundle, &Threads::default()).unwrap().embed(&pixels).unwrap();
+    let mut expected = Vec::new();
+    score(&image, &labels, manifest.logit_scale, &mut expected);
+
+    let tar = place.at("bundle.tar");
+    let contents = [&manifest.vision.file, &manifest.text.file, &manifest.tokenizer.file, &manifest.model_card];
+    let contents = contents.map(|file| bundle.read(file).unwrap());
+    let contents = spotter_engine::bundle::Contents {
+        vision: &contents[0],
+        text: &contents[1],
+        tokenizer: &contents[2],
+        model_card: &contents[3],
+    };
+    spotter_engine::bundle::write(&tar, manifest.clone(), &contents).unwrap();
+    let check = |what: &str, bundle: Option<&Path>| {
+        let mut command = place.spotter("classify --json --top-k 48 x.png");
+        if let Some(bundle) = bundle {
+            command.arg("--bundle").arg(bundle).arg("--labels").arg(demo.join("labels.toml"));
+        }
+        let done = finish(&mut command);
+        assert_eq!(done.code, Some(0), "{what}: {}", done.stderr);
+        let found = lines(&done).remove(0).labels;
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!(found.name, labels.names()[expected.label], "{what}");
+            assert_eq!(
+                (found.cosine, found.logit, found.probability),
+                (expected.cosine, expected.logit, expected.probability),
+                "{what}: {}",
+                found.name
+            );
+        }
+    };
+    check("inside the program", None);
+    check("a folder", Some(&demo));
+    check("an archive", Some(&tar));
+}
+
+#[test]
+fn a_picture_that_cannot_be_read_stops_no_other() {
+    let place = Place::new();
+    place.picture("a.png", 1);
+    place.write("b.jpg", "");
+    place.picture("c.png", 2);
+    for (format, count) in [("--json", 2), ("", 12)] {
+        let done = finish(&mut place.spotter(&format!("classify {format} a.png b.jpg c.png")));
+        assert_eq!(done.code, Some(1), "{format}: {}", done.stderr);
+        assert_eq!(done.stdout.lines().count(), count, "{format}: {}", done.stdout);
+        assert!(done.stdout.contains("a.png") && done.stdout.contains("c.png"), "{format}: {}", done.stdout);
+        let errors: Vec<_> = done.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(matches!(errors[..], [error] if error.contains("b.jpg")), "{format}: {}", done.stderr);
+    }
+}
+
+/// Drawn shapes as JPEG files, one after the other.
+fn mjpeg(frames: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for number in 0..frames {
+        let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90);
+        drawn(number).write_with_encoder(encoder).unwrap();
+    }
+    bytes
+}
+
+#[test]
+fn mjpeg_on_standard_input_is_labelled_frame_by_frame() {
+    const FRAMES: u64 = 40;
+    let place = Place::new();
+    let stream = place.write("stream.mjpeg", mjpeg(FRAMES));
+    let numbers = |what: &str, done: &Done| -> Vec<u64> {
+        assert_eq!(done.code, Some(0), "{what}: {}", done.stderr);
+        lines(done)
+            .iter()
+            .map(|line| {
+                check_labels(line, 5);
+                let latency = line.latency_ms.as_ref().unwrap();
+                let stages = latency.decode + latency.preprocess + latency.tower + latency.score;
+                assert!(latency.decode > 0.0 && latency.tower > 0.0 && latency.capture >= 0.0, "{what}: {latency:?}");
+                assert!(latency.total >= stages - 0.01, "{what}: {latency:?}");
+                assert!(line.time.as_ref().unwrap().contains('T') && line.path.is_none(), "{what}: {line:?}");
+                line.frame.unwrap()
+            })
+            .collect()
+    };
+
+    let done = finish(place.spotter("run --source - --output json").stdin(File::open(&stream).unwrap()));
+    assert_eq!(numbers("a file", &done), Vec::from_iter(0..FRAMES), "every frame of a file, once");
+    assert!(lines(&done).iter().all(|line| line.dropped == Some(0)));
+    // The stream's first frame and the same JPEG as a file are the same picture.
+    let first = mjpeg(1);
+    place.write("first.jpg", first);
+    let alone = lines(&finish(&mut place.spotter("classify --json first.jpg"))).remove(0);
+    assert_eq!(alone.labels, lines(&done)[0].labels);
+
+    let mut command = place.spotter("run --source - --output json --frames 3");
+    let done = finish(command.stdin(File::open(&stream).unwrap()));
+    assert_eq!(numbers("--frames", &done), [0, 1, 2]);
+
+    // Through a pipe the newest frame wins: what comes out is in order, the last frame is among it.
+    let mut cat = Command::new("cat").arg(&stream).stdout(Stdio::piped()).spawn().unwrap();
+    let done = finish(place.spotter("run --source - --output json").stdin(cat.stdout.take().unwrap()));
+    cat.wait().unwrap();
+    let found = numbers("a pipe", &done);
+    println!("{} of {FRAMES} frames of a pipe that writes at full speed were labelled", found.len());
+    assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
+    assert_eq!(found.last(), Some(&(FRAMES - 1)), "the newest frame is labelled");
+    let dropped = lines(&done).last().unwrap().dropped.unwrap();
+    assert_eq!(found.len() as u64 + dropped, FRAMES, "each frame is labelled or counted as dropped");
+}
+
+#[test]
+fn a_pipe_at_a_cameras_pace_loses_no_frame() {
+    const FRAMES: u64 = 20;
+    let place = Place::new();
+    let mut program = Running::start(place.spotter("run --source - --output json").stdin(Stdio::piped()));
+    let mut input = program.child.stdin.take().unwrap();
+    let start = Instant::now();
+    for number in 0..FRAMES {
+        let mut jpeg = Vec::new();
+        drawn(number).write_with_encoder(image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 90)).unwrap();
+        input.write_all(&jpeg).unwrap();
+        // The next frame comes once this one is answered, as from a camera slower than the model.
+        let line = program.next().unwrap();
+        assert_eq!((line.frame, line.dropped), (Some(number), Some(0)));
+    }
+    println!("{FRAMES} frames one by one: {:.1} ms each", start.elapsed().as_secs_f64() * 1e3 / FRAMES as f64);
+    drop(input);
+    let (code, rest, stderr) = program.end();
+    assert!(code == Some(0) && rest.is_empty(), "{code:?}, {rest:?}: {stderr}");
+}

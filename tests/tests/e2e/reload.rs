@@ -1,0 +1,240 @@
+//! Labels that change while the program runs: whole, between two frames, without a dropped frame.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::classify::{DEADLINE, Line, Place, Running, label_toml};
+
+/// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something.
+const SOURCE: &str = "test://shapes?seed=1&fps=5&size=64x64";
+
+const OLD: [&str; 3] = ["red circle", "green square", "blue star"];
+const NEW: [&str; 4] = ["yellow heart", "red circle", "black cross", "white star"];
+
+/// A program at work with a label file of its own.
+struct Watching {
+    program: Running,
+    last: Line,
+    dropped_at_start: u64,
+    /// Set once a frame had other labels than the one before: how many frames.
+    swaps: usize,
+}
+
+fn names(line: &Line) -> BTreeSet<&str> {
+    line.labels.iter().map(|label| label.name.as_str()).collect()
+}
+
+impl Watching {
+    /// Waits for the first frame, whose labels are `OLD`.
+    fn start(place: &Place, labels: &Path) -> Self {
+        let config = place.write("spotter.toml", "[inference]\ntop_k = 1000\n");
+        let mut command = place.spotter("run --output json --source");
+        let program = Running::start(command.arg(SOURCE).arg("--config").arg(config).arg("--labels").arg(labels));
+        let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
+        assert_eq!(names(&last), BTreeSet::from(OLD));
+        let dropped_at_start = last.dropped.unwrap();
+        Self { program, last, dropped_at_start, swaps: 0 }
+    }
+
+    /// The next frame: the one after the last, none dropped between them, its labels one of the `known` sets, whole.
+    fn frame(&mut self, known: &[BTreeSet<&str>]) {
+        let line = self.program.next().unwrap_or_else(|| panic!("ended: {}", self.program.stderr()));
+        let (number, dropped) = (line.frame.unwrap(), line.dropped.unwrap());
+        assert_eq!(number, self.last.frame.unwrap() + 1, "consecutive frames; dropped {dropped} in all");
+        assert_eq!(dropped, self.dropped_at_start, "a frame was dropped");
+        assert!(known.contains(&names(&line)), "a mix of labels: {:?}", names(&line));
+        let sum: f32 = line.labels.iter().map(|label| label.probability).sum();
+        assert!((sum - 1.0).abs() < 1e-4, "probabilities add up to {sum}");
+        self.swaps += usize::from(names(&line) != names(&self.last));
+        self.last = line;
+    }
+
+    /// Reads frames until their labels are `wanted`.
+    fn until(&mut self, wanted: &[&str], known: &[&[&str]]) {
+        let known: Vec<BTreeSet<&str>> = known.iter().map(|set| set.iter().copied().collect()).collect();
+        let start = Instant::now();
+        while names(&self.last) != wanted.iter().copied().collect() {
+            assert!(start.elapsed() < DEADLINE, "the labels never changed: {}", self.program.stderr());
+            self.frame(&known);
+        }
+    }
+
+    /// Reads frames, whose labels must stay, until standard error says `text`.
+    fn until_said(&mut self, text: &str) {
+        let before = self.last.clone();
+        let start = Instant::now();
+        while !self.program.stderr().contains(text) {
+            assert!(start.elapsed() < DEADLINE, "{text:?} was never said: {}", self.program.stderr());
+            self.frame(&[names(&before)]);
+        }
+        // And the frames after it.
+        for _ in 0..3 {
+            self.frame(&[names(&before)]);
+        }
+    }
+
+    /// The end, in good order; gives standard error.
+    fn end(self) -> String {
+        self.program.signal("TERM");
+        let (code, _, stderr) = self.program.end();
+        assert_eq!(code, Some(0), "SIGTERM is a clean end: {stderr}");
+        stderr
+    }
+}
+
+/// Starts with `OLD`, makes `change`, and expects `wanted`, in one swap that embedded `embedded` new sentences.
+fn check(what: &str, prepare: fn(&Place), change: fn(&Place, &Running), wanted: &[&str], cost: (usize, usize)) {
+    let place = Place::new();
+    prepare(&place);
+    let labels = place.at("labels.toml");
+    let mut watching = Watching::start(&place, &labels);
+    let start = Instant::now();
+    change(&place, &watching.program);
+    watching.until(wanted, &[&OLD, wanted]);
+    let took = start.elapsed();
+    for _ in 0..3 {
+        watching.frame(&[wanted.iter().copied().collect()]);
+    }
+    assert_eq!(watching.swaps, 1, "{what}");
+    let last = watching.last.frame.unwrap();
+    let stderr = watching.end();
+    let (cached, embedded) = cost;
+    let said = format!("{cached} cached, {embedded} embedded");
+    println!("{what}: new labels after {:.2} s, frames 0 to {last} without a gap, {said}", took.as_secs_f64());
+    let line = stderr.lines().rfind(|line| line.contains("labels: ")).unwrap_or_default();
+    assert!(line.contains(&said), "{what}: expected {said}: {stderr}");
+}
+
+fn plain(place: &Place) {
+    place.labels("labels.toml", &OLD);
+}
+
+/// As Kubernetes lays out its config maps: `labels.toml` -> `..data/labels.toml`, `..data` -> `..v1`.
+fn linked(place: &Place) {
+    for (folder, names) in [("..v1", &OLD[..]), ("..v2", &NEW[..])] {
+        fs::create_dir(place.at(folder)).unwrap();
+        place.labels(&format!("{folder}/labels.toml"), names);
+    }
+    symlink("..v1", place.at("..data")).unwrap();
+    symlink("..data/labels.toml", place.at("labels.toml")).unwrap();
+}
+
+/// One of the new sentences was among the old ones.
+const COST: (usize, usize) = (1, 3);
+
+#[test]
+fn a_file_written_in_place() {
+    check("written in place", plain, |place, _| drop(place.labels("labels.toml", &NEW)), &NEW, COST);
+}
+
+#[test]
+fn a_file_replaced_as_editors_do() {
+    let change = |place: &Place, _: &Running| {
+        place.labels("labels.toml.new", &NEW);
+        fs::rename(place.at("labels.toml"), place.at("labels.toml~")).unwrap();
+        fs::rename(place.at("labels.toml.new"), place.at("labels.toml")).unwrap();
+    };
+    check("renamed and replaced", plain, change, &NEW, COST);
+}
+
+#[test]
+fn a_swapped_symbolic_link() {
+    let change = |place: &Place, _: &Running| {
+        symlink("..v2", place.at("..data_tmp")).unwrap();
+        fs::rename(place.at("..data_tmp"), place.at("..data")).unwrap();
+    };
+    check("link swapped", linked, change, &NEW, COST);
+}
+
+#[test]
+fn a_hangup_after_a_change() {
+    let change = |place: &Place, program: &Running| {
+        place.labels("labels.toml", &NEW);
+        program.signal("HUP");
+    };
+    check("SIGHUP", plain, change, &NEW, COST);
+}
+
+#[test]
+fn fewer_labels_cost_nothing() {
+    check("fewer", plain, |place, _| drop(place.labels("labels.toml", &OLD[1..])), &OLD[1..], (2, 0));
+}
+
+#[test]
+fn a_burst_of_saves_ends_in_the_last_content() {
+    let place = Place::new();
+    plain(&place);
+    let mut watching = Watching::start(&place, &place.at("labels.toml"));
+    let drafts: Vec<String> = (0..9).map(|draft| format!("draft {draft}")).collect();
+    for draft in &drafts {
+        place.labels("labels.toml", &["red circle", draft]);
+    }
+    place.labels("labels.toml", &NEW);
+    let mut known: Vec<Vec<&str>> = drafts.iter().map(|draft| vec!["red circle", draft]).collect();
+    known.extend([OLD.to_vec(), NEW.to_vec()]);
+    let known: Vec<&[&str]> = known.iter().map(Vec::as_slice).collect();
+    watching.until(&NEW, &known);
+    for _ in 0..10 {
+        watching.frame(&[BTreeSet::from(NEW)]);
+    }
+    println!("ten saves at once: {} swaps", watching.swaps);
+    watching.end();
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_is_named_by_line_and_column() {
+    let place = Place::new();
+    plain(&place);
+    let mut watching = Watching::start(&place, &place.at("labels.toml"));
+    for (text, expected) in [
+        ("[[label]]\nname = \"red circle\n", "labels.toml:2:"),
+        ("[[label]]\nname = \"x\"\n[[label]]\nname = \"x\"\n", "labels.toml:4:8: label `x` is there already"),
+        ("[[label]]\nname = 3\n", "labels.toml:2:8: `name`: expected a string"),
+        ("[[label]]\nnmae = \"x\"\n", "labels.toml:2:1: unknown key `nmae`"),
+        ("templates = [\"{}\"]\n\n", "labels.toml:1:1: no labels"),
+    ] {
+        place.write("labels.toml", text);
+        watching.until_said(expected);
+    }
+    assert_eq!(watching.swaps, 0);
+    // A file that is mended counts again.
+    place.labels("labels.toml", &NEW);
+    watching.until(&NEW, &[&OLD, &NEW]);
+    let stderr = watching.end();
+    let errors: Vec<_> = stderr.lines().filter(|line| line.contains("ERROR")).collect();
+    println!("five broken files:\n{}", errors.join("\n"));
+    assert!(errors.iter().all(|line| line.contains("labels.toml:")), "{stderr}");
+}
+
+#[test]
+fn a_file_deleted_and_made_anew() {
+    let place = Place::new();
+    plain(&place);
+    let mut watching = Watching::start(&place, &place.at("labels.toml"));
+    fs::remove_file(place.at("labels.toml")).unwrap();
+    watching.until_said("labels.toml: no such file");
+    fs::write(place.at("labels.toml"), label_toml(&NEW)).unwrap();
+    watching.until(&NEW, &[&OLD, &NEW]);
+    assert_eq!(watching.swaps, 1);
+    watching.end();
+}
+
+#[test]
+fn labels_inside_the_program_outlive_a_hangup() {
+    let place = Place::new();
+    let program = Running::start(place.spotter("run --output json --source").arg(SOURCE));
+    program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
+    program.signal("HUP");
+    let start = Instant::now();
+    while !program.stderr().contains("the labels are inside the program") {
+        assert!(start.elapsed() < DEADLINE, "{}", program.stderr());
+        assert_eq!(program.next().unwrap().labels.len(), 5);
+    }
+    program.signal("TERM");
+    assert_eq!(program.end().0, Some(0));
+}
