@@ -6,7 +6,8 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use tract_onnx::prelude::*;
+use tract_core::prelude::*;
+use tract_onnx::prelude::{InferenceModel, InferenceModelExt as _};
 use tract_onnx::tract_hir::infer::Factoid as _;
 
 use crate::bundle::{self, Bundle, BundleError, Dim, Manifest};
