@@ -25,7 +25,8 @@ pub fn program(name: &str) -> PathBuf {
     let mut built = BUILT.lock().expect("no test panics while it builds");
     if built.insert(name.to_owned()) {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", name, "--bin", name]).current_dir(root());
+        // The whole workspace, as for the tests: one package alone would have its dependencies built with other features.
+        cargo.args(["build", "--quiet", "--workspace", "--bin", name]).current_dir(root());
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
