@@ -2,12 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::classify::{Done, Place, finish};
+use spotter_engine::bundle::Bundle;
+use spotter_engine::labels::{Cache, Key};
+
+use crate::classify::{DEADLINE, Done, Place, finish};
 
 const NAMES: [&str; 6] = ["red circle", "green square", "blue star", "black heart", "a dog", "an old ship at sea"];
 
@@ -42,62 +47,113 @@ impl Spread {
     }
 }
 
+/// After a kill: the cache is whole, and the program gives the right scores without a word.
+fn check_after_kill(what: &str, place: &Place, expected: &str) {
+    if let Ok(bytes) = fs::read(place.cache()) {
+        let cache = Cache::decode(&bytes).unwrap_or_else(|error| panic!("{what}: {} bytes: {error}", bytes.len()));
+        assert!(!cache.is_empty(), "{what}");
+    }
+    let done = classify(place);
+    assert_eq!(done.code, Some(0), "{what}: {}", done.stderr);
+    assert!(done.stdout == expected, "{what}: other scores than without a cache: {}", done.stdout);
+    assert_eq!(said(&done), Vec::<&str>::new(), "{what}: a cache that was torn");
+}
+
+/// Temporary files that writers left behind.
+fn leftovers(place: &Place) -> usize {
+    let names = place.state().read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".tmp")).count()
+}
+
+/// Names the cache to the process that writes it without end.
+const ENDLESS: &str = "SPOTTER_TEST_ENDLESS_CACHE";
+
+/// The process that is killed below, not a test: it writes ever another cache, all of which hold what was there.
 #[test]
-fn a_writer_killed_at_any_moment_leaves_a_usable_cache() {
+#[ignore = "run by a_write_killed_at_any_moment_leaves_a_whole_cache"]
+fn endless_writer() {
+    let Some(path) = std::env::var_os(ENDLESS).map(PathBuf::from) else { return };
+    let mut cache = Cache::decode(&fs::read(&path).unwrap()).unwrap();
+    let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
+    let width = demo.manifest().projection_dim;
+    // Far more than are written before the kill; the end of a writer that nobody kills.
+    for round in 0..20_000 {
+        let key = Key::new(demo.manifest(), "{}", &format!("thing {}", cache.len()));
+        cache.insert(key, vec![round as f32; width]);
+        spotter::store::replace_file(&path, &cache.encode().unwrap()).unwrap();
+        if round == 0 {
+            fs::write(path.with_file_name("started"), "").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_write_killed_at_any_moment_leaves_a_whole_cache() {
     const KILLS: usize = 200;
     let (place, expected) = prepared();
-    // Undisturbed, a writer of new sentences takes this long.
-    let set = |round: usize| [format!("thing {round}"), format!("object {round}"), NAMES[round % NAMES.len()].to_owned()];
-    let writer = |round: usize| {
-        let names = set(round);
-        place.labels("changing.toml", &names.each_ref().map(String::as_str));
-        place.spotter("labels --labels changing.toml")
-    };
-    let lives: Vec<Duration> = (0..3)
-        .map(|round| {
-            let start = Instant::now();
-            assert_eq!(finish(&mut writer(1_000_000 + round)).code, Some(0));
-            start.elapsed()
-        })
-        .collect();
-    let life = *lives.iter().max().unwrap();
-
-    let (mut killed, mut spread, mut kept) = (0, Spread(1), 0);
-    let (mut temporary, mut sizes) = (0, std::collections::BTreeSet::new());
-    let start = Instant::now();
-    for round in 0.. {
-        assert!(round < 4 * KILLS, "{killed} of {round} writers were killed: too fast to be hit");
-        if killed == KILLS {
-            break;
+    let started = place.state().join("started");
+    let (mut spread, mut torn, mut sizes, start) = (Spread(3), 0, BTreeSet::new(), Instant::now());
+    for kill in 0..KILLS {
+        let mut writer = Command::new(std::env::current_exe().unwrap());
+        writer.args(["--ignored", "--exact", "cache::endless_writer"]).env(ENDLESS, place.cache());
+        let mut child = writer.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let waited = Instant::now();
+        while !started.exists() {
+            assert!(waited.elapsed() < DEADLINE && child.try_wait().unwrap().is_none(), "the writer does not write");
+            std::thread::sleep(Duration::from_millis(1));
         }
-        // Each writes a cache that differs from the last one; every tenth begins without one.
-        if round % 10 == 0 {
-            let _ = fs::remove_file(place.cache());
-        }
-        let mut child = writer(round).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        // Most of what matters happens at the end of its life.
-        let share = if round % 2 == 0 { spread.below(1000) } else { 600 + spread.below(500) };
-        std::thread::sleep(life.mul_f64(share as f64 / 1000.0));
-        let _ = child.kill();
-        let ended = child.wait().unwrap();
-        killed += usize::from(ended.code().is_none());
-        kept += usize::from(place.cache().exists());
+        std::thread::sleep(Duration::from_micros(spread.below(20_000)));
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().code(), None, "kill {kill} came too late");
+        fs::remove_file(&started).unwrap();
+        torn += usize::from(leftovers(&place) > 0);
         sizes.extend(place.cache().metadata().map(|data| data.len()).ok());
-        let leftovers = place.state().read_dir().unwrap().flatten();
-        temporary += leftovers.filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp")).count();
-
-        let done = classify(&place);
-        assert_eq!(done.code, Some(0), "round {round}: {}", done.stderr);
-        assert!(done.stdout == expected, "round {round}: other scores than without a cache: {}", done.stdout);
-        assert_eq!(said(&done), Vec::<&str>::new(), "round {round}: a cache that was torn");
+        check_after_kill(&format!("kill {kill}"), &place, &expected);
     }
     println!(
-        "{killed} writers killed within their {:.0} ms: a cache was there after {kept} kills, in {} sizes, \
-         {temporary} temporary files left behind; {:.0} s",
-        life.as_secs_f64() * 1e3,
+        "{KILLS} writers killed, {torn} of them with a temporary file under way; caches of {} sizes; {:.0} s",
         sizes.len(),
         start.elapsed().as_secs_f64()
     );
+    assert!(torn > 0, "no kill hit a write");
+}
+
+#[test]
+fn a_program_killed_at_any_moment_leaves_a_usable_cache() {
+    const KILLS: usize = 40;
+    let (place, expected) = prepared();
+    // Each writer has two new sentences.
+    let writer = |round: usize| {
+        let names = [format!("thing {round}"), format!("object {round}"), NAMES[round % NAMES.len()].to_owned()];
+        place.labels("changing.toml", &names.each_ref().map(String::as_str));
+        place.spotter("labels --labels changing.toml")
+    };
+    // The quickest of some undisturbed lives, so that most kills come before the end.
+    let lives = (0..3).map(|round| {
+        let start = Instant::now();
+        assert_eq!(finish(&mut writer(1_000_000 + round)).code, Some(0));
+        start.elapsed()
+    });
+    let life = lives.min().unwrap();
+    let (mut killed, mut spread) = (0, Spread(1));
+    for round in 0.. {
+        assert!(round < 10 * KILLS, "only {killed} of {round} writers were killed: too fast to be hit");
+        if killed == KILLS {
+            break;
+        }
+        // Some begin without a cache.
+        if round % 5 == 0 {
+            let _ = fs::remove_file(place.cache());
+        }
+        let mut child = writer(round).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Most of what matters happens at the end of its life.
+        let share = if round % 2 == 0 { spread.below(1000) } else { 700 + spread.below(300) };
+        std::thread::sleep(life.mul_f64(share as f64 / 1000.0));
+        let _ = child.kill();
+        killed += usize::from(child.wait().unwrap().code().is_none());
+        check_after_kill(&format!("round {round}"), &place, &expected);
+    }
+    println!("{killed} programs killed within their {:.0} ms", life.as_secs_f64() * 1e3);
 }
 
 #[test]

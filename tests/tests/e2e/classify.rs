@@ -294,8 +294,7 @@ fn scores_are_the_librarys() {
     let manifest = bundle.manifest();
     let labels = label_file::load(&demo.join("labels.toml"), &manifest.templates).unwrap();
     let mut text = TextTower::open(&bundle, &Threads::default()).unwrap();
-    let (labels, _) =
-        embed_labels(&labels, manifest, &mut Cache::default(), |sentence| text.embed(sentence)).unwrap();
+    let (labels, _) = embed_labels(&labels, manifest, &mut Cache::default(), |sentence| text.embed(sentence)).unwrap();
     let mut pixels = Vec::new();
     let decoded = decode(&std::fs::read(&picture).unwrap()).unwrap();
     Preprocessor::new(&manifest.preprocess).unwrap().run(&decoded, &mut pixels).unwrap();
