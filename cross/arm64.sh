@@ -5,6 +5,10 @@
 # private sysroot in the target folder. The C cross compiler (tract has kernels in assembly) comes from apt either way.
 # The program needs glibc 2.34 or newer at run time if built on Debian 12: Raspberry Pi OS 12, JetPack 6.
 #
+# Tried on Debian 12 with Debian's Rust 1.96: every dependency built, and a small program linked and started under
+# qemu-user; the whole program compiled, but its last step, the optimisation across crates, was not waited for (it takes
+# over ten minutes on one core). With rustup, fetching the target was tried, not the build.
+#
 # SPOTTER_ARM64_RUST=rustup or =debian takes that way only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,7 +55,7 @@ rust_from_debian() {
         fi
         rm -rf "$sysroot" "$packages"
         mkdir -p "$sysroot/lib/rustlib" "$packages"
-        # apt's own user may not write here, which it only warns of.
+        # apt warns that its own user cannot write here; it downloads as root then.
         (cd "$packages" && apt-get download -qq "libstd-rust-web-dev:arm64=$version")
         dpkg-deb -x "$packages"/libstd-rust-web-dev_*_arm64.deb "$packages/x"
         ln -s "$packages/x/usr/lib/rustlib/$TARGET" "$sysroot/lib/rustlib/"
