@@ -49,13 +49,14 @@ impl Embedder {
 
     /// Embeds `labels` and keeps what was new. That the cache cannot be written is reported once, and is no error.
     pub fn embed(&mut self, labels: &[Label]) -> Result<(LabelEmbeddings, Effort)> {
-        let mut tower = None;
         let (bundle, threads) = (&self.bundle, &self.threads);
-        let result = labels::embed_labels(labels, bundle.manifest(), &mut self.cache, |sentence| {
-            if tower.is_none() {
-                tower = Some(TextTower::open(bundle, threads)?);
-            }
-            tower.as_mut().map_or_else(|| Ok(Vec::new()), |tower| tower.embed(sentence))
+        // Opened beforehand, so that a damaged file is not blamed on a label; and only where it is needed.
+        let new = self.count(labels).iter().any(|effort| effort.embedded > 0);
+        let mut tower = new.then(|| TextTower::open(bundle, threads)).transpose()?;
+        let result = labels::embed_labels(labels, bundle.manifest(), &mut self.cache, |sentence| match &mut tower {
+            Some(tower) => tower.embed(sentence),
+            // Not reached, since both look into the same cache; it would be right all the same.
+            None => tower.insert(TextTower::open(bundle, threads)?).embed(sentence),
         });
         self.save();
         Ok(result?)

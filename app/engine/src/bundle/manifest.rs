@@ -1,5 +1,7 @@
 //! `bundle.json`: what it holds and which values are accepted.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::BundleError;
@@ -99,6 +101,20 @@ pub struct TensorSpec {
     pub dtype: Dtype,
     /// Extent of each axis.
     pub shape: Vec<Dim>,
+}
+
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = match self.dtype {
+            Dtype::F32 => "f32",
+            Dtype::I64 => "i64",
+        };
+        let axes = self.shape.iter().map(|dim| match dim {
+            Dim::Fixed(extent) => extent.to_string(),
+            Dim::Named(name) => name.clone(),
+        });
+        write!(f, "{} {dtype} [{}]", self.name, axes.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// Element types of tower inputs and outputs.
@@ -209,6 +225,7 @@ impl Manifest {
             }
             Err(BundleError::Field { path: path.to_owned(), field, expected: expected.to_owned(), found })
         };
+        let all = |specs: &[TensorSpec]| specs.iter().map(TensorSpec::to_string).collect::<Vec<_>>().join("; ");
         for file in self.files() {
             let plain = !file.name.is_empty() && !file.name.contains(['/', '\\']) && !file.name.starts_with('.');
             check(plain && file.name != MANIFEST_FILE, "file.name", "a plain file name", file.name.clone())?;
@@ -224,12 +241,12 @@ impl Manifest {
                 && matches!(&tower.output.shape[..], [Dim::Named(_), Dim::Fixed(n)] if *n == self.projection_dim)
         };
         let wanted = format!("f32 [batch, {}]", self.projection_dim);
-        check(embedding(&self.vision), "vision.output", &wanted, format!("{:?}", self.vision.output))?;
-        check(embedding(&self.text), "text.output", &wanted, format!("{:?}", self.text.output))?;
+        check(embedding(&self.vision), "vision.output", &wanted, self.vision.output.to_string())?;
+        check(embedding(&self.text), "text.output", &wanted, self.text.output.to_string())?;
         let pixels = matches!(&self.vision.inputs[..],
             [TensorSpec { dtype: Dtype::F32, shape, .. }]
                 if matches!(shape[..], [Dim::Named(_), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
-        let found = format!("{:?}", self.vision.inputs);
+        let found = all(&self.vision.inputs);
         check(pixels, "vision.inputs", "one f32 [batch, 3, height, width]", found)?;
         let tokens = !self.text.inputs.is_empty()
             && self.text.inputs.iter().all(|i| {
@@ -238,7 +255,7 @@ impl Manifest {
                     && matches!(i.shape[..], [Dim::Named(_), Dim::Named(_)])
             });
         let wanted = "i64 [batch, sequence] inputs among input_ids, attention_mask, token_type_ids";
-        check(tokens, "text.inputs", wanted, format!("{:?}", self.text.inputs))?;
+        check(tokens, "text.inputs", wanted, all(&self.text.inputs))?;
         check(
             self.tokenizer.max_length >= 2,
             "tokenizer.max_length",
