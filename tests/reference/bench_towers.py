@@ -1,11 +1,11 @@
 """Times Spotter's image tower against ONNX Runtime, interleaved in one run.
 
-    bench_towers.py SPOTTER BUNDLE [ROUNDS]
+    [FLOAT_BUNDLE=DIR] bench_towers.py SPOTTER BUNDLE [ROUNDS [BENCH_OPTION...]]
 
-Each round runs `spotter bench` once (200 frames, one thread; its median counts) and then as many passes of each ONNX
-Runtime session (one thread, spinning allowed): the bundle's own file and, for an int8 bundle, its dynamically quantised
-twin (s8 weights per channel, made here from a float bundle given by FLOAT_BUNDLE). Prints medians over the rounds and the ratio
-of Spotter's to each. Needs numpy, onnx and onnxruntime.
+Each round runs `spotter bench` once (200 frames, one thread; its median counts), then as many passes of each ONNX
+Runtime session (one thread, spinning allowed): the bundle's own file and, where FLOAT_BUNDLE names a float bundle of the
+same checkpoint, its float file and the twin that `quantize_dynamic` makes of it (s8 weights, per channel). Prints the
+medians over the rounds, the ratio of Spotter's to each, and Spotter's other stages. Needs numpy, onnx and onnxruntime.
 """
 
 import json
