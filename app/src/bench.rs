@@ -8,10 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use spotter_engine::tower::Threads;
 
-use crate::cli::all_of;
 use crate::config::Config;
 use crate::demo;
-use crate::embedder::Embedder;
+use crate::embedder::embed_configured;
 use crate::output::json::{ms, write_line};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::{self, CaptureOptions, Frame, PixelFormat, ShapesOptions, Source, Stop, Uri, draw_shapes};
@@ -60,10 +59,7 @@ pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
     let bundle = Arc::new(demo::bundle(config)?);
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let load = start.elapsed();
-    let labels = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
-    let mut embedder = Embedder::new(Arc::clone(&bundle), config.state_dir.as_deref(), &threads);
-    let (labels, _) = embedder.embed(&labels)?;
-    drop(embedder);
+    let labels = embed_configured(config, &bundle, &threads)?;
 
     let mut supply = Supply::open(uri, &config.capture.options())?;
     let (mut frame, stop) = (Frame::default(), Stop::new());

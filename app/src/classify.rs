@@ -10,9 +10,8 @@ use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::score::Score;
 use spotter_engine::tower::Threads;
 
-use crate::cli::all_of;
 use crate::config::Config;
-use crate::embedder::Embedder;
+use crate::embedder::embed_configured;
 use crate::output::json::{LabelScore, write_line};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::Frame;
@@ -31,9 +30,7 @@ struct Line<'a> {
 pub fn run(config: &Config, json: bool, pictures: &[PathBuf], out: &mut dyn Write) -> Result<usize> {
     let bundle = Arc::new(demo::bundle(config)?);
     let threads = Threads::new(config.inference.threads);
-    let labels = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
-    let mut embedder = Embedder::new(Arc::clone(&bundle), config.state_dir.as_deref(), &threads);
-    let (labels, _) = embedder.embed(&labels)?;
+    let labels = embed_configured(config, &bundle, &threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let mut frame = Frame::default();
     let mut failed = 0;

@@ -11,13 +11,22 @@ use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::{self, Cache, Effort, Label, LabelEmbeddings};
 use spotter_engine::tower::{TextTower, Threads};
 
-use crate::store;
+use crate::cli::all_of;
+use crate::config::Config;
+use crate::{demo, store};
 
 /// Name of the cache in the state folder.
 pub const CACHE_FILE: &str = "label-cache.safetensors";
 
 /// Largest cache file that is read: the most sentences that a cache holds, with embeddings of 1024 values.
 const CACHE_BYTES_MAX: u64 = 64 << 20;
+
+/// The labels that `config` names, embedded by `bundle`.
+pub fn embed_configured(config: &Config, bundle: &Arc<Bundle>, threads: &Threads) -> Result<LabelEmbeddings> {
+    let labels = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
+    let mut embedder = Embedder::new(Arc::clone(bundle), config.state_dir.as_deref(), threads);
+    embedder.embed(&labels).map(|(embeddings, _)| embeddings)
+}
 
 /// Embeds label sets of one bundle.
 #[derive(Debug)]
