@@ -1,13 +1,16 @@
 //! `spotter bench`: how long each stage of the loop takes, how long loading, and how much memory.
 
+mod memory;
+pub mod tower;
+
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use spotter_engine::tower::Threads;
 
+use crate::compute;
 use crate::config::Config;
 use crate::demo;
 use crate::embedder::embed_configured;
@@ -54,7 +57,7 @@ struct Quantiles {
 
 /// Measures `frames` frames of `uri`, or of drawn shapes as an MJPEG camera of 640 x 480 would give them.
 pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &mut dyn Write) -> Result<()> {
-    let threads = Threads::new(config.inference.threads);
+    let threads = compute::threads(config.inference.threads)?;
     let start = Instant::now();
     let bundle = Arc::new(demo::bundle(config)?);
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
@@ -78,9 +81,9 @@ pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
         source: supply.describe(),
         frames,
         labels: labels.names().len(),
-        threads: config.inference.threads,
+        threads: threads.count(),
         load_ms: ms(load),
-        peak_rss_bytes: peak_rss_bytes(),
+        peak_rss_bytes: memory::peak_rss_bytes(),
         stages_ms: Stages {
             capture: of(|l| l.capture),
             decode: of(|l| l.decode),
@@ -183,11 +186,4 @@ fn stand_in() -> Result<Vec<Vec<u8>>> {
             Ok(jpeg)
         })
         .collect()
-}
-
-/// The most memory that this process had resident, as Linux counts it.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

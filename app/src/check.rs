@@ -5,8 +5,9 @@ use std::str::FromStr as _;
 
 use anyhow::{Context as _, Result};
 use spotter_engine::bundle::Bundle;
-use spotter_engine::tower::{ImageTower, TextTower, Threads};
+use spotter_engine::tower::{ImageTower, TextTower};
 
+use crate::compute;
 use crate::config::{Config, Problem};
 use crate::demo;
 use crate::source::Uri;
@@ -48,7 +49,7 @@ pub fn run(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<us
 fn towers(bundle: &Bundle) -> Result<()> {
     bundle.verify()?;
     let manifest = bundle.manifest();
-    let threads = Threads::default();
+    let threads = compute::threads(1)?;
     let [height, width] = manifest.image_size();
     ImageTower::open(bundle, &threads)?.embed(&vec![0.0; 3 * height * width])?;
     TextTower::open(bundle, &threads)?.embed(&manifest.templates[0])?;

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::score::Score;
-use spotter_engine::tower::Threads;
 
+use crate::compute;
 use crate::config::Config;
 use crate::embedder::embed_configured;
 use crate::output::json::{LabelScore, write_line};
@@ -29,7 +29,7 @@ struct Line<'a> {
 /// Prints the best labels of each picture; pictures that cannot be read are reported on standard error and counted.
 pub fn run(config: &Config, json: bool, pictures: &[PathBuf], out: &mut dyn Write) -> Result<usize> {
     let bundle = Arc::new(demo::bundle(config)?);
-    let threads = Threads::new(config.inference.threads);
+    let threads = compute::threads(config.inference.threads)?;
     let labels = embed_configured(config, &bundle, &threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let mut frame = Frame::default();

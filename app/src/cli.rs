@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::bench::tower::Tower;
 use crate::config::{Config, Output, Problem};
 use crate::pipeline::{self, Deps};
 use crate::source::{Stop, Uri};
-use crate::{bench, check, classify, labels, output};
+use crate::{bench, check, classify, compute, demo, labels, output};
 
 /// Names what a camera sees, on the board itself. The labels are sentences in a file: edit it, and the running camera
 /// answers to the new words.
@@ -65,7 +66,7 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Measure each stage of the loop
+    /// Measure each stage of the loop, or one tower by itself
     Bench {
         #[command(flatten)]
         common: Common,
@@ -81,7 +82,48 @@ enum Command {
         /// Where frames come from; by default drawn shapes, encoded as a 640 x 480 MJPEG camera would
         #[arg(long, value_name = "URI")]
         source: Option<String>,
+        #[command(flatten)]
+        alone: Alone,
     },
+}
+
+/// What is done with one tower by itself.
+#[derive(Debug, Args)]
+struct Alone {
+    /// The tower that is measured by itself
+    #[arg(long, value_enum, ignore_case = true)]
+    tower: Option<Tower>,
+    /// List the tower's steps: what was fused, or why not, and the time of each
+    #[arg(long)]
+    explain: bool,
+    /// Compare the time of each kind of step with the most that this CPU can do
+    #[arg(long, conflicts_with = "explain")]
+    roofline: bool,
+    /// Read numbers of passes from standard input, answer each with a line of times
+    #[arg(long, requires = "tower", conflicts_with_all = ["explain", "roofline"])]
+    stdin: bool,
+    /// Read pixels or prompts from standard input, answer each with its embedding
+    #[arg(long, requires = "tower", conflicts_with_all = ["explain", "roofline", "stdin"])]
+    embed: bool,
+}
+
+impl Alone {
+    /// Runs what was asked for; `false` where nothing was.
+    fn run(&self, config: &Config) -> Result<bool> {
+        let tower = self.tower.unwrap_or(Tower::Image);
+        let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
+        let threads = compute::threads(config.inference.threads)?;
+        let bundle = demo::bundle(config)?;
+        match self {
+            Self { explain: true, .. } => bench::tower::explain(tower, &bundle, &threads, &mut out)?,
+            Self { roofline: true, .. } => bench::tower::roofline(tower, &bundle, &threads, &mut out)?,
+            Self { stdin: true, .. } => bench::tower::serve(tower, &bundle, &threads, &mut input, &mut out)?,
+            Self { embed: true, .. } => bench::tower::embed(tower, &bundle, &threads, &mut input, &mut out)?,
+            Self { tower: Some(_), .. } => bench::tower::explain(tower, &bundle, &threads, &mut out)?,
+            Self { tower: None, .. } => return Ok(false),
+        }
+        Ok(true)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -124,9 +166,12 @@ impl Cli {
                 let problems = check::run(&common.apply(config), &problems, &mut io::stdout().lock())?;
                 Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
-            Command::Bench { common, json, threads, frames, source } => {
+            Command::Bench { common, json, threads, frames, source, alone } => {
                 let mut config = common.load()?;
                 config.inference.threads = threads.map_or(config.inference.threads, |n| n as usize);
+                if alone.run(&config)? {
+                    return Ok(ExitCode::SUCCESS);
+                }
                 let source = source.as_deref().map(Uri::from_str).transpose()?;
                 bench::run(&config, source.as_ref(), frames as usize, json, &mut io::stdout().lock())
                     .map(|()| ExitCode::SUCCESS)

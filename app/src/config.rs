@@ -85,7 +85,7 @@ pub enum CaptureFormat {
 /// How frames are turned into labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inference {
-    /// Threads that compute the towers.
+    /// Threads that compute the towers; 0 for as many as there are cores but one.
     pub threads: usize,
     /// Labels shown of each frame, best first.
     pub top_k: usize,
@@ -113,7 +113,7 @@ impl Default for Capture {
 
 impl Default for Inference {
     fn default() -> Self {
-        Self { threads: 1, top_k: 5 }
+        Self { threads: 0, top_k: 5 }
     }
 }
 
@@ -197,7 +197,7 @@ impl Inference {
     fn read(section: &Section<'_>) -> Self {
         let defaults = Self::default();
         // More threads than cores only wait for each other; no board has more cores than this.
-        let threads = section.integer("threads", 1..=64);
+        let threads = section.integer("threads", 0..=64);
         // There are never more labels than this.
         let top_k = section.integer("top_k", 1..=1000);
         let size = |value: Option<u32>, default| value.map_or(default, |value| value as usize);

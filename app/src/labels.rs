@@ -4,9 +4,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use spotter_engine::tower::Threads;
 
 use crate::cli::all_of;
+use crate::compute;
 use crate::config::Config;
 use crate::demo;
 use crate::embedder::Embedder;
@@ -14,7 +14,7 @@ use crate::embedder::Embedder;
 /// Prints a line a label and a sum, and leaves every sentence in the cache.
 pub fn run(config: &Config, out: &mut dyn Write) -> Result<()> {
     let bundle = Arc::new(demo::bundle(config)?);
-    let threads = Threads::new(config.inference.threads);
+    let threads = compute::threads(config.inference.threads)?;
     let labels = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(bundle, config.state_dir.as_deref(), &threads);
     for (label, count) in labels.iter().zip(embedder.count(&labels)) {

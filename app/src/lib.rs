@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod classify;
 pub mod cli;
+pub mod compute;
 pub mod config;
 pub mod decode;
 pub mod demo;

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use spotter_engine::tower::Threads;
 
+use crate::compute;
 use crate::config::Config;
 use crate::demo;
 use crate::live_labels::LiveLabels;
@@ -49,7 +49,7 @@ pub struct Deps {
 /// Runs until the source ends, `deps.frames` were labelled, or `deps.stop` is set.
 pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> Result<()> {
     let bundle = Arc::new(demo::bundle(config)?);
-    let threads = Threads::new(config.inference.threads);
+    let threads = compute::threads(config.inference.threads)?;
     let recognizer = Recognizer::open(&bundle, &threads)?;
     let labels = LiveLabels::start(config, &bundle, &threads)?;
     let options = config.capture.options();

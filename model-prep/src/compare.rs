@@ -34,7 +34,7 @@ impl Towers {
     /// Loads what was assembled in memory.
     pub fn load(parts: &Assembled) -> Result<Self, Error> {
         let manifest = parts.manifest.clone();
-        let threads = threads();
+        let threads = threads()?;
         let image = ImageTower::load(&parts.vision, &manifest, &threads)?;
         let text = TextTower::load(&parts.text, &parts.tokenizer, &manifest, &threads)?;
         Ok(Self { manifest, image, text })
@@ -42,7 +42,7 @@ impl Towers {
 
     /// Loads a bundle.
     pub fn open(bundle: &spotter_engine::bundle::Bundle) -> Result<Self, Error> {
-        let threads = threads();
+        let threads = threads()?;
         let (image, text) = (ImageTower::open(bundle, &threads)?, TextTower::open(bundle, &threads)?);
         Ok(Self { manifest: bundle.manifest().clone(), image, text })
     }
@@ -88,7 +88,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
 }
 
-fn threads() -> spotter_engine::tower::Threads {
+fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
     spotter_engine::tower::Threads::new(std::thread::available_parallelism().map_or(1, usize::from))
 }
 

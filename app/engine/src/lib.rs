@@ -8,6 +8,7 @@
 
 pub mod bundle;
 pub mod labels;
+mod linear_i8;
 pub mod picture;
 pub mod preprocess;
 pub mod score;

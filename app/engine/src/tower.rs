@@ -1,21 +1,21 @@
-//! Loading and running the two towers with tract.
+//! Loading and running the two towers.
 //!
-//! The image tower has one fixed shape. The text tower is prepared for a few sequence lengths, each when the first
-//! prompt needs it, so that a short prompt does not pay for the longest.
+//! A tower whose graph [`crate::linear_i8`] understands runs there, fused; any other runs in tract as it is. The image
+//! tower has one fixed shape. The text tower takes as many tokens as a prompt has.
 
-use std::io::Cursor;
+mod profile;
+mod tract;
+
+use std::io::{Cursor, Read, Seek};
 use std::sync::Arc;
 
-use tract_core::prelude::*;
-use tract_onnx::prelude::{InferenceModel, InferenceModelExt as _};
-use tract_onnx::tract_hir::infer::Factoid as _;
+use tract_onnx::pb;
 
 use crate::bundle::{self, Bundle, BundleError, Dim, Manifest};
+use crate::linear_i8::{self, Input, Inputs, Kernels, OnnxFile, Outcome, Pool, Runner};
 use crate::tokenize::{Encoding, TokenizeError, Tokenizer};
 
-/// Sequence lengths that the text tower is prepared for, besides the tokenizer's maximum: a short prompt in a
-/// template has 8 to 12 tokens, a caption up to 32, and each further length costs a prepared copy of the tower.
-const SEQUENCE_LENGTHS: [usize; 3] = [16, 32, 64];
+pub use profile::{Layer, Profile, Work};
 
 /// Why a tower could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +26,12 @@ pub enum TowerError {
     /// The tokenizer is unusable, or refused a prompt.
     #[error(transparent)]
     Tokenize(#[from] TokenizeError),
-    /// tract cannot prepare the graph.
+    /// The graph cannot be read or prepared.
     #[error("{tower} tower: the ONNX graph cannot be prepared: {message}")]
     Load {
         /// `image` or `text`.
         tower: &'static str,
-        /// tract's messages, outermost first.
+        /// What was found, outermost first.
         message: String,
     },
     /// The graph's inputs or output are not those of the manifest.
@@ -64,6 +64,34 @@ pub enum TowerError {
         /// tract's messages, outermost first.
         message: String,
     },
+    /// A token id or type is not in the table that it chooses from.
+    #[error("{tower} tower: {what} {found} is not in the table, which ends at {last}")]
+    Token {
+        /// `text`.
+        tower: &'static str,
+        /// Token id or token type.
+        what: &'static str,
+        /// The value given.
+        found: i64,
+        /// The largest that is there.
+        last: usize,
+    },
+    /// There is no such set of kernels, or this CPU cannot run it.
+    #[error("kernels {wanted:?} cannot be used here: this CPU runs {available}")]
+    Kernels {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
+    /// The threads could not be started.
+    #[error("cannot start {count} threads")]
+    Threads {
+        /// How many were asked for.
+        count: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The embedding is not finite: the weights or the input hold NaN or infinity.
     #[error("{tower} tower: the embedding is not finite; check the bundle with `model-prep verify`")]
     NotFinite {
@@ -72,73 +100,167 @@ pub enum TowerError {
     },
 }
 
-/// Threads that matrix products may use.
-#[derive(Debug, Clone, Default)]
-pub struct Threads(tract_linalg::multithread::Executor);
+/// Stands among the names of kernels for a tower that is left to tract.
+const TRACT: &str = "tract";
+
+/// What computes the towers: a number of threads, and the kernels for this CPU. Clones share the threads.
+#[derive(Debug, Clone)]
+pub struct Threads {
+    pool: Arc<Pool>,
+    kernels: &'static Kernels,
+    fused: bool,
+}
+
+impl Default for Threads {
+    /// The calling thread alone.
+    fn default() -> Self {
+        Self { pool: Arc::new(Pool::single()), kernels: Kernels::best(), fused: true }
+    }
+}
 
 impl Threads {
-    /// A pool of `count` threads that lives as long as its clones; 0 and 1 mean the calling thread alone.
-    pub fn new(count: usize) -> Self {
-        use tract_linalg::multithread::Executor;
-        Self(if count > 1 { Executor::multithread_with_name(count, "tower") } else { Executor::SingleThread })
+    /// A pool of `count` threads, the caller among them, that lives as long as its clones; 0 and 1 mean the caller alone.
+    pub fn new(count: usize) -> Result<Self, TowerError> {
+        let pool = Pool::new(count).map_err(|source| TowerError::Threads { count, source })?;
+        Ok(Self { pool: Arc::new(pool), ..Self::default() })
     }
+
+    /// Names of the kernels that this CPU runs, slowest first.
+    pub fn available_kernels() -> Vec<&'static str> {
+        Kernels::available().iter().map(|kernels| kernels.name).collect()
+    }
+
+    /// Uses the kernels called `name` instead of the fastest ones, or leaves towers to tract where it is `tract`: to
+    /// compare, or to find out what is wrong.
+    pub fn with_kernels(self, name: &str) -> Result<Self, TowerError> {
+        if name == TRACT {
+            return Ok(Self { fused: false, ..self });
+        }
+        let available = Kernels::available();
+        match available.iter().find(|kernels| kernels.name == name) {
+            Some(kernels) => Ok(Self { kernels, ..self }),
+            None => Err(TowerError::Kernels {
+                wanted: name.to_owned(),
+                available: [Self::available_kernels(), vec![TRACT]].concat().join(", "),
+            }),
+        }
+    }
+
+    /// Threads of the pool.
+    pub fn count(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Runs int8 multiplications for a moment on the calling thread, in registers alone, and returns how many operations
+    /// that were (a multiplication and an addition are two): divided by the time, the most that this CPU can do.
+    pub fn peak_int8(&self) -> u64 {
+        self.kernels.peak_i8()
+    }
+
+    /// As [`Self::peak_int8`] for 32-bit floats.
+    pub fn peak_float(&self) -> u64 {
+        self.kernels.peak_f32()
+    }
+
+    /// Name of the kernels: `scalar`, `avx2`, `avx512vnni`, `neon`, `dotprod` or `i8mm`; `tract` where nothing is fused.
+    pub fn kernels(&self) -> &'static str {
+        if self.fused { self.kernels.name } else { TRACT }
+    }
+}
+
+/// A loaded tower.
+#[derive(Debug)]
+enum Engine {
+    Fused(Box<Runner>),
+    Tract(Box<tract::Towers>),
 }
 
 /// The image tower: normalised pixels in, normalised embedding out.
 #[derive(Debug)]
 pub struct ImageTower {
-    plan: Arc<TypedRunnableModel>,
-    shape: [usize; 4],
-    threads: Threads,
+    engine: Engine,
+    layers: profile::Layers,
+    image_size: [usize; 2],
+    projection_dim: usize,
 }
 
 impl ImageTower {
     /// Reads and prepares the image tower of a bundle.
     pub fn open(bundle: &Bundle, threads: &Threads) -> Result<Self, TowerError> {
-        let manifest = bundle.manifest();
-        Self::load(&bundle.read(&manifest.vision.file)?, manifest, threads)
+        let (manifest, file) = (bundle.manifest(), &bundle.manifest().vision.file);
+        checked(bundle, file, || Self::from_source(Box::new(bundle.open_file(file)?), manifest, threads))
     }
 
     /// Prepares an image tower from the bytes of its ONNX file.
     pub fn load(onnx: &[u8], manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
-        let [height, width] = manifest.image_size();
-        let shape = [1, 3, height, width];
-        let graph = Graph::parse("image", onnx, &manifest.vision)?;
-        let plan = graph.prepare(&[TypedFact::dt_shape(DatumType::F32, shape)], manifest.projection_dim)?;
-        Ok(Self { plan, shape, threads: threads.clone() })
+        Self::from_source(Box::new(Cursor::new(onnx)), manifest, threads)
+    }
+
+    fn from_source(source: Box<dyn Source + '_>, manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
+        let image_size = manifest.image_size();
+        let inputs = Inputs::Pixels(image_size);
+        let (engine, layers) = load("image", source, &manifest.vision, inputs, manifest.projection_dim, threads)?;
+        Ok(Self { engine, layers, image_size, projection_dim: manifest.projection_dim })
     }
 
     /// The embedding of one picture, L2 norm 1, from `3 * height * width` values in planes.
     pub fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>, TowerError> {
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.embed_into(pixels, &mut embedding)?;
+        Ok(embedding)
+    }
+
+    /// As [`Self::embed`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing here.
+    pub fn embed_into(&self, pixels: &[f32], embedding: &mut [f32]) -> Result<(), TowerError> {
+        self.check(pixels, embedding)?;
+        match &self.engine {
+            Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), embedding, None),
+            Engine::Tract(towers) => towers.image(pixels, self.image_size, embedding)?,
+        }
+        finite("image", embedding)
+    }
+
+    fn check(&self, pixels: &[f32], embedding: &[f32]) -> Result<(), TowerError> {
         let tower = "image";
-        let expected = self.shape.iter().product();
+        let expected = 3 * self.image_size[0] * self.image_size[1];
         if pixels.len() != expected {
             return Err(TowerError::Input { tower, expected, found: pixels.len() });
         }
-        let input = Tensor::from_shape(&self.shape, pixels).map_err(|e| run_error(tower, &e))?;
-        run(tower, &self.plan, tvec!(input.into_tvalue()), &self.threads)
+        if embedding.len() != self.projection_dim {
+            return Err(TowerError::Input { tower, expected: self.projection_dim, found: embedding.len() });
+        }
+        Ok(())
+    }
+
+    /// What the tower consists of and, where it is fused, how long each part of one run takes; see [`Profile`].
+    pub fn profile(&self, pixels: &[f32], clock: &(dyn Fn() -> u64 + Sync)) -> Result<Profile, TowerError> {
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.check(pixels, &embedding)?;
+        Ok(match &self.engine {
+            Engine::Fused(runner) => {
+                self.layers.measure(runner, Input::Pixels(pixels, self.image_size), &mut embedding, clock)
+            }
+            Engine::Tract(_) => self.layers.unmeasured(),
+        })
     }
 }
 
 /// The text tower with its tokenizer: prompt in, normalised embedding out.
 #[derive(Debug)]
 pub struct TextTower {
-    graph: Graph,
+    engine: Engine,
+    layers: profile::Layers,
     tokenizer: Tokenizer,
-    /// Names of the inputs, in the graph's order.
-    inputs: Vec<String>,
+    max_length: usize,
     projection_dim: usize,
-    /// Prepared plans with their sequence lengths, shortest first.
-    plans: Vec<(usize, Option<Arc<TypedRunnableModel>>)>,
-    threads: Threads,
 }
 
 impl TextTower {
-    /// Reads the text tower and the tokenizer of a bundle; lengths are prepared when first used.
+    /// Reads and prepares the text tower and the tokenizer of a bundle.
     pub fn open(bundle: &Bundle, threads: &Threads) -> Result<Self, TowerError> {
-        let manifest = bundle.manifest();
+        let (manifest, file) = (bundle.manifest(), &bundle.manifest().text.file);
         let tokenizer = bundle.read(&manifest.tokenizer.file)?;
-        Self::load(&bundle.read(&manifest.text.file)?, &tokenizer, manifest, threads)
+        checked(bundle, file, || Self::from_source(Box::new(bundle.open_file(file)?), &tokenizer, manifest, threads))
     }
 
     /// Prepares a text tower from the bytes of its ONNX file and of its `tokenizer.json`.
@@ -148,17 +270,21 @@ impl TextTower {
         manifest: &Manifest,
         threads: &Threads,
     ) -> Result<Self, TowerError> {
-        let spec = &manifest.tokenizer;
-        let longest = spec.max_length;
-        let lengths = SEQUENCE_LENGTHS.into_iter().filter(|length| *length < longest).chain([longest]);
-        Ok(Self {
-            graph: Graph::parse("text", onnx, &manifest.text)?,
-            tokenizer: Tokenizer::from_bytes(tokenizer_json, spec)?,
-            inputs: manifest.text.inputs.iter().map(|input| input.name.clone()).collect(),
-            projection_dim: manifest.projection_dim,
-            plans: lengths.map(|length| (length, None)).collect(),
-            threads: threads.clone(),
-        })
+        Self::from_source(Box::new(Cursor::new(onnx)), tokenizer_json, manifest, threads)
+    }
+
+    fn from_source(
+        source: Box<dyn Source + '_>,
+        tokenizer_json: &[u8],
+        manifest: &Manifest,
+        threads: &Threads,
+    ) -> Result<Self, TowerError> {
+        let (spec, projection_dim) = (&manifest.tokenizer, manifest.projection_dim);
+        let names: Vec<String> = manifest.text.inputs.iter().map(|input| input.name.clone()).collect();
+        let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length };
+        let (engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;
+        let tokenizer = Tokenizer::from_bytes(tokenizer_json, spec)?;
+        Ok(Self { engine, layers, tokenizer, max_length: spec.max_length, projection_dim })
     }
 
     /// The tokenizer.
@@ -174,135 +300,174 @@ impl TextTower {
 
     /// The embedding of one tokenized prompt, L2 norm 1.
     pub fn embed_encoding(&mut self, encoding: &Encoding) -> Result<Vec<f32>, TowerError> {
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.embed_encoding_into(encoding, &mut embedding)?;
+        Ok(embedding)
+    }
+
+    /// As [`Self::embed_encoding`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing
+    /// here.
+    pub fn embed_encoding_into(&mut self, encoding: &Encoding, embedding: &mut [f32]) -> Result<(), TowerError> {
         let tower = "text";
-        let found = encoding.ids.len();
-        let slot = self.plans.iter().position(|(length, _)| *length >= found);
-        let Some(slot) = slot else {
-            let expected = self.plans.last().map_or(0, |(length, _)| *length);
-            return Err(TowerError::Input { tower, expected, found });
-        };
-        let length = self.plans[slot].0;
-        let plan = match &self.plans[slot].1 {
-            Some(plan) => plan.clone(),
-            None => {
-                let facts = vec![TypedFact::dt_shape(DatumType::I64, [1, length]); self.inputs.len()];
-                let plan = self.graph.prepare(&facts, self.projection_dim)?;
-                self.plans[slot].1 = Some(plan.clone());
-                plan
+        if embedding.len() != self.projection_dim {
+            return Err(TowerError::Input { tower, expected: self.projection_dim, found: embedding.len() });
+        }
+        self.check(encoding)?;
+        match &mut self.engine {
+            Engine::Fused(runner) => runner.run(tokens(encoding), embedding, None),
+            Engine::Tract(towers) => {
+                let length = towers.length_for(encoding.ids.len());
+                towers.text(&self.tokenizer.pad(encoding, length), embedding)?;
             }
-        };
-        let padded = self.tokenizer.pad(encoding, length);
-        let mut inputs = tvec!();
-        for name in &self.inputs {
-            let values = match name.as_str() {
-                "attention_mask" => &padded.mask,
-                "token_type_ids" => &padded.type_ids,
-                _ => &padded.ids,
-            };
-            let tensor = Tensor::from_shape(&[1, length], values).map_err(|e| run_error(tower, &e))?;
-            inputs.push(tensor.into_tvalue());
         }
-        run(tower, &plan, inputs, &self.threads)
-    }
-}
-
-/// A parsed ONNX graph whose inputs still have open axes.
-#[derive(Debug)]
-struct Graph {
-    tower: &'static str,
-    model: InferenceModel,
-}
-
-impl Graph {
-    fn parse(tower: &'static str, onnx: &[u8], spec: &bundle::Tower) -> Result<Self, TowerError> {
-        let model = tract_onnx::onnx()
-            .with_ignore_value_info(true)
-            .with_ignore_output_shapes(true)
-            .model_for_read(&mut Cursor::new(onnx))
-            .map_err(|e| load_error(tower, &e))?;
-        let graph = Self { tower, model };
-        let names = |outlets: &[OutletId]| {
-            outlets.iter().map(|o| graph.model.node(o.node).name.clone()).collect::<Vec<_>>().join(", ")
-        };
-        let wanted: Vec<_> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
-        let wanted = wanted.join(", ");
-        let found = names(&graph.model.inputs);
-        if wanted != found {
-            return Err(TowerError::Mismatch { tower, what: "inputs".into(), expected: wanted, found });
-        }
-        for (input, outlet) in spec.inputs.iter().zip(&graph.model.inputs) {
-            graph.check_input(input, *outlet)?;
-        }
-        if graph.model.outputs.len() != 1 {
-            let (expected, found) = (spec.output.name.clone(), names(&graph.model.outputs));
-            return Err(TowerError::Mismatch { tower, what: "outputs".into(), expected, found });
-        }
-        Ok(graph)
+        finite(tower, embedding)
     }
 
-    /// A fixed axis of the manifest must have the same extent in the graph where the graph says it.
-    fn check_input(&self, spec: &bundle::TensorSpec, outlet: OutletId) -> Result<(), TowerError> {
-        let fact = self.model.outlet_fact(outlet).map_err(|e| load_error(self.tower, &e))?;
-        for (axis, dim) in spec.shape.iter().enumerate() {
-            let in_graph = fact.shape.dim(axis).and_then(|d| d.concretize()).and_then(|d| d.as_i64());
-            if let (Dim::Fixed(expected), Some(found)) = (dim, in_graph)
-                && i64::try_from(*expected) != Ok(found)
-            {
-                return Err(TowerError::Mismatch {
-                    tower: self.tower,
-                    what: format!("{}, axis {axis}", spec.name),
-                    expected: expected.to_string(),
-                    found: found.to_string(),
-                });
+    fn check(&self, encoding: &Encoding) -> Result<(), TowerError> {
+        let (tower, found) = ("text", encoding.ids.len());
+        if found == 0 || found > self.max_length {
+            return Err(TowerError::Input { tower, expected: self.max_length, found });
+        }
+        for other in [&encoding.mask, &encoding.type_ids] {
+            if other.len() != found {
+                return Err(TowerError::Input { tower, expected: found, found: other.len() });
+            }
+        }
+        let Engine::Fused(runner) = &self.engine else { return Ok(()) };
+        let program = runner.program();
+        for (what, values, last) in
+            [("token id", &encoding.ids, program.ids_max), ("token type", &encoding.type_ids, program.types_max)]
+        {
+            let outside = |value: &&i64| !usize::try_from(**value).is_ok_and(|value| value <= last);
+            if let Some(found) = values.iter().find(outside) {
+                return Err(TowerError::Token { tower, what, found: *found, last });
             }
         }
         Ok(())
     }
 
-    /// Fixes the inputs' shapes, optimises the graph and checks that its output is one embedding.
-    fn prepare(&self, inputs: &[TypedFact], projection_dim: usize) -> Result<Arc<TypedRunnableModel>, TowerError> {
-        let build = || {
-            let mut model = self.model.clone();
-            for (index, fact) in inputs.iter().enumerate() {
-                model.set_input_fact(index, fact.into())?;
-            }
-            model.into_optimized()
+    /// What the tower consists of and, where it is fused, how long each part of one run takes; see [`Profile`].
+    pub fn profile(&self, encoding: &Encoding, clock: &(dyn Fn() -> u64 + Sync)) -> Result<Profile, TowerError> {
+        self.check(encoding)?;
+        let mut embedding = vec![0.0; self.projection_dim];
+        Ok(match &self.engine {
+            Engine::Fused(runner) => self.layers.measure(runner, tokens(encoding), &mut embedding, clock),
+            Engine::Tract(_) => self.layers.unmeasured(),
+        })
+    }
+}
+
+fn tokens(encoding: &Encoding) -> Input<'_> {
+    Input::Tokens { ids: &encoding.ids, types: &encoding.type_ids, mask: &encoding.mask }
+}
+
+/// Bytes of an ONNX file.
+trait Source: Read + Seek {}
+impl<T: Read + Seek> Source for T {}
+
+/// Runs `load` while another thread computes the file's SHA-256, whose mismatch is the error that counts.
+fn checked<T>(
+    bundle: &Bundle,
+    file: &bundle::FileEntry,
+    load: impl FnOnce() -> Result<T, TowerError>,
+) -> Result<T, TowerError> {
+    std::thread::scope(|scope| {
+        let hash = std::thread::Builder::new().name("hash".into()).spawn_scoped(scope, || bundle.check_hash(file));
+        let Ok(hash) = hash else {
+            bundle.check_hash(file)?;
+            return load();
         };
-        let model = build().map_err(|e| load_error(self.tower, &e))?;
-        let fact = model.output_fact(0).map_err(|e| load_error(self.tower, &e))?;
-        let wanted = TypedFact::dt_shape(DatumType::F32, [1, projection_dim]);
-        if fact.datum_type != wanted.datum_type || fact.shape != wanted.shape {
+        let loaded = load();
+        match hash.join() {
+            Ok(result) => result?,
+            Err(payload) => std::panic::resume_unwind(payload),
+        }
+        loaded
+    })
+}
+
+fn load(
+    tower: &'static str,
+    mut source: Box<dyn Source + '_>,
+    spec: &bundle::Tower,
+    inputs: Inputs<'_>,
+    projection_dim: usize,
+    threads: &Threads,
+) -> Result<(Engine, profile::Layers), TowerError> {
+    let error = |source: std::io::Error| TowerError::Load { tower, message: source.to_string() };
+    let mut file = OnnxFile::read(Box::new(&mut source)).map_err(error)?;
+    check_graph(tower, &file.graph, spec)?;
+    let outcome = if threads.fused {
+        linear_i8::interpret(&mut file, inputs).map_err(error)?
+    } else {
+        Outcome::Unrecognized(linear_i8::Unrecognized::on_request())
+    };
+    match outcome {
+        Outcome::Program(mut program) => {
+            let found = program.output.width;
+            if found != projection_dim {
+                let (expected, found) = (format!("f32 [1, {projection_dim}]"), format!("f32 [1, {found}]"));
+                return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
+            }
+            linear_i8::load(&mut program, &mut file, threads.kernels).map_err(error)?;
+            let runner = Runner::new(program, threads.kernels, Arc::clone(&threads.pool));
+            let layers = profile::Layers::fused(&runner);
+            Ok((Engine::Fused(Box::new(runner)), layers))
+        }
+        Outcome::Unrecognized(why) => {
+            let layers = profile::Layers::tract(&file.graph, &why);
+            drop(file);
+            let mut bytes = Vec::new();
+            source.rewind().and_then(|()| source.read_to_end(&mut bytes)).map_err(error)?;
+            let towers = tract::Towers::load(tower, &bytes, spec, inputs, projection_dim, threads)?;
+            Ok((Engine::Tract(Box::new(towers)), layers))
+        }
+    }
+}
+
+/// Names and fixed axes of the graph's inputs, and the number of outputs, must be those of the manifest.
+fn check_graph(tower: &'static str, graph: &pb::GraphProto, spec: &bundle::Tower) -> Result<(), TowerError> {
+    let is_constant = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
+    let found: Vec<_> = graph.input.iter().filter(|input| !is_constant(&input.name)).collect();
+    let join = |names: Vec<&str>| names.join(", ");
+    let wanted = join(spec.inputs.iter().map(|input| &*input.name).collect());
+    let names = join(found.iter().map(|input| &*input.name).collect());
+    if wanted != names {
+        return Err(TowerError::Mismatch { tower, what: "inputs".into(), expected: wanted, found: names });
+    }
+    for (spec, input) in spec.inputs.iter().zip(found) {
+        check_input(tower, spec, input)?;
+    }
+    if graph.output.len() != 1 {
+        let found = join(graph.output.iter().map(|output| &*output.name).collect());
+        let expected = spec.output.name.clone();
+        return Err(TowerError::Mismatch { tower, what: "outputs".into(), expected, found });
+    }
+    Ok(())
+}
+
+/// A fixed axis of the manifest must have the same extent in the graph where the graph says it.
+fn check_input(tower: &'static str, spec: &bundle::TensorSpec, input: &pb::ValueInfoProto) -> Result<(), TowerError> {
+    use pb::tensor_shape_proto::dimension::Value as DimValue;
+    let Some(pb::type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        return Ok(());
+    };
+    let Some(shape) = &tensor.shape else { return Ok(()) };
+    for (axis, (dim, in_graph)) in spec.shape.iter().zip(&shape.dim).enumerate() {
+        if let (Dim::Fixed(expected), Some(DimValue::DimValue(found))) = (dim, &in_graph.value)
+            && i64::try_from(*expected) != Ok(*found)
+        {
             return Err(TowerError::Mismatch {
-                tower: self.tower,
-                what: "output".into(),
-                expected: format!("f32 [1, {projection_dim}]"),
-                found: format!("{fact:?}"),
+                tower,
+                what: format!("{}, axis {axis}", spec.name),
+                expected: expected.to_string(),
+                found: found.to_string(),
             });
         }
-        model.into_runnable().map_err(|e| load_error(self.tower, &e))
     }
+    Ok(())
 }
 
-fn run(
-    tower: &'static str,
-    plan: &Arc<TypedRunnableModel>,
-    inputs: TVec<TValue>,
-    threads: &Threads,
-) -> Result<Vec<f32>, TowerError> {
-    let outputs = tract_linalg::multithread::multithread_tract_scope(threads.0.clone(), || plan.run(inputs))
-        .map_err(|e| run_error(tower, &e))?;
-    let embedding = outputs[0].to_plain_array_view::<f32>().map_err(|e| run_error(tower, &e))?;
-    let embedding: Vec<f32> = embedding.iter().copied().collect();
-    if embedding.iter().any(|v| !v.is_finite()) {
-        return Err(TowerError::NotFinite { tower });
-    }
-    Ok(embedding)
-}
-
-fn load_error(tower: &'static str, error: &TractError) -> TowerError {
-    TowerError::Load { tower, message: format!("{error:#}") }
-}
-
-fn run_error(tower: &'static str, error: &TractError) -> TowerError {
-    TowerError::Run { tower, message: format!("{error:#}") }
+fn finite(tower: &'static str, embedding: &[f32]) -> Result<(), TowerError> {
+    if embedding.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(TowerError::NotFinite { tower }) }
 }

@@ -63,9 +63,9 @@ fn problems_name_file_line_and_column() {
     check("labels = ''", &["/etc/s.toml:1:10: `labels`: expected a path, found nothing between the quotes"]);
     check("bundle = '~/m'", &["/etc/s.toml:1:10: `bundle`: `~` is not expanded here, write the whole path"]);
     check(
-        "[inference]\nthreads = 0\ntop_k = '5'\nthreads = 2",
+        "[inference]\nthreads = -1\ntop_k = '5'\nthreads = 2",
         &[
-            "/etc/s.toml:2:11: `threads`: expected 1 to 64, found 0",
+            "/etc/s.toml:2:11: `threads`: expected 0 to 64, found -1",
             "/etc/s.toml:3:9: `top_k`: expected an integer, found a string",
             "/etc/s.toml:4:1: duplicate key `threads`",
         ],

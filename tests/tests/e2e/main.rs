@@ -1,9 +1,11 @@
 //! What the programs promise, tested from outside and against the Python reference.
 
 mod accuracy;
+mod allocations;
 mod bad_inputs;
 mod cache;
 mod classify;
+mod fused;
 mod pictures;
 mod reload;
 mod shapes;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -12,6 +12,9 @@ use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
 
 /// A manifest is a few kilobytes; what is larger is not one.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes that are hashed at a time: few enough for a cache, many enough for system calls not to matter.
+const HASH_BYTES: usize = 256 << 10;
 
 /// An opened bundle: a checked manifest, and files that are checked as they are read.
 #[derive(Debug)]
@@ -90,21 +93,86 @@ impl Bundle {
     /// The content of a file that the manifest names, once its SHA-256 has been checked.
     pub fn read(&self, file: &FileEntry) -> Result<Cow<'static, [u8]>, BundleError> {
         let bytes = self.place.read(&file.name)?;
-        let found = sha256_hex(&bytes);
-        if !found.eq_ignore_ascii_case(&file.sha256) {
-            return Err(BundleError::Content {
-                path: self.path_of(file),
-                what: "SHA-256",
-                expected: file.sha256.clone(),
-                found,
-            });
-        }
+        self.compare_hash(file, sha256_hex(&bytes))?;
         Ok(bytes)
+    }
+
+    /// A file that the manifest names, for reading piece by piece. [`Self::check_hash`] checks its SHA-256.
+    pub(crate) fn open_file(&self, file: &FileEntry) -> Result<Piece, BundleError> {
+        self.place.open(&file.name)
+    }
+
+    /// Checks the SHA-256 of a file that the manifest names without ever holding the whole file.
+    pub(crate) fn check_hash(&self, file: &FileEntry) -> Result<(), BundleError> {
+        let io = |source| BundleError::Io { path: self.path_of(file).into(), source };
+        let (mut content, mut hash) = (self.open_file(file)?, Sha256::new());
+        let mut bytes = vec![0; HASH_BYTES];
+        loop {
+            let count = content.read(&mut bytes).map_err(io)?;
+            if count == 0 {
+                break;
+            }
+            hash.update(&bytes[..count]);
+        }
+        self.compare_hash(file, hex(&hash.finalize()))
+    }
+
+    fn compare_hash(&self, file: &FileEntry, found: String) -> Result<(), BundleError> {
+        if found.eq_ignore_ascii_case(&file.sha256) {
+            return Ok(());
+        }
+        let path = self.path_of(file);
+        Err(BundleError::Content { path, what: "SHA-256", expected: file.sha256.clone(), found })
     }
 
     /// Reads every file once, so that damage shows now and not when the file is first needed.
     pub fn verify(&self) -> Result<(), BundleError> {
-        self.manifest.files().into_iter().try_for_each(|file| self.read(file).map(drop))
+        self.manifest.files().into_iter().try_for_each(|file| self.check_hash(file))
+    }
+}
+
+/// One file of a bundle, opened.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// `size` bytes of a file on disk, from `start`; the next byte read is number `at`.
+    File {
+        file: File,
+        start: u64,
+        size: u64,
+        at: u64,
+    },
+    Memory(Cursor<&'static [u8]>),
+}
+
+impl Read for Piece {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File { file, size, at, .. } => {
+                let count = file.take(size.saturating_sub(*at)).read(out)?;
+                *at += count as u64;
+                Ok(count)
+            }
+            Self::Memory(cursor) => cursor.read(out),
+        }
+    }
+}
+
+impl Seek for Piece {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::File { file, start, size, at } => {
+                let target = match to {
+                    SeekFrom::Start(offset) => Some(offset),
+                    SeekFrom::End(offset) => size.checked_add_signed(offset),
+                    SeekFrom::Current(offset) => at.checked_add_signed(offset),
+                };
+                let target = target.ok_or(io::ErrorKind::InvalidInput)?;
+                file.seek(SeekFrom::Start(*start + target))?;
+                *at = target;
+                Ok(target)
+            }
+            Self::Memory(cursor) => cursor.seek(to),
+        }
     }
 }
 
@@ -149,6 +217,26 @@ impl Place {
         }
     }
 
+    fn open(&self, name: &str) -> Result<Piece, BundleError> {
+        let io = |source| BundleError::Io { path: self.path_of(name).into(), source };
+        match self {
+            Self::Directory(path) => {
+                let size = self.size(name)?;
+                Ok(Piece::File { file: File::open(path.join(name)).map_err(io)?, start: 0, size, at: 0 })
+            }
+            Self::Tar(path, index) => {
+                let (start, size) = *index.get(name).ok_or_else(|| self.missing(name))?;
+                let mut file = File::open(path).map_err(io)?;
+                file.seek(SeekFrom::Start(start)).map_err(io)?;
+                Ok(Piece::File { file, start, size, at: 0 })
+            }
+            Self::Memory(_, files) => {
+                let bytes = files.get(name).ok_or_else(|| self.missing(name))?;
+                Ok(Piece::Memory(Cursor::new(bytes)))
+            }
+        }
+    }
+
     fn missing(&self, name: &str) -> BundleError {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         BundleError::Io { path: self.path_of(name).into(), source }
@@ -157,8 +245,12 @@ impl Place {
 
 /// Lower-case hexadecimal SHA-256 of `bytes`.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })

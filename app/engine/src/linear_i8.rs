@@ -1,0 +1,20 @@
+//! Towers as fused int8 (or float) programs, and the kernels that run them.
+//!
+//! [`file`] reads the ONNX file without its weights, [`interpret`] turns the graph into a [`program`] of a few large
+//! steps, [`load`] packs the weights for the [`kernels`] of this CPU, [`run`] computes embeddings on one or more threads
+//! and allocates nothing while it does. A graph that `interpret` does not understand is left to tract.
+
+mod attention;
+mod file;
+mod interpret;
+mod kernels;
+mod load;
+mod program;
+mod run;
+
+pub(crate) use file::OnnxFile;
+pub(crate) use interpret::{Inputs, Outcome, Unrecognized, interpret};
+pub(crate) use kernels::{Kernels, Pool};
+pub(crate) use load::load;
+pub(crate) use program::{Op, Program, Rows, Weights};
+pub(crate) use run::{Input, Runner};

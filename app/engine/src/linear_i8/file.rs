@@ -1,0 +1,265 @@
+//! An ONNX file whose weights stay where they are until they are wanted.
+//!
+//! The file is walked once; whatever is not the data of a large constant is decoded, of those only the place is kept. So a
+//! tower is never in memory twice, as file and as packed weights.
+
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use prost::Message as _;
+use tract_onnx::pb;
+use tract_onnx::pb::tensor_proto::DataType;
+
+/// Data up to this size is decoded with the graph: scales, biases and shapes.
+const SMALL_BYTES: u64 = 1 << 14;
+
+/// Bytes that are neither data nor strings of weights: a graph of thousands of nodes has one megabyte.
+const SKELETON_BYTES_MAX: u64 = 64 << 20;
+
+/// Where the bytes of a tower come from.
+pub(crate) trait Source: Read + Seek {}
+impl<T: Read + Seek> Source for T {}
+
+/// A graph and the places of its large constants.
+pub(crate) struct OnnxFile<'a> {
+    source: BufReader<Box<dyn Source + 'a>>,
+    /// The graph; large constants have no data.
+    pub(crate) graph: pb::GraphProto,
+    places: HashMap<String, (u64, u64)>,
+}
+
+/// Wire types of protobuf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Varint,
+    Fixed64,
+    Length,
+    Fixed32,
+}
+
+/// A field number with the wire type of the field.
+type Key = (u64, Wire);
+
+impl<'a> OnnxFile<'a> {
+    /// Walks the file. Data that is stored outside of it, and data that is not in `raw_data`, is left to the caller.
+    pub(crate) fn read(source: Box<dyn Source + 'a>) -> io::Result<Self> {
+        let mut file = Self {
+            source: BufReader::with_capacity(1 << 16, source),
+            graph: pb::GraphProto::default(),
+            places: HashMap::new(),
+        };
+        let end = file.source.seek(SeekFrom::End(0))?;
+        file.source.seek(SeekFrom::Start(0))?;
+        let mut at = 0;
+        while at < end {
+            let (key, header) = file.key()?;
+            at += header.len() as u64;
+            let len = file.body_len(key.1, &mut at)?;
+            check(len <= end - at)?;
+            // Field 7 of ModelProto is the graph.
+            if key == (7, Wire::Length) {
+                file.read_graph(at, len)?;
+            } else {
+                file.skip(len)?;
+            }
+            at += len;
+        }
+        Ok(file)
+    }
+
+    fn read_graph(&mut self, start: u64, len: u64) -> io::Result<()> {
+        let (mut at, end) = (start, start + len);
+        let mut skeleton = Vec::new();
+        let mut tensors = Vec::new();
+        while at < end {
+            let (key, header) = self.key()?;
+            at += header.len() as u64;
+            let before = at;
+            let len = self.body_len(key.1, &mut at)?;
+            check(len <= end - at)?;
+            // Field 5 of GraphProto is an initializer.
+            if key == (5, Wire::Length) {
+                tensors.push(self.read_tensor(at, len)?);
+            } else {
+                skeleton.extend_from_slice(&header);
+                if key.1 == Wire::Length {
+                    put_varint(&mut skeleton, len);
+                }
+                check(skeleton.len() as u64 + len <= SKELETON_BYTES_MAX && before <= at)?;
+                self.take(len, &mut skeleton)?;
+            }
+            at += len;
+        }
+        self.graph = pb::GraphProto::decode(&*skeleton).map_err(io::Error::other)?;
+        for (tensor, place) in tensors {
+            if let Some(place) = place {
+                self.places.insert(tensor.name.clone(), place);
+            }
+            self.graph.initializer.push(tensor);
+        }
+        Ok(())
+    }
+
+    /// A constant without its data, and the place of the data where that is large.
+    fn read_tensor(&mut self, start: u64, len: u64) -> io::Result<(pb::TensorProto, Option<(u64, u64)>)> {
+        let (mut at, end) = (start, start + len);
+        let (mut skeleton, mut place) = (Vec::new(), None);
+        while at < end {
+            let (key, header) = self.key()?;
+            at += header.len() as u64;
+            let len = self.body_len(key.1, &mut at)?;
+            check(len <= end - at)?;
+            // Field 9 of TensorProto is its data.
+            if key == (9, Wire::Length) && len > SMALL_BYTES {
+                place = Some((at, len));
+                self.skip(len)?;
+            } else {
+                skeleton.extend_from_slice(&header);
+                if key.1 == Wire::Length {
+                    put_varint(&mut skeleton, len);
+                }
+                check(skeleton.len() as u64 + len <= SKELETON_BYTES_MAX)?;
+                self.take(len, &mut skeleton)?;
+            }
+            at += len;
+        }
+        let tensor = pb::TensorProto::decode(&*skeleton).map_err(io::Error::other)?;
+        Ok((tensor, place))
+    }
+
+    /// A field's key and the bytes that it is written in.
+    fn key(&mut self) -> io::Result<(Key, Vec<u8>)> {
+        let mut bytes = Vec::with_capacity(2);
+        let value = self.varint(&mut bytes)?;
+        let wire = match value & 7 {
+            0 => Wire::Varint,
+            1 => Wire::Fixed64,
+            2 => Wire::Length,
+            5 => Wire::Fixed32,
+            _ => return Err(damaged()),
+        };
+        Ok(((value >> 3, wire), bytes))
+    }
+
+    /// Length of a field's body; `at` moves behind the length where one is written. The body of a varint is measured and
+    /// stays to be read.
+    fn body_len(&mut self, wire: Wire, at: &mut u64) -> io::Result<u64> {
+        match wire {
+            Wire::Fixed64 => Ok(8),
+            Wire::Fixed32 => Ok(4),
+            Wire::Length => {
+                let mut bytes = Vec::with_capacity(4);
+                let len = self.varint(&mut bytes)?;
+                *at += bytes.len() as u64;
+                Ok(len)
+            }
+            Wire::Varint => {
+                let mut bytes = Vec::with_capacity(4);
+                self.varint(&mut bytes)?;
+                let len = bytes.len() as i64;
+                self.source.seek_relative(-len)?;
+                Ok(len.unsigned_abs())
+            }
+        }
+    }
+
+    fn varint(&mut self, bytes: &mut Vec<u8>) -> io::Result<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let mut byte = [0];
+            self.source.read_exact(&mut byte)?;
+            bytes.push(byte[0]);
+            value |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(damaged())
+    }
+
+    fn skip(&mut self, len: u64) -> io::Result<()> {
+        self.source.seek_relative(i64::try_from(len).map_err(|_| damaged())?)
+    }
+
+    fn take(&mut self, len: u64, out: &mut Vec<u8>) -> io::Result<()> {
+        let read = self.source.by_ref().take(len).read_to_end(out)?;
+        check(read as u64 == len)
+    }
+
+    /// The data of the constant `tensor` as floats, in the order of its axes.
+    pub(crate) fn floats(&mut self, tensor: &pb::TensorProto) -> io::Result<Vec<f32>> {
+        check(tensor.data_type == DataType::Float as i32)?;
+        if !tensor.float_data.is_empty() {
+            check(tensor.float_data.len() == volume(tensor)?)?;
+            return Ok(tensor.float_data.clone());
+        }
+        let mut bytes = Vec::new();
+        self.raw(tensor, 4, &mut bytes)?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    /// The data of the constant `tensor` as signed bytes, in the order of its axes, in the memory of `values`.
+    pub(crate) fn int8s(&mut self, tensor: &pb::TensorProto, values: &mut Vec<i8>) -> io::Result<()> {
+        check(tensor.data_type == DataType::Int8 as i32)?;
+        values.clear();
+        if !tensor.int32_data.is_empty() {
+            check(tensor.int32_data.len() == volume(tensor)?)?;
+            values.extend(tensor.int32_data.iter().map(|v| *v as i8));
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        self.raw(tensor, 1, &mut bytes)?;
+        values.extend(bytes.into_iter().map(u8::cast_signed));
+        Ok(())
+    }
+
+    /// The data of the constant `tensor` as 64-bit integers.
+    pub(crate) fn ints(&mut self, tensor: &pb::TensorProto) -> io::Result<Vec<i64>> {
+        check(tensor.data_type == DataType::Int64 as i32)?;
+        if !tensor.int64_data.is_empty() {
+            check(tensor.int64_data.len() == volume(tensor)?)?;
+            return Ok(tensor.int64_data.clone());
+        }
+        let mut bytes = Vec::new();
+        self.raw(tensor, 8, &mut bytes)?;
+        Ok(bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
+    }
+
+    fn raw(&mut self, tensor: &pb::TensorProto, size: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        let len = volume(tensor)?.checked_mul(size).ok_or_else(damaged)?;
+        match self.places.get(&tensor.name) {
+            Some(&(start, bytes)) => {
+                check(bytes == len as u64)?;
+                out.reserve_exact(len);
+                self.source.seek(SeekFrom::Start(start))?;
+                self.take(bytes, out)
+            }
+            None => {
+                check(tensor.raw_data.len() == len)?;
+                out.extend_from_slice(&tensor.raw_data);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn volume(tensor: &pb::TensorProto) -> io::Result<usize> {
+    let dims = tensor.dims.iter().map(|dim| usize::try_from(*dim).ok());
+    dims.into_iter().try_fold(1usize, |volume, dim| volume.checked_mul(dim?)).ok_or_else(damaged)
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn check(holds: bool) -> io::Result<()> {
+    if holds { Ok(()) } else { Err(damaged()) }
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not a readable ONNX file")
+}

@@ -1,0 +1,320 @@
+//! From an ONNX graph to a [`Program`]: the graph is walked once, node by node, and of each value it is kept what it means
+//! (rows of tokens, heads of attention, a function of rows ...) instead of its numbers.
+//!
+//! What a node means depends on nothing but the meaning of its inputs, so that it does not matter in which order, or under
+//! which names, an exporter writes the nodes. A node without a meaning ends the walk: that tower is left to tract.
+
+mod function;
+mod nodes;
+
+use std::collections::HashMap;
+use std::io;
+
+use tract_onnx::pb;
+
+use self::function::Function;
+use super::file::OnnxFile;
+use super::program::{Index, Op, Part, Patches, Program, Rows, Step, Table, Value, View, Weights};
+
+/// Why a graph is left to tract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unrecognized {
+    /// The node that ended the walk.
+    pub(crate) node: String,
+    /// Its operator.
+    pub(crate) op: String,
+    /// What was not understood.
+    pub(crate) why: String,
+}
+
+impl Unrecognized {
+    /// Nothing was looked at.
+    pub(crate) fn on_request() -> Self {
+        Self { node: String::new(), op: "the request".into(), why: "towers are left to tract".into() }
+    }
+}
+
+/// What became of a graph.
+pub(crate) enum Outcome {
+    Program(Program),
+    Unrecognized(Unrecognized),
+}
+
+/// What the inputs mean.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Inputs<'a> {
+    /// One picture of this height and width.
+    Pixels([usize; 2]),
+    /// Names of ids, mask and types (any of them may be absent), and the most tokens.
+    Tokens { names: &'a [String], tokens_max: usize },
+}
+
+/// Order of the axes of heads, batch aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// [tokens, heads, dim].
+    TokensHeads,
+    /// [heads, tokens, dim].
+    HeadsTokens,
+    /// [heads, dim, tokens].
+    HeadsDim,
+}
+
+/// What a value of the graph means.
+#[derive(Debug, Clone)]
+enum Meaning {
+    Pixels,
+    Index(Index),
+    /// A constant, by number.
+    Constant(usize),
+    /// Integers and scales, by number.
+    Dequantized {
+        values: usize,
+        scales: usize,
+        axis: i64,
+    },
+    /// [1, hidden, rows, columns] of a patch embedding.
+    PatchGrid(View),
+    /// [1, hidden, patches].
+    PatchColumns(View),
+    /// [1, tokens, width], or [1, width].
+    Rows(View),
+    /// The same elementwise function of each value.
+    Function(View, Function),
+    Heads {
+        view: View,
+        heads: usize,
+        order: Order,
+        scale: f32,
+    },
+    Scores {
+        query: View,
+        key: View,
+        heads: usize,
+        scale: f32,
+        masked: bool,
+        softmax: bool,
+    },
+    /// Integers that ids chose, and their scales.
+    IntegerRows {
+        table: usize,
+        index: Index,
+    },
+    ScaleRows {
+        table: usize,
+        index: Index,
+    },
+    /// The sequence length.
+    Length,
+    /// The attention mask; 1 for a token.
+    Mask,
+    /// 1 for padding.
+    Padding,
+    /// Added to scores: 0 for a token, a large negative number for padding.
+    AdditiveMask,
+    /// Norms of rows.
+    Norms(View),
+}
+
+type Known<T> = Result<T, Stop>;
+
+/// Why a walk stopped.
+enum Stop {
+    /// The file could not be read.
+    Io(io::Error),
+    /// A node is not understood.
+    Why(String),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn unknown<T>(why: impl Into<String>) -> Known<T> {
+    Err(Stop::Why(why.into()))
+}
+
+struct Interpreter<'a, 'b> {
+    file: &'a mut OnnxFile<'b>,
+    inputs: Inputs<'a>,
+    meanings: HashMap<String, Meaning>,
+    uses: HashMap<String, usize>,
+    program: Program,
+}
+
+/// Walks the graph of `file`, whose outputs is one embedding, and fuses what can be fused. Weights are not read yet.
+pub(crate) fn interpret(file: &mut OnnxFile<'_>, inputs: Inputs<'_>) -> io::Result<Outcome> {
+    let nodes = std::mem::take(&mut file.graph.node);
+    let result = walk(file, &nodes, inputs);
+    file.graph.node = nodes;
+    result
+}
+
+fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>) -> io::Result<Outcome> {
+    let mut meanings: HashMap<String, Meaning> = HashMap::new();
+    for (number, tensor) in file.graph.initializer.iter().enumerate() {
+        meanings.insert(tensor.name.clone(), Meaning::Constant(number));
+    }
+    match inputs {
+        Inputs::Pixels(_) => {
+            let input = file.graph.input.iter().map(|input| &input.name).find(|name| !meanings.contains_key(*name));
+            if let Some(name) = input.cloned() {
+                meanings.insert(name, Meaning::Pixels);
+            }
+        }
+        Inputs::Tokens { names, .. } => {
+            for name in names {
+                let meaning = match name.as_str() {
+                    "attention_mask" => Meaning::Mask,
+                    "token_type_ids" => Meaning::Index(Index::Types),
+                    _ => Meaning::Index(Index::Ids),
+                };
+                meanings.insert(name.clone(), meaning);
+            }
+        }
+    }
+    let mut uses = HashMap::new();
+    let outputs = file.graph.output.iter().map(|output| &output.name);
+    for name in nodes.iter().flat_map(|node| &node.input).chain(outputs) {
+        *uses.entry(name.clone()).or_insert(0) += 1;
+    }
+    let tokens = match inputs {
+        // The patch embedding says how many.
+        Inputs::Pixels(_) => 0,
+        Inputs::Tokens { tokens_max, .. } => tokens_max,
+    };
+    let program = Program {
+        values: Vec::new(),
+        steps: Vec::new(),
+        output: View { value: 0, offset: 0, width: 0 },
+        tokens,
+        ids_max: usize::MAX,
+        types_max: usize::MAX,
+    };
+    let mut walker = Interpreter { file, inputs, meanings, uses, program };
+    for node in nodes {
+        match walker.node(node) {
+            Ok(()) => {}
+            Err(Stop::Io(error)) => return Err(error),
+            Err(Stop::Why(why)) => return Ok(unrecognized(node, why)),
+        }
+    }
+    let Some(last) = nodes.last() else {
+        return Ok(unrecognized(&pb::NodeProto::default(), "the graph is empty".into()));
+    };
+    match walker.finish() {
+        Ok(program) => Ok(Outcome::Program(program)),
+        Err(Stop::Io(error)) => Err(error),
+        Err(Stop::Why(why)) => Ok(unrecognized(last, why)),
+    }
+}
+
+fn unrecognized(node: &pb::NodeProto, why: String) -> Outcome {
+    let name = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
+    Outcome::Unrecognized(Unrecognized { node: name, op: node.op_type.clone(), why })
+}
+
+impl Interpreter<'_, '_> {
+    fn finish(mut self) -> Known<Program> {
+        let Some(name) = self.file.graph.output.first().map(|output| output.name.clone()) else {
+            return unknown("the graph has no output");
+        };
+        let output = self.rows(&name, &name)?;
+        if self.program.values[output.value].rows != Rows::One {
+            return unknown("the output is not one embedding");
+        }
+        self.program.output = output;
+        self.program.fuse();
+        Ok(self.program)
+    }
+
+    fn meaning(&self, name: &str) -> Known<Meaning> {
+        match self.meanings.get(name) {
+            Some(meaning) => Ok(meaning.clone()),
+            None => unknown(format!("{name} has no known meaning")),
+        }
+    }
+
+    fn value(&mut self, rows: Rows, width: usize) -> View {
+        self.program.values.push(Value { rows, width });
+        View { value: self.program.values.len() - 1, offset: 0, width }
+    }
+
+    fn rows_of(&self, view: View) -> Rows {
+        self.program.values[view.value].rows
+    }
+
+    fn push(&mut self, name: &str, op: Op) {
+        self.program.steps.push(Step { name: name.to_owned(), op });
+    }
+
+    /// The value called `name` as rows; a function of rows is computed now, as a step called `step`.
+    fn rows(&mut self, name: &str, step: &str) -> Known<View> {
+        match self.meaning(name)? {
+            Meaning::Rows(view) => Ok(view),
+            Meaning::Function(x, function) => {
+                let Some(activation) = function.activation() else {
+                    return unknown(format!("{name} is an elementwise function that has no kernel"));
+                };
+                let out = self.value(self.rows_of(x), x.width);
+                self.push(step, Op::Activate { x, activation, out: out.value });
+                self.meanings.insert(name.to_owned(), Meaning::Rows(out));
+                Ok(out)
+            }
+            _ => unknown(format!("{name} is not rows of tokens")),
+        }
+    }
+
+    fn shape(&self, number: usize) -> Vec<usize> {
+        let dims = &self.file.graph.initializer[number].dims;
+        dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect()
+    }
+
+    fn floats(&mut self, number: usize) -> Known<Vec<f32>> {
+        let tensor = self.file.graph.initializer[number].clone();
+        self.file.floats(&tensor).or_else(|_| unknown(format!("{} is not a constant of floats", tensor.name)))
+    }
+
+    fn ints(&mut self, name: &str) -> Known<Vec<i64>> {
+        let Meaning::Constant(number) = self.meaning(name)? else {
+            return unknown(format!("{name} is not constant"));
+        };
+        let tensor = self.file.graph.initializer[number].clone();
+        self.file.ints(&tensor).or_else(|_| unknown(format!("{} is not a constant of integers", tensor.name)))
+    }
+
+    /// A constant with one element.
+    fn scalar(&mut self, meaning: &Meaning) -> Known<Option<f32>> {
+        let Meaning::Constant(number) = meaning else { return Ok(None) };
+        if self.shape(*number).iter().product::<usize>() != 1 {
+            return Ok(None);
+        }
+        Ok(self.floats(*number)?.first().copied())
+    }
+
+    /// The weights of a linear layer that reads `inputs` values.
+    fn part(&self, weights: &Meaning, inputs: usize, transposed: bool) -> Known<Part> {
+        let (number, scales, axis) = match weights {
+            Meaning::Constant(number) => (*number, None, 0),
+            Meaning::Dequantized { values, scales, axis } => (*values, Some(*scales), *axis),
+            _ => return unknown("the weights are not constant"),
+        };
+        let shape = self.shape(number);
+        let [rows, columns] = shape[..] else { return unknown("the weights are not a matrix") };
+        let (from, outputs) = if transposed { (columns, rows) } else { (rows, columns) };
+        if from != inputs {
+            return unknown(format!("the weights take {from} values, the rows have {inputs}"));
+        }
+        if let Some(scales) = scales {
+            let along = if axis < 0 { axis + 2 } else { axis };
+            let count: usize = self.shape(scales).iter().product();
+            let right = count == 1 || (count == outputs && along == i64::from(!transposed));
+            if !right {
+                return unknown("the scales do not belong to output channels");
+            }
+        }
+        Ok(Part { weights: number, scales, bias: None, outputs, transposed })
+    }
+}

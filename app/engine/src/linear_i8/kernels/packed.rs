@@ -1,0 +1,358 @@
+//! Weights and activations as the panel kernels read them.
+
+/// How weights lie in memory: panels of `columns` output channels, in which `depth` consecutive inputs of one channel
+/// lie side by side: `[panel][input block][column][depth]`, filled up with zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Output channels of one panel.
+    pub(crate) columns: usize,
+    /// Inputs that lie side by side.
+    pub(crate) depth: usize,
+}
+
+/// A cache line, so that a vector load never crosses two.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line<T, const N: usize>([T; N]);
+
+/// Zeroed values that start at a cache line.
+#[derive(Debug)]
+struct Lines<T, const N: usize> {
+    lines: Vec<Line<T, N>>,
+}
+
+impl<T: Copy + Default, const N: usize> Lines<T, N> {
+    fn zeros(len: usize) -> Self {
+        Self { lines: vec![Line([T::default(); N]); len.div_ceil(N)] }
+    }
+
+    fn values(&self) -> &[T] {
+        // SAFETY: `Line` is `repr(C)` and as large as its array: 64 bytes in both uses below.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * N) }
+    }
+
+    fn values_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `values`.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * N) }
+    }
+}
+
+/// The weights of an int8 linear layer, its scales and its bias.
+#[derive(Debug)]
+pub(crate) struct PackedI8 {
+    pub(super) layout: Layout,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    values: Lines<i8, 64>,
+    /// Sum of the weights of each output channel. These three are filled up to whole panels.
+    pub(super) sums: Vec<i32>,
+    pub(super) scales: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+}
+
+impl PackedI8 {
+    /// All zero; columns are set by [`Self::set`], each once.
+    pub(crate) fn new(layout: Layout, inputs: usize, outputs: usize) -> Self {
+        let columns = outputs.div_ceil(layout.columns) * layout.columns;
+        Self {
+            layout,
+            inputs,
+            outputs,
+            values: Lines::zeros(columns * inputs.div_ceil(layout.depth) * layout.depth),
+            sums: vec![0; columns],
+            scales: vec![0.0; columns],
+            bias: vec![0.0; columns],
+        }
+    }
+
+    /// Values of a row of activations.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Values of a row of results.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Panels of output channels.
+    pub(crate) fn panels(&self) -> usize {
+        self.outputs.div_ceil(self.layout.columns)
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> &[i8] {
+        let len = self.layout.columns * self.inputs.div_ceil(self.layout.depth) * self.layout.depth;
+        &self.values.values()[panel * len..][..len]
+    }
+
+    /// Sets the channels from `first` on, from a matrix [inputs, channels].
+    ///
+    /// # Panics
+    /// When the lengths do not agree or the channels do not fit.
+    pub(crate) fn set(&mut self, first: usize, weights: &[i8], scales: &[f32], bias: Option<&[f32]>) {
+        let count = scales.len();
+        assert!(first + count <= self.outputs && weights.len() == count * self.inputs);
+        self.scales[first..first + count].copy_from_slice(scales);
+        if let Some(bias) = bias {
+            self.bias[first..first + count].copy_from_slice(bias);
+        }
+        let Layout { columns, depth } = self.layout;
+        let panel_len = columns * self.inputs.div_ceil(depth) * depth;
+        let values = self.values.values_mut();
+        for (block, rows) in weights.chunks(depth * count).enumerate() {
+            let mut column = 0;
+            while column < count {
+                // As many channels as lie in one panel.
+                let (panel, within) = ((first + column) / columns, (first + column) % columns);
+                let width = (columns - within).min(count - column);
+                let start = panel * panel_len + (block * columns + within) * depth;
+                let out = &mut values[start..start + width * depth];
+                let sums = &mut self.sums[first + column..first + column + width];
+                let row = |i: usize| rows.get(i * count + column..i * count + column + width);
+                match (depth, row(0), row(1), row(2), row(3)) {
+                    (4, Some(a), Some(b), Some(c), Some(d)) => interleave([a, b, c, d], out, sums),
+                    _ => {
+                        for (i, row) in rows.chunks(count).enumerate() {
+                            for (j, w) in row[column..column + width].iter().enumerate() {
+                                out[j * depth + i] = *w;
+                                sums[j] += i32::from(*w);
+                            }
+                        }
+                    }
+                }
+                column += width;
+            }
+        }
+    }
+
+    /// Gives the product another shape within the same memory, for matrices that change from run to run; all becomes zero.
+    ///
+    /// # Panics
+    /// When it would need more memory than [`Self::new`] got.
+    pub(crate) fn reshape(&mut self, inputs: usize, outputs: usize) {
+        let Layout { columns, depth } = self.layout;
+        let padded = outputs.div_ceil(columns) * columns;
+        let len = padded * inputs.div_ceil(depth) * depth;
+        assert!(padded <= self.bias.len());
+        (self.inputs, self.outputs) = (inputs, outputs);
+        self.values.values_mut()[..len].fill(0);
+        self.sums[..padded].fill(0);
+        self.scales[..padded].fill(0.0);
+    }
+
+    /// Sets the biases of the channels from `first` on.
+    pub(crate) fn set_bias(&mut self, first: usize, bias: &[f32]) {
+        self.bias[first..first + bias.len()].copy_from_slice(bias);
+    }
+
+    /// Sets channel `column`, which is zero so far, from its weights in the order of the inputs.
+    pub(crate) fn set_channel(&mut self, column: usize, weights: &[i8], scale: f32) {
+        assert!(column < self.outputs && weights.len() == self.inputs);
+        let (step, values) = self.channel(column);
+        let depth = step.depth;
+        for (out, chunk) in values.chunks_mut(step.columns * depth).zip(weights.chunks(depth)) {
+            out[..chunk.len()].copy_from_slice(chunk);
+        }
+        self.scales[column] = scale;
+        self.sums[column] = weights.iter().map(|w| i32::from(*w)).sum();
+    }
+
+    /// Sets channel `column`, which is zero so far, from floats that `inverse` brings between -127 and 127.
+    #[inline(always)]
+    pub(super) fn set_floats(&mut self, column: usize, weights: &[f32], scale: f32, inverse: f32) {
+        assert!(column < self.outputs && weights.len() == self.inputs);
+        let mut sum = 0;
+        for w in weights {
+            sum += i32::from(to_byte(w * inverse));
+        }
+        self.sums[column] = sum;
+        self.scales[column] = scale;
+        let (layout, values) = self.channel(column);
+        match layout.depth {
+            4 => spread::<4>(weights, inverse, layout.columns, values),
+            8 => spread::<8>(weights, inverse, layout.columns, values),
+            16 => spread::<16>(weights, inverse, layout.columns, values),
+            depth => {
+                for (out, chunk) in values.chunks_mut(layout.columns * depth).zip(weights.chunks(depth)) {
+                    out.iter_mut().zip(chunk).for_each(|(out, w)| *out = to_byte(w * inverse));
+                }
+            }
+        }
+    }
+
+    /// Sets the weights of one input, for all channels, from floats that `inverses` bring between -127 and 127. Inputs
+    /// come in order, from 0.
+    #[inline(always)]
+    pub(super) fn set_input(&mut self, input: usize, row: &[f32], inverses: &[f32]) {
+        assert!(input < self.inputs && row.len() == self.outputs && inverses.len() == row.len());
+        let Layout { columns, depth } = self.layout;
+        let panel_len = columns * self.inputs.div_ceil(depth) * depth;
+        let first = input / depth * columns * depth + input % depth;
+        let panels = self.values.values_mut().chunks_mut(panel_len);
+        let sums = self.sums.chunks_mut(columns);
+        for (((panel, sums), row), inverses) in panels.zip(sums).zip(row.chunks(columns)).zip(inverses.chunks(columns))
+        {
+            // A byte of every group: the last of them is written by itself, the group's others are zero by then.
+            let mut bytes = [0i8; super::COLUMNS_MAX];
+            for ((byte, w), inverse) in bytes.iter_mut().zip(row).zip(inverses) {
+                *byte = to_byte(w * inverse);
+            }
+            let out = &mut panel[first..];
+            for ((i, byte), sum) in bytes[..row.len()].iter().enumerate().zip(sums) {
+                out[i * depth] = *byte;
+                *sum += i32::from(*byte);
+            }
+        }
+    }
+
+    /// The memory of a channel, from its first byte on.
+    #[inline(always)]
+    fn channel(&mut self, column: usize) -> (Layout, &mut [i8]) {
+        let Layout { columns, depth } = self.layout;
+        let panel_len = columns * self.inputs.div_ceil(depth) * depth;
+        let start = column / columns * panel_len + column % columns * depth;
+        let end = (column / columns + 1) * panel_len;
+        (self.layout, &mut self.values.values_mut()[start..end])
+    }
+}
+
+/// Groups of `D` consecutive weights, `columns` groups apart.
+#[inline(always)]
+fn spread<const D: usize>(weights: &[f32], inverse: f32, columns: usize, out: &mut [i8]) {
+    let (whole, rest) = weights.as_chunks::<D>();
+    let mut groups = out.chunks_mut(columns * D);
+    for (group, out) in whole.iter().zip(&mut groups) {
+        let mut bytes = [0; D];
+        for i in 0..D {
+            bytes[i] = to_byte(group[i] * inverse);
+        }
+        out[..D].copy_from_slice(&bytes);
+    }
+    if let (false, Some(out)) = (rest.is_empty(), groups.next()) {
+        out.iter_mut().zip(rest).for_each(|(out, w)| *out = to_byte(w * inverse));
+    }
+}
+
+/// Rounded to the nearest integer, halves to even; `x` is between -127 and 127 but for rounding.
+#[inline(always)]
+fn to_byte(x: f32) -> i8 {
+    // Adding this number rounds; the sum's lowest byte is the integer.
+    ((x + 12_582_912.0).to_bits() as u8).cast_signed()
+}
+
+/// The usual case of [`PackedI8::set`], in a form that compiles to shuffles.
+fn interleave(rows: [&[i8]; 4], out: &mut [i8], sums: &mut [i32]) {
+    let [a, b, c, d] = rows;
+    for (((((out, sum), a), b), c), d) in out.as_chunks_mut::<4>().0.iter_mut().zip(sums).zip(a).zip(b).zip(c).zip(d) {
+        *out = [*a, *b, *c, *d];
+        *sum += i32::from(i16::from(*a) + i16::from(*b) + i16::from(*c) + i16::from(*d));
+    }
+}
+
+/// The weights of a float linear layer and its bias, or the second matrix of any product.
+#[derive(Debug)]
+pub(crate) struct PackedF32 {
+    pub(super) layout: Layout,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    values: Lines<f32, 16>,
+    pub(super) bias: Vec<f32>,
+}
+
+impl PackedF32 {
+    /// All zero; columns are set by [`Self::set`].
+    pub(crate) fn new(layout: Layout, inputs: usize, outputs: usize) -> Self {
+        assert_eq!(layout.depth, 1);
+        let columns = outputs.div_ceil(layout.columns) * layout.columns;
+        Self { layout, inputs, outputs, values: Lines::zeros(columns * inputs), bias: vec![0.0; columns] }
+    }
+
+    /// Values of a row of activations.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Values of a row of results.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Panels of output channels.
+    pub(crate) fn panels(&self) -> usize {
+        self.outputs.div_ceil(self.layout.columns)
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> &[f32] {
+        let len = self.layout.columns * self.inputs;
+        &self.values.values()[panel * len..][..len]
+    }
+
+    /// Sets the channels from `first` on, from a matrix [inputs, channels].
+    ///
+    /// # Panics
+    /// When the lengths do not agree or the channels do not fit.
+    pub(crate) fn set(&mut self, first: usize, weights: &[f32], count: usize, bias: Option<&[f32]>) {
+        assert!(first + count <= self.outputs && weights.len() == count * self.inputs);
+        if let Some(bias) = bias {
+            self.bias[first..first + count].copy_from_slice(bias);
+        }
+        for (input, row) in weights.chunks(count).enumerate() {
+            self.set_input(input, first, row);
+        }
+    }
+
+    /// Sets the weights of one input for the channels from `first` on.
+    pub(crate) fn set_input(&mut self, input: usize, first: usize, row: &[f32]) {
+        assert!(input < self.inputs && first + row.len() <= self.outputs);
+        let columns = self.layout.columns;
+        let panel_len = columns * self.inputs;
+        let values = self.values.values_mut();
+        let mut column = 0;
+        while column < row.len() {
+            let (panel, within) = ((first + column) / columns, (first + column) % columns);
+            let width = (columns - within).min(row.len() - column);
+            values[panel * panel_len + input * columns + within..][..width].copy_from_slice(&row[column..][..width]);
+            column += width;
+        }
+    }
+
+    /// Gives the product another shape within the same memory, for matrices that change from run to run. What was set
+    /// is undefined afterwards.
+    ///
+    /// # Panics
+    /// When it would need more memory than [`Self::new`] got.
+    pub(crate) fn reshape(&mut self, inputs: usize, outputs: usize) {
+        let columns = outputs.div_ceil(self.layout.columns) * self.layout.columns;
+        assert!(columns * inputs <= self.values.lines.len() * 16 && columns <= self.bias.len());
+        (self.inputs, self.outputs) = (inputs, outputs);
+    }
+
+    /// Sets the biases of the channels from `first` on.
+    pub(crate) fn set_bias(&mut self, first: usize, bias: &[f32]) {
+        self.bias[first..first + bias.len()].copy_from_slice(bias);
+    }
+
+    /// Sets channel `column` from its weights in the order of the inputs.
+    pub(crate) fn set_channel(&mut self, column: usize, weights: &[f32]) {
+        assert!(column < self.outputs && weights.len() == self.inputs);
+        let columns = self.layout.columns;
+        let start = column / columns * columns * self.inputs + column % columns;
+        let values = &mut self.values.values_mut()[start..];
+        for (out, w) in values.iter_mut().step_by(columns).zip(weights) {
+            *out = *w;
+        }
+    }
+}
+
+/// Rows of quantised activations, as [`super::Kernels::quantize`] makes them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QuantizedRows<'a> {
+    /// Row `r` starts at `r * stride`.
+    pub(crate) values: &'a [u8],
+    /// Bytes from row to row: the values, filled up to a multiple of 16 or more.
+    pub(crate) stride: usize,
+    /// One for each row.
+    pub(crate) scales: &'a [f32],
+    /// One for each row.
+    pub(crate) zero_points: &'a [i32],
+}

@@ -1,0 +1,276 @@
+//! Threads that work on one tower together.
+//!
+//! A pool is started once. A run hands the same function to every thread; within it the threads meet at barriers. The
+//! caller is one of them, so a pool of one has no thread of its own. Nothing is allocated for a run.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+
+/// Turns of a waiting loop before a thread sleeps: some tens of microseconds, about what falling asleep and waking cost.
+const SPINS: usize = 4096;
+
+/// What the threads of one run do: called with each thread's number.
+type Job<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// Threads for the towers, and the right to use them. Clones share the threads.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held for a run: a pool serves one tower at a time.
+    busy: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    threads: usize,
+    state: Mutex<State>,
+    start: Condvar,
+    /// Number of the latest run; what sleepers and spinners wait for.
+    run: AtomicUsize,
+    /// Workers that have not finished the latest run.
+    unfinished: AtomicUsize,
+    finished: Condvar,
+    panicked: AtomicBool,
+    barrier: Barrier,
+}
+
+#[derive(Debug)]
+struct State {
+    job: Option<JobPointer>,
+    stop: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct JobPointer(*const (dyn Fn(usize) + Sync + 'static));
+
+// SAFETY: the function is `Sync`, and `Pool::run` keeps it alive until every thread is done with it.
+unsafe impl Send for JobPointer {}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller among them.
+    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+        let threads = threads.max(1);
+        let mut pool = Self::idle(threads);
+        for number in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let thread = std::thread::Builder::new().name(format!("tower {number}"));
+            pool.workers.push(thread.spawn(move || shared.work(number))?);
+        }
+        Ok(pool)
+    }
+
+    /// The caller alone.
+    pub(crate) fn single() -> Self {
+        Self::idle(1)
+    }
+
+    fn idle(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            threads,
+            state: Mutex::new(State { job: None, stop: false }),
+            start: Condvar::new(),
+            run: AtomicUsize::new(0),
+            unfinished: AtomicUsize::new(0),
+            finished: Condvar::new(),
+            panicked: AtomicBool::new(false),
+            barrier: Barrier::default(),
+        });
+        Self { shared, workers: Vec::new(), busy: Mutex::new(()) }
+    }
+
+    /// Threads of the pool.
+    pub(crate) fn threads(&self) -> usize {
+        self.shared.threads
+    }
+
+    /// Calls `job` once on every thread, with the thread's number, and with the barrier where they can meet; returns
+    /// when all are done. Where the pool serves someone else, the caller works alone: `job` gets a barrier for one.
+    ///
+    /// # Panics
+    /// When `job` panics on any thread.
+    pub(crate) fn run(&self, job: &(dyn Fn(usize, Meeting<'_>) + Sync)) {
+        let shared = &*self.shared;
+        let free = match self.busy.try_lock() {
+            Ok(guard) => Some(guard),
+            // A run that panicked has left nothing behind.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let Some(_busy) = free.filter(|_| shared.threads > 1) else {
+            job(0, Meeting { barrier: &shared.barrier, threads: 1 });
+            return;
+        };
+        let meeting = Meeting { barrier: &shared.barrier, threads: shared.threads };
+        let each = |number: usize| {
+            let result = catch_unwind(AssertUnwindSafe(|| job(number, meeting)));
+            if result.is_err() {
+                shared.panicked.store(true, Ordering::Release);
+                shared.barrier.release();
+            }
+            if let (0, Err(payload)) = (number, result) {
+                // Kept until the others are done, since they borrow from this frame.
+                shared.wait_for_workers();
+                shared.reset();
+                resume_unwind(payload);
+            }
+        };
+        let each: Job<'_> = &each;
+        // SAFETY: only the lifetime changes; this function does not return before `unfinished` is 0, after which no
+        // thread calls the job.
+        let pointer: JobPointer = JobPointer(unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(each)
+        });
+        {
+            let mut state = lock(&shared.state);
+            state.job = Some(pointer);
+            shared.unfinished.store(shared.threads - 1, Ordering::Release);
+            shared.run.fetch_add(1, Ordering::Release);
+        }
+        shared.start.notify_all();
+        each(0);
+        shared.wait_for_workers();
+        if shared.panicked.load(Ordering::Acquire) {
+            shared.reset();
+            panic!("a thread of the tower panicked");
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.shared.state).stop = true;
+        self.shared.run.fetch_add(1, Ordering::Release);
+        self.shared.start.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches what its job throws, so there is nothing to hear from it.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, number: usize) {
+        let mut seen = 0;
+        loop {
+            spin_until(|| self.run.load(Ordering::Acquire) != seen);
+            let job = {
+                let mut state = lock(&self.state);
+                while self.run.load(Ordering::Acquire) == seen && !state.stop {
+                    state = self.start.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                if state.stop {
+                    return;
+                }
+                seen = self.run.load(Ordering::Acquire);
+                state.job
+            };
+            if let Some(JobPointer(job)) = job {
+                // SAFETY: `Pool::run` waits for `unfinished` before the job goes out of scope.
+                unsafe { (*job)(number) };
+            }
+            if self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
+                drop(lock(&self.state));
+                self.finished.notify_one();
+            }
+        }
+    }
+
+    fn wait_for_workers(&self) {
+        let done = || self.unfinished.load(Ordering::Acquire) == 0;
+        if spin_until(done) {
+            return;
+        }
+        let mut state = lock(&self.state);
+        while !done() {
+            state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn reset(&self) {
+        self.panicked.store(false, Ordering::Release);
+        self.barrier.reset();
+    }
+}
+
+/// Where the threads of a run meet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meeting<'a> {
+    barrier: &'a Barrier,
+    /// Threads of this run.
+    pub(crate) threads: usize,
+}
+
+impl Meeting<'_> {
+    /// Waits until every thread of the run is here; what they wrote before is visible to all after.
+    ///
+    /// # Panics
+    /// When another thread has panicked.
+    pub(crate) fn wait(&self) {
+        if self.threads > 1 {
+            self.barrier.wait(self.threads);
+        }
+    }
+}
+
+/// Like [`std::sync::Barrier`], but spins for a while before it sleeps.
+#[derive(Debug, Default)]
+struct Barrier {
+    arrived: AtomicUsize,
+    round: AtomicUsize,
+    broken: AtomicBool,
+    sleepers: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Barrier {
+    fn wait(&self, threads: usize) {
+        let round = self.round.load(Ordering::Acquire);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == threads {
+            self.arrived.store(0, Ordering::Release);
+            self.next_round();
+        } else {
+            // Who panicked never arrives.
+            let passed = || self.round.load(Ordering::Acquire) != round || self.broken.load(Ordering::Acquire);
+            if !spin_until(passed) {
+                let mut guard = lock(&self.sleepers);
+                while !passed() {
+                    guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        assert!(!self.broken.load(Ordering::Acquire), "another thread of the tower panicked");
+    }
+
+    fn next_round(&self) {
+        self.round.fetch_add(1, Ordering::AcqRel);
+        drop(lock(&self.sleepers));
+        self.wake.notify_all();
+    }
+
+    /// Lets everyone pass, to panic in turn.
+    fn release(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.next_round();
+    }
+
+    fn reset(&self) {
+        self.broken.store(false, Ordering::Release);
+        self.arrived.store(0, Ordering::Release);
+    }
+}
+
+/// Whether `ready` came true within the spins.
+fn spin_until(ready: impl Fn() -> bool) -> bool {
+    (0..SPINS).any(|_| {
+        std::hint::spin_loop();
+        ready()
+    })
+}
+
+/// What the mutexes here guard is valid at any time, also after a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,317 @@
+//! What happens to one row of floats: layer norm, quantisation, softmax, activations.
+//!
+//! Written once in plain Rust, in loops that compile to vector instructions, and compiled for each instruction set by
+//! [`row_functions`]. `FMA` says whether a fused multiply-add is one instruction there; where it is, results are the
+//! same to the last bit. What is not a number stays so.
+
+/// Sums that are kept side by side; four registers of 128 bits, one of 512.
+const LANES: usize = 16;
+
+/// Elementwise function behind a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// `max(x, 0)`.
+    Relu,
+    /// `tanh x`.
+    Tanh,
+    /// `x (1 + erf(x / sqrt 2)) / 2`.
+    Gelu,
+    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+    GeluTanh,
+    /// `x / (1 + exp(-1.702 x))`.
+    QuickGelu,
+    /// `1 / (1 + exp -x)`.
+    Sigmoid,
+    /// `x / (1 + exp -x)`.
+    Silu,
+}
+
+/// The functions of [`super::Kernels`] that work on rows, compiled with the given CPU features.
+macro_rules! row_functions {
+    ($fma:literal, $signed:literal $(, $features:literal)?) => {
+        $(#[target_feature(enable = $features)])?
+        fn quantize(row: &[f32], out: &mut [u8]) -> (f32, i32) {
+            $crate::linear_i8::kernels::rows::quantize::<$signed>(row, out)
+        }
+
+        $(#[target_feature(enable = $features)])?
+        fn layer_norm(row: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
+            $crate::linear_i8::kernels::rows::layer_norm::<$fma>(row, gamma, beta, epsilon, out);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        fn softmax(row: &mut [f32]) -> f32 {
+            $crate::linear_i8::kernels::rows::softmax::<$fma>(row)
+        }
+
+        $(#[target_feature(enable = $features)])?
+        fn softmax_u8(row: &mut [f32], out: &mut [u8]) -> f32 {
+            $crate::linear_i8::kernels::rows::softmax_bytes::<$fma, $signed>(row, out)
+        }
+
+        $(#[target_feature(enable = $features)])?
+        fn activate(
+            activation: $crate::linear_i8::kernels::Activation,
+            values: &mut [f32],
+            width: usize,
+            stride: usize,
+        ) {
+            $crate::linear_i8::kernels::rows::activate::<$fma>(activation, values, width, stride);
+        }
+    };
+}
+pub(super) use row_functions;
+
+#[inline(always)]
+fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Adding it and taking it away rounds to the nearest integer, halves to even; the sum's lowest bits are that integer.
+const ROUND: f32 = 12_582_912.0;
+
+/// Replaces each value by `f` of it.
+#[inline(always)]
+fn map(row: &mut [f32], f: impl Fn(f32) -> f32) {
+    for x in row {
+        *x = f(*x);
+    }
+}
+
+/// `add`, which adds something of a value to a sum, over a row, in four times [`LANES`] sums, so that no addition waits for the one before. They are combined in
+/// the same way on every CPU.
+#[inline(always)]
+fn total(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let (fours, chunks) = chunks.as_chunks::<4>();
+    let step = |sums: &mut [f32; LANES], chunk: &[f32; LANES]| {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum = add(*sum, *x);
+        }
+    };
+    let [mut a, mut b, mut c, mut d] = [[0.0; LANES]; 4];
+    for [p, q, r, s] in fours {
+        step(&mut a, p);
+        step(&mut b, q);
+        step(&mut c, r);
+        step(&mut d, s);
+    }
+    for i in 0..LANES {
+        a[i] = (a[i] + b[i]) + (c[i] + d[i]);
+    }
+    for chunk in chunks {
+        step(&mut a, chunk);
+    }
+    // Hidden from the compiler, which would otherwise group lanes to suit the few additions from here on, not the many
+    // before.
+    let mut lanes = std::hint::black_box(a);
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    rest.iter().fold(lanes[0], |sum, x| add(sum, *x))
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+#[inline(always)]
+fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+#[inline(always)]
+pub(super) fn quantize<const SIGNED: bool>(row: &[f32], out: &mut [u8]) -> (f32, i32) {
+    // The bits of floats are ordered as integers are: upwards where positive, by magnitude where negative. Maxima of
+    // integers may be taken in any order, so these loops compile to vector instructions.
+    let (mut high, mut low) = (0i32, 0u32);
+    for x in row {
+        high = high.max(x.to_bits().cast_signed());
+        low = low.max(x.to_bits());
+    }
+    let low = if low >> 31 == 1 { f32::from_bits(low) } else { 0.0 };
+    let range = f32::from_bits(high.cast_unsigned()) - low;
+    // Infinite or NaN where a value is.
+    let range = if range.is_finite() { range } else { f32::NAN };
+    let scale = if range < f32::MIN_POSITIVE * 255.0 { 1.0 } else { range / 255.0 };
+    let inverse = 1.0 / scale;
+    let zero_point = (-low * inverse).round_ties_even();
+    // Not fused, so that the lowest value becomes 0 exactly and needs no bound. The bits of the sum end with the rounded
+    // value, to which the zero point is added as a byte.
+    let most = ROUND + 255.0 - zero_point;
+    let shift = zero_point as i32 as u8 ^ if SIGNED { 0x80 } else { 0 };
+    let (out, padding) = out.split_at_mut(row.len());
+    for (out, x) in out.iter_mut().zip(row) {
+        *out = (smaller(x * inverse + ROUND, most).to_bits() as u8).wrapping_add(shift);
+    }
+    padding.fill(0);
+    (scale, zero_point as i32)
+}
+
+#[inline(always)]
+pub(super) fn layer_norm<const FMA: bool>(row: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
+    let share = 1.0 / row.len() as f32;
+    let mean = total(row, |sum, x| sum + x) * share;
+    let squares = total(row, |sum, x| {
+        let d = x - mean;
+        fma::<FMA>(d, d, sum)
+    });
+    let variance = squares * share;
+    let factor = 1.0 / (variance + epsilon).sqrt();
+    for (((out, x), gamma), beta) in out.iter_mut().zip(row).zip(gamma).zip(beta) {
+        *out = fma::<FMA>((x - mean) * factor, *gamma, *beta);
+    }
+}
+
+/// `exp x`, 0 below -87; `x` is at most 88. The polynomial is off by less than 2e-9, so relative errors are those of
+/// rounding: below 2e-7.
+#[inline(always)]
+fn exp<const FMA: bool>(x: f32) -> f32 {
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    // ln 2 in two parts, so that the first product is exact.
+    let r = fma::<FMA>(n, -0.693_359_4, x);
+    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
+    let p = polynomial::<FMA, 7>(r, [1.0, 1.0, 0.499_999_9, 0.166_664_2, 0.041_668_225, 8.374_816e-3, 1.383_684_6e-3]);
+    let power = times_power(p, shifted);
+    if x < -87.0 { 0.0 } else { power }
+}
+
+/// `x` times 2 to the power of the integer in the lowest bits of `shifted`, a sum with [`ROUND`].
+#[inline(always)]
+fn times_power(x: f32, shifted: f32) -> f32 {
+    f32::from_bits(x.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// `c[0] + c[1] x + c[2] x^2 ...`.
+#[inline(always)]
+fn polynomial<const FMA: bool, const N: usize>(x: f32, c: [f32; N]) -> f32 {
+    let mut sum = c[N - 1];
+    for c in c[..N - 1].iter().rev() {
+        sum = fma::<FMA>(sum, x, *c);
+    }
+    sum
+}
+
+/// The largest value. Bits of floats are ordered as in [`quantize`]; where all are negative, the least is the largest.
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    let (mut high, mut low) = (i32::MIN, u32::MAX);
+    for x in row {
+        high = high.max(x.to_bits().cast_signed());
+        low = low.min(x.to_bits());
+    }
+    f32::from_bits(if high < 0 { low } else { high.cast_unsigned() })
+}
+
+#[inline(always)]
+pub(super) fn softmax<const FMA: bool>(row: &mut [f32]) -> f32 {
+    let high = largest(row);
+    map(row, |x| exp::<FMA>(x - high));
+    total(row, |sum, x| sum + x)
+}
+
+#[inline(always)]
+pub(super) fn softmax_bytes<const FMA: bool, const SIGNED: bool>(row: &[f32], out: &mut [u8]) -> f32 {
+    let high = largest(row);
+    let (out, padding) = out.split_at_mut(row.len());
+    padding.fill(0);
+    // Integers may be added in any order, and the bits of NaN are larger than those of `ROUND` plus a byte.
+    let (mut sum, mut most) = (0u32, 0u32);
+    for (out, x) in out.iter_mut().zip(row) {
+        let bits = byte_exp::<FMA>(x - high).to_bits();
+        *out = bits as u8 ^ if SIGNED { 0x80 } else { 0 };
+        sum = sum.wrapping_add(bits & 0xff);
+        most = most.max(bits);
+    }
+    if most > ROUND.to_bits() + 255 { f32::NAN } else { sum as f32 / 255.0 }
+}
+
+/// `255 exp x` rounded, plus [`ROUND`], so that the lowest byte is the integer; off by a thousandth at most before it
+/// is rounded. `x` is not above 0.
+#[inline(always)]
+fn byte_exp<const FMA: bool>(x: f32) -> f32 {
+    const LOG2_255: f32 = 7.994_353_4;
+    // 0 long before the exponent overflows; NaN stays.
+    let t = larger(-64.0, fma::<FMA>(x, std::f32::consts::LOG2_E, LOG2_255));
+    let shifted = t + ROUND;
+    let fraction = t - (shifted - ROUND);
+    let p = [0.999_999_3, 0.693_121_8, 0.240_247_44, 0.055_917_863, 0.009_570_102];
+    times_power(polynomial::<FMA, 5>(fraction, p), shifted) + ROUND
+}
+
+/// `max(x, 0) - |x| p(|x|)^4`, where `p^4` is the share that GELU takes away: its fourth root is so smooth that a
+/// polynomial is enough, where the share itself would need a division. From `end` on nothing is left of it.
+#[inline(always)]
+fn gelu<const FMA: bool>(x: f32, end: f32, root: [f32; 10]) -> f32 {
+    let a = smaller(x.abs(), end);
+    let p = polynomial::<FMA, 10>(a, root);
+    let square = p * p;
+    fma::<FMA>(square * square, -a, larger(0.0, x))
+}
+
+/// Fitted for the least error of GELU up to 5.4: 2e-7.
+const GELU: [f32; 10] = [
+    0.840_896_37,
+    -0.167_730_55,
+    -0.050_225_586,
+    4.735_128_5e-3,
+    3.666_677_5e-3,
+    7.189_453e-5,
+    -3.585_454e-4,
+    7.232_406e-5,
+    -5.396_583e-6,
+    1.168_468_7e-7,
+];
+
+/// Fitted for the least error of GELU by way of tanh up to 5.1: 4e-7.
+const GELU_TANH: [f32; 10] = [
+    0.840_896_55,
+    -0.167_732_31,
+    -0.050_241_034,
+    5.024_961e-3,
+    3.305_930_6e-3,
+    6.609_961e-4,
+    -8.625_859e-4,
+    2.544_792_4e-4,
+    -3.468_741e-5,
+    1.872_526_9e-6,
+];
+
+/// `1 + exp -x`, what a sigmoid divides by.
+#[inline(always)]
+fn denominator<const FMA: bool>(x: f32) -> f32 {
+    1.0 + exp::<FMA>(smaller(87.0, -x))
+}
+
+#[inline(always)]
+fn tanh<const FMA: bool>(x: f32) -> f32 {
+    // Near 0 the difference below loses digits; there the series is exact enough.
+    let y = x * x;
+    let series = x * fma::<FMA>(y, fma::<FMA>(y, fma::<FMA>(y, -17.0 / 315.0, 2.0 / 15.0), -1.0 / 3.0), 1.0);
+    let far = 2.0 / denominator::<FMA>(2.0 * x) - 1.0;
+    if y < 0.04 { series } else { far }
+}
+
+#[inline(always)]
+pub(super) fn activate<const FMA: bool>(activation: Activation, values: &mut [f32], width: usize, stride: usize) {
+    let rows = values.chunks_mut(stride).map(|row| {
+        let width = width.min(row.len());
+        &mut row[..width]
+    });
+    match activation {
+        // Not a choice, which would compile to conditional stores; NaN stays.
+        Activation::Relu => rows.for_each(|row| map(row, |x| x - smaller(x, 0.0))),
+        Activation::Tanh => rows.for_each(|row| map(row, tanh::<FMA>)),
+        Activation::Gelu => rows.for_each(|row| map(row, |x| gelu::<FMA>(x, 5.4, GELU))),
+        Activation::GeluTanh => rows.for_each(|row| map(row, |x| gelu::<FMA>(x, 5.1, GELU_TANH))),
+        Activation::QuickGelu => rows.for_each(|row| map(row, |x| x / denominator::<FMA>(1.702 * x))),
+        Activation::Sigmoid => rows.for_each(|row| map(row, |x| 1.0 / denominator::<FMA>(x))),
+        Activation::Silu => rows.for_each(|row| map(row, |x| x / denominator::<FMA>(x))),
+    }
+}

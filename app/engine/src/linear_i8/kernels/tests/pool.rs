@@ -1,0 +1,162 @@
+//! Threads that meet: everyone runs, writes are seen after a barrier, a panic comes out and harms no later run.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::super::Pool;
+
+fn counters(threads: usize) -> Vec<AtomicUsize> {
+    (0..threads).map(|_| AtomicUsize::new(0)).collect()
+}
+
+fn loads(counters: &[AtomicUsize]) -> Vec<usize> {
+    counters.iter().map(|counter| counter.load(Relaxed)).collect()
+}
+
+/// Fails instead of hanging where threads wait for each other for ever.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        // The receiver is gone only where the test has failed already.
+        let _ = done.send(());
+    });
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("threads wait for each other"),
+        _ => thread.join().unwrap(),
+    }
+}
+
+/// Each thread is called once, with all others.
+#[track_caller]
+fn check_all_run(pool: &Pool) {
+    let calls = counters(pool.threads());
+    pool.run(&|number, meeting| {
+        assert_eq!(meeting.threads, calls.len());
+        calls[number].fetch_add(1, Relaxed);
+        meeting.wait();
+        assert_eq!(loads(&calls), vec![1; calls.len()], "the barrier let someone through early");
+    });
+    assert_eq!(loads(&calls), vec![1; calls.len()]);
+}
+
+#[test]
+fn every_thread_runs_once() {
+    in_time(|| {
+        assert_eq!(Pool::new(0).unwrap().threads(), 1, "the caller is a thread");
+        for threads in 1..=8 {
+            let pool = Pool::new(threads).unwrap();
+            assert_eq!(pool.threads(), threads);
+            check_all_run(&pool);
+            // Long enough to fall asleep.
+            std::thread::sleep(Duration::from_millis(5));
+            check_all_run(&pool);
+        }
+    });
+}
+
+#[test]
+fn what_was_written_before_a_barrier_is_read_after_it() {
+    in_time(|| {
+        for threads in 2..=8 {
+            let pool = Pool::new(threads).unwrap();
+            let slots = counters(threads);
+            pool.run(&|number, meeting| {
+                for round in 1..=200 {
+                    if round % 50 == number {
+                        // Now and then the others fall asleep.
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    slots[number].store(round, Relaxed);
+                    meeting.wait();
+                    assert_eq!(loads(&slots), vec![round; threads]);
+                    meeting.wait();
+                }
+            });
+            assert_eq!(loads(&slots), vec![200; threads]);
+        }
+    });
+}
+
+#[test]
+fn many_quick_runs() {
+    in_time(|| {
+        for threads in [1, 2, 3] {
+            let pool = Pool::new(threads).unwrap();
+            let calls = counters(threads);
+            for run in 1..=10_000 {
+                pool.run(&|number, _| {
+                    calls[number].fetch_add(1, Relaxed);
+                });
+                assert_eq!(loads(&calls), vec![run; threads]);
+            }
+        }
+    });
+}
+
+/// `culprit` panics before or after `barriers` barriers while the others go on to two more.
+#[track_caller]
+fn check_panic(pool: &Pool, culprit: usize, barriers: usize, late: bool) {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        pool.run(&|number, meeting| {
+            (0..barriers).for_each(|_| meeting.wait());
+            if number == culprit {
+                panic_any("meant");
+            }
+            if late {
+                // Until the culprit is gone.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            (0..2).for_each(|_| meeting.wait());
+        });
+    }));
+    assert!(result.is_err(), "thread {culprit} of {} after {barriers} barriers, late: {late}", pool.threads());
+    check_all_run(pool);
+}
+
+#[test]
+fn a_panic_comes_out_and_the_pool_goes_on() {
+    in_time(|| {
+        for threads in 1..=4 {
+            let pool = Pool::new(threads).unwrap();
+            for culprit in 0..threads {
+                for (barriers, late) in [(0, false), (0, true), (1, false), (3, true)] {
+                    check_panic(&pool, culprit, barriers, late);
+                }
+            }
+            let all = catch_unwind(AssertUnwindSafe(|| pool.run(&|_, _| panic_any("meant"))));
+            assert!(all.is_err());
+            check_all_run(&pool);
+        }
+    });
+}
+
+#[test]
+fn a_busy_pool_lets_callers_work_alone() {
+    in_time(|| {
+        let pool = Pool::new(3).unwrap();
+        let (calls, expected) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let job = |number: usize, meeting: super::super::pool::Meeting<'_>| {
+            if number == 0 {
+                expected.fetch_add(meeting.threads, Relaxed);
+            }
+            calls.fetch_add(1, Relaxed);
+            meeting.wait();
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..2000).for_each(|_| pool.run(&job)));
+            }
+        });
+        assert_eq!(calls.load(Relaxed), expected.load(Relaxed));
+        assert!(calls.load(Relaxed) > 4000, "no run had the threads");
+        // A job that runs something itself finds its own pool busy.
+        pool.run(&|_, meeting| {
+            assert_eq!(meeting.threads, 3);
+            pool.run(&|number, meeting| assert_eq!((number, meeting.threads), (0, 1)));
+        });
+        check_all_run(&pool);
+    });
+}

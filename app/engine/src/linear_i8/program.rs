@@ -1,0 +1,391 @@
+//! A tower as a list of steps over rows of floats, and the rewriting that fuses them.
+//!
+//! A value is a matrix with a row for each token (or one row). Every step but attention works on each row by itself, so
+//! that a thread can carry a block of rows through many steps while they are in its cache; only attention looks at the
+//! rows of all blocks. [`super::interpret`] makes the list, [`super::run`] runs it.
+
+use super::kernels::{Activation, PackedF32, PackedI8};
+
+/// A value, by its number.
+pub(crate) type ValueId = usize;
+
+/// How many rows a value has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// One for each token.
+    Tokens,
+    /// One.
+    One,
+}
+
+/// The form of a value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Value {
+    pub(crate) rows: Rows,
+    pub(crate) width: usize,
+}
+
+/// Columns of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) value: ValueId,
+    pub(crate) offset: usize,
+    pub(crate) width: usize,
+}
+
+/// What a token's row of a table is looked up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Index {
+    /// Its id.
+    Ids,
+    /// Its type.
+    Types,
+    /// Its place.
+    Positions,
+}
+
+/// Rows of an embedding.
+#[derive(Debug)]
+pub(crate) enum Table {
+    /// Floats.
+    F32(Vec<f32>),
+    /// Bytes, with one scale for each row.
+    I8 { values: Vec<i8>, scales: Vec<f32> },
+}
+
+/// Where the weights of a linear layer are in the file: numbers of constants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) weights: usize,
+    /// One for each output channel, or one; `None` where the weights are floats.
+    pub(crate) scales: Option<usize>,
+    pub(crate) bias: Option<usize>,
+    pub(crate) outputs: usize,
+    /// Whether the matrix is [outputs, inputs] instead of [inputs, outputs].
+    pub(crate) transposed: bool,
+}
+
+/// Weights as they are run.
+#[derive(Debug)]
+pub(crate) enum Weights {
+    /// Not read yet: parts that lie side by side in the output.
+    Parts(Vec<Part>),
+    I8(PackedI8),
+    F32(PackedF32),
+}
+
+impl Weights {
+    pub(crate) fn is_i8(&self) -> bool {
+        match self {
+            Self::Parts(parts) => parts.iter().all(|part| part.scales.is_some()),
+            Self::I8(_) => true,
+            Self::F32(_) => false,
+        }
+    }
+}
+
+/// Pictures cut into patches, each patch a row: the patch embedding's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Patches {
+    pub(crate) channels: usize,
+    pub(crate) patch: [usize; 2],
+    pub(crate) grid: [usize; 2],
+    /// Rows before the patches, which stay zero: class tokens.
+    pub(crate) lead: usize,
+}
+
+/// Multi-head attention: `softmax(scale q k^T + mask) v`, heads side by side.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Attention {
+    pub(crate) query: View,
+    pub(crate) key: View,
+    pub(crate) value: View,
+    pub(crate) heads: usize,
+    pub(crate) scale: f32,
+    /// Whether tokens that the attention mask leaves out are not attended to.
+    pub(crate) masked: bool,
+    pub(crate) out: ValueId,
+}
+
+impl Attention {
+    /// Values of one head.
+    pub(crate) fn head_dim(&self) -> usize {
+        self.query.width / self.heads
+    }
+}
+
+/// What is done to rows.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// `out = patches weights + bias`; the lead rows become zero.
+    PatchEmbedding { patches: Patches, weights: Weights, out: ValueId },
+    /// `out = table[index]`.
+    Lookup { table: Table, index: Index, out: ValueId },
+    /// `out = x + table`, whose rows are those of x, or one for all.
+    AddTable { x: View, table: Vec<f32>, out: ValueId },
+    /// `out = a + b`.
+    Add { a: View, b: View, out: ValueId },
+    /// Layer norm of each row.
+    LayerNorm { x: View, gamma: Vec<f32>, beta: Vec<f32>, epsilon: f32, out: ValueId },
+    /// `out = activation(x weights + bias)`, or that added to what `out` holds.
+    Linear { x: View, weights: Weights, activation: Option<Activation>, add: bool, out: ValueId },
+    /// `out = activation(x)`.
+    Activate { x: View, activation: Activation, out: ValueId },
+    /// Row 0 of x.
+    First { x: View, out: ValueId },
+    /// Each row divided by its L2 norm.
+    Normalize { x: View, out: ValueId },
+    /// Looks at all rows.
+    Attention(Attention),
+}
+
+/// An operation with the name of the ONNX node that it ends in.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) name: String,
+    pub(crate) op: Op,
+}
+
+impl Op {
+    /// The value that it writes.
+    pub(crate) fn out(&self) -> ValueId {
+        match self {
+            Self::PatchEmbedding { out, .. }
+            | Self::Lookup { out, .. }
+            | Self::AddTable { out, .. }
+            | Self::Add { out, .. }
+            | Self::LayerNorm { out, .. }
+            | Self::Linear { out, .. }
+            | Self::Activate { out, .. }
+            | Self::First { out, .. }
+            | Self::Normalize { out, .. } => *out,
+            Self::Attention(attention) => attention.out,
+        }
+    }
+
+    fn out_mut(&mut self) -> &mut ValueId {
+        match self {
+            Self::PatchEmbedding { out, .. }
+            | Self::Lookup { out, .. }
+            | Self::AddTable { out, .. }
+            | Self::Add { out, .. }
+            | Self::LayerNorm { out, .. }
+            | Self::Linear { out, .. }
+            | Self::Activate { out, .. }
+            | Self::First { out, .. }
+            | Self::Normalize { out, .. } => out,
+            Self::Attention(attention) => &mut attention.out,
+        }
+    }
+
+    /// What it reads.
+    pub(crate) fn inputs_mut(&mut self) -> Vec<&mut View> {
+        match self {
+            Self::PatchEmbedding { .. } | Self::Lookup { .. } => vec![],
+            Self::AddTable { x, .. }
+            | Self::LayerNorm { x, .. }
+            | Self::Linear { x, .. }
+            | Self::Activate { x, .. }
+            | Self::First { x, .. }
+            | Self::Normalize { x, .. } => vec![x],
+            Self::Add { a, b, .. } => vec![a, b],
+            Self::Attention(Attention { query, key, value, .. }) => vec![query, key, value],
+        }
+    }
+
+    /// Whether it reads `value`, counting what it adds to.
+    pub(crate) fn reads(&self, value: ValueId) -> bool {
+        let is = |view: &View| view.value == value;
+        match self {
+            Self::PatchEmbedding { .. } | Self::Lookup { .. } => false,
+            Self::Linear { x, add, out, .. } => is(x) || (*add && *out == value),
+            Self::AddTable { x, .. }
+            | Self::LayerNorm { x, .. }
+            | Self::Activate { x, .. }
+            | Self::First { x, .. }
+            | Self::Normalize { x, .. } => is(x),
+            Self::Add { a, b, .. } => is(a) || is(b),
+            Self::Attention(Attention { query, key, value: v, .. }) => is(query) || is(key) || is(v),
+        }
+    }
+
+    /// A word for people.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::PatchEmbedding { .. } => "patch embedding",
+            Self::Lookup { .. } => "embedding",
+            Self::AddTable { .. } => "position embedding",
+            Self::Add { .. } => "add",
+            Self::LayerNorm { .. } => "layer norm",
+            Self::Linear { activation: None, add: false, .. } => "linear",
+            Self::Linear { activation: None, add: true, .. } => "linear + residual",
+            Self::Linear { .. } => "linear + activation",
+            Self::Activate { .. } => "activation",
+            Self::First { .. } => "token 0",
+            Self::Normalize { .. } => "L2 norm",
+            Self::Attention(_) => "attention",
+        }
+    }
+}
+
+/// A tower.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) values: Vec<Value>,
+    pub(crate) steps: Vec<Step>,
+    /// One row: the embedding.
+    pub(crate) output: View,
+    /// Rows of a value with a row for each token; the most, where that depends on the input.
+    pub(crate) tokens: usize,
+    /// Embeddings that ids and types choose from: the most that each may be, for checking inputs.
+    pub(crate) ids_max: usize,
+    pub(crate) types_max: usize,
+}
+
+impl Program {
+    /// Fuses what can be fused. Every value has one step that writes it before, and the same result after.
+    pub(crate) fn fuse(&mut self) {
+        self.merge_linears();
+        self.fuse_activations();
+        self.fuse_residuals();
+        self.reuse_values();
+    }
+
+    fn uses(&self, value: ValueId) -> usize {
+        let steps = self.steps.iter().filter(|step| step.op.reads(value)).count();
+        steps + usize::from(self.output.value == value)
+    }
+
+    fn writer(&self, value: ValueId) -> Option<usize> {
+        self.steps.iter().position(|step| step.op.out() == value)
+    }
+
+    /// Whether `value` is read by no step behind `index`.
+    fn is_last_use(&self, value: ValueId, index: usize) -> bool {
+        self.output.value != value && !self.steps[index + 1..].iter().any(|step| step.op.reads(value))
+    }
+
+    /// Is the view the whole value?
+    fn is_whole(&self, view: View) -> bool {
+        view.offset == 0 && view.width == self.values[view.value].width
+    }
+
+    fn rename(&mut self, from: ValueId, to: View) {
+        let views = self.steps.iter_mut().flat_map(|step| step.op.inputs_mut());
+        for view in views.chain([&mut self.output]).filter(|view| view.value == from) {
+            view.value = to.value;
+            view.offset += to.offset;
+        }
+    }
+
+    /// Linear layers of the same rows become one, the results side by side: query, key and value.
+    fn merge_linears(&mut self) {
+        let mut index = 0;
+        while index < self.steps.len() {
+            let Some((_, out)) = plain_linear(&self.steps[index].op) else {
+                index += 1;
+                continue;
+            };
+            let mut width = self.values[out].width;
+            while let Some(other) = (index + 1..self.steps.len()).find(|other| self.can_merge(index, *other)) {
+                let Op::Linear { weights: Weights::Parts(more), out: old, .. } = self.steps.remove(other).op else {
+                    break;
+                };
+                self.rename(old, View { value: out, offset: width, width: 0 });
+                width += self.values[old].width;
+                if let Op::Linear { weights: Weights::Parts(parts), .. } = &mut self.steps[index].op {
+                    parts.extend(more);
+                }
+            }
+            self.values[out].width = width;
+            index += 1;
+        }
+    }
+
+    fn can_merge(&self, first: usize, second: usize) -> bool {
+        match (plain_linear(&self.steps[first].op), plain_linear(&self.steps[second].op)) {
+            (Some((a, _)), Some((b, _))) => {
+                let int8 = |at: usize| matches!(&self.steps[at].op, Op::Linear { weights, .. } if weights.is_i8());
+                a == b && int8(first) == int8(second)
+            }
+            _ => false,
+        }
+    }
+
+    /// An activation of what a linear layer gives, and nobody else reads, is part of the layer.
+    fn fuse_activations(&mut self) {
+        let mut index = 0;
+        while index < self.steps.len() {
+            if let Op::Activate { x, activation, out } = self.steps[index].op
+                && self.uses(x.value) == 1
+                && self.is_whole(x)
+                && let Some(writer) = self.writer(x.value)
+                && let Op::Linear { activation: slot @ None, add: false, .. } = &mut self.steps[writer].op
+            {
+                *slot = Some(activation);
+                self.steps.remove(index);
+                self.rename(out, x);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// A linear layer whose result is only added to a value that nobody reads afterwards is added in place.
+    fn fuse_residuals(&mut self) {
+        let mut index = 0;
+        while index < self.steps.len() {
+            let Op::Add { a, b, out } = self.steps[index].op else {
+                index += 1;
+                continue;
+            };
+            let fused = [(a, b), (b, a)].into_iter().find_map(|(residual, x)| {
+                let writer = self.writer(x.value)?;
+                let linear = matches!(self.steps[writer].op, Op::Linear { activation: None, add: false, .. });
+                let quiet = !self.steps[writer..index]
+                    .iter()
+                    .any(|step| step.op.reads(residual.value) || step.op.out() == residual.value);
+                let rows = self.values[x.value].rows == self.values[residual.value].rows;
+                let whole = self.is_whole(residual) && self.is_whole(x);
+                let free = self.uses(x.value) == 1 && self.is_last_use(residual.value, index);
+                (linear && quiet && rows && whole && free).then_some((writer, residual))
+            });
+            if let Some((writer, residual)) = fused
+                && let Op::Linear { add, out: written, .. } = &mut self.steps[writer].op
+            {
+                (*add, *written) = (true, residual.value);
+                self.steps.remove(index);
+                self.rename(out, residual);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// A step that changes rows one value at a time writes over what it reads, where nobody reads that later.
+    fn reuse_values(&mut self) {
+        for index in 0..self.steps.len() {
+            let (x, out) = match &self.steps[index].op {
+                Op::AddTable { x, out, .. }
+                | Op::Activate { x, out, .. }
+                | Op::Normalize { x, out, .. }
+                | Op::Add { a: x, out, .. } => (*x, *out),
+                _ => continue,
+            };
+            if self.is_whole(x) && self.is_last_use(x.value, index) {
+                self.rename(out, x);
+                // Its own output, and that of layers that add to it.
+                let writers = self.steps.iter_mut().map(|step| step.op.out_mut());
+                writers.filter(|written| **written == out).for_each(|written| *written = x.value);
+            }
+        }
+    }
+}
+
+/// Input and output of a linear layer that nothing is fused into yet.
+fn plain_linear(op: &Op) -> Option<(View, ValueId)> {
+    match op {
+        Op::Linear { x, weights: Weights::Parts(_), activation: None, add: false, out } => Some((*x, *out)),
+        _ => None,
+    }
+}

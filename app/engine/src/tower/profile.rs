@@ -1,0 +1,139 @@
+//! What a loaded tower consists of, and where its time goes.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tract_onnx::pb;
+
+use crate::linear_i8::{Input, Op, Program, Runner, Unrecognized, Weights};
+
+/// What a layer mostly does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Multiplications of bytes, each counted as two operations with its addition.
+    Int8(u64),
+    /// Multiplications of floats, counted likewise.
+    Float(u64),
+    /// Moves and elementwise functions.
+    Other,
+}
+
+/// One step of a tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// Name of the ONNX node that it ends in.
+    pub name: String,
+    /// What it is, in a word or two.
+    pub kind: String,
+    /// Its arithmetic.
+    pub work: Work,
+    /// Nanoseconds in the measured run; 0 where nothing was measured.
+    pub time_ns: u64,
+}
+
+/// A tower's steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// Name of the kernels that ran.
+    pub kernels: String,
+    /// Why the tower is left to tract, with the node that was not understood; `None` where it is fused.
+    pub unfused: Option<String>,
+    /// Fused steps in the order they run, or the graph's nodes.
+    pub layers: Vec<Layer>,
+}
+
+/// The steps of a tower, before any time is taken.
+#[derive(Debug)]
+pub(super) struct Layers {
+    kernels: String,
+    unfused: Option<String>,
+    layers: Vec<Layer>,
+}
+
+impl Layers {
+    pub(super) fn fused(runner: &Runner) -> Self {
+        let program = runner.program();
+        let layers = program.steps.iter().map(|step| Layer {
+            name: step.name.clone(),
+            kind: step.op.kind().to_owned(),
+            work: work(program, &step.op),
+            time_ns: 0,
+        });
+        Self { kernels: runner.kernels().name.to_owned(), unfused: None, layers: layers.collect() }
+    }
+
+    pub(super) fn tract(graph: &pb::GraphProto, why: &Unrecognized) -> Self {
+        let layers = graph.node.iter().map(|node| Layer {
+            name: node.output.first().cloned().unwrap_or_default(),
+            kind: node.op_type.clone(),
+            work: Work::Other,
+            time_ns: 0,
+        });
+        let Unrecognized { node, op, why } = why;
+        let unfused = if node.is_empty() { format!("{op}: {why}") } else { format!("{op} {node}: {why}") };
+        Self { kernels: "tract".into(), unfused: Some(unfused), layers: layers.collect() }
+    }
+
+    pub(super) fn unmeasured(&self) -> Profile {
+        let (kernels, unfused) = (self.kernels.clone(), self.unfused.clone());
+        Profile { kernels, unfused, layers: self.layers.clone() }
+    }
+
+    /// Runs once on the calling thread; `clock` counts nanoseconds.
+    pub(super) fn measure(
+        &self,
+        runner: &Runner,
+        input: Input<'_>,
+        out: &mut [f32],
+        clock: &(dyn Fn() -> u64 + Sync),
+    ) -> Profile {
+        let times: Vec<_> = self.layers.iter().map(|_| AtomicU64::new(0)).collect();
+        let current = Mutex::new((None, clock()));
+        runner.run(
+            input,
+            out,
+            Some(&|next| {
+                let now = clock();
+                let mut current = current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if let (Some(step), since) = *current {
+                    let time: &AtomicU64 = &times[step];
+                    time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+                }
+                *current = (next, now);
+            }),
+        );
+        let mut profile = self.unmeasured();
+        for (layer, time) in profile.layers.iter_mut().zip(times) {
+            layer.time_ns = time.into_inner();
+        }
+        profile
+    }
+}
+
+/// Multiplications and additions of a step, for the most tokens.
+fn work(program: &Program, op: &Op) -> Work {
+    let rows = |value: usize| match program.values[value].rows {
+        crate::linear_i8::Rows::Tokens => program.tokens,
+        crate::linear_i8::Rows::One => 1,
+    };
+    let product = |weights: &Weights, rows: usize| {
+        let (size, int8) = match weights {
+            Weights::I8(packed) => (packed.inputs() * packed.outputs(), true),
+            Weights::F32(packed) => (packed.inputs() * packed.outputs(), false),
+            Weights::Parts(_) => (0, false),
+        };
+        let count = 2 * (size * rows) as u64;
+        if int8 { Work::Int8(count) } else { Work::Float(count) }
+    };
+    match op {
+        Op::PatchEmbedding { weights, out, .. } | Op::Linear { weights, out, .. } => product(weights, rows(*out)),
+        Op::Attention(attention) => {
+            let queries = rows(attention.query.value);
+            let count = 4 * (queries * program.tokens * attention.query.width) as u64;
+            let int8 =
+                program.steps.iter().any(|step| matches!(&step.op, Op::Linear { weights, .. } if weights.is_i8()));
+            if int8 { Work::Int8(count) } else { Work::Float(count) }
+        }
+        _ => Work::Other,
+    }
+}

@@ -1,0 +1,187 @@
+//! Fused towers against tract on the same file, and against themselves with other threads and other kernels.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::path::Path;
+
+use model_prep::checkpoint::Checkpoint;
+use model_prep::export::export;
+use prost::Message as _;
+use spotter_engine::bundle::{Bundle, Manifest, Weights};
+use spotter_engine::tower::{ImageTower, TextTower, Threads};
+use tract_onnx::pb;
+
+/// A bundle's files in memory.
+struct Parts {
+    manifest: Manifest,
+    vision: Vec<u8>,
+    text: Vec<u8>,
+    tokenizer: Vec<u8>,
+}
+
+impl Parts {
+    fn read(bundle: &Path) -> Self {
+        let read = |file: &str| std::fs::read(bundle.join(file)).unwrap();
+        Self {
+            manifest: Bundle::open(bundle).unwrap().manifest().clone(),
+            vision: read("vision.onnx"),
+            text: read("text.onnx"),
+            tokenizer: read("tokenizer.json"),
+        }
+    }
+
+    /// The demo checkpoint exported with these weights.
+    fn demo(weights: Weights) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("bundle");
+        let checkpoint = Checkpoint::open(&e2e::root().join("model-prep/demo/checkpoint")).unwrap();
+        export(&checkpoint, &out, "test", weights, &|| ()).unwrap();
+        Self::read(&out)
+    }
+
+    fn image(&self, threads: &Threads) -> ImageTower {
+        ImageTower::load(&self.vision, &self.manifest, threads).unwrap()
+    }
+
+    fn text(&self, threads: &Threads) -> TextTower {
+        TextTower::load(&self.text, &self.tokenizer, &self.manifest, threads).unwrap()
+    }
+
+    /// Embeddings of some pictures and prompts.
+    fn embeddings(&self, threads: &Threads) -> Vec<Vec<f32>> {
+        let (image, mut text) = (self.image(threads), self.text(threads));
+        let pictures = (0..3).map(|seed| image.embed(&self.pixels(seed)).unwrap());
+        let mut embeddings: Vec<_> = pictures.collect();
+        for prompt in ["cat", "a photo of a red bicycle leaning against a wall", &"many words ".repeat(80)] {
+            embeddings.push(text.embed(prompt).unwrap());
+        }
+        embeddings
+    }
+
+    /// Smooth stripes and some noise, between about -2 and 2.
+    fn pixels(&self, seed: usize) -> Vec<f32> {
+        let [height, width] = self.manifest.image_size();
+        let value = |i: usize| {
+            let (row, column) = (i / width, i % width);
+            let stripes = ((row * (seed + 1)) as f32 * 0.21).sin() + (column as f32 * 0.13).cos();
+            stripes + ((i * 7919 + seed * 104_729) % 1000) as f32 / 1000.0 - 0.5
+        };
+        (0..3 * height * width).map(value).collect()
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn kernels(name: &str) -> Threads {
+    Threads::default().with_kernels(name).unwrap()
+}
+
+#[test]
+fn a_fused_float_tower_computes_what_tract_computes() {
+    let parts = Parts::demo(Weights::F32);
+    let expected = parts.embeddings(&kernels("tract"));
+    for name in Threads::available_kernels() {
+        for (found, expected) in parts.embeddings(&kernels(name)).iter().zip(&expected) {
+            let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 2e-6, "{name}: off by {worst}");
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_agree() {
+    for weights in [Weights::Int8, Weights::F32] {
+        let parts = Parts::demo(weights);
+        let expected = parts.embeddings(&kernels("scalar"));
+        for name in Threads::available_kernels() {
+            for (found, expected) in parts.embeddings(&kernels(name)).iter().zip(&expected) {
+                let cosine = cosine(found, expected);
+                assert!(cosine >= 1.0 - 1e-5, "{weights:?}: scalar and {name}: cosine {cosine}");
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for weights in [Weights::Int8, Weights::F32] {
+        let parts = Parts::demo(weights);
+        let expected = parts.embeddings(&Threads::default());
+        for count in [1, 2, 3, 5, 8] {
+            let threads = Threads::new(count).unwrap();
+            assert_eq!(threads.count(), count);
+            for run in 0..3 {
+                assert!(parts.embeddings(&threads) == expected, "{weights:?}: {count} threads, run {run}");
+            }
+        }
+    }
+}
+
+#[test]
+fn towers_that_share_threads_do_not_disturb_each_other() {
+    let parts = Parts::demo(Weights::Int8);
+    let threads = Threads::new(2).unwrap();
+    let expected = parts.embeddings(&threads);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    assert!(parts.embeddings(&threads) == expected);
+                }
+            });
+        }
+    });
+}
+
+/// The graph with an operator that the fused form does not know, and that changes nothing, behind every node called
+/// `after`.
+fn with_clip(onnx: &[u8], after: &str) -> Vec<u8> {
+    let mut model = pb::ModelProto::decode(onnx).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let node = graph.node.iter().position(|node| node.output == [after]).unwrap();
+    let clipped = format!("{after}.clipped");
+    for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| *input == after) {
+        *input = clipped.clone();
+    }
+    let clip = pb::NodeProto {
+        op_type: "Clip".into(),
+        name: clipped.clone(),
+        input: vec![after.to_owned()],
+        output: vec![clipped],
+        ..Default::default()
+    };
+    graph.node.insert(node + 1, clip);
+    model.encode_to_vec()
+}
+
+#[test]
+fn a_graph_with_an_unknown_operator_is_left_to_tract_and_says_so() {
+    let mut parts = Parts::demo(Weights::F32);
+    let expected = parts.embeddings(&Threads::default());
+    parts.vision = with_clip(&parts.vision, "vision_model.embeddings");
+    parts.text = with_clip(&parts.text, "text_model.embeddings.sum");
+    for (found, expected) in parts.embeddings(&Threads::new(2).unwrap()).iter().zip(&expected) {
+        let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 2e-6, "off by {worst}");
+    }
+    let profile = parts.image(&Threads::default()).profile(&parts.pixels(0), &|| 0).unwrap();
+    let why = profile.unfused.unwrap();
+    assert!(why.starts_with("Clip vision_model.embeddings.clipped: "), "{why}");
+    assert!(profile.layers.iter().any(|layer| layer.kind == "Softmax"));
+}
+
+#[test]
+fn a_profile_names_every_step() {
+    let parts = Parts::demo(Weights::Int8);
+    let ticks = std::sync::atomic::AtomicU64::new(0);
+    let clock = || ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let profile = parts.image(&Threads::default()).profile(&parts.pixels(0), &clock).unwrap();
+    assert_eq!(profile.unfused, None);
+    for kind in ["patch embedding", "layer norm", "linear", "attention", "linear + residual", "linear + activation"] {
+        assert!(profile.layers.iter().any(|layer| layer.kind == kind), "{kind}: {profile:?}");
+    }
+    assert!(profile.layers.iter().all(|layer| layer.time_ns > 0), "{profile:?}");
+}
