@@ -2,145 +2,156 @@
 //!
 //! Beside int8 weights both products are int8 too: a key and a column of the values each get a scale of their own,
 //! queries are quantised row by row, and the exponentials become bytes whose sum is taken after rounding, so that the
-//! weights still add up to one.
+//! weights still add up to one. The mean key is taken off each key before: it shifts all scores of a query alike, which
+//! softmax does not see, and leaves the range of the bytes to what differs between tokens.
 
-use super::kernels::{Kernels, PackedF32, PackedI8};
+use super::kernels::{HEAD_DIM_MAX, Kernels, Matrix, PackedF32, PackedI8, scale_of};
 use super::run::Quantized;
 
 /// Memory for one head.
 #[derive(Debug)]
 pub(crate) struct HeadScratch {
-    queries: usize,
-    tokens: usize,
-    dim: usize,
-    /// `[queries][dim]`, `[tokens][dim]`, `[tokens][dim]`.
-    query: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
     scores: Vec<f32>,
     products: Products,
-    /// A value for each column of a head: a mean, a largest magnitude.
-    columns: Vec<f32>,
 }
 
 #[derive(Debug)]
 enum Products {
-    F32 { keys: PackedF32, values: PackedF32 },
-    I8 { keys: PackedI8, values: PackedI8, quantized: Box<Quantized> },
-    None,
+    F32 { query: Vec<f32>, keys: PackedF32, values: PackedF32, sums: Vec<f32> },
+    I8 { keys: PackedI8, values: PackedI8, quantized: Box<Quantized>, bytes: Vec<u8>, mean: Vec<f32>, scales: Vec<f32> },
 }
 
+/// What one head is computed from.
+pub(crate) struct Head<'a> {
+    pub(crate) queries: usize,
+    pub(crate) tokens: usize,
+    pub(crate) dim: usize,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// 0 for tokens that are not attended to.
+    pub(crate) mask: Option<&'a [i64]>,
+    /// Rows, wherever they are.
+    pub(crate) query: Visit<'a>,
+    pub(crate) key: Visit<'a>,
+    pub(crate) value: Visit<'a>,
+}
+
+/// Calls a function with the rows of a matrix, some at a time, and with the number of the first of them.
+pub(crate) type Visit<'a> = &'a dyn Fn(&mut dyn FnMut(usize, Matrix<'_>));
+
 impl HeadScratch {
-    /// Room for heads of `dim` values and sequences of up to `tokens`.
-    pub(crate) fn new(kernels: &Kernels, tokens: usize, dim: usize, int8: bool, any: bool) -> Self {
-        let (tokens, dim) = if any { (tokens, dim) } else { (0, 0) };
-        let rows = || vec![0.0; tokens * dim];
-        let products = match (any, int8) {
-            (false, _) => Products::None,
-            (true, false) => Products::F32 {
-                keys: PackedF32::new(kernels.layout_f32, dim, tokens),
-                values: PackedF32::new(kernels.layout_f32, tokens, dim),
-            },
-            (true, true) => Products::I8 {
+    /// Room for heads of `dim` values and sequences of up to `tokens`; with int8 products where `int8` asks for them.
+    pub(crate) fn new(kernels: &Kernels, tokens: usize, dim: usize, int8: bool) -> Self {
+        let products = if int8 && dim <= HEAD_DIM_MAX {
+            Products::I8 {
                 keys: PackedI8::new(kernels.layout_i8, dim, tokens),
                 values: PackedI8::new(kernels.layout_i8, tokens, dim),
                 quantized: Box::new(Quantized::new(tokens, tokens.max(dim))),
-            },
+                bytes: vec![0; tokens * dim],
+                mean: vec![0.0; dim],
+                scales: vec![0.0; dim],
+            }
+        } else {
+            Products::F32 {
+                query: vec![0.0; tokens * dim],
+                keys: PackedF32::new(kernels.layout_f32, dim, tokens),
+                values: PackedF32::new(kernels.layout_f32, tokens, dim),
+                sums: vec![0.0; tokens],
+            }
         };
-        Self {
-            queries: 0,
-            tokens: 0,
-            dim: 0,
-            query: rows(),
-            key: rows(),
-            value: rows(),
-            scores: vec![0.0; tokens * tokens],
-            products,
-            columns: vec![0.0; dim],
+        Self { scores: vec![0.0; tokens * tokens], products }
+    }
+
+    /// Computes a head into `out`, `[queries][dim]`.
+    pub(crate) fn attend(&mut self, kernels: &Kernels, head: &Head<'_>, out: &mut [f32]) {
+        let Head { queries, tokens, dim, scale, .. } = *head;
+        let scores = &mut self.scores[..queries * tokens];
+        let out = &mut out[..queries * dim];
+        match &mut self.products {
+            Products::F32 { query, keys, values, sums } => {
+                gather_floats(head, query, keys, values);
+                for panel in 0..keys.panels() {
+                    kernels.panel_f32(query, dim, queries, keys, panel, scores, tokens, false);
+                }
+                apply_mask(head.mask, scores, tokens);
+                for (scores, sum) in scores.chunks_exact_mut(tokens).zip(&mut *sums) {
+                    *sum = kernels.softmax_numerators(scores);
+                }
+                for panel in 0..values.panels() {
+                    kernels.panel_f32(scores, tokens, queries, values, panel, out, dim, false);
+                }
+                for (out, sum) in out.chunks_exact_mut(dim).zip(sums) {
+                    let share = 1.0 / *sum;
+                    out.iter_mut().for_each(|v| *v *= share);
+                }
+            }
+            Products::I8 { keys, values, quantized, bytes, mean, scales } => {
+                let mean = &mut mean[..dim];
+                mean.fill(0.0);
+                (head.key)(&mut |_, rows| kernels.add_rows(rows, mean));
+                mean.iter_mut().for_each(|mean| *mean /= tokens as f32);
+                keys.reshape(dim, tokens);
+                (head.key)(&mut |first, rows| kernels.pack_keys(rows, first, mean, scale, keys));
+                quantized.start(dim);
+                (head.query)(&mut |first, rows| {
+                    for (row, query) in rows.iter().enumerate() {
+                        quantized.quantize(kernels, first + row, query);
+                    }
+                });
+                for panel in 0..keys.panels() {
+                    kernels.panel_i8(&quantized.rows(queries), keys, panel, scores, tokens, false);
+                }
+                apply_mask(head.mask, scores, tokens);
+                pack_values(kernels, head, &mut mean[..dim], &mut scales[..dim], bytes, values);
+                quantized.start(tokens);
+                let zero = kernels.softmax_zero_point();
+                for (row, scores) in scores.chunks_exact_mut(tokens).enumerate() {
+                    let (bytes, scale, zero_point) = quantized.row(row);
+                    let sum = kernels.softmax_bytes(scores, bytes);
+                    (*scale, *zero_point) = (1.0 / (255.0 * sum), zero);
+                }
+                for panel in 0..values.panels() {
+                    kernels.panel_i8(&quantized.rows(queries), values, panel, out, dim, false);
+                }
+            }
         }
-    }
-
-    /// The extents of the next head.
-    pub(crate) fn start(&mut self, queries: usize, tokens: usize, dim: usize) {
-        (self.queries, self.tokens, self.dim) = (queries, tokens, dim);
-    }
-
-    /// `[queries][dim]`, to be filled.
-    pub(crate) fn query(&mut self) -> &mut [f32] {
-        &mut self.query[..self.queries * self.dim]
-    }
-
-    /// `[tokens][dim]`, to be filled.
-    pub(crate) fn key(&mut self) -> &mut [f32] {
-        &mut self.key[..self.tokens * self.dim]
-    }
-
-    /// `[tokens][dim]`, to be filled.
-    pub(crate) fn value(&mut self) -> &mut [f32] {
-        &mut self.value[..self.tokens * self.dim]
     }
 }
 
-/// Computes the head in `scratch` into `out`, `[queries][dim]`. `mask` holds 0 for tokens that are not attended to.
-pub(crate) fn attend(kernels: &Kernels, scale: f32, mask: Option<&[i64]>, scratch: &mut HeadScratch, out: &mut [f32]) {
-    let HeadScratch { queries, tokens, dim, query, key, value, scores, products, columns } = scratch;
-    let (queries, tokens, dim) = (*queries, *tokens, *dim);
-    let (query, scores) = (&mut query[..queries * dim], &mut scores[..queries * tokens]);
-    let (key, value) = (&mut key[..tokens * dim], &value[..tokens * dim]);
-    let out = &mut out[..queries * dim];
-    match products {
-        Products::None => {}
-        Products::F32 { keys, values } => {
-            query.iter_mut().for_each(|q| *q *= scale);
-            keys.reshape(dim, tokens);
-            for (token, key) in key.chunks_exact(dim).enumerate() {
-                keys.set_channel(token, key);
-            }
-            values.reshape(tokens, dim);
-            for (token, value) in value.chunks_exact(dim).enumerate() {
-                values.set_input(token, 0, value);
-            }
-            for panel in 0..keys.panels() {
-                kernels.panel_f32(query, dim, queries, keys, panel, scores, tokens, false);
-            }
-            apply_mask(mask, scores, tokens);
-            // The sums wait in the first column of the queries, which are not needed any more.
-            for (scores, query) in scores.chunks_exact_mut(tokens).zip(query.chunks_exact_mut(dim)) {
-                query[0] = kernels.softmax_numerators(scores);
-            }
-            for panel in 0..values.panels() {
-                kernels.panel_f32(scores, tokens, queries, values, panel, out, dim, false);
-            }
-            for (out, query) in out.chunks_exact_mut(dim).zip(query.chunks_exact(dim)) {
-                let share = 1.0 / query[0];
-                out.iter_mut().for_each(|v| *v *= share);
-            }
+fn gather_floats(head: &Head<'_>, query: &mut [f32], keys: &mut PackedF32, values: &mut PackedF32) {
+    let Head { tokens, dim, scale, .. } = *head;
+    (head.query)(&mut |first, rows| {
+        for (out, row) in query[first * dim..].chunks_exact_mut(dim).zip(rows.iter()) {
+            out.iter_mut().zip(row).for_each(|(out, x)| *out = x * scale);
         }
-        Products::I8 { keys, values, quantized } => {
-            keys.reshape(dim, tokens);
-            kernels.pack_keys(key, &mut columns[..dim], scale, keys);
-            quantized.start(dim);
-            for (row, query) in query.chunks_exact(dim).enumerate() {
-                quantized.quantize(kernels, row, query);
-            }
-            for panel in 0..keys.panels() {
-                kernels.panel_i8(&quantized.rows(queries), keys, panel, scores, tokens, false);
-            }
-            apply_mask(mask, scores, tokens);
-            values.reshape(tokens, dim);
-            kernels.pack_values(value, &mut columns[..dim], values);
-            quantized.start(tokens);
-            let zero = kernels.softmax_zero_point();
-            for (row, scores) in scores.chunks_exact_mut(tokens).enumerate() {
-                let (bytes, scale, zero_point) = quantized.row(row);
-                let sum = kernels.softmax_bytes(scores, bytes);
-                (*scale, *zero_point) = (1.0 / (255.0 * sum), zero);
-            }
-            for panel in 0..values.panels() {
-                kernels.panel_i8(&quantized.rows(queries), values, panel, out, dim, false);
-            }
-        }
+    });
+    keys.reshape(dim, tokens);
+    (head.key)(&mut |first, rows| {
+        rows.iter().enumerate().for_each(|(token, key)| keys.set_channel(first + token, key));
+    });
+    values.reshape(tokens, dim);
+    (head.value)(&mut |first, rows| {
+        rows.iter().enumerate().for_each(|(token, value)| values.set_input(first + token, 0, value));
+    });
+}
+
+fn pack_values(
+    kernels: &Kernels,
+    head: &Head<'_>,
+    inverses: &mut [f32],
+    scales: &mut [f32],
+    bytes: &mut [u8],
+    values: &mut PackedI8,
+) {
+    let Head { tokens, dim, .. } = *head;
+    scales.fill(0.0);
+    (head.value)(&mut |_, rows| kernels.raise_magnitudes(rows, scales));
+    for (scale, inverse) in scales.iter_mut().zip(&mut *inverses) {
+        (*scale, *inverse) = scale_of(*scale);
     }
+    (head.value)(&mut |first, rows| kernels.value_bytes(rows, inverses, &mut bytes[first * dim..]));
+    values.reshape(tokens, dim);
+    kernels.pack_bytes(&bytes[..tokens * dim], scales, values);
 }
 
 fn apply_mask(mask: Option<&[i64]>, scores: &mut [f32], tokens: usize) {

@@ -198,19 +198,17 @@ impl<'a> OnnxFile<'a> {
         Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     }
 
-    /// The data of the constant `tensor` as signed bytes, in the order of its axes, in the memory of `values`.
-    pub(crate) fn int8s(&mut self, tensor: &pb::TensorProto, values: &mut Vec<i8>) -> io::Result<()> {
+    /// The data of the constant `tensor` as the bytes of signed integers, in the order of its axes, in the memory of
+    /// `values`.
+    pub(crate) fn int8s(&mut self, tensor: &pb::TensorProto, values: &mut Vec<u8>) -> io::Result<()> {
         check(tensor.data_type == DataType::Int8 as i32)?;
         values.clear();
         if !tensor.int32_data.is_empty() {
             check(tensor.int32_data.len() == volume(tensor)?)?;
-            values.extend(tensor.int32_data.iter().map(|v| *v as i8));
+            values.extend(tensor.int32_data.iter().map(|v| *v as u8));
             return Ok(());
         }
-        let mut bytes = Vec::new();
-        self.raw(tensor, 1, &mut bytes)?;
-        values.extend(bytes.into_iter().map(u8::cast_signed));
-        Ok(())
+        self.raw(tensor, 1, values)
     }
 
     /// The data of the constant `tensor` as 64-bit integers.

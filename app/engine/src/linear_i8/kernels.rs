@@ -28,12 +28,10 @@ mod i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-pub(crate) use packed::{Layout, PackedF32, PackedI8, QuantizedRows};
+pub(crate) use heads::{HEAD_DIM_MAX, scale_of};
+pub(crate) use packed::{Layout, Matrix, PackedF32, PackedI8, QuantizedRows, signed};
 pub(crate) use pool::Pool;
 pub(crate) use rows::Activation;
-
-/// The most columns that a panel of any instruction set has.
-pub(crate) const COLUMNS_MAX: usize = 32;
 
 /// What an int8 panel kernel reads and writes. [`Kernels::panel_i8`] has checked every extent.
 #[derive(Debug, Clone, Copy)]

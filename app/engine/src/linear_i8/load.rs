@@ -3,7 +3,7 @@
 use std::io;
 
 use super::file::OnnxFile;
-use super::kernels::{Kernels, PackedF32, PackedI8};
+use super::kernels::{Kernels, PackedF32, PackedI8, signed};
 use super::program::{Op, Part, Program, Weights};
 
 /// Reads the weights of every step. Neither the file nor a float copy of its bytes is ever whole in memory.
@@ -51,7 +51,7 @@ fn int8_part(
     part: &Part,
     first: usize,
     packed: &mut PackedI8,
-    bytes: &mut Vec<i8>,
+    bytes: &mut Vec<u8>,
 ) -> io::Result<()> {
     let mut scales = match part.scales {
         Some(scales) => floats(file, scales)?,
@@ -64,12 +64,13 @@ fn int8_part(
     let tensor = file.graph.initializer[part.weights].clone();
     file.int8s(&tensor, bytes)?;
     if part.transposed {
+        let bytes = signed(bytes);
         for (channel, (weights, scale)) in bytes.chunks_exact(packed.inputs()).zip(&scales).enumerate() {
             packed.set_channel(first + channel, weights, *scale);
         }
         packed.set_bias(first, bias.as_deref().unwrap_or_default());
     } else {
-        packed.set(first, bytes, &scales, bias.as_deref());
+        packed.set(first, signed(bytes), &scales, bias.as_deref());
     }
     Ok(())
 }
@@ -86,7 +87,7 @@ fn float_part(file: &mut OnnxFile<'_>, part: &Part, first: usize, packed: &mut P
             let inputs = packed.inputs();
             let channel = |i: usize| if part.transposed { i / inputs } else { i % part.outputs };
             let scale = |i: usize| if scales.len() == 1 { scales[0] } else { scales[channel(i)] };
-            bytes.iter().enumerate().map(|(i, w)| f32::from(*w) * scale(i)).collect()
+            signed(&bytes).iter().enumerate().map(|(i, w)| f32::from(*w) * scale(i)).collect()
         }
     };
     if part.transposed {

@@ -49,8 +49,8 @@ pub(crate) enum Index {
 pub(crate) enum Table {
     /// Floats.
     F32(Vec<f32>),
-    /// Bytes, with one scale for each row.
-    I8 { values: Vec<i8>, scales: Vec<f32> },
+    /// Signed bytes, with one scale for each row.
+    I8 { values: Vec<u8>, scales: Vec<f32> },
 }
 
 /// Where the weights of a linear layer are in the file: numbers of constants.

@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::attention::{self, HeadScratch};
-use super::kernels::{Activation, Kernels, Pool, QuantizedRows};
+use super::attention::{Head, HeadScratch};
+use super::kernels::{Activation, Kernels, Matrix, Pool, QuantizedRows};
 use super::program::{Attention, Index, Op, Patches, Program, Rows, Table, ValueId, View, Weights};
 
 /// Rows of a block: few enough for the block's values to stay in a core's second-level cache (a feed-forward block of
@@ -163,7 +163,7 @@ impl Runner {
         let scratch = || Scratch {
             rows: vec![0.0; patch * capacity],
             quantized: Quantized::new(capacity, widest),
-            head: HeadScratch::new(kernels, program.tokens, dim, int8 && heads > 0, heads > 0),
+            head: HeadScratch::new(kernels, if heads > 0 { program.tokens } else { 0 }, dim, int8),
         };
         let parts = (1..=program.tokens).map(|tokens| share(tokens, threads, heads).parts).max().unwrap_or(1);
         Self {
@@ -286,33 +286,39 @@ impl Work<'_> {
         if queries.is_empty() {
             return;
         }
-        let copy = |view: View, rows: Range<usize>, out: &mut [f32]| {
+        let visit = |view: View, rows: Range<usize>, f: &mut dyn FnMut(usize, Matrix<'_>)| {
+            let stride = runner.program.values[view.value].width;
+            let offset = runner.offsets[view.value] + view.offset + head * dim;
             for index in 0..self.sharing.blocks {
-                let block = self.sharing.block(index);
+                let block = if one && view == attention.query { 0..1 } else { self.sharing.block(index) };
                 let (first, end) = (block.start.max(rows.start), block.end.min(rows.end));
-                if first >= end {
-                    continue;
+                if first < end {
+                    let values = read(&runner.blocks[index]);
+                    let values = &values[offset + (first - block.start) * stride..];
+                    f(first - rows.start, Matrix { values, stride, width: dim, rows: end - first });
                 }
-                let values = read(&runner.blocks[index]);
-                let width = runner.program.values[view.value].width;
-                let start = runner.offsets[view.value] + view.offset + head * dim;
-                for row in first..end {
-                    let from = &values[start + (row - block.start) * width..][..dim];
-                    out[(row - rows.start) * dim..][..dim].copy_from_slice(from);
+                if block.end >= rows.end {
+                    return;
                 }
             }
         };
-        let all = 0..self.sharing.tokens;
-        scratch.start(queries.len(), self.sharing.tokens, dim);
-        copy(attention.query, queries.clone(), scratch.query());
-        copy(attention.key, all.clone(), scratch.key());
-        copy(attention.value, all, scratch.value());
+        let tokens = self.sharing.tokens;
         let mask = match self.input {
             Input::Tokens { mask, .. } if attention.masked && mask.contains(&0) => Some(mask),
             _ => None,
         };
+        let head = Head {
+            queries: queries.len(),
+            tokens,
+            dim,
+            scale: attention.scale,
+            mask,
+            query: &|f| visit(attention.query, queries.clone(), f),
+            key: &|f| visit(attention.key, 0..tokens, f),
+            value: &|f| visit(attention.value, 0..tokens, f),
+        };
         let mut context = write(&runner.contexts[index]);
-        attention::attend(runner.kernels, attention.scale, mask, scratch, &mut context);
+        scratch.attend(runner.kernels, &head, &mut context);
     }
 }
 
@@ -467,7 +473,7 @@ impl Block<'_, '_> {
                 Table::F32(values) => out.copy_from_slice(&values[at * width..][..width]),
                 Table::I8 { values, scales } => {
                     let values = &values[at * width..][..width];
-                    out.iter_mut().zip(values).for_each(|(out, w)| *out = f32::from(*w) * scales[at]);
+                    out.iter_mut().zip(values).for_each(|(out, w)| *out = f32::from(w.cast_signed()) * scales[at]);
                 }
             }
         }
@@ -505,15 +511,6 @@ fn cut_patch(patches: &Patches, pixels: &[f32], [height, width]: [usize; 2], pat
     }
 }
 
-/// Rows within a larger matrix.
-#[derive(Debug, Clone, Copy)]
-struct Matrix<'a> {
-    values: &'a [f32],
-    stride: usize,
-    width: usize,
-    rows: usize,
-}
-
 fn linear(
     kernels: &Kernels,
     x: Matrix<'_>,
@@ -530,8 +527,8 @@ fn linear(
     };
     if weights.is_i8() {
         quantized.start(x.width);
-        for (index, row) in x.values.chunks(x.stride).take(x.rows).enumerate() {
-            quantized.quantize(kernels, index, &row[..x.width]);
+        for (index, row) in x.iter().enumerate() {
+            quantized.quantize(kernels, index, row);
         }
     }
     for panel in 0..panels {

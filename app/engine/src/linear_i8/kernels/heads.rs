@@ -1,108 +1,112 @@
 //! Keys and values of one head as int8 weights, made anew for every input.
 
-use super::{Kernels, PackedI8};
+use super::{Kernels, Matrix, PackedI8, signed};
 
-impl Kernels {
-    /// Packs keys `[tokens][dim]` as the weights of `tokens` output channels, each with a scale of its own, times
+/// Compiles each function for the instruction sets of x86-64 that have wider vectors than all its CPUs, and lets
+/// [`Kernels`] choose.
+macro_rules! chosen {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*);)*) => {
+        impl Kernels {
+            $($(#[$doc])*
+            pub(crate) fn $name(&self, $($argument: $type),*) {
+                match self.name {
+                    // SAFETY: these tables are only reachable on a CPU that has their instructions.
+                    #[cfg(target_arch = "x86_64")]
+                    "avx512vnni" => unsafe { avx512::$name($($argument),*) },
+                    #[cfg(target_arch = "x86_64")]
+                    "avx2" => unsafe { avx2::$name($($argument),*) },
+                    _ => $name($($argument),*),
+                }
+            })*
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        mod avx512 {
+            use super::{Matrix, PackedI8};
+            $(#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+            pub(super) fn $name($($argument: $type),*) {
+                super::$name($($argument),*);
+            })*
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        mod avx2 {
+            use super::{Matrix, PackedI8};
+            $(#[target_feature(enable = "avx2,fma")]
+            pub(super) fn $name($($argument: $type),*) {
+                super::$name($($argument),*);
+            })*
+        }
+    };
+}
+
+chosen! {
+    /// Adds the rows of `rows` to `sums`.
+    add_rows(rows: Matrix<'_>, sums: &mut [f32]);
+
+    /// Packs keys as the weights of the output channels from `first` on, less `mean`, each with a scale of its own times
     /// `scale`.
-    ///
-    /// The mean key is taken off each: it shifts all scores of a query alike, which softmax does not see, and leaves the
-    /// range of the bytes to what differs between tokens. `keys` and `mean` are overwritten.
-    pub(crate) fn pack_keys(&self, keys: &mut [f32], mean: &mut [f32], scale: f32, packed: &mut PackedI8) {
-        assert!(mean.len() == packed.inputs && keys.len() == packed.outputs * packed.inputs);
-        match self.name {
-            // SAFETY: these tables are only reachable on a CPU that has their instructions.
-            #[cfg(target_arch = "x86_64")]
-            "avx512vnni" => unsafe { x86::keys_512(keys, mean, scale, packed) },
-            #[cfg(target_arch = "x86_64")]
-            "avx2" => unsafe { x86::keys_256(keys, mean, scale, packed) },
-            _ => pack_keys(keys, mean, scale, packed),
-        }
-    }
+    pack_keys(keys: Matrix<'_>, first: usize, mean: &[f32], scale: f32, packed: &mut PackedI8);
 
-    /// Packs values `[tokens][dim]` as the weights of `dim` output channels, each with a scale of its own. `scales` is
-    /// overwritten.
-    pub(crate) fn pack_values(&self, values: &[f32], scales: &mut [f32], packed: &mut PackedI8) {
-        assert!(scales.len() == packed.outputs && values.len() == packed.outputs * packed.inputs);
-        match self.name {
-            // SAFETY: these tables are only reachable on a CPU that has their instructions.
-            #[cfg(target_arch = "x86_64")]
-            "avx512vnni" => unsafe { x86::values_512(values, scales, packed) },
-            #[cfg(target_arch = "x86_64")]
-            "avx2" => unsafe { x86::values_256(values, scales, packed) },
-            _ => pack_values(values, scales, packed),
-        }
-    }
+    /// Raises each of `largest` to the largest magnitude in its column of `rows`. What is not finite counts as large.
+    raise_magnitudes(rows: Matrix<'_>, largest: &mut [f32]);
+
+    /// Turns values into bytes, row by row; `inverses` bring each column between -127 and 127.
+    value_bytes(values: Matrix<'_>, inverses: &[f32], bytes: &mut [u8]);
+
+    /// Packs a matrix [inputs, channels] of signed bytes.
+    pack_bytes(bytes: &[u8], scales: &[f32], packed: &mut PackedI8);
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::PackedI8;
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-    pub(super) fn keys_512(keys: &mut [f32], mean: &mut [f32], scale: f32, packed: &mut PackedI8) {
-        super::pack_keys(keys, mean, scale, packed);
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn keys_256(keys: &mut [f32], mean: &mut [f32], scale: f32, packed: &mut PackedI8) {
-        super::pack_keys(keys, mean, scale, packed);
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-    pub(super) fn values_512(values: &[f32], scales: &mut [f32], packed: &mut PackedI8) {
-        super::pack_values(values, scales, packed);
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn values_256(values: &[f32], scales: &mut [f32], packed: &mut PackedI8) {
-        super::pack_values(values, scales, packed);
+#[inline(always)]
+fn add_rows(rows: Matrix<'_>, sums: &mut [f32]) {
+    for row in rows.iter() {
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum += x;
+        }
     }
 }
 
 #[inline(always)]
-fn pack_keys(keys: &mut [f32], mean: &mut [f32], scale: f32, packed: &mut PackedI8) {
-    let dim = mean.len();
-    mean.fill(0.0);
-    for key in keys.chunks_exact(dim) {
-        for (mean, x) in mean.iter_mut().zip(key) {
-            *mean += x;
-        }
-    }
-    let share = dim as f32 / keys.len() as f32;
-    for mean in mean.iter_mut() {
-        *mean *= share;
-    }
-    for (token, key) in keys.chunks_exact_mut(dim).enumerate() {
+fn pack_keys(keys: Matrix<'_>, first: usize, mean: &[f32], scale: f32, packed: &mut PackedI8) {
+    let mut centred = [0.0; HEAD_DIM_MAX];
+    let centred = &mut centred[..mean.len()];
+    for (token, key) in keys.iter().enumerate() {
         let mut largest = 0;
-        for (x, mean) in key.iter_mut().zip(&*mean) {
-            *x -= mean;
-            largest = largest.max(magnitude(*x));
+        for ((out, x), mean) in centred.iter_mut().zip(key).zip(mean) {
+            *out = x - mean;
+            largest = largest.max(magnitude(*out));
         }
-        let (step, inverse) = scale_of(largest);
-        packed.set_floats(token, key, step * scale, inverse);
+        let (step, inverse) = scale_of(f32::from_bits(largest));
+        packed.set_floats(first + token, centred, step * scale, inverse);
     }
 }
 
 #[inline(always)]
-fn pack_values(values: &[f32], scales: &mut [f32], packed: &mut PackedI8) {
-    let dim = scales.len();
-    // Bits of the largest magnitudes first, inverse steps later.
-    scales.fill(0.0);
-    for row in values.chunks_exact(dim) {
-        for (largest, x) in scales.iter_mut().zip(row) {
+fn raise_magnitudes(rows: Matrix<'_>, largest: &mut [f32]) {
+    for row in rows.iter() {
+        for (largest, x) in largest.iter_mut().zip(row) {
             *largest = f32::from_bits(largest.to_bits().max(magnitude(*x)));
         }
     }
-    for (channel, scale) in scales.iter_mut().enumerate() {
-        let (step, inverse) = scale_of(scale.to_bits());
-        packed.scales[channel] = step;
-        *scale = inverse;
-    }
-    for (token, row) in values.chunks_exact(dim).enumerate() {
-        packed.set_input(token, row, scales);
+}
+
+#[inline(always)]
+fn value_bytes(values: Matrix<'_>, inverses: &[f32], bytes: &mut [u8]) {
+    for (out, row) in bytes.chunks_exact_mut(inverses.len()).zip(values.iter()) {
+        for ((out, x), inverse) in out.iter_mut().zip(row).zip(inverses) {
+            *out = super::packed::to_byte(x * inverse);
+        }
     }
 }
+
+#[inline(always)]
+fn pack_bytes(bytes: &[u8], scales: &[f32], packed: &mut PackedI8) {
+    packed.set(0, signed(bytes), scales, None);
+}
+
+/// Values of a head that is quantised: more are not known of any tower.
+pub(crate) const HEAD_DIM_MAX: usize = 256;
 
 /// Bits without the sign; magnitudes are ordered as these are.
 #[inline(always)]
@@ -110,10 +114,9 @@ fn magnitude(x: f32) -> u32 {
     x.to_bits() & 0x7fff_ffff
 }
 
-/// Step and inverse step, for a largest magnitude given by its bits. A value that is not finite makes both NaN.
+/// Step and inverse step, for a largest magnitude. One that is not finite makes both NaN.
 #[inline(always)]
-fn scale_of(largest: u32) -> (f32, f32) {
-    let largest = f32::from_bits(largest);
+pub(crate) fn scale_of(largest: f32) -> (f32, f32) {
     if !largest.is_finite() {
         (f32::NAN, f32::NAN)
     } else if largest < f32::MIN_POSITIVE * 127.0 {

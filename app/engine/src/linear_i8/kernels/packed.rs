@@ -10,31 +10,39 @@ pub(crate) struct Layout {
     pub(crate) depth: usize,
 }
 
-/// A cache line, so that a vector load never crosses two.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Line<T, const N: usize>([T; N]);
+/// Bytes of a cache line: a vector load that starts at one never crosses two.
+const LINE: usize = 64;
 
-/// Zeroed values that start at a cache line.
+/// Zeroed values that start at a cache line. The system gives zeroed memory page by page, when it is first written to.
 #[derive(Debug)]
-struct Lines<T, const N: usize> {
-    lines: Vec<Line<T, N>>,
+struct Lines<T> {
+    /// Never grows, so that it stays where it is.
+    storage: Vec<T>,
+    start: usize,
+    len: usize,
 }
 
-impl<T: Copy + Default, const N: usize> Lines<T, N> {
+impl<T: Copy + Default> Lines<T> {
     fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line([T::default(); N]); len.div_ceil(N)] }
+        let per_line = LINE / size_of::<T>();
+        let storage = vec![T::default(); len + per_line];
+        let start = storage.as_ptr().align_offset(LINE).min(per_line);
+        Self { storage, start, len }
     }
 
     fn values(&self) -> &[T] {
-        // SAFETY: `Line` is `repr(C)` and as large as its array: 64 bytes in both uses below.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * N) }
+        &self.storage[self.start..self.start + self.len]
     }
 
     fn values_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `values`.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * N) }
+        &mut self.storage[self.start..self.start + self.len]
     }
+}
+
+/// Bytes of a file as the signed integers that they are.
+pub(crate) fn signed(bytes: &[u8]) -> &[i8] {
+    // SAFETY: both have one byte and no invalid values.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
 }
 
 /// The weights of an int8 linear layer, its scales and its bias.
@@ -43,7 +51,7 @@ pub(crate) struct PackedI8 {
     pub(super) layout: Layout,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    values: Lines<i8, 64>,
+    values: Lines<i8>,
     /// Sum of the weights of each output channel. These three are filled up to whole panels.
     pub(super) sums: Vec<i32>,
     pub(super) scales: Vec<f32>,
@@ -89,6 +97,7 @@ impl PackedI8 {
     ///
     /// # Panics
     /// When the lengths do not agree or the channels do not fit.
+    #[inline(always)]
     pub(crate) fn set(&mut self, first: usize, weights: &[i8], scales: &[f32], bias: Option<&[f32]>) {
         let count = scales.len();
         assert!(first + count <= self.outputs && weights.len() == count * self.inputs);
@@ -163,7 +172,7 @@ impl PackedI8 {
         assert!(column < self.outputs && weights.len() == self.inputs);
         let mut sum = 0;
         for w in weights {
-            sum += i32::from(to_byte(w * inverse));
+            sum += i32::from(to_byte(w * inverse).cast_signed());
         }
         self.sums[column] = sum;
         self.scales[column] = scale;
@@ -174,33 +183,8 @@ impl PackedI8 {
             16 => spread::<16>(weights, inverse, layout.columns, values),
             depth => {
                 for (out, chunk) in values.chunks_mut(layout.columns * depth).zip(weights.chunks(depth)) {
-                    out.iter_mut().zip(chunk).for_each(|(out, w)| *out = to_byte(w * inverse));
+                    out.iter_mut().zip(chunk).for_each(|(out, w)| *out = to_byte(w * inverse).cast_signed());
                 }
-            }
-        }
-    }
-
-    /// Sets the weights of one input, for all channels, from floats that `inverses` bring between -127 and 127. Inputs
-    /// come in order, from 0.
-    #[inline(always)]
-    pub(super) fn set_input(&mut self, input: usize, row: &[f32], inverses: &[f32]) {
-        assert!(input < self.inputs && row.len() == self.outputs && inverses.len() == row.len());
-        let Layout { columns, depth } = self.layout;
-        let panel_len = columns * self.inputs.div_ceil(depth) * depth;
-        let first = input / depth * columns * depth + input % depth;
-        let panels = self.values.values_mut().chunks_mut(panel_len);
-        let sums = self.sums.chunks_mut(columns);
-        for (((panel, sums), row), inverses) in panels.zip(sums).zip(row.chunks(columns)).zip(inverses.chunks(columns))
-        {
-            // A byte of every group: the last of them is written by itself, the group's others are zero by then.
-            let mut bytes = [0i8; super::COLUMNS_MAX];
-            for ((byte, w), inverse) in bytes.iter_mut().zip(row).zip(inverses) {
-                *byte = to_byte(w * inverse);
-            }
-            let out = &mut panel[first..];
-            for ((i, byte), sum) in bytes[..row.len()].iter().enumerate().zip(sums) {
-                out[i * depth] = *byte;
-                *sum += i32::from(*byte);
             }
         }
     }
@@ -224,23 +208,24 @@ fn spread<const D: usize>(weights: &[f32], inverse: f32, columns: usize, out: &m
     for (group, out) in whole.iter().zip(&mut groups) {
         let mut bytes = [0; D];
         for i in 0..D {
-            bytes[i] = to_byte(group[i] * inverse);
+            bytes[i] = to_byte(group[i] * inverse).cast_signed();
         }
         out[..D].copy_from_slice(&bytes);
     }
     if let (false, Some(out)) = (rest.is_empty(), groups.next()) {
-        out.iter_mut().zip(rest).for_each(|(out, w)| *out = to_byte(w * inverse));
+        out.iter_mut().zip(rest).for_each(|(out, w)| *out = to_byte(w * inverse).cast_signed());
     }
 }
 
 /// Rounded to the nearest integer, halves to even; `x` is between -127 and 127 but for rounding.
 #[inline(always)]
-fn to_byte(x: f32) -> i8 {
+pub(super) fn to_byte(x: f32) -> u8 {
     // Adding this number rounds; the sum's lowest byte is the integer.
-    ((x + 12_582_912.0).to_bits() as u8).cast_signed()
+    (x + 12_582_912.0).to_bits() as u8
 }
 
 /// The usual case of [`PackedI8::set`], in a form that compiles to shuffles.
+#[inline(always)]
 fn interleave(rows: [&[i8]; 4], out: &mut [i8], sums: &mut [i32]) {
     let [a, b, c, d] = rows;
     for (((((out, sum), a), b), c), d) in out.as_chunks_mut::<4>().0.iter_mut().zip(sums).zip(a).zip(b).zip(c).zip(d) {
@@ -255,7 +240,7 @@ pub(crate) struct PackedF32 {
     pub(super) layout: Layout,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    values: Lines<f32, 16>,
+    values: Lines<f32>,
     pub(super) bias: Vec<f32>,
 }
 
@@ -323,7 +308,7 @@ impl PackedF32 {
     /// When it would need more memory than [`Self::new`] got.
     pub(crate) fn reshape(&mut self, inputs: usize, outputs: usize) {
         let columns = outputs.div_ceil(self.layout.columns) * self.layout.columns;
-        assert!(columns * inputs <= self.values.lines.len() * 16 && columns <= self.bias.len());
+        assert!(columns * inputs <= self.values.len && columns <= self.bias.len());
         (self.inputs, self.outputs) = (inputs, outputs);
     }
 
@@ -341,6 +326,24 @@ impl PackedF32 {
         for (out, w) in values.iter_mut().step_by(columns).zip(weights) {
             *out = *w;
         }
+    }
+}
+
+/// Rows within a larger matrix of floats.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    /// Row `r` starts at `r * stride`.
+    pub(crate) values: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) width: usize,
+    pub(crate) rows: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// The rows.
+    #[inline(always)]
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'a [f32]> {
+        self.values.chunks(self.stride).take(self.rows).map(move |row| &row[..self.width])
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::super::Pool;
+use super::super::pool::Meeting;
 
 fn counters(threads: usize) -> Vec<AtomicUsize> {
     (0..threads).map(|_| AtomicUsize::new(0)).collect()
@@ -126,9 +127,12 @@ fn a_panic_comes_out_and_the_pool_goes_on() {
                     check_panic(&pool, culprit, barriers, late);
                 }
             }
-            let all = catch_unwind(AssertUnwindSafe(|| pool.run(&|_, _| panic_any("meant"))));
-            assert!(all.is_err());
-            check_all_run(&pool);
+            // Nobody meets: one panics, or all do.
+            for culprit in (0..threads).map(Some).chain([None]) {
+                let job = |number: usize, _: Meeting<'_>| assert!(culprit.is_some_and(|it| it != number), "meant");
+                assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&job))).is_err(), "{culprit:?} of {threads}");
+                check_all_run(&pool);
+            }
         }
     });
 }
@@ -138,7 +142,7 @@ fn a_busy_pool_lets_callers_work_alone() {
     in_time(|| {
         let pool = Pool::new(3).unwrap();
         let (calls, expected) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let job = |number: usize, meeting: super::super::pool::Meeting<'_>| {
+        let job = |number: usize, meeting: Meeting<'_>| {
             if number == 0 {
                 expected.fetch_add(meeting.threads, Relaxed);
             }
