@@ -59,26 +59,31 @@ impl HeadScratch {
                 sums: vec![0.0; tokens],
             }
         };
-        Self { scores: vec![0.0; tokens * tokens], products }
+        Self { scores: vec![0.0; tokens * score_stride(tokens)], products }
     }
 
     /// Computes a head into `out`, `[queries][dim]`.
     pub(crate) fn attend(&mut self, kernels: &Kernels, head: &Head<'_>, out: &mut [f32]) {
         let Head { queries, tokens, dim, scale, .. } = *head;
-        let scores = &mut self.scores[..queries * tokens];
+        // Rows end with whole vectors: an odd tail costs as much as four of them. What fills them up has no weight.
+        let stride = score_stride(tokens);
+        let scores = &mut self.scores[..queries * stride];
+        for row in scores.chunks_exact_mut(stride) {
+            row[tokens..].fill(f32::NEG_INFINITY);
+        }
         let out = &mut out[..queries * dim];
         match &mut self.products {
             Products::F32 { query, keys, values, sums } => {
                 gather_floats(head, query, keys, values);
                 for panel in 0..keys.panels() {
-                    kernels.panel_f32(query, dim, queries, keys, panel, scores, tokens, false);
+                    kernels.panel_f32(query, dim, queries, keys, panel, scores, stride, false);
                 }
-                apply_mask(head.mask, scores, tokens);
-                for (scores, sum) in scores.chunks_exact_mut(tokens).zip(&mut *sums) {
+                apply_mask(head.mask, scores, stride);
+                for (scores, sum) in scores.chunks_exact_mut(stride).zip(&mut *sums) {
                     *sum = kernels.softmax_numerators(scores);
                 }
                 for panel in 0..values.panels() {
-                    kernels.panel_f32(scores, tokens, queries, values, panel, out, dim, false);
+                    kernels.panel_f32(scores, stride, queries, values, panel, out, dim, false);
                 }
                 for (out, sum) in out.chunks_exact_mut(dim).zip(sums) {
                     let share = 1.0 / *sum;
@@ -99,13 +104,13 @@ impl HeadScratch {
                     }
                 });
                 for panel in 0..keys.panels() {
-                    kernels.panel_i8(&quantized.rows(queries), keys, panel, scores, tokens, false);
+                    kernels.panel_i8(&quantized.rows(queries), keys, panel, scores, stride, false);
                 }
-                apply_mask(head.mask, scores, tokens);
+                apply_mask(head.mask, scores, stride);
                 pack_values(kernels, head, &mut mean[..dim], &mut scales[..dim], bytes, values);
                 quantized.start(tokens);
                 let zero = kernels.softmax_zero_point();
-                for (row, scores) in scores.chunks_exact_mut(tokens).enumerate() {
+                for (row, scores) in scores.chunks_exact_mut(stride).enumerate() {
                     let (bytes, scale, zero_point) = quantized.row(row);
                     let sum = kernels.softmax_bytes(scores, bytes);
                     (*scale, *zero_point) = (1.0 / (255.0 * sum), zero);
@@ -154,9 +159,14 @@ fn pack_values(
     kernels.pack_bytes(&bytes[..tokens * dim], scales, values);
 }
 
-fn apply_mask(mask: Option<&[i64]>, scores: &mut [f32], tokens: usize) {
+/// Values from one row of scores to the next.
+fn score_stride(tokens: usize) -> usize {
+    tokens.next_multiple_of(16)
+}
+
+fn apply_mask(mask: Option<&[i64]>, scores: &mut [f32], stride: usize) {
     let Some(mask) = mask else { return };
-    for row in scores.chunks_exact_mut(tokens) {
+    for row in scores.chunks_exact_mut(stride) {
         for (score, _) in row.iter_mut().zip(mask).filter(|(_, mask)| **mask == 0) {
             *score = f32::MIN;
         }

@@ -265,7 +265,7 @@ impl Kernels {
     }
 
     /// `round(255 exp(score - largest))` as bytes (less 128 where activations are signed) and their sum divided by
-    /// 255; bytes of `out` behind the row become 0. The scores are overwritten.
+    /// 255; bytes of `out` behind the row become 0.
     pub(crate) fn softmax_bytes(&self, row: &mut [f32], out: &mut [u8]) -> f32 {
         assert!(out.len() >= row.len());
         // SAFETY: this table is only reachable on a CPU that has its instructions.

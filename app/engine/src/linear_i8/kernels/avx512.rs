@@ -21,57 +21,57 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 row_functions!(true, false, "avx512f,avx512bw,avx512vl,avx512dq,fma");
 
-/// Rows that are worked on together: with two registers of results for each, 24 of the 32 registers; with 14 the compiler runs out of them.
+/// Rows that are worked on together: with two registers of results for each, 24 of the 32 registers. More would leave too
+/// few for the compiler, which then keeps results in memory.
 const ROWS: usize = 12;
+
+/// Bytes of a panel for each block of four inputs.
+const BLOCK_BYTES: usize = 128;
 
 /// Calls `$tile::<N>` for the next rows: tiles are as even as possible, since a short last one would wait for latency.
 macro_rules! tiles {
-    ($tile:ident, $kind:ident, $job:expr) => {{
-        let mut rest = $job.rows;
-        let mut count = rest.div_ceil(ROWS);
+    ($job:ident, $tile:ident $(, $ahead:ident)?; $($per_row:ident),*) => {{
         let mut job = *$job;
+        let mut rest = job.rows;
+        let mut count = rest.div_ceil(ROWS);
         while count > 0 {
             job.rows = rest.div_ceil(count);
             match job.rows {
-                1 => $tile::<1>(&job),
-                2 => $tile::<2>(&job),
-                3 => $tile::<3>(&job),
-                4 => $tile::<4>(&job),
-                5 => $tile::<5>(&job),
-                6 => $tile::<6>(&job),
-                7 => $tile::<7>(&job),
-                8 => $tile::<8>(&job),
-                9 => $tile::<9>(&job),
-                10 => $tile::<10>(&job),
-                11 => $tile::<11>(&job),
-                12 => $tile::<12>(&job),
-                13 => $tile::<13>(&job),
-                _ => $tile::<14>(&job),
+                1 => $tile::<1>(&job $(, $ahead)?),
+                2 => $tile::<2>(&job $(, $ahead)?),
+                3 => $tile::<3>(&job $(, $ahead)?),
+                4 => $tile::<4>(&job $(, $ahead)?),
+                5 => $tile::<5>(&job $(, $ahead)?),
+                6 => $tile::<6>(&job $(, $ahead)?),
+                7 => $tile::<7>(&job $(, $ahead)?),
+                8 => $tile::<8>(&job $(, $ahead)?),
+                9 => $tile::<9>(&job $(, $ahead)?),
+                10 => $tile::<10>(&job $(, $ahead)?),
+                11 => $tile::<11>(&job $(, $ahead)?),
+                _ => $tile::<ROWS>(&job $(, $ahead)?),
             }
             job.a = job.a.wrapping_add(job.rows * job.a_stride);
             job.out = job.out.wrapping_add(job.rows * job.out_stride);
-            tiles!(@$kind job);
+            $(job.$per_row = job.$per_row.wrapping_add(job.rows);)*
+            $(job.next = job.next.wrapping_add(job.blocks * $ahead);)?
             rest -= job.rows;
             count -= 1;
         }
     }};
-    (@i8 $job:ident) => {
-        $job.scales = $job.scales.wrapping_add($job.rows);
-        $job.zero_points = $job.zero_points.wrapping_add($job.rows);
-    };
-    (@f32 $job:ident) => {};
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
 unsafe fn panel_i8(tile: &TileI8) {
+    // The next panel comes nearer in equal parts, so that memory is never asked for more than it can bring.
+    let ahead = BLOCK_BYTES.div_ceil(tile.rows.div_ceil(ROWS));
     // SAFETY: the contract of `TileI8`, handed on for each group of rows.
-    unsafe { tiles!(tile_i8, i8, tile) }
+    unsafe { tiles!(tile, tile_i8, ahead; scales, zero_points) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
 unsafe fn panel_f32(tile: &TileF32) {
     // SAFETY: the contract of `TileF32`, handed on for each group of rows.
-    unsafe { tiles!(tile_f32, f32, tile) }
+    unsafe { tiles!(tile, tile_f32;) }
 }
 
 /// Masks of the two registers of a row of results.
@@ -81,7 +81,7 @@ fn masks(width: usize) -> (u16, u16) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
-unsafe fn tile_i8<const R: usize>(tile: &TileI8) {
+unsafe fn tile_i8<const R: usize>(tile: &TileI8, ahead: usize) {
     // SAFETY: the contract of `TileI8`; a panel has 128 bytes for each block of four inputs.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); 2]; R];
@@ -90,7 +90,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8) {
             // The hardware's prefetching ends with every page of memory; weights come from far away.
             _mm_prefetch::<_MM_HINT_T1>(next);
             _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64));
-            next = next.wrapping_add(128);
+            next = next.wrapping_add(ahead);
             let (w0, w1) = (_mm512_load_si512(w.cast()), _mm512_load_si512(w.add(64).cast()));
             for (r, sum) in sums.iter_mut().enumerate() {
                 let q = _mm512_set1_epi32(a.add(r * tile.a_stride).cast::<i32>().read_unaligned());
@@ -98,7 +98,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8) {
                 sum[1] = _mm512_dpbusd_epi32(sum[1], q, w1);
             }
             a = a.add(4);
-            w = w.add(128);
+            w = w.add(BLOCK_BYTES);
         }
         let masks = masks(tile.width);
         for (half, mask) in [masks.0, masks.1].into_iter().enumerate() {

@@ -14,7 +14,7 @@ const SPINS: usize = 4096;
 /// What the threads of one run do: called with each thread's number.
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// Threads for the towers, and the right to use them. Clones share the threads.
+/// Threads for the towers, and the right to use them.
 #[derive(Debug)]
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -265,8 +265,11 @@ impl Barrier {
 /// Whether `ready` came true within the spins.
 fn spin_until(ready: impl Fn() -> bool) -> bool {
     (0..SPINS).any(|_| {
-        std::hint::spin_loop();
-        ready()
+        let ready = ready();
+        if !ready {
+            std::hint::spin_loop();
+        }
+        ready
     })
 }
 

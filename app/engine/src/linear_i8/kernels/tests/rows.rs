@@ -56,7 +56,7 @@ fn quantised_rows_are_within_half_a_step() {
             row.iter_mut().step_by(3).for_each(|x| *x = 0.0);
             check_quantize(&row);
         }
-        // Both ends lie half a step away from a byte.
+        // Both ends lie about half a step away from a byte.
         check_quantize(&[vec![0.25; len], vec![-1.0, 1.0]].concat());
         for value in [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-40, f32::MIN_POSITIVE, f32::MAX, f32::MIN] {
             check_quantize(&vec![value; len]);
@@ -73,6 +73,7 @@ fn halves_are_quantised_to_even() {
         let bytes: Vec<u8> = even.iter().map(|q| (q + 3) as u8).collect();
         assert_eq!(quantized(kernels, flip, &row), (1.0, 3, bytes), "{kernels:?}");
         assert_eq!(quantized(kernels, flip, &[-2.5, 252.5]), (1.0, 2, vec![0, 254]), "{kernels:?}: the zero point");
+        assert_eq!(quantized(kernels, flip, &[-127.5, 127.5]), (1.0, 128, vec![0, 255]), "{kernels:?}: the last byte");
     }
 }
 
