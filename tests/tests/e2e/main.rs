@@ -3,6 +3,7 @@
 mod accuracy;
 mod allocations;
 mod bad_inputs;
+mod bench;
 mod cache;
 mod classify;
 mod fused;

@@ -69,8 +69,8 @@ fn add_rows(rows: Matrix<'_>, sums: &mut [f32]) {
 
 #[inline(always)]
 fn pack_keys(keys: Matrix<'_>, first: usize, mean: &[f32], scale: f32, packed: &mut PackedI8) {
-    let mut centred = [0.0; HEAD_DIM_MAX];
-    let centred = &mut centred[..mean.len()];
+    let (mut centred, mut bytes) = ([0.0; HEAD_DIM_MAX], [0; HEAD_DIM_MAX]);
+    let (centred, bytes) = (&mut centred[..mean.len()], &mut bytes[..mean.len()]);
     for (token, key) in keys.iter().enumerate() {
         let mut largest = 0;
         for ((out, x), mean) in centred.iter_mut().zip(key).zip(mean) {
@@ -78,7 +78,10 @@ fn pack_keys(keys: Matrix<'_>, first: usize, mean: &[f32], scale: f32, packed: &
             largest = largest.max(magnitude(*out));
         }
         let (step, inverse) = scale_of(f32::from_bits(largest));
-        packed.set_floats(first + token, centred, step * scale, inverse);
+        for (out, x) in bytes.iter_mut().zip(&*centred) {
+            *out = super::packed::to_byte(x * inverse);
+        }
+        packed.set_channel(first + token, signed(bytes), step * scale);
     }
 }
 

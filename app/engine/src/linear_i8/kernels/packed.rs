@@ -154,36 +154,20 @@ impl PackedI8 {
         self.bias[first..first + bias.len()].copy_from_slice(bias);
     }
 
-    /// Sets channel `column`, which is zero so far, from its weights in the order of the inputs.
+    /// Sets channel `column` from its weights in the order of the inputs. What fills up the last group stays zero.
+    #[inline(always)]
     pub(crate) fn set_channel(&mut self, column: usize, weights: &[i8], scale: f32) {
         assert!(column < self.outputs && weights.len() == self.inputs);
-        let (step, values) = self.channel(column);
-        let depth = step.depth;
-        for (out, chunk) in values.chunks_mut(step.columns * depth).zip(weights.chunks(depth)) {
-            out[..chunk.len()].copy_from_slice(chunk);
-        }
         self.scales[column] = scale;
         self.sums[column] = weights.iter().map(|w| i32::from(*w)).sum();
-    }
-
-    /// Sets channel `column`, which is zero so far, from floats that `inverse` brings between -127 and 127.
-    #[inline(always)]
-    pub(super) fn set_floats(&mut self, column: usize, weights: &[f32], scale: f32, inverse: f32) {
-        assert!(column < self.outputs && weights.len() == self.inputs);
-        let mut sum = 0;
-        for w in weights {
-            sum += i32::from(to_byte(w * inverse).cast_signed());
-        }
-        self.sums[column] = sum;
-        self.scales[column] = scale;
         let (layout, values) = self.channel(column);
         match layout.depth {
-            4 => spread::<4>(weights, inverse, layout.columns, values),
-            8 => spread::<8>(weights, inverse, layout.columns, values),
-            16 => spread::<16>(weights, inverse, layout.columns, values),
+            4 => spread::<4>(weights, layout.columns, values),
+            8 => spread::<8>(weights, layout.columns, values),
+            16 => spread::<16>(weights, layout.columns, values),
             depth => {
                 for (out, chunk) in values.chunks_mut(layout.columns * depth).zip(weights.chunks(depth)) {
-                    out.iter_mut().zip(chunk).for_each(|(out, w)| *out = to_byte(w * inverse).cast_signed());
+                    out[..chunk.len()].copy_from_slice(chunk);
                 }
             }
         }
@@ -202,18 +186,14 @@ impl PackedI8 {
 
 /// Groups of `D` consecutive weights, `columns` groups apart.
 #[inline(always)]
-fn spread<const D: usize>(weights: &[f32], inverse: f32, columns: usize, out: &mut [i8]) {
+fn spread<const D: usize>(weights: &[i8], columns: usize, out: &mut [i8]) {
     let (whole, rest) = weights.as_chunks::<D>();
     let mut groups = out.chunks_mut(columns * D);
     for (group, out) in whole.iter().zip(&mut groups) {
-        let mut bytes = [0; D];
-        for i in 0..D {
-            bytes[i] = to_byte(group[i] * inverse).cast_signed();
-        }
-        out[..D].copy_from_slice(&bytes);
+        out[..D].copy_from_slice(group);
     }
     if let (false, Some(out)) = (rest.is_empty(), groups.next()) {
-        out.iter_mut().zip(rest).for_each(|(out, w)| *out = to_byte(w * inverse).cast_signed());
+        out[..rest.len()].copy_from_slice(rest);
     }
 }
 
