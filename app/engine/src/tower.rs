@@ -1,6 +1,6 @@
 //! Loading and running the two towers.
 //!
-//! A tower whose graph [`crate::linear_i8`] understands runs there, fused; any other runs in tract as it is. The image
+//! A tower whose graph `linear_i8` understands runs there, fused; any other runs in tract as it is. The image
 //! tower has one fixed shape. The text tower takes as many tokens as a prompt has.
 
 mod profile;
@@ -419,7 +419,12 @@ fn load(
             drop(file);
             let mut bytes = Vec::new();
             source.rewind().and_then(|()| source.read_to_end(&mut bytes)).map_err(error)?;
-            let towers = tract::Towers::load(tower, &bytes, spec, inputs, projection_dim, threads)?;
+            // tract panics on graphs that make no sense, such as a node without its inputs.
+            let load = || tract::Towers::load(tower, &bytes, spec, inputs, projection_dim, threads);
+            let towers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load)).unwrap_or_else(|_| {
+                let message = format!("tract gave up on it; it was not fused because of {}", layers.why());
+                Err(TowerError::Load { tower, message })
+            })?;
             Ok((Engine::Tract(Box::new(towers)), layers))
         }
     }

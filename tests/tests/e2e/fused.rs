@@ -185,3 +185,28 @@ fn a_profile_names_every_step() {
     }
     assert!(profile.layers.iter().all(|layer| layer.time_ns > 0), "{profile:?}");
 }
+
+/// Every node loses each of its inputs in turn, or takes another value instead.
+#[test]
+fn a_graph_that_makes_no_sense_is_an_error_or_left_to_tract() {
+    let parts = Parts::demo(Weights::Int8);
+    let original = pb::ModelProto::decode(&*parts.vision).unwrap();
+    let nodes = &original.graph.as_ref().unwrap().node;
+    // The first layer, and what comes after the last.
+    for (index, node) in nodes.iter().enumerate().filter(|(index, _)| *index < 45 || *index + 12 > nodes.len()) {
+        for input in 0..node.input.len() {
+            for other in [None, Some("pixel_values"), Some("vision_model.embeddings.cls_token"), Some("index_0")] {
+                let mut model = original.clone();
+                let inputs = &mut model.graph.as_mut().unwrap().node[index].input;
+                match other {
+                    Some(other) => inputs[input] = other.to_owned(),
+                    None => inputs.truncate(input),
+                }
+                // What is wrong must come out as an error; tract may take what is not.
+                if let Ok(tower) = ImageTower::load(&model.encode_to_vec(), &parts.manifest, &Threads::default()) {
+                    let _ = tower.embed(&parts.pixels(0));
+                }
+            }
+        }
+    }
+}

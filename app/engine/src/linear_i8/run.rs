@@ -3,23 +3,18 @@
 //! Whatever a run needs is allocated when the runner is made. A row's result does not depend on the block it is in, nor
 //! on the thread, so that any number of threads gives the same bits.
 
+mod block;
+mod plan;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use self::block::Block;
+use self::plan::{BLOCKS_PER_THREAD, Phase, Sharing, input_width, patch_width, phases, place_values, share};
 use super::attention::{Head, HeadScratch};
-use super::kernels::{Activation, Kernels, Matrix, Pool, QuantizedRows};
-use super::program::{Attention, Index, Op, Patches, Program, Rows, Table, ValueId, View, Weights};
-
-/// Rows of a block: few enough for the block's values to stay in a core's second-level cache (a feed-forward block of
-/// 3072 floats for 64 rows is 768 KiB), many enough for the weights' way from memory to be worth it.
-const BLOCK_ROWS_MAX: usize = 64;
-
-/// Blocks for each thread, so that one that was held up leaves work to others.
-const BLOCKS_PER_THREAD: usize = 2;
-
-/// Fewer rows than this are not worth a block of their own: a panel of weights would be read for hardly any work.
-const BLOCK_ROWS_MIN: usize = 12;
+use super::kernels::{Kernels, Matrix, Pool, QuantizedRows};
+use super::program::{Attention, Op, Program, Rows, View};
 
 /// What a tower is given.
 #[derive(Debug, Clone, Copy)]
@@ -32,13 +27,6 @@ pub(crate) enum Input<'a> {
 
 /// Told which step starts, or that none runs any more. Only runs with one thread are observed.
 pub(crate) type Observer<'a> = &'a (dyn Fn(Option<usize>) + Sync);
-
-/// Steps between two meetings of the threads.
-#[derive(Debug, Clone)]
-enum Phase {
-    Rows(Range<usize>),
-    Attention(usize),
-}
 
 /// A program with its memory.
 #[derive(Debug)]
@@ -118,26 +106,6 @@ impl Quantized {
 fn stride_of(width: usize) -> usize {
     let lines = width.div_ceil(64);
     (lines + usize::from(lines.is_multiple_of(4))) * 64
-}
-
-/// How the rows of a run are shared out.
-#[derive(Debug, Clone, Copy)]
-struct Sharing {
-    tokens: usize,
-    blocks: usize,
-    /// Parts of the queries of a head.
-    parts: usize,
-}
-
-impl Sharing {
-    fn block(&self, index: usize) -> Range<usize> {
-        self.tokens * index / self.blocks..self.tokens * (index + 1) / self.blocks
-    }
-
-    /// Queries of part `index`.
-    fn part(&self, queries: usize, index: usize) -> Range<usize> {
-        queries * index / self.parts..queries * (index + 1) / self.parts
-    }
 }
 
 impl Runner {
@@ -320,303 +288,6 @@ impl Work<'_> {
         let mut context = write(&runner.contexts[index]);
         scratch.attend(runner.kernels, &head, &mut context);
     }
-}
-
-/// A block of rows, and its values.
-struct Block<'a, 'b> {
-    work: &'a Work<'b>,
-    index: usize,
-    rows: Range<usize>,
-    values: &'a mut [f32],
-}
-
-impl Block<'_, '_> {
-    /// Rows of a value in this block.
-    fn count(&self, value: ValueId) -> usize {
-        match (self.work.runner.program.values[value].rows, self.index) {
-            (Rows::Tokens, _) => self.rows.len(),
-            (Rows::One, 0) => 1,
-            (Rows::One, _) => 0,
-        }
-    }
-
-    fn width(&self, value: ValueId) -> usize {
-        self.work.runner.program.values[value].width
-    }
-
-    fn range(&self, value: ValueId) -> Range<usize> {
-        let start = self.work.runner.offsets[value];
-        start..start + self.count(value) * self.width(value)
-    }
-
-    /// A value to read, from the first value of the view on, and another to write.
-    fn pair(&mut self, x: View, out: ValueId) -> (&[f32], &mut [f32]) {
-        let mut from = self.range(x.value);
-        from.start += x.offset;
-        let to = self.range(out);
-        match self.values.get_disjoint_mut([from, to]) {
-            Ok([x, out]) => (x, out),
-            // Their places were chosen not to overlap while both are needed.
-            Err(_) => unreachable!("values that overlap"),
-        }
-    }
-
-    fn fetch_context(&mut self, step: usize) {
-        let runner = self.work.runner;
-        let Op::Attention(attention) = &runner.program.steps[step].op else { return };
-        let (dim, parts) = (attention.head_dim(), self.work.sharing.parts);
-        let (width, start) = (self.width(attention.out), runner.offsets[attention.out]);
-        let count = self.count(attention.out);
-        let first = if count == self.rows.len() { self.rows.start } else { 0 };
-        let one = runner.program.values[attention.out].rows == Rows::One;
-        let queries = if one { 1 } else { self.work.sharing.tokens };
-        for head in 0..attention.heads {
-            for part in 0..parts {
-                let part_rows = self.work.sharing.part(queries, part);
-                let rows = part_rows.start.max(first)..part_rows.end.min(first + count);
-                if rows.is_empty() {
-                    continue;
-                }
-                let context = read(&runner.contexts[head * parts + part]);
-                for row in rows {
-                    let from = &context[(row - part_rows.start) * dim..][..dim];
-                    self.values[start + (row - first) * width + head * dim..][..dim].copy_from_slice(from);
-                }
-            }
-        }
-    }
-
-    fn step(&mut self, op: &Op, scratch: &mut Scratch) {
-        if self.count(op.out()) == 0 {
-            return;
-        }
-        match op {
-            Op::PatchEmbedding { patches, weights, out } => self.patch_embedding(patches, weights, *out, scratch),
-            Op::Lookup { table, index, out } => self.lookup(table, *index, *out),
-            Op::AddTable { x, table, out } => self.add_table(*x, table, *out),
-            Op::Add { a, b, out } => self.add(*a, *b, *out),
-            Op::LayerNorm { x, gamma, beta, epsilon, out } => {
-                let (width, kernels) = (self.width(x.value), self.work.runner.kernels);
-                let (from, to) = self.pair(*x, *out);
-                for (out, row) in to.chunks_exact_mut(x.width).zip(from.chunks(width)) {
-                    kernels.layer_norm(&row[..x.width], gamma, beta, *epsilon, out);
-                }
-            }
-            Op::Linear { x, weights, activation, add, out } => {
-                let (rows, stride) = (self.count(*out), self.width(x.value));
-                let kernels = self.work.runner.kernels;
-                let (from, to) = self.pair(*x, *out);
-                let from = Matrix { values: from, stride, width: x.width, rows };
-                linear(kernels, from, weights, *activation, *add, to, &mut scratch.quantized);
-            }
-            Op::Activate { x, activation, out } => {
-                self.copy(*x, *out);
-                let (range, width) = (self.range(*out), x.width);
-                self.work.runner.kernels.activate(*activation, &mut self.values[range], width, width);
-            }
-            Op::First { x, out } => {
-                let (from, to) = self.pair(*x, *out);
-                to.copy_from_slice(&from[..x.width]);
-            }
-            Op::Normalize { x, out } => {
-                self.copy(*x, *out);
-                let range = self.range(*out);
-                for row in self.values[range].chunks_exact_mut(x.width) {
-                    let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
-                    row.iter_mut().for_each(|v| *v /= norm);
-                }
-            }
-            Op::Attention(_) => {}
-        }
-    }
-
-    /// Copies a view into another value; nothing where they are the same.
-    fn copy(&mut self, x: View, out: ValueId) {
-        if x.value != out {
-            let width = self.width(x.value);
-            let (from, to) = self.pair(x, out);
-            for (out, row) in to.chunks_exact_mut(x.width).zip(from.chunks(width)) {
-                out.copy_from_slice(&row[..x.width]);
-            }
-        }
-    }
-
-    fn add_table(&mut self, x: View, table: &[f32], out: ValueId) {
-        self.copy(x, out);
-        let (range, first) = (self.range(out), self.rows.start);
-        for (row, out) in self.values[range].chunks_exact_mut(x.width).enumerate() {
-            let table = if table.len() == x.width { table } else { &table[(first + row) * x.width..] };
-            out.iter_mut().zip(table).for_each(|(out, t)| *out += t);
-        }
-    }
-
-    fn add(&mut self, a: View, b: View, out: ValueId) {
-        self.copy(a, out);
-        let width = self.width(b.value);
-        let (from, to) = self.pair(b, out);
-        for (out, row) in to.chunks_exact_mut(b.width).zip(from.chunks(width)) {
-            out.iter_mut().zip(row).for_each(|(out, b)| *out += b);
-        }
-    }
-
-    fn lookup(&mut self, table: &Table, index: Index, out: ValueId) {
-        let Input::Tokens { ids, types, .. } = self.work.input else { return };
-        let (range, width, first) = (self.range(out), self.width(out), self.rows.start);
-        for (row, out) in self.values[range].chunks_exact_mut(width).enumerate() {
-            let token = first + row;
-            let at = match index {
-                Index::Ids => usize::try_from(ids[token]).unwrap_or(0),
-                Index::Types => usize::try_from(types[token]).unwrap_or(0),
-                Index::Positions => token,
-            };
-            match table {
-                Table::F32(values) => out.copy_from_slice(&values[at * width..][..width]),
-                Table::I8 { values, scales } => {
-                    let values = &values[at * width..][..width];
-                    out.iter_mut().zip(values).for_each(|(out, w)| *out = f32::from(w.cast_signed()) * scales[at]);
-                }
-            }
-        }
-    }
-
-    fn patch_embedding(&mut self, patches: &Patches, weights: &Weights, out: ValueId, scratch: &mut Scratch) {
-        let Input::Pixels(pixels, size) = self.work.input else { return };
-        let width = patches.channels * patches.patch[0] * patches.patch[1];
-        let rows = &mut scratch.rows[..self.rows.len() * width];
-        for (row, out) in self.rows.clone().zip(rows.chunks_exact_mut(width)) {
-            match row.checked_sub(patches.lead) {
-                Some(patch) => cut_patch(patches, pixels, size, patch, out),
-                None => out.fill(0.0),
-            }
-        }
-        let range = self.range(out);
-        let (kernels, to) = (self.work.runner.kernels, &mut self.values[range]);
-        let from = Matrix { values: &*rows, stride: width, width, rows: self.rows.len() };
-        linear(kernels, from, weights, None, false, to, &mut scratch.quantized);
-        let hidden = self.width(out);
-        let lead = patches.lead.saturating_sub(self.rows.start).min(self.rows.len());
-        let start = self.work.runner.offsets[out];
-        self.values[start..start + lead * hidden].fill(0.0);
-    }
-}
-
-/// Copies patch number `patch` into `out`: channel by channel, row by row.
-fn cut_patch(patches: &Patches, pixels: &[f32], [height, width]: [usize; 2], patch: usize, out: &mut [f32]) {
-    let [patch_height, patch_width] = patches.patch;
-    let (top, left) = (patch / patches.grid[1] * patch_height, patch % patches.grid[1] * patch_width);
-    for (index, out) in out.chunks_exact_mut(patch_width).enumerate() {
-        let (channel, row) = (index / patch_height, index % patch_height);
-        let start = (channel * height + top + row) * width + left;
-        out.copy_from_slice(&pixels[start..start + patch_width]);
-    }
-}
-
-fn linear(
-    kernels: &Kernels,
-    x: Matrix<'_>,
-    weights: &Weights,
-    activation: Option<Activation>,
-    add: bool,
-    out: &mut [f32],
-    quantized: &mut Quantized,
-) {
-    let (panels, columns, stride) = match weights {
-        Weights::I8(weights) => (weights.panels(), kernels.layout_i8.columns, weights.outputs()),
-        Weights::F32(weights) => (weights.panels(), kernels.layout_f32.columns, weights.outputs()),
-        Weights::Parts(_) => unreachable!("weights are loaded before a program runs"),
-    };
-    if weights.is_i8() {
-        quantized.start(x.width);
-        for (index, row) in x.iter().enumerate() {
-            quantized.quantize(kernels, index, row);
-        }
-    }
-    for panel in 0..panels {
-        match weights {
-            Weights::I8(weights) => kernels.panel_i8(&quantized.rows(x.rows), weights, panel, out, stride, add),
-            Weights::F32(weights) => {
-                kernels.panel_f32(x.values, x.stride, x.rows, weights, panel, out, stride, add);
-            }
-            Weights::Parts(_) => {}
-        }
-        if let Some(activation) = activation {
-            // At once, while the panel's results are in the nearest cache.
-            let first = panel * columns;
-            let width = columns.min(stride - first);
-            kernels.activate(activation, &mut out[first..], width, stride);
-        }
-    }
-}
-
-fn phases(program: &Program) -> Vec<Phase> {
-    let mut phases = Vec::new();
-    let mut start = 0;
-    for (index, step) in program.steps.iter().enumerate() {
-        if matches!(step.op, Op::Attention(_)) {
-            phases.push(Phase::Rows(start..index));
-            phases.push(Phase::Attention(index));
-            start = index + 1;
-        }
-    }
-    phases.push(Phase::Rows(start..program.steps.len()));
-    phases
-}
-
-fn share(tokens: usize, threads: usize, heads: usize) -> Sharing {
-    let wanted = if threads > 1 { threads * BLOCKS_PER_THREAD } else { 1 };
-    let blocks = wanted.max(tokens.div_ceil(BLOCK_ROWS_MAX)).min(tokens.div_ceil(BLOCK_ROWS_MIN)).max(1);
-    // Heads that do not go round evenly are cut in parts.
-    let parts = if heads.is_multiple_of(threads) || tokens < BLOCK_ROWS_MIN * threads { 1 } else { threads };
-    Sharing { tokens, blocks, parts }
-}
-
-/// Width of the rows that a step quantises.
-fn input_width(op: &Op) -> usize {
-    match op {
-        Op::Linear { x, .. } => x.width,
-        other => patch_width(other),
-    }
-}
-
-fn patch_width(op: &Op) -> usize {
-    match op {
-        Op::PatchEmbedding { patches, .. } => patches.channels * patches.patch[0] * patches.patch[1],
-        _ => 0,
-    }
-}
-
-/// Gives each value a place that no other value has while both are needed; also says how much memory that takes.
-fn place_values(program: &Program, capacity: usize) -> (Vec<usize>, usize) {
-    let mut offsets = vec![0; program.values.len()];
-    // Start, end, last step that needs it.
-    let mut taken: Vec<(usize, usize, usize)> = Vec::new();
-    let mut placed = vec![false; program.values.len()];
-    let mut most = 0;
-    for (index, step) in program.steps.iter().enumerate() {
-        let value = step.op.out();
-        if std::mem::replace(&mut placed[value], true) {
-            continue;
-        }
-        let Some(form) = program.values.get(value) else { continue };
-        let rows = if form.rows == Rows::One { 1 } else { capacity };
-        // Whole cache lines.
-        let len = (rows * form.width).next_multiple_of(16);
-        let reads = program.steps.iter().rposition(|step| step.op.reads(value) || step.op.out() == value);
-        let last = if program.output.value == value { usize::MAX } else { reads.unwrap_or(index) };
-        taken.retain(|(.., needed)| *needed >= index);
-        taken.sort_unstable();
-        let mut start = 0;
-        for (from, to, _) in &taken {
-            if start + len <= *from {
-                break;
-            }
-            start = start.max(*to);
-        }
-        taken.push((start, start + len, last));
-        offsets[value] = start;
-        most = most.max(start + len);
-    }
-    (offsets, most)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -74,6 +74,11 @@ impl Layers {
         Self { kernels: "tract".into(), unfused: Some(unfused), layers: layers.collect() }
     }
 
+    /// Why the tower is not fused.
+    pub(super) fn why(&self) -> &str {
+        self.unfused.as_deref().unwrap_or_default()
+    }
+
     pub(super) fn unmeasured(&self) -> Profile {
         let (kernels, unfused) = (self.kernels.clone(), self.unfused.clone());
         Profile { kernels, unfused, layers: self.layers.clone() }

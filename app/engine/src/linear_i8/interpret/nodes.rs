@@ -27,18 +27,18 @@ impl Interpreter<'_, '_> {
             "Transpose" => self.transpose(node)?,
             "Pad" => self.pad(node)?,
             "ReduceL2" => self.norms(node)?,
-            "Identity" => self.meaning(&node.input[0])?,
+            "Identity" => self.meaning(input(node, 0)?)?,
             "Cast" => self.cast(node)?,
             "Shape" => self.length(node)?,
             "Squeeze" | "Unsqueeze" => self.axes(node)?,
             "Gelu" => {
                 let tanh = text(node, "approximate") == Some("tanh");
-                let (x, function) = self.function(&node.input[0], output)?;
+                let (x, function) = self.function(input(node, 0)?, output)?;
                 Meaning::Function(x, function.then(if tanh { gelu_tanh } else { gelu }))
             }
             op if Function::binary(op).is_some() => self.binary(node)?,
             op if Function::identity().unary(op).is_some() => {
-                let (x, function) = self.function(&node.input[0], output)?;
+                let (x, function) = self.function(input(node, 0)?, output)?;
                 let Some(function) = function.unary(op) else { return unknown("not a function of one value") };
                 Meaning::Function(x, function)
             }
@@ -58,10 +58,10 @@ impl Interpreter<'_, '_> {
 
     fn patch_embedding(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let Inputs::Pixels([height, width]) = self.inputs else { return unknown("a convolution of text") };
-        if !matches!(self.meaning(&node.input[0])?, Meaning::Pixels) {
+        if !matches!(self.meaning(input(node, 0)?)?, Meaning::Pixels) {
             return unknown("a convolution of something else than pixels");
         }
-        let weights = self.meaning(&node.input[1])?;
+        let weights = self.meaning(input(node, 1)?)?;
         let number = match &weights {
             Meaning::Constant(number) => *number,
             Meaning::Dequantized { values, axis: 0, .. } => *values,
@@ -76,8 +76,11 @@ impl Interpreter<'_, '_> {
         let plain = all("pads", 0) && all("dilations", 1) && int(node, "group").is_none_or(|group| group == 1);
         let padded = text(node, "auto_pad").is_some_and(|pad| pad != "NOTSET" && pad != "VALID");
         let grid = [height / patch_height.max(1), width / patch_width.max(1)];
-        if !strides || !plain || padded || channels == 0 || patch_height == 0 || patch_width == 0 {
+        if !strides || !plain || padded || patch_height == 0 || patch_width == 0 {
             return unknown("a convolution whose step is not its size");
+        }
+        if channels != 3 || grid.contains(&0) || hidden == 0 {
+            return unknown("a patch embedding of something else than RGB pictures");
         }
         let patches = Patches { channels, patch: [patch_height, patch_width], grid, lead: 0 };
         let inputs = channels * patch_height * patch_width;
@@ -107,7 +110,7 @@ impl Interpreter<'_, '_> {
 
     fn dequantize(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let (Meaning::Constant(values), Meaning::Constant(scales)) =
-            (self.meaning(&node.input[0])?, self.meaning(&node.input[1])?)
+            (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?)
         else {
             return unknown("integers or scales are not constant");
         };
@@ -131,7 +134,7 @@ impl Interpreter<'_, '_> {
     /// A linear layer, the scores of attention, or its result.
     fn product(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let gemm = node.op_type == "Gemm";
-        let (a, b) = (self.meaning(&node.input[0])?, self.meaning(&node.input[1])?);
+        let (a, b) = (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?);
         let transposed = gemm && int(node, "transB").is_some_and(|t| t != 0);
         let plain = !gemm || (int(node, "transA").unwrap_or(0) == 0 && float(node, "alpha", 1.0) == 1.0);
         if !plain || (gemm && float(node, "beta", 1.0) != 1.0) {
@@ -142,7 +145,7 @@ impl Interpreter<'_, '_> {
                 Meaning::Rows(_) | Meaning::Function(..),
                 weights @ (Meaning::Constant(_) | Meaning::Dequantized { .. }),
             ) => {
-                let x = self.rows(&node.input[0], &node.input[0])?;
+                let x = self.rows(input(node, 0)?, input(node, 0)?)?;
                 let mut part = self.part(&weights, x.width, transposed)?;
                 if let Some(name) = node.input.get(2).filter(|name| gemm && !name.is_empty()) {
                     match self.meaning(name)? {
@@ -159,13 +162,13 @@ impl Interpreter<'_, '_> {
             (
                 Meaning::Heads { view: query, heads, order: Order::HeadsTokens, scale },
                 Meaning::Heads { view: key, heads: same, order: Order::HeadsDim, scale: more },
-            ) if heads == same && query.width == key.width => {
+            ) if heads == same && query.width == key.width && self.rows_of(key) == Rows::Tokens => {
                 Ok(Meaning::Scores { query, key, heads, scale: scale * more, masked: false, softmax: false })
             }
             (
                 Meaning::Scores { query, key, heads, scale, masked, softmax: true },
                 Meaning::Heads { view: value, heads: same, order: Order::HeadsTokens, scale: one },
-            ) if heads == same && one == 1.0 && value.width == query.width => {
+            ) if heads == same && one == 1.0 && value.width == query.width && self.rows_of(value) == Rows::Tokens => {
                 let out = self.value(self.rows_of(query), value.width);
                 let op = Op::Attention(Attention { query, key, value, heads, scale, masked, out: out.value });
                 self.push(&node.output[0], op);
@@ -176,7 +179,7 @@ impl Interpreter<'_, '_> {
     }
 
     fn layer_norm(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let x = self.rows(&node.input[0], &node.input[0])?;
+        let x = self.rows(input(node, 0)?, input(node, 0)?)?;
         if !matches!(int(node, "axis").unwrap_or(-1), -1 | 2) {
             return unknown("layer norm over another axis than the last");
         }
@@ -195,7 +198,7 @@ impl Interpreter<'_, '_> {
     }
 
     fn softmax(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        match self.meaning(&node.input[0])? {
+        match self.meaning(input(node, 0)?)? {
             Meaning::Scores { query, key, heads, scale, masked, softmax: false }
                 if matches!(int(node, "axis").unwrap_or(-1), -1 | 3) =>
             {
@@ -208,7 +211,7 @@ impl Interpreter<'_, '_> {
     /// Rows of an embedding, or token 0.
     fn gather(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let axis = int(node, "axis").unwrap_or(0);
-        match (self.meaning(&node.input[0])?, self.meaning(&node.input[1])?) {
+        match (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?) {
             (Meaning::Constant(table), Meaning::Index(index)) if axis == 0 => {
                 let [count, width] = self.shape(table)[..] else { return unknown("the table is not a matrix") };
                 match index {
@@ -228,10 +231,10 @@ impl Interpreter<'_, '_> {
                 Ok(Meaning::Rows(out))
             }
             (Meaning::Rows(_) | Meaning::Function(..), Meaning::Constant(_)) if axis == 1 => {
-                if self.ints(&node.input[1])? != [0] {
+                if self.ints(input(node, 1)?)? != [0] {
                     return unknown("tokens other than the first are chosen");
                 }
-                self.first(&node.input[0], &node.output[0])
+                self.first(input(node, 0)?, &node.output[0])
             }
             _ => unknown("rows of something else than a constant table"),
         }
@@ -258,15 +261,15 @@ impl Interpreter<'_, '_> {
         {
             return unknown("a slice with steps");
         }
-        if self.ints(&node.input[1])? != [0] {
+        if self.ints(input(node, 1)?)? != [0] {
             return unknown("a slice that does not start at 0");
         }
-        match (self.meaning(&node.input[0])?, self.meaning(&node.input[2])?) {
+        match (self.meaning(input(node, 0)?)?, self.meaning(input(node, 2)?)?) {
             (Meaning::Rows(_) | Meaning::Function(..), Meaning::Constant(_)) if axes == [1] => {
-                if self.ints(&node.input[2])? != [1] {
+                if self.ints(input(node, 2)?)? != [1] {
                     return unknown("more than the first token is kept");
                 }
-                self.first(&node.input[0], &node.output[0])
+                self.first(input(node, 0)?, &node.output[0])
             }
             (Meaning::Constant(table), Meaning::Length) if axes == [0] => {
                 let [count, width] = self.shape(table)[..] else { return unknown("the table is not a matrix") };
@@ -283,8 +286,8 @@ impl Interpreter<'_, '_> {
     }
 
     fn reshape(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let shape = self.ints(&node.input[1])?;
-        match self.meaning(&node.input[0])? {
+        let shape = self.ints(input(node, 1)?)?;
+        match self.meaning(input(node, 0)?)? {
             Meaning::PatchGrid(view) if shape.len() == 3 && shape[2] == -1 && keeps(shape[1], view.width) => {
                 Ok(Meaning::PatchColumns(view))
             }
@@ -311,7 +314,7 @@ impl Interpreter<'_, '_> {
 
     fn transpose(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let perm = ints(node, "perm").unwrap_or_default();
-        match (self.meaning(&node.input[0])?, perm) {
+        match (self.meaning(input(node, 0)?)?, perm) {
             (Meaning::PatchColumns(view), [0, 2, 1]) => Ok(Meaning::Rows(view)),
             (Meaning::Heads { view, heads, order, scale }, perm) => {
                 let order = match (order, perm) {
@@ -328,7 +331,7 @@ impl Interpreter<'_, '_> {
 
     /// A row of zeros before the patches, where a class token will be.
     fn pad(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let pads = self.ints(&node.input[1])?;
+        let pads = self.ints(input(node, 1)?)?;
         let zeros = match node.input.get(2).filter(|name| !name.is_empty()) {
             Some(name) => {
                 let value = self.meaning(name)?;
@@ -336,7 +339,7 @@ impl Interpreter<'_, '_> {
             }
             None => text(node, "mode").is_none_or(|mode| mode == "constant"),
         };
-        let (Meaning::Rows(view), [0, lead, 0, 0, 0, 0], true) = (self.meaning(&node.input[0])?, &pads[..], zeros)
+        let (Meaning::Rows(view), [0, lead, 0, 0, 0, 0], true) = (self.meaning(input(node, 0)?)?, &pads[..], zeros)
         else {
             return unknown("padding of something else than rows of patches");
         };
@@ -344,7 +347,7 @@ impl Interpreter<'_, '_> {
         let last = self.program.steps.last_mut().map(|step| &mut step.op);
         match last {
             Some(Op::PatchEmbedding { patches, out, .. })
-                if *out == view.value && patches.lead == 0 && self.uses.get(&node.input[0]) == Some(&1) =>
+                if *out == view.value && patches.lead == 0 && self.uses.get(input(node, 0)?) == Some(&1) =>
             {
                 patches.lead = lead;
                 self.program.tokens += lead;
@@ -355,7 +358,7 @@ impl Interpreter<'_, '_> {
     }
 
     fn norms(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let x = self.rows(&node.input[0], &node.input[0])?;
+        let x = self.rows(input(node, 0)?, input(node, 0)?)?;
         let axes = match node.input.get(1) {
             Some(name) => self.ints(name)?,
             None => ints(node, "axes").unwrap_or_default().to_vec(),
@@ -369,7 +372,7 @@ impl Interpreter<'_, '_> {
 
     fn cast(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let float = int(node, "to") == Some(pb::tensor_proto::DataType::Float as i64);
-        match self.meaning(&node.input[0])? {
+        match self.meaning(input(node, 0)?)? {
             meaning @ (Meaning::Mask | Meaning::IntegerRows { .. } | Meaning::Rows(_)) if float => Ok(meaning),
             _ => unknown("a conversion of something else than the mask or rows"),
         }
@@ -377,7 +380,7 @@ impl Interpreter<'_, '_> {
 
     fn length(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let tokens_axis = int(node, "start") == Some(1) && int(node, "end") == Some(2);
-        match self.meaning(&node.input[0])? {
+        match self.meaning(input(node, 0)?)? {
             Meaning::Index(_) | Meaning::Mask if tokens_axis => Ok(Meaning::Length),
             _ => unknown("the shape of something else than the ids' tokens"),
         }
@@ -389,7 +392,7 @@ impl Interpreter<'_, '_> {
             Some(name) => self.ints(name)?,
             None => ints(node, "axes").unwrap_or_default().to_vec(),
         };
-        match self.meaning(&node.input[0])? {
+        match self.meaning(input(node, 0)?)? {
             Meaning::Rows(view) if self.rows_of(view) == Rows::One && axes == [1] => Ok(Meaning::Rows(view)),
             meaning @ (Meaning::Mask | Meaning::AdditiveMask | Meaning::Padding)
                 if node.op_type == "Unsqueeze" && matches!(axes[..], [1, 2] | [1] | [2]) =>
@@ -402,7 +405,7 @@ impl Interpreter<'_, '_> {
 
     /// Sums, differences, products and quotients.
     fn binary(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let (left, right) = (&node.input[0], &node.input[1]);
+        let (left, right) = (input(node, 0)?, input(node, 1)?);
         let (a, b) = (self.meaning(left)?, self.meaning(right)?);
         let op = node.op_type.as_str();
         let Some(f) = Function::binary(op) else { return unknown("not an operator of two values") };
@@ -466,13 +469,13 @@ impl Interpreter<'_, '_> {
             Meaning::Function(view, function) => Some((view, function)),
             _ => None,
         };
-        let (left, right) = (self.meaning(&node.input[0])?, self.meaning(&node.input[1])?);
+        let (left, right) = (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?);
         if let (Some((x, a)), Some((y, b))) = (of(left), of(right))
             && x == y
         {
             return Ok(Meaning::Function(x, a.with(b, f)));
         }
-        let (a, b) = (self.rows(&node.input[0], &node.input[0])?, self.rows(&node.input[1], &node.input[1])?);
+        let (a, b) = (self.rows(input(node, 0)?, input(node, 0)?)?, self.rows(input(node, 1)?, input(node, 1)?)?);
         if node.op_type != "Add" || a.width != b.width || self.rows_of(a) != self.rows_of(b) {
             return unknown("rows that are not of one form are combined");
         }
@@ -546,6 +549,10 @@ fn masked(meaning: Meaning) -> Meaning {
 /// Whether an extent of a new shape is the old one; 0 stands for it.
 fn keeps(extent: i64, old: usize) -> bool {
     extent == 0 || usize::try_from(extent) == Ok(old)
+}
+
+fn input(node: &pb::NodeProto, index: usize) -> Known<&String> {
+    node.input.get(index).map_or_else(|| unknown(format!("input {index} is missing")), Ok)
 }
 
 fn attribute<'a>(node: &'a pb::NodeProto, name: &str) -> Option<&'a pb::AttributeProto> {

@@ -1,0 +1,113 @@
+//! How a program is run: its phases, the sharing out of rows, and where each value lies.
+
+use std::ops::Range;
+
+use crate::linear_i8::program::{Op, Program, Rows};
+
+/// Rows of a block: few enough for the block's values to stay in a core's second-level cache (a feed-forward block of
+/// 3072 floats for 64 rows is 768 KiB), many enough for the weights' way from memory to be worth it.
+const BLOCK_ROWS_MAX: usize = 64;
+
+/// Blocks for each thread, so that one that was held up leaves work to others.
+pub(super) const BLOCKS_PER_THREAD: usize = 2;
+
+/// Fewer rows than this are not worth a block of their own: a panel of weights would be read for hardly any work.
+const BLOCK_ROWS_MIN: usize = 12;
+
+/// Steps between two meetings of the threads.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    Rows(Range<usize>),
+    Attention(usize),
+}
+
+/// How the rows of a run are shared out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sharing {
+    pub(super) tokens: usize,
+    pub(super) blocks: usize,
+    /// Parts of the queries of a head.
+    pub(super) parts: usize,
+}
+
+impl Sharing {
+    pub(super) fn block(&self, index: usize) -> Range<usize> {
+        self.tokens * index / self.blocks..self.tokens * (index + 1) / self.blocks
+    }
+
+    /// Queries of part `index`.
+    pub(super) fn part(&self, queries: usize, index: usize) -> Range<usize> {
+        queries * index / self.parts..queries * (index + 1) / self.parts
+    }
+}
+
+pub(super) fn phases(program: &Program) -> Vec<Phase> {
+    let mut phases = Vec::new();
+    let mut start = 0;
+    for (index, step) in program.steps.iter().enumerate() {
+        if matches!(step.op, Op::Attention(_)) {
+            phases.push(Phase::Rows(start..index));
+            phases.push(Phase::Attention(index));
+            start = index + 1;
+        }
+    }
+    phases.push(Phase::Rows(start..program.steps.len()));
+    phases
+}
+
+pub(super) fn share(tokens: usize, threads: usize, heads: usize) -> Sharing {
+    let wanted = if threads > 1 { threads * BLOCKS_PER_THREAD } else { 1 };
+    let blocks = wanted.max(tokens.div_ceil(BLOCK_ROWS_MAX)).min(tokens.div_ceil(BLOCK_ROWS_MIN)).max(1);
+    // Heads that do not go round evenly are cut in parts.
+    let parts = if heads.is_multiple_of(threads) || tokens < BLOCK_ROWS_MIN * threads { 1 } else { threads };
+    Sharing { tokens, blocks, parts }
+}
+
+/// Width of the rows that a step quantises.
+pub(super) fn input_width(op: &Op) -> usize {
+    match op {
+        Op::Linear { x, .. } => x.width,
+        other => patch_width(other),
+    }
+}
+
+pub(super) fn patch_width(op: &Op) -> usize {
+    match op {
+        Op::PatchEmbedding { patches, .. } => patches.channels * patches.patch[0] * patches.patch[1],
+        _ => 0,
+    }
+}
+
+/// Gives each value a place that no other value has while both are needed; also says how much memory that takes.
+pub(super) fn place_values(program: &Program, capacity: usize) -> (Vec<usize>, usize) {
+    let mut offsets = vec![0; program.values.len()];
+    // Start, end, last step that needs it.
+    let mut taken: Vec<(usize, usize, usize)> = Vec::new();
+    let mut placed = vec![false; program.values.len()];
+    let mut most = 0;
+    for (index, step) in program.steps.iter().enumerate() {
+        let value = step.op.out();
+        if std::mem::replace(&mut placed[value], true) {
+            continue;
+        }
+        let Some(form) = program.values.get(value) else { continue };
+        let rows = if form.rows == Rows::One { 1 } else { capacity };
+        // Whole cache lines.
+        let len = (rows * form.width).next_multiple_of(16);
+        let reads = program.steps.iter().rposition(|step| step.op.reads(value) || step.op.out() == value);
+        let last = if program.output.value == value { usize::MAX } else { reads.unwrap_or(index) };
+        taken.retain(|(.., needed)| *needed >= index);
+        taken.sort_unstable();
+        let mut start = 0;
+        for (from, to, _) in &taken {
+            if start + len <= *from {
+                break;
+            }
+            start = start.max(*to);
+        }
+        taken.push((start, start + len, last));
+        offsets[value] = start;
+        most = most.max(start + len);
+    }
+    (offsets, most)
+}
