@@ -1,0 +1,108 @@
+# Read by the scripts beside it: what compiling for 64-bit ARM Linux needs, on Debian or Ubuntu, x86-64.
+
+readonly TARGET=aarch64-unknown-linux-gnu
+
+say() { echo "${0#"$PWD/"}: $*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# apt_install PACKAGE...: installs those that are missing.
+apt_install() {
+    local package missing=()
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing with apt: ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+# The target for the Rust in use, from rustup.
+rust_from_rustup() {
+    command -v rustup >/dev/null || { say "no rustup here"; return 1; }
+    rustup target add "$TARGET" >&2
+}
+
+# Debian's rustc with the standard libraries of both machines side by side. The ARM one is unpacked rather than
+# installed: installing it would bring the ARM C library, which qemu-user then mixes up with the cross compiler's.
+rust_from_debian() {
+    local version sysroot=$CARGO_TARGET_DIR/arm64-sysroot packages=$CARGO_TARGET_DIR/arm64-packages
+    apt_install rustc-web cargo-web
+    version=$(dpkg-query -W -f '${Version}' rustc-web)
+    if [ "$(cat "$sysroot/version" 2>/dev/null)" != "$version" ]; then
+        if ! dpkg --print-foreign-architectures | grep -qx arm64; then
+            say "telling dpkg of the architecture arm64, to download one package of it"
+            as_root dpkg --add-architecture arm64
+            as_root apt-get update -qq
+        fi
+        rm -rf "$sysroot" "$packages"
+        mkdir -p "$sysroot/lib/rustlib" "$packages"
+        # apt warns that its own user cannot write here; it downloads as root then.
+        (cd "$packages" && apt-get download -qq "libstd-rust-web-dev:arm64=$version")
+        dpkg-deb -x "$packages"/libstd-rust-web-dev_*_arm64.deb "$packages/x"
+        ln -s "$packages/x/usr/lib/rustlib/$TARGET" "$sysroot/lib/rustlib/"
+        ln -s /usr/lib/rustlib/x86_64-unknown-linux-gnu "$sysroot/lib/rustlib/"
+        echo "$version" >"$sysroot/version"
+    fi
+    export RUSTC=/usr/bin/rustc
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--sysroot=$sysroot"
+}
+
+# Compilers for Rust and C, and what cargo must know of them. SPOTTER_ARM64_RUST=rustup or =debian takes that way only.
+arm64_toolchain() {
+    CARGO_TARGET_DIR=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
+    export CARGO_TARGET_DIR
+    if ! command -v apt-get >/dev/null; then
+        say "needs apt; elsewhere build with the tool cross: cross build --release --target $TARGET --package spotter"
+        return 1
+    fi
+    apt_install gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    case ${SPOTTER_ARM64_RUST:-any} in
+        rustup) rust_from_rustup ;;
+        debian) rust_from_debian ;;
+        any)
+            if ! rust_from_rustup; then
+                say "no $TARGET from rustup: taking Debian's Rust"
+                rust_from_debian
+            fi
+            ;;
+        *)
+            say "SPOTTER_ARM64_RUST is rustup or debian, not $SPOTTER_ARM64_RUST"
+            return 2
+            ;;
+    esac
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+}
+
+# emulated PROGRAM ARGUMENT...: runs an ARM program with qemu-user; EMULATION holds options, such as the CPU. The library
+# path keeps an installed ARM C library out, if there is one.
+emulated() {
+    # shellcheck disable=SC2086
+    "${QEMU:-qemu-aarch64-static}" -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib \
+        ${EMULATION:-} "$@"
+}
+
+# What instructions_of needs; INSN_SOURCE names QEMU's source (`apt-get source qemu`), which the plugin is part of.
+build_counter() {
+    local source=${INSN_SOURCE:?the unpacked source of QEMU}
+    apt_install qemu-user gcc pkg-config libglib2.0-dev
+    COUNTER=$CARGO_TARGET_DIR/libinsn.so
+    # shellcheck disable=SC2046
+    gcc -O2 -shared -fPIC -I"$source/include/qemu" $(pkg-config --cflags glib-2.0) "$source/tests/plugin/insn.c" \
+        -o "$COUNTER" $(pkg-config --libs glib-2.0)
+}
+
+# instructions_of CORE PROGRAM ARGUMENT...: how many instructions the program takes on that core, exactly. What it prints
+# is lost.
+instructions_of() {
+    local core=$1 count
+    shift
+    count=$(QEMU=qemu-aarch64 EMULATION="-cpu $core -plugin $COUNTER,inline=on -d plugin" emulated "$@" 2>&1 |
+        awk '/^insns:/ { print $2 }')
+    [ -n "$count" ] || { say "this did not run to its end on $core: $*"; return 1; }
+    echo "$count"
+}
