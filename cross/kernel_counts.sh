@@ -1,8 +1,8 @@
 #!/bin/bash
 # Counts the instructions that the ARM kernels take for the linear layers of two vision towers: cross/kernel_counts.sh.
 #
-# Counts are exact and repeatable: qemu-user with the plugin `insn`, of a run that works twice less one that works once.
-# They are no times. The plugin is compiled from QEMU's source, which INSN_SOURCE names (`apt-get source qemu`).
+# Counts are exact and repeatable: qemu-user with a plugin that counts, of a run that works twice less one that works once.
+# They are no times. The plugin is compiled from QEMU's source, which QEMU_SOURCE names (`apt-get source qemu`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh

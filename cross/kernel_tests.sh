@@ -6,11 +6,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
-apt_install qemu-user-static
 
-driver=$(cross/kernel_driver.sh)
-tests=$(cross/kernel_driver.sh tests)
-[ -x "$tests" ] || { say "the tests were not built"; exit 1; }
+if ! driver=$(cross/kernel_driver.sh) || ! tests=$(cross/kernel_driver.sh tests) || [ ! -x "$tests" ]; then
+    say "FAILED: the kernels or their tests do not compile for ARM"
+    exit 1
+fi
+apt_install qemu-user-static
 
 for expected in cortex-a72:neon cortex-a76:dotprod max:i8mm; do
     EMULATION="-cpu ${expected%:*}"

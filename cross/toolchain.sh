@@ -86,23 +86,24 @@ emulated() {
         ${EMULATION:-} "$@"
 }
 
-# What instructions_of needs; INSN_SOURCE names QEMU's source (`apt-get source qemu`), which the plugin is part of.
+# What instructions_of needs; QEMU_SOURCE names QEMU's source (`apt-get source qemu`), which the plugin is part of.
 build_counter() {
-    local source=${INSN_SOURCE:?the unpacked source of QEMU}
+    local source=${QEMU_SOURCE:?the unpacked source of QEMU}
     apt_install qemu-user gcc pkg-config libglib2.0-dev
-    COUNTER=$CARGO_TARGET_DIR/libinsn.so
+    mkdir -p "$CARGO_TARGET_DIR"
+    COUNTER=$CARGO_TARGET_DIR/libbb.so
     # shellcheck disable=SC2046
-    gcc -O2 -shared -fPIC -I"$source/include/qemu" $(pkg-config --cflags glib-2.0) "$source/tests/plugin/insn.c" \
+    gcc -O2 -shared -fPIC -I"$source/include/qemu" $(pkg-config --cflags glib-2.0) "$source/tests/plugin/bb.c" \
         -o "$COUNTER" $(pkg-config --libs glib-2.0)
 }
 
-# instructions_of CORE PROGRAM ARGUMENT...: how many instructions the program takes on that core, exactly. What it prints
-# is lost.
+# instructions_of CORE PROGRAM ARGUMENT...: how many instructions the program takes on that core, over all its threads.
+# What it prints is lost. The plugin `insn` would lose some where threads run side by side.
 instructions_of() {
     local core=$1 count
     shift
-    count=$(QEMU=qemu-aarch64 EMULATION="-cpu $core -plugin $COUNTER,inline=on -d plugin" emulated "$@" 2>&1 |
-        awk '/^insns:/ { print $2 }')
+    count=$(QEMU=qemu-aarch64 EMULATION="-cpu $core -plugin $COUNTER -d plugin" emulated "$@" 2>&1 |
+        awk '/^bb.s: .* insns: / { print $NF }')
     [ -n "$count" ] || { say "this did not run to its end on $core: $*"; return 1; }
     echo "$count"
 }

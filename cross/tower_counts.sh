@@ -3,9 +3,8 @@
 #
 # PROGRAM is spotter for 64-bit ARM. FOLDER holds for each MODEL the bundles MODEL-int8, MODEL-f32 (model-prep) and
 # MODEL-dynamic (dynamic_bundle.py). Counted are Spotter's kernels, and tract by itself with the float tower and the one
-# that ONNX Runtime quantised: on one thread, a run of PASSES + 1 passes (11) less one of a single pass. A pass takes the
-# same instructions every time; loading varies by some millions, as hash tables are seeded anew. INSN_SOURCE is as in
-# kernel_counts.sh. A large tower takes many minutes.
+# that ONNX Runtime quantised: on one thread, a run of two passes less one of a single pass, which repeats to better than
+# 1 in 1000. QEMU_SOURCE is as in kernel_counts.sh. A large tower takes many minutes.
 set -euo pipefail
 program=$(realpath "${1:?the ARM program}")
 folder=$(realpath "${2:?the folder with bundles}")
@@ -13,14 +12,12 @@ shift 2
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
-mkdir -p "$CARGO_TARGET_DIR"
-passes=${PASSES:-10}
 build_counter
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
-# passes CORE KERNELS BUNDLE PASSES
-passes() {
+# run CORE KERNELS BUNDLE PASSES
+run() {
     SPOTTER_KERNELS=$2 instructions_of "$1" "$program" bench --tower image --stdin --threads 1 --bundle "$folder/$3" \
         <<<"$4"
 }
@@ -31,10 +28,10 @@ for model in "$@"; do
         kernels=${core#*:} core=${core%:*} ours=
         for way in "int8:$kernels" "dynamic:tract" "f32:tract"; do
             bundle=$model-${way%:*}
-            passes "$core" "${way#*:}" "$bundle" 1 >"$results/once" &
-            more=$(passes "$core" "${way#*:}" "$bundle" $((passes + 1)))
+            run "$core" "${way#*:}" "$bundle" 1 >"$results/once" &
+            twice=$(run "$core" "${way#*:}" "$bundle" 2)
             wait $!
-            count=$(((more - $(cat "$results/once")) / passes))
+            count=$((twice - $(cat "$results/once")))
             ours=${ours:-$count}
             awk -v a="$model" -v b="$core" -v c="${way#*:}, ${way%:*}" -v i="$count" -v ours="$ours" \
                 'BEGIN { printf "%-12s %-12s %-22s %10.1f %8.2f\n", a, b, c, i / 1e6, i / ours }'
