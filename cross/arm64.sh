@@ -7,7 +7,8 @@
 #
 # Tried on Debian 12 with Debian's Rust 1.96: every dependency built, and a small program linked and started under
 # qemu-user; the whole program compiled, but its last step, the optimisation across crates, was not waited for (it takes
-# over ten minutes on one core). With rustup, fetching the target was tried, not the build.
+# over ten minutes on one core). With rustup's compiler the build without that step (profile `dev`) was tried whole; the
+# program runs under qemu-user.
 #
 # SPOTTER_ARM64_RUST=rustup or =debian takes that way only (cross/toolchain.sh).
 set -euo pipefail

@@ -5,7 +5,7 @@
 # builds a small one), and lets llvm-mca model it. One line for each loop and core: instructions and cycles of a turn, the
 # cycles that the multiplications alone need on the core's pipes, and the one's share of the other. A loop is named after
 # its kernel and its number of multiplications, which grows with the rows that it works on; `finish` turns 16 sums into
-# results. Needs aarch64-linux-gnu-objdump (binutils-aarch64-linux-gnu) and llvm-mca (llvm-19; LLVM_MCA names another).
+# results. Of the row functions, every loop with its number of vector instructions; no limit is known. Needs aarch64-linux-gnu-objdump (binutils-aarch64-linux-gnu) and llvm-mca (llvm-19; LLVM_MCA names another).
 #
 # With FOLDER the loops are left there as assembly, for llvm-mca -timeline and the like.
 set -euo pipefail
@@ -27,6 +27,8 @@ aarch64-linux-gnu-objdump -d --no-show-raw-insn "$binary" | awk -v folder="$fold
         if (path ~ /^i8mm/) module = "i8mm"
         kept = module ~ /^(neon|dotprod|i8mm)$/
         kind = path ~ /finish/ ? "finish" : path ~ /f32/ ? "f32" : "i8"
+        row = match(path, /activate|quantize|layer_norm|softmax_u8/)
+        if (row) kind = substr(path, RSTART, RLENGTH)
     }
     n = 0; next
 }
@@ -41,10 +43,17 @@ kept && /^ +[0-9a-f]+:\t/ {
     multiplies = 0; body = ""
     for (i = start; i < n; i++) {
         if (text[i] ~ /^(b|b\.[a-z]+|bl|cbn?z|tbn?z|ret)[\t ]/) { multiplies = 0; break }
-        if (text[i] ~ /^(smull2?|smlal2?|sdot|smmla|fmla|fmls|mls)\t/) multiplies++
+        if (row ? text[i] ~ /v[0-9]+\.(4s|16b)/ : text[i] ~ /^(smull2?|smlal2?|sdot|smmla|fmla|fmls|mls)\t/) multiplies++
         body = body "\t" text[i] "\n"
+        # A core moves the pointer at once; the models would wait for what is stored.
+        if (row && text[i] ~ /^st.*\], #/) {
+            step = text[i]; sub(/.*\], /, "", step)
+            pointer = text[i]; sub(/.*\[/, "", pointer); sub(/\].*/, "", pointer)
+            sub(/\], #[^\n]*\n$/, "]\n", body)
+            body = body "\tadd\t" pointer ", " pointer ", " step "\n"
+        }
     }
-    if (multiplies < 8 || (kind == "i8" && body ~ /fmla/)) next
+    if (multiplies < (row ? 4 : 8) || (kind == "i8" && body ~ /fmla/)) next
     # Of the two ways to finish sums, the dearer one, which adds to what is there; the other may be unrolled.
     if (kind == "finish" && body !~ /fadd/) next
     if (kind == "finish" && body ~ /\tmls/) kind = "finish_large"
@@ -61,6 +70,7 @@ for loop in "$folder"/*.s; do
     case $name in
         neon-i8-* | neon-finish*) cores="cortex-a53:1 cortex-a72:1 neoverse-n1:1" ;;
         neon-f32-*) cores="cortex-a53:1 cortex-a72:1 neoverse-n1:2" ;;
+        neon-*) cores="cortex-a72:1 neoverse-n1:1" ;;
         dotprod-*) cores="neoverse-n1:2" ;;
         i8mm-*) cores="neoverse-n2:2" ;;
     esac
@@ -74,7 +84,7 @@ for loop in "$folder"/*.s; do
         awk -v name="$name" -v core="${core%:*}" -v instr="$instructions" -v cycles="$cycles" -v count="$count" \
             -v pipes="${core#*:}" 'BEGIN { limit = count / pipes
             printf "%-24s %-12s %6d %8.1f", name, core, instr, cycles
-            if (name !~ /finish/) printf " %8.1f %8.0f%%", limit, 100 * limit / cycles
+            if (name ~ /i8-|f32-/) printf " %8.1f %8.0f%%", limit, 100 * limit / cycles
             print "" }'
     done
 done

@@ -57,7 +57,17 @@ pub(super) fn phases(program: &Program) -> Vec<Phase> {
 
 pub(super) fn share(tokens: usize, threads: usize, heads: usize) -> Sharing {
     let wanted = if threads > 1 { threads * BLOCKS_PER_THREAD } else { 1 };
-    let blocks = wanted.max(tokens.div_ceil(BLOCK_ROWS_MAX)).min(tokens.div_ceil(BLOCK_ROWS_MIN)).max(1);
+    let most = tokens.div_ceil(BLOCK_ROWS_MIN).max(1);
+    let blocks = wanted.max(tokens.div_ceil(BLOCK_ROWS_MAX)).min(most);
+    // As many blocks for each thread: five for four threads would take two rounds, and read the weights twice.
+    let even = blocks.next_multiple_of(threads);
+    let blocks = if even <= most {
+        even
+    } else if blocks > threads {
+        even - threads
+    } else {
+        blocks
+    };
     // Heads that do not go round evenly are cut in parts.
     let parts = if heads.is_multiple_of(threads) || tokens < BLOCK_ROWS_MIN * threads { 1 } else { threads };
     Sharing { tokens, blocks, parts }
@@ -110,4 +120,24 @@ pub(super) fn place_values(program: &Program, capacity: usize) -> (Vec<usize>, u
         most = most.max(start + len);
     }
     (offsets, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_round_evenly_and_whole() {
+        for (tokens, threads, blocks) in [(50, 4, 4), (50, 3, 3), (197, 4, 8), (197, 1, 4), (7, 4, 1), (1025, 3, 18)] {
+            assert_eq!(share(tokens, threads, 12).blocks, blocks, "{tokens} tokens, {threads} threads");
+        }
+        for tokens in 1..300 {
+            for threads in 1..9 {
+                let sharing = share(tokens, threads, 12);
+                let rows: Vec<usize> = (0..sharing.blocks).flat_map(|block| sharing.block(block)).collect();
+                assert!(rows.iter().copied().eq(0..tokens), "{tokens} tokens, {threads} threads");
+                assert!(sharing.blocks <= threads || sharing.blocks % threads == 0);
+            }
+        }
+    }
 }
