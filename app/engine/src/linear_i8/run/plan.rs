@@ -136,7 +136,7 @@ mod tests {
                 let sharing = share(tokens, threads, 12);
                 let rows: Vec<usize> = (0..sharing.blocks).flat_map(|block| sharing.block(block)).collect();
                 assert!(rows.iter().copied().eq(0..tokens), "{tokens} tokens, {threads} threads");
-                assert!(sharing.blocks <= threads || sharing.blocks % threads == 0);
+                assert!(sharing.blocks <= threads || sharing.blocks.is_multiple_of(threads));
             }
         }
     }
