@@ -7,7 +7,7 @@ use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::picture::Picture;
 use spotter_engine::preprocess::Preprocessor;
-use spotter_engine::score::{Score, score};
+use spotter_engine::score::{Score, Scoring, score};
 use spotter_engine::tower::{ImageTower, Threads};
 
 use crate::decode::{Decoder, FrameError};
@@ -40,7 +40,7 @@ pub struct Recognizer {
     decoder: Decoder,
     preprocessor: Preprocessor,
     tower: ImageTower,
-    logit_scale: f32,
+    scoring: Scoring,
     picture: Picture,
     pixels: Vec<f32>,
     scores: Vec<Score>,
@@ -54,7 +54,7 @@ impl Recognizer {
             decoder: Decoder::new(),
             preprocessor: Preprocessor::new(&manifest.preprocess)?,
             tower: ImageTower::open(bundle, threads)?,
-            logit_scale: manifest.logit_scale,
+            scoring: Scoring::of(manifest),
             picture: Picture::default(),
             pixels: Vec::new(),
             scores: Vec::new(),
@@ -75,7 +75,7 @@ impl Recognizer {
         let preprocessed = Instant::now();
         let embedding = self.tower.embed(&self.pixels)?;
         let embedded = Instant::now();
-        score(&embedding, labels, self.logit_scale, &mut self.scores);
+        score(&embedding, labels, &self.scoring, &mut self.scores);
         latency.preprocess = preprocessed - start;
         latency.tower = embedded - preprocessed;
         latency.score = embedded.elapsed();

@@ -5,6 +5,7 @@ use std::path::Path;
 use spotter_engine::bundle::{
     self, Contents, FileEntry, Manifest, Quantization, Source, TokenizerSpec, Tower, Weights,
 };
+use spotter_engine::score::ScoringKind;
 
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Agreement, Towers};
@@ -73,6 +74,8 @@ pub fn assemble(checkpoint: &Checkpoint, name: &str, weights: Weights, tick: Tic
         name: name.to_owned(),
         projection_dim: checkpoint.config.projection_dim,
         logit_scale: checkpoint.logit_scale()?,
+        logit_bias: None,
+        scoring: ScoringKind::Softmax,
         vision: tower(&vision, weights),
         text: tower(&text, weights),
         preprocess: checkpoint.preprocess.clone(),

@@ -1,11 +1,47 @@
-//! Image embedding against label embeddings: cosine, logit, probability.
+//! Image embeddings against text embeddings: cosine, logit, probability, loss.
 //!
 //! As in `VisionTextDualEncoderModel` (transformers 4.56.2): `logits_per_text = T Iᵀ exp(logit_scale)`,
-//! `logits_per_image` its transpose, and probabilities are a softmax over the labels.
+//! `logits_per_image` its transpose, and probabilities are a softmax over the labels. As in `SiglipModel` where the
+//! scoring is sigmoid: logits have a bias added, and each label has a probability of its own.
 
-use ndarray::{Array2, ArrayView2};
+mod batch;
 
+pub use batch::LossError;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::Manifest;
 use crate::labels::LabelEmbeddings;
+
+/// Largest logit scale: `exp(88)` still fits a 32-bit float, above it every logit would be infinite. A larger one counts
+/// as this.
+pub const LOGIT_SCALE_MAX: f32 = 88.0;
+
+/// Largest magnitude of a logit bias: with the largest scale, the sum still fits a 32-bit float. A larger one counts as
+/// this.
+pub const LOGIT_BIAS_MAX: f32 = 1e38;
+
+/// How cosines become logits and probabilities.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scoring {
+    /// Natural logarithm of the factor on cosines.
+    pub logit_scale: f32,
+    /// What is added to logits, if anything.
+    pub logit_bias: Option<f32>,
+    /// How logits become probabilities.
+    pub kind: ScoringKind,
+}
+
+/// How logits become probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoringKind {
+    /// A softmax over the labels: they compete, and their probabilities sum to 1.
+    #[default]
+    Softmax,
+    /// A sigmoid for each label by itself, as in SigLIP: all may be likely, or none.
+    Sigmoid,
+}
 
 /// How well one label fits a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,10 +50,50 @@ pub struct Score {
     pub label: usize,
     /// Cosine between picture and label, -1 to 1.
     pub cosine: f32,
-    /// Cosine times `exp(logit_scale)`.
+    /// Cosine times `exp(logit_scale)`, plus the bias where there is one.
     pub logit: f32,
-    /// Softmax of the logits over the label set; these sum to 1.
+    /// Of the label, given the picture; over the label set they sum to 1 where the scoring is softmax.
     pub probability: f32,
+}
+
+impl ScoringKind {
+    /// Whether this is what a manifest means that says nothing.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Sets the probabilities of a picture's scores, whose logits are finite.
+    fn fill<T>(self, scores: &mut [T], logit: impl Fn(&T) -> f32, set: impl Fn(&mut T, f32)) {
+        match self {
+            Self::Softmax => {
+                let best = scores.iter().map(&logit).fold(f32::NEG_INFINITY, f32::max);
+                let sum: f32 = scores.iter().map(|score| (logit(score) - best).exp()).sum();
+                for score in scores {
+                    let probability = (logit(score) - best).exp() / sum;
+                    set(score, probability);
+                }
+            }
+            Self::Sigmoid => {
+                for score in scores {
+                    let probability = sigmoid(logit(score));
+                    set(score, probability);
+                }
+            }
+        }
+    }
+}
+
+impl Scoring {
+    /// What a bundle's manifest says.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self { logit_scale: manifest.logit_scale, logit_bias: manifest.logit_bias, kind: manifest.scoring }
+    }
+
+    /// Factor and bias; logits of cosines are finite with them.
+    fn factor_and_bias(&self) -> (f32, f32) {
+        let bias = self.logit_bias.unwrap_or(0.0).clamp(-LOGIT_BIAS_MAX, LOGIT_BIAS_MAX);
+        (self.logit_scale.min(LOGIT_SCALE_MAX).exp(), bias)
+    }
 }
 
 /// Scores one normalised image embedding against every label, best first; equal ones keep the set's order.
@@ -26,33 +102,16 @@ pub struct Score {
 ///
 /// # Panics
 /// If `image` has another length than the label embeddings, which one bundle cannot cause.
-pub fn score(image: &[f32], labels: &LabelEmbeddings, logit_scale: f32, scores: &mut Vec<Score>) {
+pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores: &mut Vec<Score>) {
     assert_eq!(image.len(), labels.matrix().ncols(), "image and label embeddings share one space");
     scores.clear();
-    let factor = logit_scale.exp();
+    let (factor, bias) = scoring.factor_and_bias();
     for (label, embedding) in labels.matrix().rows().into_iter().enumerate() {
         let cosine = embedding.iter().zip(image).map(|(a, b)| a * b).sum::<f32>();
-        scores.push(Score { label, cosine, logit: cosine * factor, probability: 0.0 });
+        scores.push(Score { label, cosine, logit: cosine * factor + bias, probability: 0.0 });
     }
     scores.sort_by(|a, b| b.logit.total_cmp(&a.logit));
-    let Some(best) = scores.first().map(|s| s.logit) else { return };
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        score.probability = (score.logit - best).exp();
-        sum += score.probability;
-    }
-    for score in scores.iter_mut() {
-        score.probability /= sum;
-    }
-}
-
-/// `logits_per_image` [images, texts] of normalised embeddings [images, P] and [texts, P]; its transpose is
-/// `logits_per_text`.
-///
-/// # Panics
-/// If the two have different P.
-pub fn logits_per_image(images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>, logit_scale: f32) -> Array2<f32> {
-    images.dot(&texts.t()) * logit_scale.exp()
+    scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
 }
 
 /// Divides `embedding` by its L2 norm; false where that is zero or not finite.
@@ -65,21 +124,35 @@ pub fn normalize(embedding: &mut [f32]) -> bool {
     true
 }
 
+/// `1 / (1 + exp(-x))`, by the form whose exponential cannot overflow.
+fn sigmoid(x: f32) -> f32 {
+    let small = (-x.abs()).exp();
+    if x < 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::array;
+    use ndarray::{Array2, array};
 
     fn labels(matrix: Array2<f32>) -> LabelEmbeddings {
         let names = (0..matrix.nrows()).map(|i| format!("label {i}")).collect();
         LabelEmbeddings::new(names, matrix)
     }
 
+    fn softmax(logit_scale: f32) -> Scoring {
+        Scoring { logit_scale, logit_bias: None, kind: ScoringKind::Softmax }
+    }
+
+    fn scores(image: &[f32], matrix: Array2<f32>, scoring: Scoring) -> Vec<Score> {
+        let mut scores = Vec::new();
+        score(image, &labels(matrix), &scoring, &mut scores);
+        scores
+    }
+
     #[test]
     fn scores_are_sorted_and_probabilities_are_a_softmax() {
-        let set = labels(array![[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.0, 1.0]]);
-        let mut scores = Vec::new();
-        score(&[0.6, 0.8], &set, 2.0, &mut scores);
+        let scores = scores(&[0.6, 0.8], array![[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.0, 1.0]], softmax(2.0));
         let order: Vec<_> = scores.iter().map(|s| s.label).collect();
         assert_eq!(order, [1, 2, 3, 0], "best first, equal ones in the set's order");
         let factor = 2.0_f32.exp();
@@ -91,18 +164,40 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_near_the_limit_gives_finite_probabilities() {
-        let set = labels(array![[1.0, 0.0], [0.0, 1.0]]);
-        let mut scores = Vec::new();
-        score(&[1.0, 0.0], &set, 87.9, &mut scores);
-        assert_eq!(scores[0].probability, 1.0);
-        assert_eq!(scores[1].probability, 0.0);
+    fn sigmoid_scores_stand_for_themselves() {
+        let scoring = Scoring { logit_scale: 2.0, logit_bias: Some(-4.0), kind: ScoringKind::Sigmoid };
+        let scores = scores(&[0.6, 0.8], array![[1.0, 0.0], [0.6, 0.8]], scoring);
+        for (score, (label, cosine)) in scores.iter().zip([(1, 1.0_f32), (0, 0.6)]) {
+            let logit = cosine * 2.0_f32.exp() - 4.0;
+            assert_eq!(score.label, label);
+            assert!((score.logit - logit).abs() < 1e-5, "{score:?}");
+            assert!((score.probability - 1.0 / (1.0 + (-logit).exp())).abs() < 1e-6, "{score:?}");
+        }
+    }
+
+    #[test]
+    fn extreme_scales_and_biases_give_finite_scores() {
+        for logit_scale in [-1e9, -88.0, 87.9, 88.0, 1e9, f32::INFINITY, f32::NEG_INFINITY] {
+            for logit_bias in [None, Some(0.0), Some(f32::MAX), Some(f32::MIN), Some(f32::INFINITY)] {
+                for kind in [ScoringKind::Softmax, ScoringKind::Sigmoid] {
+                    let scoring = Scoring { logit_scale, logit_bias, kind };
+                    // A little more than 1, as rounding may have it.
+                    let found = scores(&[1.000_000_1, 0.0], array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], scoring);
+                    for score in &found {
+                        let probable = (0.0..=1.0).contains(&score.probability);
+                        assert!(score.logit.is_finite() && probable, "{scoring:?}: {score:?}");
+                    }
+                }
+            }
+        }
+        let certain = scores(&[1.0, 0.0], array![[1.0, 0.0], [0.0, 1.0]], softmax(87.9));
+        assert_eq!(certain.iter().map(|s| s.probability).collect::<Vec<_>>(), [1.0, 0.0]);
     }
 
     #[test]
     fn no_labels_give_no_scores() {
         let mut scores = vec![Score { label: 0, cosine: 0.0, logit: 0.0, probability: 0.0 }];
-        score(&[1.0, 0.0], &labels(Array2::zeros((0, 2))), 1.0, &mut scores);
+        score(&[1.0, 0.0], &labels(Array2::zeros((0, 2))), &softmax(1.0), &mut scores);
         assert!(scores.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use tokenizers::TruncationParams;
 use crate::bundle::{PaddingSide, TokenizerSpec};
 
 /// A tokenizer with the truncation of its checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     padding_side: PaddingSide,

@@ -169,14 +169,16 @@ impl Threads {
 }
 
 /// A loaded tower.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Engine {
     Fused(Box<Runner>),
     Tract(Box<tract::Towers>),
 }
 
 /// The image tower: normalised pixels in, normalised embedding out.
-#[derive(Debug)]
+///
+/// A clone shares the weights and has memory of its own to work in, so that clones can run at the same time.
+#[derive(Debug, Clone)]
 pub struct ImageTower {
     engine: Engine,
     layers: profile::Layers,
@@ -246,7 +248,9 @@ impl ImageTower {
 }
 
 /// The text tower with its tokenizer: prompt in, normalised embedding out.
-#[derive(Debug)]
+///
+/// A clone shares the weights and has memory of its own to work in, so that clones can run at the same time.
+#[derive(Debug, Clone)]
 pub struct TextTower {
     engine: Engine,
     layers: profile::Layers,
@@ -410,7 +414,7 @@ fn load(
                 return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
             }
             linear_i8::load(&mut program, &mut file, threads.kernels).map_err(error)?;
-            let runner = Runner::new(program, threads.kernels, Arc::clone(&threads.pool));
+            let runner = Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
             let layers = profile::Layers::fused(&runner);
             Ok((Engine::Fused(Box::new(runner)), layers))
         }

@@ -15,9 +15,9 @@ pub struct LabelScore<'a> {
     pub name: &'a str,
     /// Cosine between picture and label.
     pub cosine: f32,
-    /// Cosine times `exp(logit_scale)`.
+    /// Cosine times `exp(logit_scale)`, plus the bundle's bias if it has one.
     pub logit: f32,
-    /// Softmax over the label set.
+    /// Over the label set, or of the label by itself, as the bundle's scoring is.
     pub probability: f32,
 }
 

@@ -14,7 +14,7 @@ use spotter_engine::bundle::{Bundle, Weights};
 use spotter_engine::labels::{Cache, Label, LabelEmbeddings, embed_labels};
 use spotter_engine::picture::decode;
 use spotter_engine::preprocess::Preprocessor;
-use spotter_engine::score::score;
+use spotter_engine::score::{Scoring, score};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 /// The least cosine between the embeddings of one photograph.
@@ -100,7 +100,7 @@ impl Model {
     fn see(&self, pixels: &[f32]) -> (Vec<f32>, usize) {
         let embedding = self.image.embed(pixels).unwrap();
         let mut scores = Vec::new();
-        score(&embedding, &self.labels, self.bundle.manifest().logit_scale, &mut scores);
+        score(&embedding, &self.labels, &Scoring::of(self.bundle.manifest()), &mut scores);
         (embedding, scores[0].label)
     }
 }

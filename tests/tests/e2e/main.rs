@@ -9,5 +9,6 @@ mod classify;
 mod fused;
 mod pictures;
 mod reload;
+mod scores;
 mod shapes;
 mod towers;

@@ -13,6 +13,7 @@ use ndarray::Array2;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use spotter_engine::bundle::{Bundle, Weights};
+use spotter_engine::score::Scoring;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 const BUNDLE_FILES: [&str; 5] = ["bundle.json", "vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"];
@@ -71,7 +72,7 @@ impl Goldens {
 struct Found {
     image_embeds: Vec<Vec<f32>>,
     text_embeds: Vec<Vec<f32>>,
-    logit_scale: f32,
+    scoring: Scoring,
 }
 
 fn run(model: &str, bundle: &Path, goldens: &Goldens) -> Found {
@@ -95,7 +96,7 @@ fn run_with(threads: &Threads, model: &str, bundle: &Path, goldens: &Goldens) ->
     Found {
         image_embeds: goldens.floats("pixel_values").iter().map(|pixels| image.embed(pixels).unwrap()).collect(),
         text_embeds: prompts.iter().map(|prompt| text.embed(prompt).unwrap()).collect(),
-        logit_scale: bundle.manifest().logit_scale,
+        scoring: Scoring::of(bundle.manifest()),
     }
 }
 
@@ -114,11 +115,8 @@ fn float_bundles_give_the_reference_embeddings_and_logits() {
         let goldens = Goldens::read(model);
         let (_guard, bundle) = exported(&checkpoint(model), Weights::F32);
         let found = run(model, &bundle, &goldens);
-        let logits = spotter_engine::score::logits_per_image(
-            matrix(&found.image_embeds).view(),
-            matrix(&found.text_embeds).view(),
-            found.logit_scale,
-        );
+        let (images, texts) = (matrix(&found.image_embeds), matrix(&found.text_embeds));
+        let logits = found.scoring.logits_per_image(images.view(), texts.view());
         let rows = |m: &Array2<f32>| m.rows().into_iter().map(|row| row.to_vec()).collect::<Vec<_>>();
         for (name, values, tolerance) in [
             ("image_embeds", &found.image_embeds, 1e-4),
@@ -438,4 +436,30 @@ fn onnx_files_are_standard() {
     let output = command.output().unwrap();
     println!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn clones_of_a_tower_give_the_same_bits_at_the_same_time() {
+    for kernels in [Threads::default().kernels(), "tract"] {
+        let threads = Threads::default().with_kernels(kernels).unwrap();
+        let bundle = Bundle::open(&e2e::root().join("config/demo")).unwrap();
+        let goldens = Goldens::read("demo");
+        let pixels = goldens.floats("pixel_values");
+        let image = ImageTower::open(&bundle, &threads).unwrap();
+        let mut text = TextTower::open(&bundle, &threads).unwrap();
+        let expected = (pixels.iter().map(|p| image.embed(p).unwrap()).collect::<Vec<_>>(), text.embed("cat").unwrap());
+        std::thread::scope(|scope| {
+            let clones = [(); 3].map(|()| (image.clone(), text.clone()));
+            let run = |(image, mut text): (ImageTower, TextTower)| {
+                let pixels = &pixels;
+                scope.spawn(move || {
+                    let images = pixels.iter().map(|p| image.embed(p).unwrap()).collect::<Vec<_>>();
+                    (images, text.embed("cat").unwrap())
+                })
+            };
+            for found in clones.map(run) {
+                assert!(found.join().unwrap() == expected, "{kernels}");
+            }
+        });
+    }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BundleError;
 use crate::preprocess::Recipe;
+use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, ScoringKind};
 
 /// Version of the bundle format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -25,6 +26,12 @@ pub struct Manifest {
     pub projection_dim: usize,
     /// Natural logarithm of the factor on cosines, as in the checkpoint.
     pub logit_scale: f32,
+    /// What is added to logits, as SigLIP does; left out where there is nothing to add.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_bias: Option<f32>,
+    /// How logits become probabilities; softmax where it is left out.
+    #[serde(default, skip_serializing_if = "ScoringKind::is_default")]
+    pub scoring: ScoringKind,
     /// Image tower: `pixel_values` [batch, 3, height, width] to `image_embeds` [batch, projection_dim].
     pub vision: Tower,
     /// Text tower: ids, mask and perhaps token types [batch, sequence] to `text_embeds` [batch, projection_dim].
@@ -233,9 +240,12 @@ impl Manifest {
             check(hex, "file.sha256", "64 hexadecimal digits", file.sha256.clone())?;
         }
         check(self.projection_dim > 0, "projection_dim", "1 or more", self.projection_dim.to_string())?;
-        // exp(88) still fits a 32-bit float; above it every logit would be infinite.
-        let scale_fits = self.logit_scale.is_finite() && self.logit_scale < 88.0;
-        check(scale_fits, "logit_scale", "a finite number below 88", self.logit_scale.to_string())?;
+        let scale_fits = self.logit_scale.is_finite() && self.logit_scale < LOGIT_SCALE_MAX;
+        let wanted = format!("a finite number below {LOGIT_SCALE_MAX}");
+        check(scale_fits, "logit_scale", &wanted, self.logit_scale.to_string())?;
+        let bias = self.logit_bias.unwrap_or(0.0);
+        let wanted = format!("a number between -{LOGIT_BIAS_MAX:e} and {LOGIT_BIAS_MAX:e}");
+        check(bias.abs() <= LOGIT_BIAS_MAX, "logit_bias", &wanted, bias.to_string())?;
         let embedding = |tower: &Tower| {
             tower.output.dtype == Dtype::F32
                 && matches!(&tower.output.shape[..], [Dim::Named(_), Dim::Fixed(n)] if *n == self.projection_dim)

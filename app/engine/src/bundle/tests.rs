@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target};
+use crate::score::ScoringKind;
 
 /// A manifest that is valid but for its files, with `width` as projection dimension.
 pub(crate) fn manifest(width: usize) -> Manifest {
@@ -22,6 +23,8 @@ pub(crate) fn manifest(width: usize) -> Manifest {
         name: "test".into(),
         projection_dim: width,
         logit_scale: 2.6592,
+        logit_bias: None,
+        scoring: ScoringKind::Softmax,
         vision: Tower {
             file: file(),
             architecture: Architecture::Vit,
@@ -107,7 +110,7 @@ fn a_bundle_is_replaced_whole_and_nothing_else_is() {
 #[test]
 fn damage_is_named() {
     type Damage = fn(&Path);
-    let cases: [(&str, Damage, &str); 12] = [
+    let cases: [(&str, Damage, &str); 14] = [
         ("bit flip", |p| flip(&p.join("vision.onnx")), "SHA-256"),
         ("truncated", |p| std::fs::write(p.join("text.onnx"), b"the text").expect("writes"), "expected 14 bytes"),
         ("missing file", |p| std::fs::remove_file(p.join("tokenizer.json")).expect("removes"), "tokenizer.json"),
@@ -118,6 +121,8 @@ fn damage_is_named() {
         ("unknown key", |p| edit(p, "\"name\": \"test\"", "\"nmae\": \"test\""), "not a valid manifest"),
         ("other width", |p| edit(p, "\"projection_dim\": 4", "\"projection_dim\": 5"), "vision.output"),
         ("infinite scale", |p| edit(p, "\"logit_scale\": 2.6592", "\"logit_scale\": 1e9"), "logit_scale"),
+        ("infinite bias", |p| edit(p, "2.6592,", "2.6592, \"logit_bias\": 2e38,"), "logit_bias"),
+        ("unknown scoring", |p| edit(p, "2.6592,", "2.6592, \"scoring\": \"argmax\","), "not a valid manifest"),
         ("other picture size", |p| edit(p, "\"height\": 8", "\"height\": 9"), "preprocess"),
         ("path in a name", |p| edit(p, "\"name\": \"text.onnx\"", "\"name\": \"../text.onnx\""), "plain file name"),
     ];

@@ -31,7 +31,7 @@ pub(crate) type Observer<'a> = &'a (dyn Fn(Option<usize>) + Sync);
 /// A program with its memory.
 #[derive(Debug)]
 pub(crate) struct Runner {
-    program: Program,
+    program: Arc<Program>,
     kernels: &'static Kernels,
     pool: Arc<Pool>,
     phases: Vec<Phase>,
@@ -110,7 +110,7 @@ fn stride_of(width: usize) -> usize {
 
 impl Runner {
     /// Allocates what `program` needs, whose weights are loaded for `kernels`.
-    pub(crate) fn new(program: Program, kernels: &'static Kernels, pool: Arc<Pool>) -> Self {
+    pub(crate) fn new(program: Arc<Program>, kernels: &'static Kernels, pool: Arc<Pool>) -> Self {
         let phases = phases(&program);
         let attentions = |op: &Op| if let Op::Attention(attention) = op { Some(*attention) } else { None };
         let attentions: Vec<_> = program.steps.iter().filter_map(|step| attentions(&step.op)).collect();
@@ -192,6 +192,13 @@ impl Runner {
         let view = self.program.output;
         let block = read(&self.blocks[0]);
         out.copy_from_slice(&block[self.offsets[view.value] + view.offset..][..view.width]);
+    }
+}
+
+impl Clone for Runner {
+    /// Another with the same weights, and memory of its own.
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.program), self.kernels, Arc::clone(&self.pool))
     }
 }
 

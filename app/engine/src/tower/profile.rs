@@ -43,7 +43,7 @@ pub struct Profile {
 }
 
 /// The steps of a tower, before any time is taken.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Layers {
     kernels: String,
     unfused: Option<String>,

@@ -19,7 +19,7 @@ use crate::tokenize::Encoding;
 const SEQUENCE_LENGTHS: [usize; 3] = [16, 32, 64];
 
 /// A tower's graph, and what tract made of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Towers {
     graph: Graph,
     projection_dim: usize,
@@ -115,7 +115,7 @@ impl Towers {
 }
 
 /// A parsed ONNX graph whose inputs still have open axes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Graph {
     tower: &'static str,
     model: InferenceModel,
