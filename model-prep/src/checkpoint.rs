@@ -12,7 +12,9 @@ mod safetensors_file;
 mod tensors;
 mod tokenizer;
 
-pub use config::{Activation, BertConfig, DualEncoderConfig, EncoderConfig, TextConfig, VisionConfig, VitConfig};
+pub use config::{
+    Activation, BertConfig, DualEncoderConfig, EncoderConfig, Patching, TextConfig, VisionConfig, VitConfig,
+};
 pub use error::CheckpointError;
 pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
@@ -49,8 +51,7 @@ impl Checkpoint {
             return Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found: "a file" });
         }
         let config = DualEncoderConfig::read(&path.join("config.json"))?;
-        let VisionConfig::Vit(vision) = &config.vision;
-        let preprocess = preprocessor::read(path, vision.image_size)?;
+        let preprocess = preprocessor::read(path, config.vision.patching().image_size)?;
         let tokenizer = TokenizerFile::read(path, &config.text)?;
         let tensors = Tensors::open(path)?;
         let model_card = read_optional(&path.join(MODEL_CARD_FILE))?;

@@ -86,6 +86,7 @@ pub fn assemble(checkpoint: &Checkpoint, name: &str, weights: Weights, tick: Tic
             pad_token: tokenizer.pad_token.clone(),
             pad_id: tokenizer.pad_id,
             pad_type_id: tokenizer.pad_type_id,
+            positions: checkpoint.config.text.positions(),
         },
         templates: vec![DEFAULT_TEMPLATE.to_owned()],
         source,
@@ -103,6 +104,7 @@ fn tower(built: &TowerFile, weights: Weights) -> Tower {
         weights,
         inputs: built.inputs.clone(),
         output: built.output.clone(),
+        features: Some(built.features.clone()),
     }
 }
 

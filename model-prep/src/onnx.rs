@@ -19,6 +19,11 @@ const IR_VERSION: i64 = 8;
 pub struct Value(String);
 
 impl Value {
+    /// The value of an input or node by that name.
+    pub(crate) fn named(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
     /// Its name in the graph.
     pub fn name(&self) -> &str {
         &self.0

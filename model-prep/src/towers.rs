@@ -9,9 +9,17 @@ mod vit;
 use spotter_engine::bundle::{Architecture, Dim, Dtype, TensorSpec, Weights};
 
 use crate::Tick;
-use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors, TextConfig, VisionConfig};
+use crate::checkpoint::{
+    Activation, Checkpoint, CheckpointError, EncoderConfig, Patching, Tensors, TextConfig, VisionConfig,
+};
 use crate::onnx::{Attribute, Graph, Value};
 use crate::quantize::{quantize, transpose};
+
+/// Outputs of an image tower: the embedding, and the features that it is made of.
+const IMAGE_OUTPUTS: [&str; 2] = ["image_embeds", "image_features"];
+
+/// Outputs of a text tower.
+const TEXT_OUTPUTS: [&str; 2] = ["text_embeds", "text_features"];
 
 /// A tower, ready to be written.
 #[derive(Debug)]
@@ -22,24 +30,40 @@ pub struct TowerFile {
     pub inputs: Vec<TensorSpec>,
     /// The normalised embedding.
     pub output: TensorSpec,
+    /// The embedding before its division by the L2 norm.
+    pub features: TensorSpec,
     /// The ONNX file.
     pub onnx: Vec<u8>,
 }
 
 /// Builds the image tower; `tick` is called once for each tensor read.
 pub fn vision(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
-    let builder = Builder::new("image tower", checkpoint, weights, tick);
-    match &checkpoint.config.vision {
-        VisionConfig::Vit(config) => vit::build(builder, config),
-    }
+    let mut builder = Builder::new("image tower", checkpoint, weights, tick);
+    let config = &checkpoint.config.vision;
+    let [height, width] = config.patching().image_size;
+    let shape = vec![Dim::Named("batch".into()), Dim::Fixed(3), Dim::Fixed(height), Dim::Fixed(width)];
+    let input = TensorSpec { name: "pixel_values".into(), dtype: Dtype::F32, shape };
+    let pixels = builder.graph.input(&input);
+    let pooled = match config {
+        VisionConfig::Vit(config) => vit::pooled(&mut builder, &pixels, config)?,
+    };
+    let x = builder.linear("visual_projection", &pooled, [config.pooled_width(), builder.projection_dim], false)?;
+    Ok(builder.finish(config.architecture(), vec![input], &x, IMAGE_OUTPUTS))
 }
 
 /// Builds the text tower; `tick` is called once for each tensor read.
 pub fn text(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
-    let builder = Builder::new("text tower", checkpoint, weights, tick);
-    match &checkpoint.config.text {
-        TextConfig::Bert(config) => bert::build(builder, config),
-    }
+    let mut builder = Builder::new("text tower", checkpoint, weights, tick);
+    let config = &checkpoint.config.text;
+    let shape = vec![Dim::Named("batch".into()), Dim::Named("sequence".into())];
+    let spec = |name: &&str| TensorSpec { name: (*name).into(), dtype: Dtype::I64, shape: shape.clone() };
+    let inputs: Vec<_> = config.inputs().iter().map(spec).collect();
+    inputs.iter().for_each(|input| drop(builder.graph.input(input)));
+    let pooled = match config {
+        TextConfig::Bert(config) => bert::pooled(&mut builder, config)?,
+    };
+    let x = builder.linear("text_projection", &pooled, [config.pooled_width(), builder.projection_dim], false)?;
+    Ok(builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS))
 }
 
 /// A graph together with the tensors it is made of.
@@ -51,18 +75,27 @@ struct Builder<'a> {
     tick: Tick<'a>,
 }
 
-/// Names of the four linear layers of an attention block.
-struct AttentionNames {
+/// The four linear layers of an attention block.
+struct AttentionLayers {
     query: String,
     key: String,
     value: String,
     output: String,
+    /// Whether query, key and value have biases.
+    biases: [bool; 3],
+    /// The tensor that multiplies each channel of the output, where there is one (layer scale).
+    layer_scale: Option<String>,
 }
 
 impl<'a> Builder<'a> {
     fn new(name: &str, checkpoint: &'a Checkpoint, weights: Weights, tick: Tick<'a>) -> Self {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
         Self { graph: Graph::new(name), tensors, weights, projection_dim, tick }
+    }
+
+    /// The input called `name`, which [`vision`] or [`text`] declared.
+    fn input(&self, name: &str) -> Value {
+        Value::named(name)
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
@@ -77,23 +110,46 @@ impl<'a> Builder<'a> {
         Ok(self.graph.floats(name, shape, &values))
     }
 
-    /// `x W^T + b`; the weight [to, from] is stored as [from, to], which is how a matrix product takes it.
+    /// `x W^T + b`, of the tensors `{name}.weight` [to, from] and, with `bias`, `{name}.bias` [to].
     fn linear(&mut self, name: &str, x: &Value, [from, to]: [usize; 2], bias: bool) -> Result<Value, CheckpointError> {
-        let weight_name = format!("{name}.weight");
-        let weight = self.tensor(&weight_name, &[to, from])?;
+        self.scaled_linear(name, x, [from, to], bias, None)
+    }
+
+    /// The same, each channel of the result multiplied by its value of the tensor `layer_scale` [to]: the factors become
+    /// part of weights and bias.
+    fn scaled_linear(
+        &mut self,
+        name: &str,
+        x: &Value,
+        [from, to]: [usize; 2],
+        bias: bool,
+        layer_scale: Option<&str>,
+    ) -> Result<Value, CheckpointError> {
+        let mut weight = self.tensor(&format!("{name}.weight"), &[to, from])?;
+        let mut bias = if bias { Some(self.tensor(&format!("{name}.bias"), &[to])?) } else { None };
+        if let Some(scale) = layer_scale {
+            let scale = self.tensor(scale, &[to])?;
+            let rows = weight.chunks_exact_mut(from).zip(&scale);
+            rows.for_each(|(row, factor)| row.iter_mut().for_each(|w| *w *= factor));
+            bias.iter_mut().flatten().zip(&scale).for_each(|(b, factor)| *b *= factor);
+        }
+        Ok(self.linear_of(name, x, &weight, bias.as_deref(), from))
+    }
+
+    /// `x W^T + b` of values; the weight [to, from] is stored as [from, to], which is how a matrix product takes it.
+    fn linear_of(&mut self, name: &str, x: &Value, weight: &[f32], bias: Option<&[f32]>, from: usize) -> Value {
+        let (weight_name, to) = (format!("{name}.weight"), weight.len() / from);
         let weight = match self.weights {
-            Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(&weight, from)),
+            Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(weight, from)),
             Weights::Int8 => {
-                let int8 = quantize(&weight, from);
+                let int8 = quantize(weight, from);
                 self.dequantized(&weight_name, &[from, to], &transpose(&int8.values, from), &int8.scales, 1)
             }
         };
-        if !bias {
-            return Ok(self.graph.node("MatMul", name, &[x, &weight], &[]));
-        }
+        let Some(bias) = bias else { return self.graph.node("MatMul", name, &[x, &weight], &[]) };
         let product = self.graph.node("MatMul", &format!("{name}.product"), &[x, &weight], &[]);
-        let bias = self.floats(&format!("{name}.bias"), &[to])?;
-        Ok(self.graph.node("Add", name, &[&product, &bias], &[]))
+        let bias = self.graph.floats(&format!("{name}.bias"), &[to], bias);
+        self.graph.node("Add", name, &[&product, &bias], &[])
     }
 
     /// Integers that are turned into floats by a scale for each index of `axis`.
@@ -101,6 +157,39 @@ impl<'a> Builder<'a> {
         let values = self.graph.int8s(&format!("{name}.int8"), shape, values);
         let scales = self.graph.floats(&format!("{name}.scale"), &[scales.len()], scales);
         self.graph.node("DequantizeLinear", name, &[&values, &scales], &[("axis", Attribute::Int(axis))])
+    }
+
+    /// The patch embedding, a convolution whose step is its size; its result as tokens: [batch, patches, hidden].
+    fn patches(
+        &mut self,
+        name: &str,
+        pixels: &Value,
+        patching: &Patching,
+        hidden: usize,
+        bias: bool,
+    ) -> Result<Value, CheckpointError> {
+        let [height, width] = patching.patch_size;
+        let shape = [hidden, 3, height, width];
+        let weight_name = format!("{name}.weight");
+        let weight = self.tensor(&weight_name, &shape)?;
+        let weight = match self.weights {
+            Weights::F32 => self.graph.floats(&weight_name, &shape, &weight),
+            Weights::Int8 => {
+                let int8 = quantize(&weight, 3 * height * width);
+                self.dequantized(&weight_name, &shape, &int8.values, &int8.scales, 0)
+            }
+        };
+        let mut inputs = vec![pixels.clone(), weight];
+        if bias {
+            inputs.push(self.floats(&format!("{name}.bias"), &[hidden])?);
+        }
+        let step = [height as i64, width as i64];
+        let attributes = [("kernel_shape", Attribute::Ints(&step)), ("strides", Attribute::Ints(&step))];
+        let x = self.graph.node("Conv", name, &inputs.iter().collect::<Vec<_>>(), &attributes);
+        let rows = self.graph.list("shape.patch_rows", &[0, hidden as i64, -1]);
+        let x = self.graph.node("Reshape", &format!("{name}.rows"), &[&x, &rows], &[]);
+        let perm = [("perm", Attribute::Ints(&[0, 2, 1]))];
+        Ok(self.graph.node("Transpose", &format!("{name}.tokens"), &[&x], &perm))
     }
 
     /// Rows of the table `{name}.weight` that `ids` choose. Integers are looked up first and turned into floats after,
@@ -135,14 +224,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Multi-head attention of `queries` [batch, n, hidden] over `states` [batch, m, hidden], with its output layer.
-    /// `mask` [batch, 1, 1, m] is added to the scores. `bias` is that of query, key and value.
+    /// `added` are added to the scores [batch, heads, n, m]: masks, position biases.
     fn attention(
         &mut self,
-        names: &AttentionNames,
+        layers: &AttentionLayers,
         [queries, states]: [&Value; 2],
-        mask: Option<&Value>,
+        added: &[&Value],
         encoder: &EncoderConfig,
-        bias: bool,
     ) -> Result<Value, CheckpointError> {
         let hidden = encoder.hidden_size;
         let head_dim = hidden / encoder.heads;
@@ -150,42 +238,43 @@ impl<'a> Builder<'a> {
         // 0 keeps an axis as it is.
         let split = self.graph.list("shape.split_heads", &[0, 0, encoder.heads as i64, head_dim as i64]);
         let merged = self.graph.list("shape.merged_heads", &[0, 0, hidden as i64]);
-        let mut heads = |name: &str, x: &Value, perm: &[i64; 4]| {
+        let mut heads = |name: &str, x: &Value, bias: bool, perm: &[i64; 4]| {
             let x = self.linear(name, x, square, bias)?;
             let x = self.graph.node("Reshape", &format!("{name}.split"), &[&x, &split], &[]);
             let perm = [("perm", Attribute::Ints(perm))];
             Ok::<_, CheckpointError>(self.graph.node("Transpose", &format!("{name}.heads"), &[&x], &perm))
         };
-        let query = heads(&names.query, queries, &[0, 2, 1, 3])?;
-        let key = heads(&names.key, states, &[0, 2, 3, 1])?;
-        let value = heads(&names.value, states, &[0, 2, 1, 3])?;
+        let query = heads(&layers.query, queries, layers.biases[0], &[0, 2, 1, 3])?;
+        let key = heads(&layers.key, states, layers.biases[1], &[0, 2, 3, 1])?;
+        let value = heads(&layers.value, states, layers.biases[2], &[0, 2, 1, 3])?;
         let graph = &mut self.graph;
-        let named = |what: &str| format!("{}.{what}", names.output);
+        let named = |what: &str| format!("{}.{what}", layers.output);
         let scale = graph.scalar("attention_scale", (head_dim as f32).sqrt().recip());
-        let query = graph.node("Mul", &format!("{}.scaled", names.query), &[&query, &scale], &[]);
+        let query = graph.node("Mul", &format!("{}.scaled", layers.query), &[&query, &scale], &[]);
         let mut scores = graph.node("MatMul", &named("scores"), &[&query, &key], &[]);
-        if let Some(mask) = mask {
-            scores = graph.node("Add", &named("masked_scores"), &[&scores, mask], &[]);
+        for (index, term) in added.iter().enumerate() {
+            scores = graph.node("Add", &named(&format!("scores_with_{index}")), &[&scores, term], &[]);
         }
         let shares = graph.node("Softmax", &named("probabilities"), &[&scores], &[("axis", Attribute::Int(-1))]);
         let context = graph.node("MatMul", &named("context"), &[&shares, &value], &[]);
         let perm = [("perm", Attribute::Ints(&[0, 2, 1, 3]))];
         let context = graph.node("Transpose", &named("context_rows"), &[&context], &perm);
         let context = graph.node("Reshape", &named("context_merged"), &[&context, &merged], &[]);
-        self.linear(&names.output, &context, square, true)
+        self.scaled_linear(&layers.output, &context, square, true, layers.layer_scale.as_deref())
     }
 
-    /// The feed-forward block: up, activation, down.
+    /// The feed-forward block: up, activation, down; `layer_scale` as in [`AttentionLayers`].
     fn feed_forward(
         &mut self,
         [up, down]: [&str; 2],
         x: &Value,
         encoder: &EncoderConfig,
+        layer_scale: Option<&str>,
     ) -> Result<Value, CheckpointError> {
         let (hidden, inner) = (encoder.hidden_size, encoder.intermediate_size);
         let x = self.linear(up, x, [hidden, inner], true)?;
         let x = self.activation(up, &x, encoder.activation);
-        self.linear(down, &x, [inner, hidden], true)
+        self.scaled_linear(down, &x, [inner, hidden], true, layer_scale)
     }
 
     /// Exact GELU is written as `x / sqrt 2, erf, + 1, * x, * 0.5`, which both tract and ONNX Runtime recognise.
@@ -194,6 +283,16 @@ impl<'a> Builder<'a> {
         let result = format!("{name}.activated");
         match activation {
             Activation::Relu => graph.node("Relu", &result, &[x], &[]),
+            Activation::QuickGelu => {
+                let factor = graph.scalar("quick_gelu_factor", 1.702);
+                let y = graph.node("Mul", &format!("{name}.gelu_scaled"), &[x, &factor], &[]);
+                let y = graph.node("Sigmoid", &format!("{name}.gelu_sigmoid"), &[&y], &[]);
+                graph.node("Mul", &result, &[x, &y], &[])
+            }
+            Activation::Silu => {
+                let y = graph.node("Sigmoid", &format!("{name}.silu_sigmoid"), &[x], &[]);
+                graph.node("Mul", &result, &[x, &y], &[])
+            }
             Activation::Tanh => graph.node("Tanh", &result, &[x], &[]),
             Activation::Gelu => {
                 let (root, one) = (graph.scalar("sqrt_2", std::f32::consts::SQRT_2), graph.scalar("one", 1.0));
@@ -226,27 +325,43 @@ impl<'a> Builder<'a> {
         self.graph.node("Slice", name, &[x, &zero, &one, &one], &[])
     }
 
-    /// Pooler on token 0, projection and division by the L2 norm; `x` is [batch, 1, hidden].
-    fn embedding_head(
-        mut self,
-        [pooler, projection]: [&str; 2],
+    /// Row 0 of `x` [batch, n, hidden] through a dense layer and an activation: [batch, hidden].
+    fn dense_pooler(
+        &mut self,
+        name: &str,
         x: &Value,
         hidden: usize,
         activation: Activation,
-        output: &str,
-    ) -> Result<(Graph, TensorSpec), CheckpointError> {
+    ) -> Result<Value, CheckpointError> {
+        let x = self.only_row(name, x);
+        let x = self.linear(&format!("{name}.dense"), &x, [hidden, hidden], true)?;
+        Ok(self.activation(name, &x, activation))
+    }
+
+    /// [batch, 1, hidden] as [batch, hidden].
+    fn only_row(&mut self, name: &str, x: &Value) -> Value {
         let axis = self.graph.list("index_1", &[1]);
-        let x = self.graph.node("Squeeze", &format!("{pooler}.token_0"), &[x, &axis], &[]);
-        let x = self.linear(&format!("{pooler}.dense"), &x, [hidden, hidden], true)?;
-        let x = self.activation(pooler, &x, activation);
-        let width = self.projection_dim;
-        let x = self.linear(projection, &x, [hidden, width], false)?;
+        self.graph.node("Squeeze", &format!("{name}.row"), &[x, &axis], &[])
+    }
+
+    /// Ends the graph: `x` [batch, projection_dim] are the features, which divided by their L2 norm are the embedding.
+    fn finish(
+        mut self,
+        architecture: Architecture,
+        inputs: Vec<TensorSpec>,
+        x: &Value,
+        outputs: [&str; 2],
+    ) -> TowerFile {
         let last = self.graph.list("last_axis", &[-1]);
-        let norm = self.graph.node("ReduceL2", "l2_norm", &[&x, &last], &[("keepdims", Attribute::Int(1))]);
-        self.graph.node("Div", output, &[&x, &norm], &[]);
-        let shape = vec![Dim::Named("batch".into()), Dim::Fixed(width)];
-        let spec = TensorSpec { name: output.into(), dtype: Dtype::F32, shape };
-        self.graph.output(&spec);
-        Ok((self.graph, spec))
+        let features = self.graph.node("Identity", outputs[1], &[x], &[]);
+        let norm = self.graph.node("ReduceL2", "l2_norm", &[&features, &last], &[("keepdims", Attribute::Int(1))]);
+        self.graph.node("Div", outputs[0], &[&features, &norm], &[]);
+        let [output, features] = outputs.map(|name| {
+            let shape = vec![Dim::Named("batch".into()), Dim::Fixed(self.projection_dim)];
+            let spec = TensorSpec { name: name.into(), dtype: Dtype::F32, shape };
+            self.graph.output(&spec);
+            spec
+        });
+        TowerFile { architecture, inputs, output, features, onnx: self.graph.encode() }
     }
 }

@@ -120,7 +120,12 @@ impl Goldens {
             .into_iter()
             .zip(mask)
             .zip(types)
-            .map(|((ids, mask), type_ids)| Encoding { ids, mask, type_ids })
+            .map(|((ids, mask), type_ids)| Encoding {
+                position_ids: towers.text.tokenizer().position_ids(&ids),
+                ids,
+                mask,
+                type_ids,
+            })
             .collect();
         for (what, inputs, outputs) in
             [("image_embeds", pixels.len(), image_embeds.len()), ("text_embeds", encodings.len(), text_embeds.len())]

@@ -3,7 +3,7 @@
     python check_onnx.py BUNDLE[=GOLDENS.safetensors]...
 
 onnx.checker must accept both towers, shape inference included. Where a file is given, both towers run on its
-pixel_values, input_ids, attention_mask and token_type_ids, the whole batch at once and then row by row (so that the open
+pixel_values, input_ids, attention_mask, token_type_ids and position_ids (counted from 0 where the file has none), the whole batch at once and then row by row (so that the open
 axes are open), and must come within 1e-4 of its image_embeds and text_embeds: the reference's for a float bundle, the
 engine's for an int8 one. Versions: requirements.txt beside this file. Exit code 1 where anything fails.
 """
@@ -53,6 +53,8 @@ def main():
             print(f"{path}: accepted by onnx.checker")
             if goldens:
                 tensors = load_file(goldens)
+                ids = tensors["input_ids"]
+                tensors.setdefault("position_ids", np.broadcast_to(np.arange(ids.shape[1]), ids.shape))
                 passed &= compare(path, tensors, tensors[output])
             else:
                 session(path)

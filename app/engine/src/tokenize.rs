@@ -1,8 +1,9 @@
-//! Prompts to token ids, attention mask and token types, as `VisionTextDualEncoderProcessor` gives them.
+//! Prompts to token ids, attention mask and token types, as `VisionTextDualEncoderProcessor` gives them, and to the
+//! position ids that the text tower counts by itself in the reference.
 
 use tokenizers::TruncationParams;
 
-use crate::bundle::{PaddingSide, TokenizerSpec};
+use crate::bundle::{PaddingSide, Positions, TokenizerSpec};
 
 /// A tokenizer with the truncation of its checkpoint.
 #[derive(Debug, Clone)]
@@ -11,9 +12,10 @@ pub struct Tokenizer {
     padding_side: PaddingSide,
     pad_id: i64,
     pad_type_id: i64,
+    positions: Positions,
 }
 
-/// A prompt as the text tower takes it; the three lists are equally long.
+/// A prompt as the text tower takes it; the lists are equally long.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoding {
     /// Token ids, special tokens included.
@@ -22,6 +24,8 @@ pub struct Encoding {
     pub mask: Vec<i64>,
     /// Token types (segments); 0 for a single sentence.
     pub type_ids: Vec<i64>,
+    /// Rows of the table of position embeddings.
+    pub position_ids: Vec<i64>,
 }
 
 /// Why a prompt has no token ids.
@@ -62,6 +66,7 @@ impl Tokenizer {
             padding_side: spec.padding_side,
             pad_id: i64::from(spec.pad_id),
             pad_type_id: i64::from(spec.pad_type_id),
+            positions: spec.positions,
         })
     }
 
@@ -71,12 +76,28 @@ impl Tokenizer {
             .inner
             .encode(prompt, true)
             .map_err(|e| TokenizeError::Prompt { prompt: prompt.to_owned(), message: e.to_string() })?;
-        let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect();
+        let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
+        let ids = widen(encoding.get_ids());
         Ok(Encoding {
-            ids: widen(encoding.get_ids()),
+            position_ids: self.position_ids(&ids),
+            ids,
             mask: widen(encoding.get_attention_mask()),
             type_ids: widen(encoding.get_type_ids()),
         })
+    }
+
+    /// The position ids that the reference gives to tokens `ids` where the caller gives none.
+    pub fn position_ids(&self, ids: &[i64]) -> Vec<i64> {
+        let mut tokens = 0;
+        let mut count = |id: &i64| {
+            let counts = *id != self.pad_id;
+            tokens += i64::from(counts);
+            if counts { self.pad_id + tokens } else { self.pad_id }
+        };
+        match self.positions {
+            Positions::Sequential => (0..).take(ids.len()).collect(),
+            Positions::AfterPadding => ids.iter().map(&mut count).collect(),
+        }
     }
 
     /// Ids of several prompts, padded to the longest of them.
@@ -86,10 +107,16 @@ impl Tokenizer {
         Ok(encodings.iter().map(|e| self.pad(e, longest)).collect())
     }
 
-    /// `encoding`, padded to `length` tokens where it is shorter.
+    /// `encoding`, padded to `length` tokens where it is shorter; positions are counted anew, as the reference does.
     pub fn pad(&self, encoding: &Encoding, length: usize) -> Encoding {
+        let padded = self.pad_in_place(encoding, length);
+        Encoding { position_ids: self.position_ids(&padded.ids), ..padded }
+    }
+
+    /// The same with each token's position as it was, so that padding that is left out by the mask changes nothing.
+    pub(crate) fn pad_in_place(&self, encoding: &Encoding, length: usize) -> Encoding {
         let missing = length.saturating_sub(encoding.ids.len());
-        let extend = |values: &[i64], fill: i64| {
+        let extend = |values: &[i64], fill: i64| -> Vec<i64> {
             let padding = std::iter::repeat_n(fill, missing);
             match self.padding_side {
                 PaddingSide::Left => padding.chain(values.iter().copied()).collect(),
@@ -100,6 +127,7 @@ impl Tokenizer {
             ids: extend(&encoding.ids, self.pad_id),
             mask: extend(&encoding.mask, 0),
             type_ids: extend(&encoding.type_ids, self.pad_type_id),
+            position_ids: extend(&encoding.position_ids, 0),
         }
     }
 }

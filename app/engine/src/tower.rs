@@ -9,10 +9,12 @@ mod tract;
 use std::io::{Cursor, Read, Seek};
 use std::sync::Arc;
 
+use ndarray::{Array2, ArrayView4};
 use tract_onnx::pb;
 
 use crate::bundle::{self, Bundle, BundleError, Dim, Manifest};
 use crate::linear_i8::{self, Input, Inputs, Kernels, OnnxFile, Outcome, Pool, Runner};
+use crate::score::normalize;
 use crate::tokenize::{Encoding, TokenizeError, Tokenizer};
 
 pub use profile::{Layer, Profile, Work};
@@ -69,7 +71,7 @@ pub enum TowerError {
     Token {
         /// `text`.
         tower: &'static str,
-        /// Token id or token type.
+        /// Token id, token type or position id.
         what: &'static str,
         /// The value given.
         found: i64,
@@ -92,9 +94,15 @@ pub enum TowerError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The embedding is not finite: the weights or the input hold NaN or infinity.
-    #[error("{tower} tower: the embedding is not finite; check the bundle with `model-prep verify`")]
+    /// The embedding is not finite, or all zeros: the weights or the input hold NaN or infinity.
+    #[error("{tower} tower: the embedding is not finite or is zero; check the bundle with `model-prep verify`")]
     NotFinite {
+        /// `image` or `text`.
+        tower: &'static str,
+    },
+    /// The graph gives the embedding after its division by the L2 norm only.
+    #[error("{tower} tower: this bundle has no features before normalisation; export the checkpoint again")]
+    NoFeatures {
         /// `image` or `text`.
         tower: &'static str,
     },
@@ -175,6 +183,31 @@ enum Engine {
     Tract(Box<tract::Towers>),
 }
 
+/// What the engine gives, and what callers want of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// Before the division by the L2 norm.
+    Features,
+    /// After it.
+    Embedding,
+}
+
+impl Output {
+    fn of(spec: &bundle::Tower) -> Self {
+        if spec.features.is_some() { Self::Features } else { Self::Embedding }
+    }
+
+    /// Turns what the engine gave into what is `wanted`.
+    fn finish(self, tower: &'static str, wanted: Self, values: &mut [f32]) -> Result<(), TowerError> {
+        match (self, wanted) {
+            (Self::Embedding, Self::Features) => return Err(TowerError::NoFeatures { tower }),
+            (Self::Features, Self::Embedding) if !normalize(values) => return Err(TowerError::NotFinite { tower }),
+            _ => {}
+        }
+        if values.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(TowerError::NotFinite { tower }) }
+    }
+}
+
 /// The image tower: normalised pixels in, normalised embedding out.
 ///
 /// A clone shares the weights and has memory of its own to work in, so that clones can run at the same time.
@@ -182,6 +215,7 @@ enum Engine {
 pub struct ImageTower {
     engine: Engine,
     layers: profile::Layers,
+    output: Output,
     image_size: [usize; 2],
     projection_dim: usize,
 }
@@ -202,7 +236,8 @@ impl ImageTower {
         let image_size = manifest.image_size();
         let inputs = Inputs::Pixels(image_size);
         let (engine, layers) = load("image", source, &manifest.vision, inputs, manifest.projection_dim, threads)?;
-        Ok(Self { engine, layers, image_size, projection_dim: manifest.projection_dim })
+        let output = Output::of(&manifest.vision);
+        Ok(Self { engine, layers, output, image_size, projection_dim: manifest.projection_dim })
     }
 
     /// The embedding of one picture, L2 norm 1, from `3 * height * width` values in planes.
@@ -214,12 +249,37 @@ impl ImageTower {
 
     /// As [`Self::embed`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing here.
     pub fn embed_into(&self, pixels: &[f32], embedding: &mut [f32]) -> Result<(), TowerError> {
-        self.check(pixels, embedding)?;
-        match &self.engine {
-            Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), embedding, None),
-            Engine::Tract(towers) => towers.image(pixels, self.image_size, embedding)?,
+        self.run(pixels, embedding, Output::Embedding)
+    }
+
+    /// Embeddings [n, projection_dim] of `n` pictures [n, 3, height, width], the reference's `image_embeds`.
+    pub fn embed_batch(&self, pixel_values: ArrayView4<'_, f32>) -> Result<Array2<f32>, TowerError> {
+        self.batch(pixel_values, Output::Embedding)
+    }
+
+    /// The same before the division by the L2 norm: the reference's `get_image_features`.
+    pub fn features_batch(&self, pixel_values: ArrayView4<'_, f32>) -> Result<Array2<f32>, TowerError> {
+        self.batch(pixel_values, Output::Features)
+    }
+
+    fn batch(&self, pixel_values: ArrayView4<'_, f32>, wanted: Output) -> Result<Array2<f32>, TowerError> {
+        let mut out = Array2::zeros((pixel_values.dim().0, self.projection_dim));
+        for (pixels, mut row) in pixel_values.outer_iter().zip(out.outer_iter_mut()) {
+            let pixels = pixels.as_standard_layout();
+            if let (Some(pixels), Some(row)) = (pixels.as_slice(), row.as_slice_mut()) {
+                self.run(pixels, row, wanted)?;
+            }
         }
-        finite("image", embedding)
+        Ok(out)
+    }
+
+    fn run(&self, pixels: &[f32], out: &mut [f32], wanted: Output) -> Result<(), TowerError> {
+        self.check(pixels, out)?;
+        match &self.engine {
+            Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), out, None),
+            Engine::Tract(towers) => towers.image(pixels, self.image_size, out)?,
+        }
+        self.output.finish("image", wanted, out)
     }
 
     fn check(&self, pixels: &[f32], embedding: &[f32]) -> Result<(), TowerError> {
@@ -254,6 +314,7 @@ impl ImageTower {
 pub struct TextTower {
     engine: Engine,
     layers: profile::Layers,
+    output: Output,
     tokenizer: Tokenizer,
     max_length: usize,
     projection_dim: usize,
@@ -288,7 +349,8 @@ impl TextTower {
         let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length };
         let (engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;
         let tokenizer = Tokenizer::from_bytes(tokenizer_json, spec)?;
-        Ok(Self { engine, layers, tokenizer, max_length: spec.max_length, projection_dim })
+        let output = Output::of(&manifest.text);
+        Ok(Self { engine, layers, output, tokenizer, max_length: spec.max_length, projection_dim })
     }
 
     /// The tokenizer.
@@ -312,19 +374,43 @@ impl TextTower {
     /// As [`Self::embed_encoding`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing
     /// here.
     pub fn embed_encoding_into(&mut self, encoding: &Encoding, embedding: &mut [f32]) -> Result<(), TowerError> {
+        self.run(encoding, embedding, Output::Embedding)
+    }
+
+    /// Embeddings [n, projection_dim] of `n` tokenized prompts, the reference's `text_embeds`.
+    pub fn embed_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
+        self.batch(encodings, Output::Embedding)
+    }
+
+    /// The same before the division by the L2 norm: the reference's `get_text_features`.
+    pub fn features_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
+        self.batch(encodings, Output::Features)
+    }
+
+    fn batch(&mut self, encodings: &[Encoding], wanted: Output) -> Result<Array2<f32>, TowerError> {
+        let mut out = Array2::zeros((encodings.len(), self.projection_dim));
+        for (encoding, mut row) in encodings.iter().zip(out.outer_iter_mut()) {
+            if let Some(row) = row.as_slice_mut() {
+                self.run(encoding, row, wanted)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn run(&mut self, encoding: &Encoding, out: &mut [f32], wanted: Output) -> Result<(), TowerError> {
         let tower = "text";
-        if embedding.len() != self.projection_dim {
-            return Err(TowerError::Input { tower, expected: self.projection_dim, found: embedding.len() });
+        if out.len() != self.projection_dim {
+            return Err(TowerError::Input { tower, expected: self.projection_dim, found: out.len() });
         }
         self.check(encoding)?;
         match &mut self.engine {
-            Engine::Fused(runner) => runner.run(tokens(encoding), embedding, None),
+            Engine::Fused(runner) => runner.run(tokens(encoding), out, None),
             Engine::Tract(towers) => {
                 let length = towers.length_for(encoding.ids.len());
-                towers.text(&self.tokenizer.pad(encoding, length), embedding)?;
+                towers.text(&self.tokenizer.pad_in_place(encoding, length), out)?;
             }
         }
-        finite(tower, embedding)
+        self.output.finish(tower, wanted, out)
     }
 
     fn check(&self, encoding: &Encoding) -> Result<(), TowerError> {
@@ -332,16 +418,18 @@ impl TextTower {
         if found == 0 || found > self.max_length {
             return Err(TowerError::Input { tower, expected: self.max_length, found });
         }
-        for other in [&encoding.mask, &encoding.type_ids] {
+        for other in [&encoding.mask, &encoding.type_ids, &encoding.position_ids] {
             if other.len() != found {
                 return Err(TowerError::Input { tower, expected: found, found: other.len() });
             }
         }
         let Engine::Fused(runner) = &self.engine else { return Ok(()) };
         let program = runner.program();
-        for (what, values, last) in
-            [("token id", &encoding.ids, program.ids_max), ("token type", &encoding.type_ids, program.types_max)]
-        {
+        for (what, values, last) in [
+            ("token id", &encoding.ids, program.ids_max),
+            ("token type", &encoding.type_ids, program.types_max),
+            ("position id", &encoding.position_ids, program.positions_max),
+        ] {
             let outside = |value: &&i64| !usize::try_from(**value).is_ok_and(|value| value <= last);
             if let Some(found) = values.iter().find(outside) {
                 return Err(TowerError::Token { tower, what, found: *found, last });
@@ -362,7 +450,8 @@ impl TextTower {
 }
 
 fn tokens(encoding: &Encoding) -> Input<'_> {
-    Input::Tokens { ids: &encoding.ids, types: &encoding.type_ids, mask: &encoding.mask }
+    let Encoding { ids, mask, type_ids, position_ids } = encoding;
+    Input::Tokens { ids, types: type_ids, positions: position_ids, mask }
 }
 
 /// Bytes of an ONNX file.
@@ -402,7 +491,7 @@ fn load(
     let mut file = OnnxFile::read(Box::new(&mut source)).map_err(error)?;
     check_graph(tower, &file.graph, spec)?;
     let outcome = if threads.fused {
-        linear_i8::interpret(&mut file, inputs).map_err(error)?
+        linear_i8::interpret(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
     } else {
         Outcome::Unrecognized(linear_i8::Unrecognized::on_request())
     };
@@ -447,9 +536,9 @@ fn check_graph(tower: &'static str, graph: &pb::GraphProto, spec: &bundle::Tower
     for (spec, input) in spec.inputs.iter().zip(found) {
         check_input(tower, spec, input)?;
     }
-    if graph.output.len() != 1 {
-        let found = join(graph.output.iter().map(|output| &*output.name).collect());
-        let expected = spec.output.name.clone();
+    let found = join(graph.output.iter().map(|output| &*output.name).collect());
+    let expected = join([Some(&spec.output), spec.features.as_ref()].into_iter().flatten().map(|o| &*o.name).collect());
+    if expected != found {
         return Err(TowerError::Mismatch { tower, what: "outputs".into(), expected, found });
     }
     Ok(())
@@ -475,8 +564,4 @@ fn check_input(tower: &'static str, spec: &bundle::TensorSpec, input: &pb::Value
         }
     }
     Ok(())
-}
-
-fn finite(tower: &'static str, embedding: &[f32]) -> Result<(), TowerError> {
-    if embedding.iter().all(|v| v.is_finite()) { Ok(()) } else { Err(TowerError::NotFinite { tower }) }
 }

@@ -46,8 +46,9 @@ impl Loaded {
                 let tower = Box::new(TextTower::open(bundle, threads)?);
                 let length = TOKENS.min(manifest.tokenizer.max_length);
                 // Any ids cost the same.
-                let ids = (1..=length as i64).collect();
-                let encoding = Encoding { ids, mask: vec![1; length], type_ids: vec![0; length] };
+                let ids: Vec<i64> = (1..=length as i64).collect();
+                let position_ids = tower.tokenizer().position_ids(&ids);
+                let encoding = Encoding { ids, mask: vec![1; length], type_ids: vec![0; length], position_ids };
                 Self::Text { tower, encoding }
             }
         })

@@ -1,8 +1,17 @@
-//! `config.json` of a `vision-text-dual-encoder`; defaults are those of transformers 4.56.2.
+//! `config.json`: the dual encoder's own part, and what towers have in common. Each architecture has a file of its own.
+//!
+//! Defaults are those of transformers 4.56.2.
+
+mod bert;
+mod vit;
+
+pub use bert::BertConfig;
+pub use vit::VitConfig;
 
 use std::path::Path;
 
 use serde_json::Value;
+use spotter_engine::bundle::{Architecture, Positions};
 
 use super::CheckpointError;
 use super::json::Object;
@@ -51,32 +60,35 @@ pub struct EncoderConfig {
     pub layer_norm_eps: f32,
 }
 
-/// A Vision Transformer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VitConfig {
-    /// Its layers.
-    pub encoder: EncoderConfig,
-    /// Height and width of the input, in pixels.
-    pub image_size: [usize; 2],
-    /// Height and width of a patch, in pixels.
-    pub patch_size: [usize; 2],
-    /// Whether query, key and value have biases.
-    pub qkv_bias: bool,
-    /// Activation of the pooler.
-    pub pooler_activation: Activation,
+/// What an architecture's configuration class sets where the file says nothing.
+struct EncoderDefaults {
+    hidden_size: usize,
+    intermediate_size: usize,
+    layers: usize,
+    heads: usize,
+    activation: &'static str,
+    layer_norm_eps: f64,
 }
 
-/// A BERT encoder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BertConfig {
-    /// Its layers.
-    pub encoder: EncoderConfig,
-    /// Rows of the word embedding table.
-    pub vocab_size: usize,
-    /// Rows of the position embedding table: the longest sequence.
-    pub max_position_embeddings: usize,
-    /// Rows of the token type embedding table.
-    pub type_vocab_size: usize,
+impl EncoderDefaults {
+    /// `BertConfig`, `ViTConfig`.
+    const BERT: Self = Self {
+        hidden_size: 768,
+        intermediate_size: 3072,
+        layers: 12,
+        heads: 12,
+        activation: "gelu",
+        layer_norm_eps: 1e-12,
+    };
+}
+
+/// The input of an image tower and the patches it is cut into, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patching {
+    /// Height and width of the input.
+    pub image_size: [usize; 2],
+    /// Height and width of a patch.
+    pub patch_size: [usize; 2],
 }
 
 /// Activation functions.
@@ -86,6 +98,10 @@ pub enum Activation {
     Gelu,
     /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
     GeluTanh,
+    /// `x / (1 + exp(-1.702 x))`.
+    QuickGelu,
+    /// `x / (1 + exp(-x))`.
+    Silu,
     /// `max(x, 0)`.
     Relu,
     /// Hyperbolic tangent.
@@ -101,99 +117,142 @@ impl DualEncoderConfig {
             let kind = if kind.is_empty() { "(absent)".to_owned() } else { format!("{kind:?}") };
             return Err(root.unsupported("model_type", kind, "expected \"vision-text-dual-encoder\""));
         }
-        let vision = root.object("vision_config")?;
-        let vision = match vision.text("model_type", "")?.as_str() {
-            "vit" => VisionConfig::Vit(VitConfig::read(&vision)?),
-            other => return Err(vision.unsupported("model_type", format!("{other:?}"), "image towers: \"vit\"")),
-        };
-        let text = root.object("text_config")?;
-        let text = match text.text("model_type", "")?.as_str() {
-            "bert" => TextConfig::Bert(BertConfig::read(&text)?),
-            other => return Err(text.unsupported("model_type", format!("{other:?}"), "text towers: \"bert\"")),
-        };
         Ok(Self {
             projection_dim: root.count("projection_dim", 512)?,
             logit_scale_init_value: root.number("logit_scale_init_value", 2.6592)? as f32,
-            vision,
-            text,
+            vision: VisionConfig::read(&root.object("vision_config")?)?,
+            text: TextConfig::read(&root.object("text_config")?)?,
         })
     }
 }
 
-impl EncoderConfig {
+impl VisionConfig {
     fn read(object: &Object) -> Result<Self, CheckpointError> {
-        let hidden_size = object.count("hidden_size", 768)?;
-        let heads = object.count("num_attention_heads", 12)?;
+        match object.text("model_type", "")?.as_str() {
+            "vit" => Ok(Self::Vit(VitConfig::read(object)?)),
+            other => Err(object.unsupported("model_type", format!("{other:?}"), "image towers: \"vit\"")),
+        }
+    }
+
+    /// Input and patches.
+    pub fn patching(&self) -> &Patching {
+        match self {
+            Self::Vit(config) => &config.patching,
+        }
+    }
+
+    /// Width of what the pooler gives.
+    pub fn pooled_width(&self) -> usize {
+        match self {
+            Self::Vit(config) => config.encoder.hidden_size,
+        }
+    }
+
+    /// The architecture, as the bundle names it.
+    pub fn architecture(&self) -> Architecture {
+        match self {
+            Self::Vit(_) => Architecture::Vit,
+        }
+    }
+}
+
+impl TextConfig {
+    fn read(object: &Object) -> Result<Self, CheckpointError> {
+        match object.text("model_type", "")?.as_str() {
+            "bert" => Ok(Self::Bert(BertConfig::read(object)?)),
+            other => Err(object.unsupported("model_type", format!("{other:?}"), "text towers: \"bert\"")),
+        }
+    }
+
+    /// Inputs of the graph, in the order of the reference's arguments.
+    pub fn inputs(&self) -> &'static [&'static str] {
+        match self {
+            Self::Bert(_) => &["input_ids", "attention_mask", "token_type_ids", "position_ids"],
+        }
+    }
+
+    /// Rows of the table of word embeddings.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.vocab_size,
+        }
+    }
+
+    /// The longest sequence that there are positions for.
+    pub fn tokens_max(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.max_position_embeddings,
+        }
+    }
+
+    /// How position ids are counted.
+    pub fn positions(&self) -> Positions {
+        match self {
+            Self::Bert(_) => Positions::Sequential,
+        }
+    }
+
+    /// Width of what the pooler gives.
+    pub fn pooled_width(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.encoder.hidden_size,
+        }
+    }
+
+    /// The architecture, as the bundle names it.
+    pub fn architecture(&self) -> Architecture {
+        match self {
+            Self::Bert(_) => Architecture::Bert,
+        }
+    }
+}
+
+impl EncoderConfig {
+    fn read(object: &Object, defaults: &EncoderDefaults) -> Result<Self, CheckpointError> {
+        let hidden_size = object.count("hidden_size", defaults.hidden_size)?;
+        let heads = object.count("num_attention_heads", defaults.heads)?;
         if hidden_size % heads != 0 {
             let expected = format!("a divisor of hidden_size {hidden_size}");
             return Err(object.wrong("num_attention_heads", &expected, Some(&heads.into())));
         }
-        let eps = object.number("layer_norm_eps", 1e-12)?;
+        let eps = object.number("layer_norm_eps", defaults.layer_norm_eps)?;
         if !(eps > 0.0 && eps < 1.0) {
             return Err(object.wrong("layer_norm_eps", "a number between 0 and 1", Some(&eps.into())));
         }
         Ok(Self {
             hidden_size,
-            intermediate_size: object.count("intermediate_size", 3072)?,
-            layers: object.count("num_hidden_layers", 12)?,
+            intermediate_size: object.count("intermediate_size", defaults.intermediate_size)?,
+            layers: object.count("num_hidden_layers", defaults.layers)?,
             heads,
-            activation: Activation::read(object, "hidden_act", "gelu")?,
+            activation: Activation::read(object, "hidden_act", defaults.activation)?,
             layer_norm_eps: eps as f32,
         })
     }
 }
 
-impl VitConfig {
-    fn read(object: &Object) -> Result<Self, CheckpointError> {
-        let encoder = EncoderConfig::read(object)?;
+impl Patching {
+    fn read(object: &Object, image_size: usize, patch_size: usize) -> Result<Self, CheckpointError> {
         let channels = object.count("num_channels", 3)?;
         if channels != 3 {
             return Err(object.unsupported("num_channels", channels, "pictures have 3 channels"));
         }
-        let image_size = pair(object, "image_size", 224)?;
-        let patch_size = pair(object, "patch_size", 16)?;
+        let image_size = pair(object, "image_size", image_size)?;
+        let patch_size = pair(object, "patch_size", patch_size)?;
         if patch_size[0] > image_size[0] || patch_size[1] > image_size[1] {
             let expected = format!("at most image_size {image_size:?}");
             return Err(object.wrong("patch_size", &expected, object.get("patch_size")));
         }
-        // The reference builds its projection for `hidden_size` and cannot run such a checkpoint either.
-        let pooler = object.count("pooler_output_size", encoder.hidden_size)?;
-        if pooler != encoder.hidden_size {
-            let reason = format!("visual_projection takes hidden_size {} values", encoder.hidden_size);
-            return Err(object.unsupported("pooler_output_size", pooler, reason));
-        }
-        Ok(Self {
-            image_size,
-            patch_size,
-            qkv_bias: object.flag("qkv_bias", true)?,
-            pooler_activation: Activation::read(object, "pooler_act", "tanh")?,
-            encoder,
-        })
+        Ok(Self { image_size, patch_size })
+    }
+
+    /// Rows and columns of patches; pixels beyond the last whole patch are not looked at.
+    pub fn grid(&self) -> [usize; 2] {
+        [self.image_size[0] / self.patch_size[0], self.image_size[1] / self.patch_size[1]]
     }
 
     /// Number of patches.
     pub fn patches(&self) -> usize {
-        (self.image_size[0] / self.patch_size[0]) * (self.image_size[1] / self.patch_size[1])
-    }
-}
-
-impl BertConfig {
-    fn read(object: &Object) -> Result<Self, CheckpointError> {
-        let positions = object.text("position_embedding_type", "absolute")?;
-        if positions != "absolute" {
-            return Err(object.unsupported("position_embedding_type", format!("{positions:?}"), "only \"absolute\""));
-        }
-        for key in ["is_decoder", "add_cross_attention"] {
-            if object.flag(key, false)? {
-                return Err(object.unsupported(key, true, "the text tower is an encoder"));
-            }
-        }
-        Ok(Self {
-            encoder: EncoderConfig::read(object)?,
-            vocab_size: object.count("vocab_size", 30522)?,
-            max_position_embeddings: object.count("max_position_embeddings", 512)?,
-            type_vocab_size: object.count("type_vocab_size", 2)?,
-        })
+        self.grid().iter().product()
     }
 }
 
@@ -205,9 +264,12 @@ impl Activation {
             // Three names of the same formula.
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
+            "quick_gelu" => Ok(Self::QuickGelu),
+            "silu" | "swish" => Ok(Self::Silu),
             "tanh" => Ok(Self::Tanh),
             other => {
-                let reason = "activations: gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, tanh";
+                let reason =
+                    "activations: gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, silu, swish, tanh";
                 Err(object.unsupported(key, format!("{other:?}"), reason))
             }
         }

@@ -36,7 +36,6 @@ struct Normalization {
 impl TokenizerFile {
     /// Reads the tokenizer of the checkpoint in the directory `checkpoint`.
     pub(crate) fn read(checkpoint: &Path, text: &TextConfig) -> Result<Self, CheckpointError> {
-        let TextConfig::Bert(bert) = text;
         let config = Configuration::read(checkpoint)?;
         let normalization = config.normalization()?;
         let json_path = checkpoint.join("tokenizer.json");
@@ -57,8 +56,8 @@ impl TokenizerFile {
         };
         let tokenizer = parse(&path, &json)?;
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
-        if largest >= bert.vocab_size {
-            let message = format!("token id {largest} is beyond text_config.vocab_size {}", bert.vocab_size);
+        if largest >= text.vocab_size() {
+            let message = format!("token id {largest} is beyond text_config.vocab_size {}", text.vocab_size());
             return Err(CheckpointError::Tokenizer { path, message });
         }
         let pad_token = config.special("pad_token", "[PAD]")?;
@@ -68,7 +67,7 @@ impl TokenizerFile {
         };
         Ok(Self {
             json,
-            max_length: config.max_length(bert.max_position_embeddings)?,
+            max_length: config.max_length(text.tokens_max())?,
             padding_side: config.padding_side()?,
             pad_token,
             pad_id,

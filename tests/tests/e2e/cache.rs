@@ -337,7 +337,7 @@ fn damaged_bundles_are_refused_by_name() {
     check_bundle("version", &version, &[json, "version 9"]);
     let width = manifest(|bytes| replace(bytes, "\"projection_dim\": 256", "\"projection_dim\": 255"));
     check_bundle("width", &width, &[json, "255"]);
-    let hash = manifest(|bytes| replace(bytes, "\"sha256\": \"99", "\"sha256\": \"zz"));
+    let hash = manifest(|bytes| replace(bytes, "\"sha256\": \"", "\"sha256\": \"zz"));
     check_bundle("hash", &hash, &[json, "sha256"]);
     let key = manifest(|bytes| replace(bytes, "\"logit_scale\"", "\"logit_scall\""));
     check_bundle("key", &key, &[json, "logit_scall"]);

@@ -11,6 +11,9 @@ use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, ScoringKind};
 /// Version of the bundle format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// Inputs that a text tower may have, in the order of the reference's arguments.
+pub const TEXT_INPUTS: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
+
 /// Name of the manifest inside a bundle.
 pub const MANIFEST_FILE: &str = "bundle.json";
 
@@ -34,7 +37,8 @@ pub struct Manifest {
     pub scoring: ScoringKind,
     /// Image tower: `pixel_values` [batch, 3, height, width] to `image_embeds` [batch, projection_dim].
     pub vision: Tower,
-    /// Text tower: ids, mask and perhaps token types [batch, sequence] to `text_embeds` [batch, projection_dim].
+    /// Text tower: ids and perhaps mask, token types and position ids [batch, sequence] to `text_embeds`
+    /// [batch, projection_dim].
     pub text: Tower,
     /// From an RGB picture to `pixel_values`.
     pub preprocess: Recipe,
@@ -76,6 +80,9 @@ pub struct Tower {
     pub inputs: Vec<TensorSpec>,
     /// The embedding, divided by its L2 norm.
     pub output: TensorSpec,
+    /// The same before the division, where the graph gives it as its second output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<TensorSpec>,
 }
 
 /// Architectures that a tower may have.
@@ -84,8 +91,28 @@ pub struct Tower {
 pub enum Architecture {
     /// Vision Transformer.
     Vit,
+    /// Data-efficient image Transformer: a Vision Transformer with a distillation token.
+    Deit,
+    /// BEiT image encoder.
+    Beit,
+    /// Image or text tower of CLIP.
+    Clip,
+    /// DINOv2 image encoder.
+    Dinov2,
+    /// DINOv2 image encoder with register tokens.
+    Dinov2WithRegisters,
+    /// Image or text tower of SigLIP.
+    Siglip,
+    /// Swin Transformer.
+    Swin,
     /// BERT encoder.
     Bert,
+    /// RoBERTa encoder, and XLM-RoBERTa and CamemBERT, which differ in vocabulary only.
+    Roberta,
+    /// MPNet encoder.
+    Mpnet,
+    /// Taken over as an ONNX graph.
+    Onnx,
 }
 
 /// Storage of weights.
@@ -160,6 +187,20 @@ pub struct TokenizerSpec {
     pub pad_id: u32,
     /// Its token type.
     pub pad_type_id: u32,
+    /// How the tokens' position ids are counted.
+    #[serde(default)]
+    pub positions: Positions,
+}
+
+/// How position ids are counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Positions {
+    /// From 0, padding included.
+    #[default]
+    Sequential,
+    /// From the padding token's id + 1, padding left out and given that id: RoBERTa's way.
+    AfterPadding,
 }
 
 /// Side on which a short sequence is padded.
@@ -246,13 +287,21 @@ impl Manifest {
         let bias = self.logit_bias.unwrap_or(0.0);
         let wanted = format!("a number between -{LOGIT_BIAS_MAX:e} and {LOGIT_BIAS_MAX:e}");
         check(bias.abs() <= LOGIT_BIAS_MAX, "logit_bias", &wanted, bias.to_string())?;
-        let embedding = |tower: &Tower| {
-            tower.output.dtype == Dtype::F32
-                && matches!(&tower.output.shape[..], [Dim::Named(_), Dim::Fixed(n)] if *n == self.projection_dim)
+        let embedding = |output: &TensorSpec| {
+            output.dtype == Dtype::F32
+                && matches!(&output.shape[..], [Dim::Named(_), Dim::Fixed(n)] if *n == self.projection_dim)
         };
         let wanted = format!("f32 [batch, {}]", self.projection_dim);
-        check(embedding(&self.vision), "vision.output", &wanted, self.vision.output.to_string())?;
-        check(embedding(&self.text), "text.output", &wanted, self.text.output.to_string())?;
+        for (field, output) in [
+            ("vision.output", Some(&self.vision.output)),
+            ("vision.features", self.vision.features.as_ref()),
+            ("text.output", Some(&self.text.output)),
+            ("text.features", self.text.features.as_ref()),
+        ] {
+            if let Some(output) = output {
+                check(embedding(output), field, &wanted, output.to_string())?;
+            }
+        }
         let pixels = matches!(&self.vision.inputs[..],
             [TensorSpec { dtype: Dtype::F32, shape, .. }]
                 if matches!(shape[..], [Dim::Named(_), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
@@ -261,11 +310,11 @@ impl Manifest {
         let tokens = !self.text.inputs.is_empty()
             && self.text.inputs.iter().all(|i| {
                 i.dtype == Dtype::I64
-                    && ["input_ids", "attention_mask", "token_type_ids"].contains(&i.name.as_str())
+                    && TEXT_INPUTS.contains(&i.name.as_str())
                     && matches!(i.shape[..], [Dim::Named(_), Dim::Named(_)])
             });
-        let wanted = "i64 [batch, sequence] inputs among input_ids, attention_mask, token_type_ids";
-        check(tokens, "text.inputs", wanted, all(&self.text.inputs))?;
+        let wanted = format!("i64 [batch, sequence] inputs among {}", TEXT_INPUTS.join(", "));
+        check(tokens, "text.inputs", &wanted, all(&self.text.inputs))?;
         check(
             self.tokenizer.max_length >= 2,
             "tokenizer.max_length",

@@ -31,6 +31,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             weights: Weights::Int8,
             inputs: vec![TensorSpec { name: "pixel_values".into(), dtype: Dtype::F32, shape: pixels }],
             output: embedding("image_embeds"),
+            features: None,
         },
         text: Tower {
             file: file(),
@@ -38,6 +39,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             weights: Weights::Int8,
             inputs: vec![tokens("input_ids"), tokens("attention_mask")],
             output: embedding("text_embeds"),
+            features: None,
         },
         preprocess: Recipe {
             resize: Some(Resize { to: Target::Exact(Size { height: 8, width: 6 }), filter: Filter::Bilinear }),
@@ -52,6 +54,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             pad_token: "[PAD]".into(),
             pad_id: 0,
             pad_type_id: 0,
+            positions: Positions::Sequential,
         },
         templates: vec!["a photo of a {}.".into()],
         source: Source { checkpoint: "test".into(), sha256: "0".repeat(64) },

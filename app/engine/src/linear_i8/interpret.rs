@@ -144,15 +144,16 @@ struct Interpreter<'a, 'b> {
     program: Program,
 }
 
-/// Walks the graph of `file`, whose outputs is one embedding, and fuses what can be fused. Weights are not read yet.
-pub(crate) fn interpret(file: &mut OnnxFile<'_>, inputs: Inputs<'_>) -> io::Result<Outcome> {
+/// Walks the graph of `file` to its output called `output`, one embedding, and fuses what can be fused. Weights are not
+/// read yet.
+pub(crate) fn interpret(file: &mut OnnxFile<'_>, inputs: Inputs<'_>, output: &str) -> io::Result<Outcome> {
     let nodes = std::mem::take(&mut file.graph.node);
-    let result = walk(file, &nodes, inputs);
+    let result = walk(file, &nodes, inputs, output);
     file.graph.node = nodes;
     result
 }
 
-fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>) -> io::Result<Outcome> {
+fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>, output: &str) -> io::Result<Outcome> {
     let mut meanings: HashMap<String, Meaning> = HashMap::new();
     for (number, tensor) in file.graph.initializer.iter().enumerate() {
         meanings.insert(tensor.name.clone(), Meaning::Constant(number));
@@ -169,6 +170,7 @@ fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>) ->
                 let meaning = match name.as_str() {
                     "attention_mask" => Meaning::Mask,
                     "token_type_ids" => Meaning::Index(Index::Types),
+                    "position_ids" => Meaning::Index(Index::Positions),
                     _ => Meaning::Index(Index::Ids),
                 };
                 meanings.insert(name.clone(), meaning);
@@ -192,6 +194,7 @@ fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>) ->
         tokens,
         ids_max: usize::MAX,
         types_max: usize::MAX,
+        positions_max: usize::MAX,
     };
     let mut walker = Interpreter { file, inputs, meanings, uses, program };
     for node in nodes {
@@ -204,7 +207,7 @@ fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>) ->
     let Some(last) = nodes.last() else {
         return Ok(unrecognized(&pb::NodeProto::default(), "the graph is empty".into()));
     };
-    match walker.finish() {
+    match walker.finish(output) {
         Ok(program) => Ok(Outcome::Program(program)),
         Err(Stop::Io(error)) => Err(error),
         Err(Stop::Why(why)) => Ok(unrecognized(last, why)),
@@ -217,11 +220,8 @@ fn unrecognized(node: &pb::NodeProto, why: String) -> Outcome {
 }
 
 impl Interpreter<'_, '_> {
-    fn finish(mut self) -> Known<Program> {
-        let Some(name) = self.file.graph.output.first().map(|output| output.name.clone()) else {
-            return unknown("the graph has no output");
-        };
-        let output = self.rows(&name, &name)?;
+    fn finish(mut self, output: &str) -> Known<Program> {
+        let output = self.rows(output, output)?;
         if self.program.values[output.value].rows != Rows::One {
             return unknown("the output is not one embedding");
         }

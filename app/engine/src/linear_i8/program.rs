@@ -40,7 +40,9 @@ pub(crate) enum Index {
     Ids,
     /// Its type.
     Types,
-    /// Its place.
+    /// Its place in the sequence.
+    Places,
+    /// Its position id, which the caller gives.
     Positions,
 }
 
@@ -237,18 +239,29 @@ pub(crate) struct Program {
     pub(crate) output: View,
     /// Rows of a value with a row for each token; the most, where that depends on the input.
     pub(crate) tokens: usize,
-    /// Embeddings that ids and types choose from: the most that each may be, for checking inputs.
+    /// Embeddings that ids, types and positions choose from: the most that each may be, for checking inputs.
     pub(crate) ids_max: usize,
     pub(crate) types_max: usize,
+    pub(crate) positions_max: usize,
 }
 
 impl Program {
     /// Fuses what can be fused. Every value has one step that writes it before, and the same result after.
     pub(crate) fn fuse(&mut self) {
+        self.drop_unused();
         self.merge_linears();
         self.fuse_activations();
         self.fuse_residuals();
         self.reuse_values();
+    }
+
+    /// Steps whose results nobody reads, such as a second output that is not wanted.
+    fn drop_unused(&mut self) {
+        for index in (0..self.steps.len()).rev() {
+            if self.uses(self.steps[index].op.out()) == 0 {
+                self.steps.remove(index);
+            }
+        }
     }
 
     fn uses(&self, value: ValueId) -> usize {

@@ -22,7 +22,7 @@ pub(crate) enum Input<'a> {
     /// `[channels][height][width]`.
     Pixels(&'a [f32], [usize; 2]),
     /// One of each for every token.
-    Tokens { ids: &'a [i64], types: &'a [i64], mask: &'a [i64] },
+    Tokens { ids: &'a [i64], types: &'a [i64], positions: &'a [i64], mask: &'a [i64] },
 }
 
 /// Told which step starts, or that none runs any more. Only runs with one thread are observed.

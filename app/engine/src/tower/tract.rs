@@ -25,6 +25,8 @@ pub(super) struct Towers {
     projection_dim: usize,
     /// Names of the inputs, in the graph's order.
     inputs: Vec<String>,
+    /// The graph's output that is wanted, by number.
+    output: usize,
     /// Prepared plans with their sequence lengths (0 for pictures), shortest first.
     plans: Vec<(usize, Option<Arc<TypedRunnableModel>>)>,
     executor: Executor,
@@ -44,7 +46,8 @@ impl Towers {
             .with_ignore_output_shapes(true)
             .model_for_read(&mut Cursor::new(onnx))
             .map_err(|e| load_error(tower, &e))?;
-        let graph = Graph { tower, model };
+        let output = usize::from(spec.features.is_some());
+        let graph = Graph { tower, model, output };
         let plans = match inputs {
             Inputs::Pixels([height, width]) => {
                 let fact = TypedFact::dt_shape(DatumType::F32, [1, 3, height, width]);
@@ -60,6 +63,7 @@ impl Towers {
             graph,
             projection_dim,
             inputs: spec.inputs.iter().map(|input| input.name.clone()).collect(),
+            output,
             plans,
             executor: if count > 1 { Executor::multithread_with_name(count, "tract") } else { Executor::SingleThread },
         })
@@ -97,6 +101,7 @@ impl Towers {
             let values = match name.as_str() {
                 "attention_mask" => &padded.mask,
                 "token_type_ids" => &padded.type_ids,
+                "position_ids" => &padded.position_ids,
                 _ => &padded.ids,
             };
             let tensor = Tensor::from_shape(&[1, length], values).map_err(|e| run_error(tower, &e))?;
@@ -108,7 +113,7 @@ impl Towers {
     fn run(&self, plan: &Arc<TypedRunnableModel>, inputs: TVec<TValue>, out: &mut [f32]) -> Result<(), TowerError> {
         let error = |e: TractError| run_error(self.graph.tower, &e);
         let outputs = multithread_tract_scope(self.executor.clone(), || plan.run(inputs)).map_err(error)?;
-        let embedding = outputs[0].to_plain_array_view::<f32>().map_err(error)?;
+        let embedding = outputs[self.output].to_plain_array_view::<f32>().map_err(error)?;
         out.iter_mut().zip(&embedding).for_each(|(out, value)| *out = *value);
         Ok(())
     }
@@ -119,6 +124,7 @@ impl Towers {
 struct Graph {
     tower: &'static str,
     model: InferenceModel,
+    output: usize,
 }
 
 impl Graph {
@@ -132,7 +138,7 @@ impl Graph {
             model.into_optimized()
         };
         let model = build().map_err(|e| load_error(self.tower, &e))?;
-        let fact = model.output_fact(0).map_err(|e| load_error(self.tower, &e))?;
+        let fact = model.output_fact(self.output).map_err(|e| load_error(self.tower, &e))?;
         let wanted = TypedFact::dt_shape(DatumType::F32, [1, projection_dim]);
         if fact.datum_type != wanted.datum_type || fact.shape != wanted.shape {
             return Err(TowerError::Mismatch {

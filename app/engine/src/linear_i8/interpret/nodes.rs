@@ -217,7 +217,10 @@ impl Interpreter<'_, '_> {
                 match index {
                     Index::Ids => self.program.ids_max = self.program.ids_max.min(count.saturating_sub(1)),
                     Index::Types => self.program.types_max = self.program.types_max.min(count.saturating_sub(1)),
-                    Index::Positions => return unknown("positions are looked up twice"),
+                    Index::Positions => {
+                        self.program.positions_max = self.program.positions_max.min(count.saturating_sub(1));
+                    }
+                    Index::Places => return unknown("positions are looked up twice"),
                 }
                 if self.file.graph.initializer[table].data_type == pb::tensor_proto::DataType::Int8 as i32 {
                     return Ok(Meaning::IntegerRows { table, index });
@@ -278,7 +281,7 @@ impl Interpreter<'_, '_> {
                 }
                 let table = Table::F32(self.floats(table)?);
                 let out = self.value(Rows::Tokens, width);
-                self.push(&node.output[0], Op::Lookup { table, index: Index::Positions, out: out.value });
+                self.push(&node.output[0], Op::Lookup { table, index: Index::Places, out: out.value });
                 Ok(Meaning::Rows(out))
             }
             _ => unknown("a slice of something else than rows or positions"),

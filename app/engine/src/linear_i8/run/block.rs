@@ -144,14 +144,15 @@ impl Block<'_, '_> {
     }
 
     fn lookup(&mut self, table: &Table, index: Index, out: ValueId) {
-        let Input::Tokens { ids, types, .. } = self.work.input else { return };
+        let Input::Tokens { ids, types, positions, .. } = self.work.input else { return };
         let (range, width, first) = (self.range(out), self.width(out), self.rows.start);
         for (row, out) in self.values[range].chunks_exact_mut(width).enumerate() {
             let token = first + row;
             let at = match index {
                 Index::Ids => usize::try_from(ids[token]).unwrap_or(0),
                 Index::Types => usize::try_from(types[token]).unwrap_or(0),
-                Index::Positions => token,
+                Index::Places => token,
+                Index::Positions => usize::try_from(positions[token]).unwrap_or(0),
             };
             match table {
                 Table::F32(values) => out.copy_from_slice(&values[at * width..][..width]),

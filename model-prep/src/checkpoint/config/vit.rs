@@ -1,0 +1,36 @@
+//! `vision_config` of a Vision Transformer.
+
+use super::{Activation, EncoderConfig, EncoderDefaults, Patching};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::json::Object;
+
+/// A Vision Transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VitConfig {
+    /// Its layers.
+    pub encoder: EncoderConfig,
+    /// Input and patches.
+    pub patching: Patching,
+    /// Whether query, key and value have biases.
+    pub qkv_bias: bool,
+    /// Activation of the pooler.
+    pub pooler_activation: Activation,
+}
+
+impl VitConfig {
+    pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
+        let encoder = EncoderConfig::read(object, &EncoderDefaults::BERT)?;
+        // The reference builds its projection for `hidden_size` and cannot run such a checkpoint either.
+        let pooler = object.count("pooler_output_size", encoder.hidden_size)?;
+        if pooler != encoder.hidden_size {
+            let reason = format!("visual_projection takes hidden_size {} values", encoder.hidden_size);
+            return Err(object.unsupported("pooler_output_size", pooler, reason));
+        }
+        Ok(Self {
+            patching: Patching::read(object, 224, 16)?,
+            qkv_bias: object.flag("qkv_bias", true)?,
+            pooler_activation: Activation::read(object, "pooler_act", "tanh")?,
+            encoder,
+        })
+    }
+}
