@@ -1,4 +1,4 @@
-//! Attention of one head: `softmax(scale q k^T + mask) v`, as two matrix products with the kernels of linear layers.
+//! Attention of one head: `softmax(scale q k^T + bias + mask) v`, as two matrix products with the kernels of linear layers.
 //!
 //! Beside int8 weights both products are int8 too: a key and a column of the values each get a scale of their own,
 //! queries are quantised row by row, and the exponentials become bytes whose sum is taken after rounding, so that the
@@ -30,6 +30,10 @@ pub(crate) struct Head<'a> {
     pub(crate) scale: f32,
     /// 0 for tokens that are not attended to.
     pub(crate) mask: Option<&'a [i64]>,
+    /// The place of the first query, where no token behind a query is attended to.
+    pub(crate) causal: Option<usize>,
+    /// Added to the scores: [queries][tokens].
+    pub(crate) bias: Option<&'a [f32]>,
     /// Rows, wherever they are.
     pub(crate) query: Visit<'a>,
     pub(crate) key: Visit<'a>,
@@ -78,7 +82,7 @@ impl HeadScratch {
                 for panel in 0..keys.panels() {
                     kernels.panel_f32(query, dim, queries, keys, panel, scores, stride, false);
                 }
-                apply_mask(head.mask, scores, stride);
+                add_terms(head, scores, stride);
                 for (scores, sum) in scores.chunks_exact_mut(stride).zip(&mut *sums) {
                     *sum = kernels.softmax_numerators(scores);
                 }
@@ -106,7 +110,7 @@ impl HeadScratch {
                 for panel in 0..keys.panels() {
                     kernels.panel_i8(&quantized.rows(queries), keys, panel, scores, stride, false);
                 }
-                apply_mask(head.mask, scores, stride);
+                add_terms(head, scores, stride);
                 pack_values(kernels, head, &mut mean[..dim], &mut scales[..dim], bytes, values);
                 quantized.start(tokens);
                 let zero = kernels.softmax_zero_point();
@@ -164,11 +168,22 @@ fn score_stride(tokens: usize) -> usize {
     tokens.next_multiple_of(16)
 }
 
-fn apply_mask(mask: Option<&[i64]>, scores: &mut [f32], stride: usize) {
-    let Some(mask) = mask else { return };
-    for row in scores.chunks_exact_mut(stride) {
-        for (score, _) in row.iter_mut().zip(mask).filter(|(_, mask)| **mask == 0) {
-            *score = f32::MIN;
+fn add_terms(head: &Head<'_>, scores: &mut [f32], stride: usize) {
+    if let Some(bias) = head.bias {
+        for (row, bias) in scores.chunks_exact_mut(stride).zip(bias.chunks_exact(head.tokens)) {
+            row.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+        }
+    }
+    if let Some(first) = head.causal {
+        for (query, row) in (first..).zip(scores.chunks_exact_mut(stride)) {
+            row[..head.tokens].iter_mut().skip(query + 1).for_each(|score| *score = f32::MIN);
+        }
+    }
+    if let Some(mask) = head.mask {
+        for row in scores.chunks_exact_mut(stride) {
+            for (score, _) in row.iter_mut().zip(mask).filter(|(_, mask)| **mask == 0) {
+                *score = f32::MIN;
+            }
         }
     }
 }

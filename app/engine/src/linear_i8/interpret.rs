@@ -4,6 +4,7 @@
 //! What a node means depends on nothing but the meaning of its inputs, so that it does not matter in which order, or under
 //! which names, an exporter writes the nodes. A node without a meaning ends the walk: that tower is left to tract.
 
+mod choice;
 mod function;
 mod nodes;
 
@@ -14,7 +15,9 @@ use tract_onnx::pb;
 
 use self::function::Function;
 use super::file::OnnxFile;
-use super::program::{Index, Op, Part, Patches, Program, Rows, Step, Table, Value, View, Weights};
+use super::program::{
+    Index, Op, Part, Patches, Pooling, Program, Rows, ScoreBias, Step, Table, Terms, Value, View, Weights,
+};
 
 /// Why a graph is left to tract.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +95,7 @@ enum Meaning {
         key: View,
         heads: usize,
         scale: f32,
-        masked: bool,
+        terms: Terms,
         softmax: bool,
     },
     /// Integers that ids chose, and their scales.
@@ -114,6 +117,21 @@ enum Meaning {
     AdditiveMask,
     /// Norms of rows.
     Norms(View),
+    /// A table whose upper triangle leaves out the tokens behind each query, cut to the sequence.
+    Causal {
+        /// Whether only one of its two axes is cut yet.
+        half: bool,
+    },
+    /// The rows from one on.
+    RowsFrom(View, usize),
+    /// 1 where a token has this id.
+    IsId(i64),
+    /// The place of a token.
+    Place(Pooling),
+    /// The places of all tokens.
+    Places,
+    /// 1 at the place of a token, as a row of weights.
+    OneHot(Pooling),
 }
 
 type Known<T> = Result<T, Stop>;
@@ -190,6 +208,7 @@ fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>, ou
     let program = Program {
         values: Vec::new(),
         steps: Vec::new(),
+        biases: Vec::new(),
         output: View { value: 0, offset: 0, width: 0 },
         tokens,
         ids_max: usize::MAX,

@@ -96,7 +96,7 @@ pub(crate) struct Patches {
     pub(crate) lead: usize,
 }
 
-/// Multi-head attention: `softmax(scale q k^T + mask) v`, heads side by side.
+/// Multi-head attention: `softmax(scale q k^T + bias + mask) v`, heads side by side.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Attention {
     pub(crate) query: View,
@@ -104,9 +104,39 @@ pub(crate) struct Attention {
     pub(crate) value: View,
     pub(crate) heads: usize,
     pub(crate) scale: f32,
+    pub(crate) terms: Terms,
+    pub(crate) out: ValueId,
+}
+
+/// What is added to the scores of attention.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
     /// Whether tokens that the attention mask leaves out are not attended to.
     pub(crate) masked: bool,
-    pub(crate) out: ValueId,
+    /// Whether tokens behind the query are not attended to.
+    pub(crate) causal: bool,
+    /// A table of the program, by its number.
+    pub(crate) bias: Option<usize>,
+}
+
+/// Position biases of attention: [heads][tokens][tokens], or one [tokens][tokens] for all heads.
+#[derive(Debug)]
+pub(crate) struct ScoreBias {
+    pub(crate) values: Vec<f32>,
+    pub(crate) heads: usize,
+}
+
+/// How one row is made of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// The mean of the rows from this one on.
+    MeanFrom(usize),
+    /// The last row.
+    Last,
+    /// That of the first token with the largest id.
+    LargestId,
+    /// That of the first token with this id; the first row where there is none.
+    FirstId(i64),
 }
 
 impl Attention {
@@ -133,8 +163,12 @@ pub(crate) enum Op {
     Linear { x: View, weights: Weights, activation: Option<Activation>, add: bool, out: ValueId },
     /// `out = activation(x)`.
     Activate { x: View, activation: Activation, out: ValueId },
+    /// `out = row`, one row.
+    Constant { row: Vec<f32>, out: ValueId },
     /// Row 0 of x.
     First { x: View, out: ValueId },
+    /// One row made of the rows of all blocks.
+    Pool { x: View, pooling: Pooling, out: ValueId },
     /// Each row divided by its L2 norm.
     Normalize { x: View, out: ValueId },
     /// Looks at all rows.
@@ -159,7 +193,9 @@ impl Op {
             | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
             | Self::Activate { out, .. }
+            | Self::Constant { out, .. }
             | Self::First { out, .. }
+            | Self::Pool { out, .. }
             | Self::Normalize { out, .. } => *out,
             Self::Attention(attention) => attention.out,
         }
@@ -174,7 +210,9 @@ impl Op {
             | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
             | Self::Activate { out, .. }
+            | Self::Constant { out, .. }
             | Self::First { out, .. }
+            | Self::Pool { out, .. }
             | Self::Normalize { out, .. } => out,
             Self::Attention(attention) => &mut attention.out,
         }
@@ -183,12 +221,13 @@ impl Op {
     /// What it reads.
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut View> {
         match self {
-            Self::PatchEmbedding { .. } | Self::Lookup { .. } => vec![],
+            Self::PatchEmbedding { .. } | Self::Lookup { .. } | Self::Constant { .. } => vec![],
             Self::AddTable { x, .. }
             | Self::LayerNorm { x, .. }
             | Self::Linear { x, .. }
             | Self::Activate { x, .. }
             | Self::First { x, .. }
+            | Self::Pool { x, .. }
             | Self::Normalize { x, .. } => vec![x],
             Self::Add { a, b, .. } => vec![a, b],
             Self::Attention(Attention { query, key, value, .. }) => vec![query, key, value],
@@ -199,12 +238,13 @@ impl Op {
     pub(crate) fn reads(&self, value: ValueId) -> bool {
         let is = |view: &View| view.value == value;
         match self {
-            Self::PatchEmbedding { .. } | Self::Lookup { .. } => false,
+            Self::PatchEmbedding { .. } | Self::Lookup { .. } | Self::Constant { .. } => false,
             Self::Linear { x, add, out, .. } => is(x) || (*add && *out == value),
             Self::AddTable { x, .. }
             | Self::LayerNorm { x, .. }
             | Self::Activate { x, .. }
             | Self::First { x, .. }
+            | Self::Pool { x, .. }
             | Self::Normalize { x, .. } => is(x),
             Self::Add { a, b, .. } => is(a) || is(b),
             Self::Attention(Attention { query, key, value: v, .. }) => is(query) || is(key) || is(v),
@@ -223,7 +263,9 @@ impl Op {
             Self::Linear { activation: None, add: true, .. } => "linear + residual",
             Self::Linear { .. } => "linear + activation",
             Self::Activate { .. } => "activation",
+            Self::Constant { .. } => "constant",
             Self::First { .. } => "token 0",
+            Self::Pool { .. } => "pooling",
             Self::Normalize { .. } => "L2 norm",
             Self::Attention(_) => "attention",
         }
@@ -235,6 +277,7 @@ impl Op {
 pub(crate) struct Program {
     pub(crate) values: Vec<Value>,
     pub(crate) steps: Vec<Step>,
+    pub(crate) biases: Vec<ScoreBias>,
     /// One row: the embedding.
     pub(crate) output: View,
     /// Rows of a value with a row for each token; the most, where that depends on the input.

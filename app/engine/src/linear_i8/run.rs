@@ -14,7 +14,7 @@ use self::block::Block;
 use self::plan::{BLOCKS_PER_THREAD, Phase, Sharing, input_width, patch_width, phases, place_values, share};
 use super::attention::{Head, HeadScratch};
 use super::kernels::{Kernels, Matrix, Pool, QuantizedRows};
-use super::program::{Attention, Op, Program, Rows, View};
+use super::program::{Attention, Op, Pooling, Program, Rows, ValueId, View};
 
 /// What a tower is given.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +53,8 @@ pub(crate) struct Runner {
 #[derive(Debug)]
 struct Scratch {
     rows: Vec<f32>,
+    /// One row, as wide as any that is pooled.
+    pooled: Vec<f32>,
     quantized: Quantized,
     head: HeadScratch,
 }
@@ -128,7 +130,10 @@ impl Runner {
         let widest = program.steps.iter().map(|step| input_width(&step.op)).max().unwrap_or(0);
         let patch = program.steps.iter().map(|step| patch_width(&step.op)).max().unwrap_or(0);
         let int8 = program.steps.iter().any(|step| matches!(&step.op, Op::Linear { weights, .. } if weights.is_i8()));
+        let pools = program.steps.iter().filter(|step| matches!(step.op, Op::Pool { .. }));
+        let pooled = pools.map(|step| program.values[step.op.out()].width).max().unwrap_or(0);
         let scratch = || Scratch {
+            pooled: vec![0.0; pooled],
             rows: vec![0.0; patch * capacity],
             quantized: Quantized::new(capacity, widest),
             head: HeadScratch::new(kernels, if heads > 0 { program.tokens } else { 0 }, dim, int8),
@@ -218,7 +223,7 @@ impl Work<'_> {
             Phase::Rows(steps) => {
                 let fetch = phase.checked_sub(1).and_then(|before| match runner.phases[before] {
                     Phase::Attention(step) => Some(step),
-                    Phase::Rows(_) => None,
+                    Phase::Rows(_) | Phase::Pool(_) => None,
                 });
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
@@ -247,7 +252,47 @@ impl Work<'_> {
                     self.attend(attention, index, &mut scratch.head);
                 }
             }
+            Phase::Pool(step) => {
+                let Op::Pool { x, pooling, out } = runner.program.steps[*step].op else { return };
+                if next.fetch_add(1, Ordering::Relaxed) == 0 {
+                    (self.observer)(Some(*step));
+                    self.pool(x, pooling, out, &mut scratch.pooled);
+                }
+            }
         }
+    }
+
+    /// Makes one row of all, which the first block takes.
+    fn pool(&self, x: View, pooling: Pooling, out: ValueId, pooled: &mut [f32]) {
+        let (runner, tokens) = (self.runner, self.sharing.tokens);
+        let rows = match (pooling, self.input) {
+            (Pooling::MeanFrom(first), _) => first.min(tokens - 1)..tokens,
+            (Pooling::LargestId, Input::Tokens { ids, .. }) => {
+                let largest = ids.iter().max();
+                let row = ids.iter().position(|id| Some(id) == largest).unwrap_or(0);
+                row..row + 1
+            }
+            (Pooling::FirstId(wanted), Input::Tokens { ids, .. }) => {
+                let row = ids.iter().position(|id| *id == wanted).unwrap_or(0);
+                row..row + 1
+            }
+            (Pooling::Last | Pooling::LargestId | Pooling::FirstId(_), _) => tokens - 1..tokens,
+        };
+        let (stride, offset) = (runner.program.values[x.value].width, runner.offsets[x.value] + x.offset);
+        let pooled = &mut pooled[..x.width];
+        pooled.fill(0.0);
+        for index in 0..self.sharing.blocks {
+            let block = self.sharing.block(index);
+            let values = read(&runner.blocks[index]);
+            for row in block.start.max(rows.start)..block.end.min(rows.end) {
+                let row = &values[offset + (row - block.start) * stride..][..x.width];
+                pooled.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+            }
+        }
+        let share = 1.0 / rows.len() as f32;
+        let mut block = write(&runner.blocks[0]);
+        let out = &mut block[runner.offsets[out]..][..x.width];
+        out.iter_mut().zip(pooled).for_each(|(out, sum)| *out = *sum * share);
     }
 
     /// The rows of a view, from whichever blocks they are in.
@@ -256,8 +301,8 @@ impl Work<'_> {
         let (head, part) = (index / self.sharing.parts, index % self.sharing.parts);
         let dim = attention.head_dim();
         let one = runner.program.values[attention.query.value].rows == Rows::One;
-        let queries = if one { 1 } else { self.sharing.tokens };
-        let queries = self.sharing.part(queries, part);
+        let total = if one { 1 } else { self.sharing.tokens };
+        let queries = self.sharing.part(total, part);
         if queries.is_empty() {
             return;
         }
@@ -279,15 +324,21 @@ impl Work<'_> {
         };
         let tokens = self.sharing.tokens;
         let mask = match self.input {
-            Input::Tokens { mask, .. } if attention.masked && mask.contains(&0) => Some(mask),
+            Input::Tokens { mask, .. } if attention.terms.masked && mask.contains(&0) => Some(mask),
             _ => None,
         };
+        let bias = attention.terms.bias.map(|bias| {
+            let bias = &runner.program.biases[bias];
+            &bias.values[((head % bias.heads) * total + queries.start) * tokens..][..queries.len() * tokens]
+        });
         let head = Head {
             queries: queries.len(),
             tokens,
             dim,
             scale: attention.scale,
             mask,
+            causal: attention.terms.causal.then_some(queries.start),
+            bias,
             query: &|f| visit(attention.query, queries.clone(), f),
             key: &|f| visit(attention.key, 0..tokens, f),
             value: &|f| visit(attention.value, 0..tokens, f),

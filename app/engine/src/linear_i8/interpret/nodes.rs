@@ -4,7 +4,8 @@ use tract_onnx::pb;
 
 use super::function::{gelu, gelu_tanh};
 use super::{
-    Function, Index, Inputs, Interpreter, Known, Meaning, Order, Patches, Rows, Table, View, Weights, unknown,
+    Function, Index, Inputs, Interpreter, Known, Meaning, Order, Patches, Rows, ScoreBias, Table, Terms, View, Weights,
+    unknown,
 };
 use crate::linear_i8::program::{Attention, Op};
 
@@ -27,6 +28,9 @@ impl Interpreter<'_, '_> {
             "Transpose" => self.transpose(node)?,
             "Pad" => self.pad(node)?,
             "ReduceL2" => self.norms(node)?,
+            "ReduceMean" => self.mean(node)?,
+            "ArgMax" => self.place(node)?,
+            "Equal" => self.equal(node)?,
             "Identity" => self.meaning(input(node, 0)?)?,
             "Cast" => self.cast(node)?,
             "Shape" => self.length(node)?,
@@ -163,16 +167,19 @@ impl Interpreter<'_, '_> {
                 Meaning::Heads { view: query, heads, order: Order::HeadsTokens, scale },
                 Meaning::Heads { view: key, heads: same, order: Order::HeadsDim, scale: more },
             ) if heads == same && query.width == key.width && self.rows_of(key) == Rows::Tokens => {
-                Ok(Meaning::Scores { query, key, heads, scale: scale * more, masked: false, softmax: false })
+                Ok(Meaning::Scores { query, key, heads, scale: scale * more, terms: Terms::default(), softmax: false })
             }
             (
-                Meaning::Scores { query, key, heads, scale, masked, softmax: true },
+                Meaning::Scores { query, key, heads, scale, terms, softmax: true },
                 Meaning::Heads { view: value, heads: same, order: Order::HeadsTokens, scale: one },
             ) if heads == same && one == 1.0 && value.width == query.width && self.rows_of(value) == Rows::Tokens => {
                 let out = self.value(self.rows_of(query), value.width);
-                let op = Op::Attention(Attention { query, key, value, heads, scale, masked, out: out.value });
+                let op = Op::Attention(Attention { query, key, value, heads, scale, terms, out: out.value });
                 self.push(&node.output[0], op);
                 Ok(Meaning::Heads { view: out, heads, order: Order::HeadsTokens, scale: 1.0 })
+            }
+            (Meaning::OneHot(pooling), Meaning::Rows(x)) if self.rows_of(x) == Rows::Tokens => {
+                self.pool(x, pooling, &node.output[0])
             }
             _ => unknown("a product of something else than rows and weights, or the parts of attention"),
         }
@@ -199,10 +206,10 @@ impl Interpreter<'_, '_> {
 
     fn softmax(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         match self.meaning(input(node, 0)?)? {
-            Meaning::Scores { query, key, heads, scale, masked, softmax: false }
+            Meaning::Scores { query, key, heads, scale, terms, softmax: false }
                 if matches!(int(node, "axis").unwrap_or(-1), -1 | 3) =>
             {
-                Ok(Meaning::Scores { query, key, heads, scale, masked, softmax: true })
+                Ok(Meaning::Scores { query, key, heads, scale, terms, softmax: true })
             }
             _ => unknown("softmax of something else than the scores of attention"),
         }
@@ -243,7 +250,7 @@ impl Interpreter<'_, '_> {
         }
     }
 
-    fn first(&mut self, name: &str, step: &str) -> Known<Meaning> {
+    pub(super) fn first(&mut self, name: &str, step: &str) -> Known<Meaning> {
         let x = self.rows(name, step)?;
         if self.rows_of(x) == Rows::One {
             return Ok(Meaning::Rows(x));
@@ -253,59 +260,20 @@ impl Interpreter<'_, '_> {
         Ok(Meaning::Rows(out))
     }
 
-    /// Token 0, or the position embeddings of the sequence.
-    fn slice(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let axes = match node.input.get(3) {
-            Some(name) => self.ints(name)?,
-            None => vec![0],
-        };
-        if let Some(name) = node.input.get(4)
-            && self.ints(name)? != [1]
-        {
-            return unknown("a slice with steps");
-        }
-        if self.ints(input(node, 1)?)? != [0] {
-            return unknown("a slice that does not start at 0");
-        }
-        match (self.meaning(input(node, 0)?)?, self.meaning(input(node, 2)?)?) {
-            (Meaning::Rows(_) | Meaning::Function(..), Meaning::Constant(_)) if axes == [1] => {
-                if self.ints(input(node, 2)?)? != [1] {
-                    return unknown("more than the first token is kept");
-                }
-                self.first(input(node, 0)?, &node.output[0])
-            }
-            (Meaning::Constant(table), Meaning::Length) if axes == [0] => {
-                let [count, width] = self.shape(table)[..] else { return unknown("the table is not a matrix") };
-                if count < self.program.tokens {
-                    return unknown(format!("the table has {count} positions for {} tokens", self.program.tokens));
-                }
-                let table = Table::F32(self.floats(table)?);
-                let out = self.value(Rows::Tokens, width);
-                self.push(&node.output[0], Op::Lookup { table, index: Index::Places, out: out.value });
-                Ok(Meaning::Rows(out))
-            }
-            _ => unknown("a slice of something else than rows or positions"),
-        }
-    }
-
     fn reshape(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let shape = self.ints(input(node, 1)?)?;
         match self.meaning(input(node, 0)?)? {
             Meaning::PatchGrid(view) if shape.len() == 3 && shape[2] == -1 && keeps(shape[1], view.width) => {
                 Ok(Meaning::PatchColumns(view))
             }
-            Meaning::Rows(view) if shape.len() == 4 => {
-                let (heads, dim) = (usize::try_from(shape[2]).ok(), usize::try_from(shape[3]).ok());
-                let heads = match (heads, dim) {
-                    (Some(heads), _) if heads > 0 => heads,
-                    (_, Some(dim)) if dim > 0 => view.width / dim,
-                    _ => return unknown("neither heads nor their size is given"),
-                };
-                if view.width % heads != 0 || dim.is_some_and(|dim| dim * heads != view.width) {
-                    return unknown("the heads do not fill the rows");
-                }
-                Ok(Meaning::Heads { view, heads, order: Order::TokensHeads, scale: 1.0 })
+            Meaning::Constant(number) if shape.len() == 4 => {
+                // A query that is the same for every picture.
+                let [1, 1, width] = self.shape(number)[..] else { return unknown("a constant is reshaped") };
+                let (row, out) = (self.floats(number)?, self.value(Rows::One, width));
+                self.push(&node.output[0], Op::Constant { row, out: out.value });
+                heads(out, &shape)
             }
+            Meaning::Rows(view) if shape.len() == 4 => heads(view, &shape),
             Meaning::Heads { view, order: Order::TokensHeads, scale: 1.0, .. }
                 if shape.len() == 3 && (shape[2] == -1 || keeps(shape[2], view.width)) =>
             {
@@ -376,7 +344,13 @@ impl Interpreter<'_, '_> {
     fn cast(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let float = int(node, "to") == Some(pb::tensor_proto::DataType::Float as i64);
         match self.meaning(input(node, 0)?)? {
-            meaning @ (Meaning::Mask | Meaning::IntegerRows { .. } | Meaning::Rows(_)) if float => Ok(meaning),
+            meaning @ (Meaning::Mask | Meaning::IntegerRows { .. } | Meaning::Rows(_) | Meaning::OneHot(_))
+                if float =>
+            {
+                Ok(meaning)
+            }
+            // As a number of any type.
+            Meaning::IsId(id) => Ok(Meaning::IsId(id)),
             _ => unknown("a conversion of something else than the mask or rows"),
         }
     }
@@ -402,6 +376,7 @@ impl Interpreter<'_, '_> {
             {
                 Ok(meaning)
             }
+            meaning @ Meaning::OneHot(_) if node.op_type == "Unsqueeze" && axes == [1] => Ok(meaning),
             _ => unknown("an axis is added to, or taken from, something else than one row or the mask"),
         }
     }
@@ -414,22 +389,12 @@ impl Interpreter<'_, '_> {
         let Some(f) = Function::binary(op) else { return unknown("not an operator of two values") };
         let (x, y) = (self.scalar(&a)?, self.scalar(&b)?);
         match (op, &a, &b, x, y) {
-            (
-                "Mul" | "Div",
-                Meaning::Heads { .. } | Meaning::Scores { softmax: false, masked: false, .. },
-                _,
-                _,
-                Some(factor),
-            ) => Ok(scaled(a, f(1.0, f64::from(factor)) as f32)),
-            (
-                "Mul",
-                _,
-                Meaning::Heads { .. } | Meaning::Scores { softmax: false, masked: false, .. },
-                Some(factor),
-                _,
-            ) => Ok(scaled(b, factor)),
-            ("Add", Meaning::Scores { softmax: false, .. }, Meaning::AdditiveMask, ..) => Ok(masked(a)),
-            ("Add", Meaning::AdditiveMask, Meaning::Scores { softmax: false, .. }, ..) => Ok(masked(b)),
+            ("Mul" | "Div", meaning, _, _, Some(factor)) if scalable(meaning) => {
+                Ok(scaled(a, f(1.0, f64::from(factor)) as f32))
+            }
+            ("Mul", _, meaning, Some(factor), _) if scalable(meaning) => Ok(scaled(b, factor)),
+            ("Add", Meaning::Scores { softmax: false, .. }, ..) => self.add_to_scores(a, &b),
+            ("Add", _, Meaning::Scores { softmax: false, .. }, ..) => self.add_to_scores(b, &a),
             ("Sub", _, Meaning::Mask, Some(1.0), _) => Ok(Meaning::Padding),
             ("Mul", Meaning::Padding, _, _, Some(factor)) if factor < -1e4 => Ok(Meaning::AdditiveMask),
             ("Mul", _, Meaning::Padding, Some(factor), _) if factor < -1e4 => Ok(Meaning::AdditiveMask),
@@ -463,6 +428,37 @@ impl Interpreter<'_, '_> {
             }
             _ => unknown("operands that have no common meaning"),
         }
+    }
+
+    /// A mask or a table is added to the scores of attention.
+    fn add_to_scores(&mut self, scores: Meaning, term: &Meaning) -> Known<Meaning> {
+        let Meaning::Scores { query, key, heads, scale, mut terms, softmax } = scores else {
+            return unknown("no scores");
+        };
+        match *term {
+            Meaning::AdditiveMask if !terms.masked => terms.masked = true,
+            Meaning::Causal { half: false } if !terms.causal && self.rows_of(query) == Rows::Tokens => {
+                terms.causal = true;
+            }
+            Meaning::Constant(number) if terms.bias.is_none() => {
+                let (shape, tokens) = (self.shape(number), self.program.tokens);
+                let queries = if self.rows_of(query) == Rows::One { 1 } else { tokens };
+                let (table_heads, fixed) = match (&shape[..], self.inputs) {
+                    ([1, n, rows, columns] | [n, rows, columns], Inputs::Pixels(_)) => {
+                        (*n, (*rows, *columns) == (queries, tokens))
+                    }
+                    _ => (0, false),
+                };
+                if !fixed || (table_heads != heads && table_heads != 1) {
+                    return unknown(format!("a constant of shape {shape:?} is added to the scores"));
+                }
+                let values = self.floats(number)?;
+                self.program.biases.push(ScoreBias { values, heads: table_heads });
+                terms.bias = Some(self.program.biases.len() - 1);
+            }
+            _ => return unknown("something else than masks and one table is added to the scores"),
+        }
+        Ok(Meaning::Scores { query, key, heads, scale, terms, softmax })
     }
 
     /// Two functions of the same rows are one; other rows can be added.
@@ -530,22 +526,36 @@ impl Interpreter<'_, '_> {
     }
 }
 
+/// Rows reshaped to [batch, tokens, heads, dim].
+fn heads(view: View, shape: &[i64]) -> Known<Meaning> {
+    let (heads, dim) = (usize::try_from(shape[2]).ok(), usize::try_from(shape[3]).ok());
+    let heads = match (heads, dim) {
+        (Some(heads), _) if heads > 0 => heads,
+        (_, Some(dim)) if dim > 0 => view.width / dim,
+        _ => return unknown("neither heads nor their size is given"),
+    };
+    if heads == 0 || view.width % heads != 0 || dim.is_some_and(|dim| dim * heads != view.width) {
+        return unknown("the heads do not fill the rows");
+    }
+    Ok(Meaning::Heads { view, heads, order: Order::TokensHeads, scale: 1.0 })
+}
+
 fn scaled(meaning: Meaning, factor: f32) -> Meaning {
     match meaning {
         Meaning::Heads { view, heads, order, scale } => Meaning::Heads { view, heads, order, scale: scale * factor },
-        Meaning::Scores { query, key, heads, scale, masked, softmax } => {
-            Meaning::Scores { query, key, heads, scale: scale * factor, masked, softmax }
+        Meaning::Scores { query, key, heads, scale, terms, softmax } => {
+            Meaning::Scores { query, key, heads, scale: scale * factor, terms, softmax }
         }
         other => other,
     }
 }
 
-fn masked(meaning: Meaning) -> Meaning {
+/// Whether a factor can be kept for later: nothing has been added yet.
+fn scalable(meaning: &Meaning) -> bool {
     match meaning {
-        Meaning::Scores { query, key, heads, scale, softmax, .. } => {
-            Meaning::Scores { query, key, heads, scale, masked: true, softmax }
-        }
-        other => other,
+        Meaning::Heads { .. } => true,
+        Meaning::Scores { terms, softmax, .. } => !softmax && *terms == Terms::default(),
+        _ => false,
     }
 }
 
@@ -554,7 +564,7 @@ fn keeps(extent: i64, old: usize) -> bool {
     extent == 0 || usize::try_from(extent) == Ok(old)
 }
 
-fn input(node: &pb::NodeProto, index: usize) -> Known<&String> {
+pub(super) fn input(node: &pb::NodeProto, index: usize) -> Known<&String> {
     node.input.get(index).map_or_else(|| unknown(format!("input {index} is missing")), Ok)
 }
 
@@ -562,11 +572,11 @@ fn attribute<'a>(node: &'a pb::NodeProto, name: &str) -> Option<&'a pb::Attribut
     node.attribute.iter().find(|attribute| attribute.name == name)
 }
 
-fn int(node: &pb::NodeProto, name: &str) -> Option<i64> {
+pub(super) fn int(node: &pb::NodeProto, name: &str) -> Option<i64> {
     attribute(node, name).map(|attribute| attribute.i)
 }
 
-fn ints<'a>(node: &'a pb::NodeProto, name: &str) -> Option<&'a [i64]> {
+pub(super) fn ints<'a>(node: &'a pb::NodeProto, name: &str) -> Option<&'a [i64]> {
     attribute(node, name).map(|attribute| &attribute.ints[..])
 }
 

@@ -110,7 +110,12 @@ impl Block<'_, '_> {
                     row.iter_mut().for_each(|v| *v /= norm);
                 }
             }
-            Op::Attention(_) => {}
+            Op::Constant { row, out } => {
+                let range = self.range(*out);
+                self.values[range].copy_from_slice(row);
+            }
+            // What looks at all rows has phases of its own.
+            Op::Attention(_) | Op::Pool { .. } => {}
         }
     }
 

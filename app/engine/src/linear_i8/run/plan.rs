@@ -19,6 +19,7 @@ const BLOCK_ROWS_MIN: usize = 12;
 pub(super) enum Phase {
     Rows(Range<usize>),
     Attention(usize),
+    Pool(usize),
 }
 
 /// How the rows of a run are shared out.
@@ -45,11 +46,14 @@ pub(super) fn phases(program: &Program) -> Vec<Phase> {
     let mut phases = Vec::new();
     let mut start = 0;
     for (index, step) in program.steps.iter().enumerate() {
-        if matches!(step.op, Op::Attention(_)) {
-            phases.push(Phase::Rows(start..index));
-            phases.push(Phase::Attention(index));
-            start = index + 1;
-        }
+        let meeting = match step.op {
+            Op::Attention(_) => Phase::Attention(index),
+            Op::Pool { .. } => Phase::Pool(index),
+            _ => continue,
+        };
+        phases.push(Phase::Rows(start..index));
+        phases.push(meeting);
+        start = index + 1;
     }
     phases.push(Phase::Rows(start..program.steps.len()));
     phases

@@ -1,0 +1,133 @@
+//! Operators that choose: some rows, one row made of all, or as much of a table as there are tokens.
+
+use tract_onnx::pb;
+
+use super::nodes::{input, int, ints};
+use super::{Index, Interpreter, Known, Meaning, Op, Pooling, Rows, Table, View, unknown};
+
+impl Interpreter<'_, '_> {
+    /// Some of the rows, or what belongs to a sequence of a table for the longest one.
+    pub(super) fn slice(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+        let axes = match node.input.get(3) {
+            Some(name) => self.ints(name)?,
+            None => vec![0],
+        };
+        if let Some(name) = node.input.get(4)
+            && self.ints(name)? != [1]
+        {
+            return unknown("a slice with steps");
+        }
+        let ([axis], [start]) = (&axes[..], &self.ints(input(node, 1)?)?[..]) else {
+            return unknown("a slice of several axes at once");
+        };
+        match (self.meaning(input(node, 0)?)?, self.meaning(input(node, 2)?)?) {
+            (Meaning::Rows(_) | Meaning::Function(..), Meaning::Constant(_)) if *axis == 1 => {
+                let end = self.ints(input(node, 2)?)?;
+                let x = self.rows(input(node, 0)?, input(node, 0)?)?;
+                // Exporters write the end of an axis as a number that no axis reaches.
+                let open = end[..] == [i64::MAX] || end[..] == [i64::from(i32::MAX)];
+                match (start, open) {
+                    (0, false) if end == [1] => self.first(input(node, 0)?, &node.output[0]),
+                    (-1, true) => self.pool(x, Pooling::Last, &node.output[0]),
+                    (1.., true) => Ok(Meaning::RowsFrom(x, usize::try_from(*start).unwrap_or(usize::MAX))),
+                    _ => unknown(format!("the rows from {start} to {end:?} are kept")),
+                }
+            }
+            (Meaning::Constant(table), Meaning::Length) if *start == 0 => self.cut_table(table, *axis, node),
+            (Meaning::Causal { half: true }, Meaning::Length) if *start == 0 && matches!(axis, 2 | 3 | -1 | -2) => {
+                Ok(Meaning::Causal { half: false })
+            }
+            _ => unknown("a slice of something else than rows or tables"),
+        }
+    }
+
+    /// A constant of which as much is kept as there are tokens.
+    fn cut_table(&mut self, table: usize, axis: i64, node: &pb::NodeProto) -> Known<Meaning> {
+        let shape = self.shape(table);
+        let enough = |count: usize, tokens: usize| {
+            if count >= tokens { Ok(()) } else { unknown(format!("the table has {count} places for {tokens} tokens")) }
+        };
+        match shape[..] {
+            [count, width] if axis == 0 => {
+                enough(count, self.program.tokens)?;
+                let table = Table::F32(self.floats(table)?);
+                let out = self.value(Rows::Tokens, width);
+                self.push(&node.output[0], Op::Lookup { table, index: Index::Places, out: out.value });
+                Ok(Meaning::Rows(out))
+            }
+            [count] | [1, count] if axis == shape.len() as i64 - 1 || axis == -1 => {
+                enough(count, self.program.tokens)?;
+                let counted = self.ints(input(node, 0)?)?.iter().zip(0..).all(|(value, place)| *value == place);
+                if counted { Ok(Meaning::Places) } else { unknown("a list that does not count from 0 is cut") }
+            }
+            [1, 1, rows, columns] if rows == columns && matches!(axis, 2 | 3 | -1 | -2) => {
+                enough(rows, self.program.tokens)?;
+                let table = self.floats(table)?;
+                let causal = table.chunks_exact(columns).enumerate().all(|(query, row)| {
+                    row[..=query].iter().all(|v| *v == 0.0) && row[query + 1..].iter().all(|v| *v < -1e4)
+                });
+                if causal {
+                    Ok(Meaning::Causal { half: true })
+                } else {
+                    unknown("a table that is no causal mask is cut")
+                }
+            }
+            _ => unknown(format!("a table of shape {shape:?} is cut")),
+        }
+    }
+
+    pub(super) fn pool(&mut self, x: View, pooling: Pooling, step: &str) -> Known<Meaning> {
+        if self.rows_of(x) != Rows::Tokens {
+            return unknown("one row is pooled");
+        }
+        let out = self.value(Rows::One, x.width);
+        self.push(step, Op::Pool { x, pooling, out: out.value });
+        Ok(Meaning::Rows(out))
+    }
+
+    /// The mean of tokens.
+    pub(super) fn mean(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+        let axes = match node.input.get(1) {
+            Some(name) => self.ints(name)?,
+            None => ints(node, "axes").unwrap_or_default().to_vec(),
+        };
+        if axes != [1] {
+            return unknown(format!("a mean over the axes {axes:?}"));
+        }
+        match self.meaning(input(node, 0)?)? {
+            Meaning::RowsFrom(x, first) if first < self.program.tokens => {
+                self.pool(x, Pooling::MeanFrom(first), &node.output[0])
+            }
+            _ => {
+                let x = self.rows(input(node, 0)?, input(node, 0)?)?;
+                self.pool(x, Pooling::MeanFrom(0), &node.output[0])
+            }
+        }
+    }
+
+    /// The place of the largest id, or of the first token with an id.
+    pub(super) fn place(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+        if !matches!(int(node, "axis").unwrap_or(0), 1 | -1) || int(node, "select_last_index").is_some_and(|v| v != 0) {
+            return unknown("a place along another axis than the tokens, or the last of equal ones");
+        }
+        match self.meaning(input(node, 0)?)? {
+            Meaning::Index(Index::Ids) => Ok(Meaning::Place(Pooling::LargestId)),
+            Meaning::IsId(id) => Ok(Meaning::Place(Pooling::FirstId(id))),
+            _ => unknown("the place of something else than an id"),
+        }
+    }
+
+    pub(super) fn equal(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+        let [left, right] = [input(node, 0)?, input(node, 1)?];
+        match (self.meaning(left)?, self.meaning(right)?) {
+            (Meaning::Index(Index::Ids), Meaning::Constant(_)) => match self.ints(right)?[..] {
+                [id] => Ok(Meaning::IsId(id)),
+                _ => unknown("ids are compared with more than one"),
+            },
+            (Meaning::Places, Meaning::Place(pooling)) | (Meaning::Place(pooling), Meaning::Places) => {
+                Ok(Meaning::OneHot(pooling))
+            }
+            _ => unknown("something else than ids or places is compared"),
+        }
+    }
+}
