@@ -534,7 +534,7 @@ fn heads(view: View, shape: &[i64]) -> Known<Meaning> {
         (_, Some(dim)) if dim > 0 => view.width / dim,
         _ => return unknown("neither heads nor their size is given"),
     };
-    if heads == 0 || view.width % heads != 0 || dim.is_some_and(|dim| dim * heads != view.width) {
+    if heads == 0 || !view.width.is_multiple_of(heads) || dim.is_some_and(|dim| dim * heads != view.width) {
         return unknown("the heads do not fill the rows");
     }
     Ok(Meaning::Heads { view, heads, order: Order::TokensHeads, scale: 1.0 })
