@@ -3,14 +3,19 @@
 //! Both naming generations of the weights are read: what transformers 4 and 5 save, and what the modules of
 //! transformers 5 are called. Everything is checked here once; what comes out needs no second look.
 
+mod bounded;
 mod config;
 mod error;
 mod json;
 mod names;
+mod pickle;
 mod preprocessor;
 mod safetensors_file;
 mod tensors;
 mod tokenizer;
+mod torch_archive;
+mod torch_file;
+mod weights_file;
 
 pub use config::{
     Activation, BertConfig, DualEncoderConfig, EncoderConfig, Patching, TextConfig, VisionConfig, VitConfig,
@@ -21,6 +26,7 @@ pub use tokenizer::TokenizerFile;
 
 use std::path::{Path, PathBuf};
 
+use bounded::read_optional;
 use spotter_engine::preprocess::Recipe;
 
 /// Name of the model card, in a checkpoint as in a bundle.
@@ -77,14 +83,5 @@ impl Checkpoint {
             return Ok(self.config.logit_scale_init_value);
         }
         Ok(self.tensors.read("logit_scale", shape)?[0])
-    }
-}
-
-/// The content of `path`, or nothing where there is no such file.
-fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CheckpointError::io(path, source)),
     }
 }

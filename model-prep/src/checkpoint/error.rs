@@ -24,10 +24,37 @@ pub enum CheckpointError {
         /// What is there.
         found: &'static str,
     },
+    /// A file of the checkpoint is none.
+    #[error("{}: expected a file, found {found}", .path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A file is larger than any of its kind.
+    #[error("{}: expected at most {bytes_max} bytes, found {found}; it cannot be what its name says", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        bytes_max: u64,
+        /// Its size.
+        found: u64,
+    },
+    /// Git left a pointer in the place of a large file.
+    #[error(
+        "{}: a Git LFS pointer instead of the weights; run `git lfs pull` in the repository that it came from",
+        .path.display()
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// No weights in a form that is read.
     #[error(
-        "{}: no weights: expected model.safetensors or model.safetensors.index.json, found {found}; save the model \
-         again with `save_pretrained(..., safe_serialization=True)`", .path.display()
+        "{}: no weights: expected model.safetensors, pytorch_model.bin, or the .index.json of either; found {found}; \
+         save the model again with `save_pretrained(..., safe_serialization=True)`", .path.display()
     )]
     NoWeights {
         /// The checkpoint.
@@ -88,6 +115,40 @@ pub enum CheckpointError {
         /// What is wrong.
         message: String,
     },
+    /// A PyTorch file is damaged, or no state dict.
+    #[error(
+        "{}: not a usable PyTorch file: {message}; download it again, or load it where you trust it and save the model \
+         with `save_pretrained(..., safe_serialization=True)`", .path.display()
+    )]
+    TorchFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A PyTorch file asks for functions that tensors do not need. None of them was run.
+    #[error(
+        "{}: refused: byte {at} of its pickle names {name}, which no tensor needs, and Python would run it; get the \
+         weights as model.safetensors, and do not load this file with Python", .path.display()
+    )]
+    UnsafePickle {
+        /// The file.
+        path: PathBuf,
+        /// Where in the pickle.
+        at: u64,
+        /// Module and function.
+        name: String,
+    },
+    /// Two names that mean the same weight.
+    #[error("{}: two tensors for one weight: {first} and {second}; keep one of them", .path.display())]
+    TwoTensors {
+        /// The weights file with the second.
+        path: PathBuf,
+        /// A name.
+        first: String,
+        /// Another.
+        second: String,
+    },
     /// A tensor is not there.
     #[error("{}: missing tensor {tensor}, expected with shape {expected:?}{hint}", .path.display())]
     MissingTensor {
@@ -113,7 +174,7 @@ pub enum CheckpointError {
         found: Vec<usize>,
     },
     /// A tensor has an element type that weights do not have.
-    #[error("{}: {tensor}: expected f32, f16 or bf16, found {found}; save the checkpoint as float", .path.display())]
+    #[error("{}: {tensor}: expected f32, f16, bf16 or f64, found {found}; save the checkpoint as float", .path.display())]
     Dtype {
         /// The weights file.
         path: PathBuf,

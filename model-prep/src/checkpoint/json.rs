@@ -4,7 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::CheckpointError;
+use super::{CheckpointError, bounded};
+
+/// An index of 100 000 tensors fits; parsed, it takes ten times as much.
+const JSON_BYTES_MAX: u64 = 16 << 20;
+
+/// Above all widths, lengths and counts of real models, and small enough that the product of any three fits 64 bits.
+const COUNT_MAX: u64 = 1 << 21;
 
 /// One object of a JSON file, with the way to it.
 #[derive(Debug)]
@@ -18,8 +24,7 @@ pub(crate) struct Object {
 impl Object {
     /// Parses a file whose top level is an object.
     pub(crate) fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let bytes = std::fs::read(path).map_err(|source| CheckpointError::io(path, source))?;
-        Self::parse(path, &bytes)
+        Self::parse(path, &bounded::read_at_most(path, JSON_BYTES_MAX)?)
     }
 
     /// Parses the content of the file `path`.
@@ -61,11 +66,9 @@ impl Object {
         self.map.iter()
     }
 
-    /// A whole number of at least 1.
+    /// A whole number from 1 to [`COUNT_MAX`].
     pub(crate) fn count(&self, key: &str, default: usize) -> Result<usize, CheckpointError> {
-        self.or(key, default, "a whole number above 0", |v| {
-            v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)
-        })
+        self.or(key, default, COUNT, count)
     }
 
     /// A finite number.
@@ -117,6 +120,14 @@ impl Object {
             reason: reason.into(),
         }
     }
+}
+
+/// What [`count`] takes, in words.
+pub(crate) const COUNT: &str = "a whole number from 1 to 2097152";
+
+/// A whole number from 1 to [`COUNT_MAX`].
+pub(crate) fn count(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|n| (1..=COUNT_MAX).contains(n)).and_then(|n| usize::try_from(n).ok())
 }
 
 /// A value as it reads in a message, cut to a line.

@@ -9,38 +9,46 @@ use sha2::{Digest, Sha256};
 use super::CheckpointError;
 use super::json::Object;
 use super::names::canonical;
-use super::safetensors_file::SafetensorsFile;
+use super::weights_file::{Stored, Take, WeightsFile};
+
+/// Files that weights may be in, in the order in which the reference looks for them; an index names shards.
+const WEIGHTS_FILES: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// Weights that other frameworks write, for the message.
+const FOREIGN_FILES: [&str; 4] = ["tf_model.h5", "flax_model.msgpack", "adapter_model.safetensors", "model.ckpt.index"];
 
 /// Names, shapes and places of all tensors; values are read when asked for.
 #[derive(Debug)]
 pub struct Tensors {
     checkpoint: PathBuf,
-    files: Vec<SafetensorsFile>,
+    files: Vec<WeightsFile>,
     /// Name as transformers 4 writes it, to the file and the name in it.
     places: BTreeMap<String, (usize, String)>,
 }
 
 impl Tensors {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, or `pytorch_model.bin` (which is read, never run), or the shards of either.
     pub fn open(checkpoint: &Path) -> Result<Self, CheckpointError> {
-        let whole = checkpoint.join("model.safetensors");
-        let index = checkpoint.join("model.safetensors.index.json");
-        let paths = match (whole.exists(), index.exists()) {
-            (true, _) => vec![whole],
-            (false, true) => shards(&index)?,
-            (false, false) => {
-                let pickled = checkpoint.join("pytorch_model.bin").exists();
-                let found = if pickled { "pytorch_model.bin" } else { "neither" };
-                return Err(CheckpointError::NoWeights { path: checkpoint.to_owned(), found });
-            }
+        Self::open_renamed(checkpoint, canonical)
+    }
+
+    /// The same with other names: `rename` makes them of those in the files.
+    pub(crate) fn open_renamed(checkpoint: &Path, rename: fn(&str) -> String) -> Result<Self, CheckpointError> {
+        let exists = |name: &&&str| checkpoint.join(name).exists();
+        let Some(name) = WEIGHTS_FILES.iter().find(exists) else {
+            let found = FOREIGN_FILES.iter().find(exists).copied().unwrap_or("none of them");
+            return Err(CheckpointError::NoWeights { path: checkpoint.to_owned(), found });
         };
-        let files = paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let path = checkpoint.join(name);
+        let paths = if name.ends_with(".json") { shards(&path)? } else { vec![path] };
+        let files = paths.iter().map(|path| WeightsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut places = BTreeMap::new();
         for (file_index, file) in files.iter().enumerate() {
-            for name in file.names() {
-                if let Some((_, other)) = places.insert(canonical(&name), (file_index, name.clone())) {
-                    let message = format!("two tensors for one weight: {other} and {name}");
-                    return Err(CheckpointError::Safetensors { path: file.path.clone(), message });
+            for (name, _) in file.tensors() {
+                if let Some((_, other)) = places.insert(rename(name), (file_index, name.clone())) {
+                    let (path, first, second) = (file.path.clone(), other, name.clone());
+                    return Err(CheckpointError::TwoTensors { path, first, second });
                 }
             }
         }
@@ -55,7 +63,7 @@ impl Tensors {
     /// Shape of the tensor that transformers 4 calls `name`.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         let (file, inner) = self.places.get(name)?;
-        self.files[*file].shape(inner)
+        self.files[*file].get(inner).map(|stored| stored.shape.as_slice())
     }
 
     /// Values of the tensor that transformers 4 calls `name`, which must have this shape and be finite.
@@ -70,7 +78,7 @@ impl Tensors {
             });
         };
         let file = &self.files[*file];
-        let found = file.shape(inner).unwrap_or_default();
+        let found = self.shape(name).unwrap_or_default();
         if found != shape {
             return Err(CheckpointError::Shape {
                 path: file.path.clone(),
@@ -79,22 +87,45 @@ impl Tensors {
                 found: found.to_vec(),
             });
         }
-        file.read(inner)
+        let mut values = Vec::with_capacity(shape.iter().product());
+        file.floats(inner, &mut |piece| {
+            values.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    /// Every tensor by its name, floats or not.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&String, &Stored)> {
+        self.places.iter().filter_map(|(name, (file, inner))| Some((name, self.files[*file].get(inner)?)))
+    }
+
+    /// Hands the tensor `name` to `take`, little-endian and in pieces: floats as 32-bit floats, all of them finite;
+    /// others as they are stored.
+    pub(crate) fn bytes(&self, name: &str, take: Take<'_, u8>) -> Result<(), CheckpointError> {
+        let Some((file, inner)) = self.places.get(name) else { return Ok(()) };
+        let file = &self.files[*file];
+        if !file.get(inner).is_some_and(Stored::is_float) {
+            return file.bytes(inner, take);
+        }
+        let mut bytes = Vec::new();
+        file.floats(inner, &mut |piece| {
+            bytes.clear();
+            bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
+            take(&bytes)
+        })
     }
 
     /// SHA-256 over names, shapes and 32-bit values of all weights, the same for every naming, sharding and way of
     /// storing them.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
         let mut hash = Sha256::new();
-        for (name, (file, inner)) in &self.places {
-            let file = &self.files[*file];
-            if !file.is_float(inner) {
-                continue;
-            }
-            hash.update(format!("{name} {:?}\n", file.shape(inner).unwrap_or_default()));
-            for value in file.read(inner)? {
-                hash.update(value.to_le_bytes());
-            }
+        for (name, stored) in self.stored().filter(|(_, stored)| stored.is_float()) {
+            hash.update(format!("{name} {:?}\n", stored.shape));
+            self.bytes(name, &mut |bytes| {
+                hash.update(bytes);
+                Ok(())
+            })?;
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -112,12 +143,15 @@ fn hint(name: &str) -> &'static str {
 
 /// Paths of the shards, each named once; all of them exist.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let torch = index.ends_with("pytorch_model.bin.index.json");
+    let ending = if torch { ".bin" } else { ".safetensors" };
     let map = Object::read(index)?.object("weight_map")?;
     let mut tensors_per_shard = BTreeMap::<String, usize>::new();
     for (name, shard) in map.entries() {
-        let plain = |s: &&str| !s.contains(['/', '\\']) && !s.starts_with('.');
+        // An index that names itself, or another, is none.
+        let plain = |s: &&str| !s.contains(['/', '\\', '\0']) && !s.starts_with('.') && s.ends_with(ending);
         let Some(file) = shard.as_str().filter(plain) else {
-            return Err(map.wrong(name, "the name of a file beside the index", Some(shard)));
+            return Err(map.wrong(name, &format!("the name of a {ending} file beside the index"), Some(shard)));
         };
         *tensors_per_shard.entry(file.to_owned()).or_default() += 1;
     }

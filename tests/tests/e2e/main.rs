@@ -12,3 +12,4 @@ mod reload;
 mod scores;
 mod shapes;
 mod towers;
+mod weights;

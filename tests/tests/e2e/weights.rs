@@ -1,0 +1,89 @@
+//! Files of `torch.save` (`tests/reference/make_torch_files.py`), read as PyTorch reads them.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::path::{Path, PathBuf};
+
+use model_prep::checkpoint::Tensors;
+use safetensors::SafeTensors;
+
+fn golden(file: &str) -> PathBuf {
+    e2e::root().join("tests/golden/torch").join(file)
+}
+
+/// A folder whose `pytorch_model.bin` is the golden file.
+fn folder_with(file: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(golden(file), folder.path().join("pytorch_model.bin")).unwrap();
+    folder
+}
+
+fn values(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+#[test]
+fn state_dicts_hold_what_torch_load_gives() {
+    let expected = std::fs::read(golden("state.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&expected).unwrap();
+    let (integers, floats) = (["position_ids", "mask", "small"], expected.names());
+    for file in ["state.bin", "state-protocol-4.bin", "state-legacy.bin"] {
+        let folder = folder_with(file);
+        let tensors = Tensors::open(folder.path()).unwrap();
+        assert_eq!(tensors.count() as usize, floats.len() + integers.len(), "{file}");
+        for name in &floats {
+            let view = expected.tensor(name).unwrap();
+            let found = tensors.read(name, view.shape()).unwrap();
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&found), bits(&values(view.data())), "{file}: {name}");
+        }
+        for name in integers {
+            let error = tensors.read(name, tensors.shape(name).unwrap()).unwrap_err().to_string();
+            assert!(error.contains("expected f32, f16, bf16 or f64"), "{file}: {name}: {error}");
+        }
+    }
+}
+
+/// The bfloat16 nearest to a value, ties to even, as PyTorch rounds.
+fn rounded(value: f32) -> f32 {
+    let bits = value.to_bits();
+    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
+
+#[test]
+fn shards_of_pickles_are_one_checkpoint() {
+    let float = e2e::root().join("tests/golden/tiny/checkpoint");
+    let expected = std::fs::read(float.join("model.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&expected).unwrap();
+    let tensors = Tensors::open(&golden("tiny")).unwrap();
+    assert_eq!(tensors.count() as usize, expected.len());
+    for (name, view) in expected.tensors() {
+        let found = tensors.read(&name, view.shape()).unwrap();
+        assert_eq!(found, values(view.data()).into_iter().map(rounded).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn safetensors_come_before_pickles() {
+    let folder = folder_with("unsafe.bin");
+    let weights = e2e::root().join("tests/golden/torch/state.safetensors");
+    std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
+    assert_eq!(Tensors::open(folder.path()).unwrap().shape("scalar"), Some(&[][..]));
+}
+
+#[test]
+fn files_that_would_run_code_are_refused() {
+    let check = |file: &str, expected: &[&str]| {
+        let folder = folder_with(file);
+        let error = Tensors::open(folder.path()).unwrap_err().to_string();
+        for part in expected {
+            assert!(error.contains(part), "{file}: {part:?} is not in: {error}");
+        }
+    };
+    // Python calls the function after the system's C library, not after `os`.
+    for file in ["unsafe.bin", "unsafe-legacy.bin"] {
+        check(file, &["pytorch_model.bin: refused", "names posix.system", "model.safetensors"]);
+    }
+    check("nested.bin", &["no tensor under its keys", "\"model\", \"epoch\"", "save_pretrained"]);
+    assert!(!Path::new("/tmp/pickle-was-run").exists(), "a pickle was run");
+}
