@@ -13,9 +13,18 @@ const RENAMED: [(&str, &str); 6] = [
 /// Ends of names in checkpoints converted from TensorFlow, which transformers 4 renames when it loads them.
 const OLD_ENDS: [(&str, &str); 2] = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
 
-/// The name that transformers 4.56.2 gives the tensor called `name` in a file of any generation.
+/// The name that transformers 4.56.2 gives the tensor called `name` in a file of any generation, with one
+/// `vision_model.` or `text_model.` in front where a tower of CLIP or SigLIP inside a dual encoder has two.
 pub(crate) fn canonical(name: &str) -> String {
     let mut name = name.to_owned();
+    for tower in ["vision_model.", "text_model."] {
+        // Towers of CLIP and SigLIP keep their modules under a name that is the dual encoder's name of the tower too.
+        if let Some(rest) = name.strip_prefix(tower)
+            && rest.starts_with(tower)
+        {
+            name = rest.to_owned();
+        }
+    }
     if let Some(rest) = name.strip_prefix("vision_model.layers.") {
         name = format!("vision_model.encoder.layer.{rest}");
         for (new, old) in RENAMED {
@@ -54,6 +63,9 @@ mod tests {
             check(&format!("vision_model.layers.11.{new}"), &format!("{layer}.{old}"));
             check(&format!("{layer}.{old}"), &format!("{layer}.{old}"));
         }
+        let name = "embeddings.position_embedding.weight";
+        check(&format!("vision_model.vision_model.{name}"), &format!("vision_model.{name}"));
+        check(&format!("text_model.text_model.{name}"), &format!("text_model.{name}"));
         check("text_model.embeddings.LayerNorm.gamma", "text_model.embeddings.LayerNorm.weight");
         check("text_model.embeddings.LayerNorm.beta", "text_model.embeddings.LayerNorm.bias");
     }
