@@ -10,7 +10,7 @@ use spotter_engine::bundle::Weights;
 
 use crate::checkpoint::Checkpoint;
 use crate::verify::COSINE_MIN;
-use crate::{export, verify};
+use crate::{evaluate, export, verify};
 
 /// Turns a Hugging Face VisionTextDualEncoder checkpoint into the bundle that Spotter runs.
 #[derive(Debug, Parser)]
@@ -48,6 +48,8 @@ enum Command {
         #[arg(long, value_name = "FILE.safetensors")]
         goldens: Option<PathBuf>,
     },
+    /// Measure how well a bundle names pictures, or finds them by their captions.
+    Evaluate(evaluate::command::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -96,6 +98,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             }
             anyhow::bail!("{}: a cosine is under {COSINE_MIN}", bundle.display())
         }
+        Command::Evaluate(arguments) => evaluate::command::run(&arguments),
     }
 }
 

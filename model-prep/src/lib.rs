@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod compare;
 mod error;
+pub mod evaluate;
 pub mod export;
 pub mod onnx;
 pub mod probes;

@@ -8,6 +8,7 @@ mod jpeg;
 mod rgb;
 
 use std::io::Cursor;
+use std::path::Path;
 
 use image::{ImageDecoder, ImageReader, metadata::Orientation};
 
@@ -16,6 +17,15 @@ pub use jpeg::JpegDecoder;
 /// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
 /// Larger than any 61-megapixel camera's picture, small enough for a board with 1 GiB.
 pub const MAX_PIXELS: usize = (1 << 28) / 3;
+
+/// Endings of the names of picture files, by which they are told from others in a folder.
+pub const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
+
+/// Whether a file's name ends in one of [`ENDINGS`], in capitals or not.
+pub fn has_known_ending(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+    ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
+}
 
 /// An 8-bit RGB picture, rows top to bottom, three bytes a pixel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,14 +1,16 @@
 //! Prompts to token ids, attention mask and token types, as `VisionTextDualEncoderProcessor` gives them, and to the
 //! position ids that the text tower counts by itself in the reference.
 
+use std::sync::Arc;
+
 use tokenizers::TruncationParams;
 
 use crate::bundle::{PaddingSide, Positions, TokenizerSpec};
 
-/// A tokenizer with the truncation of its checkpoint.
+/// A tokenizer with the truncation of its checkpoint; clones share its vocabulary.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     padding_side: PaddingSide,
     pad_id: i64,
     pad_type_id: i64,
@@ -62,7 +64,7 @@ impl Tokenizer {
             .map_err(file_error)?;
         inner.with_padding(None);
         Ok(Self {
-            inner,
+            inner: Arc::new(inner),
             padding_side: spec.padding_side,
             pad_id: i64::from(spec.pad_id),
             pad_type_id: i64::from(spec.pad_type_id),

@@ -5,10 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Frame, PixelFormat, Source, SourceError, Stop};
+use spotter_engine::picture;
 
-/// Endings of the files that a folder's pictures are taken from.
-const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
+use super::{Frame, PixelFormat, Source, SourceError, Stop};
 
 /// Larger files are refused: no camera writes them, and they would fill the memory of a small board.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -37,16 +36,15 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(path).map_err(read)? {
         let path = entry.map_err(read)?.path();
-        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
         // Folders, pipes and devices are no pictures; a broken link is reported when its turn comes.
         let special = fs::metadata(&path).is_ok_and(|data| !data.is_file());
-        if !special && ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending)) {
+        if !special && picture::has_known_ending(&path) {
             paths.push(path);
         }
     }
     paths.sort();
     if paths.is_empty() {
-        return Err(SourceError::EmptyFolder { path: path.to_path_buf(), expected: ENDINGS.join(", ") });
+        return Err(SourceError::EmptyFolder { path: path.to_path_buf(), expected: picture::ENDINGS.join(", ") });
     }
     Ok(paths)
 }

@@ -1,0 +1,136 @@
+//! Two bundles on the same pictures.
+
+use ndarray::ArrayView2;
+use serde::Serialize;
+
+use super::ranking::{Answer, share};
+
+/// What two bundles have in common, and where they part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Cosines between the two embeddings of each picture; `None` where the bundles' embeddings differ in length.
+    pub pictures: Option<Cosines>,
+    /// Likewise of each class or caption.
+    pub texts: Option<Cosines>,
+    /// First answers: best labels of pictures, or best pictures of captions.
+    pub top_1: Paired,
+}
+
+/// Cosines between pairs of embeddings.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cosines {
+    /// The smallest.
+    pub min: f64,
+    /// Their mean.
+    pub mean: f64,
+    /// What has the smallest.
+    pub worst: String,
+}
+
+/// Answers of two models to the same questions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Paired {
+    /// Share of questions that both answer alike, rightly or not; 0 to 1.
+    pub agreement: f64,
+    /// Both are right.
+    pub both_right: usize,
+    /// The first alone is right.
+    pub only_first_right: usize,
+    /// The second alone is right.
+    pub only_second_right: usize,
+    /// Both are wrong.
+    pub both_wrong: usize,
+    /// How probable so uneven a split of the questions that one alone got right would be if both were equally good:
+    /// McNemar's test in its exact form, two-sided.
+    pub p_value: f64,
+}
+
+impl Cosines {
+    /// Of rows [n, P] and [n, P]; `name` says what a row is. `None` where the widths differ, or there are no rows.
+    pub fn of(first: ArrayView2<'_, f32>, second: ArrayView2<'_, f32>, name: impl Fn(usize) -> String) -> Option<Self> {
+        if first.dim() != second.dim() {
+            return None;
+        }
+        let dot = |a: ndarray::ArrayView1<'_, f32>, b: ndarray::ArrayView1<'_, f32>| {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        };
+        // In 64 bits, so that equal rows give 1 exactly enough to print.
+        let rows = first.rows().into_iter().zip(second.rows());
+        let cosines: Vec<f64> = rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).collect();
+        let (worst, min) = cosines.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some(Self { min, mean: cosines.iter().sum::<f64>() / cosines.len() as f64, worst: name(worst) })
+    }
+}
+
+impl Paired {
+    /// Of answers to the same questions in the same order.
+    pub fn of(first: &[Answer], second: &[Answer]) -> Self {
+        let pairs = || first.iter().zip(second);
+        let count = |a, b| pairs().filter(|(first, second)| (first.is_right(), second.is_right()) == (a, b)).count();
+        let same = pairs().filter(|(first, second)| first.best == second.best).count();
+        let (only_first_right, only_second_right) = (count(true, false), count(false, true));
+        Self {
+            agreement: share(same, first.len()),
+            both_right: count(true, true),
+            only_first_right,
+            only_second_right,
+            both_wrong: count(false, false),
+            p_value: mcnemar(only_first_right, only_second_right),
+        }
+    }
+}
+
+/// Twice the probability that of `won + lost` fair coins as few show heads as the fewer of the two, at most 1.
+fn mcnemar(won: usize, lost: usize) -> f64 {
+    let (coins, fewer) = ((won + lost) as f64, won.min(lost));
+    // The logarithm of C(coins, heads) / 2^coins, which itself would underflow.
+    let mut log = -coins * std::f64::consts::LN_2;
+    let mut sum = 0.0;
+    for heads in 0..=fewer {
+        sum += log.exp();
+        log += ((coins - heads as f64) / (heads as f64 + 1.0)).ln();
+    }
+    (2.0 * sum).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn exact_p_values() {
+        let check = |won, lost, expected: f64| {
+            let found = mcnemar(won, lost);
+            assert!((found - expected).abs() <= 1e-9 * expected, "{won}, {lost}: {found}");
+        };
+        check(0, 0, 1.0);
+        check(3, 3, 1.0);
+        check(0, 1, 1.0);
+        check(0, 5, 2.0 / 32.0);
+        check(5, 0, 2.0 / 32.0);
+        check(1, 9, 2.0 * 11.0 / 1024.0);
+        check(2, 8, 2.0 * 56.0 / 1024.0);
+    }
+
+    #[test]
+    fn pairs_by_hand() {
+        let answers = |pairs: &[(usize, usize)]| -> Vec<Answer> {
+            pairs.iter().map(|(best, rank)| Answer { best: *best, rank: *rank }).collect()
+        };
+        let found =
+            Paired::of(&answers(&[(0, 1), (1, 1), (2, 2), (3, 4)]), &answers(&[(0, 1), (4, 3), (5, 1), (3, 2)]));
+        let counts = [found.both_right, found.only_first_right, found.only_second_right, found.both_wrong];
+        assert_eq!((found.agreement, counts, found.p_value), (0.5, [1, 1, 1, 1], 1.0));
+    }
+
+    #[test]
+    fn cosines_by_hand() {
+        let (first, second) = (array![[1.0, 0.0], [0.6, 0.8]], array![[2.0, 0.0], [0.8, 0.6]]);
+        let found = Cosines::of(first.view(), second.view(), |row| format!("row {row}")).expect("equal widths");
+        assert!((found.min - 0.96).abs() < 1e-6 && (found.mean - 0.98).abs() < 1e-6, "{found:?}");
+        assert_eq!(found.worst, "row 1");
+        assert_eq!(Cosines::of(first.view(), array![[1.0], [1.0]].view(), |_| String::new()), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! Sets laid out in folders, rightly and wrongly.
+
+use std::fs;
+
+use super::*;
+
+/// A folder with these files; content does not matter but for those that end in `.tsv` or `.txt`.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        if name.ends_with('/') {
+            fs::create_dir_all(path).expect("a folder");
+            continue;
+        }
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, content).expect("a file");
+    }
+    folder
+}
+
+fn open(folder: &tempfile::TempDir) -> Result<PictureSet, EvaluateError> {
+    PictureSet::open(folder.path(), &Places::default())
+}
+
+fn files(set: &PictureSet) -> Vec<&str> {
+    set.pictures.iter().map(|path| path.to_str().expect("text")).collect()
+}
+
+fn left(set: &PictureSet) -> Vec<(&str, usize)> {
+    set.left_out.iter().map(|left| (left.what, left.count)).collect()
+}
+
+const CLASSES: [(&str, &str); 8] = [
+    ("dog/b.JPG", ""),
+    ("dog/a.png", ""),
+    ("dog/inner/c.webp", ""),
+    ("dog/notes.txt", ""),
+    ("black_cat/x.jpeg", ""),
+    ("stray.png", ""),
+    (".hidden/y.png", ""),
+    ("README", ""),
+];
+
+#[test]
+fn a_folder_is_a_class() {
+    let set = open(&folder(&CLASSES)).expect("a set");
+    assert_eq!(files(&set), ["black_cat/x.jpeg", "dog/a.png", "dog/b.JPG", "dog/inner/c.webp"]);
+    let Question::Classes { classes, truths } = set.question() else { panic!("{set:?}") };
+    let described: Vec<_> = classes.iter().map(|c| (&*c.folder, &*c.name, c.prompts.join("|"))).collect();
+    assert_eq!(described, [("black_cat", "black cat", "black cat".to_owned()), ("dog", "dog", "dog".to_owned())]);
+    assert_eq!(truths, &[0, 1, 1, 1]);
+    assert_eq!(left(&set), [("pictures outside of classes' folders", 1), ("files without a picture's ending", 2)]);
+}
+
+#[test]
+fn classes_have_the_names_of_their_file() {
+    let names = "\u{feff}n2\tcrane, wading bird,\r\n\nn1\tgoldfish\nn3\tcrane\nn9\tdragon\n";
+    let set = open(&folder(&[("n1/a.png", ""), ("n2/a.png", ""), ("n3/a.png", ""), (CLASSES_FILE, names)]));
+    let set = set.expect("a set");
+    let Question::Classes { classes, truths } = set.question() else { panic!("{set:?}") };
+    let described: Vec<_> = classes.iter().map(|c| (&*c.folder, &*c.name, c.prompts.join("|"))).collect();
+    let expected = [
+        ("n1", "goldfish", "goldfish"),
+        ("n2", "crane (n2)", "crane|wading bird"),
+        ("n3", "crane (n3)", "crane"),
+        ("n9", "dragon", "dragon"),
+    ];
+    assert_eq!(described, expected.map(|(folder, name, prompts)| (folder, name, prompts.to_owned())));
+    assert_eq!(truths, &[0, 1, 2]);
+    assert_eq!(left(&set), []);
+}
+
+#[test]
+fn captions_belong_to_pictures() {
+    let captions = "b.png\tTwo dogs.\na.jpg#0\tA cat .\nb.png#1\t A dog\tand a dog. \ngone.png\tNothing.\n";
+    let set = open(&folder(&[("a.jpg", ""), ("b.png", ""), ("c.png", ""), ("notes", ""), ("captions.txt", captions)]));
+    let set = set.expect("a set");
+    assert_eq!(files(&set), ["b.png", "a.jpg", "gone.png"]);
+    let Question::Captions(found) = set.question() else { panic!("{set:?}") };
+    let found: Vec<_> = found.iter().map(|caption| (caption.picture, &*caption.text)).collect();
+    assert_eq!(found, [(0, "Two dogs."), (1, "A cat ."), (0, "A dog\tand a dog."), (2, "Nothing.")]);
+    assert_eq!(left(&set), [("pictures without a caption", 1), ("files without a picture's ending", 1)]);
+}
+
+#[test]
+fn a_limit_spreads_over_the_set() {
+    let mut all: Vec<_> = (0..10).map(|i| (format!("{}/{i}.png", if i < 5 { "a" } else { "b" }), "")).collect();
+    all.push(("c/9.png".to_owned(), ""));
+    let all: Vec<_> = all.iter().map(|(name, content)| (&**name, *content)).collect();
+    let whole = open(&folder(&all)).expect("a set");
+    let check = |limit, expected: &[&str], truths_expected: &[usize]| {
+        let mut set = whole.clone();
+        set.limit(limit);
+        let Question::Classes { truths, .. } = set.question() else { panic!("{set:?}") };
+        assert_eq!((files(&set), &truths[..]), (expected.to_vec(), truths_expected), "{limit}");
+    };
+    check(3, &["a/0.png", "a/3.png", "b/7.png"], &[0, 0, 1]);
+    check(1, &["a/0.png"], &[0]);
+    assert_eq!(whole.len(), 11);
+    let mut set = whole.clone();
+    set.limit(11);
+    assert_eq!(set, whole);
+
+    let mut set = open(&folder(&[("captions.tsv", "a.png\t1\nb.png\t2\nc.png\t3\na.png\t4\n")])).expect("a set");
+    set.limit(2);
+    let Question::Captions(captions) = set.question() else { panic!("{set:?}") };
+    let captions: Vec<_> = captions.iter().map(|caption| (caption.picture, &*caption.text)).collect();
+    assert_eq!((files(&set), captions), (vec!["a.png", "b.png"], vec![(0, "1"), (1, "2"), (0, "4")]));
+}
+
+#[test]
+fn sets_that_make_no_sense_are_refused() {
+    let check = |files: &[(&str, &str)], expected: &[&str]| {
+        let error = open(&folder(files)).expect_err("refused").to_string();
+        assert!(expected.iter().all(|part| error.contains(part)), "{error:?} lacks one of {expected:?}");
+    };
+    let line = "a class's folder, a tab, and the names";
+    check(&[], &["a folder for each class", "captions.tsv or captions.txt", "0 pictures and no folder"]);
+    check(&[("a.png", ""), ("b.png", "")], &["2 pictures and no folder"]);
+    check(&[("cat/a.png", "")], &["two classes or more", "one, \"cat\""]);
+    check(
+        &[("cat/a.png", ""), ("dog/", "")],
+        &["dog: expected pictures of this class, ending in jpg", "0 other files"],
+    );
+    check(&[("cat/a.png", ""), ("dog/x.txt", "")], &["dog: expected pictures", "1 other files"]);
+    let with = |names: &'static str| [("cat/a.png", ""), ("dog/a.png", ""), (CLASSES_FILE, names)];
+    check(&with("cat\tcat\n"), &["dog: expected a line for it in", "none"]);
+    check(&with("cat\tcat\n\ndog\n"), &["classes.tsv:3: expected", line, "\"dog\""]);
+    check(&with("cat\tcat\ndog\t ,\n"), &["classes.tsv:2: expected", "commas only"]);
+    check(&with("cat\tcat\ndog\tdog\ncat\tkitten\n"), &["classes.tsv:3: expected one line a class", "after line 1"]);
+    check(
+        &[("captions.tsv", "a.png,A cat.\n")],
+        &["captions.tsv:1: expected a picture's file, a tab", "\"a.png,A cat.\""],
+    );
+    check(&[("captions.tsv", "a.png\tA cat.\na.png\t\n")], &["captions.tsv:2: expected"]);
+    check(&[("captions.tsv", "\ta cat\n")], &["captions.tsv:1: expected"]);
+    check(&[("captions.tsv", "a.png\tA cat.\n")], &["captions of two pictures or more", "found 1"]);
+    check(&[("captions.tsv", "")], &["captions of two pictures or more", "found 0"]);
+
+    let missing = PictureSet::open(Path::new("/nonexistent"), &Places::default()).expect_err("refused");
+    assert!(missing.to_string().ends_with("found nothing"), "{missing}");
+    let file = folder(&[("x.zip", "")]);
+    let error = PictureSet::open(&file.path().join("x.zip"), &Places::default()).expect_err("refused").to_string();
+    assert!(error.contains("unpack") && error.ends_with("found a file"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_back_is_told() {
+    let folder = folder(&[("cat/a.png", ""), ("dog/a.png", "")]);
+    std::os::unix::fs::symlink(folder.path().join("cat"), folder.path().join("cat/again")).expect("a link");
+    let error = open(&folder).expect_err("refused").to_string();
+    assert!(error.contains("16 deep at most"), "{error}");
+}
+
+#[test]
+fn templates_are_lines() {
+    let check = |content: &str, expected: Result<&[&str], &str>| {
+        let folder = folder(&[("t.txt", content)]);
+        let found = templates(&folder.path().join("t.txt")).map_err(|error| error.to_string());
+        match (&found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+            (Err(found), Err(expected)) => assert!(found.contains(expected), "{found:?} lacks {expected:?}"),
+            _ => panic!("{content:?}: {found:?}"),
+        }
+    };
+    check("a photo of a {}.\n\n  {} \r\n", Ok(&["a photo of a {}.", "{}"]));
+    check(
+        "a photo of a {}.\na photo\n",
+        Err("t.txt:2: expected a template with one {}, where a name goes, found 0 in"),
+    );
+    check("{} and {}\n", Err("t.txt:1: expected a template with one {}, where a name goes, found 2 in"));
+    check("\n", Err("t.txt:1: expected a template"));
+}
