@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::Weights;
 
 use crate::checkpoint::Checkpoint;
+use crate::plan::Plans;
 use crate::verify::COSINE_MIN;
 use crate::{evaluate, export, verify};
 
@@ -72,9 +73,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 Storage::Int8 => Weights::Int8,
                 Storage::F32 => Weights::F32,
             };
-            bar.set_length(export::steps(&checkpoint, weights));
+            let plans = Plans::from(weights);
+            bar.set_length(export::steps(&checkpoint, &plans));
             let name = name.unwrap_or_else(|| checkpoint.name());
-            let manifest = export::export(&checkpoint, &out, &name, weights, &tick)
+            let manifest = export::export(&checkpoint, &out, &name, plans, &tick)
                 .with_context(|| format!("no bundle was written to {}", out.display()))?;
             bar.finish_and_clear();
             let bytes: u64 = manifest.files().iter().map(|file| file.bytes).sum();

@@ -4,20 +4,8 @@ use spotter_engine::bundle::Manifest;
 use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::tower::{ImageTower, TextTower};
 
-use crate::export::Assembled;
 use crate::probes;
 use crate::{Error, Tick};
-
-/// Both towers of a bundle, loaded.
-#[derive(Debug)]
-pub struct Towers {
-    /// The manifest that they were loaded by.
-    pub manifest: Manifest,
-    /// The image tower.
-    pub image: ImageTower,
-    /// The text tower.
-    pub text: TextTower,
-}
 
 /// How far two sets of embeddings are apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,43 +18,25 @@ pub struct Agreement {
     pub worst_difference: f32,
 }
 
-impl Towers {
-    /// Loads what was assembled in memory.
-    pub fn load(parts: &Assembled) -> Result<Self, Error> {
-        let manifest = parts.manifest.clone();
-        let threads = threads()?;
-        let image = ImageTower::load(&parts.vision, &manifest, &threads)?;
-        let text = TextTower::load(&parts.text, &parts.tokenizer, &manifest, &threads)?;
-        Ok(Self { manifest, image, text })
-    }
+/// Embeddings of the probe pictures, preprocessed by the bundle's own recipe.
+pub fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+    let mut preprocessor = Preprocessor::new(&manifest.preprocess)?;
+    let mut pixels = Vec::new();
+    let embed = |picture: &_| {
+        preprocessor.run(picture, &mut pixels)?;
+        tick();
+        Ok(tower.embed(&pixels)?)
+    };
+    probes::pictures(manifest.image_size()).iter().map(embed).collect()
+}
 
-    /// Loads a bundle.
-    pub fn open(bundle: &spotter_engine::bundle::Bundle) -> Result<Self, Error> {
-        let threads = threads()?;
-        let (image, text) = (ImageTower::open(bundle, &threads)?, TextTower::open(bundle, &threads)?);
-        Ok(Self { manifest: bundle.manifest().clone(), image, text })
-    }
-
-    /// Embeddings of the probe pictures, preprocessed by the bundle's own recipe.
-    pub fn image_probes(&mut self, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
-        let mut preprocessor = Preprocessor::new(&self.manifest.preprocess)?;
-        let mut pixels = Vec::new();
-        let embed = |picture: &_| {
-            preprocessor.run(picture, &mut pixels)?;
-            tick();
-            Ok(self.image.embed(&pixels)?)
-        };
-        probes::pictures(self.manifest.image_size()).iter().map(embed).collect()
-    }
-
-    /// Embeddings of the probe prompts.
-    pub fn text_probes(&mut self, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
-        let embed = |prompt: &str| {
-            tick();
-            Ok(self.text.embed(prompt)?)
-        };
-        probes::prompts().into_iter().map(embed).collect()
-    }
+/// Embeddings of the probe prompts.
+pub fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+    let embed = |prompt: &str| {
+        tick();
+        Ok(tower.embed(prompt)?)
+    };
+    probes::prompts().into_iter().map(embed).collect()
 }
 
 impl Agreement {
@@ -88,7 +58,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
 }
 
-fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
+/// As many threads as this machine runs at a time.
+pub fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
     spotter_engine::tower::Threads::new(std::thread::available_parallelism().map_or(1, usize::from))
 }
 

@@ -23,7 +23,7 @@ pub enum Error {
     /// The recipe for pictures cannot be carried out.
     #[error("preprocessor_config.json")]
     Preprocess(#[from] PreprocessError),
-    /// The goldens cannot be read.
+    /// A file cannot be read or written.
     #[error("{}", .path.display())]
     Io {
         /// The file.

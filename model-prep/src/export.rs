@@ -1,14 +1,17 @@
 //! Checkpoint to bundle.
 
+use std::io;
 use std::path::Path;
 
 use spotter_engine::bundle::{
-    self, Contents, FileEntry, Manifest, Quantization, Source, TokenizerSpec, Tower, Weights,
+    self, FileEntry, Manifest, Part, Quantization, Source, TokenizerSpec, Tower, Weights, Writer,
 };
 use spotter_engine::score::ScoringKind;
+use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::checkpoint::Checkpoint;
-use crate::compare::{Agreement, Towers};
+use crate::compare::{self, Agreement, image_probes, text_probes};
+use crate::plan::{Plans, Target};
 use crate::towers::{self, TowerFile};
 use crate::{Error, Tick, probes, quantize};
 
@@ -16,58 +19,89 @@ use crate::{Error, Tick, probes, quantize};
 const DEFAULT_TEMPLATE: &str = "a photo of a {}.";
 
 /// The parts of a bundle before they are written.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Assembled {
-    /// Complete but for the files' names, sizes and hashes, which [`bundle::write`] fills in.
+    /// Complete but for the files' names, sizes and hashes, which [`bundle::Writer`] fills in.
     pub manifest: Manifest,
-    /// `vision.onnx`.
-    pub vision: Vec<u8>,
-    /// `text.onnx`.
-    pub text: Vec<u8>,
+    /// The image tower.
+    pub vision: TowerFile,
+    /// The text tower.
+    pub text: TowerFile,
     /// `tokenizer.json`.
     pub tokenizer: Vec<u8>,
     /// `MODEL_CARD.md`.
     pub model_card: Vec<u8>,
 }
 
+impl Assembled {
+    /// Loads the image tower.
+    pub fn image_tower(&self, threads: &Threads) -> Result<ImageTower, Error> {
+        Ok(ImageTower::from_reader(self.vision.onnx.reader(), &self.manifest, threads)?)
+    }
+
+    /// Loads the text tower.
+    pub fn text_tower(&self, threads: &Threads) -> Result<TextTower, Error> {
+        Ok(TextTower::from_reader(self.text.onnx.reader(), &self.tokenizer, &self.manifest, threads)?)
+    }
+}
+
 /// Makes a bundle of `checkpoint` and writes it to `out`; `tick` is called often, to show that it goes on.
+///
+/// Weights are read, converted and written one tensor after the other, and towers are loaded one at a time.
 pub fn export(
     checkpoint: &Checkpoint,
     out: &Path,
     name: &str,
-    weights: Weights,
+    plans: impl Into<Plans>,
     tick: Tick<'_>,
 ) -> Result<Manifest, Error> {
-    let mut parts = assemble(checkpoint, name, weights, tick)?;
-    if weights == Weights::Int8 {
-        let float = assemble(checkpoint, name, Weights::F32, tick)?;
-        let (mut ours, mut theirs) = (Towers::load(&parts)?, Towers::load(&float)?);
-        let image = Agreement::of(&ours.image_probes(tick)?, &theirs.image_probes(tick)?);
-        let text = Agreement::of(&ours.text_probes(tick)?, &theirs.text_probes(tick)?);
-        parts.manifest.quantization.image_cosine_min = rounded(image.cosine_min);
-        parts.manifest.quantization.text_cosine_min = rounded(text.cosine_min);
+    let plans = plans.into();
+    let mut writer = Writer::new(out)?;
+    let mut parts = assemble(checkpoint, name, &plans, writer.folder(), tick)?;
+    if !plans.is_float() {
+        let float = assemble(checkpoint, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
+        let agreement = agreement(&parts, &float, tick)?;
+        parts.manifest.quantization.image_cosine_min = rounded(agreement[0].cosine_min);
+        parts.manifest.quantization.text_cosine_min = rounded(agreement[1].cosine_min);
     }
-    let Assembled { manifest, vision, text, tokenizer, model_card } = &parts;
-    Ok(bundle::write(out, manifest.clone(), &Contents { vision, text, tokenizer, model_card })?)
+    for (part, tower) in [(Part::Vision, &parts.vision), (Part::Text, &parts.text)] {
+        let path = writer.folder().join(part.name());
+        let mut file = writer.create(part)?;
+        io::copy(&mut tower.onnx.reader(), &mut file).map_err(|source| Error::Io { path, source })?;
+        file.finish()?;
+    }
+    writer.add(Part::Tokenizer, &parts.tokenizer)?;
+    writer.add(Part::ModelCard, &parts.model_card)?;
+    Ok(writer.finish(parts.manifest)?)
+}
+
+/// Of pictures and prompts, on probes.
+fn agreement(ours: &Assembled, theirs: &Assembled, tick: Tick<'_>) -> Result<[Agreement; 2], Error> {
+    let threads = compare::threads()?;
+    // Each tower is gone before the next one is loaded.
+    let images = |parts: &Assembled| image_probes(&parts.image_tower(&threads)?, &parts.manifest, tick);
+    let texts = |parts: &Assembled| text_probes(&mut parts.text_tower(&threads)?, tick);
+    Ok([Agreement::of(&images(ours)?, &images(theirs)?), Agreement::of(&texts(ours)?, &texts(theirs)?)])
 }
 
 /// How often [`export`] calls `tick`, about.
-pub fn steps(checkpoint: &Checkpoint, weights: Weights) -> u64 {
-    match weights {
-        Weights::F32 => checkpoint.tensors.count(),
-        Weights::Int8 => 2 * (checkpoint.tensors.count() + probes::count()),
-    }
+pub fn steps(checkpoint: &Checkpoint, plans: &Plans) -> u64 {
+    if plans.is_float() { checkpoint.tensors.count() } else { 2 * (checkpoint.tensors.count() + probes::count()) }
 }
 
-/// Makes the parts of a bundle in memory; the accuracy in its manifest stays at 1, which is true of floats only.
-pub fn assemble(checkpoint: &Checkpoint, name: &str, weights: Weights, tick: Tick<'_>) -> Result<Assembled, Error> {
-    let vision = towers::vision(checkpoint, weights, tick)?;
-    let text = towers::text(checkpoint, weights, tick)?;
+/// Makes the parts of a bundle, the towers' weights in files without a name in the folder `scratch`. The accuracy in
+/// the manifest stays at 1, which is true of floats only.
+pub fn assemble(
+    checkpoint: &Checkpoint,
+    name: &str,
+    plans: &Plans,
+    scratch: &Path,
+    tick: Tick<'_>,
+) -> Result<Assembled, Error> {
+    let vision = towers::vision(checkpoint, Target { plan: &plans.image, scratch }, tick)?;
+    let text = towers::text(checkpoint, Target { plan: &plans.text, scratch }, tick)?;
     let tokenizer = &checkpoint.tokenizer;
-    let recipe = match weights {
-        Weights::Int8 => quantize::RECIPE,
-        Weights::F32 => "none: 32-bit floats",
-    };
+    let recipe = if plans.is_float() { "none: 32-bit floats" } else { quantize::RECIPE };
     let source = Source { checkpoint: checkpoint.name(), sha256: checkpoint.tensors.sha256()? };
     let manifest = Manifest {
         format_version: bundle::FORMAT_VERSION,
@@ -76,8 +110,8 @@ pub fn assemble(checkpoint: &Checkpoint, name: &str, weights: Weights, tick: Tic
         logit_scale: checkpoint.logit_scale()?,
         logit_bias: None,
         scoring: ScoringKind::Softmax,
-        vision: tower(&vision, weights),
-        text: tower(&text, weights),
+        vision: tower(&vision, plans.image.weights),
+        text: tower(&text, plans.text.weights),
         preprocess: checkpoint.preprocess.clone(),
         tokenizer: TokenizerSpec {
             file: no_file_yet(),
@@ -94,7 +128,7 @@ pub fn assemble(checkpoint: &Checkpoint, name: &str, weights: Weights, tick: Tic
         model_card: no_file_yet(),
     };
     let model_card = checkpoint.model_card.clone().unwrap_or_else(|| model_card(&manifest));
-    Ok(Assembled { manifest, vision: vision.onnx, text: text.onnx, tokenizer: tokenizer.json.clone(), model_card })
+    Ok(Assembled { manifest, vision, text, tokenizer: tokenizer.json.clone(), model_card })
 }
 
 fn tower(built: &TowerFile, weights: Weights) -> Tower {

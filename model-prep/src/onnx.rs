@@ -1,6 +1,14 @@
 //! The smallest ONNX graph writer that suffices: nodes, weights, inputs and outputs, in the order they are added.
 //!
-//! The same calls give the same bytes.
+//! The same calls give the same bytes. Weights leave memory as they are added: they wait in a temporary file, and the
+//! finished [`OnnxFile`] is read from there.
+
+mod spool;
+
+pub use spool::{OnnxFile, OnnxReader};
+
+use std::io;
+use std::path::Path;
 
 use prost::Message as _;
 use spotter_engine::bundle::{Dim, Dtype, TensorSpec};
@@ -8,11 +16,21 @@ use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 
+use spool::{Data, Spool};
+
 /// Operator set of the graphs: the newest that tract is tested with; layer norm is an operator since 17.
 const OPSET: i64 = 18;
 
 /// Version of the file format that came with operator set 18.
 const IR_VERSION: i64 = 8;
+
+/// Numbers of protobuf fields: the graph of a model, the constants of a graph, the data of a tensor.
+const GRAPH: u32 = 7;
+const INITIALIZER: u32 = 5;
+const RAW_DATA: u32 = 9;
+
+/// Values that are turned into bytes at a time.
+const PIECE: usize = 1 << 16;
 
 /// A value of the graph, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,29 +60,36 @@ pub enum Attribute<'a> {
 }
 
 /// A graph as it grows.
-#[derive(Debug, Default)]
-pub struct Graph(pb::GraphProto);
+#[derive(Debug)]
+pub struct Graph {
+    /// Constants have no data in here.
+    proto: pb::GraphProto,
+    /// Where the data of each constant is.
+    data: Vec<Data>,
+    spool: Spool,
+}
 
 impl Graph {
-    /// An empty graph; `name` is for people.
-    pub fn new(name: &str) -> Self {
-        Self(pb::GraphProto { name: name.to_owned(), ..Default::default() })
+    /// An empty graph; `name` is for people. Weights wait in a nameless file in the folder `scratch`.
+    pub fn new(name: &str, scratch: &Path) -> Self {
+        let proto = pb::GraphProto { name: name.to_owned(), ..Default::default() };
+        Self { proto, data: Vec::new(), spool: Spool::new(scratch) }
     }
 
     /// Declares an input.
     pub fn input(&mut self, spec: &TensorSpec) -> Value {
-        self.0.input.push(value_info(spec));
+        self.proto.input.push(value_info(spec));
         Value(spec.name.clone())
     }
 
     /// Declares the node called `spec.name` an output.
     pub fn output(&mut self, spec: &TensorSpec) {
-        self.0.output.push(value_info(spec));
+        self.proto.output.push(value_info(spec));
     }
 
     /// Adds a node with one output, which has the node's name.
     pub fn node(&mut self, op: &str, name: &str, inputs: &[&Value], attributes: &[(&str, Attribute<'_>)]) -> Value {
-        self.0.node.push(pb::NodeProto {
+        self.proto.node.push(pb::NodeProto {
             input: inputs.iter().map(|value| value.0.clone()).collect(),
             output: vec![name.to_owned()],
             name: name.to_owned(),
@@ -77,20 +102,20 @@ impl Graph {
 
     /// Adds 32-bit floats.
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
-        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.initializer(name, DataType::Float, shape, bytes)
+        let pieces = values.chunks(PIECE).map(|piece| piece.iter().flat_map(|v| v.to_le_bytes()).collect());
+        self.initializer(name, DataType::Float, shape, 4 * values.len(), pieces)
     }
 
     /// Adds 8-bit integers.
     pub fn int8s(&mut self, name: &str, shape: &[usize], values: &[i8]) -> Value {
-        let bytes = values.iter().map(|v| v.to_le_bytes()[0]).collect();
-        self.initializer(name, DataType::Int8, shape, bytes)
+        let pieces = values.chunks(PIECE).map(|piece| piece.iter().map(|v| v.cast_unsigned()).collect());
+        self.initializer(name, DataType::Int8, shape, values.len(), pieces)
     }
 
     /// Adds a list of 64-bit integers: a shape, axes, or bounds.
     pub fn list(&mut self, name: &str, values: &[i64]) -> Value {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.initializer(name, DataType::Int64, &[values.len()], bytes)
+        self.initializer(name, DataType::Int64, &[values.len()], 8 * values.len(), [bytes])
     }
 
     /// Adds a float without axes.
@@ -99,30 +124,58 @@ impl Graph {
     }
 
     /// A name that is there already stands for the value it has: constants are shared by using one name.
-    fn initializer(&mut self, name: &str, data_type: DataType, shape: &[usize], raw_data: Vec<u8>) -> Value {
-        if !self.0.initializer.iter().any(|tensor| tensor.name == name) {
-            self.0.initializer.push(pb::TensorProto {
+    fn initializer(
+        &mut self,
+        name: &str,
+        data_type: DataType,
+        shape: &[usize],
+        len: usize,
+        pieces: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Value {
+        if !self.proto.initializer.iter().any(|tensor| tensor.name == name) {
+            self.proto.initializer.push(pb::TensorProto {
                 name: name.to_owned(),
                 data_type: data_type.into(),
                 dims: shape.iter().map(|n| *n as i64).collect(),
-                raw_data,
                 ..Default::default()
             });
+            self.data.push(self.spool.add(len, pieces));
         }
         Value(name.to_owned())
     }
 
-    /// The bytes of the ONNX file.
-    pub fn encode(self) -> Vec<u8> {
-        pb::ModelProto {
-            ir_version: IR_VERSION,
-            opset_import: vec![pb::OperatorSetIdProto { domain: String::new(), version: OPSET }],
-            producer_name: "model-prep".into(),
-            graph: Some(self.0),
-            ..Default::default()
+    /// The ONNX file. An error says that weights could not be written to the scratch folder, or that the file would be
+    /// larger than the format allows.
+    pub fn finish(mut self) -> io::Result<OnnxFile> {
+        let tensors = std::mem::take(&mut self.proto.initializer);
+        let (input, output) = (std::mem::take(&mut self.proto.input), std::mem::take(&mut self.proto.output));
+        // Fields in the order of their numbers, as every writer of protobuf has them.
+        let mut parts = vec![Data::Bytes(self.proto.encode_to_vec())];
+        for (tensor, data) in tensors.into_iter().zip(self.data) {
+            let mut body = tensor.encode_to_vec();
+            if data.len() > 0 {
+                put_length(&mut body, RAW_DATA, data.len());
+            }
+            let mut head = Vec::new();
+            put_length(&mut head, INITIALIZER, body.len() as u64 + data.len());
+            head.extend(body);
+            parts.extend([Data::Bytes(head), data]);
         }
-        .encode_to_vec()
+        parts.push(Data::Bytes(pb::GraphProto { input, output, ..Default::default() }.encode_to_vec()));
+        let model = pb::ModelProto { ir_version: IR_VERSION, producer_name: "model-prep".into(), ..Default::default() };
+        let opset_import = vec![pb::OperatorSetIdProto { domain: String::new(), version: OPSET }];
+        let mut head = model.encode_to_vec();
+        put_length(&mut head, GRAPH, parts.iter().map(Data::len).sum());
+        parts.insert(0, Data::Bytes(head));
+        parts.push(Data::Bytes(pb::ModelProto { opset_import, ..Default::default() }.encode_to_vec()));
+        self.spool.finish(parts)
     }
+}
+
+/// Appends the key and length of field `number`, whose bytes follow.
+fn put_length(out: &mut Vec<u8>, number: u32, len: u64) {
+    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, out);
+    prost::encoding::encode_varint(len, out);
 }
 
 fn attribute(name: &str, value: Attribute<'_>) -> pb::AttributeProto {

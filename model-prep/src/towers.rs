@@ -6,13 +6,14 @@
 mod bert;
 mod vit;
 
-use spotter_engine::bundle::{Architecture, Dim, Dtype, TensorSpec, Weights};
+use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
 
 use crate::Tick;
 use crate::checkpoint::{
     Activation, Checkpoint, CheckpointError, EncoderConfig, Patching, Tensors, TextConfig, VisionConfig,
 };
-use crate::onnx::{Attribute, Graph, Value};
+use crate::onnx::{Attribute, Graph, OnnxFile, Value};
+use crate::plan::{Layer, Target};
 use crate::quantize::{quantize, transpose};
 
 /// Outputs of an image tower: the embedding, and the features that it is made of.
@@ -32,13 +33,15 @@ pub struct TowerFile {
     pub output: TensorSpec,
     /// The embedding before its division by the L2 norm.
     pub features: TensorSpec,
+    /// The layers that [`crate::plan::Plan`] speaks of, in the order of the graph.
+    pub layers: Vec<Layer>,
     /// The ONNX file.
-    pub onnx: Vec<u8>,
+    pub onnx: OnnxFile,
 }
 
 /// Builds the image tower; `tick` is called once for each tensor read.
-pub fn vision(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
-    let mut builder = Builder::new("image tower", checkpoint, weights, tick);
+pub fn vision(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
+    let mut builder = Builder::new("image tower", checkpoint, target, tick);
     let config = &checkpoint.config.vision;
     let [height, width] = config.patching().image_size;
     let shape = vec![Dim::Named("batch".into()), Dim::Fixed(3), Dim::Fixed(height), Dim::Fixed(width)];
@@ -48,12 +51,12 @@ pub fn vision(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Resu
         VisionConfig::Vit(config) => vit::pooled(&mut builder, &pixels, config)?,
     };
     let x = builder.linear("visual_projection", &pooled, [config.pooled_width(), builder.projection_dim], false)?;
-    Ok(builder.finish(config.architecture(), vec![input], &x, IMAGE_OUTPUTS))
+    builder.finish(config.architecture(), vec![input], &x, IMAGE_OUTPUTS)
 }
 
 /// Builds the text tower; `tick` is called once for each tensor read.
-pub fn text(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
-    let mut builder = Builder::new("text tower", checkpoint, weights, tick);
+pub fn text(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
+    let mut builder = Builder::new("text tower", checkpoint, target, tick);
     let config = &checkpoint.config.text;
     let shape = vec![Dim::Named("batch".into()), Dim::Named("sequence".into())];
     let spec = |name: &&str| TensorSpec { name: (*name).into(), dtype: Dtype::I64, shape: shape.clone() };
@@ -63,14 +66,15 @@ pub fn text(checkpoint: &Checkpoint, weights: Weights, tick: Tick<'_>) -> Result
         TextConfig::Bert(config) => bert::pooled(&mut builder, config)?,
     };
     let x = builder.linear("text_projection", &pooled, [config.pooled_width(), builder.projection_dim], false)?;
-    Ok(builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS))
+    builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS)
 }
 
 /// A graph together with the tensors it is made of.
 struct Builder<'a> {
     graph: Graph,
     tensors: &'a Tensors,
-    weights: Weights,
+    target: Target<'a>,
+    layers: Vec<Layer>,
     projection_dim: usize,
     tick: Tick<'a>,
 }
@@ -88,9 +92,10 @@ struct AttentionLayers {
 }
 
 impl<'a> Builder<'a> {
-    fn new(name: &str, checkpoint: &'a Checkpoint, weights: Weights, tick: Tick<'a>) -> Self {
+    fn new(name: &str, checkpoint: &'a Checkpoint, target: Target<'a>, tick: Tick<'a>) -> Self {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
-        Self { graph: Graph::new(name), tensors, weights, projection_dim, tick }
+        let graph = Graph::new(name, target.scratch);
+        Self { graph, tensors, target, layers: Vec::new(), projection_dim, tick }
     }
 
     /// The input called `name`, which [`vision`] or [`text`] declared.
@@ -102,6 +107,14 @@ impl<'a> Builder<'a> {
         let values = self.tensors.read(name, shape)?;
         (self.tick)();
         Ok(values)
+    }
+
+    /// Takes note of a layer, and says how it is stored.
+    fn storage(&mut self, name: &str, kind: LayerKind, weights: usize, width: usize) -> Weights {
+        let stored = self.target.plan.of(name);
+        let name = name.to_owned();
+        self.layers.push(Layer { unit: name.clone(), name, kind, stored, weights, width });
+        stored
     }
 
     /// A tensor of the checkpoint as it is.
@@ -139,7 +152,7 @@ impl<'a> Builder<'a> {
     /// `x W^T + b` of values; the weight [to, from] is stored as [from, to], which is how a matrix product takes it.
     fn linear_of(&mut self, name: &str, x: &Value, weight: &[f32], bias: Option<&[f32]>, from: usize) -> Value {
         let (weight_name, to) = (format!("{name}.weight"), weight.len() / from);
-        let weight = match self.weights {
+        let weight = match self.storage(name, LayerKind::Linear, weight.len(), from) {
             Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(weight, from)),
             Weights::Int8 => {
                 let int8 = quantize(weight, from);
@@ -172,7 +185,7 @@ impl<'a> Builder<'a> {
         let shape = [hidden, 3, height, width];
         let weight_name = format!("{name}.weight");
         let weight = self.tensor(&weight_name, &shape)?;
-        let weight = match self.weights {
+        let weight = match self.storage(name, LayerKind::PatchEmbedding, weight.len(), 3 * height * width) {
             Weights::F32 => self.graph.floats(&weight_name, &shape, &weight),
             Weights::Int8 => {
                 let int8 = quantize(&weight, 3 * height * width);
@@ -195,7 +208,7 @@ impl<'a> Builder<'a> {
     /// Rows of the table `{name}.weight` that `ids` choose. Integers are looked up first and turned into floats after,
     /// so that nobody has to expand the table.
     fn embedding(&mut self, name: &str, ids: &Value, [rows, width]: [usize; 2]) -> Result<Value, CheckpointError> {
-        if self.weights == Weights::F32 {
+        if self.storage(name, LayerKind::Embedding, rows * width, width) == Weights::F32 {
             return self.float_embedding(name, ids, [rows, width]);
         }
         let table_name = format!("{name}.weight");
@@ -247,6 +260,9 @@ impl<'a> Builder<'a> {
         let query = heads(&layers.query, queries, layers.biases[0], &[0, 2, 1, 3])?;
         let key = heads(&layers.key, states, layers.biases[1], &[0, 2, 3, 1])?;
         let value = heads(&layers.value, states, layers.biases[2], &[0, 2, 1, 3])?;
+        for layer in self.layers.iter_mut().filter(|layer| layer.name == layers.key || layer.name == layers.value) {
+            layer.unit.clone_from(&layers.query);
+        }
         let graph = &mut self.graph;
         let named = |what: &str| format!("{}.{what}", layers.output);
         let scale = graph.scalar("attention_scale", (head_dim as f32).sqrt().recip());
@@ -351,7 +367,7 @@ impl<'a> Builder<'a> {
         inputs: Vec<TensorSpec>,
         x: &Value,
         outputs: [&str; 2],
-    ) -> TowerFile {
+    ) -> Result<TowerFile, CheckpointError> {
         let last = self.graph.list("last_axis", &[-1]);
         let features = self.graph.node("Identity", outputs[1], &[x], &[]);
         let norm = self.graph.node("ReduceL2", "l2_norm", &[&features, &last], &[("keepdims", Attribute::Int(1))]);
@@ -362,6 +378,8 @@ impl<'a> Builder<'a> {
             self.graph.output(&spec);
             spec
         });
-        TowerFile { architecture, inputs, output, features, onnx: self.graph.encode() }
+        let scratch = self.target.scratch;
+        let onnx = self.graph.finish().map_err(|source| CheckpointError::io(scratch, source))?;
+        Ok(TowerFile { architecture, inputs, output, features, layers: self.layers, onnx })
     }
 }

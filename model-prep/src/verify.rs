@@ -4,12 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
-use spotter_engine::bundle::{Bundle, Weights};
+use spotter_engine::bundle::{Bundle, Manifest, Weights};
 use spotter_engine::tokenize::Encoding;
+use spotter_engine::tower::{ImageTower, TextTower};
 
 use crate::checkpoint::Checkpoint;
-use crate::compare::{Agreement, Towers};
+use crate::compare::{Agreement, image_probes, text_probes, threads};
 use crate::export::assemble;
+use crate::plan::Plans;
 use crate::{Error, Tick, probes};
 
 /// Below this cosine a bundle does not stand for its checkpoint any more.
@@ -63,7 +65,7 @@ pub fn steps(checkpoint: &Checkpoint) -> u64 {
 /// Compares the bundle at `bundle` with the float graphs of `checkpoint`, on probes and on `goldens`.
 pub fn verify(bundle: &Path, checkpoint: &Checkpoint, goldens: Option<&Path>, tick: Tick<'_>) -> Result<Report, Error> {
     let opened = Bundle::open(bundle)?;
-    let float = assemble(checkpoint, "float", Weights::F32, tick)?;
+    let float = assemble(checkpoint, "float", &Plans::from(Weights::F32), &std::env::temp_dir(), tick)?;
     let other = |what, expected: String, found: String| {
         Err(Error::OtherModel { bundle: bundle.to_owned(), what, expected, found })
     };
@@ -77,21 +79,30 @@ pub fn verify(bundle: &Path, checkpoint: &Checkpoint, goldens: Option<&Path>, ti
     if ours.preprocess != theirs.preprocess {
         return other("preprocess", format!("{:?}", theirs.preprocess), format!("{:?}", ours.preprocess));
     }
-    let (mut ours, mut theirs) = (Towers::open(&opened)?, Towers::load(&float)?);
-    let mut rows = vec![Row {
-        what: "bundle and float, probes",
-        image: Agreement::of(&ours.image_probes(tick)?, &theirs.image_probes(tick)?),
-        text: Agreement::of(&ours.text_probes(tick)?, &theirs.text_probes(tick)?),
-    }];
-    if let Some(path) = goldens {
-        let goldens = Goldens::read(path, &theirs)?;
-        rows.push(goldens.compare("bundle and goldens", &mut ours, tick)?);
-        rows.push(goldens.compare("float and goldens", &mut theirs, tick)?);
+    let goldens = goldens.map(|path| Goldens::read(path, ours)).transpose()?;
+    let threads = threads()?;
+    // One tower at a time, so that memory holds two of the four.
+    let images = {
+        let (ours, theirs) = (ImageTower::open(&opened, &threads)?, float.image_tower(&threads)?);
+        let probes = |tower: &ImageTower| image_probes(tower, &float.manifest, tick);
+        let mut agreements = vec![Agreement::of(&probes(&ours)?, &probes(&theirs)?)];
+        for (goldens, tower) in goldens.iter().flat_map(|goldens| [(goldens, &ours), (goldens, &theirs)]) {
+            agreements.push(goldens.compare_images(tower, tick)?);
+        }
+        agreements
+    };
+    let (mut ours, mut theirs) = (TextTower::open(&opened, &threads)?, float.text_tower(&threads)?);
+    let mut texts = vec![Agreement::of(&text_probes(&mut ours, tick)?, &text_probes(&mut theirs, tick)?)];
+    if let Some(goldens) = &goldens {
+        texts.push(goldens.compare_texts(&mut ours, tick)?);
+        texts.push(goldens.compare_texts(&mut theirs, tick)?);
     }
-    Ok(Report { rows })
+    let names = ["bundle and float, probes", "bundle and goldens", "float and goldens"];
+    let rows = names.into_iter().zip(images).zip(texts).map(|((what, image), text)| Row { what, image, text });
+    Ok(Report { rows: rows.collect() })
 }
 
-/// Inputs and embeddings that the reference gave.
+/// Inputs and embeddings that the reference gave; position ids are for the tokenizer to count.
 struct Goldens {
     pixels: Vec<Vec<f32>>,
     encodings: Vec<Encoding>,
@@ -100,7 +111,7 @@ struct Goldens {
 }
 
 impl Goldens {
-    fn read(path: &Path, towers: &Towers) -> Result<Self, Error> {
+    fn read(path: &Path, manifest: &Manifest) -> Result<Self, Error> {
         let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::Goldens {
             path: path.to_owned(),
@@ -109,8 +120,8 @@ impl Goldens {
             found: e.to_string(),
         })?;
         let file = GoldenFile { path: path.to_owned(), file };
-        let [height, width] = towers.manifest.image_size();
-        let dim = towers.manifest.projection_dim;
+        let [height, width] = manifest.image_size();
+        let dim = manifest.projection_dim;
         let pixels = file.floats("pixel_values", &[3, height, width])?;
         let image_embeds = file.floats("image_embeds", &[dim])?;
         let text_embeds = file.floats("text_embeds", &[dim])?;
@@ -120,12 +131,7 @@ impl Goldens {
             .into_iter()
             .zip(mask)
             .zip(types)
-            .map(|((ids, mask), type_ids)| Encoding {
-                position_ids: towers.text.tokenizer().position_ids(&ids),
-                ids,
-                mask,
-                type_ids,
-            })
+            .map(|((ids, mask), type_ids)| Encoding { ids, mask, type_ids, position_ids: Vec::new() })
             .collect();
         for (what, inputs, outputs) in
             [("image_embeds", pixels.len(), image_embeds.len()), ("text_embeds", encodings.len(), text_embeds.len())]
@@ -137,22 +143,23 @@ impl Goldens {
         Ok(Self { pixels, encodings, image_embeds, text_embeds })
     }
 
-    fn compare(&self, what: &'static str, towers: &mut Towers, tick: Tick<'_>) -> Result<Row, Error> {
-        let images = self.pixels.iter().map(|pixels| {
+    fn compare_images(&self, tower: &ImageTower, tick: Tick<'_>) -> Result<Agreement, Error> {
+        let embed = |pixels: &Vec<f32>| {
             tick();
-            Ok(towers.image.embed(pixels)?)
-        });
-        let images = images.collect::<Result<Vec<_>, Error>>()?;
-        let texts = self.encodings.iter().map(|encoding| {
+            Ok(tower.embed(pixels)?)
+        };
+        let images = self.pixels.iter().map(embed).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Agreement::of(&images, &self.image_embeds))
+    }
+
+    fn compare_texts(&self, tower: &mut TextTower, tick: Tick<'_>) -> Result<Agreement, Error> {
+        let embed = |encoding: &Encoding| {
             tick();
-            Ok(towers.text.embed_encoding(encoding)?)
-        });
-        let texts = texts.collect::<Result<Vec<_>, Error>>()?;
-        Ok(Row {
-            what,
-            image: Agreement::of(&images, &self.image_embeds),
-            text: Agreement::of(&texts, &self.text_embeds),
-        })
+            let position_ids = tower.tokenizer().position_ids(&encoding.ids);
+            Ok(tower.embed_encoding(&Encoding { position_ids, ..encoding.clone() })?)
+        };
+        let texts = self.encodings.iter().map(embed).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Agreement::of(&texts, &self.text_embeds))
     }
 }
 

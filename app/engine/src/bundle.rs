@@ -10,11 +10,11 @@ mod read;
 mod write;
 
 pub use manifest::{
-    Architecture, Dim, Dtype, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, PaddingSide, Positions, Quantization,
-    Source, TEXT_INPUTS, TensorSpec, TokenizerSpec, Tower, Weights,
+    Architecture, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, MANIFEST_FILE, Manifest, PaddingSide, Positions,
+    Quantization, Source, TEXT_INPUTS, TensorSpec, TokenizerSpec, Tower, Weights,
 };
 pub use read::Bundle;
-pub use write::{Contents, write};
+pub use write::{Contents, NewFile, Part, Writer, write};
 
 use std::path::PathBuf;
 

@@ -232,6 +232,11 @@ impl ImageTower {
         Self::from_source(Box::new(Cursor::new(onnx)), manifest, threads)
     }
 
+    /// Prepares an image tower from an ONNX file that is read piece by piece.
+    pub fn from_reader(onnx: impl Read + Seek, manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
+        Self::from_source(Box::new(onnx), manifest, threads)
+    }
+
     fn from_source(source: Box<dyn Source + '_>, manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
         let image_size = manifest.image_size();
         let inputs = Inputs::Pixels(image_size);
@@ -336,6 +341,16 @@ impl TextTower {
         threads: &Threads,
     ) -> Result<Self, TowerError> {
         Self::from_source(Box::new(Cursor::new(onnx)), tokenizer_json, manifest, threads)
+    }
+
+    /// Prepares a text tower from an ONNX file that is read piece by piece, and the bytes of its `tokenizer.json`.
+    pub fn from_reader(
+        onnx: impl Read + Seek,
+        tokenizer_json: &[u8],
+        manifest: &Manifest,
+        threads: &Threads,
+    ) -> Result<Self, TowerError> {
+        Self::from_source(Box::new(onnx), tokenizer_json, manifest, threads)
     }
 
     fn from_source(

@@ -125,6 +125,18 @@ pub enum Weights {
     F32,
 }
 
+/// What a layer with weights is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerKind {
+    /// A matrix product with weights.
+    Linear,
+    /// The convolution that makes tokens of patches.
+    PatchEmbedding,
+    /// A table that ids choose rows of.
+    Embedding,
+}
+
 /// Name, type and shape of a tower's input or output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

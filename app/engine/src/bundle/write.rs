@@ -1,11 +1,190 @@
 //! Writing a bundle: aside first, then renamed into place whole.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::read::sha256_hex;
+use sha2::{Digest, Sha256};
+
+use super::read::hex;
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
+
+/// The files of a bundle, the manifest excepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The image tower.
+    Vision,
+    /// The text tower.
+    Text,
+    /// The tokenizer.
+    Tokenizer,
+    /// The model card.
+    ModelCard,
+}
+
+impl Part {
+    /// In the order of an archive.
+    const ALL: [Self; 4] = [Self::Vision, Self::Text, Self::Tokenizer, Self::ModelCard];
+
+    /// Name of the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vision => "vision.onnx",
+            Self::Text => "text.onnx",
+            Self::Tokenizer => "tokenizer.json",
+            Self::ModelCard => "MODEL_CARD.md",
+        }
+    }
+
+    fn entry(self, manifest: &mut Manifest) -> &mut FileEntry {
+        match self {
+            Self::Vision => &mut manifest.vision.file,
+            Self::Text => &mut manifest.text.file,
+            Self::Tokenizer => &mut manifest.tokenizer.file,
+            Self::ModelCard => &mut manifest.model_card,
+        }
+    }
+}
+
+/// A bundle that is being written, file by file, to a folder beside its place; dropping it unfinished leaves nothing.
+#[derive(Debug)]
+pub struct Writer {
+    out: PathBuf,
+    folder: PathBuf,
+    files: Vec<FileEntry>,
+}
+
+impl Writer {
+    /// Begins a bundle at `out`: a directory, or one archive where `out` ends in `.tar`.
+    ///
+    /// A bundle that is already there will be replaced, and stays whole until the new one is complete; other files in it,
+    /// such as labels, stay. Anything else in the way is an error.
+    pub fn new(out: &Path) -> Result<Self, BundleError> {
+        let io = |source| BundleError::Io { path: out.to_owned(), source };
+        if !is_tar(out) {
+            check_place(out).map_err(io)?;
+        }
+        let folder = aside(out, "new");
+        std::fs::create_dir_all(&folder).map_err(io)?;
+        Ok(Self { out: out.to_owned(), folder, files: Vec::new() })
+    }
+
+    /// The folder that the files are in for now; on the file system of the bundle.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Begins a file; each part is written once.
+    pub fn create(&mut self, part: Part) -> Result<NewFile<'_>, BundleError> {
+        let path = self.folder.join(part.name());
+        let file = File::create(&path).map_err(|source| BundleError::Io { path: path.clone(), source })?;
+        Ok(NewFile { writer: self, part, path, file, hash: Sha256::new(), bytes: 0 })
+    }
+
+    /// Writes a file that is in memory.
+    pub fn add(&mut self, part: Part, content: &[u8]) -> Result<(), BundleError> {
+        let mut file = self.create(part)?;
+        let path = file.path.clone();
+        file.write_all(content).map_err(|source| BundleError::Io { path, source })?;
+        file.finish()
+    }
+
+    /// Puts the bundle into its place. Names, sizes and hashes of the files are filled into `manifest`, which is returned.
+    pub fn finish(self, mut manifest: Manifest) -> Result<Manifest, BundleError> {
+        let io = |source| BundleError::Io { path: self.out.clone(), source };
+        for part in Part::ALL {
+            let entry = self.files.iter().find(|file| file.name == part.name());
+            let missing = || io(io::Error::new(io::ErrorKind::NotFound, format!("{} was not written", part.name())));
+            *part.entry(&mut manifest) = entry.ok_or_else(missing)?.clone();
+        }
+        let manifest_path = self.out.join(MANIFEST_FILE).display().to_string();
+        let mut json = serde_json::to_vec_pretty(&manifest)
+            .map_err(|source| BundleError::Json { path: manifest_path.clone(), source })?;
+        json.push(b'\n');
+        Manifest::parse(&manifest_path, &json)?;
+        write_synced(&self.folder.join(MANIFEST_FILE), &json).map_err(io)?;
+        if is_tar(&self.out) { self.pack() } else { self.put() }.map_err(io)?;
+        Ok(manifest)
+    }
+
+    fn put(&self) -> io::Result<()> {
+        let (out, old) = (&self.out, aside(&self.out, "old"));
+        // Somebody may have put something there meanwhile.
+        check_place(out)?;
+        if out.exists() {
+            std::fs::rename(out, &old)?;
+        }
+        if let Err(error) = std::fs::rename(&self.folder, out) {
+            if old.exists() {
+                let _ = std::fs::rename(&old, out);
+            }
+            return Err(error);
+        }
+        if old.exists() {
+            keep_others(&old, out)?;
+            std::fs::remove_dir_all(&old)?;
+        }
+        Ok(())
+    }
+
+    fn pack(&self) -> io::Result<()> {
+        let new = aside(&self.out, "tar");
+        let build = || {
+            let mut archive = tar::Builder::new(io::BufWriter::new(File::create(&new)?));
+            for name in file_names() {
+                let file = File::open(self.folder.join(name))?;
+                let mut header = tar::Header::new_ustar();
+                header.set_size(file.metadata()?.len());
+                header.set_mode(0o644);
+                archive.append_data(&mut header, name, file)?;
+            }
+            archive.into_inner()?.into_inner()?.sync_all()?;
+            std::fs::rename(&new, &self.out)
+        };
+        build().inspect_err(|_| drop(std::fs::remove_file(&new)))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Gone already where it was renamed into place.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A file of a bundle that is being written; hashed on the way.
+#[derive(Debug)]
+pub struct NewFile<'a> {
+    writer: &'a mut Writer,
+    part: Part,
+    path: PathBuf,
+    file: File,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl NewFile<'_> {
+    /// Ends the file, which is on the disk then.
+    pub fn finish(self) -> Result<(), BundleError> {
+        self.file.sync_all().map_err(|source| BundleError::Io { path: self.path.clone(), source })?;
+        let (name, sha256) = (self.part.name().to_owned(), hex(&self.hash.finalize()));
+        self.writer.files.push(FileEntry { name, bytes: self.bytes, sha256 });
+        Ok(())
+    }
+}
+
+impl Write for NewFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
 
 /// The bytes of a bundle's files, the manifest excepted.
 #[derive(Debug, Clone, Copy)]
@@ -20,40 +199,22 @@ pub struct Contents<'a> {
     pub model_card: &'a [u8],
 }
 
-/// Writes a bundle to `out`: a directory, or one archive where `out` ends in `.tar`.
-///
-/// Names, sizes and hashes of the files are filled into `manifest`. A bundle that is already there is replaced, and
-/// stays whole until the new one is complete; other files beside it, such as labels, stay. Anything else in the way is
-/// an error.
-pub fn write(out: &Path, mut manifest: Manifest, contents: &Contents<'_>) -> Result<Manifest, BundleError> {
-    manifest.vision.file = entry("vision.onnx", contents.vision);
-    manifest.text.file = entry("text.onnx", contents.text);
-    manifest.tokenizer.file = entry("tokenizer.json", contents.tokenizer);
-    manifest.model_card = entry("MODEL_CARD.md", contents.model_card);
-    let manifest_path = out.join(MANIFEST_FILE).display().to_string();
-    let mut json = serde_json::to_vec_pretty(&manifest)
-        .map_err(|source| BundleError::Json { path: manifest_path.clone(), source })?;
-    json.push(b'\n');
-    Manifest::parse(&manifest_path, &json)?;
-
-    let files = [
-        (MANIFEST_FILE, json.as_slice()),
-        ("vision.onnx", contents.vision),
-        ("text.onnx", contents.text),
-        ("tokenizer.json", contents.tokenizer),
-        ("MODEL_CARD.md", contents.model_card),
-    ];
-    let io = |source| BundleError::Io { path: out.to_owned(), source };
-    if out.extension().is_some_and(|e| e == "tar") {
-        write_tar(out, &files).map_err(io)?;
-    } else {
-        write_directory(out, &files).map_err(io)?;
-    }
-    Ok(manifest)
+/// Writes a bundle whose files are in memory; see [`Writer`].
+pub fn write(out: &Path, manifest: Manifest, contents: &Contents<'_>) -> Result<Manifest, BundleError> {
+    let mut writer = Writer::new(out)?;
+    writer.add(Part::Vision, contents.vision)?;
+    writer.add(Part::Text, contents.text)?;
+    writer.add(Part::Tokenizer, contents.tokenizer)?;
+    writer.add(Part::ModelCard, contents.model_card)?;
+    writer.finish(manifest)
 }
 
-fn entry(name: &str, bytes: &[u8]) -> FileEntry {
-    FileEntry { name: name.to_owned(), bytes: bytes.len() as u64, sha256: sha256_hex(bytes) }
+fn is_tar(out: &Path) -> bool {
+    out.extension().is_some_and(|extension| extension == "tar")
+}
+
+fn file_names() -> impl Iterator<Item = &'static str> {
+    [MANIFEST_FILE].into_iter().chain(Part::ALL.map(Part::name))
 }
 
 /// A path beside `out`, on the same file system, for what is not complete yet.
@@ -62,65 +223,24 @@ fn aside(out: &Path, suffix: &str) -> PathBuf {
     out.with_file_name(format!(".{name}.{suffix}-{}", std::process::id()))
 }
 
-fn write_directory(out: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+/// Only a bundle, or an empty folder, is replaced.
+fn check_place(out: &Path) -> io::Result<()> {
     if out.exists() && !out.join(MANIFEST_FILE).exists() && std::fs::read_dir(out)?.next().is_some() {
         let message = "in the way, and no bundle: name a new folder, or an empty one";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-    }
-    let new = aside(out, "new");
-    let old = aside(out, "old");
-    let build = || {
-        std::fs::create_dir_all(&new)?;
-        for (name, bytes) in files {
-            write_synced(&new.join(name), bytes)?;
-        }
-        if out.exists() {
-            std::fs::rename(out, &old)?;
-        }
-        std::fs::rename(&new, out)
-    };
-    if let Err(error) = build() {
-        let _ = std::fs::remove_dir_all(&new);
-        if old.exists() && !out.exists() {
-            let _ = std::fs::rename(&old, out);
-        }
-        return Err(error);
-    }
-    if old.exists() {
-        keep_others(&old, out, files)?;
-        std::fs::remove_dir_all(&old)?;
     }
     Ok(())
 }
 
 /// Moves what is no file of the bundle from the old folder to the new one.
-fn keep_others(old: &Path, out: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+fn keep_others(old: &Path, out: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(old)? {
         let name = entry?.file_name();
-        if files.iter().all(|(file, _)| name != *file) {
+        if file_names().all(|file| name != file) {
             std::fs::rename(old.join(&name), out.join(&name))?;
         }
     }
     Ok(())
-}
-
-fn write_tar(out: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
-    let new = aside(out, "new");
-    let build = || {
-        if let Some(parent) = out.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let mut archive = tar::Builder::new(io::BufWriter::new(File::create(&new)?));
-        for (name, bytes) in files {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(0o644);
-            archive.append_data(&mut header, name, *bytes)?;
-        }
-        archive.into_inner()?.into_inner()?.sync_all()?;
-        std::fs::rename(&new, out)
-    };
-    build().inspect_err(|_| drop(std::fs::remove_file(&new)))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

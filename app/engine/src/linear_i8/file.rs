@@ -16,6 +16,9 @@ const SMALL_BYTES: u64 = 1 << 14;
 /// Bytes that are neither data nor strings of weights: a graph of thousands of nodes has one megabyte.
 const SKELETON_BYTES_MAX: u64 = 64 << 20;
 
+/// Bytes that are turned into floats at a time.
+const PIECE_BYTES: usize = 1 << 18;
+
 /// Where the bytes of a tower come from.
 pub(crate) trait Source: Read + Seek {}
 impl<T: Read + Seek> Source for T {}
@@ -193,9 +196,21 @@ impl<'a> OnnxFile<'a> {
             check(tensor.float_data.len() == volume(tensor)?)?;
             return Ok(tensor.float_data.clone());
         }
-        let mut bytes = Vec::new();
-        self.raw(tensor, 4, &mut bytes)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        let len = volume(tensor)?.checked_mul(4).ok_or_else(damaged)?;
+        let Some(&(start, bytes)) = self.places.get(&tensor.name) else {
+            check(tensor.raw_data.len() == len)?;
+            return Ok(tensor.raw_data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
+        };
+        check(bytes == len as u64)?;
+        self.source.seek(SeekFrom::Start(start))?;
+        // Piece by piece: a large table shall not be in memory twice.
+        let (mut values, mut piece) = (Vec::with_capacity(len / 4), vec![0; len.min(PIECE_BYTES)]);
+        while values.len() < len / 4 {
+            let count = piece.len().min(len - 4 * values.len());
+            self.source.read_exact(&mut piece[..count])?;
+            values.extend(piece[..count].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+        }
+        Ok(values)
     }
 
     /// The data of the constant `tensor` as the bytes of signed integers, in the order of its axes, in the memory of
