@@ -21,13 +21,17 @@ pub use config::{
     Activation, BertConfig, DualEncoderConfig, EncoderConfig, Patching, TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
+pub use preprocessor::recipe_of;
 pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
 
 use std::path::{Path, PathBuf};
 
 use bounded::read_optional;
+use spotter_engine::bundle::Override;
 use spotter_engine::preprocess::Recipe;
+
+use crate::overrides::Overrides;
 
 /// Name of the model card, in a checkpoint as in a bundle.
 const MODEL_CARD_FILE: &str = "MODEL_CARD.md";
@@ -43,8 +47,10 @@ pub struct Checkpoint {
     pub tensors: Tensors,
     /// `tokenizer.json`, or what stands for it.
     pub tokenizer: TokenizerFile,
-    /// `preprocessor_config.json`.
+    /// `preprocessor_config.json`, with what was set by hand.
     pub preprocess: Recipe,
+    /// What was set by hand.
+    pub overrides: Vec<Override>,
     /// `MODEL_CARD.md`, where there is one.
     pub model_card: Option<Vec<u8>>,
 }
@@ -52,16 +58,21 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Reads the configuration of the checkpoint in the directory `path`, and the names and shapes of its tensors.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        Self::open_with(path, &Overrides::default())
+    }
+
+    /// The same, with `overrides` in the place of what the checkpoint says.
+    pub fn open_with(path: &Path, overrides: &Overrides) -> Result<Self, CheckpointError> {
         let kind = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
         if !kind.is_dir() {
             return Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found: "a file" });
         }
         let config = DualEncoderConfig::read(&path.join("config.json"))?;
-        let preprocess = preprocessor::read(path, config.vision.patching().image_size)?;
+        let (preprocess, overrides) = preprocessor::read(path, config.vision.patching().image_size, overrides)?;
         let tokenizer = TokenizerFile::read(path, &config.text)?;
         let tensors = Tensors::open(path)?;
         let model_card = read_optional(&path.join(MODEL_CARD_FILE))?;
-        Ok(Self { path: path.to_owned(), config, tensors, tokenizer, preprocess, model_card })
+        Ok(Self { path: path.to_owned(), config, tensors, tokenizer, preprocess, overrides, model_card })
     }
 
     /// Name of the checkpoint's folder.

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use spotter_engine::bundle::Weights;
+use spotter_engine::bundle::{Bundle, Weights};
 
 use crate::checkpoint::Checkpoint;
+use crate::overrides::{CropTo, Overrides, ResizeTo};
 use crate::plan::Plans;
 use crate::verify::COSINE_MIN;
 use crate::{evaluate, export, verify};
@@ -24,6 +25,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Write a bundle of a checkpoint.
+    #[command(group(ArgGroup::new("overrides").multiple(true)))]
     Export {
         /// Directory with config.json, model.safetensors, tokenizer.json or vocab.txt, preprocessor_config.json.
         checkpoint: PathBuf,
@@ -36,6 +38,17 @@ enum Command {
         /// Name of the model, for people; the checkpoint folder's name if left out.
         #[arg(long)]
         name: Option<String>,
+        /// Resize pictures to this, not to what the checkpoint says: pixels of the shorter side, or HEIGHTxWIDTH,
+        /// SHORTEST..LONGEST, none.
+        #[arg(long, value_name = "SIZE", group = "overrides")]
+        resize: Option<ResizeTo>,
+        /// Crop the middle of this size, not of what the checkpoint says: pixels of a square's side, or HEIGHTxWIDTH,
+        /// none.
+        #[arg(long, value_name = "SIZE", group = "overrides")]
+        crop: Option<CropTo>,
+        /// Why the checkpoint is overridden; the bundle keeps it on record.
+        #[arg(long, value_name = "TEXT", requires = "overrides")]
+        reason: Option<String>,
     },
     /// Compare a bundle with its checkpoint; fails where a cosine is under 0.995.
     Verify {
@@ -66,9 +79,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let bar = progress_bar();
     let tick = || bar.inc(1);
     match arguments.command {
-        Command::Export { checkpoint, out, weights, name } => {
+        Command::Export { checkpoint, out, weights, name, resize, crop, reason } => {
             bar.set_message(format!("export {}", checkpoint.display()));
-            let checkpoint = Checkpoint::open(&checkpoint)?;
+            let checkpoint = Checkpoint::open_with(&checkpoint, &Overrides { resize, crop, reason })?;
             let weights = match weights {
                 Storage::Int8 => Weights::Int8,
                 Storage::F32 => Weights::F32,
@@ -82,6 +95,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let bytes: u64 = manifest.files().iter().map(|file| file.bytes).sum();
             let accuracy = &manifest.quantization;
             println!("{}: {}, {:.1} MB", out.display(), manifest.name, bytes as f64 / 1e6);
+            for made in &manifest.overrides {
+                println!("{}: {} in place of {}: {}", made.key, made.to, made.from, made.reason);
+            }
             println!(
                 "smallest cosine to float: images {}, texts {}",
                 accuracy.image_cosine_min, accuracy.text_cosine_min
@@ -90,7 +106,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Verify { bundle, checkpoint, goldens } => {
             bar.set_message(format!("verify {}", bundle.display()));
-            let checkpoint = Checkpoint::open(&checkpoint)?;
+            let overrides = Overrides::recorded(&Bundle::open(&bundle)?.manifest().overrides)
+                .with_context(|| bundle.display().to_string())?;
+            let checkpoint = Checkpoint::open_with(&checkpoint, &overrides)?;
             bar.set_length(verify::steps(&checkpoint));
             let report = verify::verify(&bundle, &checkpoint, goldens.as_deref(), &tick)?;
             bar.finish_and_clear();

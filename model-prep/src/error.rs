@@ -43,6 +43,16 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// The bundle's record of what was set by hand has an entry that cannot be followed.
+    #[error("override {key}: expected {expected}, found {found:?}; export the bundle again with this version")]
+    Override {
+        /// The entry.
+        key: String,
+        /// What would be accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// Bundle and checkpoint do not belong together.
     #[error("{}: {what}: expected {expected} as in the checkpoint, found {found}; name the checkpoint it was made of",
         .bundle.display())]

@@ -124,6 +124,7 @@ pub fn assemble(
         },
         templates: vec![DEFAULT_TEMPLATE.to_owned()],
         source,
+        overrides: checkpoint.overrides.clone(),
         quantization: Quantization { recipe: recipe.to_owned(), image_cosine_min: 1.0, text_cosine_min: 1.0 },
         model_card: no_file_yet(),
     };

@@ -7,6 +7,7 @@ mod error;
 pub mod evaluate;
 pub mod export;
 pub mod onnx;
+pub mod overrides;
 pub mod plan;
 pub mod probes;
 pub mod quantize;

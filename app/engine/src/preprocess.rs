@@ -2,10 +2,16 @@
 //!
 //! The recipe is the reference's: resize (Pillow's resampling on 8-bit pixels), centre crop, rescale, normalise.
 //! This is the only copy of these steps; the live loop, calibration and evaluation all call it.
+//!
+//! The reference has each image processor twice, on Pillow with NumPy and on torchvision (the `Fast` ones). The recipe
+//! is the former's, bit for bit. The latter's resampling differs from it in under 1 % of the bytes, bilinear and bicubic
+//! alike, by one grey step of 255, seldom by two; where an odd number of rows or columns is cropped away, it
+//! may take those next to Pillow's.
 
 mod filter;
 mod resample;
 mod run;
+mod size;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +63,14 @@ pub enum Target {
     Exact(Size),
     /// The shorter side gets this many pixels, the longer side `edge * long / short`, rounded down.
     ShortestEdge(usize),
+    /// The same where the longer side stays within `longest`; else the longer side gets `longest` pixels and the
+    /// shorter side fewer than `shortest`.
+    Edges {
+        /// Pixels of the shorter side.
+        shortest: usize,
+        /// The most pixels of the longer side.
+        longest: usize,
+    },
 }
 
 /// Resampling filters, with Pillow's numbers as the image processors' `resample` uses them.
@@ -88,14 +102,6 @@ pub struct Normalize {
 }
 
 impl Recipe {
-    /// Size of the result where the recipe alone decides it.
-    pub fn output_size(&self) -> Option<Size> {
-        match (self.crop, &self.resize) {
-            (Some(size), _) | (None, &Some(Resize { to: Target::Exact(size), .. })) => Some(size),
-            _ => None,
-        }
-    }
-
     /// Says what would be accepted where a value cannot be right.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let accept = |ok: bool, what: &str| if ok { Ok(()) } else { Err(what.to_owned()) };
@@ -105,6 +111,7 @@ impl Recipe {
             let fits = match resize.to {
                 Target::Exact(exact) => size(exact),
                 Target::ShortestEdge(edge) => side(edge),
+                Target::Edges { shortest, longest } => side(shortest) && side(longest),
             };
             accept(fits, &format!("resize.to: sides of 1 to {MAX_SIDE} pixels"))?;
         }
@@ -114,22 +121,6 @@ impl Recipe {
         let Some(Normalize { mean, std }) = self.normalize else { return Ok(()) };
         accept(mean.iter().all(|mean| mean.is_finite()), "normalize.mean: three finite numbers")?;
         accept(std.iter().all(|&std| std.is_finite() && std > 0.0), "normalize.std: three finite numbers above 0")
-    }
-
-    /// Size that a picture has after the resize step and before the crop; may overflow the memory, never the number.
-    fn resized(&self, from: Size) -> Size {
-        match self.resize.as_ref().map(|resize| resize.to) {
-            None => from,
-            Some(Target::Exact(size)) => size,
-            Some(Target::ShortestEdge(edge)) => {
-                let long = |long: usize, short: usize| edge.saturating_mul(long) / short.max(1);
-                if from.width <= from.height {
-                    Size { height: long(from.height, from.width), width: edge }
-                } else {
-                    Size { height: edge, width: long(from.width, from.height) }
-                }
-            }
-        }
     }
 }
 
@@ -158,6 +149,7 @@ mod tests {
         };
         let exact = |height, width| Some(Resize { to: Target::Exact(Size { height, width }), filter: Filter::Box });
         let edge = |edge| Some(Resize { to: Target::ShortestEdge(edge), filter: Filter::Box });
+        let edges = |shortest, longest| Some(Resize { to: Target::Edges { shortest, longest }, filter: Filter::Box });
         check(&|_| {}, "");
         check(&|r| *r = Recipe { resize: None, crop: None, rescale_factor: None, normalize: None }, "");
         check(&|r| r.resize = exact(1, MAX_SIDE), "");
@@ -165,6 +157,9 @@ mod tests {
         check(&|r| r.resize = exact(48, MAX_SIDE + 1), "resize.to");
         check(&|r| r.resize = edge(0), "resize.to");
         check(&|r| r.resize = edge(usize::MAX), "resize.to");
+        check(&|r| r.resize = edges(1, MAX_SIDE), "");
+        check(&|r| r.resize = edges(0, 48), "resize.to");
+        check(&|r| r.resize = edges(48, 0), "resize.to");
         check(&|r| r.crop = Some(Size { height: 48, width: 0 }), "crop");
         for factor in [0.0, f64::NAN, f64::INFINITY] {
             check(&|r| r.rescale_factor = Some(factor), "rescale_factor");
@@ -173,34 +168,5 @@ mod tests {
         for std in [0.0, -1.0, f32::NAN, f32::INFINITY] {
             check(&|r| r.normalize = Some(Normalize { mean: [0.5; 3], std: [0.5, 0.5, std] }), "normalize.std");
         }
-    }
-
-    #[test]
-    fn sizes_after_resizing() {
-        let check = |to: Target, (height, width), expected: (usize, usize)| {
-            let recipe = Recipe { resize: Some(Resize { to, filter: Filter::Bicubic }), ..recipe() };
-            let found = recipe.resized(Size { height, width });
-            assert_eq!((found.height, found.width), expected, "{to:?} of {height} x {width}");
-        };
-        check(Target::Exact(SQUARE), (480, 640), (48, 48));
-        check(Target::ShortestEdge(224), (480, 640), (224, 298));
-        check(Target::ShortestEdge(224), (640, 480), (298, 224));
-        check(Target::ShortestEdge(32), (7, 1), (224, 32));
-        check(Target::ShortestEdge(24), (53, 31), (41, 24));
-        check(Target::ShortestEdge(10), (10, 10), (10, 10));
-        check(Target::ShortestEdge(1), (2, 3), (1, 1));
-    }
-
-    #[test]
-    fn the_output_size_is_known_where_the_recipe_decides_it() {
-        let check = |resize: Option<Target>, crop: Option<Size>, expected: Option<Size>| {
-            let resize = resize.map(|to| Resize { to, filter: Filter::Bicubic });
-            assert_eq!(Recipe { resize, crop, ..recipe() }.output_size(), expected);
-        };
-        check(Some(Target::Exact(SQUARE)), None, Some(SQUARE));
-        check(Some(Target::ShortestEdge(48)), Some(SQUARE), Some(SQUARE));
-        check(Some(Target::ShortestEdge(48)), None, None);
-        check(None, Some(SQUARE), Some(SQUARE));
-        check(None, None, None);
     }
 }

@@ -1,58 +1,39 @@
-//! `preprocessor_config.json` to a preprocessing recipe; defaults are those of the named image processor in
-//! transformers 4.56.2.
+//! `preprocessor_config.json` to a preprocessing recipe: what the named image processor of transformers 4.56.2 does.
+
+mod class;
 
 use std::path::Path;
 
 use serde_json::Value;
+use spotter_engine::bundle::Override;
 use spotter_engine::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target};
 
+use self::class::{Class, Crop, Sizes};
 use super::CheckpointError;
 use super::json::Object;
+use crate::overrides::{CROP, CropTo, Overrides, RESIZE, ResizeTo};
 
-/// What an image processor does where the file says nothing.
-struct Defaults {
-    size: Target,
-    filter: u64,
-    crop: bool,
-    mean: [f32; 3],
-    std: [f32; 3],
+/// The recipe of the image processor whose file lies in the directory `checkpoint`.
+pub fn recipe_of(checkpoint: &Path) -> Result<Recipe, CheckpointError> {
+    let object = file(checkpoint)?;
+    Ok(recipe(&object, &default_class(checkpoint)?, &Overrides::default())?.0)
 }
 
-/// ViTImageProcessor.
-const VIT: Defaults = Defaults {
-    size: Target::Exact(Size { height: 224, width: 224 }),
-    filter: 2,
-    crop: false,
-    mean: [0.5; 3],
-    std: [0.5; 3],
-};
-
-/// CLIPImageProcessor, which some dual encoders with a ViT were trained with.
-const CLIP: Defaults = Defaults {
-    size: Target::ShortestEdge(224),
-    filter: 3,
-    crop: true,
-    mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-    std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-};
-
-/// Reads `preprocessor_config.json`, or the `image_processor` of the `processor_config.json` that newer versions of
-/// transformers write in its place. `input` is the height and width of the image tower's input.
-pub(crate) fn read(checkpoint: &Path, input: [usize; 2]) -> Result<Recipe, CheckpointError> {
-    let path = checkpoint.join("preprocessor_config.json");
-    let newer = checkpoint.join("processor_config.json");
-    let object = if !path.exists() && newer.exists() {
-        Object::read(&newer)?.object("image_processor")?
-    } else {
-        Object::read(&path)?
-    };
-    let recipe = recipe(&object)?;
+/// The recipe with `overrides`, and the record of them. `input` is the height and width of the image tower's input.
+pub(crate) fn read(
+    checkpoint: &Path,
+    input: [usize; 2],
+    overrides: &Overrides,
+) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+    let object = file(checkpoint)?;
+    let (recipe, record) = recipe(&object, &default_class(checkpoint)?, overrides)?;
     let [height, width] = input;
     match recipe.output_size() {
-        Some(size) if [size.height, size.width] == input => Ok(recipe),
+        Some(size) if [size.height, size.width] == input => Ok((recipe, record)),
         found => {
             let key = if recipe.crop.is_some() { "crop_size" } else { "size" };
-            let expected = format!("{height} x {width} pixels, vision_config.image_size of config.json");
+            let expected =
+                format!("{height} x {width} pixels, vision_config.image_size of config.json (or set --resize, --crop)");
             let found = found
                 .map_or("a size that depends on the picture".into(), |s| format!("{} x {} pixels", s.height, s.width));
             Err(object.wrong_shown(key, &expected, found))
@@ -60,75 +41,190 @@ pub(crate) fn read(checkpoint: &Path, input: [usize; 2]) -> Result<Recipe, Check
     }
 }
 
-fn recipe(object: &Object) -> Result<Recipe, CheckpointError> {
-    let kind = match object.get("image_processor_type") {
-        Some(_) => object.text("image_processor_type", "")?,
-        None => object.text("feature_extractor_type", "ViTImageProcessor")?,
-    };
-    let family = kind.trim_end_matches("Pil").trim_end_matches("Fast");
-    let family = family.trim_end_matches("ImageProcessor").trim_end_matches("FeatureExtractor");
-    let defaults = match family {
-        "ViT" => VIT,
-        "CLIP" => CLIP,
-        _ => {
-            let reason = "image processors: ViTImageProcessor, CLIPImageProcessor";
-            return Err(object.unsupported("image_processor_type", format!("{kind:?}"), reason));
-        }
-    };
-    let resize = if object.flag("do_resize", true)? {
-        let square = matches!(defaults.size, Target::Exact(_));
-        let to = object.or("size", defaults.size, SIZE_EXPECTED, |v| target(v, square))?;
-        Some(Resize { to, filter: filter(object, defaults.filter)? })
-    } else {
-        None
-    };
-    let crop = if object.flag("do_center_crop", defaults.crop)? {
-        let default = Size { height: 224, width: 224 };
-        let exact = |v: &Value| match target(v, true) {
-            Some(Target::Exact(size)) => Some(size),
-            _ => None,
-        };
-        Some(object.or("crop_size", default, "a whole number, or height and width", exact)?)
-    } else {
-        None
-    };
-    let rescale_factor =
-        if object.flag("do_rescale", true)? { Some(object.number("rescale_factor", 1.0 / 255.0)?) } else { None };
-    let normalize = if object.flag("do_normalize", true)? {
-        let mean = channels(object, "image_mean", defaults.mean, |_| true)?;
-        let std = channels(object, "image_std", defaults.std, |v| v > 0.0)?;
+/// `preprocessor_config.json`, or the `image_processor` of the `processor_config.json` that newer versions of
+/// transformers write in its place.
+fn file(checkpoint: &Path) -> Result<Object, CheckpointError> {
+    let path = checkpoint.join("preprocessor_config.json");
+    let newer = checkpoint.join("processor_config.json");
+    if !path.exists() && newer.exists() { Object::read(&newer)?.object("image_processor") } else { Object::read(&path) }
+}
+
+/// Name of the image processor where its file names none: that of the image tower.
+fn default_class(checkpoint: &Path) -> Result<String, CheckpointError> {
+    let path = checkpoint.join("config.json");
+    if !path.exists() {
+        return Ok(Class::of_tower("").to_owned());
+    }
+    let config = Object::read(&path)?;
+    let tower = if config.get("vision_config").is_some() { config.object("vision_config")? } else { config };
+    Ok(Class::of_tower(&tower.text("model_type", "")?).to_owned())
+}
+
+fn recipe(
+    object: &Object,
+    default_class: &str,
+    overrides: &Overrides,
+) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+    let key =
+        if object.get("image_processor_type").is_some() { "image_processor_type" } else { "feature_extractor_type" };
+    let name = object.text(key, default_class)?;
+    let class = Class::named(&name).ok_or_else(|| object.unsupported(key, format!("{name:?}"), class::KNOWN))?;
+    let mut record = Vec::new();
+    let geometry = geometry(object, &class, &name);
+    let (to, crop) = overridden(object, geometry, overrides, &mut record)?;
+    let filter = filter(object, class.filter)?;
+    let rescale = flag(object, "do_rescale", true)?;
+    let rescale_factor = if rescale { Some(object.number("rescale_factor", 1.0 / 255.0)?) } else { None };
+    let normalize = if flag(object, "do_normalize", true)? {
+        let mean = channels(object, "image_mean", class.mean, |_| true)?;
+        let std = channels(object, "image_std", class.std, |v| v > 0.0)?;
         Some(Normalize { mean, std })
     } else {
         None
     };
-    Ok(Recipe { resize, crop, rescale_factor, normalize })
+    Ok((Recipe { resize: to.map(|to| Resize { to, filter }), crop, rescale_factor, normalize }, record))
 }
 
-const SIZE_EXPECTED: &str = "a whole number, or height and width, or shortest_edge alone";
+/// The resize and the crop step, each as far as the file makes sense.
+type Geometry = (Result<Option<Target>, CheckpointError>, Result<Option<Size>, CheckpointError>);
+
+fn geometry(object: &Object, class: &Class, name: &str) -> Geometry {
+    let resize = flag(object, "do_resize", true).and_then(|on| on.then(|| size(object, class)).transpose());
+    match class.crop {
+        Crop::Never => {
+            if object.get("do_center_crop") == Some(&Value::Bool(true)) {
+                log::warn!("do_center_crop is ignored, as {name} of transformers 4.56.2 does; --crop crops");
+            }
+            (resize, Ok(None))
+        }
+        Crop::Switched { on, size } => {
+            let crop =
+                flag(object, "do_center_crop", on).and_then(|on| on.then(|| crop_size(object, size)).transpose());
+            (resize, crop)
+        }
+        Crop::Share => shared(object, class, resize),
+    }
+}
+
+/// What is set by hand takes the place of what the file says, even of what makes no sense there.
+fn overridden(
+    object: &Object,
+    (resize, crop): Geometry,
+    overrides: &Overrides,
+    record: &mut Vec<Override>,
+) -> Result<(Option<Target>, Option<Size>), CheckpointError> {
+    let as_found = |key: &str| object.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let resize = match overrides.resize {
+        None => resize?,
+        Some(to) => {
+            let from = resize.map_or_else(|_| as_found("size"), |from| ResizeTo(from).to_string());
+            record.push(overrides.entry(RESIZE, from, to.to_string()));
+            to.0
+        }
+    };
+    let crop = match overrides.crop {
+        None => crop?,
+        Some(to) => {
+            let from = crop.map_or_else(|_| as_found("crop_size"), |from| CropTo(from).to_string());
+            record.push(overrides.entry(CROP, from, to.to_string()));
+            to.0
+        }
+    };
+    Ok((resize, crop))
+}
+
+/// ConvNeXT's way: below 384 pixels the edge is enlarged, and the share `crop_pct` of it cropped; from there on pictures
+/// are made square.
+fn shared(object: &Object, class: &Class, resize: Result<Option<Target>, CheckpointError>) -> Geometry {
+    /// Where it changes its way.
+    const WHOLE: usize = 384;
+    let share = || {
+        let expected = "a number above 0";
+        let share = object.or("crop_pct", 224.0 / 256.0, expected, |v| v.as_f64().filter(|n| *n > 0.0))?;
+        if class.fast && flag(object, "do_center_crop", false)? {
+            return Err(object.unsupported("do_center_crop", "true", "a second crop, after that of crop_pct"));
+        }
+        Ok(share)
+    };
+    match (resize, share()) {
+        (Ok(Some(Target::ShortestEdge(edge))), Ok(share)) => {
+            let square = Size { height: edge, width: edge };
+            if edge < WHOLE {
+                (Ok(Some(Target::ShortestEdge((edge as f64 / share) as usize))), Ok(Some(square)))
+            } else {
+                (Ok(Some(Target::Exact(square))), Ok(None))
+            }
+        }
+        (Ok(_), Err(error)) => (Err(error), Ok(None)),
+        (resize, _) => (resize, Ok(None)),
+    }
+}
+
+/// A switch; null turns it off, whatever the default.
+fn flag(object: &Object, key: &str, default: bool) -> Result<bool, CheckpointError> {
+    let null = object.entries().any(|(name, value)| name == key && value.is_null());
+    object.flag(key, default && !null)
+}
+
+fn size(object: &Object, class: &Class) -> Result<Target, CheckpointError> {
+    let square = if class.fast { object.flag("default_to_square", class.square)? } else { class.square };
+    let expected = class.sizes.expected(class.square);
+    let target = object.or("size", class.size, expected, |v| target(v, square, class.sizes))?;
+    if class.sizes != Sizes::All && object.get("size").is_some_and(|v| !v["longest_edge"].is_null()) {
+        log::warn!("size.longest_edge is ignored, as this image processor of transformers 4.56.2 does");
+    }
+    Ok(target)
+}
+
+fn crop_size(object: &Object, default: Option<Size>) -> Result<Size, CheckpointError> {
+    const EXPECTED: &str = "a whole number, or height and width";
+    let exact = |v: &Value| match target(v, true, Sizes::Exact) {
+        Some(Target::Exact(size)) => Some(size),
+        _ => None,
+    };
+    match default {
+        Some(default) => object.or("crop_size", default, EXPECTED, exact),
+        None => object
+            .get("crop_size")
+            .and_then(exact)
+            .ok_or_else(|| object.wrong("crop_size", EXPECTED, object.get("crop_size"))),
+    }
+}
 
 /// A number is a square where `square`, else the shorter side.
-fn target(value: &Value, square: bool) -> Option<Target> {
+fn target(value: &Value, square: bool, sizes: Sizes) -> Option<Target> {
     let side = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    match value {
-        Value::Object(map) => match (map.get("height"), map.get("width"), map.get("shortest_edge")) {
-            (Some(height), Some(width), None) => {
-                Some(Target::Exact(Size { height: side(height)?, width: side(width)? }))
+    let exact = |height, width| Some(Target::Exact(Size { height: side(height)?, width: side(width)? }));
+    let target = match value {
+        Value::Object(map) => {
+            let get = |key| map.get(key).filter(|v: &&Value| !v.is_null());
+            let known = ["height", "width", "shortest_edge", "longest_edge"];
+            if map.iter().any(|(key, v)| !v.is_null() && !known.contains(&key.as_str())) {
+                return None;
             }
-            // A longest edge would bound the other side, which no recipe does.
-            (None, None, Some(edge)) if map.get("longest_edge").is_none_or(Value::is_null) => {
-                Some(Target::ShortestEdge(side(edge)?))
+            match (get("height"), get("width"), get("shortest_edge"), get("longest_edge")) {
+                (Some(height), Some(width), None, None) => exact(height, width),
+                (None, None, Some(edge), Some(longest)) if sizes == Sizes::All => {
+                    Some(Target::Edges { shortest: side(edge)?, longest: side(longest)? })
+                }
+                (None, None, Some(edge), _) => Some(Target::ShortestEdge(side(edge)?)),
+                _ => None,
             }
-            _ => None,
-        },
+        }
         Value::Array(sides) => match &sides[..] {
-            [height, width] => Some(Target::Exact(Size { height: side(height)?, width: side(width)? })),
+            [height, width] => exact(height, width),
             _ => None,
         },
         _ => {
             let side = side(value)?;
             Some(if square { Target::Exact(Size { height: side, width: side }) } else { Target::ShortestEdge(side) })
         }
-    }
+    };
+    target.filter(|target| match target {
+        Target::Exact(_) => sizes != Sizes::Edge,
+        Target::ShortestEdge(_) => sizes != Sizes::Exact,
+        Target::Edges { .. } => sizes == Sizes::All,
+    })
 }
 
 fn filter(object: &Object, default: u64) -> Result<Filter, CheckpointError> {
@@ -162,52 +258,138 @@ fn channels(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
 
+    /// The file's steps in the words of the overrides, then its numbers; or what is wrong.
+    fn shown(json: &str, overrides: &Overrides) -> Result<(String, Vec<Override>), CheckpointError> {
+        let object = Object::parse(Path::new("p.json"), json.as_bytes())?;
+        let (recipe, record) = recipe(&object, "ViTImageProcessor", overrides)?;
+        let Recipe { resize, crop, rescale_factor, normalize } = recipe;
+        let (to, filter) = resize.map(|resize| (resize.to, resize.filter)).unzip();
+        let filter = filter.map_or(String::new(), |filter| format!(" {filter:?}"));
+        let factor = rescale_factor.map_or("as is".into(), |factor| format!("/ {:.1}", 1.0 / factor));
+        let normalize = normalize.map_or("as is".into(), |n| format!("{:.2} {:.2}", n.mean[0], n.std[2]));
+        Ok((format!("{}{filter}, {}, {factor}, {normalize}", ResizeTo(to), CropTo(crop)), record))
+    }
+
     #[test]
     fn recipes_of_image_processors() {
-        let check = |json: &str, expected: &str| {
-            let object = Object::parse(Path::new("p.json"), json.as_bytes()).unwrap();
-            let found = match recipe(&object) {
-                Ok(r) => format!(
-                    "{:?} {:?} {:?} {:?}",
-                    r.resize.map(|r| (r.to, r.filter)),
-                    r.crop.map(|c| [c.height, c.width]),
-                    r.rescale_factor.map(|f| (f * 255.0).round()),
-                    r.normalize.map(|n| (n.mean[0], n.std[2]))
-                ),
-                Err(e) => e.to_string(),
-            };
-            assert_eq!(found, expected, "{json}");
+        let check = |kind: &str, keys: &str, expected: &str| {
+            let json = format!(r#"{{"image_processor_type": "{kind}"{keys}}}"#);
+            let found = shown(&json, &Overrides::default()).map_or_else(|e| e.to_string(), |found| found.0);
+            assert!(found.starts_with(expected), "{json}:\n{found}\n{expected}");
         };
-        let exact = |h, w| format!("Exact(Size {{ height: {h}, width: {w} }})");
-        let tail = "None Some(1.0) Some((0.5, 0.5))";
-        check("{}", &format!("Some(({}, Bilinear)) {tail}", exact(224, 224)));
-        check(r#"{"size": 48, "resample": 3}"#, &format!("Some(({}, Bicubic)) {tail}", exact(48, 48)));
-        check(r#"{"size": {"height": 3, "width": 4}}"#, &format!("Some(({}, Bilinear)) {tail}", exact(3, 4)));
+        check("ViTImageProcessor", "", "224x224 Bilinear, none, / 255.0, 0.50 0.50");
+        check("ViTImageProcessorFast", "", "224x224 Bilinear, none, / 255.0, 0.50 0.50");
+        check("DeiTImageProcessor", "", "256x256 Bicubic, 224x224, / 255.0, 0.50 0.50");
+        check("BeitImageProcessor", r#", "reduce_labels": true"#, "256x256 Bicubic, 224x224, / 255.0, 0.50 0.50");
+        check("BeitImageProcessorFast", "", "224x224 Bicubic, none, / 255.0, 0.50 0.50");
+        check("CLIPImageProcessorFast", "", "224 Bicubic, 224x224, / 255.0, 0.48 0.28");
+        check("BitImageProcessor", "", "224 Bicubic, 224x224, / 255.0, 0.48 0.28");
+        check("SiglipImageProcessor", "", "224x224 Bicubic, none, / 255.0, 0.50 0.50");
+        check("ConvNextImageProcessor", "", "384x384 Bilinear, none, / 255.0, 0.50 0.50");
+        check("ConvNextImageProcessor", r#", "size": 224"#, "256 Bilinear, 224x224");
+        check("ConvNextImageProcessor", r#", "size": 224, "crop_pct": 0.9"#, "248 Bilinear, 224x224");
+        check("ViTImageProcessor", r#", "size": [3, 4], "resample": 0"#, "3x4 Nearest, none");
+        check("ViTImageProcessor", r#", "size": 48, "do_center_crop": true"#, "48x48 Bilinear, none");
         check(
-            r#"{"size": {"shortest_edge": 9}, "do_center_crop": true, "crop_size": 8}"#,
-            "Some((ShortestEdge(9), Bilinear)) Some([8, 8]) Some(1.0) Some((0.5, 0.5))",
+            "ViTImageProcessor",
+            r#", "do_resize": null, "do_rescale": false, "do_normalize": null"#,
+            "none, none, as is, as is",
         );
-        check(r#"{"do_resize": false, "do_rescale": false, "do_normalize": false}"#, "None None None None");
+        check("ViTImageProcessorFast", r#", "do_resize": null, "do_normalize": null"#, "none, none, / 255.0, as is");
         check(
-            r#"{"image_processor_type": "CLIPImageProcessorFast"}"#,
-            "Some((ShortestEdge(224), Bicubic)) Some([224, 224]) Some(1.0) Some((0.48145467, 0.2757771))",
+            "ViTImageProcessorFast",
+            r#", "size": {"shortest_edge": 9}, "do_center_crop": true, "crop_size": 8"#,
+            "9 Bilinear, 8x8",
         );
+        check("ViTImageProcessorFast", r#", "size": 9, "default_to_square": false"#, "9 Bilinear");
+        check("CLIPImageProcessor", r#", "size": 48, "crop_size": {"height": 3, "width": 4}"#, "48 Bicubic, 3x4");
+        check("CLIPImageProcessor", r#", "size": {"shortest_edge": 9, "longest_edge": 12}"#, "9 Bicubic");
+        check("CLIPImageProcessorFast", r#", "size": {"shortest_edge": 9, "longest_edge": 12}"#, "9..12 Bicubic");
+        check(
+            "CLIPImageProcessor",
+            r#", "image_mean": 0.25, "image_std": [1, 1, 2]"#,
+            "224 Bicubic, 224x224, / 255.0, 0.25 2.00",
+        );
+    }
+
+    #[test]
+    fn files_that_the_image_processor_refuses() {
+        let check = |json: &str, expected: &str| {
+            let found = shown(json, &Overrides::default()).map_or_else(|e| e.to_string(), |found| found.0);
+            assert_eq!(found, format!("p.json: {expected}"), "{json}");
+        };
         check(
             r#"{"resample": "bilinear"}"#,
-            "p.json: resample: expected one of Pillow's filter numbers, 0 to 5, found \"bilinear\"",
+            "resample: expected one of Pillow's filter numbers, 0 to 5, found \"bilinear\"",
         );
         check(
             r#"{"image_std": [1, 0, 1]}"#,
-            "p.json: image_std: expected a number, or three of them, standard deviations above 0, found [1,0,1]",
+            "image_std: expected a number, or three of them, standard deviations above 0, found [1,0,1]",
+        );
+        check(
+            r#"{"size": {"shortest_edge": 9}}"#,
+            "size: expected a whole number, or height and width, found {\"shortest_edge\":9}",
+        );
+        check(
+            r#"{"image_processor_type": "SiglipImageProcessor", "size": 9}"#,
+            "size: expected height and width, found 9",
+        );
+        check(
+            r#"{"feature_extractor_type": "CLIPFeatureExtractor", "crop_size": {"shortest_edge": 9}}"#,
+            "crop_size: expected a whole number, or height and width, found {\"shortest_edge\":9}",
+        );
+        check(
+            r#"{"image_processor_type": "ViTImageProcessorFast", "do_center_crop": true}"#,
+            "crop_size: expected a whole number, or height and width, found nothing",
+        );
+        check(
+            r#"{"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 9}, "crop_pct": 0}"#,
+            "crop_pct: expected a number above 0, found 0",
         );
         check(
             r#"{"image_processor_type": "SamImageProcessor"}"#,
-            "p.json: image_processor_type \"SamImageProcessor\" is not supported: image processors: \
-             ViTImageProcessor, CLIPImageProcessor",
+            &format!("image_processor_type \"SamImageProcessor\" is not supported: {}", class::KNOWN),
+        );
+    }
+
+    #[test]
+    fn overrides_take_the_place_of_what_the_file_says() {
+        let check = |json: &str, resize: Option<&str>, crop: Option<&str>, expected: &str, made: &str| {
+            let (resize, crop) = (resize.map(|v| v.parse().expect("a size")), crop.map(|v| v.parse().expect("a size")));
+            let overrides = Overrides { resize, crop, reason: Some("why".into()) };
+            let (found, record) = shown(json, &overrides).expect("a recipe");
+            assert!(found.starts_with(expected), "{json}: {found}");
+            let record: Vec<_> =
+                record.iter().map(|o| format!("{} {} > {} {}", o.key, o.from, o.to, o.reason)).collect();
+            assert_eq!(record.join("; "), made, "{json}");
+        };
+        let clip = r#"{"image_processor_type": "CLIPImageProcessor"}"#;
+        check(clip, None, None, "224 Bicubic, 224x224", "");
+        check(clip, Some("256"), None, "256 Bicubic, 224x224", "resize 224 > 256 why");
+        check(
+            clip,
+            Some("30x40"),
+            Some("none"),
+            "30x40 Bicubic, none",
+            "resize 224 > 30x40 why; crop 224x224 > none why",
+        );
+        check(
+            "{}",
+            Some("256"),
+            Some("224"),
+            "256 Bilinear, 224x224",
+            "resize 224x224 > 256 why; crop none > 224x224 why",
+        );
+        check(r#"{"do_resize": false}"#, Some("8"), None, "8 Bilinear, none", "resize none > 8 why");
+        check(
+            r#"{"size": {"shortest_edge": 9}}"#,
+            Some("8x8"),
+            None,
+            "8x8 Bilinear, none",
+            "resize {\"shortest_edge\":9} > 8x8 why",
         );
     }
 }

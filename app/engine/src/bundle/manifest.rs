@@ -48,6 +48,9 @@ pub struct Manifest {
     pub templates: Vec<String>,
     /// Where the weights came from.
     pub source: Source,
+    /// What was set by hand when the bundle was written, against what the checkpoint says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
     /// How the weights were stored and what that cost.
     pub quantization: Quantization,
     /// The model card.
@@ -235,6 +238,20 @@ pub struct Source {
     pub sha256: String,
 }
 
+/// One value that was set by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// The option that set it, without dashes: `resize`, `crop`.
+    pub key: String,
+    /// The checkpoint's value, as the option would spell it.
+    pub from: String,
+    /// The value that the bundle was written with, as the option spells it.
+    pub to: String,
+    /// Why, in the words of whoever did it.
+    pub reason: String,
+}
+
 /// How the weights were quantised and what it cost, measured when the bundle was written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -336,6 +353,10 @@ impl Manifest {
         check(!self.templates.is_empty(), "templates", "one or more", "none".into())?;
         for template in &self.templates {
             check(template.matches("{}").count() == 1, "templates", "one {} in each", template.clone())?;
+        }
+        for made in &self.overrides {
+            check(!made.key.is_empty(), "overrides.key", "the name of an option", String::new())?;
+            check(!made.reason.is_empty(), "overrides.reason", "why it was set", String::new())?;
         }
         if let Err(expected) = self.preprocess.validate() {
             check(false, "preprocess", &expected, format!("{:?}", self.preprocess))?;

@@ -58,6 +58,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
         },
         templates: vec!["a photo of a {}.".into()],
         source: Source { checkpoint: "test".into(), sha256: "0".repeat(64) },
+        overrides: Vec::new(),
         quantization: Quantization { recipe: "none".into(), image_cosine_min: 1.0, text_cosine_min: 1.0 },
         model_card: file(),
     }

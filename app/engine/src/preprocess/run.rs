@@ -27,6 +27,14 @@ pub enum PreprocessError {
         /// Bytes found.
         found: usize,
     },
+    /// The picture is so elongated that a longest edge leaves nothing of its shorter side.
+    #[error("picture of {width} x {height}: expected 1 pixel or more a side when resized; use a less elongated one")]
+    Vanished {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
     /// The picture is so elongated that the whole of it, resized, is too large.
     #[error(
         "picture of {width} x {height}: expected at most {MAX_PIXELS} pixels when resized; use a less elongated one"
@@ -70,11 +78,14 @@ impl Preprocessor {
             return Err(PreprocessError::Picture { width, height, found: rgb.len() });
         }
         let from = Size { height, width };
-        let size = self.output_size(from);
+        let resized = self.recipe.resized(from);
+        if resized.height == 0 || resized.width == 0 {
+            return Err(PreprocessError::Vanished { width, height });
+        }
+        let size = self.recipe.crop.unwrap_or(resized);
         if size.height.saturating_mul(size.width) > MAX_PIXELS {
             return Err(PreprocessError::Output { width, height });
         }
-        let resized = self.recipe.resized(from);
         let rows = Span::new(resized.height, size.height);
         let columns = Span::new(resized.width, size.width);
         let window = Window { size: resized, rows: rows.source.clone(), columns: columns.source.clone() };
@@ -179,6 +190,7 @@ mod tests {
     #[test]
     fn a_picture_that_is_not_its_size_is_refused() {
         let edge = Some(Resize { to: Target::ShortestEdge(4096), filter: Filter::Box });
+        let edges = Some(Resize { to: Target::Edges { shortest: 24, longest: 48 }, filter: Filter::Box });
         let check = |recipe: &Recipe, width, height, bytes: usize, expected: &str| {
             let mut preprocessor = Preprocessor::new(recipe).expect("a valid recipe");
             let picture = Picture { width, height, rgb: vec![0; bytes] };
@@ -189,5 +201,6 @@ mod tests {
         check(&AS_IS, 2, 2, 11, "found 11 bytes");
         check(&AS_IS, usize::MAX, 2, 12, "found 12 bytes");
         check(&Recipe { resize: edge, ..AS_IS }, 1, 50_000, 150_000, "less elongated");
+        check(&Recipe { resize: edges, ..AS_IS }, 300, 1, 900, "1 pixel or more a side");
     }
 }

@@ -1,0 +1,159 @@
+//! What a recipe makes of a picture's size.
+
+use super::{Recipe, Resize, Size, Target};
+
+impl Recipe {
+    /// Size of the result where the recipe alone decides it.
+    pub fn output_size(&self) -> Option<Size> {
+        match (self.crop, &self.resize) {
+            (Some(size), _) | (None, &Some(Resize { to: Target::Exact(size), .. })) => Some(size),
+            _ => None,
+        }
+    }
+
+    /// The same recipe for results of another size, or nothing where the size depends on the picture.
+    ///
+    /// Where there is a crop, the size before it grows or shrinks with it, rounded down, so that as much of the picture
+    /// is cut away as before: 256, cropped to 224, becomes 438, cropped to 384. An exact size is scaled along each
+    /// axis. Edges are scaled by the ratio of the crops' longer sides, so that a crop that is not square gets no
+    /// black bars where a square one had none.
+    pub fn with_output_size(&self, size: Size) -> Option<Self> {
+        let from = self.output_size()?;
+        let scaled = |pixels: usize, to: usize, from: usize| (pixels.saturating_mul(to) / from.max(1)).max(1);
+        let edge = |pixels| scaled(pixels, size.height.max(size.width), from.height.max(from.width));
+        let resize = self.resize.as_ref().map(|resize| {
+            let to = match resize.to {
+                Target::Exact(exact) => Target::Exact(Size {
+                    height: scaled(exact.height, size.height, from.height),
+                    width: scaled(exact.width, size.width, from.width),
+                }),
+                Target::ShortestEdge(shortest) => Target::ShortestEdge(edge(shortest)),
+                Target::Edges { shortest, longest } => {
+                    Target::Edges { shortest: edge(shortest), longest: edge(longest) }
+                }
+            };
+            Resize { to, filter: resize.filter }
+        });
+        Some(Self { resize, crop: self.crop.map(|_| size), ..self.clone() })
+    }
+
+    /// Size that a picture has after the resize step and before the crop; may overflow the memory, never the number.
+    /// A side is 0 where a longest edge leaves nothing of an elongated picture's shorter side.
+    pub(super) fn resized(&self, from: Size) -> Size {
+        match self.resize.as_ref().map(|resize| resize.to) {
+            None => from,
+            Some(Target::Exact(size)) => size,
+            Some(Target::ShortestEdge(edge)) => {
+                let (short, long) = (from.height.min(from.width), from.height.max(from.width));
+                upright(from, edge, edge.saturating_mul(long) / short.max(1))
+            }
+            Some(Target::Edges { shortest, longest }) => within(from, shortest, longest),
+        }
+    }
+}
+
+/// A size as high or as wide as the picture is.
+fn upright(picture: Size, short: usize, long: usize) -> Size {
+    if picture.width <= picture.height {
+        Size { height: long, width: short }
+    } else {
+        Size { height: short, width: long }
+    }
+}
+
+/// `transformers.image_transforms.get_size_with_aspect_ratio`, whose rounding shows in its results: a shorter side that
+/// was cut is rounded to the nearest, ties to even, and the longer side follows from what it was before that.
+fn within(from: Size, shortest: usize, longest: usize) -> Size {
+    let (short, long) = (from.height.min(from.width), from.height.max(from.width));
+    let (short_f, long_f) = (short as f64, long as f64);
+    let cut = (long_f / short_f * shortest as f64 > longest as f64).then(|| longest as f64 * short_f / long_f);
+    let edge = cut.map_or(shortest, |cut| cut.round_ties_even() as usize);
+    if short == edge {
+        return from;
+    }
+    let follows = match cut {
+        Some(cut) => (cut * long_f / short_f) as usize,
+        None => edge.saturating_mul(long) / short.max(1),
+    };
+    upright(from, edge, follows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Filter;
+    use super::*;
+
+    fn recipe(resize: Option<Target>, crop: Option<(usize, usize)>) -> Recipe {
+        let resize = resize.map(|to| Resize { to, filter: Filter::Bicubic });
+        let crop = crop.map(|(height, width)| Size { height, width });
+        Recipe { resize, crop, rescale_factor: None, normalize: None }
+    }
+
+    fn exact(height: usize, width: usize) -> Target {
+        Target::Exact(Size { height, width })
+    }
+
+    #[test]
+    fn sizes_after_resizing() {
+        let check = |to: Target, (height, width), expected: (usize, usize)| {
+            let found = recipe(Some(to), None).resized(Size { height, width });
+            assert_eq!((found.height, found.width), expected, "{to:?} of {height} x {width}");
+        };
+        check(exact(48, 48), (480, 640), (48, 48));
+        check(Target::ShortestEdge(224), (480, 640), (224, 298));
+        check(Target::ShortestEdge(224), (640, 480), (298, 224));
+        check(Target::ShortestEdge(32), (7, 1), (224, 32));
+        check(Target::ShortestEdge(24), (53, 31), (41, 24));
+        check(Target::ShortestEdge(10), (10, 10), (10, 10));
+        check(Target::ShortestEdge(1), (2, 3), (1, 1));
+        // Computed by get_size_with_aspect_ratio.
+        let edges = |shortest, longest| Target::Edges { shortest, longest };
+        check(edges(24, 30), (37, 53), (21, 30));
+        check(edges(24, 30), (53, 37), (30, 21));
+        check(edges(24, 30), (24, 25), (24, 25));
+        check(edges(24, 48), (31, 33), (24, 25));
+        check(edges(24, 30), (21, 30), (21, 30));
+        check(edges(24, 30), (16, 200), (2, 30));
+        check(edges(24, 48), (1, 300), (0, 48));
+        check(edges(32, 31), (9, 9), (31, 31));
+    }
+
+    #[test]
+    fn the_output_size_is_known_where_the_recipe_decides_it() {
+        let check = |resize: Option<Target>, crop: Option<(usize, usize)>, expected: Option<(usize, usize)>| {
+            let found = recipe(resize, crop).output_size().map(|size| (size.height, size.width));
+            assert_eq!(found, expected, "{resize:?} {crop:?}");
+        };
+        check(Some(exact(48, 40)), None, Some((48, 40)));
+        check(Some(exact(48, 40)), Some((8, 9)), Some((8, 9)));
+        check(Some(Target::ShortestEdge(48)), Some((48, 48)), Some((48, 48)));
+        check(Some(Target::ShortestEdge(48)), None, None);
+        check(Some(Target::Edges { shortest: 4, longest: 8 }), None, None);
+        check(None, Some((48, 48)), Some((48, 48)));
+        check(None, None, None);
+    }
+
+    #[test]
+    fn another_output_size_keeps_the_share_of_the_picture() {
+        type Steps = (Option<Target>, Option<(usize, usize)>);
+        let check = |(resize, crop): Steps, (height, width), expected: Option<Steps>| {
+            let found = recipe(resize, crop).with_output_size(Size { height, width });
+            assert_eq!(found, expected.map(|(resize, crop)| recipe(resize, crop)), "{resize:?} {crop:?}");
+            let size = found.and_then(|recipe| recipe.output_size());
+            assert!(size.is_none_or(|size| size == Size { height, width }), "{resize:?} {crop:?}: {size:?}");
+        };
+        let edge = Target::ShortestEdge;
+        check((Some(exact(224, 224)), None), (384, 320), Some((Some(exact(384, 320)), None)));
+        check((Some(exact(256, 256)), Some((224, 224))), (384, 384), Some((Some(exact(438, 438)), Some((384, 384)))));
+        check((Some(exact(256, 256)), Some((224, 224))), (112, 224), Some((Some(exact(128, 256)), Some((112, 224)))));
+        check((Some(edge(224)), Some((224, 224))), (336, 336), Some((Some(edge(336)), Some((336, 336)))));
+        check((Some(edge(256)), Some((224, 224))), (224, 224), Some((Some(edge(256)), Some((224, 224)))));
+        check((Some(edge(256)), Some((224, 224))), (224, 448), Some((Some(edge(512)), Some((224, 448)))));
+        check((Some(edge(256)), Some((224, 224))), (1, 1), Some((Some(edge(1)), Some((1, 1)))));
+        let edges = |shortest, longest| Some(Target::Edges { shortest, longest });
+        check((edges(24, 30), Some((24, 24))), (48, 48), Some((edges(48, 60), Some((48, 48)))));
+        check((None, Some((24, 24))), (48, 32), Some((None, Some((48, 32)))));
+        check((Some(edge(224)), None), (224, 224), None);
+        check((None, None), (224, 224), None);
+    }
+}

@@ -1,0 +1,165 @@
+//! Values set by hand against what a checkpoint says; the bundle keeps on record what was changed and why.
+
+use std::fmt;
+use std::str::FromStr;
+
+use spotter_engine::bundle::Override;
+use spotter_engine::preprocess::{MAX_SIDE, Size, Target};
+
+use crate::Error;
+
+/// What stands as the reason where none was given.
+const NO_REASON: &str = "given on the command line";
+
+/// Names of the options, on the command line and in the record.
+pub(crate) const RESIZE: &str = "resize";
+pub(crate) const CROP: &str = "crop";
+
+/// What is set by hand.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Overrides {
+    /// The resize step of the preprocessing.
+    pub resize: Option<ResizeTo>,
+    /// The crop step of the preprocessing.
+    pub crop: Option<CropTo>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl Overrides {
+    /// What was set when a bundle was written, so that its checkpoint can be read the same way again.
+    pub fn recorded(record: &[Override]) -> Result<Self, Error> {
+        let mut overrides = Self::default();
+        for Override { key, to, .. } in record {
+            let wrong = |expected: String| Error::Override { key: key.clone(), expected, found: to.clone() };
+            match key.as_str() {
+                RESIZE => overrides.resize = Some(to.parse().map_err(wrong)?),
+                CROP => overrides.crop = Some(to.parse().map_err(wrong)?),
+                _ => return Err(wrong(format!("one of {RESIZE}, {CROP}"))),
+            }
+        }
+        Ok(overrides)
+    }
+
+    /// The entry for the record.
+    pub(crate) fn entry(&self, key: &str, from: String, to: String) -> Override {
+        let reason = self.reason.clone().unwrap_or_else(|| NO_REASON.to_owned());
+        Override { key: key.to_owned(), from, to, reason }
+    }
+}
+
+/// The size that pictures are resized to, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResizeTo(pub Option<Target>);
+
+/// The size that pictures are cropped to, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CropTo(pub Option<Size>);
+
+impl FromStr for ResizeTo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let edges = |(shortest, longest): (&str, &str)| {
+            Some(Target::Edges { shortest: side(shortest)?, longest: side(longest)? })
+        };
+        let target = || {
+            let exact = size(text).map(Target::Exact);
+            exact.or_else(|| text.split_once("..").and_then(edges)).or_else(|| side(text).map(Target::ShortestEdge))
+        };
+        none_or(text, target).map(Self).ok_or_else(|| {
+            format!("pixels of the shorter side, HEIGHTxWIDTH, SHORTEST..LONGEST, or none; sides of 1 to {MAX_SIDE}")
+        })
+    }
+}
+
+impl FromStr for CropTo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let target = || size(text).or_else(|| side(text).map(|side| Size { height: side, width: side }));
+        none_or(text, target)
+            .map(Self)
+            .ok_or_else(|| format!("pixels of a square's side, HEIGHTxWIDTH, or none; sides of 1 to {MAX_SIDE}"))
+    }
+}
+
+impl fmt::Display for ResizeTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("none"),
+            Some(Target::Exact(Size { height, width })) => write!(f, "{height}x{width}"),
+            Some(Target::ShortestEdge(edge)) => write!(f, "{edge}"),
+            Some(Target::Edges { shortest, longest }) => write!(f, "{shortest}..{longest}"),
+        }
+    }
+}
+
+impl fmt::Display for CropTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("none"),
+            Some(Size { height, width }) => write!(f, "{height}x{width}"),
+        }
+    }
+}
+
+fn none_or<T>(text: &str, parse: impl Fn() -> Option<T>) -> Option<Option<T>> {
+    if text == "none" { Some(None) } else { parse().map(Some) }
+}
+
+fn size(text: &str) -> Option<Size> {
+    let (height, width) = text.split_once('x')?;
+    Some(Size { height: side(height)?, width: side(width)? })
+}
+
+fn side(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|pixels| (1..=MAX_SIDE).contains(pixels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_spelt_as_they_are_read() {
+        let exact = |height, width| Some(Some(Target::Exact(Size { height, width })));
+        let check = |text: &str, resize: Option<Option<Target>>, crop: Option<Option<Size>>| {
+            assert_eq!(text.parse().ok(), resize.map(ResizeTo), "{text:?}");
+            assert_eq!(text.parse().ok(), crop.map(CropTo), "{text:?}");
+            if let Some(resize) = resize {
+                assert_eq!(ResizeTo(resize).to_string(), text);
+            }
+            if let Some(crop) = crop {
+                assert_eq!(CropTo(crop).to_string().parse(), Ok(CropTo(crop)), "{text:?}");
+            }
+        };
+        let square = |side| Some(Some(Size { height: side, width: side }));
+        check("none", Some(None), Some(None));
+        check("224", Some(Some(Target::ShortestEdge(224))), square(224));
+        check("30x40", exact(30, 40), Some(Some(Size { height: 30, width: 40 })));
+        check("24..30", Some(Some(Target::Edges { shortest: 24, longest: 30 })), None);
+        check("4096x1", exact(4096, 1), Some(Some(Size { height: 4096, width: 1 })));
+        for text in ["", "0", "4097", "-1", "2x", "x2", "2x0", "2x3x4", "2..", "2..0", "None", "24.0"] {
+            check(text, None, None);
+        }
+    }
+
+    #[test]
+    fn records_are_read_back() {
+        let check = |key: &str, to: &str, expected: Result<Overrides, &str>| {
+            let made = Override { key: key.into(), from: "9".into(), to: to.into(), reason: "so".into() };
+            let found = Overrides::recorded(&[made]).map_err(|error| error.to_string());
+            match (found, expected) {
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{found:?} lacks {expected:?}"),
+                (found, expected) => assert_eq!(found, expected.map_err(str::to_owned), "{key} {to}"),
+            }
+        };
+        let none = Overrides::default;
+        let resize = Some(ResizeTo(Some(Target::ShortestEdge(8))));
+        check("resize", "8", Ok(Overrides { resize, ..none() }));
+        check("crop", "none", Ok(Overrides { crop: Some(CropTo(None)), ..none() }));
+        check("crop", "8..9", Err("override crop: expected pixels of a square's side"));
+        check("colour", "blue", Err("override colour: expected one of resize, crop, found \"blue\""));
+    }
+}

@@ -1,0 +1,81 @@
+//! What is set by hand at an export: done, kept on record, and followed when the bundle is verified.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use spotter_engine::bundle::{Bundle, Override};
+use spotter_engine::preprocess::{Filter, Resize, Size, Target};
+
+/// Its image tower takes 30 x 30 pixels, and its file resizes to that.
+fn tiny() -> std::path::PathBuf {
+    e2e::root().join("tests/golden/tiny/checkpoint")
+}
+
+fn export(checkpoint: &Path, bundle: &Path, options: &[&str]) -> Output {
+    let mut command = Command::new(e2e::program("model-prep"));
+    command.arg("export").arg(checkpoint).arg("--out").arg(bundle).args(["--weights", "f32"]).args(options);
+    command.output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_bundle_keeps_what_was_overridden_and_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    let exported = |options: &[&str]| {
+        let output = export(&tiny(), &bundle, options);
+        assert!(output.status.success(), "{options:?}: {}", stderr(&output));
+        (Bundle::open(&bundle).unwrap().manifest().clone(), String::from_utf8(output.stdout).unwrap())
+    };
+    let entry = |key: &str, from: &str, to: &str, reason: &str| Override {
+        key: key.into(),
+        from: from.into(),
+        to: to.into(),
+        reason: reason.into(),
+    };
+    let (manifest, _) = exported(&[]);
+    assert_eq!(manifest.overrides, []);
+
+    let (manifest, printed) = exported(&["--resize", "34", "--crop", "30", "--reason", "it was trained so"]);
+    let expected =
+        [entry("resize", "30x30", "34", "it was trained so"), entry("crop", "none", "30x30", "it was trained so")];
+    assert_eq!(manifest.overrides, expected);
+    assert!(printed.contains("resize: 34 in place of 30x30: it was trained so"), "{printed}");
+    let resize = Resize { to: Target::ShortestEdge(34), filter: Filter::Bilinear };
+    assert_eq!(manifest.preprocess.resize, Some(resize));
+    assert_eq!(manifest.preprocess.crop, Some(Size { height: 30, width: 30 }));
+
+    let mut verify = Command::new(e2e::program("model-prep"));
+    let output = verify.arg("verify").arg(&bundle).arg("--checkpoint").arg(tiny()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    let (manifest, _) = exported(&["--resize", "none", "--crop", "30x30"]);
+    let expected = [
+        entry("resize", "30x30", "none", "given on the command line"),
+        entry("crop", "none", "30x30", "given on the command line"),
+    ];
+    assert_eq!(manifest.overrides, expected);
+}
+
+#[test]
+fn overrides_that_make_no_sense_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    let check = |options: &[&str], expected: &[&str]| {
+        let output = export(&tiny(), &bundle, options);
+        assert!(!output.status.success() && !bundle.exists(), "{options:?}");
+        for part in expected {
+            assert!(stderr(&output).contains(part), "{part:?} is not in: {}", stderr(&output));
+        }
+    };
+    check(&["--resize", "0"], &["--resize", "sides of 1 to 4096"]);
+    check(&["--crop", "30x"], &["--crop", "HEIGHTxWIDTH"]);
+    check(&["--reason", "none"], &["--resize", "--crop"]);
+    check(&["--crop", "28"], &["crop_size", "30 x 30 pixels", "28 x 28 pixels"]);
+    check(&["--resize", "30"], &["size", "30 x 30 pixels", "depends on the picture", "--crop"]);
+}

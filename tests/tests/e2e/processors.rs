@@ -1,0 +1,133 @@
+//! Image processors' files and what comes of pictures, against transformers; `tests/reference/make_processors.py` made
+//! the goldens.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use model_prep::checkpoint::recipe_of;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use spotter_engine::picture::Picture;
+use spotter_engine::preprocess::{Preprocessor, Recipe};
+
+/// Where a sine in the kernel decides a rounding, C libraries differ by this many grey steps of 255.
+const SINE_TOLERANCE: u8 = 1;
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    /// `preprocessor_config.json`.
+    file: String,
+    /// `model_type` of the `config.json` beside it.
+    tower: Option<String>,
+    results: BTreeMap<String, Expected>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Expected {
+    Tensor {
+        size: [usize; 2],
+        /// Of the tensor's bytes, the first half.
+        sha256: String,
+    },
+    Refused {
+        #[serde(rename = "error")]
+        _error: String,
+    },
+}
+
+fn golden(path: &str) -> Vec<u8> {
+    let path = e2e::root().join("tests/golden").join(path);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// As `drawn` of `make_processors.py`.
+fn drawn(height: usize, width: usize) -> Picture {
+    let byte = |at: usize| {
+        let noise = (at * 2_654_435_761 % (1 << 32)) >> 24;
+        let (y, x) = (at / (width * 3), at / 3 % width);
+        ((noise / 2 + 64 * x / width + 64 * y / height) % 256) as u8
+    };
+    Picture { width, height, rgb: (0..height * width * 3).map(byte).collect() }
+}
+
+/// Drawn where the name is a size, else what Pillow decoded.
+fn picture(name: &str, decoded: &SafeTensors<'_>) -> Picture {
+    let size = name.split_once('x').and_then(|(height, width)| Some((height.parse().ok()?, width.parse().ok()?)));
+    if let Some((height, width)) = size {
+        return drawn(height, width);
+    }
+    let tensor = decoded.tensor(name).expect("a decoded picture");
+    let [height, width, 3] = *tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
+    Picture { width, height, rgb: tensor.data().to_vec() }
+}
+
+/// The recipe as an export reads it.
+fn recipe(case: &Case, folder: &Path) -> Recipe {
+    let folder = folder.join(&case.name);
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("preprocessor_config.json"), &case.file).expect("writes");
+    if let Some(tower) = &case.tower {
+        let config = format!(r#"{{"vision_config": {{"model_type": "{tower}"}}}}"#);
+        std::fs::write(folder.join("config.json"), config).expect("writes");
+    }
+    recipe_of(&folder).unwrap_or_else(|error| panic!("{}: {error}", case.name))
+}
+
+fn checksum(values: &[f32]) -> String {
+    let mut hash = Sha256::new();
+    values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn odd_pictures_become_the_tensors_of_every_image_processor() {
+    let decoded = golden("pictures/decoded.safetensors");
+    let decoded = SafeTensors::deserialize(&decoded).expect("goldens");
+    let pixels = golden("processors/pixels.safetensors");
+    let pixels = SafeTensors::deserialize(&pixels).expect("goldens");
+    let cases: Vec<Case> = serde_json::from_slice(&golden("processors/cases.json")).expect("cases");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut pictures = BTreeMap::new();
+    let (mut exact, mut refused, mut off) = (0, 0, 0);
+    for case in &cases {
+        let recipe = recipe(case, folder.path());
+        let mut preprocessor = Preprocessor::new(&recipe).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let mut out = Vec::new();
+        for (name, expected) in &case.results {
+            let what = format!("{}, {name}", case.name);
+            let picture = pictures.entry(name.clone()).or_insert_with(|| picture(name, &decoded));
+            let (size, sha256) = match (preprocessor.run(picture, &mut out), expected) {
+                (Ok(found), Expected::Tensor { size, sha256 }) => {
+                    assert_eq!([found.height, found.width], *size, "{what}");
+                    (found, sha256)
+                }
+                (Err(_), Expected::Refused { .. }) => {
+                    refused += 1;
+                    continue;
+                }
+                (Ok(found), Expected::Refused { .. }) => panic!("{what}: {found:?}, where the reference has none"),
+                (Err(error), Expected::Tensor { .. }) => panic!("{what}: {error}"),
+            };
+            let Ok(expected) = pixels.tensor(&what.replace(", ", "/")) else {
+                assert_eq!(checksum(&out), *sha256, "{what}: other values");
+                exact += 1;
+                continue;
+            };
+            let bytes = Recipe { rescale_factor: None, normalize: None, ..recipe.clone() };
+            Preprocessor::new(&bytes).and_then(|mut bytes| bytes.run(picture, &mut out)).expect("ran already");
+            assert_eq!(expected.shape(), [3, size.height, size.width], "{what}");
+            let differences = out.iter().zip(expected.data()).map(|(found, &byte)| (*found as u8).abs_diff(byte));
+            let worst = differences.clone().max().unwrap_or(0);
+            assert!(worst <= SINE_TOLERANCE, "{what}: a pixel is off by {worst}");
+            off += differences.filter(|&difference| difference > 0).count();
+        }
+    }
+    println!(
+        "{} files: {exact} tensors equal to the last bit, {refused} pictures refused, {off} bytes off",
+        cases.len()
+    );
+    assert!(exact > 2000 && off <= 8, "{exact} tensors compared, {off} bytes off by a grey step");
+}
