@@ -6,6 +6,7 @@ pub mod compare;
 mod error;
 pub mod evaluate;
 pub mod export;
+pub mod import;
 pub mod onnx;
 pub mod overrides;
 pub mod plan;

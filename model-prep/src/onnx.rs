@@ -198,7 +198,7 @@ fn attribute(name: &str, value: Attribute<'_>) -> pb::AttributeProto {
     proto
 }
 
-fn value_info(spec: &TensorSpec) -> pb::ValueInfoProto {
+pub(crate) fn value_info(spec: &TensorSpec) -> pb::ValueInfoProto {
     use pb::tensor_shape_proto::{Dimension, dimension::Value};
     let dim = spec.shape.iter().map(|dim| {
         let value = match dim {

@@ -17,10 +17,10 @@ use crate::plan::{Layer, Target};
 use crate::quantize::{quantize, transpose};
 
 /// Outputs of an image tower: the embedding, and the features that it is made of.
-const IMAGE_OUTPUTS: [&str; 2] = ["image_embeds", "image_features"];
+pub(crate) const IMAGE_OUTPUTS: [&str; 2] = ["image_embeds", "image_features"];
 
 /// Outputs of a text tower.
-const TEXT_OUTPUTS: [&str; 2] = ["text_embeds", "text_features"];
+pub(crate) const TEXT_OUTPUTS: [&str; 2] = ["text_embeds", "text_features"];
 
 /// A tower, ready to be written.
 #[derive(Debug)]

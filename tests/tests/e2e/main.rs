@@ -8,6 +8,7 @@ mod cache;
 mod classify;
 mod fused;
 mod overrides;
+mod imported;
 mod pictures;
 mod processors;
 mod reload;

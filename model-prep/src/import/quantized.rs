@@ -1,0 +1,171 @@
+//! 8-bit weights for a graph of any make: linear layers, patch convolutions and large embedding tables.
+
+use std::collections::HashMap;
+
+use tract_onnx::pb;
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_proto::DataType;
+
+use super::raw;
+use crate::quantize::{Quantized, quantize, transpose};
+
+/// Tables with fewer rows stay float: positions and token types.
+const TABLE_ROWS_MIN: usize = 1000;
+
+/// Weights with fewer values are not worth their scales.
+const WEIGHT_VALUES_MIN: usize = 256;
+
+/// What a constant is to the only kind of node that uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// A weight whose output channels lie along this axis.
+    Channels(usize),
+    /// The table of a `Gather`.
+    Table,
+    /// Anything else, or several.
+    Other,
+}
+
+/// Stores what can be stored so as signed bytes, one scale for each output channel or row of a table.
+pub(super) fn quantize_weights(graph: &mut pb::GraphProto) {
+    let mut roles: HashMap<String, Role> = HashMap::new();
+    for node in &graph.node {
+        for (index, name) in node.input.iter().enumerate() {
+            let role = role(node, index);
+            roles
+                .entry(name.clone())
+                .and_modify(|known| *known = if *known == role { role } else { Role::Other })
+                .or_insert(role);
+        }
+    }
+    let mut before = Vec::new();
+    for tensor in std::mem::take(&mut graph.initializer) {
+        let role = roles.get(&tensor.name).copied().unwrap_or(Role::Other);
+        let done = floats(&tensor).and_then(|values| match role {
+            Role::Channels(axis) => channels(&tensor, &values, axis, graph, &mut before),
+            Role::Table => table(&tensor, &values, graph),
+            Role::Other => None,
+        });
+        if done.is_none() {
+            graph.initializer.push(tensor);
+        }
+    }
+    graph.node.splice(0..0, before);
+}
+
+fn role(node: &pb::NodeProto, input: usize) -> Role {
+    let int = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| a.i);
+    match (node.op_type.as_str(), input) {
+        ("MatMul", 1) => Role::Channels(1),
+        ("Gemm", 1) => Role::Channels(usize::from(int("transB").unwrap_or(0) == 0)),
+        ("Conv", 1) => Role::Channels(0),
+        ("Gather", 0) if int("axis").unwrap_or(0) == 0 => Role::Table,
+        _ => Role::Other,
+    }
+}
+
+/// The values of a constant of floats, however it stores them.
+fn floats(tensor: &pb::TensorProto) -> Option<Vec<f32>> {
+    if tensor.data_type != DataType::Float as i32 {
+        return None;
+    }
+    let count = tensor.dims.iter().try_fold(1_usize, |n, dim| n.checked_mul(usize::try_from(*dim).ok()?))?;
+    let values: Vec<f32> = if tensor.raw_data.is_empty() {
+        tensor.float_data.clone()
+    } else {
+        tensor.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    (values.len() == count && values.iter().all(|v| v.is_finite())).then_some(values)
+}
+
+fn channels(
+    tensor: &pb::TensorProto,
+    values: &[f32],
+    axis: usize,
+    graph: &mut pb::GraphProto,
+    nodes: &mut Vec<pb::NodeProto>,
+) -> Option<()> {
+    let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+    let right_form = if axis == 0 { dims.len() == 2 || dims.len() == 4 } else { dims.len() == 2 };
+    if !right_form || values.len() < WEIGHT_VALUES_MIN {
+        return None;
+    }
+    let outputs = dims[axis];
+    let Quantized { values: bytes, scales } = if axis == 0 {
+        quantize(values, values.len() / outputs)
+    } else {
+        let inputs = values.len() / outputs;
+        let quantized = quantize(&transpose(values, outputs), inputs);
+        Quantized { values: transpose(&quantized.values, inputs), ..quantized }
+    };
+    let (name, scale) = (format!("{}.int8", tensor.name), format!("{}.scale", tensor.name));
+    push_int8(graph, &name, &dims, &bytes);
+    push_scales(graph, &scale, &[outputs], &scales);
+    let axis = pb::AttributeProto {
+        name: "axis".into(),
+        i: axis as i64,
+        r#type: AttributeType::Int.into(),
+        ..Default::default()
+    };
+    nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![axis]));
+    Some(())
+}
+
+/// Integers and scales are looked up, then multiplied, so that nobody has to expand the table.
+fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) -> Option<()> {
+    let [rows, width] = tensor.dims[..] else { return None };
+    let (rows, width) = (usize::try_from(rows).ok()?, usize::try_from(width).ok()?);
+    if rows < TABLE_ROWS_MIN || width == 0 {
+        return None;
+    }
+    let quantized = quantize(values, width);
+    let (name, scale) = (format!("{}.int8", tensor.name), format!("{}.scale", tensor.name));
+    push_int8(graph, &name, &[rows, width], &quantized.values);
+    push_scales(graph, &scale, &[rows, 1], &quantized.scales);
+    for old in std::mem::take(&mut graph.node) {
+        let (Some(ids), Some(out)) = (old.input.get(1), old.output.first()) else {
+            graph.node.push(old);
+            continue;
+        };
+        if old.op_type != "Gather" || old.input[0] != tensor.name {
+            graph.node.push(old);
+            continue;
+        }
+        let named = |part: &str| format!("{out}.{part}");
+        let to_float = pb::AttributeProto {
+            name: "to".into(),
+            i: DataType::Float as i64,
+            r#type: AttributeType::Int.into(),
+            ..Default::default()
+        };
+        let new = [
+            node("Gather", &[&name, ids], &named("int8"), vec![]),
+            node("Cast", &[&named("int8")], &named("float"), vec![to_float]),
+            node("Gather", &[&scale, ids], &named("scale"), vec![]),
+            node("Mul", &[&named("float"), &named("scale")], out, vec![]),
+        ];
+        graph.node.extend(new);
+    }
+    Some(())
+}
+
+fn push_int8(graph: &mut pb::GraphProto, name: &str, shape: &[usize], values: &[i8]) {
+    let bytes = values.iter().map(|v| v.to_le_bytes()[0]).collect();
+    graph.initializer.push(raw(name, DataType::Int8, shape, bytes));
+}
+
+fn push_scales(graph: &mut pb::GraphProto, name: &str, shape: &[usize], values: &[f32]) {
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    graph.initializer.push(raw(name, DataType::Float, shape, bytes));
+}
+
+fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<pb::AttributeProto>) -> pb::NodeProto {
+    pb::NodeProto {
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        name: output.to_owned(),
+        op_type: op.to_owned(),
+        attribute,
+        ..Default::default()
+    }
+}
