@@ -6,6 +6,7 @@
 
 mod choice;
 mod function;
+mod lead;
 mod nodes;
 
 use std::collections::HashMap;

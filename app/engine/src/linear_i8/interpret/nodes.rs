@@ -27,6 +27,7 @@ impl Interpreter<'_, '_> {
             "Reshape" => self.reshape(node)?,
             "Transpose" => self.transpose(node)?,
             "Pad" => self.pad(node)?,
+            "Concat" => self.concatenation(node)?,
             "ReduceL2" => self.norms(node)?,
             "ReduceMean" => self.mean(node)?,
             "ArgMax" => self.place(node)?,
@@ -263,7 +264,11 @@ impl Interpreter<'_, '_> {
     fn reshape(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let shape = self.ints(input(node, 1)?)?;
         match self.meaning(input(node, 0)?)? {
-            Meaning::PatchGrid(view) if shape.len() == 3 && shape[2] == -1 && keeps(shape[1], view.width) => {
+            Meaning::PatchGrid(view)
+                if shape.len() == 3
+                    && (shape[2] == -1 || keeps(shape[2], self.program.tokens))
+                    && keeps(shape[1], view.width) =>
+            {
                 Ok(Meaning::PatchColumns(view))
             }
             Meaning::Constant(number) if shape.len() == 4 => {
@@ -279,6 +284,22 @@ impl Interpreter<'_, '_> {
             {
                 Ok(Meaning::Rows(view))
             }
+            // One axis for batch and heads, and back.
+            Meaning::Heads { view, heads, order: order @ (Order::HeadsTokens | Order::HeadsDim), scale } => {
+                let tokens = if self.rows_of(view) == Rows::One { 1 } else { self.program.tokens };
+                let fits = |extent: i64, old: usize| extent == -1 || usize::try_from(extent) == Ok(old);
+                let dim = view.width / heads;
+                let inner = if order == Order::HeadsTokens { [tokens, dim] } else { [dim, tokens] };
+                let same = match shape[..] {
+                    [all, a, b] => fits(all, heads) && fits(a, inner[0]) && fits(b, inner[1]),
+                    [batch, n, a, b] => fits(batch, 1) && fits(n, heads) && fits(a, inner[0]) && fits(b, inner[1]),
+                    _ => false,
+                };
+                if !same || matches!(self.inputs, Inputs::Tokens { .. }) {
+                    return unknown(format!("heads reshaped to {shape:?}"));
+                }
+                Ok(Meaning::Heads { view, heads, order, scale })
+            }
             _ => unknown(format!("a reshape to {shape:?}")),
         }
     }
@@ -289,42 +310,18 @@ impl Interpreter<'_, '_> {
             (Meaning::PatchColumns(view), [0, 2, 1]) => Ok(Meaning::Rows(view)),
             (Meaning::Heads { view, heads, order, scale }, perm) => {
                 let order = match (order, perm) {
-                    (Order::TokensHeads, [0, 2, 1, 3]) | (Order::HeadsDim, [0, 1, 3, 2]) => Order::HeadsTokens,
-                    (Order::TokensHeads, [0, 2, 3, 1]) | (Order::HeadsTokens, [0, 1, 3, 2]) => Order::HeadsDim,
+                    (Order::TokensHeads, [0, 2, 1, 3]) | (Order::HeadsDim, [0, 1, 3, 2] | [0, 2, 1]) => {
+                        Order::HeadsTokens
+                    }
+                    (Order::TokensHeads, [0, 2, 3, 1]) | (Order::HeadsTokens, [0, 1, 3, 2] | [0, 2, 1]) => {
+                        Order::HeadsDim
+                    }
                     (Order::HeadsTokens, [0, 2, 1, 3]) => Order::TokensHeads,
                     _ => return unknown(format!("heads transposed by {perm:?}")),
                 };
                 Ok(Meaning::Heads { view, heads, order, scale })
             }
             (_, perm) => unknown(format!("a transposition by {perm:?}")),
-        }
-    }
-
-    /// A row of zeros before the patches, where a class token will be.
-    fn pad(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let pads = self.ints(input(node, 1)?)?;
-        let zeros = match node.input.get(2).filter(|name| !name.is_empty()) {
-            Some(name) => {
-                let value = self.meaning(name)?;
-                self.scalar(&value)? == Some(0.0)
-            }
-            None => text(node, "mode").is_none_or(|mode| mode == "constant"),
-        };
-        let (Meaning::Rows(view), [0, lead, 0, 0, 0, 0], true) = (self.meaning(input(node, 0)?)?, &pads[..], zeros)
-        else {
-            return unknown("padding of something else than rows of patches");
-        };
-        let lead = usize::try_from(*lead).unwrap_or(0);
-        let last = self.program.steps.last_mut().map(|step| &mut step.op);
-        match last {
-            Some(Op::PatchEmbedding { patches, out, .. })
-                if *out == view.value && patches.lead == 0 && self.uses.get(input(node, 0)?) == Some(&1) =>
-            {
-                patches.lead = lead;
-                self.program.tokens += lead;
-                Ok(Meaning::Rows(view))
-            }
-            _ => unknown("padding of something else than rows of patches"),
         }
     }
 
@@ -584,6 +581,6 @@ fn float(node: &pb::NodeProto, name: &str, absent: f32) -> f32 {
     attribute(node, name).map_or(absent, |attribute| attribute.f)
 }
 
-fn text<'a>(node: &'a pb::NodeProto, name: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(node: &'a pb::NodeProto, name: &str) -> Option<&'a str> {
     attribute(node, name).and_then(|attribute| std::str::from_utf8(&attribute.s).ok())
 }
