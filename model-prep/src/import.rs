@@ -11,12 +11,14 @@ mod rename;
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
-use spotter_engine::bundle::{Architecture, Dim, Dtype, TEXT_INPUTS, TensorSpec, Weights};
+use spotter_engine::bundle::{Architecture, Dim, Dtype, TEXT_INPUTS, TensorSpec};
 use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::prelude::{Framework as _, InferenceFact, InferenceModelExt as _};
 
+use crate::onnx::OnnxFile;
+use crate::plan::Plan;
 use crate::quantize::transpose;
 use crate::towers::{IMAGE_OUTPUTS, TEXT_OUTPUTS, TowerFile};
 
@@ -89,15 +91,13 @@ pub struct Options {
     pub output: Option<String>,
     /// What is multiplied to the output, if the graph does not do so.
     pub projection: Option<Projection>,
-    /// How weights are stored.
-    pub weights: Weights,
 }
 
 /// Reads the ONNX file `path` and makes a bundle's tower of it.
 ///
 /// Inputs are renamed to what bundles call them. The output is followed by the projection, if any, and by the division
 /// by its L2 norm, which changes nothing where the graph has done so.
-pub fn tower(path: &Path, options: &Options) -> Result<TowerFile, ImportError> {
+pub fn tower(path: &Path, options: &Options, plan: &Plan) -> Result<TowerFile, ImportError> {
     let mut file = File::read(path)?;
     let inputs = file.inputs(options.modality)?;
     let features = file.output(options.output.as_deref())?;
@@ -113,9 +113,7 @@ pub fn tower(path: &Path, options: &Options) -> Result<TowerFile, ImportError> {
     let batch = inputs.first().and_then(|input| input.shape.first()).cloned().unwrap_or(Dim::Fixed(1));
     let names = if options.modality == Modality::Text { TEXT_OUTPUTS } else { IMAGE_OUTPUTS };
     file.finish(&features, options.projection.as_ref(), names);
-    if options.weights == Weights::Int8 {
-        quantized::quantize_weights(&mut file.graph);
-    }
+    let layers = quantized::quantize_weights(&mut file.graph, plan);
     let [output, features] = names.map(|name| TensorSpec {
         name: name.into(),
         dtype: Dtype::F32,
@@ -127,8 +125,8 @@ pub fn tower(path: &Path, options: &Options) -> Result<TowerFile, ImportError> {
     for spec in [&output, &features] {
         file.graph.output.push(crate::onnx::value_info(spec));
     }
-    let onnx = file.encode();
-    Ok(TowerFile { architecture: Architecture::Onnx, inputs, output, features, onnx })
+    let onnx = OnnxFile::from_bytes(file.encode());
+    Ok(TowerFile { architecture: Architecture::Onnx, inputs, output, features, layers, onnx })
 }
 
 /// An ONNX file, all of its data in memory.

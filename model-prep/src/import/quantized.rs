@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use spotter_engine::bundle::{LayerKind, Weights};
 use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::raw;
+use crate::plan::{Layer, Plan};
 use crate::quantize::{Quantized, quantize, transpose};
 
 /// Tables with fewer rows stay float: positions and token types.
@@ -26,8 +28,8 @@ enum Role {
     Other,
 }
 
-/// Stores what can be stored so as signed bytes, one scale for each output channel or row of a table.
-pub(super) fn quantize_weights(graph: &mut pb::GraphProto) {
+/// Stores what the plan says, and can be stored so, as signed bytes, one scale for each output channel or row of a table.
+pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<Layer> {
     let mut roles: HashMap<String, Role> = HashMap::new();
     for node in &graph.node {
         for (index, name) in node.input.iter().enumerate() {
@@ -38,19 +40,43 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto) {
                 .or_insert(role);
         }
     }
-    let mut before = Vec::new();
+    let (mut before, mut layers) = (Vec::new(), Vec::new());
     for tensor in std::mem::take(&mut graph.initializer) {
         let role = roles.get(&tensor.name).copied().unwrap_or(Role::Other);
-        let done = floats(&tensor).and_then(|values| match role {
+        let Some((kind, width)) = layer(&tensor, role) else {
+            graph.initializer.push(tensor);
+            continue;
+        };
+        let count = tensor.dims.iter().product::<i64>();
+        let (name, weights) = (tensor.name.clone(), usize::try_from(count).unwrap_or(0));
+        let done = floats(&tensor).filter(|_| plan.of(&name) == Weights::Int8).map(|values| match role {
             Role::Channels(axis) => channels(&tensor, &values, axis, graph, &mut before),
-            Role::Table => table(&tensor, &values, graph),
-            Role::Other => None,
+            Role::Table | Role::Other => table(&tensor, &values, graph),
         });
+        let stored = if done.is_some() { Weights::Int8 } else { Weights::F32 };
+        layers.push(Layer { unit: name.clone(), name, kind, stored, weights, width });
         if done.is_none() {
             graph.initializer.push(tensor);
         }
     }
     graph.node.splice(0..0, before);
+    layers
+}
+
+/// What a constant is, and how many of its values share a scale; nothing where it stays a float in any case.
+fn layer(tensor: &pb::TensorProto, role: Role) -> Option<(LayerKind, usize)> {
+    let dims = tensor.dims.iter().map(|dim| usize::try_from(*dim).ok().filter(|dim| *dim > 0));
+    let dims = dims.collect::<Option<Vec<_>>>()?;
+    let count = dims.iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim))?;
+    if tensor.data_type != DataType::Float as i32 {
+        return None;
+    }
+    match (role, &dims[..]) {
+        (Role::Channels(0), [outputs, _, _, _]) => Some((LayerKind::PatchEmbedding, count / outputs)),
+        (Role::Channels(axis), [_, _]) if count >= WEIGHT_VALUES_MIN => Some((LayerKind::Linear, count / dims[axis])),
+        (Role::Table, [rows, width]) if *rows >= TABLE_ROWS_MIN => Some((LayerKind::Embedding, *width)),
+        _ => None,
+    }
 }
 
 fn role(node: &pb::NodeProto, input: usize) -> Role {
@@ -84,12 +110,8 @@ fn channels(
     axis: usize,
     graph: &mut pb::GraphProto,
     nodes: &mut Vec<pb::NodeProto>,
-) -> Option<()> {
+) {
     let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
-    let right_form = if axis == 0 { dims.len() == 2 || dims.len() == 4 } else { dims.len() == 2 };
-    if !right_form || values.len() < WEIGHT_VALUES_MIN {
-        return None;
-    }
     let outputs = dims[axis];
     let Quantized { values: bytes, scales } = if axis == 0 {
         quantize(values, values.len() / outputs)
@@ -108,16 +130,12 @@ fn channels(
         ..Default::default()
     };
     nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![axis]));
-    Some(())
 }
 
 /// Integers and scales are looked up, then multiplied, so that nobody has to expand the table.
-fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) -> Option<()> {
-    let [rows, width] = tensor.dims[..] else { return None };
-    let (rows, width) = (usize::try_from(rows).ok()?, usize::try_from(width).ok()?);
-    if rows < TABLE_ROWS_MIN || width == 0 {
-        return None;
-    }
+fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) {
+    let width = tensor.dims.last().and_then(|width| usize::try_from(*width).ok()).unwrap_or(1);
+    let rows = values.len() / width;
     let quantized = quantize(values, width);
     let (name, scale) = (format!("{}.int8", tensor.name), format!("{}.scale", tensor.name));
     push_int8(graph, &name, &[rows, width], &quantized.values);
@@ -146,7 +164,6 @@ fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) -
         ];
         graph.node.extend(new);
     }
-    Some(())
 }
 
 fn push_int8(graph: &mut pb::GraphProto, name: &str, shape: &[usize], values: &[i8]) {

@@ -102,6 +102,12 @@ pub struct OnnxFile {
 }
 
 impl OnnxFile {
+    /// A file that is in memory.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
+        let len = bytes.len() as u64;
+        Self { parts: vec![Data::Bytes(bytes)], starts: vec![0], len, spool: None }
+    }
+
     /// For reading it from its start.
     pub fn reader(&self) -> OnnxReader<'_> {
         OnnxReader { file: self, at: 0 }
