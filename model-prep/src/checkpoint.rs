@@ -18,7 +18,8 @@ mod torch_file;
 mod weights_file;
 
 pub use config::{
-    Activation, BertConfig, DualEncoderConfig, EncoderConfig, Patching, TextConfig, VisionConfig, VitConfig,
+    Activation, BertConfig, ClipPooling, ClipTextConfig, DualEncoderConfig, EncoderConfig, MpnetConfig, Patching,
+    RobertaConfig, SiglipTextConfig, TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
 pub use preprocessor::recipe_of;
@@ -28,7 +29,7 @@ pub use tokenizer::TokenizerFile;
 use std::path::{Path, PathBuf};
 
 use bounded::read_optional;
-use spotter_engine::bundle::Override;
+use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::preprocess::Recipe;
 
 use crate::overrides::Overrides;
@@ -79,6 +80,15 @@ impl Checkpoint {
     pub fn name(&self) -> String {
         let absolute = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         absolute.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// Inputs of the text tower, in the order of the reference's arguments.
+    ///
+    /// Where prompts are padded to one length, the tokenizer decides whether the model gets to know what is padding;
+    /// elsewhere a mask of a single prompt holds nothing but ones.
+    pub fn text_inputs(&self) -> Vec<&'static str> {
+        let masked = self.tokenizer.attention_mask || self.config.text.padding() == Padding::Longest;
+        self.config.text.inputs().iter().copied().filter(|name| masked || *name != "attention_mask").collect()
     }
 
     /// Natural logarithm of the factor on cosines: the trained value.

@@ -116,6 +116,7 @@ pub fn assemble(
         tokenizer: TokenizerSpec {
             file: no_file_yet(),
             max_length: tokenizer.max_length,
+            padding: checkpoint.config.text.padding(),
             padding_side: tokenizer.padding_side,
             pad_token: tokenizer.pad_token.clone(),
             pad_id: tokenizer.pad_id,

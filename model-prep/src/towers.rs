@@ -4,6 +4,10 @@
 //! last layer computes its queries and everything behind them for that token alone, which changes no value.
 
 mod bert;
+mod clip_layer;
+mod clip_text;
+mod mpnet;
+mod siglip_text;
 mod vit;
 
 use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
@@ -60,10 +64,16 @@ pub fn text(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Resu
     let config = &checkpoint.config.text;
     let shape = vec![Dim::Named("batch".into()), Dim::Named("sequence".into())];
     let spec = |name: &&str| TensorSpec { name: (*name).into(), dtype: Dtype::I64, shape: shape.clone() };
-    let inputs: Vec<_> = config.inputs().iter().map(spec).collect();
+    let inputs: Vec<_> = checkpoint.text_inputs().iter().map(spec).collect();
     inputs.iter().for_each(|input| drop(builder.graph.input(input)));
     let pooled = match config {
         TextConfig::Bert(config) => bert::pooled(&mut builder, config)?,
+        TextConfig::Roberta(config) => bert::pooled(&mut builder, &config.bert)?,
+        TextConfig::Mpnet(config) => mpnet::pooled(&mut builder, config)?,
+        TextConfig::Clip(config) => clip_text::pooled(&mut builder, config)?,
+        TextConfig::Siglip(config) => {
+            siglip_text::pooled(&mut builder, config, inputs.iter().any(|input| input.name == "attention_mask"))?
+        }
     };
     let x = builder.linear("text_projection", &pooled, [config.pooled_width(), builder.projection_dim], false)?;
     builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS)
@@ -341,6 +351,13 @@ impl<'a> Builder<'a> {
         self.graph.node("Slice", name, &[x, &zero, &one, &one], &[])
     }
 
+    /// The last token of `x` [batch, n, hidden], as [batch, 1, hidden].
+    fn last_token(&mut self, name: &str, x: &Value) -> Value {
+        let (last, end) = (self.graph.list("index_last", &[-1]), self.graph.list("index_end", &[i64::MAX]));
+        let axis = self.graph.list("index_1", &[1]);
+        self.graph.node("Slice", name, &[x, &last, &end, &axis], &[])
+    }
+
     /// Row 0 of `x` [batch, n, hidden] through a dense layer and an activation: [batch, hidden].
     fn dense_pooler(
         &mut self,
@@ -382,4 +399,18 @@ impl<'a> Builder<'a> {
         let onnx = self.graph.finish().map_err(|source| CheckpointError::io(scratch, source))?;
         Ok(TowerFile { architecture, inputs, output, features, layers: self.layers, onnx })
     }
+}
+
+/// 0 for a token and the lowest float for padding: [batch, 1, 1, sequence].
+fn additive_mask(builder: &mut Builder<'_>) -> Value {
+    let mask = &builder.input("attention_mask");
+    let graph = &mut builder.graph;
+    // 1 is FLOAT in ONNX.
+    let mask = graph.node("Cast", "attention_mask.float", &[mask], &[("to", Attribute::Int(1))]);
+    let one = graph.scalar("one", 1.0);
+    let padding = graph.node("Sub", "padding_mask", &[&one, &mask], &[]);
+    let lowest = graph.scalar("lowest_float", f32::MIN);
+    let mask = graph.node("Mul", "padding_mask.lowest", &[&padding, &lowest], &[]);
+    let axes = graph.list("head_and_query_axes", &[1, 2]);
+    graph.node("Unsqueeze", "additive_mask", &[&mask, &axes], &[])
 }

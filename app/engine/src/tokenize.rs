@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use tokenizers::TruncationParams;
 
-use crate::bundle::{PaddingSide, Positions, TokenizerSpec};
+use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 
 /// A tokenizer with the truncation of its checkpoint; clones share its vocabulary.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
+    /// The length that every prompt has, where it is the same for all.
+    fixed_length: Option<usize>,
     padding_side: PaddingSide,
     pad_id: i64,
     pad_type_id: i64,
@@ -65,6 +67,7 @@ impl Tokenizer {
         inner.with_padding(None);
         Ok(Self {
             inner: Arc::new(inner),
+            fixed_length: (spec.padding == Padding::MaxLength).then_some(spec.max_length),
             padding_side: spec.padding_side,
             pad_id: i64::from(spec.pad_id),
             pad_type_id: i64::from(spec.pad_type_id),
@@ -72,7 +75,7 @@ impl Tokenizer {
         })
     }
 
-    /// Ids of one prompt, cut to the maximum length, not padded.
+    /// Ids of one prompt, cut to the maximum length, and padded to it where [`TokenizerSpec::padding`] says so.
     pub fn encode(&self, prompt: &str) -> Result<Encoding, TokenizeError> {
         let encoding = self
             .inner
@@ -80,11 +83,15 @@ impl Tokenizer {
             .map_err(|e| TokenizeError::Prompt { prompt: prompt.to_owned(), message: e.to_string() })?;
         let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
         let ids = widen(encoding.get_ids());
-        Ok(Encoding {
+        let encoding = Encoding {
             position_ids: self.position_ids(&ids),
             ids,
             mask: widen(encoding.get_attention_mask()),
             type_ids: widen(encoding.get_type_ids()),
+        };
+        Ok(match self.fixed_length {
+            Some(length) => self.pad(&encoding, length),
+            None => encoding,
         })
     }
 
@@ -111,12 +118,6 @@ impl Tokenizer {
 
     /// `encoding`, padded to `length` tokens where it is shorter; positions are counted anew, as the reference does.
     pub fn pad(&self, encoding: &Encoding, length: usize) -> Encoding {
-        let padded = self.pad_in_place(encoding, length);
-        Encoding { position_ids: self.position_ids(&padded.ids), ..padded }
-    }
-
-    /// The same with each token's position as it was, so that padding that is left out by the mask changes nothing.
-    pub(crate) fn pad_in_place(&self, encoding: &Encoding, length: usize) -> Encoding {
         let missing = length.saturating_sub(encoding.ids.len());
         let extend = |values: &[i64], fill: i64| -> Vec<i64> {
             let padding = std::iter::repeat_n(fill, missing);
@@ -125,11 +126,30 @@ impl Tokenizer {
                 PaddingSide::Right => values.iter().copied().chain(padding).collect(),
             }
         };
+        let ids = extend(&encoding.ids, self.pad_id);
         Encoding {
-            ids: extend(&encoding.ids, self.pad_id),
+            position_ids: self.position_ids(&ids),
+            ids,
             mask: extend(&encoding.mask, 0),
             type_ids: extend(&encoding.type_ids, self.pad_type_id),
-            position_ids: extend(&encoding.position_ids, 0),
+        }
+    }
+}
+
+impl Encoding {
+    /// The same with a tail up to `length` that the mask leaves out and that moves no token: it changes no embedding,
+    /// whichever token is pooled by its place or its id.
+    pub(crate) fn with_masked_tail(&self, length: usize) -> Self {
+        let extend = |values: &[i64], fill: i64| -> Vec<i64> {
+            let missing = length.saturating_sub(values.len());
+            values.iter().copied().chain(std::iter::repeat_n(fill, missing)).collect()
+        };
+        Self {
+            // An id that is there already is found at its first place.
+            ids: extend(&self.ids, self.ids.first().copied().unwrap_or(0)),
+            mask: extend(&self.mask, 0),
+            type_ids: extend(&self.type_ids, 0),
+            position_ids: extend(&self.position_ids, 0),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView4};
 use tract_onnx::pb;
 
-use crate::bundle::{self, Bundle, BundleError, Dim, Manifest};
+use crate::bundle::{self, Bundle, BundleError, Dim, Manifest, Padding};
 use crate::linear_i8::{self, Input, Inputs, Kernels, OnnxFile, Outcome, Pool, Runner};
 use crate::score::normalize;
 use crate::tokenize::{Encoding, TokenizeError, Tokenizer};
@@ -362,7 +362,12 @@ impl TextTower {
         let (spec, projection_dim) = (&manifest.tokenizer, manifest.projection_dim);
         let names: Vec<String> = manifest.text.inputs.iter().map(|input| input.name.clone()).collect();
         let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length };
-        let (engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;
+        // What was trained on one length may look at the last token, which a tail would move.
+        let tail = spec.padding == Padding::Longest && names.iter().any(|name| name == "attention_mask");
+        let (mut engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;
+        if let (Engine::Tract(towers), false) = (&mut engine, tail) {
+            towers.prepare_exact_lengths();
+        }
         let tokenizer = Tokenizer::from_bytes(tokenizer_json, spec)?;
         let output = Output::of(&manifest.text);
         Ok(Self { engine, layers, output, tokenizer, max_length: spec.max_length, projection_dim })
@@ -422,7 +427,7 @@ impl TextTower {
             Engine::Fused(runner) => runner.run(tokens(encoding), out, None),
             Engine::Tract(towers) => {
                 let length = towers.length_for(encoding.ids.len());
-                towers.text(&self.tokenizer.pad_in_place(encoding, length), out)?;
+                towers.text(&encoding.with_masked_tail(length), out)?;
             }
         }
         self.output.finish(tower, wanted, out)

@@ -3,18 +3,30 @@
 //! Defaults are those of transformers 4.56.2.
 
 mod bert;
+mod clip_text;
+mod mpnet;
+mod roberta;
+mod siglip_text;
 mod vit;
 
 pub use bert::BertConfig;
+pub use clip_text::{ClipPooling, ClipTextConfig};
+pub use mpnet::MpnetConfig;
+pub use roberta::RobertaConfig;
+pub use siglip_text::SiglipTextConfig;
 pub use vit::VitConfig;
 
 use std::path::Path;
 
 use serde_json::Value;
-use spotter_engine::bundle::{Architecture, Positions};
+use spotter_engine::bundle::{Architecture, Padding, Positions};
 
 use super::CheckpointError;
 use super::json::Object;
+
+/// Text encoders whose base models give hidden states only.
+const WITHOUT_POOLER: [&str; 9] =
+    ["distilbert", "electra", "deberta", "deberta-v2", "roformer", "xlnet", "gpt2", "t5", "modernbert"];
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +53,14 @@ pub enum VisionConfig {
 pub enum TextConfig {
     /// BERT encoder.
     Bert(BertConfig),
+    /// RoBERTa, XLM-RoBERTa or CamemBERT encoder.
+    Roberta(RobertaConfig),
+    /// MPNet encoder.
+    Mpnet(MpnetConfig),
+    /// CLIP's text tower.
+    Clip(ClipTextConfig),
+    /// SigLIP's text tower.
+    Siglip(SiglipTextConfig),
 }
 
 /// What the layers of every tower have in common.
@@ -159,15 +179,30 @@ impl VisionConfig {
 impl TextConfig {
     fn read(object: &Object) -> Result<Self, CheckpointError> {
         match object.text("model_type", "")?.as_str() {
-            "bert" => Ok(Self::Bert(BertConfig::read(object)?)),
-            other => Err(object.unsupported("model_type", format!("{other:?}"), "text towers: \"bert\"")),
+            "bert" => Ok(Self::Bert(BertConfig::read(object, 30522)?)),
+            "roberta" => Ok(Self::Roberta(RobertaConfig::read(object, 50265)?)),
+            "xlm-roberta" | "camembert" => Ok(Self::Roberta(RobertaConfig::read(object, 30522)?)),
+            "mpnet" => Ok(Self::Mpnet(MpnetConfig::read(object)?)),
+            "clip_text_model" => Ok(Self::Clip(ClipTextConfig::read(object)?)),
+            "siglip_text_model" => Ok(Self::Siglip(SiglipTextConfig::read(object)?)),
+            other => {
+                let reason = if WITHOUT_POOLER.contains(&other) {
+                    "it has no pooler, and embeddings are pooler outputs: transformers cannot run this dual encoder \
+                     either; train one whose text tower has a pooler"
+                } else {
+                    "text towers: \"bert\", \"roberta\", \"xlm-roberta\", \"camembert\", \"mpnet\", \
+                     \"clip_text_model\", \"siglip_text_model\""
+                };
+                Err(object.unsupported("model_type", format!("{other:?}"), reason))
+            }
         }
     }
 
-    /// Inputs of the graph, in the order of the reference's arguments.
+    /// Inputs that the graph may have, in the order of the reference's arguments.
     pub fn inputs(&self) -> &'static [&'static str] {
         match self {
-            Self::Bert(_) => &["input_ids", "attention_mask", "token_type_ids", "position_ids"],
+            Self::Bert(_) | Self::Roberta(_) => &["input_ids", "attention_mask", "token_type_ids", "position_ids"],
+            Self::Mpnet(_) | Self::Clip(_) | Self::Siglip(_) => &["input_ids", "attention_mask", "position_ids"],
         }
     }
 
@@ -175,20 +210,44 @@ impl TextConfig {
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Bert(config) => config.vocab_size,
+            Self::Roberta(config) => config.bert.vocab_size,
+            Self::Mpnet(config) => config.vocab_size,
+            Self::Clip(config) => config.vocab_size,
+            Self::Siglip(config) => config.vocab_size,
         }
     }
 
     /// The longest sequence that there are positions for.
     pub fn tokens_max(&self) -> usize {
+        let behind_padding = |positions: usize| positions - self.padding_id().map_or(0, |id| id + 1);
         match self {
             Self::Bert(config) => config.max_position_embeddings,
+            Self::Roberta(config) => behind_padding(config.bert.max_position_embeddings),
+            Self::Mpnet(config) => behind_padding(config.max_position_embeddings),
+            Self::Clip(config) => config.max_position_embeddings,
+            Self::Siglip(config) => config.max_position_embeddings,
+        }
+    }
+
+    /// The padding token's id, where positions are counted from it.
+    pub fn padding_id(&self) -> Option<usize> {
+        match self {
+            Self::Roberta(config) => Some(config.pad_token_id),
+            Self::Mpnet(_) => Some(MpnetConfig::PAD_TOKEN_ID),
+            Self::Bert(_) | Self::Clip(_) | Self::Siglip(_) => None,
         }
     }
 
     /// How position ids are counted.
     pub fn positions(&self) -> Positions {
+        if self.padding_id().is_some() { Positions::AfterPadding } else { Positions::Sequential }
+    }
+
+    /// How far prompts are padded.
+    pub fn padding(&self) -> Padding {
         match self {
-            Self::Bert(_) => Positions::Sequential,
+            Self::Siglip(_) => Padding::MaxLength,
+            Self::Bert(_) | Self::Roberta(_) | Self::Mpnet(_) | Self::Clip(_) => Padding::Longest,
         }
     }
 
@@ -196,6 +255,10 @@ impl TextConfig {
     pub fn pooled_width(&self) -> usize {
         match self {
             Self::Bert(config) => config.encoder.hidden_size,
+            Self::Roberta(config) => config.bert.encoder.hidden_size,
+            Self::Mpnet(config) => config.encoder.hidden_size,
+            Self::Clip(config) => config.encoder.hidden_size,
+            Self::Siglip(config) => config.projection_size,
         }
     }
 
@@ -203,6 +266,10 @@ impl TextConfig {
     pub fn architecture(&self) -> Architecture {
         match self {
             Self::Bert(_) => Architecture::Bert,
+            Self::Roberta(_) => Architecture::Roberta,
+            Self::Mpnet(_) => Architecture::Mpnet,
+            Self::Clip(_) => Architecture::Clip,
+            Self::Siglip(_) => Architecture::Siglip,
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct TokenizerFile {
     pub pad_id: u32,
     /// Its token type.
     pub pad_type_id: u32,
+    /// Whether the attention mask is among what the model is given.
+    pub attention_mask: bool,
 }
 
 /// What `tokenizer_config.json` says about WordPiece normalisation.
@@ -65,8 +67,16 @@ impl TokenizerFile {
             let message = format!("the padding token {pad_token:?} is not in the vocabulary");
             return Err(CheckpointError::Tokenizer { path, message });
         };
+        if let Some(expected) = text.padding_id().filter(|id| *id != pad_id as usize) {
+            let message = format!(
+                "the padding token {pad_token:?} has the id {pad_id}, but the text tower counts positions from the \
+                 padding id {expected}"
+            );
+            return Err(CheckpointError::Tokenizer { path, message });
+        }
         Ok(Self {
             json,
+            attention_mask: config.attention_mask()?,
             max_length: config.max_length(text.tokens_max())?,
             padding_side: config.padding_side()?,
             pad_token,
@@ -133,6 +143,12 @@ impl Configuration {
             Some("left") => Some(PaddingSide::Left),
             Some("right") => Some(PaddingSide::Right),
             _ => None,
+        })
+    }
+
+    fn attention_mask(&self) -> Result<bool, CheckpointError> {
+        self.main.or("model_input_names", true, "a list of names", |v| {
+            Some(v.as_array()?.iter().any(|name| name.as_str() == Some("attention_mask")))
         })
     }
 

@@ -1,8 +1,8 @@
-//! BERT.
+//! BERT, and RoBERTa, whose graph is the same: positions are an input.
 
-use super::{AttentionLayers, Builder};
+use super::{AttentionLayers, Builder, additive_mask};
 use crate::checkpoint::{Activation, BertConfig, CheckpointError, EncoderConfig};
-use crate::onnx::{Attribute, Value};
+use crate::onnx::Value;
 
 /// What the pooler makes of the tokens [batch, sequence]: [batch, hidden].
 pub(super) fn pooled(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, CheckpointError> {
@@ -26,20 +26,6 @@ fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, C
     let x = builder.graph.node("Add", &named("words_and_types"), &[&words, &types], &[]);
     let x = builder.graph.node("Add", &named("sum"), &[&x, &positions], &[]);
     builder.layer_norm(&named("LayerNorm"), &x, &config.encoder)
-}
-
-/// 0 for a token and the lowest float for padding: [batch, 1, 1, sequence].
-fn additive_mask(builder: &mut Builder<'_>) -> Value {
-    let mask = &builder.input("attention_mask");
-    let graph = &mut builder.graph;
-    // 1 is FLOAT in ONNX.
-    let mask = graph.node("Cast", "attention_mask.float", &[mask], &[("to", Attribute::Int(1))]);
-    let one = graph.scalar("one", 1.0);
-    let padding = graph.node("Sub", "padding_mask", &[&one, &mask], &[]);
-    let lowest = graph.scalar("lowest_float", f32::MIN);
-    let mask = graph.node("Mul", "padding_mask.lowest", &[&padding, &lowest], &[]);
-    let axes = graph.list("head_and_query_axes", &[1, 2]);
-    graph.node("Unsqueeze", "additive_mask", &[&mask, &axes], &[])
 }
 
 /// Layer norm after each block; the last layer keeps token 0 only.

@@ -194,6 +194,9 @@ pub struct TokenizerSpec {
     pub file: FileEntry,
     /// Longest sequence in tokens, special tokens included; longer prompts are cut.
     pub max_length: usize,
+    /// How far prompts are padded.
+    #[serde(default, skip_serializing_if = "Padding::is_default")]
+    pub padding: Padding,
     /// Where padding goes.
     pub padding_side: PaddingSide,
     /// The padding token.
@@ -205,6 +208,23 @@ pub struct TokenizerSpec {
     /// How the tokens' position ids are counted.
     #[serde(default)]
     pub positions: Positions,
+}
+
+/// How far prompts are padded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// To the longest of a batch.
+    #[default]
+    Longest,
+    /// To the maximum length, as SigLIP was trained.
+    MaxLength,
+}
+
+impl Padding {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How position ids are counted.

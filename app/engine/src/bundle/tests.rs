@@ -50,6 +50,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
         tokenizer: TokenizerSpec {
             file: file(),
             max_length: 64,
+            padding: Padding::Longest,
             padding_side: PaddingSide::Right,
             pad_token: "[PAD]".into(),
             pad_id: 0,

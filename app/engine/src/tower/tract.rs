@@ -18,6 +18,9 @@ use crate::tokenize::Encoding;
 /// template has 8 to 12 tokens, a caption up to 32, and each further length costs a prepared copy of the tower.
 const SEQUENCE_LENGTHS: [usize; 3] = [16, 32, 64];
 
+/// Prepared lengths that are kept where each prompt's own length is needed; the rest make room.
+const EXACT_LENGTHS_MAX: usize = 4;
+
 /// A tower's graph, and what tract made of it.
 #[derive(Debug, Clone)]
 pub(super) struct Towers {
@@ -29,6 +32,8 @@ pub(super) struct Towers {
     output: usize,
     /// Prepared plans with their sequence lengths (0 for pictures), shortest first.
     plans: Vec<(usize, Option<Arc<TypedRunnableModel>>)>,
+    /// Whether prompts are run as long as they are.
+    exact: bool,
     executor: Executor,
 }
 
@@ -65,8 +70,15 @@ impl Towers {
             inputs: spec.inputs.iter().map(|input| input.name.clone()).collect(),
             output,
             plans,
+            exact: false,
             executor: if count > 1 { Executor::multithread_with_name(count, "tract") } else { Executor::SingleThread },
         })
+    }
+
+    /// Runs prompts as long as they are, for a tower that a masked tail would change.
+    pub(super) fn prepare_exact_lengths(&mut self) {
+        self.exact = true;
+        self.plans.clear();
     }
 
     pub(super) fn image(&self, pixels: &[f32], [height, width]: [usize; 2], out: &mut [f32]) -> Result<(), TowerError> {
@@ -78,14 +90,23 @@ impl Towers {
         }
     }
 
-    /// The sequence length that a prompt of `tokens` is padded to; the longest where it is too long.
+    /// The sequence length that a prompt of `tokens` is run with; the longest where it is too long.
     pub(super) fn length_for(&self, tokens: usize) -> usize {
+        if self.exact {
+            return tokens;
+        }
         let lengths = || self.plans.iter().map(|(length, _)| *length);
         lengths().find(|length| *length >= tokens).or(lengths().next_back()).unwrap_or(tokens)
     }
 
     pub(super) fn text(&mut self, padded: &Encoding, out: &mut [f32]) -> Result<(), TowerError> {
         let (tower, length) = (self.graph.tower, padded.ids.len());
+        if self.exact && self.plans.iter().all(|(prepared, _)| *prepared != length) {
+            if self.plans.len() == EXACT_LENGTHS_MAX {
+                self.plans.remove(0);
+            }
+            self.plans.push((length, None));
+        }
         let Some(slot) = self.plans.iter_mut().find(|(prepared, _)| *prepared == length) else {
             return Err(TowerError::Input { tower, expected: self.length_for(length), found: length });
         };

@@ -18,7 +18,8 @@ pub struct BertConfig {
 }
 
 impl BertConfig {
-    pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
+    /// `vocab_size` is what the configuration class has where the file says nothing.
+    pub(super) fn read(object: &Object, vocab_size: usize) -> Result<Self, CheckpointError> {
         let positions = object.text("position_embedding_type", "absolute")?;
         if positions != "absolute" {
             return Err(object.unsupported("position_embedding_type", format!("{positions:?}"), "only \"absolute\""));
@@ -30,7 +31,7 @@ impl BertConfig {
         }
         Ok(Self {
             encoder: EncoderConfig::read(object, &EncoderDefaults::BERT)?,
-            vocab_size: object.count("vocab_size", 30522)?,
+            vocab_size: object.count("vocab_size", vocab_size)?,
             max_position_embeddings: object.count("max_position_embeddings", 512)?,
             type_vocab_size: object.count("type_vocab_size", 2)?,
         })

@@ -1,0 +1,40 @@
+//! `text_config` of SigLIP.
+
+use super::{EncoderConfig, EncoderDefaults};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::json::Object;
+
+/// `SiglipTextConfig`.
+const DEFAULTS: EncoderDefaults = EncoderDefaults {
+    hidden_size: 768,
+    intermediate_size: 3072,
+    layers: 12,
+    heads: 12,
+    activation: "gelu_pytorch_tanh",
+    layer_norm_eps: 1e-6,
+};
+
+/// SigLIP's text tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiglipTextConfig {
+    /// Its layers.
+    pub encoder: EncoderConfig,
+    /// Rows of the table of token embeddings.
+    pub vocab_size: usize,
+    /// Rows of the table of position embeddings: the length of every sequence, padding included.
+    pub max_position_embeddings: usize,
+    /// Width of what the head gives.
+    pub projection_size: usize,
+}
+
+impl SiglipTextConfig {
+    pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
+        let encoder = EncoderConfig::read(object, &DEFAULTS)?;
+        Ok(Self {
+            vocab_size: object.count("vocab_size", 32000)?,
+            max_position_embeddings: object.count("max_position_embeddings", 64)?,
+            projection_size: object.count("projection_size", encoder.hidden_size)?,
+            encoder,
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! MPNet: BERT with a bias on scores that depends on the distance between tokens.
+
+use super::clip_text::{places, sequence_length};
+use super::{AttentionLayers, Builder, additive_mask};
+use crate::checkpoint::{Activation, CheckpointError, EncoderConfig, MpnetConfig};
+use crate::onnx::{Attribute, Value};
+
+/// Distances from which on there is one bucket for all.
+const DISTANCE_MAX: f32 = 128.0;
+
+/// What the pooler makes of the tokens [batch, sequence]: [batch, hidden].
+pub(super) fn pooled(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
+    let mut x = embeddings(builder, config)?;
+    let mask = additive_mask(builder);
+    let bias = position_bias(builder, config)?;
+    for index in 0..config.encoder.layers {
+        x = layer(builder, &x, [&bias, &mask], index, &config.encoder)?;
+    }
+    builder.dense_pooler("text_model.pooler", &x, config.encoder.hidden_size, Activation::Tanh)
+}
+
+/// Words and positions, summed and normed: [batch, sequence, hidden].
+fn embeddings(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
+    let hidden = config.encoder.hidden_size;
+    let named = |part: &str| format!("text_model.embeddings.{part}");
+    let ids = ["input_ids", "position_ids"].map(|name| builder.input(name));
+    let words = builder.embedding(&named("word_embeddings"), &ids[0], [config.vocab_size, hidden])?;
+    let name = named("position_embeddings");
+    let positions = builder.float_embedding(&name, &ids[1], [config.max_position_embeddings, hidden])?;
+    let x = builder.graph.node("Add", &named("sum"), &[&words, &positions], &[]);
+    builder.layer_norm(&named("LayerNorm"), &x, &config.encoder)
+}
+
+/// The bias of each pair of query and key: [1, heads, sequence, sequence].
+///
+/// Kept as one row for each distance, which is small, and looked up by the difference of places.
+fn position_bias(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
+    let (heads, positions) = (config.encoder.heads, config.max_position_embeddings);
+    let name = "text_model.encoder.relative_attention_bias";
+    let table = builder.tensor(&format!("{name}.weight"), &[config.buckets, heads])?;
+    let farthest = positions as i64 - 1;
+    let row = |distance: i64| &table[bucket(distance) * heads..][..heads];
+    let rows: Vec<f32> = (-farthest..=farthest).flat_map(row).copied().collect();
+    let length = sequence_length(builder);
+    let places = places(builder, &length, positions);
+    let graph = &mut builder.graph;
+    let rows = graph.floats(&format!("{name}.of_distance"), &[2 * positions - 1, heads], &rows);
+    let (zero, one) = (graph.list("index_0", &[0]), graph.list("index_1", &[1]));
+    let keys = graph.node("Unsqueeze", "places.of_keys", &[&places, &zero], &[]);
+    let queries = graph.node("Unsqueeze", "places.of_queries", &[&places, &one], &[]);
+    let distances = graph.node("Sub", "distances", &[&keys, &queries], &[]);
+    let farthest = graph.list("farthest", &[farthest]);
+    let distances = graph.node("Add", "distances.from_0", &[&distances, &farthest], &[]);
+    let bias = graph.node("Gather", &format!("{name}.found"), &[&rows, &distances], &[]);
+    let perm = [("perm", Attribute::Ints(&[2, 0, 1]))];
+    let bias = graph.node("Transpose", &format!("{name}.heads"), &[&bias], &perm);
+    Ok(graph.node("Unsqueeze", name, &[&bias, &zero], &[]))
+}
+
+/// `MPNetEncoder.relative_position_bucket` of a key that stands `distance` tokens after its query: half of the buckets
+/// for each direction, half of these for one distance each, the others for distances that grow by a factor.
+fn bucket(distance: i64) -> usize {
+    let half = MpnetConfig::BUCKETS_USED / 2;
+    let exact = half / 2;
+    let side = if distance > 0 { half } else { 0 };
+    let distance = usize::try_from(distance.unsigned_abs()).unwrap_or(usize::MAX);
+    if distance < exact {
+        return side + distance;
+    }
+    // In 32 bits and in this order, as the reference.
+    let share = (distance as f32 / exact as f32).ln() / f64::from(DISTANCE_MAX / exact as f32).ln() as f32;
+    let bucket = exact + (share * (half - exact) as f32) as usize;
+    side + bucket.min(half - 1)
+}
+
+/// Layer norm after each block; the last layer keeps token 0 only.
+fn layer(
+    builder: &mut Builder<'_>,
+    x: &Value,
+    [bias, mask]: [&Value; 2],
+    index: usize,
+    encoder: &EncoderConfig,
+) -> Result<Value, CheckpointError> {
+    let named = |part: &str| format!("text_model.encoder.layer.{index}.{part}");
+    let layers = AttentionLayers {
+        query: named("attention.attn.q"),
+        key: named("attention.attn.k"),
+        value: named("attention.attn.v"),
+        output: named("attention.attn.o"),
+        biases: [true; 3],
+        layer_scale: None,
+    };
+    let (queries, bias) = if index + 1 == encoder.layers {
+        let queries = builder.first_token(&named("token_0"), x);
+        let graph = &mut builder.graph;
+        let (zero, one, axis) = (graph.list("index_0", &[0]), graph.list("index_1", &[1]), graph.list("index_2", &[2]));
+        (queries, graph.node("Slice", &named("token_0.bias"), &[bias, &zero, &one, &axis], &[]))
+    } else {
+        (x.clone(), bias.clone())
+    };
+    let attended = builder.attention(&layers, [&queries, x], &[&bias, mask], encoder)?;
+    let sum = builder.graph.node("Add", &named("attention.sum"), &[&attended, &queries], &[]);
+    let x = builder.layer_norm(&named("attention.LayerNorm"), &sum, encoder)?;
+    let y = builder.feed_forward([&named("intermediate.dense"), &named("output.dense")], &x, encoder, None)?;
+    let sum = builder.graph.node("Add", &named("output.sum"), &[&y, &x], &[]);
+    builder.layer_norm(&named("output.LayerNorm"), &sum, encoder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    /// Values of `MPNetEncoder.relative_position_bucket` of transformers 4.56.2.
+    #[test]
+    fn buckets_of_distances() {
+        let check = |distance: i64, expected: usize| assert_eq!(bucket(distance), expected, "{distance}");
+        // The last distance of each bucket on one side, the first on the other.
+        for (distance, expected) in [
+            (-600, 15),
+            (-90, 14),
+            (-63, 13),
+            (-45, 12),
+            (-31, 11),
+            (-22, 10),
+            (-15, 9),
+            (-11, 8),
+            (-7, 7),
+            (-1, 1),
+            (0, 0),
+            (1, 17),
+            (2, 18),
+            (7, 23),
+            (8, 24),
+            (12, 25),
+            (16, 26),
+            (23, 27),
+            (32, 28),
+            (46, 29),
+            (64, 30),
+            (91, 31),
+            (600, 31),
+        ] {
+            check(distance, expected);
+        }
+    }
+}

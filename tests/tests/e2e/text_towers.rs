@@ -1,0 +1,325 @@
+//! Text towers and tokenizers of every architecture, against transformers 4.56.2
+//! (`tests/reference/make_text_towers.py`).
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use model_prep::checkpoint::Checkpoint;
+use model_prep::export::export;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use spotter_engine::bundle::{Architecture, Bundle, PaddingSide, Weights};
+use spotter_engine::tokenize::{Encoding, Tokenizer};
+use spotter_engine::tower::{TextTower, Threads};
+
+const TOWERS: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip"];
+
+/// Groups of prompts, and whether they are padded on the left whatever the tokenizer says.
+const GROUPS: [(&str, bool); 4] = [("many", false), ("one", false), ("long", false), ("left", true)];
+
+const WORST_DIFFERENCE: f32 = 1e-4;
+
+/// Tensors by name, to be changed.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn text(tower: &str) -> PathBuf {
+    e2e::root().join("tests/golden/text").join(tower)
+}
+
+fn tiny(file: &str) -> PathBuf {
+    e2e::root().join("tests/golden/tiny").join(file)
+}
+
+fn tensors(path: &Path) -> Tensors {
+    let bytes = std::fs::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let owned = |view: TensorView<'_>| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+    tensors.tensors().into_iter().map(|(name, view)| (name, owned(view))).collect()
+}
+
+fn save(path: &Path, tensors: &Tensors) {
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The dual encoder of a text tower and the image tower of the tiny checkpoint, whose config.json and weights may be
+/// changed.
+fn checkpoint(tower: &str, change: impl FnOnce(&mut Value, &mut Tensors)) -> (tempfile::TempDir, PathBuf) {
+    let guard = tempfile::tempdir().unwrap();
+    let folder = guard.path().join("checkpoint");
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(text(tower)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    std::fs::remove_file(folder.join("goldens.safetensors")).unwrap();
+    std::fs::remove_file(folder.join("weights.safetensors")).unwrap();
+    let mut config = json_of(&tiny("checkpoint/config.json"));
+    config["text_config"] = json_of(&folder.join("config.json"));
+    let mut weights = tensors(&text(tower).join("weights.safetensors"));
+    let image = tensors(&tiny("checkpoint/model.safetensors"));
+    weights.extend(image.into_iter().filter(|(name, _)| !name.starts_with("text_")));
+    change(&mut config, &mut weights);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    save(&folder.join("model.safetensors"), &weights);
+    std::fs::copy(tiny("checkpoint/preprocessor_config.json"), folder.join("preprocessor_config.json")).unwrap();
+    (guard, folder)
+}
+
+fn exported(checkpoint: &Path, weights: Weights) -> (tempfile::TempDir, PathBuf) {
+    let guard = tempfile::tempdir().unwrap();
+    let bundle = guard.path().join("bundle");
+    export(&Checkpoint::open(checkpoint).unwrap(), &bundle, "test", weights, &|| ()).unwrap();
+    (guard, bundle)
+}
+
+/// What the reference gave for a group of prompts.
+struct Golden {
+    prompts: Vec<String>,
+    encodings: Vec<Encoding>,
+    features: Vec<Vec<f32>>,
+}
+
+impl Golden {
+    fn read(tower: &str, group: &str) -> Self {
+        let all = tensors(&text(tower).join("goldens.safetensors"));
+        let rows = |name: &str| {
+            let (_, shape, data) = &all[&format!("{group}.{name}")];
+            data.chunks(data.len() / shape[0]).map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        let integers = |name: &str| {
+            let row = |row: Vec<u8>| row.as_chunks().0.iter().map(|b| i16::from_le_bytes(*b).into()).collect();
+            rows(name).into_iter().map(row).collect::<Vec<Vec<i64>>>()
+        };
+        let floats = |row: Vec<u8>| row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let (ids, mask) = (integers("input_ids"), integers("attention_mask"));
+        let (types, positions) = (integers("token_type_ids"), integers("position_ids"));
+        let columns = ids.into_iter().zip(mask).zip(types.into_iter().zip(positions));
+        let encodings = columns
+            .map(|((ids, mask), (type_ids, position_ids))| Encoding { ids, mask, type_ids, position_ids })
+            .collect();
+        let prompts = serde_json::from_value(json_of(&text("prompts.json"))[group].clone()).unwrap();
+        Self { prompts, encodings, features: rows("text_features").into_iter().map(floats).collect() }
+    }
+
+    fn prompts(&self) -> Vec<&str> {
+        self.prompts.iter().map(String::as_str).collect()
+    }
+}
+
+/// The text tower of a bundle, padding on the left if so wanted.
+fn load(bundle: &Bundle, left: bool, threads: &Threads) -> TextTower {
+    let mut manifest = bundle.manifest().clone();
+    if left {
+        manifest.tokenizer.padding_side = PaddingSide::Left;
+        if manifest.text.architecture == Architecture::Clip {
+            manifest.tokenizer.pad_id = 0;
+        }
+    }
+    let read = |file| bundle.read(file).unwrap();
+    let (onnx, tokenizer) = (read(&manifest.text.file), read(&manifest.tokenizer.file));
+    TextTower::load(&onnx, &tokenizer, &manifest, threads).unwrap()
+}
+
+fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn assert_same_tokens(tokenizer: &Tokenizer, golden: &Golden, what: &str) {
+    let found = tokenizer.encode_batch(&golden.prompts()).unwrap();
+    for ((found, expected), prompt) in found.iter().zip(&golden.encodings).zip(&golden.prompts) {
+        assert_eq!(found.ids, expected.ids, "{what}: ids of {prompt:?}");
+        assert_eq!(found.mask, expected.mask, "{what}: mask of {prompt:?}");
+        assert_eq!(found.type_ids, expected.type_ids, "{what}: token types of {prompt:?}");
+        assert_eq!(found.position_ids, expected.position_ids, "{what}: positions of {prompt:?}");
+    }
+}
+
+#[test]
+fn text_towers_give_the_reference_features() {
+    let mut failed = Vec::new();
+    for tower in TOWERS {
+        let (_guard, checkpoint) = checkpoint(tower, |_, _| ());
+        let (_guard, bundle) = exported(&checkpoint, Weights::F32);
+        let bundle = Bundle::open(&bundle).unwrap();
+        for threads in [Threads::default(), Threads::default().with_kernels("tract").unwrap()] {
+            for (group, left) in GROUPS {
+                let golden = Golden::read(tower, group);
+                let mut text = load(&bundle, left, &threads);
+                assert_same_tokens(text.tokenizer(), &golden, &format!("{tower}: {group}"));
+                let found = text.features_batch(&golden.encodings).unwrap();
+                let rows = found.outer_iter().zip(&golden.features);
+                let batch = rows.map(|(row, golden)| worst(&row.to_vec(), golden)).fold(0.0, f32::max);
+                println!("{tower}, {}: {group}: worst difference {batch:.2e}", threads.kernels());
+                if batch > WORST_DIFFERENCE {
+                    failed.push(format!("{tower}, {}: {group}: {batch}", threads.kernels()));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn prompts_of_any_length_are_not_changed_by_what_the_engine_adds() {
+    for tower in TOWERS {
+        let (_guard, checkpoint) = checkpoint(tower, |_, _| ());
+        let (_guard, bundle) = exported(&checkpoint, Weights::F32);
+        let golden = Golden::read(tower, "many");
+        for threads in [Threads::default(), Threads::default().with_kernels("tract").unwrap()] {
+            let mut text = load(&Bundle::open(&bundle).unwrap(), false, &threads);
+            for (prompt, features) in golden.prompts.iter().zip(&golden.features) {
+                // Padding on the right changes no pooled token: a prompt alone has the features it has in a batch.
+                let encoding = text.tokenizer().encode(prompt).unwrap();
+                let found = text.features_batch(&[encoding]).unwrap();
+                let worst = worst(found.as_slice().unwrap(), features);
+                assert!(worst <= WORST_DIFFERENCE, "{tower}, {}: {prompt:?}: {worst}", threads.kernels());
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_text_towers_stay_close_to_the_reference() {
+    for tower in TOWERS {
+        let (_guard, checkpoint) = checkpoint(tower, |_, _| ());
+        let (_guard, bundle) = exported(&checkpoint, Weights::Int8);
+        let golden = Golden::read(tower, "many");
+        let mut text = load(&Bundle::open(&bundle).unwrap(), false, &Threads::default());
+        let found = text.features_batch(&golden.encodings).unwrap();
+        let cosines = found.outer_iter().zip(&golden.features).map(|(row, golden)| {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let row = row.to_vec();
+            dot(&row, golden) / (dot(&row, &row) * dot(golden, golden)).sqrt()
+        });
+        let lowest = cosines.fold(1.0, f32::min);
+        println!("{tower}: lowest cosine {lowest}");
+        // Tiny towers suffer more from rounding than those of real size.
+        assert!(lowest >= 0.99, "{tower}: lowest cosine {lowest}");
+    }
+}
+
+#[test]
+fn names_of_transformers_5_give_the_same_bundle() {
+    let renamed: BTreeMap<String, BTreeMap<String, String>> =
+        serde_json::from_value(json_of(&text("generation_5.json"))).unwrap();
+    assert!(renamed["clip"].len() > 10, "CLIP's names are known to differ");
+    for tower in TOWERS {
+        let (_guard, old) = checkpoint(tower, |_, _| ());
+        let (_guard, new) = checkpoint(tower, |_, weights| {
+            for (old, new) in renamed.get(tower).into_iter().flatten() {
+                let weight = weights.remove(old).unwrap();
+                weights.insert(new.clone(), weight);
+            }
+        });
+        let [(_old, old), (_new, new)] = [old, new].map(|checkpoint| exported(&checkpoint, Weights::F32));
+        for file in ["bundle.json", "text.onnx", "tokenizer.json"] {
+            let same = std::fs::read(old.join(file)).unwrap() == std::fs::read(new.join(file)).unwrap();
+            assert!(same, "{tower}: {file} differs");
+        }
+    }
+}
+
+#[test]
+fn the_largest_id_is_pooled_where_clip_says_eos_2() {
+    let (_guard, checkpoint) = checkpoint("clip", |config, _| config["text_config"]["eos_token_id"] = json!(2));
+    let (_guard, bundle) = exported(&checkpoint, Weights::F32);
+    let golden = Golden::read("clip", "many");
+    let legacy = tensors(&text("clip").join("goldens.safetensors"))["legacy.text_features"].2.clone();
+    let legacy: Vec<f32> = legacy.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    assert!(worst(&legacy, &golden.features.concat()) > 0.1, "both rules choose the same tokens");
+    for threads in [Threads::default(), Threads::default().with_kernels("tract").unwrap()] {
+        let mut text = load(&Bundle::open(&bundle).unwrap(), false, &threads);
+        let found = text.features_batch(&golden.encodings).unwrap();
+        let worst = worst(found.as_slice().unwrap(), &legacy);
+        assert!(worst <= WORST_DIFFERENCE, "{}: {worst}", threads.kernels());
+    }
+}
+
+#[test]
+fn text_towers_are_refused_by_what_is_wrong() {
+    let check = |tower: &str, change: &dyn Fn(&mut Value, &mut Tensors), expected: &[&str]| {
+        let (guard, folder) = checkpoint(tower, |config, weights| change(&mut config["text_config"], weights));
+        let refused = Checkpoint::open(&folder).map_err(|e| e.to_string()).and_then(|checkpoint| {
+            let out = guard.path().join("bundle");
+            export(&checkpoint, &out, "test", Weights::F32, &|| ()).map_err(|e| e.to_string())
+        });
+        let message = refused.expect_err(tower);
+        for part in expected {
+            assert!(message.contains(part), "{tower}: {part:?} is not in: {message}");
+        }
+    };
+    for kind in ["distilbert", "electra"] {
+        let found = format!("\"{kind}\"");
+        check(
+            "bert",
+            &|config, _| config["model_type"] = json!(kind),
+            &["text_config.model_type", &found, "no pooler"],
+        );
+    }
+    check("bert", &|config, _| config["model_type"] = json!("albert"), &["\"albert\"", "\"xlm-roberta\""]);
+    check(
+        "roberta",
+        &|_, weights| weights.retain(|name, _| !name.starts_with("text_model.pooler")),
+        &["missing tensor text_model.pooler.dense.weight", "add_pooling_layer"],
+    );
+    check("roberta", &|config, _| config["pad_token_id"] = json!(600), &["text_config.pad_token_id", "found 600"]);
+    check("roberta", &|config, _| config["pad_token_id"] = json!(0), &["\"<pad>\" has the id 1", "padding id 0"]);
+    check("clip", &|config, _| config["eos_token_id"] = json!([1, 2]), &["text_config.eos_token_id", "a token id"]);
+    check(
+        "mpnet",
+        &|config, _| config["relative_attention_num_buckets"] = json!(8),
+        &["relative_attention_num_buckets", "at least 32", "found 8"],
+    );
+}
+
+#[test]
+fn text_towers_are_standard_onnx() {
+    let Some(python) = std::env::var_os("SPOTTER_PYTHON") else {
+        println!("skipped: SPOTTER_PYTHON names no Python with onnx and onnxruntime");
+        return;
+    };
+    let mut command = Command::new(python);
+    command.arg(e2e::root().join("tests/reference/check_onnx.py"));
+    let mut guards = Vec::new();
+    for tower in TOWERS {
+        let (guard, checkpoint) = checkpoint(tower, |_, _| ());
+        let (bundle_guard, bundle) = exported(&checkpoint, Weights::F32);
+        let golden = Golden::read(tower, "many");
+        let mut all = tensors(&tiny("goldens.safetensors"));
+        let shape = vec![golden.prompts.len(), golden.encodings[0].ids.len()];
+        for (name, column) in [
+            ("input_ids", (|e| &e.ids) as fn(&Encoding) -> &Vec<i64>),
+            ("attention_mask", |e| &e.mask),
+            ("token_type_ids", |e| &e.type_ids),
+            ("position_ids", |e| &e.position_ids),
+        ] {
+            let bytes = golden.encodings.iter().flat_map(|e| column(e).iter().flat_map(|v| v.to_le_bytes()));
+            all.insert(name.into(), (Dtype::I64, shape.clone(), bytes.collect()));
+        }
+        let embeds = golden.features.iter().flat_map(|row| {
+            let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+            row.iter().flat_map(move |v| (v / norm).to_le_bytes())
+        });
+        let embeds = (Dtype::F32, vec![golden.prompts.len(), golden.features[0].len()], embeds.collect());
+        all.insert("text_embeds".into(), embeds);
+        let expected = guard.path().join("expected.safetensors");
+        save(&expected, &all);
+        command.arg(format!("{}={}", bundle.display(), expected.display()));
+        guards.push((guard, bundle_guard));
+    }
+    let output = command.output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
