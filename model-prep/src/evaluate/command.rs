@@ -16,8 +16,8 @@ use super::{EvaluateError, Options, Outcome, PictureSet, Places, Progress, evalu
 pub struct Arguments {
     /// The bundle.
     bundle: PathBuf,
-    /// A folder with a folder for each class, named by it; or pictures with their captions in captions.tsv or
-    /// captions.txt: a line for each with the picture's file, a tab, and a sentence.
+    /// A folder with a folder for each class, named by it; or with pictures and their captions in captions.tsv or
+    /// captions.txt: a line for each with the picture's file, a tab, and a sentence. Or a zip archive of such a folder.
     folder: PathBuf,
     /// Names of the classes: a line for each with its folder, a tab, and the names it goes by, separated by commas; also
     /// for classes without pictures. FOLDER/classes.tsv if left out and there, else folders' names.

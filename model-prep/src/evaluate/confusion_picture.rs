@@ -17,11 +17,12 @@ pub fn svg(found: &Classification) -> String {
     let count = found.order.len();
     let cell = if count <= COUNTED { 34 } else { 14 };
     let font = if count <= COUNTED { 13 } else { 10 };
+    let longest = found.classes.iter().map(|class| class.name.chars().count().min(NAME)).max().unwrap_or(0);
     // An average letter is about 0.6 as wide as it is high.
-    let names = NAME * font * 6 / 10 + 10;
-    let (left, top) = (names + 24, names + 64);
+    let names = longest * font * 6 / 10 + 10;
+    let (left, top) = (names + 10, names + 60);
     let side = count * cell;
-    let (width, height) = ((left + side + 20).max(640), top + side + 20);
+    let (width, height) = ((left + side + 20).max(720), top + side + 20);
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -64,7 +65,7 @@ fn draw_cell(out: &mut String, found: &Classification, [truth, answer]: [usize; 
     let share = count as f64 / of as f64;
     let colour = if truth == answer { "#0b5cad" } else { "#c22d1d" };
     // A single picture of many is still seen.
-    let opacity = 0.12 + 0.88 * share;
+    let opacity = 0.08 + 0.92 * share;
     let (is, was) = (escaped(&found.classes[truth].name), escaped(&found.classes[answer].name));
     let _ = writeln!(
         out,

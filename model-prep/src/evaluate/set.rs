@@ -1,29 +1,36 @@
-//! Sets of pictures: a folder per class, or a folder with a file of captions.
+//! Sets of pictures: a folder per class, or pictures with a file of captions; in a folder or a zip archive.
 
 mod captions;
 mod classes;
-mod files;
+mod lines;
+mod place;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use spotter_engine::labels::Label;
 
 use super::EvaluateError;
 
-pub(super) use self::files::templates;
+use self::lines::Lines;
+pub(super) use self::lines::templates;
+use self::place::Place;
 
-/// Names of the file in the folder that tells the names of classes.
-pub(super) const CLASSES_FILE: &str = "classes.tsv";
+/// Larger picture files are refused: no camera writes them, and one for each thread must fit the memory.
+const PICTURE_BYTES_MAX: u64 = 256 << 20;
+
+/// Name of the file in the folder that tells the names of classes.
+const CLASSES_FILE: &str = "classes.tsv";
 
 /// Names of the file in the folder that holds captions.
-pub(super) const CAPTIONS_FILES: [&str; 2] = ["captions.tsv", "captions.txt"];
+const CAPTIONS_FILES: [&str; 2] = ["captions.tsv", "captions.txt"];
 
 /// Pictures, and what there is to be known of them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct PictureSet {
-    folder: PathBuf,
-    /// Relative to the folder.
+    place: Arc<Place>,
+    /// Relative to the place.
     pictures: Vec<PathBuf>,
     question: Question,
     left_out: Vec<LeftOut>,
@@ -81,31 +88,33 @@ pub struct Places {
     pub captions: Option<PathBuf>,
 }
 
+/// What a way of laying out pictures gives.
+struct Found {
+    pictures: Vec<PathBuf>,
+    question: Question,
+    left_out: Vec<LeftOut>,
+}
+
 impl PictureSet {
-    /// Finds the pictures in `folder`: by captions where there is a file of them, else by class.
+    /// Finds the pictures in `folder`, a folder or a zip archive of one: by captions where there is a file of them, else
+    /// by class.
     pub fn open(folder: &Path, places: &Places) -> Result<Self, EvaluateError> {
-        if !folder.is_dir() {
-            let found = match folder.symlink_metadata() {
-                Ok(_) => "a file",
-                Err(_) => "nothing",
-            };
-            let expected = "a folder of pictures; unpack an archive first".to_owned();
-            return Err(EvaluateError::Folder { path: folder.to_owned(), expected, found: found.to_owned() });
+        if places.captions.is_some() && places.labels.is_some() {
+            let why = "--captions is there too, and a set has either classes or captions";
+            return Err(EvaluateError::Misplaced { option: "--labels", why });
         }
-        let inside = || CAPTIONS_FILES.map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
+        let (place, listing) = Place::open(folder)?;
+        let inside = || CAPTIONS_FILES.into_iter().map(Path::new).find(|name| listing.files.iter().any(|f| f == name));
         let captions = match (&places.captions, &places.labels) {
-            (Some(_), Some(_)) => {
-                let why = "--captions is there too, and a set has either classes or captions";
-                return Err(EvaluateError::Misplaced { option: "--labels", why });
-            }
-            (Some(path), None) => Some(path.clone()),
+            (Some(path), _) => Some(Lines::read(path)?),
             (None, Some(_)) => None,
-            (None, None) => inside(),
+            (None, None) => inside().map(|name| Lines::inside(&place, name)).transpose()?,
         };
-        match captions {
-            Some(path) => captions::open(folder, &path),
-            None => classes::open(folder, places.labels.as_deref()),
-        }
+        let Found { pictures, question, left_out } = match captions {
+            Some(lines) => captions::open(&place, &listing, &lines)?,
+            None => classes::open(&place, listing, places.labels.as_deref())?,
+        };
+        Ok(Self { place: Arc::new(place), pictures, question, left_out })
     }
 
     /// Keeps `count` pictures where there are more, spread evenly over the set in its order, with what belongs to them.
@@ -130,9 +139,9 @@ impl PictureSet {
         }
     }
 
-    /// Where the pictures are.
+    /// The folder or archive that the pictures are in.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.place.path()
     }
 
     /// How many pictures there are; one or more.
@@ -170,7 +179,7 @@ impl PictureSet {
 
     /// The content of a picture's file.
     pub(super) fn read(&self, picture: usize) -> std::io::Result<Vec<u8>> {
-        files::read_picture(&self.folder.join(&self.pictures[picture]))
+        self.place.read(&self.pictures[picture], PICTURE_BYTES_MAX)
     }
 }
 

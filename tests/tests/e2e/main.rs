@@ -6,6 +6,7 @@ mod bad_inputs;
 mod bench;
 mod cache;
 mod classify;
+mod evaluate;
 mod fused;
 mod imported;
 mod overrides;

@@ -1,37 +1,37 @@
-//! A folder of pictures with a file of captions.
+//! Pictures with a file of captions.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::files::{pictures_in, read_text, split_line};
-use super::{Caption, PictureSet, Question, left_out};
+use spotter_engine::picture::has_known_ending;
+
+use super::lines::Lines;
+use super::place::{Listing, Place};
+use super::{Caption, Found, Question, left_out};
 use crate::evaluate::EvaluateError;
 
 /// Pictures in the order of their first captions; a file that is missing is one that cannot be read.
-pub(super) fn open(folder: &Path, captions_path: &Path) -> Result<PictureSet, EvaluateError> {
+pub(super) fn open(place: &Place, listing: &Listing, lines: &Lines) -> Result<Found, EvaluateError> {
     let mut index: HashMap<PathBuf, usize> = HashMap::new();
     let (mut pictures, mut captions) = (Vec::new(), Vec::new());
-    for line in read_text(captions_path)? {
-        let (file, text) = split_line(captions_path, &line, "a picture's file, a tab, and a caption")?;
-        let file = PathBuf::from(without_number(file));
-        let picture = *index.entry(file).or_insert_with_key(|file| {
+    for pair in lines.pairs("a picture's file, a tab, and a caption") {
+        let (_, file, text) = pair?;
+        let picture = *index.entry(PathBuf::from(without_number(file))).or_insert_with_key(|file| {
             pictures.push(file.clone());
             pictures.len() - 1
         });
         captions.push(Caption { picture, text: text.to_owned() });
     }
     if pictures.len() < 2 {
-        let path = captions_path.to_owned();
         let expected = "captions of two pictures or more, since a choice of one is always right".to_owned();
-        return Err(EvaluateError::Folder { path, expected, found: pictures.len().to_string() });
+        return Err(EvaluateError::Folder { path: lines.path.clone(), expected, found: pictures.len().to_string() });
     }
-    let (present, others) = pictures_in(folder)?;
-    let has_caption = |path: &&PathBuf| index.contains_key(path.strip_prefix(folder).unwrap_or(path));
-    let without = present.len() - present.iter().filter(has_caption).count();
-    // The captions' file is where it belongs.
-    let others = others - usize::from(others > 0 && captions_path.starts_with(folder));
-    let left_out = left_out([("pictures without a caption", without), ("files without a picture's ending", others)]);
-    Ok(PictureSet { folder: folder.to_owned(), pictures, question: Question::Captions(captions), left_out })
+    let is_other = |file: &&PathBuf| place.path().join(file) != lines.path && !index.contains_key(*file);
+    let (without, others): (Vec<_>, Vec<_>) =
+        listing.files.iter().filter(is_other).partition(|file| has_known_ending(file));
+    let without = ("pictures without a caption", without.len());
+    let left_out = left_out([without, ("files without a picture's ending", others.len())]);
+    Ok(Found { pictures, question: Question::Captions(captions), left_out })
 }
 
 /// A file's name without the caption's number that Flickr8k puts after it: `1000268201_693b08cb0e.jpg#0`.

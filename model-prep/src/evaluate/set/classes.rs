@@ -3,57 +3,58 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use spotter_engine::picture::ENDINGS;
+use spotter_engine::picture::{ENDINGS, has_known_ending};
 
-use super::files::{Entries, pictures_in, read_text, split_line};
-use super::{CAPTIONS_FILES, CLASSES_FILE, Class, PictureSet, Question, left_out};
+use super::lines::Lines;
+use super::place::{Listing, Place};
+use super::{CAPTIONS_FILES, CLASSES_FILE, Class, Found, Question, left_out};
 use crate::evaluate::EvaluateError;
 
-pub(super) fn open(folder: &Path, labels: Option<&Path>) -> Result<PictureSet, EvaluateError> {
-    let entries = Entries::read(folder)?;
-    let inside = folder.join(CLASSES_FILE);
-    let labels = labels.map(Path::to_owned).or_else(|| inside.is_file().then(|| inside.clone()));
-    let refused =
-        |expected: String, found: String| Err(EvaluateError::Folder { path: folder.to_owned(), expected, found });
-    if entries.folders.is_empty() {
+pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Result<Found, EvaluateError> {
+    let Listing { folders, files } = listing;
+    let inside = Path::new(CLASSES_FILE);
+    let (labels, inside) = match labels {
+        Some(path) => (Some(Lines::read(path)?), None),
+        None if files.iter().any(|file| file == inside) => (Some(Lines::inside(place, inside)?), Some(inside)),
+        None => (None, None),
+    };
+    let (pictures, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| has_known_ending(file));
+    let others = others.iter().filter(|file| Some(file.as_path()) != inside).count();
+    let refused = |path: PathBuf, expected: String, found: String| Err(EvaluateError::Folder { path, expected, found });
+    let root = || place.path().to_owned();
+    if folders.is_empty() {
         let [tsv, txt] = CAPTIONS_FILES;
         let expected = format!("a folder for each class with its pictures, or a file of captions ({tsv} or {txt})");
-        return refused(expected, format!("{} pictures and no folder", entries.pictures.len()));
+        return refused(root(), expected, format!("{} pictures and no folder", pictures.len()));
     }
+    let keys: Vec<String> = folders.iter().map(|folder| folder.to_string_lossy().into_owned()).collect();
     let classes = match &labels {
-        Some(path) => named(path, &entries.folders)?,
-        None => entries.folders.iter().map(|folder| unnamed(&file_name(folder))).collect(),
+        Some(lines) => named(place, lines, &keys)?,
+        None => keys.iter().map(|folder| unnamed(folder)).collect(),
     };
     if classes.len() < 2 {
         let found = format!("one, {:?}", classes[0].name);
-        return refused("two classes or more, since a choice of one is always right".to_owned(), found);
+        return refused(root(), "two classes or more, since a choice of one is always right".to_owned(), found);
     }
     let index: HashMap<&str, usize> = classes.iter().enumerate().map(|(i, class)| (&*class.folder, i)).collect();
-    let (mut pictures, mut truths, mut others) = (Vec::new(), Vec::new(), entries.others);
-    for class in &entries.folders {
-        let (found, others_there) = pictures_in(class)?;
-        if found.is_empty() {
+    let class_of = |picture: &Path| {
+        let mut parts = picture.components();
+        let first = parts.next()?.as_os_str().to_string_lossy();
+        // A picture that lies in no folder has no class.
+        parts.next().and(index.get(&*first).copied())
+    };
+    let all = pictures.len();
+    let (pictures, truths): (Vec<_>, Vec<_>) =
+        pictures.into_iter().filter_map(|picture| class_of(&picture).map(|class| (picture, class))).unzip();
+    for (folder, key) in folders.iter().zip(&keys) {
+        if !truths.iter().any(|class| index.get(key.as_str()) == Some(class)) {
             let expected = format!("pictures of this class, ending in {}", ENDINGS.join(", "));
-            let found = format!("{others_there} other files; add pictures or remove the folder");
-            return Err(EvaluateError::Folder { path: class.clone(), expected, found });
+            return refused(place.path().join(folder), expected, "none; add pictures or remove the folder".to_owned());
         }
-        others += others_there;
-        if let Some(class) = index.get(&*file_name(class)) {
-            truths.extend(std::iter::repeat_n(*class, found.len()));
-        }
-        pictures.extend(found.iter().map(|path| path.strip_prefix(folder).unwrap_or(path).to_owned()));
     }
-    // The file of names is where it belongs.
-    others -= usize::from(labels.as_deref().is_some_and(|path| path == inside));
-    let left_out = left_out([
-        ("pictures outside of classes' folders", entries.pictures.len()),
-        ("files without a picture's ending", others),
-    ]);
-    Ok(PictureSet { folder: folder.to_owned(), pictures, question: Question::Classes { classes, truths }, left_out })
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    let outside = ("pictures outside of classes' folders", all - pictures.len());
+    let left_out = left_out([outside, ("files without a picture's ending", others)]);
+    Ok(Found { pictures, question: Question::Classes { classes, truths }, left_out })
 }
 
 /// A class that goes by the name of its folder, in which underscores stand for blanks.
@@ -63,39 +64,34 @@ fn unnamed(folder: &str) -> Class {
 }
 
 /// The classes that a file names, sorted by folder; those without a folder are candidates all the same.
-fn named(path: &Path, folders: &[PathBuf]) -> Result<Vec<Class>, EvaluateError> {
-    let mut classes: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
-    for line in read_text(path)? {
-        let expected = "a class's folder, a tab, and the names it goes by, separated by commas";
-        let (folder, names) = split_line(path, &line, expected)?;
-        let prompts: Vec<String> =
-            names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        if let Some((first, _)) = classes.get(folder) {
-            let (expected, found) = ("one line a class".to_owned(), format!("{folder:?} again, after line {first}"));
-            return Err(EvaluateError::Line { path: path.to_owned(), line: line.0, expected, found });
-        }
+fn named(place: &Place, lines: &Lines, folders: &[String]) -> Result<Vec<Class>, EvaluateError> {
+    let expected = "a class's folder, a tab, and the names it goes by, separated by commas";
+    let mut classes: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
+    for pair in lines.pairs(expected) {
+        let (number, folder, names) = pair?;
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let prompts: Vec<String> = names.map(str::to_owned).collect();
         if prompts.is_empty() {
-            let (expected, found) = (expected.to_owned(), "commas only".to_owned());
-            return Err(EvaluateError::Line { path: path.to_owned(), line: line.0, expected, found });
+            return Err(lines.wrong(number, expected, "commas only".to_owned()));
         }
-        classes.insert(folder.to_owned(), (line.0, prompts));
+        if let Some((first, _)) = classes.insert(folder, (number, prompts)) {
+            return Err(lines.wrong(number, "one line a class", format!("{folder:?} again, after line {first}")));
+        }
     }
-    for folder in folders {
-        let name = file_name(folder);
-        if !classes.contains_key(&name) {
-            let expected = format!("a line for it in {}", path.display());
-            let found = "none; add its name, a tab, and the words for it".to_owned();
-            return Err(EvaluateError::Folder { path: folder.clone(), expected, found });
-        }
+    if let Some(folder) = folders.iter().find(|folder| !classes.contains_key(folder.as_str())) {
+        let expected = format!("a line for it in {}", lines.path.display());
+        let found = "none; add its name, a tab, and the words for it".to_owned();
+        return Err(EvaluateError::Folder { path: place.path().join(folder), expected, found });
     }
     let mut uses: HashMap<String, usize> = HashMap::new();
     for (_, prompts) in classes.values() {
         *uses.entry(prompts[0].clone()).or_default() += 1;
     }
-    let class = |(folder, (_, prompts)): (String, (usize, Vec<String>))| {
+    let class = |(folder, (_, prompts)): (&str, (usize, Vec<String>))| {
         let first = &prompts[0];
         let unique = uses.get(first) == Some(&1);
-        Class { name: if unique { first.clone() } else { format!("{first} ({folder})") }, folder, prompts }
+        let name = if unique { first.clone() } else { format!("{first} ({folder})") };
+        Class { name, folder: folder.to_owned(), prompts }
     };
     Ok(classes.into_iter().map(class).collect())
 }

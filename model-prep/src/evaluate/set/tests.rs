@@ -1,6 +1,9 @@
 //! Sets laid out in folders, rightly and wrongly.
 
 use std::fs;
+use std::io::Write as _;
+
+use rawzip::{CompressionMethod, ZipArchiveWriter};
 
 use super::*;
 
@@ -100,7 +103,7 @@ fn a_limit_spreads_over_the_set() {
     assert_eq!(whole.len(), 11);
     let mut set = whole.clone();
     set.limit(11);
-    assert_eq!(set, whole);
+    assert_eq!((files(&set), set.question()), (files(&whole), whole.question()));
 
     let mut set = open(&folder(&[("captions.tsv", "a.png\t1\nb.png\t2\nc.png\t3\na.png\t4\n")])).expect("a set");
     set.limit(2);
@@ -119,11 +122,8 @@ fn sets_that_make_no_sense_are_refused() {
     check(&[], &["a folder for each class", "captions.tsv or captions.txt", "0 pictures and no folder"]);
     check(&[("a.png", ""), ("b.png", "")], &["2 pictures and no folder"]);
     check(&[("cat/a.png", "")], &["two classes or more", "one, \"cat\""]);
-    check(
-        &[("cat/a.png", ""), ("dog/", "")],
-        &["dog: expected pictures of this class, ending in jpg", "0 other files"],
-    );
-    check(&[("cat/a.png", ""), ("dog/x.txt", "")], &["dog: expected pictures", "1 other files"]);
+    check(&[("cat/a.png", ""), ("dog/", "")], &["dog: expected pictures of this class, ending in jpg", "found none"]);
+    check(&[("cat/a.png", ""), ("dog/x.txt", "")], &["dog: expected pictures", "found none"]);
     let with = |names: &'static str| [("cat/a.png", ""), ("dog/a.png", ""), (CLASSES_FILE, names)];
     check(&with("cat\tcat\n"), &["dog: expected a line for it in", "none"]);
     check(&with("cat\tcat\n\ndog\n"), &["classes.tsv:3: expected", line, "\"dog\""]);
@@ -139,10 +139,76 @@ fn sets_that_make_no_sense_are_refused() {
     check(&[("captions.tsv", "")], &["captions of two pictures or more", "found 0"]);
 
     let missing = PictureSet::open(Path::new("/nonexistent"), &Places::default()).expect_err("refused");
-    assert!(missing.to_string().ends_with("found nothing"), "{missing}");
-    let file = folder(&[("x.zip", "")]);
+    assert_eq!(missing.to_string(), "/nonexistent");
+    let file = folder(&[("x.zip", "no archive")]);
     let error = PictureSet::open(&file.path().join("x.zip"), &Places::default()).expect_err("refused").to_string();
-    assert!(error.contains("unpack") && error.ends_with("found a file"), "{error}");
+    assert!(error.contains("expected a folder of pictures or a zip archive of one, found a file that"), "{error}");
+}
+
+/// A zip archive of these files, each compressed or not.
+fn zip(files: &[(&str, &[u8], CompressionMethod)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut archive = ZipArchiveWriter::new(&mut bytes);
+    for (name, content, method) in files {
+        if name.ends_with('/') {
+            archive.new_dir(*name).create().expect("a folder");
+            continue;
+        }
+        let (mut entry, config) = archive.new_file(*name).compression_method(*method).start().expect("an entry");
+        if *method == CompressionMethod::DEFLATE {
+            let encoder = flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::default());
+            let mut writer = config.wrap(encoder);
+            writer.write_all(content).expect("written");
+            let (encoder, descriptor) = writer.finish().expect("written");
+            encoder.finish().expect("written");
+            entry.finish(descriptor).expect("written");
+        } else {
+            let mut writer = config.wrap(&mut entry);
+            writer.write_all(content).expect("written");
+            let (_, descriptor) = writer.finish().expect("written");
+            entry.finish(descriptor).expect("written");
+        }
+    }
+    archive.finish().expect("written");
+    bytes
+}
+
+#[test]
+fn an_archive_is_as_good_as_a_folder() {
+    let (store, deflate) = (CompressionMethod::STORE, CompressionMethod::DEFLATE);
+    let long = vec![b'x'; 5000];
+    let entries: [(&str, &[u8], CompressionMethod); 7] = [
+        ("dog/b.png", b"stored", store),
+        ("dog/", b"", store),
+        ("__MACOSX/dog/._b.png", b"", store),
+        ("cat/a.png", &long, deflate),
+        ("cat/.DS_Store", b"", store),
+        ("README", b"", store),
+        (CLASSES_FILE, b"cat\tcat\ndog\tdog\n", deflate),
+    ];
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("set.zip");
+    let mut bytes = zip(&entries);
+    fs::write(&path, &bytes).expect("a file");
+    let set = PictureSet::open(&path, &Places::default()).expect("a set");
+    assert_eq!(files(&set), ["cat/a.png", "dog/b.png"]);
+    let Question::Classes { truths, .. } = set.question() else { panic!("{set:?}") };
+    assert_eq!((&truths[..], left(&set)), (&[0, 1][..], vec![("files without a picture's ending", 1)]));
+    assert_eq!(set.read(0).expect("inflated"), long);
+    assert_eq!(set.read(1).expect("read"), b"stored");
+    let place = Place::open(&path).expect("an archive").0;
+    assert_eq!(place.read(Path::new("cat/a.png"), 4999).expect_err("bounded").kind(), std::io::ErrorKind::FileTooLarge);
+    assert_eq!(place.read(Path::new("none"), 9).expect_err("missing").kind(), std::io::ErrorKind::NotFound);
+
+    let at = bytes.windows(6).position(|part| part == b"stored").expect("content");
+    bytes[at] = b'S';
+    fs::write(&path, &bytes).expect("a file");
+    let damaged = PictureSet::open(&path, &Places::default()).expect("a set");
+    damaged.read(1).expect_err("a flipped bit is noticed");
+    damaged.read(0).expect("only one file is damaged");
+    fs::write(&path, &bytes[..bytes.len() / 2]).expect("a file");
+    let error = PictureSet::open(&path, &Places::default()).expect_err("truncated").to_string();
+    assert!(error.contains("expected a folder of pictures or a zip archive"), "{error}");
 }
 
 #[cfg(unix)]

@@ -1,0 +1,86 @@
+//! Files of lines: names of classes, captions, templates.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use super::place::{Place, read_file};
+use crate::evaluate::EvaluateError;
+
+/// Larger texts are refused; the captions of COCO, a large set, are 50 MB.
+const TEXT_BYTES_MAX: u64 = 256 << 20;
+
+/// The lines of a file that are not blank.
+pub(super) struct Lines {
+    pub(super) path: PathBuf,
+    /// With their numbers, from 1.
+    pub(super) lines: Vec<(usize, String)>,
+}
+
+impl Lines {
+    /// Of a file beside the set, or anywhere.
+    pub(super) fn read(path: &Path) -> Result<Self, EvaluateError> {
+        Self::of(path.to_owned(), read_file(path, TEXT_BYTES_MAX))
+    }
+
+    /// Of a file of the set.
+    pub(super) fn inside(place: &Place, name: &Path) -> Result<Self, EvaluateError> {
+        Self::of(place.path().join(name), place.read(name, TEXT_BYTES_MAX))
+    }
+
+    fn of(path: PathBuf, bytes: io::Result<Vec<u8>>) -> Result<Self, EvaluateError> {
+        let text = bytes.and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error.utf8_error()))
+        });
+        let text = match text {
+            Ok(text) => text,
+            Err(source) => return Err(EvaluateError::Io { path, source }),
+        };
+        // A byte order mark is no part of the first line.
+        let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+        let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+        Ok(Self { path, lines: lines.map(|(index, line)| (index + 1, line.to_owned())).collect() })
+    }
+
+    /// That line number `line` is not as `expected`.
+    pub(super) fn wrong(&self, line: usize, expected: &str, found: String) -> EvaluateError {
+        EvaluateError::Line { path: self.path.clone(), line, expected: expected.to_owned(), found }
+    }
+
+    /// Each line's number and its two parts, before and after its first tab, without blanks around them.
+    pub(super) fn pairs<'a>(
+        &'a self,
+        expected: &'a str,
+    ) -> impl Iterator<Item = Result<(usize, &'a str, &'a str), EvaluateError>> {
+        self.lines.iter().map(move |(number, line)| {
+            match line.split_once('\t').map(|(key, value)| (key.trim(), value.trim())) {
+                Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((*number, key, value)),
+                _ => Err(self.wrong(*number, expected, format!("{:?}", shortened(line)))),
+            }
+        })
+    }
+}
+
+/// The templates in a file: one a line, with one `{}` in each.
+pub(in crate::evaluate) fn templates(path: &Path) -> Result<Vec<String>, EvaluateError> {
+    const EXPECTED: &str = "a template with one {}, where a name goes";
+    let file = Lines::read(path)?;
+    for (number, template) in &file.lines {
+        let found = template.matches("{}").count();
+        if found != 1 {
+            return Err(file.wrong(*number, EXPECTED, format!("{found} in {:?}", shortened(template))));
+        }
+    }
+    if file.lines.is_empty() {
+        return Err(file.wrong(1, EXPECTED, "no lines".to_owned()));
+    }
+    Ok(file.lines.into_iter().map(|(_, template)| template.trim().to_owned()).collect())
+}
+
+/// As much of a line as fits a message.
+fn shortened(line: &str) -> String {
+    const CHARACTERS: usize = 60;
+    if line.chars().count() <= CHARACTERS {
+        return line.to_owned();
+    }
+    line.chars().take(CHARACTERS - 1).chain(['…']).collect()
+}

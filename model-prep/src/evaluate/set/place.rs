@@ -1,0 +1,188 @@
+//! Where a set's files are: in a folder, or in a zip archive of one.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Component, Path, PathBuf};
+
+use flate2::read::DeflateDecoder;
+use rawzip::{CompressionMethod, FileReader, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveEntryWayfinder};
+
+use crate::evaluate::EvaluateError;
+
+/// Folders in folders are entered so often; more means a link that leads back.
+const DEPTH_MAX: usize = 16;
+
+/// What a Mac's archiver puts beside the files.
+const MACOSX: &str = "__MACOSX";
+
+/// Where a set's files are.
+#[derive(Debug)]
+pub(super) enum Place {
+    Folder(PathBuf),
+    Zip(Box<Zip>),
+}
+
+/// A zip archive, of which entries are read when they are needed, from any thread.
+#[derive(Debug)]
+pub(super) struct Zip {
+    path: PathBuf,
+    archive: ZipArchive<FileReader>,
+    entries: HashMap<PathBuf, Entry>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    place: ZipArchiveEntryWayfinder,
+    method: CompressionMethod,
+    is_encrypted: bool,
+}
+
+/// What there is; hidden files and folders, whose names begin with a dot, do not count.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The folders that are in no other one, sorted.
+    pub(super) folders: Vec<PathBuf>,
+    /// All files, sorted; relative to the place, as the folders are.
+    pub(super) files: Vec<PathBuf>,
+}
+
+impl Place {
+    /// A folder, or a file that is a zip archive.
+    pub(super) fn open(path: &Path) -> Result<(Self, Listing), EvaluateError> {
+        let io = |source| EvaluateError::Io { path: path.to_owned(), source };
+        let mut listing = Listing::default();
+        let place = if std::fs::metadata(path).map_err(io)?.is_dir() {
+            listing.walk(path, Path::new(""), 0)?;
+            Self::Folder(path.to_owned())
+        } else {
+            let foreign = |error: rawzip::Error| EvaluateError::Folder {
+                path: path.to_owned(),
+                expected: "a folder of pictures or a zip archive of one".to_owned(),
+                found: format!("a file that is neither ({error})"),
+            };
+            Self::Zip(Box::new(Zip::open(path, File::open(path).map_err(io)?, &mut listing).map_err(foreign)?))
+        };
+        listing.folders.sort();
+        listing.folders.dedup();
+        listing.files.sort();
+        listing.files.dedup();
+        Ok((place, listing))
+    }
+
+    /// The folder or archive.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) => path,
+            Self::Zip(zip) => &zip.path,
+        }
+    }
+
+    /// The content of the file called `name`, which has at most `bytes_max` bytes.
+    pub(super) fn read(&self, name: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Folder(path) => read_file(&path.join(name), bytes_max),
+            Self::Zip(zip) => zip.read(name, bytes_max),
+        }
+    }
+}
+
+/// The content of a file of at most `bytes_max` bytes.
+pub(super) fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "not a file"));
+    }
+    read(file, bytes_max)
+}
+
+fn read(file: impl Read, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+impl Listing {
+    fn walk(&mut self, root: &Path, folder: &Path, depth: usize) -> Result<(), EvaluateError> {
+        let path = root.join(folder);
+        if depth > DEPTH_MAX {
+            let expected = format!("folders in folders {DEPTH_MAX} deep at most");
+            let found = "one more; remove a link that leads back".to_owned();
+            return Err(EvaluateError::Folder { path, expected, found });
+        }
+        let error = |source| EvaluateError::Io { path: path.clone(), source };
+        for entry in std::fs::read_dir(&path).map_err(error)? {
+            let name = folder.join(entry.map_err(error)?.file_name());
+            if is_hidden(&name) {
+                continue;
+            }
+            // Links are followed; a broken one is a file that cannot be read.
+            if root.join(&name).is_dir() {
+                self.walk(root, &name, depth + 1)?;
+                if depth == 0 {
+                    self.folders.push(name);
+                }
+            } else {
+                self.files.push(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a part of the name says that nobody wants to see it.
+fn is_hidden(name: &Path) -> bool {
+    let hidden = |part: Component<'_>| {
+        let part = part.as_os_str();
+        part.as_encoded_bytes().starts_with(b".") || part == MACOSX
+    };
+    name.components().any(hidden)
+}
+
+impl Zip {
+    fn open(path: &Path, file: File, listing: &mut Listing) -> Result<Self, rawzip::Error> {
+        let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
+        let archive = ZipArchive::from_file(file, &mut buffer)?;
+        let mut found = HashMap::new();
+        let mut entries = archive.entries(&mut buffer);
+        while let Some(entry) = entries.next_entry()? {
+            let name = PathBuf::from(entry.file_path().try_normalize()?.as_str());
+            if is_hidden(&name) {
+                continue;
+            }
+            let mut parts = name.components();
+            if let (Some(first), inner) = (parts.next(), parts.next().is_some())
+                && (inner || entry.is_dir())
+            {
+                listing.folders.push(PathBuf::from(first.as_os_str()));
+            }
+            if !entry.is_dir() {
+                listing.files.push(name.clone());
+                let method = entry.compression_method();
+                let is_encrypted = entry.flags().is_encrypted();
+                found.insert(name, Entry { place: entry.wayfinder(), method, is_encrypted });
+            }
+        }
+        Ok(Self { path: path.to_owned(), archive, entries: found })
+    }
+
+    /// Checks length and CRC too. Expands no more than is asked for.
+    fn read(&self, name: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let entry = self.entries.get(name).ok_or(ErrorKind::NotFound)?;
+        let refuse = |what: String| Err(io::Error::new(ErrorKind::Unsupported, what));
+        if entry.is_encrypted {
+            return refuse("encrypted; make the archive anew without a password".to_owned());
+        }
+        let content = self.archive.get_entry(entry.place).map_err(io::Error::other)?;
+        match entry.method {
+            CompressionMethod::STORE => read(content.verifying_reader(content.reader()), bytes_max),
+            CompressionMethod::DEFLATE => {
+                read(content.verifying_reader(DeflateDecoder::new(content.reader())), bytes_max)
+            }
+            other => refuse(format!("compressed as {other:?}: expected stored or deflated; unpack the archive")),
+        }
+    }
+}
