@@ -18,7 +18,6 @@ mod set;
 mod words;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use ndarray::{Array2, ArrayView2};
 use spotter_engine::bundle::Bundle;
@@ -79,9 +78,7 @@ pub fn evaluate(
     let embed =
         |(bundle, templates): (&Bundle, &&[String])| embed::texts(bundle, set.question(), templates, threads, listener);
     let texts = bundles.iter().zip(&templates).map(embed).collect::<Result<Vec<_>, _>>()?;
-    let start = Instant::now();
     let pictures = embed::pictures(&bundles, set, threads, listener)?;
-    let seconds = start.elapsed().as_secs_f64();
 
     let sides = bundles.iter().zip(&pictures.embeddings).zip(&texts);
     let sides = sides.map(|((bundle, images), texts)| {
@@ -108,8 +105,8 @@ pub fn evaluate(
         unreadable: pictures.unreadable,
         left_out: set.left_out().to_vec(),
         threads,
-        seconds,
-        pictures_per_second: set.len() as f64 / seconds.max(f64::MIN_POSITIVE),
+        seconds: pictures.seconds,
+        pictures_per_second: set.len() as f64 / pictures.seconds.max(f64::MIN_POSITIVE),
         bundles: reports.collect(),
         comparison,
     })

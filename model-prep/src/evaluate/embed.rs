@@ -2,6 +2,7 @@
 //! the others' weights.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
 
 use ndarray::Array2;
 use spotter_engine::bundle::{Bundle, Manifest};
@@ -22,6 +23,8 @@ pub(super) struct Pictures {
     /// A matrix [pictures that could be read, P] for each model.
     pub(super) embeddings: Vec<Array2<f32>>,
     pub(super) unreadable: Vec<Unreadable>,
+    /// How long it took, once the towers were loaded.
+    pub(super) seconds: f64,
 }
 
 /// What a thread needs to embed pictures by all models.
@@ -47,12 +50,14 @@ pub(super) fn pictures(
         Ok::<_, EvaluateError>(Worker { preprocessors, towers: towers.clone(), pixels: Vec::new() })
     };
     listener(Progress::Pictures(set.len()));
+    let start = Instant::now();
     let outcomes = in_parallel(set.len(), threads, worker, |worker, number| {
         let outcome = worker.embed(&manifests, set, number);
         listener(Progress::One);
         outcome
     })?;
 
+    let seconds = start.elapsed().as_secs_f64();
     let (mut read, mut unreadable) = (Vec::new(), Vec::new());
     let mut values: Vec<Vec<f32>> = vec![Vec::new(); bundles.len()];
     for (number, outcome) in outcomes.into_iter().enumerate() {
@@ -70,7 +75,7 @@ pub(super) fn pictures(
     }
     let embeddings = values.into_iter().zip(&manifests);
     let embeddings = embeddings.map(|(values, manifest)| matrix(values, manifest.projection_dim)).collect();
-    Ok(Pictures { read, embeddings, unreadable })
+    Ok(Pictures { read, embeddings, unreadable, seconds })
 }
 
 impl Worker {
