@@ -18,8 +18,9 @@ mod torch_file;
 mod weights_file;
 
 pub use config::{
-    Activation, BertConfig, ClipPooling, ClipTextConfig, DualEncoderConfig, EncoderConfig, MpnetConfig, Patching,
-    RobertaConfig, SiglipTextConfig, TextConfig, VisionConfig, VitConfig,
+    Activation, BeitConfig, BertConfig, ClipPooling, ClipTextConfig, ClipVisionConfig, Dinov2Config, DualEncoderConfig,
+    EncoderConfig, Family, MpnetConfig, Patching, RobertaConfig, SiglipTextConfig, SiglipVisionConfig, SwinConfig,
+    TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
 pub use preprocessor::recipe_of;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use bounded::read_optional;
 use spotter_engine::bundle::{Override, Padding};
-use spotter_engine::preprocess::Recipe;
+use spotter_engine::preprocess::{Recipe, Size};
 
 use crate::overrides::Overrides;
 
@@ -68,8 +69,12 @@ impl Checkpoint {
         if !kind.is_dir() {
             return Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found: "a file" });
         }
-        let config = DualEncoderConfig::read(&path.join("config.json"))?;
-        let (preprocess, overrides) = preprocessor::read(path, config.vision.patching().image_size, overrides)?;
+        let config_file = path.join("config.json");
+        let mut config = DualEncoderConfig::read(&config_file)?;
+        let (preprocess, overrides) = preprocessor::read(path, config.vision.patching(), overrides)?;
+        if let Some(Size { height, width }) = preprocess.output_size() {
+            config.vision.set_image_size([height, width], &config_file)?;
+        }
         let tokenizer = TokenizerFile::read(path, &config.text)?;
         let tensors = Tensors::open(path)?;
         let model_card = read_optional(&path.join(MODEL_CARD_FILE))?;
@@ -93,8 +98,6 @@ impl Checkpoint {
 
     /// Natural logarithm of the factor on cosines: the trained value.
     pub fn logit_scale(&self) -> Result<f32, CheckpointError> {
-        // Saved without axes; some tools keep scalars as one-element vectors.
-        let shape: &[usize] = if self.tensors.shape("logit_scale") == Some(&[1]) { &[1] } else { &[] };
         if self.tensors.shape("logit_scale").is_none() {
             log::warn!(
                 "{}: no tensor logit_scale: logit_scale_init_value {} is used",
@@ -103,6 +106,20 @@ impl Checkpoint {
             );
             return Ok(self.config.logit_scale_init_value);
         }
-        Ok(self.tensors.read("logit_scale", shape)?[0])
+        self.scalar("logit_scale")
+    }
+
+    /// What is added to logits, where the architecture does so: the trained value.
+    pub fn logit_bias(&self) -> Result<Option<f32>, CheckpointError> {
+        match self.config.family {
+            Family::VisionTextDualEncoder | Family::Clip => Ok(None),
+            Family::Siglip => Ok(Some(self.scalar("logit_bias")?)),
+        }
+    }
+
+    fn scalar(&self, name: &str) -> Result<f32, CheckpointError> {
+        // With or without an axis: SigLIP has one, and some tools keep scalars as one-element vectors.
+        let shape: &[usize] = if self.tensors.shape(name) == Some(&[1]) { &[1] } else { &[] };
+        Ok(self.tensors.read(name, shape)?[0])
     }
 }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::{Bundle, Weights};
 
 use crate::checkpoint::Checkpoint;
-use crate::overrides::{CropTo, Overrides, ResizeTo};
+use crate::overrides::{CropTo, ImageSize, Overrides, ResizeTo};
 use crate::plan::Plans;
 use crate::verify::COSINE_MIN;
 use crate::{evaluate, export, verify};
@@ -46,6 +46,10 @@ enum Command {
         /// none.
         #[arg(long, value_name = "SIZE", group = "overrides")]
         crop: Option<CropTo>,
+        /// Make the image tower for pictures of this size, not of what it was trained for; position embeddings are
+        /// interpolated. Pixels of a square's side, or HEIGHTxWIDTH.
+        #[arg(long, value_name = "SIZE", group = "overrides")]
+        image_size: Option<ImageSize>,
         /// Why the checkpoint is overridden; the bundle keeps it on record.
         #[arg(long, value_name = "TEXT", requires = "overrides")]
         reason: Option<String>,
@@ -79,9 +83,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let bar = progress_bar();
     let tick = || bar.inc(1);
     match arguments.command {
-        Command::Export { checkpoint, out, weights, name, resize, crop, reason } => {
+        Command::Export { checkpoint, out, weights, name, resize, crop, image_size, reason } => {
             bar.set_message(format!("export {}", checkpoint.display()));
-            let checkpoint = Checkpoint::open_with(&checkpoint, &Overrides { resize, crop, reason })?;
+            let checkpoint = Checkpoint::open_with(&checkpoint, &Overrides { resize, crop, image_size, reason })?;
             let weights = match weights {
                 Storage::Int8 => Weights::Int8,
                 Storage::F32 => Weights::F32,

@@ -6,7 +6,6 @@ use std::path::Path;
 use spotter_engine::bundle::{
     self, FileEntry, Manifest, Part, Quantization, Source, TokenizerSpec, Tower, Weights, Writer,
 };
-use spotter_engine::score::ScoringKind;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::checkpoint::Checkpoint;
@@ -108,8 +107,8 @@ pub fn assemble(
         name: name.to_owned(),
         projection_dim: checkpoint.config.projection_dim,
         logit_scale: checkpoint.logit_scale()?,
-        logit_bias: None,
-        scoring: ScoringKind::Softmax,
+        logit_bias: checkpoint.logit_bias()?,
+        scoring: checkpoint.config.family.scoring(),
         vision: tower(&vision, plans.image.weights),
         text: tower(&text, plans.text.weights),
         preprocess: checkpoint.preprocess.clone(),

@@ -14,6 +14,7 @@ const NO_REASON: &str = "given on the command line";
 /// Names of the options, on the command line and in the record.
 pub(crate) const RESIZE: &str = "resize";
 pub(crate) const CROP: &str = "crop";
+pub(crate) const IMAGE_SIZE: &str = "image-size";
 
 /// What is set by hand.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,6 +23,8 @@ pub struct Overrides {
     pub resize: Option<ResizeTo>,
     /// The crop step of the preprocessing.
     pub crop: Option<CropTo>,
+    /// The size of the image tower's input; position embeddings are interpolated.
+    pub image_size: Option<ImageSize>,
     /// Why.
     pub reason: Option<String>,
 }
@@ -35,7 +38,8 @@ impl Overrides {
             match key.as_str() {
                 RESIZE => overrides.resize = Some(to.parse().map_err(wrong)?),
                 CROP => overrides.crop = Some(to.parse().map_err(wrong)?),
-                _ => return Err(wrong(format!("one of {RESIZE}, {CROP}"))),
+                IMAGE_SIZE => overrides.image_size = Some(to.parse().map_err(wrong)?),
+                _ => return Err(wrong(format!("one of {RESIZE}, {CROP}, {IMAGE_SIZE}"))),
             }
         }
         Ok(overrides)
@@ -55,6 +59,10 @@ pub struct ResizeTo(pub Option<Target>);
 /// The size that pictures are cropped to, or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropTo(pub Option<Size>);
+
+/// The size of the image tower's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageSize(pub Size);
 
 impl FromStr for ResizeTo {
     type Err = String;
@@ -77,10 +85,25 @@ impl FromStr for CropTo {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let target = || size(text).or_else(|| side(text).map(|side| Size { height: side, width: side }));
-        none_or(text, target)
+        none_or(text, || square_or_size(text))
             .map(Self)
             .ok_or_else(|| format!("pixels of a square's side, HEIGHTxWIDTH, or none; sides of 1 to {MAX_SIDE}"))
+    }
+}
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        square_or_size(text)
+            .map(Self)
+            .ok_or_else(|| format!("pixels of a square's side, or HEIGHTxWIDTH; sides of 1 to {MAX_SIDE}"))
+    }
+}
+
+impl fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.0.height, self.0.width)
     }
 }
 
@@ -106,6 +129,10 @@ impl fmt::Display for CropTo {
 
 fn none_or<T>(text: &str, parse: impl Fn() -> Option<T>) -> Option<Option<T>> {
     if text == "none" { Some(None) } else { parse().map(Some) }
+}
+
+fn square_or_size(text: &str) -> Option<Size> {
+    size(text).or_else(|| side(text).map(|side| Size { height: side, width: side }))
 }
 
 fn size(text: &str) -> Option<Size> {
@@ -160,6 +187,9 @@ mod tests {
         check("resize", "8", Ok(Overrides { resize, ..none() }));
         check("crop", "none", Ok(Overrides { crop: Some(CropTo(None)), ..none() }));
         check("crop", "8..9", Err("override crop: expected pixels of a square's side"));
-        check("colour", "blue", Err("override colour: expected one of resize, crop, found \"blue\""));
+        let image_size = Some(ImageSize(Size { height: 30, width: 40 }));
+        check("image-size", "30x40", Ok(Overrides { image_size, ..none() }));
+        check("image-size", "none", Err("override image-size: expected pixels of a square's side"));
+        check("colour", "blue", Err("override colour: expected one of resize, crop, image-size, found \"blue\""));
     }
 }

@@ -3,19 +3,26 @@
 //! Graphs end in the bias-free projection and the division by the L2 norm. Only token 0 reaches the pooler, so the
 //! last layer computes its queries and everything behind them for that token alone, which changes no value.
 
+mod beit;
 mod bert;
 mod clip_layer;
 mod clip_text;
+mod clip_vision;
+mod deit;
+mod dinov2;
 mod mpnet;
+mod pre_norm;
+mod resample;
 mod siglip_text;
+mod siglip_vision;
+mod swin;
+mod vision;
 mod vit;
 
 use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
 
 use crate::Tick;
-use crate::checkpoint::{
-    Activation, Checkpoint, CheckpointError, EncoderConfig, Patching, Tensors, TextConfig, VisionConfig,
-};
+use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors, TextConfig, VisionConfig};
 use crate::onnx::{Attribute, Graph, OnnxFile, Value};
 use crate::plan::{Layer, Target};
 use crate::quantize::{quantize, transpose};
@@ -52,9 +59,15 @@ pub fn vision(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Re
     let input = TensorSpec { name: "pixel_values".into(), dtype: Dtype::F32, shape };
     let pixels = builder.graph.input(&input);
     let pooled = match config {
-        VisionConfig::Vit(config) => vit::pooled(&mut builder, &pixels, config)?,
+        VisionConfig::Vit(config) => vit::pooled(&mut builder, &pixels, config, &["cls_token"])?,
+        VisionConfig::Deit(config) => deit::pooled(&mut builder, &pixels, config)?,
+        VisionConfig::Beit(config) => beit::pooled(&mut builder, &pixels, config)?,
+        VisionConfig::Clip(config) => clip_vision::pooled(&mut builder, &pixels, config)?,
+        VisionConfig::Dinov2(config) => dinov2::pooled(&mut builder, &pixels, config)?,
+        VisionConfig::Siglip(config) => siglip_vision::pooled(&mut builder, &pixels, config)?,
+        VisionConfig::Swin(config) => swin::pooled(&mut builder, &pixels, config)?,
     };
-    let x = builder.linear("visual_projection", &pooled, [config.pooled_width(), builder.projection_dim], false)?;
+    let x = builder.projection(checkpoint, "visual_projection", &pooled, config.pooled_width())?;
     builder.finish(config.architecture(), vec![input], &x, IMAGE_OUTPUTS)
 }
 
@@ -75,7 +88,7 @@ pub fn text(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Resu
             siglip_text::pooled(&mut builder, config, inputs.iter().any(|input| input.name == "attention_mask"))?
         }
     };
-    let x = builder.linear("text_projection", &pooled, [config.pooled_width(), builder.projection_dim], false)?;
+    let x = builder.projection(checkpoint, "text_projection", &pooled, config.pooled_width())?;
     builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS)
 }
 
@@ -182,39 +195,6 @@ impl<'a> Builder<'a> {
         self.graph.node("DequantizeLinear", name, &[&values, &scales], &[("axis", Attribute::Int(axis))])
     }
 
-    /// The patch embedding, a convolution whose step is its size; its result as tokens: [batch, patches, hidden].
-    fn patches(
-        &mut self,
-        name: &str,
-        pixels: &Value,
-        patching: &Patching,
-        hidden: usize,
-        bias: bool,
-    ) -> Result<Value, CheckpointError> {
-        let [height, width] = patching.patch_size;
-        let shape = [hidden, 3, height, width];
-        let weight_name = format!("{name}.weight");
-        let weight = self.tensor(&weight_name, &shape)?;
-        let weight = match self.storage(name, LayerKind::PatchEmbedding, weight.len(), 3 * height * width) {
-            Weights::F32 => self.graph.floats(&weight_name, &shape, &weight),
-            Weights::Int8 => {
-                let int8 = quantize(&weight, 3 * height * width);
-                self.dequantized(&weight_name, &shape, &int8.values, &int8.scales, 0)
-            }
-        };
-        let mut inputs = vec![pixels.clone(), weight];
-        if bias {
-            inputs.push(self.floats(&format!("{name}.bias"), &[hidden])?);
-        }
-        let step = [height as i64, width as i64];
-        let attributes = [("kernel_shape", Attribute::Ints(&step)), ("strides", Attribute::Ints(&step))];
-        let x = self.graph.node("Conv", name, &inputs.iter().collect::<Vec<_>>(), &attributes);
-        let rows = self.graph.list("shape.patch_rows", &[0, hidden as i64, -1]);
-        let x = self.graph.node("Reshape", &format!("{name}.rows"), &[&x, &rows], &[]);
-        let perm = [("perm", Attribute::Ints(&[0, 2, 1]))];
-        Ok(self.graph.node("Transpose", &format!("{name}.tokens"), &[&x], &perm))
-    }
-
     /// Rows of the table `{name}.weight` that `ids` choose. Integers are looked up first and turned into floats after,
     /// so that nobody has to expand the table.
     fn embedding(&mut self, name: &str, ids: &Value, [rows, width]: [usize; 2]) -> Result<Value, CheckpointError> {
@@ -255,38 +235,65 @@ impl<'a> Builder<'a> {
         added: &[&Value],
         encoder: &EncoderConfig,
     ) -> Result<Value, CheckpointError> {
-        let hidden = encoder.hidden_size;
-        let head_dim = hidden / encoder.heads;
-        let square = [hidden, hidden];
-        // 0 keeps an axis as it is.
-        let split = self.graph.list("shape.split_heads", &[0, 0, encoder.heads as i64, head_dim as i64]);
-        let merged = self.graph.list("shape.merged_heads", &[0, 0, hidden as i64]);
+        let square = [encoder.hidden_size; 2];
+        let [split, merged] = self.head_shapes(encoder);
         let mut heads = |name: &str, x: &Value, bias: bool, perm: &[i64; 4]| {
             let x = self.linear(name, x, square, bias)?;
-            let x = self.graph.node("Reshape", &format!("{name}.split"), &[&x, &split], &[]);
-            let perm = [("perm", Attribute::Ints(perm))];
-            Ok::<_, CheckpointError>(self.graph.node("Transpose", &format!("{name}.heads"), &[&x], &perm))
+            Ok::<_, CheckpointError>(self.heads(name, &x, &split, perm))
         };
         let query = heads(&layers.query, queries, layers.biases[0], &[0, 2, 1, 3])?;
         let key = heads(&layers.key, states, layers.biases[1], &[0, 2, 3, 1])?;
         let value = heads(&layers.value, states, layers.biases[2], &[0, 2, 1, 3])?;
-        for layer in self.layers.iter_mut().filter(|layer| layer.name == layers.key || layer.name == layers.value) {
-            layer.unit.clone_from(&layers.query);
+        self.same_storage([&layers.query, &layers.key, &layers.value]);
+        let context = self.context([&layers.query, &layers.output], [&query, &key, &value], added, &merged, encoder);
+        self.scaled_linear(&layers.output, &context, square, true, layers.layer_scale.as_deref())
+    }
+
+    /// Layers that read the same rows are stored in one way, so that the engine can compute them as one.
+    fn same_storage(&mut self, names: [&str; 3]) {
+        for layer in self.layers.iter_mut().filter(|layer| names.contains(&layer.name.as_str())) {
+            names[0].clone_into(&mut layer.unit);
         }
+    }
+
+    /// The shapes [batch, n, heads, dim] and [batch, n, hidden].
+    fn head_shapes(&mut self, encoder: &EncoderConfig) -> [Value; 2] {
+        let (hidden, heads) = (encoder.hidden_size as i64, encoder.heads as i64);
+        // 0 keeps an axis as it is.
+        let split = self.graph.list("shape.split_heads", &[0, 0, heads, hidden / heads]);
+        [split, self.graph.list("shape.merged_heads", &[0, 0, hidden])]
+    }
+
+    /// `x` [batch, n, hidden] split into heads [batch, n, heads, dim], the axes then in the order of `perm`.
+    fn heads(&mut self, name: &str, x: &Value, split: &Value, perm: &[i64; 4]) -> Value {
+        let x = self.graph.node("Reshape", &format!("{name}.split"), &[x, split], &[]);
+        self.graph.node("Transpose", &format!("{name}.heads"), &[&x], &[("perm", Attribute::Ints(perm))])
+    }
+
+    /// What heads of queries [batch, heads, n, dim] find among keys [batch, heads, dim, m] and values
+    /// [batch, heads, m, dim], side by side: [batch, n, hidden]. Nodes are called after the first and last layer.
+    fn context(
+        &mut self,
+        [first, last]: [&str; 2],
+        [query, key, value]: [&Value; 3],
+        added: &[&Value],
+        merged: &Value,
+        encoder: &EncoderConfig,
+    ) -> Value {
         let graph = &mut self.graph;
-        let named = |what: &str| format!("{}.{what}", layers.output);
+        let head_dim = encoder.hidden_size / encoder.heads;
+        let named = |what: &str| format!("{last}.{what}");
         let scale = graph.scalar("attention_scale", (head_dim as f32).sqrt().recip());
-        let query = graph.node("Mul", &format!("{}.scaled", layers.query), &[&query, &scale], &[]);
-        let mut scores = graph.node("MatMul", &named("scores"), &[&query, &key], &[]);
+        let query = graph.node("Mul", &format!("{first}.scaled"), &[query, &scale], &[]);
+        let mut scores = graph.node("MatMul", &named("scores"), &[&query, key], &[]);
         for (index, term) in added.iter().enumerate() {
             scores = graph.node("Add", &named(&format!("scores_with_{index}")), &[&scores, term], &[]);
         }
         let shares = graph.node("Softmax", &named("probabilities"), &[&scores], &[("axis", Attribute::Int(-1))]);
-        let context = graph.node("MatMul", &named("context"), &[&shares, &value], &[]);
+        let context = graph.node("MatMul", &named("context"), &[&shares, value], &[]);
         let perm = [("perm", Attribute::Ints(&[0, 2, 1, 3]))];
         let context = graph.node("Transpose", &named("context_rows"), &[&context], &perm);
-        let context = graph.node("Reshape", &named("context_merged"), &[&context, &merged], &[]);
-        self.scaled_linear(&layers.output, &context, square, true, layers.layer_scale.as_deref())
+        graph.node("Reshape", &named("context_merged"), &[&context, merged], &[])
     }
 
     /// The feed-forward block: up, activation, down; `layer_scale` as in [`AttentionLayers`].
@@ -375,6 +382,20 @@ impl<'a> Builder<'a> {
     fn only_row(&mut self, name: &str, x: &Value) -> Value {
         let axis = self.graph.list("index_1", &[1]);
         self.graph.node("Squeeze", &format!("{name}.row"), &[x, &axis], &[])
+    }
+
+    /// The projection of what was pooled [batch, width] into the shared space, where the checkpoint has one.
+    fn projection(
+        &mut self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        pooled: &Value,
+        width: usize,
+    ) -> Result<Value, CheckpointError> {
+        if !checkpoint.config.family.projects() {
+            return Ok(pooled.clone());
+        }
+        self.linear(name, pooled, [width, self.projection_dim], false)
     }
 
     /// Ends the graph: `x` [batch, projection_dim] are the features, which divided by their L2 norm are the embedding.

@@ -2,24 +2,36 @@
 //!
 //! Defaults are those of transformers 4.56.2.
 
+mod beit;
 mod bert;
 mod clip_text;
+mod clip_vision;
+mod dinov2;
 mod mpnet;
 mod roberta;
 mod siglip_text;
+mod siglip_vision;
+mod swin;
+mod vision;
 mod vit;
 
+pub use beit::BeitConfig;
 pub use bert::BertConfig;
 pub use clip_text::{ClipPooling, ClipTextConfig};
+pub use clip_vision::ClipVisionConfig;
+pub use dinov2::Dinov2Config;
 pub use mpnet::MpnetConfig;
 pub use roberta::RobertaConfig;
 pub use siglip_text::SiglipTextConfig;
+pub use siglip_vision::SiglipVisionConfig;
+pub use swin::SwinConfig;
+pub use vision::{Patching, VisionConfig};
 pub use vit::VitConfig;
 
 use std::path::Path;
 
-use serde_json::Value;
 use spotter_engine::bundle::{Architecture, Padding, Positions};
+use spotter_engine::score::ScoringKind;
 
 use super::CheckpointError;
 use super::json::Object;
@@ -31,6 +43,8 @@ const WITHOUT_POOLER: [&str; 9] =
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DualEncoderConfig {
+    /// The class of transformers that the checkpoint is of.
+    pub family: Family,
     /// Width of the shared embedding space.
     pub projection_dim: usize,
     /// `logit_scale` before training.
@@ -41,11 +55,15 @@ pub struct DualEncoderConfig {
     pub text: TextConfig,
 }
 
-/// Image tower architectures.
-#[derive(Debug, Clone, PartialEq)]
-pub enum VisionConfig {
-    /// Vision Transformer.
-    Vit(VitConfig),
+/// Classes of transformers that put two towers together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// `VisionTextDualEncoderModel`: any two towers, each with a projection.
+    VisionTextDualEncoder,
+    /// `CLIPModel`: the same with CLIP's own towers.
+    Clip,
+    /// `SiglipModel`: towers without projections, scored by a sigmoid with a bias.
+    Siglip,
 }
 
 /// Text tower architectures.
@@ -102,15 +120,6 @@ impl EncoderDefaults {
     };
 }
 
-/// The input of an image tower and the patches it is cut into, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patching {
-    /// Height and width of the input.
-    pub image_size: [usize; 2],
-    /// Height and width of a patch.
-    pub patch_size: [usize; 2],
-}
-
 /// Activation functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -132,48 +141,65 @@ impl DualEncoderConfig {
     /// Reads `config.json`.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let root = Object::read(path)?;
-        let kind = root.text("model_type", "")?;
-        if kind != "vision-text-dual-encoder" {
-            let kind = if kind.is_empty() { "(absent)".to_owned() } else { format!("{kind:?}") };
-            return Err(root.unsupported("model_type", kind, "expected \"vision-text-dual-encoder\""));
+        let family = Family::read(&root)?;
+        let [vision, text] = match family {
+            Family::VisionTextDualEncoder => [root.object("vision_config")?, root.object("text_config")?],
+            Family::Clip => {
+                [tower(&root, "vision_config", "clip_vision_model")?, tower(&root, "text_config", "clip_text_model")?]
+            }
+            Family::Siglip => [
+                tower(&root, "vision_config", "siglip_vision_model")?,
+                tower(&root, "text_config", "siglip_text_model")?,
+            ],
+        };
+        let text_config = TextConfig::read(&text)?;
+        let vision = VisionConfig::read(&vision)?;
+        let projection_dim = if family.projects() { root.count("projection_dim", 512)? } else { vision.pooled_width() };
+        if !family.projects() && text_config.pooled_width() != projection_dim {
+            let expected = format!("{projection_dim}, the width of the image tower's embeddings");
+            return Err(text.wrong("projection_size", &expected, Some(&text_config.pooled_width().into())));
         }
-        Ok(Self {
-            projection_dim: root.count("projection_dim", 512)?,
-            logit_scale_init_value: root.number("logit_scale_init_value", 2.6592)? as f32,
-            vision: VisionConfig::read(&root.object("vision_config")?)?,
-            text: TextConfig::read(&root.object("text_config")?)?,
-        })
+        // SiglipModel sets its scale itself.
+        let scale = if family == Family::Siglip { 0.0 } else { 2.6592 };
+        let logit_scale_init_value = root.number("logit_scale_init_value", scale)? as f32;
+        Ok(Self { family, projection_dim, logit_scale_init_value, vision, text: text_config })
     }
 }
 
-impl VisionConfig {
-    fn read(object: &Object) -> Result<Self, CheckpointError> {
-        match object.text("model_type", "")?.as_str() {
-            "vit" => Ok(Self::Vit(VitConfig::read(object)?)),
-            other => Err(object.unsupported("model_type", format!("{other:?}"), "image towers: \"vit\"")),
+impl Family {
+    fn read(root: &Object) -> Result<Self, CheckpointError> {
+        match root.text("model_type", "")?.as_str() {
+            "vision-text-dual-encoder" => Ok(Self::VisionTextDualEncoder),
+            "clip" => Ok(Self::Clip),
+            "siglip" => Ok(Self::Siglip),
+            other => {
+                let kind = if other.is_empty() { "(absent)".to_owned() } else { format!("{other:?}") };
+                let reason = "dual encoders: \"vision-text-dual-encoder\", \"clip\", \"siglip\"";
+                Err(root.unsupported("model_type", kind, reason))
+            }
         }
     }
 
-    /// Input and patches.
-    pub fn patching(&self) -> &Patching {
-        match self {
-            Self::Vit(config) => &config.patching,
-        }
+    /// Whether each tower ends in a projection into the shared space.
+    pub fn projects(self) -> bool {
+        self != Self::Siglip
     }
 
-    /// Width of what the pooler gives.
-    pub fn pooled_width(&self) -> usize {
+    /// How its logits become probabilities.
+    pub fn scoring(self) -> ScoringKind {
         match self {
-            Self::Vit(config) => config.encoder.hidden_size,
+            Self::VisionTextDualEncoder | Self::Clip => ScoringKind::Softmax,
+            Self::Siglip => ScoringKind::Sigmoid,
         }
     }
+}
 
-    /// The architecture, as the bundle names it.
-    pub fn architecture(&self) -> Architecture {
-        match self {
-            Self::Vit(_) => Architecture::Vit,
-        }
-    }
+/// The configuration of a tower of CLIP or SigLIP under `key`: where there is a `{key}_dict` as well, which old files
+/// have, the reference lets it win; what neither has is the class's default.
+fn tower(object: &Object, key: &str, model_type: &str) -> Result<Object, CheckpointError> {
+    let old = format!("{key}_dict");
+    let key = if object.get(&old).is_some() { &old } else { key };
+    Ok(object.object_or_empty(key)?.with_default("model_type", model_type))
 }
 
 impl TextConfig {
@@ -282,45 +308,23 @@ impl EncoderConfig {
             let expected = format!("a divisor of hidden_size {hidden_size}");
             return Err(object.wrong("num_attention_heads", &expected, Some(&heads.into())));
         }
-        let eps = object.number("layer_norm_eps", defaults.layer_norm_eps)?;
-        if !(eps > 0.0 && eps < 1.0) {
-            return Err(object.wrong("layer_norm_eps", "a number between 0 and 1", Some(&eps.into())));
-        }
         Ok(Self {
             hidden_size,
             intermediate_size: object.count("intermediate_size", defaults.intermediate_size)?,
             layers: object.count("num_hidden_layers", defaults.layers)?,
             heads,
             activation: Activation::read(object, "hidden_act", defaults.activation)?,
-            layer_norm_eps: eps as f32,
+            layer_norm_eps: layer_norm_eps(object, defaults.layer_norm_eps)?,
         })
     }
 }
 
-impl Patching {
-    fn read(object: &Object, image_size: usize, patch_size: usize) -> Result<Self, CheckpointError> {
-        let channels = object.count("num_channels", 3)?;
-        if channels != 3 {
-            return Err(object.unsupported("num_channels", channels, "pictures have 3 channels"));
-        }
-        let image_size = pair(object, "image_size", image_size)?;
-        let patch_size = pair(object, "patch_size", patch_size)?;
-        if patch_size[0] > image_size[0] || patch_size[1] > image_size[1] {
-            let expected = format!("at most image_size {image_size:?}");
-            return Err(object.wrong("patch_size", &expected, object.get("patch_size")));
-        }
-        Ok(Self { image_size, patch_size })
+fn layer_norm_eps(object: &Object, default: f64) -> Result<f32, CheckpointError> {
+    let eps = object.number("layer_norm_eps", default)?;
+    if !(eps > 0.0 && eps < 1.0) {
+        return Err(object.wrong("layer_norm_eps", "a number between 0 and 1", Some(&eps.into())));
     }
-
-    /// Rows and columns of patches; pixels beyond the last whole patch are not looked at.
-    pub fn grid(&self) -> [usize; 2] {
-        [self.image_size[0] / self.patch_size[0], self.image_size[1] / self.patch_size[1]]
-    }
-
-    /// Number of patches.
-    pub fn patches(&self) -> usize {
-        self.grid().iter().product()
-    }
+    Ok(eps as f32)
 }
 
 impl Activation {
@@ -341,16 +345,4 @@ impl Activation {
             }
         }
     }
-}
-
-/// Height and width, given as one number for both or as a pair.
-fn pair(object: &Object, key: &str, default: usize) -> Result<[usize; 2], CheckpointError> {
-    let one = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    object.or(key, [default; 2], "a whole number above 0, or [height, width]", |v| match v {
-        Value::Array(sides) => match &sides[..] {
-            [height, width] => Some([one(height)?, one(width)?]),
-            _ => None,
-        },
-        _ => one(v).map(|n| [n; 2]),
-    })
 }

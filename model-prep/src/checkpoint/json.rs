@@ -56,6 +56,22 @@ impl Object {
         }
     }
 
+    /// The object under `key`, or one without keys where it is absent.
+    pub(crate) fn object_or_empty(&self, key: &str) -> Result<Self, CheckpointError> {
+        if self.get(key).is_some() {
+            return self.object(key);
+        }
+        Ok(Self { path: self.path.clone(), prefix: format!("{}{key}.", self.prefix), map: Map::new() })
+    }
+
+    /// The same object with `value` under `key`, if there is nothing.
+    pub(crate) fn with_default(mut self, key: &str, value: &str) -> Self {
+        if self.get(key).is_none() {
+            self.map.insert(key.to_owned(), value.into());
+        }
+        self
+    }
+
     /// The value under `key`; `null` counts as absent, as it does for transformers.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())

@@ -1,11 +1,30 @@
 //! Names of tensors across generations of transformers; transformers 4 is what this crate speaks.
 
 /// What the modules of transformers 5 are called, and what transformers 4 calls them and saves.
-const RENAMED: [(&str, &str); 6] = [
+type Renamed<const N: usize> = [(&'static str, &'static str); N];
+
+/// In layers of ViT, DeiT, BEiT and DINOv2.
+const ATTENTION: Renamed<4> = [
     (".attention.q_proj.", ".attention.attention.query."),
     (".attention.k_proj.", ".attention.attention.key."),
     (".attention.v_proj.", ".attention.attention.value."),
     (".attention.o_proj.", ".attention.output.dense."),
+];
+
+/// In layers of ViT, DeiT and BEiT.
+const LAYER: Renamed<3> = [
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
+    (".relative_position_bias.", ".attention.attention.relative_position_bias."),
+];
+
+/// In layers of Swin Transformers.
+const BLOCK: Renamed<7> = [
+    (".attention.q_proj.", ".attention.self.query."),
+    (".attention.k_proj.", ".attention.self.key."),
+    (".attention.v_proj.", ".attention.self.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".attention.relative_position_bias.relative_position_bias_table", ".attention.self.relative_position_bias_table"),
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
 ];
@@ -26,10 +45,14 @@ pub(crate) fn canonical(name: &str) -> String {
         }
     }
     if let Some(rest) = name.strip_prefix("vision_model.layers.") {
-        name = format!("vision_model.encoder.layer.{rest}");
-        for (new, old) in RENAMED {
-            name = name.replacen(new, old, 1);
-        }
+        name = replaced(&format!("vision_model.encoder.layer.{rest}"), &LAYER);
+    } else if let Some(rest) = name.strip_prefix("vision_model.shared_position_bias.") {
+        name = format!("vision_model.encoder.relative_position_bias.{rest}");
+    } else if name.starts_with("vision_model.encoder.layers.") && name.contains(".blocks.") {
+        name = replaced(&name, &BLOCK);
+    }
+    if name.starts_with("vision_model.encoder.layer.") {
+        name = replaced(&name, &ATTENTION).replacen(".mlp.down_proj.", ".mlp.weights_out.", 1);
     }
     for (old, new) in OLD_ENDS {
         if let Some(start) = name.strip_suffix(old) {
@@ -37,6 +60,10 @@ pub(crate) fn canonical(name: &str) -> String {
         }
     }
     name
+}
+
+fn replaced<const N: usize>(name: &str, renamed: &Renamed<N>) -> String {
+    renamed.iter().fold(name.to_owned(), |name, (new, old)| name.replacen(new, old, 1))
 }
 
 #[cfg(test)]
@@ -62,6 +89,37 @@ mod tests {
         ] {
             check(&format!("vision_model.layers.11.{new}"), &format!("{layer}.{old}"));
             check(&format!("{layer}.{old}"), &format!("{layer}.{old}"));
+        }
+        let table = "relative_position_bias.relative_position_bias_table";
+        check(
+            &format!("vision_model.layers.1.{table}"),
+            &format!("vision_model.encoder.layer.1.attention.attention.{table}"),
+        );
+        check("vision_model.layers.1.lambda_1", "vision_model.encoder.layer.1.lambda_1");
+        check(&format!("vision_model.shared_position_bias.{}", &table[23..]), &format!("vision_model.encoder.{table}"));
+        for (new, old) in [
+            ("attention.q_proj.bias", "attention.attention.query.bias"),
+            ("attention.o_proj.bias", "attention.output.dense.bias"),
+            ("mlp.fc1.weight", "mlp.fc1.weight"),
+            ("mlp.down_proj.weight", "mlp.weights_out.weight"),
+            ("mlp.gate_proj.weight", "mlp.gate_proj.weight"),
+            ("layer_scale1.lambda1", "layer_scale1.lambda1"),
+        ] {
+            check(&format!("{layer}.{new}"), &format!("{layer}.{old}"));
+        }
+        let block = "vision_model.encoder.layers.0.blocks.3";
+        for (new, old) in [
+            ("attention.k_proj.bias", "attention.self.key.bias"),
+            ("attention.o_proj.weight", "attention.output.dense.weight"),
+            (&format!("attention.{table}"), "attention.self.relative_position_bias_table"),
+            ("mlp.fc2.weight", "output.dense.weight"),
+            ("attention.self.relative_position_bias_table", "attention.self.relative_position_bias_table"),
+        ] {
+            check(&format!("{block}.{new}"), &format!("{block}.{old}"));
+        }
+        let layer = "vision_model.encoder.layers.0";
+        for name in ["self_attn.q_proj.weight", "mlp.fc1.weight"] {
+            check(&format!("{layer}.{name}"), &format!("{layer}.{name}"));
         }
         let name = "embeddings.position_embedding.weight";
         check(&format!("vision_model.vision_model.{name}"), &format!("vision_model.{name}"));

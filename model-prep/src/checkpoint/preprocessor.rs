@@ -9,9 +9,9 @@ use spotter_engine::bundle::Override;
 use spotter_engine::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target};
 
 use self::class::{Class, Crop, Sizes};
-use super::CheckpointError;
 use super::json::Object;
-use crate::overrides::{CROP, CropTo, Overrides, RESIZE, ResizeTo};
+use super::{CheckpointError, Patching};
+use crate::overrides::{CROP, CropTo, IMAGE_SIZE, ImageSize, Overrides, RESIZE, ResizeTo};
 
 /// The recipe of the image processor whose file lies in the directory `checkpoint`.
 pub fn recipe_of(checkpoint: &Path) -> Result<Recipe, CheckpointError> {
@@ -19,26 +19,46 @@ pub fn recipe_of(checkpoint: &Path) -> Result<Recipe, CheckpointError> {
     Ok(recipe(&object, &default_class(checkpoint)?, &Overrides::default())?.0)
 }
 
-/// The recipe with `overrides`, and the record of them. `input` is the height and width of the image tower's input.
+/// The recipe with `overrides`, and the record of them. Its results have the size of the image tower's input, which is what
+/// the tower was trained for unless another one is asked for or the tower takes any.
 pub(crate) fn read(
     checkpoint: &Path,
-    input: [usize; 2],
+    tower: &Patching,
     overrides: &Overrides,
 ) -> Result<(Recipe, Vec<Override>), CheckpointError> {
     let object = file(checkpoint)?;
-    let (recipe, record) = recipe(&object, &default_class(checkpoint)?, overrides)?;
-    let [height, width] = input;
-    match recipe.output_size() {
-        Some(size) if [size.height, size.width] == input => Ok((recipe, record)),
-        found => {
-            let key = if recipe.crop.is_some() { "crop_size" } else { "size" };
-            let expected =
-                format!("{height} x {width} pixels, vision_config.image_size of config.json (or set --resize, --crop)");
-            let found = found
-                .map_or("a size that depends on the picture".into(), |s| format!("{} x {} pixels", s.height, s.width));
-            Err(object.wrong_shown(key, &expected, found))
+    let (mut recipe, mut record) = recipe(&object, &default_class(checkpoint)?, overrides)?;
+    let [height, width] = tower.trained_size;
+    let mut input = Size { height, width };
+    if let Some(ImageSize(asked)) = overrides.image_size {
+        let (from, to) = (ImageSize(input).to_string(), ImageSize(asked).to_string());
+        record.push(overrides.entry(IMAGE_SIZE, from, to));
+        // Steps that are set by hand stay as they are.
+        if overrides.resize.is_none() && overrides.crop.is_none() {
+            recipe = recipe.with_output_size(asked).unwrap_or(recipe);
         }
+        input = asked;
+    } else if tower.any_size {
+        input = recipe.output_size().unwrap_or(input);
     }
+    match recipe.output_size() {
+        Some(size) if size == input => Ok((recipe, record)),
+        found => Err(other_size(&object, &recipe, input, found)),
+    }
+}
+
+fn other_size(object: &Object, recipe: &Recipe, input: Size, found: Option<Size>) -> CheckpointError {
+    let key = if recipe.crop.is_some() { "crop_size" } else { "size" };
+    let Size { height, width } = input;
+    let (other, found) = match found {
+        Some(size) => (ImageSize(size).to_string(), format!("{} x {} pixels", size.height, size.width)),
+        None => ("SIZE".to_owned(), "a size that depends on the picture".to_owned()),
+    };
+    let expected = format!(
+        "{height} x {width} pixels, the image tower's input (fit the tower to the pictures with --image-size {other}, or \
+         the pictures to the tower with --resize and --crop)"
+    );
+    object.wrong_shown(key, &expected, found)
 }
 
 /// `preprocessor_config.json`, or the `image_processor` of the `processor_config.json` that newer versions of
@@ -359,7 +379,7 @@ mod tests {
     fn overrides_take_the_place_of_what_the_file_says() {
         let check = |json: &str, resize: Option<&str>, crop: Option<&str>, expected: &str, made: &str| {
             let (resize, crop) = (resize.map(|v| v.parse().expect("a size")), crop.map(|v| v.parse().expect("a size")));
-            let overrides = Overrides { resize, crop, reason: Some("why".into()) };
+            let overrides = Overrides { resize, crop, image_size: None, reason: Some("why".into()) };
             let (found, record) = shown(json, &overrides).expect("a recipe");
             assert!(found.starts_with(expected), "{json}: {found}");
             let record: Vec<_> =

@@ -1,6 +1,7 @@
 //! CLIP's text tower.
 
-use super::clip_layer::{Kept, layer};
+use super::clip_layer::layer;
+use super::pre_norm::Kept;
 use super::{Builder, additive_mask};
 use crate::checkpoint::{CheckpointError, ClipPooling, ClipTextConfig};
 use crate::onnx::{Attribute, Value};

@@ -1,6 +1,7 @@
 //! SigLIP's text tower.
 
-use super::clip_layer::{Kept, layer};
+use super::clip_layer::layer;
+use super::pre_norm::Kept;
 use super::{Builder, additive_mask, clip_text};
 use crate::checkpoint::{CheckpointError, SiglipTextConfig};
 use crate::onnx::Value;

@@ -1,61 +1,55 @@
-//! Vision Transformer.
+//! Vision Transformer, and DeiT, which has one more token.
 
-use super::{AttentionLayers, Builder};
+use super::Builder;
+use super::pre_norm::{Kept, Layer, VIT_NAMES};
+use super::resample::Method;
+use super::vision::PatchEmbedding;
 use crate::checkpoint::{CheckpointError, VitConfig};
 use crate::onnx::Value;
 
-/// What the pooler makes of the pixels [batch, 3, height, width]: [batch, hidden].
-pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &VitConfig) -> Result<Value, CheckpointError> {
-    let mut x = embeddings(builder, pixels, config)?;
-    for index in 0..config.encoder.layers {
-        x = layer(builder, &x, index, config)?;
-    }
-    let x = builder.layer_norm("vision_model.layernorm", &x, &config.encoder)?;
-    builder.dense_pooler("vision_model.pooler", &x, config.encoder.hidden_size, config.pooler_activation)
-}
-
-/// Patches as tokens, a class token before them, position embeddings added: [batch, 1 + patches, hidden].
-///
-/// A zero row stands for the class token, whose embedding is added together with its position.
-fn embeddings(builder: &mut Builder<'_>, pixels: &Value, config: &VitConfig) -> Result<Value, CheckpointError> {
-    let hidden = config.encoder.hidden_size;
-    let name = "vision_model.embeddings.patch_embeddings.projection";
-    let x = builder.patches(name, pixels, &config.patching, hidden, true)?;
-    let pads = builder.graph.list("one_row_before", &[0, 1, 0, 0, 0, 0]);
-    let x = builder.graph.node("Pad", "vision_model.embeddings.tokens", &[&x, &pads], &[]);
-
-    let class = builder.tensor("vision_model.embeddings.cls_token", &[1, 1, hidden])?;
-    let shape = [1, 1 + config.patching.patches(), hidden];
-    let name = "vision_model.embeddings.position_embeddings";
-    let mut positions = builder.tensor(name, &shape)?;
-    positions.iter_mut().zip(class).for_each(|(position, class)| *position += class);
-    let positions = builder.graph.floats(&format!("{name}.with_cls_token"), &shape, &positions);
-    Ok(builder.graph.node("Add", "vision_model.embeddings", &[&x, &positions], &[]))
-}
-
-/// Layer norm before each block; the last layer keeps token 0 only.
-fn layer(builder: &mut Builder<'_>, x: &Value, index: usize, config: &VitConfig) -> Result<Value, CheckpointError> {
+/// What the pooler makes of the pixels [batch, 3, height, width]: [batch, hidden]. `tokens` stand before the patches, the
+/// class token first.
+pub(super) fn pooled(
+    builder: &mut Builder<'_>,
+    pixels: &Value,
+    config: &VitConfig,
+    tokens: &[&str],
+) -> Result<Value, CheckpointError> {
     let encoder = &config.encoder;
-    let named = |part: &str| format!("vision_model.encoder.layer.{index}.{part}");
-    let layers = AttentionLayers {
-        query: named("attention.attention.query"),
-        key: named("attention.attention.key"),
-        value: named("attention.attention.value"),
-        output: named("attention.output.dense"),
-        biases: [config.qkv_bias; 3],
-        layer_scale: None,
-    };
-    let states = builder.layer_norm(&named("layernorm_before"), x, encoder)?;
-    let (x, queries) = if index + 1 == encoder.layers {
-        let queries = builder.first_token(&named("layernorm_before.token_0"), &states);
-        (&builder.first_token(&named("token_0"), x), queries)
-    } else {
-        (x, states.clone())
-    };
-    let attended = builder.attention(&layers, [&queries, &states], &[], encoder)?;
-    let x = builder.graph.node("Add", &named("attention"), &[x, &attended], &[]);
-    let normed = builder.layer_norm(&named("layernorm_after"), &x, encoder)?;
-    let blocks = [&*named("intermediate.dense"), &named("output.dense")];
-    let y = builder.feed_forward(blocks, &normed, encoder, None)?;
-    Ok(builder.graph.node("Add", &named("output"), &[&x, &y], &[]))
+    let mut x = embeddings(builder, pixels, config, tokens)?;
+    for index in 0..encoder.layers {
+        let layer = Layer {
+            name: format!("vision_model.encoder.layer.{index}"),
+            names: &VIT_NAMES,
+            biases: [config.qkv_bias; 3],
+            scales: None,
+            added: &[],
+            kept: Kept::for_first(index, encoder),
+        };
+        x = builder.pre_norm(&x, &layer, encoder)?;
+    }
+    let x = builder.layer_norm("vision_model.layernorm", &x, encoder)?;
+    builder.dense_pooler("vision_model.pooler", &x, encoder.hidden_size, config.pooler_activation)
+}
+
+/// Patches as tokens, `tokens` before them, position embeddings added: [batch, tokens + patches, hidden].
+fn embeddings(
+    builder: &mut Builder<'_>,
+    pixels: &Value,
+    config: &VitConfig,
+    tokens: &[&str],
+) -> Result<Value, CheckpointError> {
+    let (hidden, patching) = (config.encoder.hidden_size, &config.patching);
+    let name = "vision_model.embeddings.patch_embeddings.projection";
+    let patches = PatchEmbedding { name, patching, hidden, bias: true, padding: [0, 0] };
+    let x = builder.patches(pixels, &patches)?;
+    let x = builder.rows_before(&x, tokens.len());
+    let mut lead = Vec::new();
+    for token in tokens {
+        lead.extend(builder.tensor(&format!("vision_model.embeddings.{token}"), &[1, 1, hidden])?);
+    }
+    let name = "vision_model.embeddings.position_embeddings";
+    let mut table = builder.positions(name, [tokens.len(), hidden], true, patching, Method::Bicubic)?;
+    table.iter_mut().zip(lead).for_each(|(position, token)| *position += token);
+    Ok(builder.add_table(&format!("{name}.with_cls_token"), &x, &table, hidden))
 }

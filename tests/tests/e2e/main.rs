@@ -17,4 +17,5 @@ mod scores;
 mod shapes;
 mod text_towers;
 mod towers;
+mod vision_towers;
 mod weights;

@@ -147,16 +147,16 @@ fn int8_bundles_stay_close_to_the_reference() {
 }
 
 /// Tensors of a safetensors file, to be changed.
-type Weight = (safetensors::Dtype, Vec<usize>, Vec<u8>);
+pub(crate) type Weight = (safetensors::Dtype, Vec<usize>, Vec<u8>);
 
-fn tensors(path: &Path) -> BTreeMap<String, Weight> {
+pub(crate) fn tensors(path: &Path) -> BTreeMap<String, Weight> {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let weight = |view: TensorView<'_>| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
     file.tensors().into_iter().map(|(name, view)| (name, weight(view))).collect()
 }
 
-fn save(path: &Path, tensors: &BTreeMap<String, Weight>) {
+pub(crate) fn save(path: &Path, tensors: &BTreeMap<String, Weight>) {
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
         let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
         (name.as_str(), view)
@@ -350,8 +350,8 @@ fn broken_checkpoints_are_refused_by_name() {
     check(&config("\"hidden_size\": 36", "\"hidden_size\": \"36\""), &["vision_config.hidden_size", "\"36\""]);
     check(&config("\"qkv_bias\": true", "\"qkv_bias\": 1"), &["vision_config.qkv_bias", "true or false", "found 1"]);
     check(&config("\"text_config\": {", "\"text_config\": 3, \"x\": {"), &["text_config", "an object", "found 3"]);
-    check(&config("vision-text-dual-encoder", "clip"), &["model_type", "\"clip\"", "vision-text-dual-encoder"]);
-    check(&config("\"model_type\": \"vit\"", "\"model_type\": \"swin\""), &["vision_config.model_type", "\"swin\""]);
+    check(&config("vision-text-dual-encoder", "blip"), &["model_type", "\"blip\"", "vision-text-dual-encoder"]);
+    check(&config("\"model_type\": \"vit\"", "\"model_type\": \"levit\""), &["vision_config.model_type", "\"levit\""]);
     check(&config("\"hidden_act\": \"gelu\"", "\"hidden_act\": \"mish\""), &["hidden_act", "\"mish\"", "relu"]);
     check(
         &config("\"num_attention_heads\": 4", "\"num_attention_heads\": 7"),

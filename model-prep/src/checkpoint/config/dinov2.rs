@@ -1,0 +1,56 @@
+//! `vision_config` of DINOv2, with or without registers.
+
+use super::{EncoderConfig, EncoderDefaults, Patching};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::json::Object;
+
+/// `Dinov2Config` and `Dinov2WithRegistersConfig`; the width inside the feed-forward block follows from `mlp_ratio`.
+const DEFAULTS: EncoderDefaults = EncoderDefaults { layer_norm_eps: 1e-6, ..EncoderDefaults::BERT };
+
+/// DINOv2.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dinov2Config {
+    /// Its layers; with gated feed-forward blocks, `intermediate_size` is the width of the gates.
+    pub encoder: EncoderConfig,
+    /// Input and patches.
+    pub patching: Patching,
+    /// Whether query, key and value have biases.
+    pub qkv_bias: bool,
+    /// Whether feed-forward blocks are gated (SwiGLU).
+    pub gated: bool,
+    /// Number of register tokens, where the architecture has them; may be 0.
+    pub registers: Option<usize>,
+}
+
+impl Dinov2Config {
+    pub(super) fn read(object: &Object, with_registers: bool) -> Result<Self, CheckpointError> {
+        let encoder = EncoderConfig::read(object, &DEFAULTS)?;
+        let gated = object.flag("use_swiglu_ffn", false)?;
+        let inner = scaled(object, "mlp_ratio", 4.0, encoder.hidden_size)?;
+        // Two thirds, rounded up to a multiple of 8.
+        let intermediate_size = if gated { (inner * 2 / 3).div_ceil(8) * 8 } else { inner };
+        let registers = object.or("num_register_tokens", 4, "a whole number up to 1024", |v| {
+            v.as_u64().filter(|n| *n <= 1024).and_then(|n| usize::try_from(n).ok())
+        })?;
+        let patching = Patching::read(object, 224, if with_registers { 16 } else { 14 })?;
+        Ok(Self {
+            encoder: EncoderConfig { intermediate_size, ..encoder },
+            patching: Patching { any_size: true, ..patching },
+            qkv_bias: object.flag("qkv_bias", true)?,
+            gated,
+            registers: with_registers.then_some(registers),
+        })
+    }
+}
+
+/// `width` times the ratio under `key`, rounded down.
+pub(super) fn scaled(object: &Object, key: &str, default: f64, width: usize) -> Result<usize, CheckpointError> {
+    let ratio = object.number(key, default)?;
+    let inner = (width as f64 * ratio) as usize;
+    // Wider than any real one, and narrow enough that no product overflows.
+    if inner == 0 || ratio > 1024.0 {
+        let expected = format!("a number up to 1024 that makes 1 or more of {width}");
+        return Err(object.wrong(key, &expected, object.get(key)));
+    }
+    Ok(inner)
+}

@@ -1,0 +1,102 @@
+//! `vision_config` of a Swin Transformer.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::dinov2::scaled;
+use super::vision::wrong_size;
+use super::{Activation, EncoderConfig, Patching, layer_norm_eps};
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::json::{Object, count};
+
+/// More than any Swin Transformer has; the width doubles with each.
+const STAGES_MAX: usize = 8;
+
+/// A Swin Transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SwinConfig {
+    /// Input and patches; the input is padded to whole patches.
+    pub patching: Patching,
+    /// The layers of each stage, which halves height and width of the one before and doubles the channels.
+    pub stages: Vec<EncoderConfig>,
+    /// Side of a window, in tokens.
+    pub window: usize,
+    /// Whether query, key and value have biases.
+    pub qkv_bias: bool,
+    /// Whether there are absolute position embeddings.
+    pub absolute_positions: bool,
+}
+
+impl SwinConfig {
+    pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
+        let patching = Patching::read(object, 224, 4)?;
+        let width = object.count("embed_dim", 96)?;
+        let depths = counts(object, "depths", &[2, 2, 6, 2])?;
+        let heads = counts(object, "num_heads", &[3, 6, 12, 24])?;
+        if heads.len() != depths.len() {
+            let expected = format!("{} numbers, one for each of depths", depths.len());
+            return Err(object.wrong("num_heads", &expected, object.get("num_heads")));
+        }
+        let activation = Activation::read(object, "hidden_act", "gelu")?;
+        let layer_norm_eps = layer_norm_eps(object, 1e-5)?;
+        let absolute_positions = object.flag("use_absolute_embeddings", false)?;
+        let stage = |(index, (&layers, &heads)): (usize, (&usize, &usize))| {
+            let hidden_size = width << index;
+            if !hidden_size.is_multiple_of(heads) {
+                let expected = format!("divisors of {width} and its doubles");
+                return Err(object.wrong("num_heads", &expected, object.get("num_heads")));
+            }
+            let intermediate_size = scaled(object, "mlp_ratio", 4.0, hidden_size)?;
+            Ok(EncoderConfig { hidden_size, intermediate_size, layers, heads, activation, layer_norm_eps })
+        };
+        Ok(Self {
+            patching: Patching { any_size: !absolute_positions, ..patching },
+            stages: depths.iter().zip(&heads).enumerate().map(stage).collect::<Result<_, _>>()?,
+            window: object.count("window_size", 7)?,
+            qkv_bias: object.flag("qkv_bias", true)?,
+            absolute_positions,
+        })
+    }
+
+    /// Width of what is pooled.
+    pub(super) fn pooled_width(&self) -> usize {
+        self.stages.last().map_or(0, |stage| stage.hidden_size)
+    }
+
+    /// Rows and columns of tokens in each stage.
+    pub fn grids(&self) -> Vec<[usize; 2]> {
+        let ([height, width], [rows, columns]) = (self.patching.image_size, self.patching.patch_size);
+        let first = [height.div_ceil(rows), width.div_ceil(columns)];
+        std::iter::successors(Some(first), |grid| Some(grid.map(|side| side.div_ceil(2))))
+            .take(self.stages.len())
+            .collect()
+    }
+
+    /// Refuses input sizes that the reference cannot run.
+    pub(super) fn check(&self, config: &Path) -> Result<(), CheckpointError> {
+        let refused = |expected: &str| Err(wrong_size(config, self.patching.image_size, expected));
+        let grids = self.grids();
+        if grids.iter().flatten().any(|side| *side < self.window) {
+            return refused(&format!("as many tokens as a window's side, {}, in every stage", self.window));
+        }
+        if !self.absolute_positions {
+            return Ok(());
+        }
+        self.patching.check_positions(config)?;
+        if grids.first().is_some_and(|grid| *grid != self.patching.grid()) {
+            let [rows, columns] = self.patching.patch_size;
+            return refused(&format!("multiples of the patches' {rows} x {columns}, for absolute position embeddings"));
+        }
+        Ok(())
+    }
+}
+
+/// A list of one or more whole numbers.
+fn counts(object: &Object, key: &str, default: &[usize]) -> Result<Vec<usize>, CheckpointError> {
+    let expected = format!("1 to {STAGES_MAX} whole numbers above 0");
+    object.or(key, default.to_vec(), &expected, |v| match v {
+        Value::Array(values) if (1..=STAGES_MAX).contains(&values.len()) => values.iter().map(count).collect(),
+        _ => None,
+    })
+}

@@ -1,0 +1,274 @@
+//! Swin Transformer: attention within windows of a grid of tokens, every other layer's windows shifted by half.
+
+use super::Builder;
+use super::resample::Method;
+use super::vision::PatchEmbedding;
+use crate::checkpoint::{CheckpointError, EncoderConfig, SwinConfig};
+use crate::onnx::{Attribute, Value};
+
+/// `torch.nn.LayerNorm`'s own, which the norms outside of layers have.
+const OUTER_EPS: f32 = 1e-5;
+
+/// Added to the scores of tokens that a shifted window brings together from opposite edges, as in the reference.
+const MASKED: f32 = -100.0;
+
+/// The mean of all tokens after the last layer norm, of the pixels [batch, 3, height, width]: [batch, hidden].
+pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &SwinConfig) -> Result<Value, CheckpointError> {
+    let mut x = pixels.clone();
+    let mut width = 0;
+    let mut finer = [0; 2];
+    for (index, (encoder, grid)) in config.stages.iter().zip(config.grids()).enumerate() {
+        x = if index == 0 {
+            embeddings(builder, pixels, config, encoder)?
+        } else {
+            merged(builder, &x, &format!("vision_model.encoder.layers.{}.downsample", index - 1), finer, width)?
+        };
+        (width, finer) = (encoder.hidden_size, grid);
+        for block in 0..encoder.layers {
+            let name = format!("vision_model.encoder.layers.{index}.blocks.{block}");
+            let shift = if block % 2 == 1 { config.window / 2 } else { 0 };
+            let windows = Windows::new(grid, config.window, shift);
+            x = layer(builder, &x, &name, &windows, (encoder, config.qkv_bias))?;
+        }
+    }
+    let Some(encoder) = config.stages.last() else { return Ok(x) };
+    let x = builder.layer_norm("vision_model.layernorm", &x, encoder)?;
+    let x = builder.mean_from("vision_model.pooler", &x, 0);
+    Ok(builder.only_row("vision_model.pooler", &x))
+}
+
+/// Patches as tokens, normed, position embeddings added if there are any: [batch, patches, width].
+fn embeddings(
+    builder: &mut Builder<'_>,
+    pixels: &Value,
+    config: &SwinConfig,
+    encoder: &EncoderConfig,
+) -> Result<Value, CheckpointError> {
+    let (hidden, patching) = (encoder.hidden_size, &config.patching);
+    let padding = [0, 1].map(|axis| {
+        let (side, patch) = (patching.image_size[axis], patching.patch_size[axis]);
+        side.next_multiple_of(patch) - side
+    });
+    let name = "vision_model.embeddings.patch_embeddings.projection";
+    let x = builder.patches(pixels, &PatchEmbedding { name, patching, hidden, bias: true, padding })?;
+    let outer = EncoderConfig { layer_norm_eps: OUTER_EPS, ..encoder.clone() };
+    let x = builder.layer_norm("vision_model.embeddings.norm", &x, &outer)?;
+    if !config.absolute_positions {
+        return Ok(x);
+    }
+    let name = "vision_model.embeddings.position_embeddings";
+    let table = builder.positions(name, [0, hidden], true, patching, Method::Bicubic)?;
+    Ok(builder.add_table(name, &x, &table, hidden))
+}
+
+/// Four neighbouring tokens become one of twice the width; zeros stand for neighbours beyond the grid.
+fn merged(
+    builder: &mut Builder<'_>,
+    x: &Value,
+    name: &str,
+    [rows, columns]: [usize; 2],
+    width: usize,
+) -> Result<Value, CheckpointError> {
+    let mut places = Vec::new();
+    for row in (0..rows).step_by(2) {
+        for column in (0..columns).step_by(2) {
+            for [down, across] in [[0, 0], [1, 0], [0, 1], [1, 1]] {
+                let (row, column) = (row + down, column + across);
+                places.push((row < rows && column < columns).then_some(row * columns + column));
+            }
+        }
+    }
+    let x = with_padding(builder, name, x, places.contains(&None));
+    let x = gathered(builder, name, &x, &places, rows * columns);
+    let shape = builder.graph.list(&format!("{name}.shape"), &[0, -1, 4 * width as i64]);
+    let x = builder.graph.node("Reshape", &format!("{name}.merged"), &[&x, &shape], &[]);
+    let norm = format!("{name}.norm");
+    let scale = builder.floats(&format!("{norm}.weight"), &[4 * width])?;
+    let bias = builder.floats(&format!("{norm}.bias"), &[4 * width])?;
+    let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(OUTER_EPS))];
+    let x = builder.graph.node("LayerNormalization", &norm, &[&x, &scale, &bias], &attributes);
+    builder.linear(&format!("{name}.reduction"), &x, [4 * width, 2 * width], false)
+}
+
+/// Layer norm before each block; attention within `windows`.
+fn layer(
+    builder: &mut Builder<'_>,
+    x: &Value,
+    name: &str,
+    windows: &Windows,
+    (encoder, qkv_bias): (&EncoderConfig, bool),
+) -> Result<Value, CheckpointError> {
+    let named = |part: &str| format!("{name}.{part}");
+    let states = builder.layer_norm(&named("layernorm_before"), x, encoder)?;
+    // Padding is part of its window: it has keys and values, those of zeros.
+    let states = with_padding(builder, &named("attention"), &states, windows.is_padded());
+    let context = attention(builder, &states, name, windows, (encoder, qkv_bias))?;
+    let hidden = encoder.hidden_size;
+    let attended = builder.linear(&named("attention.output.dense"), &context, [hidden, hidden], true)?;
+    let x = builder.graph.node("Add", &named("attention"), &[x, &attended], &[]);
+    let normed = builder.layer_norm(&named("layernorm_after"), &x, encoder)?;
+    let y = builder.feed_forward([&named("intermediate.dense"), &named("output.dense")], &normed, encoder, None)?;
+    Ok(builder.graph.node("Add", &named("output"), &[&x, &y], &[]))
+}
+
+/// Attention within each window: [batch, tokens, hidden] of the same, a row of padding after the tokens where the grid is
+/// padded.
+fn attention(
+    builder: &mut Builder<'_>,
+    states: &Value,
+    layer: &str,
+    windows: &Windows,
+    (encoder, qkv_bias): (&EncoderConfig, bool),
+) -> Result<Value, CheckpointError> {
+    let (hidden, count, area) = (encoder.hidden_size, windows.count(), windows.side * windows.side);
+    let head_dim = hidden / encoder.heads;
+    let named = |part: &str| format!("{layer}.attention.self.{part}");
+    let extents = [0, count as i64, area as i64, encoder.heads as i64, head_dim as i64];
+    let split = builder.graph.list(&named("shape.split_heads"), &extents);
+    let mut heads = |part: &str, perm: &[i64; 5]| {
+        let name = named(part);
+        let x = builder.linear(&name, states, [hidden, hidden], qkv_bias)?;
+        let x = gathered(builder, &name, &x, &windows.places, windows.grid[0] * windows.grid[1]);
+        let x = builder.graph.node("Reshape", &format!("{name}.split"), &[&x, &split], &[]);
+        let perm = [("perm", Attribute::Ints(perm))];
+        Ok::<_, CheckpointError>(builder.graph.node("Transpose", &format!("{name}.heads"), &[&x], &perm))
+    };
+    let query = heads("query", &[0, 1, 3, 2, 4])?;
+    let key = heads("key", &[0, 1, 3, 4, 2])?;
+    let value = heads("value", &[0, 1, 3, 2, 4])?;
+    builder.same_storage([&named("query"), &named("key"), &named("value")]);
+
+    let biases =
+        windows.biases(&builder.tensor(&named("relative_position_bias_table"), &[windows.distances(), encoder.heads])?);
+    let graph = &mut builder.graph;
+    let scale = graph.scalar(&format!("attention_scale.{head_dim}"), (head_dim as f32).sqrt().recip());
+    let query = graph.node("Mul", &named("query.scaled"), &[&query, &scale], &[]);
+    let scores = graph.node("MatMul", &named("scores"), &[&query, &key], &[]);
+    let biases = graph.floats(&named("position_biases"), &[1, 1, encoder.heads, area, area], &biases);
+    let mut scores = graph.node("Add", &named("scores_with_biases"), &[&scores, &biases], &[]);
+    if windows.shift > 0 {
+        let mask = graph.floats(&named("mask"), &[1, count, 1, area, area], &windows.mask());
+        scores = graph.node("Add", &named("scores_with_mask"), &[&scores, &mask], &[]);
+    }
+    let shares = graph.node("Softmax", &named("probabilities"), &[&scores], &[("axis", Attribute::Int(-1))]);
+    let context = graph.node("MatMul", &named("context"), &[&shares, &value], &[]);
+    let perm = [("perm", Attribute::Ints(&[0, 1, 3, 2, 4]))];
+    let context = graph.node("Transpose", &named("context_rows"), &[&context], &perm);
+    let merged = graph.list(&named("shape.merged_heads"), &[0, (count * area) as i64, hidden as i64]);
+    let context = graph.node("Reshape", &named("context_merged"), &[&context, &merged], &[]);
+    Ok(gathered(builder, &named("context_tokens"), &context, &windows.inverse(), count * area))
+}
+
+/// `x` [batch, n, width] with a row of zeros after the last, if it is `needed`.
+fn with_padding(builder: &mut Builder<'_>, name: &str, x: &Value, needed: bool) -> Value {
+    if !needed {
+        return x.clone();
+    }
+    let pads = builder.graph.list("one_row_after", &[0, 0, 0, 0, 1, 0]);
+    builder.graph.node("Pad", &format!("{name}.padded"), &[x, &pads], &[])
+}
+
+/// The tokens at `places` of `x` [batch, count, width]; the row after the last token where there is no place.
+fn gathered(builder: &mut Builder<'_>, name: &str, x: &Value, places: &[Option<usize>], count: usize) -> Value {
+    let places: Vec<i64> = places.iter().map(|place| place.unwrap_or(count) as i64).collect();
+    if places.len() == count && places.iter().zip(0..).all(|(place, index)| *place == index) {
+        return x.clone();
+    }
+    let places = builder.graph.list(&format!("{name}.places"), &places);
+    builder.graph.node("Gather", &format!("{name}.gathered"), &[x, &places], &[("axis", Attribute::Int(1))])
+}
+
+/// The windows that a grid of tokens is cut into.
+struct Windows {
+    /// Rows and columns of tokens.
+    grid: [usize; 2],
+    /// The same, filled up to whole windows.
+    padded: [usize; 2],
+    side: usize,
+    shift: usize,
+    /// The token at each place of each window; nothing where there is padding.
+    places: Vec<Option<usize>>,
+}
+
+impl Windows {
+    /// A grid that is no larger than a window on one side is not shifted.
+    fn new(grid: [usize; 2], side: usize, shift: usize) -> Self {
+        let shift = if grid[0].min(grid[1]) <= side { 0 } else { shift };
+        let padded = grid.map(|extent| extent.next_multiple_of(side));
+        let mut windows = Self { grid, padded, side, shift, places: Vec::new() };
+        windows.places = windows
+            .cells()
+            .map(|cell| {
+                let [row, column] = [0, 1].map(|axis| (cell[axis] + shift) % padded[axis]);
+                (row < grid[0] && column < grid[1]).then_some(row * grid[1] + column)
+            })
+            .collect();
+        windows
+    }
+
+    /// Row and column of each place of each window, in the shifted and padded grid.
+    fn cells(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
+        let ([rows, columns], side) = (self.padded, self.side);
+        let windows =
+            (0..rows).step_by(side).flat_map(move |row| (0..columns).step_by(side).map(move |column| [row, column]));
+        windows.flat_map(move |[row, column]| {
+            (0..side * side).map(move |place| [row + place / side, column + place % side])
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.padded[0] * self.padded[1] / (self.side * self.side)
+    }
+
+    fn is_padded(&self) -> bool {
+        self.padded != self.grid
+    }
+
+    /// For each token its place in the windows.
+    fn inverse(&self) -> Vec<Option<usize>> {
+        let mut inverse = vec![None; self.grid[0] * self.grid[1]];
+        for (place, token) in self.places.iter().enumerate() {
+            if let Some(token) = token {
+                inverse[*token] = Some(place);
+            }
+        }
+        inverse
+    }
+
+    /// Number of distances that two tokens of a window can have.
+    fn distances(&self) -> usize {
+        (2 * self.side - 1) * (2 * self.side - 1)
+    }
+
+    /// The row of `table` [distances, heads] that belongs to each pair of tokens: [heads, tokens, tokens].
+    fn biases(&self, table: &[f32]) -> Vec<f32> {
+        let (side, heads) = (self.side, table.len() / self.distances());
+        let area = side * side;
+        let mut values = Vec::with_capacity(heads * area * area);
+        for head in 0..heads {
+            for query in 0..area {
+                for key in 0..area {
+                    let down = query / side + side - 1 - key / side;
+                    let across = query % side + side - 1 - key % side;
+                    values.push(table[(down * (2 * side - 1) + across) * heads + head]);
+                }
+            }
+        }
+        values
+    }
+
+    /// What keeps tokens apart that the shift brought together from opposite edges: [windows, 1, tokens, tokens].
+    fn mask(&self) -> Vec<f32> {
+        let strip =
+            |at: usize, extent: usize| usize::from(at + self.side >= extent) + usize::from(at + self.shift >= extent);
+        let regions: Vec<_> =
+            self.cells().map(|[row, column]| [strip(row, self.padded[0]), strip(column, self.padded[1])]).collect();
+        let mut mask = Vec::with_capacity(regions.len() * self.side * self.side);
+        for window in regions.chunks_exact(self.side * self.side) {
+            for query in window {
+                mask.extend(window.iter().map(|key| if key == query { 0.0 } else { MASKED }));
+            }
+        }
+        mask
+    }
+}
