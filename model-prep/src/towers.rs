@@ -1,7 +1,8 @@
 //! From a checkpoint's tensors to ONNX graphs: the blocks that towers share, and one file per architecture.
 //!
-//! Graphs end in the bias-free projection and the division by the L2 norm. Only token 0 reaches the pooler, so the
-//! last layer computes its queries and everything behind them for that token alone, which changes no value.
+//! Graphs end in the bias-free projection, where the checkpoint has one, and the division by the L2 norm. Where only one
+//! token reaches the pooler, the last layer computes its queries and everything behind them for that token alone, which
+//! changes no value.
 
 mod beit;
 mod bert;
