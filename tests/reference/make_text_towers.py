@@ -9,6 +9,7 @@ OUT/TOWER/                  the text half of a dual encoder:
     config.json             its text_config
     weights.safetensors     text_model.* (of the model alone for SigLIP, whose dual encoder has no projection) and text_projection.weight by the names that transformers 4.56.2 saves, 16 bits
     tokenizer files         as save_pretrained writes them
+    generation_5_tokenizer_config.json  tokenizer_config.json of some, as transformers 5.23.0 writes it
     goldens.safetensors     for each GROUP of prompts: GROUP.input_ids, GROUP.attention_mask, GROUP.token_type_ids,
                             GROUP.position_ids [n, sequence], GROUP.pooled and GROUP.text_features; for CLIP also
                             legacy.text_features of the group `many` under eos_token_id 2
@@ -17,6 +18,7 @@ OUT/generation_5.json       for each tower, names of tensors that transformers 5
 """
 
 import argparse
+import collections
 import io
 import json
 import os
@@ -53,7 +55,7 @@ MANY = [
     "صورة قطة שלום עולם",
     "😀 a 👩‍👩‍👧‍👦 family 🏳️‍🌈 flag",
     "control \x00\x01\x1b\x7f\x85 characters\u200b\ufeff\u00ad!",
-    "<s> a </s> cat <pad> <mask> <unk> [CLS] [MASK] [PAD] [SEP] [UNK] <|startoftext|> <|endoftext|>x<|endoftext|> <|ENDOFTEXT|>",
+    "<s> a </s> cat <pad> <mask> <unk> and [CLS] [MASK] [PAD] [SEP] [UNK] <|startoftext|> <|endoftext|>x<|endoftext|> <|ENDOFTEXT|>",
     "an <extra> token and an<extra>one",
     "it's they're WE'LL I'd don't 'tis o'clock's",
     "ﬁne ﬂour ½ ² Ⅷ ＡＢＣ １２３ ﷺ",
@@ -70,31 +72,31 @@ GROUPS = {
 }
 
 
-def special(token, **more):
-    from transformers import AddedToken
-
-    return AddedToken(token, special=True, **more)
-
-
 def byte_level(folder, merges, special_tokens, suffix=""):
-    """vocab.json and merges.txt of byte-level BPE: the alphabet, what merges make of it, and special tokens."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from tokenizers import Regex
+    """vocab.json and merges.txt of byte-level BPE: the alphabet, what merges make of it, and special tokens.
+
+    The most frequent pair is merged first, of several the last in the order of strings, so that every run agrees.
+    """
+    from tokenizers import Regex, normalizers, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda c: (ord(c) > 126, c))
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=suffix))
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    text = TEXT
     if suffix:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        split = pre_tokenizers.Split(Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", True)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    size = len(alphabet) * (2 if suffix else 1) + merges
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=alphabet, show_progress=False, end_of_word_suffix=suffix
-    )
-    tokenizer.train_from_iterator([TEXT] * 2, trainer)
-    found = json.loads(tokenizer.to_str())["model"]["merges"]
+        text = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]).normalize_str(TEXT)
+        words = pre_tokenizers.Split(Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", True)
+        split = pre_tokenizers.Sequence([words, split])
+    words = [[*word[:-1], word[-1] + suffix] for word, _ in split.pre_tokenize_str(text)]
+    found = []
+    for _ in range(merges):
+        pairs = collections.Counter(pair for word in words for pair in zip(word, word[1:]))
+        best, _ = max(pairs.items(), key=lambda item: (item[1], item[0]))
+        found.append(best)
+        for word in words:
+            places = range(len(word) - 1, 0, -1)
+            for place in places:
+                if tuple(word[place - 1 : place + 1]) == best:
+                    word[place - 1 : place + 1] = ["".join(best)]
     letters = [*alphabet, *[letter + suffix for letter in alphabet if suffix]]
     tokens = [*letters, *("".join(pair) for pair in found)]
     before, after = special_tokens
@@ -265,7 +267,10 @@ def goldens(name, model, tokenizer, projection):
                 tokenizer.pad_token = "!"
         # SigLIP was trained on prompts of one length.
         padding = "max_length" if name == "siglip" else True
-        tokens = tokenizer(prompts, padding=padding, truncation=True, max_length=max_length, return_tensors="pt")
+        options = {"padding": padding, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
+        # SigLIP's tokenizer leaves the mask out by itself: the model sees all tokens.
+        tokens = tokenizer(prompts, **options)
+        mask = tokenizer(prompts, **options, return_attention_mask=True)["attention_mask"]
         tokenizer.padding_side, tokenizer.pad_token = side, pad_token
         with torch.no_grad():
             given = {key: tensor for key, tensor in tokens.items() if key != "token_type_ids" or name == "bert"}
@@ -274,8 +279,7 @@ def goldens(name, model, tokenizer, projection):
         ids = tokens["input_ids"]
         integers = {
             "input_ids": ids,
-            # SigLIP's tokenizer leaves it out: the model sees all tokens.
-            "attention_mask": tokens.get("attention_mask", torch.ones_like(ids)),
+            "attention_mask": mask,
             "token_type_ids": tokens.get("token_type_ids", torch.zeros_like(ids)),
             "position_ids": position_ids(name, model, ids),
         }
@@ -348,6 +352,18 @@ def generation_5_names(out):
     out.write_text(json.dumps(result))
 
 
+def generation_5_tokenizers(folder):
+    """How transformers 5 writes tokenizer_config.json."""
+    from transformers import CamembertTokenizer, CLIPTokenizer, RobertaTokenizer
+
+    for name, kind in [("roberta", RobertaTokenizer), ("camembert", CamembertTokenizer), ("clip", CLIPTokenizer)]:
+        with tempfile.TemporaryDirectory() as scratch:
+            kind.from_pretrained(folder / name).save_pretrained(scratch)
+            config = json.loads(pathlib.Path(f"{scratch}/tokenizer_config.json").read_text())
+        path = folder / name / "generation_5_tokenizer_config.json"
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -360,6 +376,7 @@ def main():
     if args.names_of_5:
         assert transformers.__version__ == "5.23.0", transformers.__version__
         generation_5_names(args.names_of_5)
+        generation_5_tokenizers(args.out)
         return
     assert transformers.__version__ == "4.56.2", transformers.__version__
     names = {name: make(name, args.out / name) for name in towers()}

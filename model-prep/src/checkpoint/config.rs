@@ -206,8 +206,9 @@ impl TextConfig {
     fn read(object: &Object) -> Result<Self, CheckpointError> {
         match object.text("model_type", "")?.as_str() {
             "bert" => Ok(Self::Bert(BertConfig::read(object, 30522)?)),
-            "roberta" => Ok(Self::Roberta(RobertaConfig::read(object, 50265)?)),
-            "xlm-roberta" | "camembert" => Ok(Self::Roberta(RobertaConfig::read(object, 30522)?)),
+            "roberta" => Ok(Self::Roberta(RobertaConfig::read(object, 50265, "RobertaTokenizer")?)),
+            "xlm-roberta" => Ok(Self::Roberta(RobertaConfig::read(object, 30522, "XLMRobertaTokenizer")?)),
+            "camembert" => Ok(Self::Roberta(RobertaConfig::read(object, 30522, "CamembertTokenizer")?)),
             "mpnet" => Ok(Self::Mpnet(MpnetConfig::read(object)?)),
             "clip_text_model" => Ok(Self::Clip(ClipTextConfig::read(object)?)),
             "siglip_text_model" => Ok(Self::Siglip(SiglipTextConfig::read(object)?)),
@@ -274,6 +275,17 @@ impl TextConfig {
         match self {
             Self::Siglip(_) => Padding::MaxLength,
             Self::Bert(_) | Self::Roberta(_) | Self::Mpnet(_) | Self::Clip(_) => Padding::Longest,
+        }
+    }
+
+    /// Class of the tokenizer where its configuration names none.
+    pub fn tokenizer_class(&self) -> &'static str {
+        match self {
+            Self::Bert(_) => "BertTokenizer",
+            Self::Roberta(config) => config.tokenizer_class,
+            Self::Mpnet(_) => "MPNetTokenizer",
+            Self::Clip(_) => "CLIPTokenizer",
+            Self::Siglip(_) => "SiglipTokenizer",
         }
     }
 

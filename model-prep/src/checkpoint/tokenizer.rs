@@ -1,13 +1,24 @@
-//! `tokenizer.json`, or what `vocab.txt` and `tokenizer_config.json` make of a BERT WordPiece tokenizer.
+//! `tokenizer.json`, or what transformers 4.56.2 builds from `vocab.txt`, from `vocab.json` and `merges.txt`, or from a
+//! SentencePiece model.
 
-use std::path::Path;
+mod byte_pairs;
+mod configuration;
+mod sentence_pieces;
+mod word_pieces;
 
-use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
 use spotter_engine::bundle::PaddingSide;
+use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
-use super::json::Object;
+use self::configuration::{AddedToken, Class, Configuration};
 use super::{CheckpointError, TextConfig, read_optional};
+
+/// Files that a tokenizer may be built from, and what they are for.
+const SOURCES: &str = "tokenizer.json, vocab.txt, vocab.json with merges.txt, sentencepiece.bpe.model or spiece.model";
 
 /// A tokenizer in the format of the tokenizers library, and how its output is cut and padded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,41 +39,23 @@ pub struct TokenizerFile {
     pub attention_mask: bool,
 }
 
-/// What `tokenizer_config.json` says about WordPiece normalisation.
-struct Normalization {
-    lowercase: bool,
-    strip_accents: Option<bool>,
-    chinese_chars: bool,
-}
-
 impl TokenizerFile {
     /// Reads the tokenizer of the checkpoint in the directory `checkpoint`.
     pub(crate) fn read(checkpoint: &Path, text: &TextConfig) -> Result<Self, CheckpointError> {
-        let config = Configuration::read(checkpoint)?;
-        let normalization = config.normalization()?;
-        let json_path = checkpoint.join("tokenizer.json");
-        let (path, json) = match read_optional(&json_path)? {
-            Some(json) => {
-                let json = if config.is_bert()? { normalized(&json_path, json, &normalization)? } else { json };
-                (json_path, json)
-            }
-            None => {
-                let path = checkpoint.join("vocab.txt");
-                let Some(vocab) = read_optional(&path)? else {
-                    let message = "neither tokenizer.json nor vocab.txt is there".to_owned();
-                    return Err(CheckpointError::Tokenizer { path: checkpoint.to_owned(), message });
-                };
-                let json = from_vocab(&path, &vocab, &normalization, &config)?;
-                (path, json)
-            }
-        };
+        let config = Configuration::read(checkpoint, text.tokenizer_class())?;
+        let (path, json) = source(checkpoint, &config)?;
         let tokenizer = parse(&path, &json)?;
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if largest >= text.vocab_size() {
             let message = format!("token id {largest} is beyond text_config.vocab_size {}", text.vocab_size());
             return Err(CheckpointError::Tokenizer { path, message });
         }
-        let pad_token = config.special("pad_token", "[PAD]")?;
+        let file: Value =
+            serde_json::from_slice(&json).map_err(|source| CheckpointError::Json { path: path.clone(), source })?;
+        let pad_token = match config.special("pad_token")? {
+            Some(token) => token.content,
+            None => file["padding"]["pad_token"].as_str().unwrap_or("[PAD]").to_owned(),
+        };
         let Some(pad_id) = tokenizer.token_to_id(&pad_token) else {
             let message = format!("the padding token {pad_token:?} is not in the vocabulary");
             return Err(CheckpointError::Tokenizer { path, message });
@@ -75,164 +68,191 @@ impl TokenizerFile {
             return Err(CheckpointError::Tokenizer { path, message });
         }
         Ok(Self {
-            json,
             attention_mask: config.attention_mask()?,
             max_length: config.max_length(text.tokens_max())?,
-            padding_side: config.padding_side()?,
+            padding_side: config.padding_side(&file)?,
+            pad_type_id: config.pad_type_id()?,
+            json,
             pad_token,
             pad_id,
-            pad_type_id: config.pad_type_id()?,
         })
     }
 }
 
-/// `tokenizer_config.json`, and `special_tokens_map.json` behind it; both may be absent.
-struct Configuration {
-    main: Object,
-    special_tokens: Object,
-}
-
-impl Configuration {
-    fn read(checkpoint: &Path) -> Result<Self, CheckpointError> {
-        let open = |name: &str| {
-            let path = checkpoint.join(name);
-            match read_optional(&path)? {
-                Some(bytes) => Object::parse(&path, &bytes),
-                None => Ok(Object::empty(&path)),
+/// The tokenizer in the format of the tokenizers library, and the file it came from.
+fn source(checkpoint: &Path, config: &Configuration) -> Result<(PathBuf, Vec<u8>), CheckpointError> {
+    let find = |name: &str| {
+        let path = checkpoint.join(name);
+        Ok::<_, CheckpointError>(read_optional(&path)?.map(|bytes| (path, bytes)))
+    };
+    // The reference has no fast class for SigLIP and looks at nothing but the model.
+    if config.class == Class::Siglip
+        && let Some((path, model)) = find("spiece.model")?
+    {
+        let json = sentence_pieces::siglip(&path, &model, config)?;
+        return Ok((path, json));
+    }
+    if let Some((path, json)) = find("tokenizer.json")? {
+        let json = adjusted(&path, json, config)?;
+        return Ok((path, json));
+    }
+    let build = match config.class {
+        Class::Bert | Class::Mpnet => find("vocab.txt")?.map(|(path, vocab)| {
+            let json = word_pieces::tokenizer(&path, &vocab, config)?;
+            Ok((path, json))
+        }),
+        Class::Roberta | Class::Clip => match (find("vocab.json")?, find("merges.txt")?) {
+            (Some((path, vocab)), Some((merges_path, merges))) => {
+                let json = byte_pairs::tokenizer([&path, &merges_path], [&vocab, &merges], config);
+                Some(json.map(|json| (path, json)))
             }
-        };
-        Ok(Self { main: open("tokenizer_config.json")?, special_tokens: open("special_tokens_map.json")? })
-    }
-
-    /// Whether the reference loads the tokenizer as `BertTokenizerFast`, which puts the configuration's normalisation
-    /// in the place of the file's.
-    fn is_bert(&self) -> Result<bool, CheckpointError> {
-        let class = self.main.text("tokenizer_class", "BertTokenizer")?;
-        Ok(matches!(class.as_str(), "BertTokenizer" | "BertTokenizerFast"))
-    }
-
-    fn normalization(&self) -> Result<Normalization, CheckpointError> {
-        Ok(Normalization {
-            lowercase: self.main.flag("do_lower_case", true)?,
-            strip_accents: self.main.or("strip_accents", None, "true, false or null", |v| v.as_bool().map(Some))?,
-            chinese_chars: self.main.flag("tokenize_chinese_chars", true)?,
-        })
-    }
-
-    /// A special token: a string, or an object whose `content` it is.
-    fn special(&self, key: &str, default: &str) -> Result<String, CheckpointError> {
-        let content = |v: &Value| v.as_str().or_else(|| v.get("content")?.as_str()).map(str::to_owned);
-        let expected = "a string, or an object with content";
-        let default = self.special_tokens.or(key, default.to_owned(), expected, content)?;
-        self.main.or(key, default, expected, content)
-    }
-
-    /// `model_max_length`, which stands at 1e30 for "not known", cut to the position table.
-    fn max_length(&self, positions: usize) -> Result<usize, CheckpointError> {
-        let length = self
-            .main
-            .or("model_max_length", f64::MAX, "a number of at least 3 tokens", |v| v.as_f64().filter(|n| *n >= 3.0))?;
-        Ok(if length < positions as f64 { length as usize } else { positions })
-    }
-
-    fn padding_side(&self) -> Result<PaddingSide, CheckpointError> {
-        if self.main.text("truncation_side", "right")? != "right" {
-            return Err(self.main.unsupported("truncation_side", "\"left\"", "prompts are cut at their end"));
-        }
-        self.main.or("padding_side", PaddingSide::Right, "\"left\" or \"right\"", |v| match v.as_str() {
-            Some("left") => Some(PaddingSide::Left),
-            Some("right") => Some(PaddingSide::Right),
             _ => None,
-        })
-    }
-
-    fn attention_mask(&self) -> Result<bool, CheckpointError> {
-        self.main.or("model_input_names", true, "a list of names", |v| {
-            Some(v.as_array()?.iter().any(|name| name.as_str() == Some("attention_mask")))
-        })
-    }
-
-    fn pad_type_id(&self) -> Result<u32, CheckpointError> {
-        self.main.or("pad_token_type_id", 0, "a whole number", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
-    }
+        },
+        Class::XlmRoberta | Class::Camembert => find("sentencepiece.bpe.model")?.map(|(path, model)| {
+            let json = sentence_pieces::fairseq(&path, &model, config)?;
+            Ok((path, json))
+        }),
+        Class::Siglip | Class::Generic => None,
+    };
+    build.unwrap_or_else(|| {
+        let message = format!("no file that a {:?} tokenizer is made of is there: {SOURCES}", config.class);
+        Err(CheckpointError::Tokenizer { path: checkpoint.to_owned(), message })
+    })
 }
 
-fn parse(path: &Path, json: &[u8]) -> Result<tokenizers::Tokenizer, CheckpointError> {
-    tokenizers::Tokenizer::from_bytes(json).map_err(|e| unusable(path, &e))
+fn parse(path: &Path, json: &[u8]) -> Result<Tokenizer, CheckpointError> {
+    Tokenizer::from_bytes(json).map_err(|e| unusable(path, &e))
 }
 
 fn unusable(path: &Path, error: &tokenizers::Error) -> CheckpointError {
-    CheckpointError::Tokenizer { path: path.to_owned(), message: error.to_string() }
+    refused(path, error.to_string())
 }
 
-/// `json`, with the configuration's normalisation where the file has another.
-fn normalized(path: &Path, json: Vec<u8>, wanted: &Normalization) -> Result<Vec<u8>, CheckpointError> {
+fn refused(path: &Path, message: String) -> CheckpointError {
+    CheckpointError::Tokenizer { path: path.to_owned(), message }
+}
+
+/// `tokenizer.json` as it is, with what the reference puts in its place when it loads it: the configuration's
+/// normalisation of words, its prefix space, and the tokens that it keeps whole.
+fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
     let mut tokenizer = parse(path, &json)?;
-    let Some(NormalizerWrapper::BertNormalizer(found)) = tokenizer.get_normalizer() else { return Ok(json) };
-    let same = found.lowercase == wanted.lowercase
-        && found.strip_accents == wanted.strip_accents
-        && found.handle_chinese_chars == wanted.chinese_chars;
-    if same {
+    let mut changes = Vec::new();
+    if let Some(normalizer) = normalizer(&tokenizer, config)? {
+        tokenizer.with_normalizer(Some(normalizer)).map_err(|e| unusable(path, &e))?;
+        changes.push("its normaliser");
+    }
+    let prefix = config.add_prefix_space()?;
+    if let Some(PreTokenizerWrapper::ByteLevel(found)) = tokenizer.get_pre_tokenizer()
+        && found.add_prefix_space != prefix
+    {
+        let mut wanted = *found;
+        wanted.add_prefix_space = prefix;
+        tokenizer.with_pre_tokenizer(Some(wanted));
+        changes.push("its prefix space");
+    }
+    let known: Vec<String> = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    let mut missing = config.added_tokens()?;
+    let declared = config.declared()?;
+    missing.retain(|token| {
+        let wanted = || declared.iter().any(|(_, t)| t == token) || tokenizer.token_to_id(&token.content).is_some();
+        !known.contains(&token.content) && wanted()
+    });
+    if !missing.is_empty() {
+        let tokens = missing.iter().map(AddedToken::to_library);
+        tokenizer.add_tokens(tokens.collect::<Vec<_>>()).map_err(|e| unusable(path, &e))?;
+        changes.push("its list of added tokens");
+    }
+    if changes.is_empty() {
         return Ok(json);
     }
-    log::warn!("{}: its normaliser gives way to tokenizer_config.json, as in transformers", path.display());
-    let normalizer =
-        BertNormalizer::new(found.clean_text, wanted.chinese_chars, wanted.strip_accents, wanted.lowercase);
-    tokenizer.with_normalizer(Some(normalizer)).map_err(|e| unusable(path, &e))?;
+    let changes = changes.join(" and ");
+    log::warn!("{}: {changes} gives way to tokenizer_config.json, as in transformers", path.display());
     tokenizer.to_string(false).map(String::into_bytes).map_err(|e| unusable(path, &e))
 }
 
-/// The tokenizer that transformers converts `BertTokenizer` into.
-fn from_vocab(
+/// The configuration's normaliser of words where the file has another.
+fn normalizer(tokenizer: &Tokenizer, config: &Configuration) -> Result<Option<BertNormalizer>, CheckpointError> {
+    let Some(NormalizerWrapper::BertNormalizer(found)) = tokenizer.get_normalizer() else { return Ok(None) };
+    let wanted = config.normalization()?;
+    let chinese_chars = match config.class {
+        Class::Bert => wanted.chinese_chars,
+        Class::Mpnet => found.handle_chinese_chars,
+        _ => return Ok(None),
+    };
+    let same = found.lowercase == wanted.lowercase
+        && found.strip_accents == wanted.strip_accents
+        && found.handle_chinese_chars == chinese_chars;
+    Ok((!same).then(|| BertNormalizer::new(found.clean_text, chinese_chars, wanted.strip_accents, wanted.lowercase)))
+}
+
+/// The parts of a `tokenizer.json` that differ between kinds of tokenizers.
+struct Parts {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: Value,
+    model: Value,
+}
+
+/// Puts a `tokenizer.json` together; `vocabulary` finds the ids of the tokens that the configuration adds.
+fn assemble(
     path: &Path,
-    vocab: &[u8],
-    normalization: &Normalization,
+    parts: Parts,
+    vocabulary: impl Fn(&str) -> Option<u64>,
     config: &Configuration,
 ) -> Result<Vec<u8>, CheckpointError> {
-    let refuse = |message: String| CheckpointError::Tokenizer { path: path.to_owned(), message };
-    let vocab = std::str::from_utf8(vocab).map_err(|e| refuse(format!("not UTF-8: {e}")))?;
-    // A repeated token keeps its last line, as in the reference.
-    let ids: serde_json::Map<String, Value> =
-        vocab.lines().enumerate().map(|(id, token)| (token.to_owned(), id.into())).collect();
-    let special = |key: &str, default: &str| {
-        let token = config.special(key, default)?;
-        match ids.get(&token) {
-            Some(id) => Ok((token, id.clone())),
-            None => Err(refuse(format!("the special token {token:?} is not in the vocabulary"))),
+    let (mut added, declared) = (Vec::new(), config.declared()?);
+    for token in config.added_tokens()? {
+        let further = || declared.iter().find(|(_, t)| t.content == token.content).map(|(id, _)| *id);
+        match vocabulary(&token.content).or_else(further) {
+            Some(id) => added.push((id, token)),
+            None => log::warn!("{}: {:?} is not in the vocabulary and is left out", path.display(), token.content),
         }
-    };
-    let (unk, unk_id) = special("unk_token", "[UNK]")?;
-    let (cls, cls_id) = special("cls_token", "[CLS]")?;
-    let (sep, sep_id) = special("sep_token", "[SEP]")?;
-    let (pad, pad_id) = special("pad_token", "[PAD]")?;
-    let mut added = vec![(&unk, unk_id), (&sep, sep_id.clone()), (&pad, pad_id), (&cls, cls_id.clone())];
-    let mask = config.special("mask_token", "[MASK]")?;
-    if let Some(id) = ids.get(&mask) {
-        added.push((&mask, id.clone()));
     }
-    added.sort_by_key(|(_, id)| id.as_u64());
-    added.dedup();
-    let added = added.iter().map(|(token, id)| {
-        json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    });
-    let token = |id: &str, type_id: u32| json!({"SpecialToken": {"id": id, "type_id": type_id}});
-    let sequence = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
+    added.sort_by_key(|(id, _)| *id);
+    let Parts { normalizer, pre_tokenizer, post_processor, model } = parts;
     let file = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Vec<_>>(),
-        "normalizer": {"type": "BertNormalizer", "clean_text": true,
-            "handle_chinese_chars": normalization.chinese_chars, "strip_accents": normalization.strip_accents,
-            "lowercase": normalization.lowercase},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "TemplateProcessing",
-            "single": [token(&cls, 0), sequence("A", 0), token(&sep, 0)],
-            "pair": [token(&cls, 0), sequence("A", 0), token(&sep, 0), sequence("B", 1), token(&sep, 1)],
-            "special_tokens": {&cls: {"id": &cls, "ids": [cls_id], "tokens": [&cls]},
-                               &sep: {"id": &sep, "ids": [sep_id], "tokens": [&sep]}}},
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
-        "model": {"type": "WordPiece", "unk_token": &unk, "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": &ids},
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added.iter().map(|(id, token)| token.to_json(*id)).collect::<Vec<_>>(),
+        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": null,
+        "model": model,
     });
     let tokenizer = parse(path, file.to_string().as_bytes())?;
+    // Tokens beyond the vocabulary are numbered on by the library.
+    for (id, token) in &added {
+        let found = tokenizer.token_to_id(&token.content).map(u64::from);
+        if found != Some(*id) {
+            let message =
+                format!("the added token {:?} should have the id {id} and would have {found:?}", token.content);
+            return Err(refused(path, message));
+        }
+    }
     tokenizer.to_string(false).map(String::into_bytes).map_err(|e| unusable(path, &e))
+}
+
+/// A special token with its id in the vocabulary, which must have it.
+fn with_id(
+    path: &Path,
+    config: &Configuration,
+    key: &str,
+    vocabulary: impl Fn(&str) -> Option<u64>,
+) -> Result<(String, u64), CheckpointError> {
+    let token = config.required(key)?.content;
+    match vocabulary(&token) {
+        Some(id) => Ok((token, id)),
+        None => Err(refused(path, format!("the special token {token:?} is not in the vocabulary"))),
+    }
+}
+
+/// A template that puts `first` before and `last` behind a prompt.
+fn template(first: Option<(String, u64)>, last: (String, u64)) -> Value {
+    let mark = |token: &(String, u64)| json!({"SpecialToken": {"id": token.0, "type_id": 0}});
+    let mut single: Vec<Value> = first.iter().map(mark).collect();
+    single.extend([json!({"Sequence": {"id": "A", "type_id": 0}}), mark(&last)]);
+    let pair = [&single[..], &[json!({"Sequence": {"id": "B", "type_id": 0}}), mark(&last)]].concat();
+    let specials: Map<String, Value> = first
+        .into_iter()
+        .chain([last])
+        .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
+        .collect();
+    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials})
 }

@@ -16,7 +16,7 @@ use spotter_engine::bundle::{Architecture, Bundle, PaddingSide, Weights};
 use spotter_engine::tokenize::{Encoding, Tokenizer};
 use spotter_engine::tower::{TextTower, Threads};
 
-const TOWERS: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip"];
+const TOWERS: [&str; 7] = ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip", "siglip"];
 
 /// Groups of prompts, and whether they are padded on the left whatever the tokenizer says.
 const GROUPS: [(&str, bool); 4] = [("many", false), ("one", false), ("long", false), ("left", true)];
@@ -210,6 +210,45 @@ fn int8_text_towers_stay_close_to_the_reference() {
     }
 }
 
+/// The tokenizer of a changed checkpoint must give the reference's tokens.
+fn check_tokenizer(tower: &str, what: &str, change: impl FnOnce(&Path)) {
+    let (_guard, folder) = checkpoint(tower, |_, _| ());
+    change(&folder);
+    let (_guard, bundle) = exported(&folder, Weights::F32);
+    let text = load(&Bundle::open(&bundle).unwrap(), false, &Threads::default());
+    for group in ["many", "one", "long"] {
+        assert_same_tokens(text.tokenizer(), &Golden::read(tower, group), &format!("{tower}, {what}: {group}"));
+    }
+}
+
+#[test]
+fn vocabularies_stand_for_tokenizer_json() {
+    let remove = |folder: &Path, files: &[&str]| {
+        files.iter().for_each(|file| std::fs::remove_file(folder.join(file)).unwrap());
+    };
+    for tower in ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip"] {
+        check_tokenizer(tower, "no tokenizer.json", |folder| remove(folder, &["tokenizer.json"]));
+    }
+    // Where everything that the configuration says is what its class has by itself.
+    for tower in ["roberta", "xlm-roberta", "mpnet"] {
+        let files = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+        check_tokenizer(tower, "vocabulary alone", |folder| remove(folder, &files));
+    }
+}
+
+#[test]
+fn tokenizer_files_of_transformers_5_mean_the_same() {
+    for tower in ["roberta", "camembert", "clip"] {
+        check_tokenizer(tower, "transformers 5", |folder| {
+            for file in ["special_tokens_map.json", "tokenizer_config.json"] {
+                std::fs::remove_file(folder.join(file)).unwrap();
+            }
+            let new = text(tower).join("generation_5_tokenizer_config.json");
+            std::fs::copy(new, folder.join("tokenizer_config.json")).unwrap();
+        });
+    }
+}
+
 #[test]
 fn names_of_transformers_5_give_the_same_bundle() {
     let renamed: BTreeMap<String, BTreeMap<String, String>> =
@@ -277,11 +316,40 @@ fn text_towers_are_refused_by_what_is_wrong() {
     check("roberta", &|config, _| config["pad_token_id"] = json!(600), &["text_config.pad_token_id", "found 600"]);
     check("roberta", &|config, _| config["pad_token_id"] = json!(0), &["\"<pad>\" has the id 1", "padding id 0"]);
     check("clip", &|config, _| config["eos_token_id"] = json!([1, 2]), &["text_config.eos_token_id", "a token id"]);
+    check("siglip", &|config, _| config["projection_size"] = json!(16), &["text_model.head", "[16, 16]", "[20, 16]"]);
     check(
         "mpnet",
         &|config, _| config["relative_attention_num_buckets"] = json!(8),
         &["relative_attention_num_buckets", "at least 32", "found 8"],
     );
+}
+
+#[test]
+fn tokenizers_are_refused_by_what_is_wrong() {
+    let check = |tower: &str, files: &[(&str, &[u8])], expected: &[&str]| {
+        let (_guard, folder) = checkpoint(tower, |_, _| ());
+        std::fs::remove_file(folder.join("tokenizer.json")).ok();
+        files.iter().for_each(|(file, content)| std::fs::write(folder.join(file), content).unwrap());
+        let message = Checkpoint::open(&folder).map(drop).expect_err(tower).to_string();
+        for part in expected {
+            assert!(message.contains(part), "{tower}: {part:?} is not in: {message}");
+        }
+    };
+    let model = "sentencepiece.bpe.model";
+    check("roberta", &[("merges.txt", b"#version\na b\na b c\n")], &["merges.txt", "line 3", "\"a b c\""]);
+    check("roberta", &[("merges.txt", b"#version\n\xff")], &["merges.txt", "not UTF-8"]);
+    check("roberta", &[("merges.txt", b"#version\nzz zz\n")], &["vocab.json", "unusable tokenizer"]);
+    check("roberta", &[("vocab.json", b"{\"a\": 0}")], &["vocab.json", "\"<s>\" is not in the vocabulary"]);
+    check("clip", &[("vocab.json", b"[1]")], &["vocab.json", "not valid JSON"]);
+    check("xlm-roberta", &[(model, b"\x0a\xff\xff")], &[model, "not a SentencePiece model"]);
+    // trainer_spec.model_type 2 is BPE.
+    check("xlm-roberta", &[(model, b"\x12\x02\x18\x02")], &[model, "type 2", "tokenizer.json"]);
+    // One piece of type 6, a byte.
+    check("camembert", &[(model, b"\x0a\x05\x0a\x01a\x18\x06")], &[model, "\"a\"", "a byte"]);
+    // normalizer_spec.precompiled_charsmap says 255 bytes and has none.
+    check("xlm-roberta", &[(model, b"\x1a\x06\x12\x04\xff\0\0\0")], &[model, "table of characters", "cut short"]);
+    let left = b"{\"truncation_side\": \"left\"}";
+    check("mpnet", &[("tokenizer_config.json", left)], &["truncation_side", "\"left\"", "cut at their end"]);
 }
 
 #[test]

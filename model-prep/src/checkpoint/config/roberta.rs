@@ -11,16 +11,22 @@ pub struct RobertaConfig {
     pub bert: BertConfig,
     /// Id of the padding token: positions start behind it.
     pub pad_token_id: usize,
+    /// Class of the tokenizer where its configuration names none.
+    pub tokenizer_class: &'static str,
 }
 
 impl RobertaConfig {
     /// `vocab_size` is what the configuration class has where the file says nothing.
-    pub(super) fn read(object: &Object, vocab_size: usize) -> Result<Self, CheckpointError> {
+    pub(super) fn read(
+        object: &Object,
+        vocab_size: usize,
+        tokenizer_class: &'static str,
+    ) -> Result<Self, CheckpointError> {
         let bert = BertConfig::read(object, vocab_size)?;
         let fits = |n: &usize| n + 3 < bert.max_position_embeddings;
         let pad_token_id = object.or("pad_token_id", 1, "an id that leaves positions behind it", |v| {
             v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(fits)
         })?;
-        Ok(Self { bert, pad_token_id })
+        Ok(Self { bert, pad_token_id, tokenizer_class })
     }
 }

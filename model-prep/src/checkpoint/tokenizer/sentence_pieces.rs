@@ -1,0 +1,177 @@
+//! SentencePiece models of XLM-RoBERTa and CamemBERT, whose ids are fairseq's, and of SigLIP.
+
+use std::path::Path;
+
+use prost::Message;
+use serde_json::{Value, json};
+use tokenizers::normalizers::Precompiled;
+
+use super::configuration::{Class, Configuration};
+use super::{Parts, assemble, refused, template, with_id};
+use crate::checkpoint::CheckpointError;
+
+/// The parts of `sentencepiece_model.proto` that say how a prompt is cut.
+#[derive(Clone, PartialEq, Message)]
+struct Model {
+    #[prost(message, repeated, tag = "1")]
+    pieces: Vec<Piece>,
+    #[prost(message, optional, tag = "2")]
+    trainer: Option<Trainer>,
+    #[prost(message, optional, tag = "3")]
+    normalizer: Option<Normalizer>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Piece {
+    #[prost(string, optional, tag = "1")]
+    piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    score: Option<f32>,
+    #[prost(int32, optional, tag = "3")]
+    kind: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Trainer {
+    #[prost(int32, optional, tag = "3")]
+    algorithm: Option<i32>,
+    #[prost(int32, optional, tag = "40")]
+    unk_id: Option<i32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Normalizer {
+    #[prost(bytes = "vec", optional, tag = "2")]
+    precompiled_charsmap: Option<Vec<u8>>,
+    #[prost(bool, optional, tag = "4")]
+    remove_extra_whitespaces: Option<bool>,
+}
+
+/// Kinds of pieces that are neither text nor control: symbols of the user, unused ones and single bytes.
+const USER_DEFINED: i32 = 4;
+const BYTE: i32 = 6;
+
+/// The algorithm that is the default and the only one of these families.
+const UNIGRAM: i32 = 1;
+
+/// What stands for a space in pieces.
+const SPACE: &str = "\u{2581}";
+
+impl Model {
+    fn read(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let model = Self::decode(bytes).map_err(|e| refused(path, format!("not a SentencePiece model: {e}")))?;
+        let algorithm = model.trainer.as_ref().and_then(|t| t.algorithm).unwrap_or(UNIGRAM);
+        if algorithm != UNIGRAM {
+            let message = format!("a SentencePiece model of type {algorithm}; only unigram models, type 1, are read");
+            return Err(refused(path, format!("{message}: save the tokenizer with its tokenizer.json")));
+        }
+        if let Some(piece) = model.pieces.iter().find(|p| matches!(p.kind, Some(USER_DEFINED | BYTE))) {
+            let message = format!("the piece {:?} is a symbol of its own or a byte, which is not read", piece.piece());
+            return Err(refused(path, format!("{message}: save the tokenizer with its tokenizer.json")));
+        }
+        Ok(model)
+    }
+
+    /// Pieces from `first` on with their scores.
+    fn scores(&self, first: usize) -> impl Iterator<Item = (String, f64)> {
+        self.pieces.iter().skip(first).map(|piece| (piece.piece().to_owned(), f64::from(piece.score())))
+    }
+
+    /// The step that replaces characters, where the model has one.
+    fn characters(&self, path: &Path) -> Result<Option<Value>, CheckpointError> {
+        let charsmap = self.normalizer.as_ref().and_then(|n| n.precompiled_charsmap.as_deref()).unwrap_or_default();
+        if charsmap.is_empty() {
+            return Ok(None);
+        }
+        let bad = |e: &dyn std::fmt::Display| refused(path, format!("its table of characters is damaged: {e}"));
+        // The length that the table says it has is believed by the library.
+        let fits = charsmap.first_chunk().is_some_and(|n| u32::from_le_bytes(*n) as usize <= charsmap.len() - 4);
+        if !fits {
+            return Err(bad(&"it is cut short"));
+        }
+        let precompiled = Precompiled::from(charsmap).map_err(|e| bad(&e))?;
+        serde_json::to_value(precompiled).map(Some).map_err(|e| bad(&e))
+    }
+}
+
+/// The tokenizer that transformers converts `XLMRobertaTokenizer` and `CamembertTokenizer` into: fairseq put its own
+/// special tokens before the model's pieces.
+pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
+    let model = Model::read(path, bytes)?;
+    let (special, first): (&[(&str, f64)], _) = if config.class == Class::Camembert {
+        let special: &[_] =
+            &[("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)];
+        (special, 1)
+    } else {
+        (&[("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], 3)
+    };
+    let vocab = special.iter().map(|(token, score)| ((*token).to_owned(), *score));
+    let vocab: Vec<_> = vocab.chain(model.scores(first)).chain([("<mask>".to_owned(), 0.0)]).collect();
+    let space = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE});
+    let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
+    let steps: Vec<_> = model.characters(path)?.into_iter().chain([strip, space]).collect();
+    let id = id_in(&vocab);
+    let parts = Parts {
+        normalizer: json!({"type": "Sequence", "normalizers": steps}),
+        pre_tokenizer: json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": true}),
+        post_processor: template(
+            Some(with_id(path, config, "bos_token", &id)?),
+            with_id(path, config, "eos_token", &id)?,
+        ),
+        // Both families have it there.
+        model: json!({"type": "Unigram", "unk_id": 3, "vocab": &vocab, "byte_fallback": false}),
+    };
+    assemble(path, parts, &id, config)
+}
+
+/// What `SiglipTokenizer`, which transformers runs by SentencePiece itself, makes of a prompt: a space in front, then
+/// lower case, no punctuation and single spaces.
+///
+/// Two things remain that the format cannot say, both about special tokens typed as text: behind one, punctuation leaves
+/// a space; and after a prompt that ends in `</s>` the reference adds no second one.
+pub(super) fn siglip(path: &Path, bytes: &[u8], config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
+    let model = Model::read(path, bytes)?;
+    let vocab: Vec<_> = model.scores(0).collect();
+    let unk_id = model.trainer.as_ref().and_then(|t| t.unk_id).unwrap_or(0);
+    let replace = |regex: &str, by: &str| json!({"type": "Replace", "pattern": {"Regex": regex}, "content": by});
+    let strip = || json!({"type": "Strip", "strip_left": false, "strip_right": true});
+    let mut steps = vec![json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "})];
+    if config.normalization()?.lowercase {
+        steps.push(json!({"type": "Lowercase"}));
+    }
+    // Python's `string.punctuation`, and its idea of white space, which has the separators of ASCII too.
+    let (marks, spaces) = (r"!-/:-@\[-`{-~", r"\s\x1c-\x1f");
+    // The space in front is there before punctuation is taken away and stays apart from the prompt's own first space.
+    // The pre-tokenizer adds it to prompts that start with neither.
+    let front = format!("{SPACE} ");
+    steps.extend([
+        replace(&format!("^[{marks}]*[{spaces}][{marks}{spaces}]*"), &front),
+        replace(&format!("^[{marks}]+"), SPACE),
+        replace(&format!("[{marks}]"), ""),
+        replace(&format!("[{spaces}]+"), " "),
+        strip(),
+    ]);
+    steps.extend(model.characters(path)?);
+    if model.normalizer.as_ref().and_then(|n| n.remove_extra_whitespaces).unwrap_or(true) {
+        // At the end too, where nothing but the space in front is left.
+        steps.extend([replace(" {2,}", " "), strip(), replace("^ ", &front), replace(&format!("^{SPACE}$"), "")]);
+    }
+    let id = id_in(&vocab);
+    let parts = Parts {
+        normalizer: json!({"type": "Sequence", "normalizers": steps}),
+        // Not split: SentencePiece looks for pieces in the whole text.
+        pre_tokenizer: json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": false}),
+        post_processor: template(None, with_id(path, config, "eos_token", &id)?),
+        model: json!({"type": "Unigram", "unk_id": unk_id, "vocab": &vocab, "byte_fallback": false}),
+    };
+    assemble(path, parts, &id, config)
+}
+
+/// Finds the id of a piece; the first where there are several.
+fn id_in(vocab: &[(String, f64)]) -> impl Fn(&str) -> Option<u64> {
+    let mut ids = std::collections::BTreeMap::new();
+    for (id, (piece, _)) in (0..).zip(vocab) {
+        ids.entry(piece.clone()).or_insert(id);
+    }
+    move |piece| ids.get(piece).copied()
+}

@@ -1,0 +1,31 @@
+//! `vocab.txt` of BERT and MPNet.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::configuration::Configuration;
+use super::{Parts, assemble, refused, template, with_id};
+use crate::checkpoint::CheckpointError;
+
+/// The tokenizer that transformers converts `BertTokenizer` and `MPNetTokenizer` into.
+pub(super) fn tokenizer(path: &Path, vocab: &[u8], config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
+    let vocab = std::str::from_utf8(vocab).map_err(|e| refused(path, format!("not UTF-8: {e}")))?;
+    // A repeated token keeps its last line, as in the reference.
+    let ids: Map<String, Value> = vocab.lines().enumerate().map(|(id, token)| (token.to_owned(), id.into())).collect();
+    let id = |token: &str| ids.get(token)?.as_u64();
+    let (unk, _) = with_id(path, config, "unk_token", id)?;
+    let cls = with_id(path, config, "cls_token", id)?;
+    let sep = with_id(path, config, "sep_token", id)?;
+    let normalization = config.normalization()?;
+    let parts = Parts {
+        normalizer: json!({"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": normalization.chinese_chars, "strip_accents": normalization.strip_accents,
+            "lowercase": normalization.lowercase}),
+        pre_tokenizer: json!({"type": "BertPreTokenizer"}),
+        post_processor: template(Some(cls), sep),
+        model: json!({"type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": &ids}),
+    };
+    assemble(path, parts, id, config)
+}
