@@ -154,6 +154,7 @@ CHARACTERS = {
 
 def sentencepiece_model(path, vocab_size, model_type="unigram", lower=False, **options):
     import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
 
     rules = path.with_suffix(".tsv")
     hexadecimal = lambda text: " ".join(f"{ord(c):X}" for c in text)
@@ -172,7 +173,10 @@ def sentencepiece_model(path, vocab_size, model_type="unigram", lower=False, **o
         **options,
     )
     rules.unlink()
-    path.write_bytes(model.getvalue())
+    parsed = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    # Where the rules lay is no part of the model.
+    parsed.normalizer_spec.ClearField("normalization_rule_tsv")
+    path.write_bytes(parsed.SerializeToString(deterministic=True))
     return str(path)
 
 
@@ -218,7 +222,7 @@ def towers():
                       t.CamembertModel, camembert_tokenizer, 30),
         "mpnet": (t.MPNetConfig, {**small, "max_position_embeddings": 514}, t.MPNetModel, mpnet_tokenizer, 512),
         "clip": (t.CLIPTextConfig, clip, t.CLIPTextModel, clip_tokenizer, 77),
-        "siglip": (t.SiglipTextConfig, {**small, "max_position_embeddings": 64, "projection_size": 20},
+        "siglip": (t.SiglipTextConfig, {**small, "max_position_embeddings": 64, "projection_size": 40},
                    t.SiglipTextModel, siglip_tokenizer, 64),
     }  # fmt: skip
 

@@ -287,6 +287,38 @@ fn the_largest_id_is_pooled_where_clip_says_eos_2() {
 }
 
 #[test]
+fn a_plain_siglip_has_what_its_head_gives_as_features() {
+    let vision = e2e::root().join("tests/golden/vision");
+    let (_guard, folder) = checkpoint("siglip", |config, weights| {
+        config["model_type"] = json!("siglip");
+        config["vision_config"] = json_of(&vision.join("cases.json"))["siglip"]["vision_config"].clone();
+        let text = std::mem::take(weights).into_iter().filter(|(name, _)| name.starts_with("text_model."));
+        weights.extend(text.map(|(name, weight)| (name.replacen("text_model.", "", 1), weight)));
+        let image = tensors(&vision.join("siglip.safetensors")).into_iter();
+        let image = image.filter(|(name, _)| name.starts_with("vision_model."));
+        weights.extend(image.map(|(name, weight)| (name.replacen("vision_model.", "", 1), weight)));
+        for name in ["logit_scale", "logit_bias"] {
+            weights.insert(name.into(), (Dtype::F32, vec![1], 1.5_f32.to_le_bytes().to_vec()));
+        }
+    });
+    let mut preprocessor = json_of(&folder.join("preprocessor_config.json"));
+    preprocessor["size"] = json!({"height": 20, "width": 20});
+    std::fs::write(folder.join("preprocessor_config.json"), preprocessor.to_string()).unwrap();
+    let (_guard, bundle) = exported(&folder, Weights::F32);
+    let bundle = Bundle::open(&bundle).unwrap();
+    let golden = Golden::read("siglip", "many");
+    let pooled = tensors(&text("siglip").join("goldens.safetensors"))["many.pooled"].2.clone();
+    let pooled: Vec<f32> = pooled.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    for threads in [Threads::default(), Threads::default().with_kernels("tract").unwrap()] {
+        let mut text = load(&bundle, false, &threads);
+        assert_same_tokens(text.tokenizer(), &golden, "siglip");
+        let found = text.features_batch(&golden.encodings).unwrap();
+        let worst = worst(found.as_slice().unwrap(), &pooled);
+        assert!(worst <= WORST_DIFFERENCE, "{}: {worst}", threads.kernels());
+    }
+}
+
+#[test]
 fn text_towers_are_refused_by_what_is_wrong() {
     let check = |tower: &str, change: &dyn Fn(&mut Value, &mut Tensors), expected: &[&str]| {
         let (guard, folder) = checkpoint(tower, |config, weights| change(&mut config["text_config"], weights));
@@ -316,7 +348,7 @@ fn text_towers_are_refused_by_what_is_wrong() {
     check("roberta", &|config, _| config["pad_token_id"] = json!(600), &["text_config.pad_token_id", "found 600"]);
     check("roberta", &|config, _| config["pad_token_id"] = json!(0), &["\"<pad>\" has the id 1", "padding id 0"]);
     check("clip", &|config, _| config["eos_token_id"] = json!([1, 2]), &["text_config.eos_token_id", "a token id"]);
-    check("siglip", &|config, _| config["projection_size"] = json!(16), &["text_model.head", "[16, 16]", "[20, 16]"]);
+    check("siglip", &|config, _| config["projection_size"] = json!(16), &["text_model.head", "[16, 16]", "[40, 16]"]);
     check(
         "mpnet",
         &|config, _| config["relative_attention_num_buckets"] = json!(8),
