@@ -78,7 +78,7 @@ impl Model {
     }
 
     /// The step that replaces characters, where the model has one.
-    fn characters(&self, path: &Path) -> Result<Option<Value>, CheckpointError> {
+    fn characters(&self, path: &Path) -> Result<Option<Precompiled>, CheckpointError> {
         let charsmap = self.normalizer.as_ref().and_then(|n| n.precompiled_charsmap.as_deref()).unwrap_or_default();
         if charsmap.is_empty() {
             return Ok(None);
@@ -89,8 +89,7 @@ impl Model {
         if !fits {
             return Err(bad(&"it is cut short"));
         }
-        let precompiled = Precompiled::from(charsmap).map_err(|e| bad(&e))?;
-        serde_json::to_value(precompiled).map(Some).map_err(|e| bad(&e))
+        Precompiled::from(charsmap).map(Some).map_err(|e| bad(&e))
     }
 }
 
@@ -109,7 +108,8 @@ pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Resu
     let vocab: Vec<_> = vocab.chain(model.scores(first)).chain([("<mask>".to_owned(), 0.0)]).collect();
     let space = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE});
     let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
-    let steps: Vec<_> = model.characters(path)?.into_iter().chain([strip, space]).collect();
+    let characters = model.characters(path)?.map(|table| json!(table));
+    let steps: Vec<_> = characters.into_iter().chain([strip, space]).collect();
     let id = id_in(&vocab);
     let parts = Parts {
         normalizer: json!({"type": "Sequence", "normalizers": steps}),
@@ -127,8 +127,9 @@ pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Resu
 /// What `SiglipTokenizer`, which transformers runs by SentencePiece itself, makes of a prompt: a space in front, then
 /// lower case, no punctuation and single spaces.
 ///
-/// Two things remain that the format cannot say, both about special tokens typed as text: behind one, punctuation leaves
-/// a space; and after a prompt that ends in `</s>` the reference adds no second one.
+/// Some things remain that the format cannot say. Behind a special token typed as text, punctuation leaves a space;
+/// after a prompt that ends in `</s>` the reference adds no second one; and a combining mark behind a character that the
+/// table replaces goes with it, as in all fast tokenizers of transformers.
 pub(super) fn siglip(path: &Path, bytes: &[u8], config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
     let model = Model::read(path, bytes)?;
     let vocab: Vec<_> = model.scores(0).collect();
@@ -151,10 +152,16 @@ pub(super) fn siglip(path: &Path, bytes: &[u8], config: &Configuration) -> Resul
         replace(&format!("[{spaces}]+"), " "),
         strip(),
     ]);
-    steps.extend(model.characters(path)?);
+    let characters = model.characters(path)?;
+    // Most models have it: the space in front and the prompt's own are one then.
+    let front_is_space = characters.as_ref().is_some_and(|table| table.normalize_string(SPACE) == " ");
+    steps.extend(characters.map(|table| json!(table)));
     if model.normalizer.as_ref().and_then(|n| n.remove_extra_whitespaces).unwrap_or(true) {
         // At the end too, where nothing but the space in front is left.
-        steps.extend([replace(" {2,}", " "), strip(), replace("^ ", &front), replace(&format!("^{SPACE}$"), "")]);
+        steps.extend([replace(" {2,}", " "), strip()]);
+        if !front_is_space {
+            steps.extend([replace("^ ", &front), replace(&format!("^{SPACE}$"), "")]);
+        }
     }
     let id = id_in(&vocab);
     let parts = Parts {
