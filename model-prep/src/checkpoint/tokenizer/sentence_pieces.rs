@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use prost::Message;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokenizers::normalizers::Precompiled;
 
 use super::configuration::{Class, Configuration};
