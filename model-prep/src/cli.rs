@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -10,9 +10,9 @@ use spotter_engine::bundle::{Bundle, Weights};
 
 use crate::checkpoint::Checkpoint;
 use crate::overrides::{CropTo, ImageSize, Overrides, ResizeTo};
-use crate::plan::Plans;
+use crate::plan::{Plan, Plans};
 use crate::verify::COSINE_MIN;
-use crate::{evaluate, export, verify};
+use crate::{calibrate, evaluate, export, report, verify};
 
 /// Turns a Hugging Face VisionTextDualEncoder checkpoint into the bundle that Spotter runs.
 #[derive(Debug, Parser)]
@@ -32,9 +32,26 @@ enum Command {
         /// The bundle: a directory, or one file where the name ends in .tar.
         #[arg(long, value_name = "BUNDLE")]
         out: PathBuf,
-        /// How weights are stored.
+        /// How the weights of both towers are stored.
         #[arg(long, value_enum, default_value = "int8")]
         weights: Storage,
+        /// The same for the image tower alone.
+        #[arg(long, value_enum, value_name = "WEIGHTS")]
+        image_weights: Option<Storage>,
+        /// The same for the text tower alone.
+        #[arg(long, value_enum, value_name = "WEIGHTS")]
+        text_weights: Option<Storage>,
+        /// Measure every layer on the pictures in this folder, and keep in float what costs more than it saves. Writes a
+        /// report and a plot beside the bundle.
+        #[arg(long, value_name = "FOLDER")]
+        calibrate: Option<PathBuf>,
+        /// Of 100 pictures, how many may have another winning prompt than with float weights.
+        #[arg(long, value_name = "POINTS", default_value = "0.5", requires = "calibrate")]
+        max_drop: f32,
+        /// A file with a prompt on each line; else the names of the folders in FOLDER fill the template, or there are
+        /// built-in captions.
+        #[arg(long, value_name = "FILE", requires = "calibrate")]
+        prompts: Option<PathBuf>,
         /// Name of the model, for people; the checkpoint folder's name if left out.
         #[arg(long)]
         name: Option<String>,
@@ -74,6 +91,8 @@ enum Command {
 enum Storage {
     /// 8-bit integers with one scale per output channel.
     Int8,
+    /// 4-bit integers with one scale for 32 inputs of an output channel: half the size again, for little flash.
+    Int4,
     /// 32-bit floats.
     F32,
 }
@@ -83,17 +102,29 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let bar = progress_bar();
     let tick = || bar.inc(1);
     match arguments.command {
-        Command::Export { checkpoint, out, weights, name, resize, crop, image_size, reason } => {
+        Command::Export {
+            checkpoint,
+            out,
+            weights,
+            image_weights,
+            text_weights,
+            calibrate,
+            max_drop,
+            prompts,
+            name,
+            resize,
+            crop,
+            image_size,
+            reason,
+        } => {
             bar.set_message(format!("export {}", checkpoint.display()));
             let checkpoint = Checkpoint::open_with(&checkpoint, &Overrides { resize, crop, image_size, reason })?;
-            let weights = match weights {
-                Storage::Int8 => Weights::Int8,
-                Storage::F32 => Weights::F32,
-            };
-            let plans = Plans::from(weights);
+            let plan = |own: Option<Storage>| Plan::from(Weights::from(own.unwrap_or(weights)));
+            let plans = Plans { image: plan(image_weights), text: plan(text_weights) };
+            let settings = calibrate.map(|folder| settings(folder, prompts.as_deref(), max_drop)).transpose()?;
             bar.set_length(export::steps(&checkpoint, &plans));
             let name = name.unwrap_or_else(|| checkpoint.name());
-            let manifest = export::export(&checkpoint, &out, &name, plans, &tick)
+            let manifest = export::export_calibrated(&checkpoint, &out, &name, plans, settings.as_ref(), &tick)
                 .with_context(|| format!("no bundle was written to {}", out.display()))?;
             bar.finish_and_clear();
             let bytes: u64 = manifest.files().iter().map(|file| file.bytes).sum();
@@ -106,6 +137,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 "smallest cosine to float: images {}, texts {}",
                 accuracy.image_cosine_min, accuracy.text_cosine_min
             );
+            if let Some(found) = &accuracy.calibration {
+                let floats = accuracy.layers.iter().filter(|layer| layer.stored == Weights::F32).count();
+                println!(
+                    "{} of {} layers stay floats; {:.1} of 100 pictures have another winning prompt, {:.1} without them",
+                    floats,
+                    accuracy.layers.len(),
+                    found.drop,
+                    found.drop_without_floats
+                );
+            }
+            let reports = report::write(&out, &manifest)
+                .with_context(|| format!("the report beside {} could not be written", out.display()))?;
+            reports.iter().for_each(|path| println!("{}", path.display()));
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify { bundle, checkpoint, goldens } => {
@@ -124,6 +168,30 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Evaluate(arguments) => evaluate::command::run(&arguments),
     }
+}
+
+impl From<Storage> for Weights {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::Int8 => Self::Int8,
+            Storage::Int4 => Self::Int4,
+            Storage::F32 => Self::F32,
+        }
+    }
+}
+
+fn settings(folder: PathBuf, prompts: Option<&Path>, max_drop: f32) -> anyhow::Result<calibrate::Settings> {
+    anyhow::ensure!((0.0..=100.0).contains(&max_drop), "--max-drop {max_drop}: expected a number from 0 to 100");
+    let prompts = match prompts {
+        None => Vec::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let lines: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+            anyhow::ensure!(lines.len() > 1, "{}: expected two prompts or more, one on each line", path.display());
+            lines
+        }
+    };
+    Ok(calibrate::Settings { folder, prompts, max_drop })
 }
 
 /// On standard error; hidden where that is no terminal.

@@ -53,6 +53,16 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// There is nothing to calibrate on.
+    #[error("{}: expected {expected}, found {found}", .path.display())]
+    Calibration {
+        /// The folder.
+        path: PathBuf,
+        /// What would do.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
     /// Bundle and checkpoint do not belong together.
     #[error("{}: {what}: expected {expected} as in the checkpoint, found {found}; name the checkpoint it was made of",
         .bundle.display())]

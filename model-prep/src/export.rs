@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compare::{self, Agreement, image_probes, text_probes};
 use crate::plan::{Plans, Target};
 use crate::towers::{self, TowerFile};
-use crate::{Error, Tick, probes, quantize};
+use crate::{Error, Tick, calibrate, probes};
 
 /// Template for labels of a checkpoint that names none, the one that CLIP introduced.
 const DEFAULT_TEMPLATE: &str = "a photo of a {}.";
@@ -54,11 +54,32 @@ pub fn export(
     plans: impl Into<Plans>,
     tick: Tick<'_>,
 ) -> Result<Manifest, Error> {
+    export_calibrated(checkpoint, out, name, plans, None, tick)
+}
+
+/// The same; with settings, layers that cost too much stay floats. See [`calibrate`]; it holds both forms of both towers
+/// in memory.
+pub fn export_calibrated(
+    checkpoint: &Checkpoint,
+    out: &Path,
+    name: &str,
+    plans: impl Into<Plans>,
+    settings: Option<&calibrate::Settings>,
+    tick: Tick<'_>,
+) -> Result<Manifest, Error> {
     let plans = plans.into();
     let mut writer = Writer::new(out)?;
     let mut parts = assemble(checkpoint, name, &plans, writer.folder(), tick)?;
     if !plans.is_float() {
         let float = assemble(checkpoint, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
+        let choice = settings.map(|settings| calibrate::choose(&parts, &float, &plans, settings, tick)).transpose()?;
+        if let Some(choice) = choice {
+            if choice.plans != plans {
+                parts = assemble(checkpoint, name, &choice.plans, writer.folder(), tick)?;
+            }
+            parts.manifest.quantization.calibration = Some(choice.calibration);
+            parts.manifest.quantization.layers = choice.layers;
+        }
         let agreement = agreement(&parts, &float, tick)?;
         parts.manifest.quantization.image_cosine_min = rounded(agreement[0].cosine_min);
         parts.manifest.quantization.text_cosine_min = rounded(agreement[1].cosine_min);
@@ -100,7 +121,6 @@ pub fn assemble(
     let vision = towers::vision(checkpoint, Target { plan: &plans.image, scratch }, tick)?;
     let text = towers::text(checkpoint, Target { plan: &plans.text, scratch }, tick)?;
     let tokenizer = &checkpoint.tokenizer;
-    let recipe = if plans.is_float() { "none: 32-bit floats" } else { quantize::RECIPE };
     let source = Source { checkpoint: checkpoint.name(), sha256: checkpoint.tensors.sha256()? };
     let manifest = Manifest {
         format_version: bundle::FORMAT_VERSION,
@@ -125,7 +145,13 @@ pub fn assemble(
         templates: vec![DEFAULT_TEMPLATE.to_owned()],
         source,
         overrides: checkpoint.overrides.clone(),
-        quantization: Quantization { recipe: recipe.to_owned(), image_cosine_min: 1.0, text_cosine_min: 1.0 },
+        quantization: Quantization {
+            recipe: plans.recipe(),
+            image_cosine_min: 1.0,
+            text_cosine_min: 1.0,
+            calibration: None,
+            layers: Vec::new(),
+        },
         model_card: no_file_yet(),
     };
     let model_card = checkpoint.model_card.clone().unwrap_or_else(|| model_card(&manifest));

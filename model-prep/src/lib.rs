@@ -1,5 +1,6 @@
 //! Turns a Hugging Face `VisionTextDualEncoder` checkpoint into the bundle that Spotter runs.
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod compare;
@@ -12,6 +13,7 @@ pub mod overrides;
 pub mod plan;
 pub mod probes;
 pub mod quantize;
+pub mod report;
 pub mod towers;
 pub mod verify;
 

@@ -24,6 +24,13 @@ const OPSET: i64 = 18;
 /// Version of the file format that came with operator set 18.
 const IR_VERSION: i64 = 8;
 
+/// The same for files with integers of 4 bits, which are new in them.
+const OPSET_INT4: i64 = 21;
+const IR_VERSION_INT4: i64 = 10;
+
+/// Number of the type of integers of 4 bits, which the messages used here do not know.
+const INT4: i32 = 22;
+
 /// Numbers of protobuf fields: the graph of a model, the constants of a graph, the data of a tensor.
 const GRAPH: u32 = 7;
 const INITIALIZER: u32 = 5;
@@ -67,13 +74,14 @@ pub struct Graph {
     /// Where the data of each constant is.
     data: Vec<Data>,
     spool: Spool,
+    has_int4: bool,
 }
 
 impl Graph {
     /// An empty graph; `name` is for people. Weights wait in a nameless file in the folder `scratch`.
     pub fn new(name: &str, scratch: &Path) -> Self {
         let proto = pb::GraphProto { name: name.to_owned(), ..Default::default() };
-        Self { proto, data: Vec::new(), spool: Spool::new(scratch) }
+        Self { proto, data: Vec::new(), spool: Spool::new(scratch), has_int4: false }
     }
 
     /// Declares an input.
@@ -103,19 +111,30 @@ impl Graph {
     /// Adds 32-bit floats.
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
         let pieces = values.chunks(PIECE).map(|piece| piece.iter().flat_map(|v| v.to_le_bytes()).collect());
-        self.initializer(name, DataType::Float, shape, 4 * values.len(), pieces)
+        self.initializer(name, DataType::Float as i32, shape, 4 * values.len(), pieces)
     }
 
     /// Adds 8-bit integers.
     pub fn int8s(&mut self, name: &str, shape: &[usize], values: &[i8]) -> Value {
         let pieces = values.chunks(PIECE).map(|piece| piece.iter().map(|v| v.cast_unsigned()).collect());
-        self.initializer(name, DataType::Int8, shape, values.len(), pieces)
+        self.initializer(name, DataType::Int8 as i32, shape, values.len(), pieces)
+    }
+
+    /// Adds integers between -8 and 7, two in each byte. The file then needs a newer operator set.
+    pub fn int4s(&mut self, name: &str, shape: &[usize], values: &[i8]) -> Value {
+        self.has_int4 = true;
+        let byte = |pair: &[i8]| match pair {
+            [low, high] => low.cast_unsigned() & 15 | high.cast_unsigned() << 4,
+            rest => rest.first().map_or(0, |low| low.cast_unsigned() & 15),
+        };
+        let pieces = values.chunks(PIECE).map(|piece| piece.chunks(2).map(byte).collect());
+        self.initializer(name, INT4, shape, values.len().div_ceil(2), pieces)
     }
 
     /// Adds a list of 64-bit integers: a shape, axes, or bounds.
     pub fn list(&mut self, name: &str, values: &[i64]) -> Value {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.initializer(name, DataType::Int64, &[values.len()], 8 * values.len(), [bytes])
+        self.initializer(name, DataType::Int64 as i32, &[values.len()], 8 * values.len(), [bytes])
     }
 
     /// Adds a float without axes.
@@ -127,7 +146,7 @@ impl Graph {
     fn initializer(
         &mut self,
         name: &str,
-        data_type: DataType,
+        data_type: i32,
         shape: &[usize],
         len: usize,
         pieces: impl IntoIterator<Item = Vec<u8>>,
@@ -135,7 +154,7 @@ impl Graph {
         if !self.proto.initializer.iter().any(|tensor| tensor.name == name) {
             self.proto.initializer.push(pb::TensorProto {
                 name: name.to_owned(),
-                data_type: data_type.into(),
+                data_type,
                 dims: shape.iter().map(|n| *n as i64).collect(),
                 ..Default::default()
             });
@@ -162,8 +181,9 @@ impl Graph {
             parts.extend([Data::Bytes(head), data]);
         }
         parts.push(Data::Bytes(pb::GraphProto { input, output, ..Default::default() }.encode_to_vec()));
-        let model = pb::ModelProto { ir_version: IR_VERSION, producer_name: "model-prep".into(), ..Default::default() };
-        let opset_import = vec![pb::OperatorSetIdProto { domain: String::new(), version: OPSET }];
+        let (version, ir_version) = if self.has_int4 { (OPSET_INT4, IR_VERSION_INT4) } else { (OPSET, IR_VERSION) };
+        let model = pb::ModelProto { ir_version, producer_name: "model-prep".into(), ..Default::default() };
+        let opset_import = vec![pb::OperatorSetIdProto { domain: String::new(), version }];
         let mut head = model.encode_to_vec();
         put_length(&mut head, GRAPH, parts.iter().map(Data::len).sum());
         parts.insert(0, Data::Bytes(head));

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use spotter_engine::bundle::{LayerKind, Weights};
 
+use crate::quantize::{self, GROUP};
+
 /// How the weights of one tower are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -43,6 +45,24 @@ impl From<Weights> for Plans {
 }
 
 impl Plans {
+    /// In words, for the manifest.
+    pub fn recipe(&self) -> String {
+        let words = |plan: &Plan| match plan.weights {
+            Weights::Int8 => quantize::RECIPE,
+            Weights::Int4 => quantize::RECIPE_INT4,
+            Weights::F32 => "none: 32-bit floats",
+        };
+        let (image, text) = (words(&self.image), words(&self.text));
+        let mut recipe =
+            if image == text { image.to_owned() } else { format!("image tower: {image}. Text tower: {text}") };
+        let floats = |plan: &Plan| plan.exceptions.values().filter(|weights| **weights == Weights::F32).count();
+        let count = floats(&self.image) + floats(&self.text);
+        if count > 0 {
+            recipe.push_str(&format!("; {count} layers, which cost most, are kept as floats"));
+        }
+        recipe
+    }
+
     /// Whether every weight stays a float.
     pub fn is_float(&self) -> bool {
         *self == Self::from(Weights::F32)
@@ -82,6 +102,7 @@ impl Layer {
         match weights {
             Weights::F32 => 4 * count,
             Weights::Int8 => count + 4 * count / self.width.max(1) as u64,
+            Weights::Int4 => count / 2 + 4 * count / GROUP as u64,
         }
     }
 }

@@ -1,8 +1,16 @@
-//! Symmetric 8-bit weights with one scale per output channel.
+//! Weights as integers: 8 bits with one scale per output channel, or 4 bits with one scale for each group of inputs.
 
 /// How [`quantize`] stores weights, in words, for the bundle's manifest.
 pub const RECIPE: &str = "int8 weights, symmetric, one scale per output channel (per row of the word embeddings); \
                           float activations, biases, layer norms, position and token type embeddings";
+
+/// The same for [`quantize_groups`].
+pub const RECIPE_INT4: &str = "int4 weights, one scale for 32 inputs of an output channel (32 values of a row of the \
+                               word embeddings), all scales of a channel multiples of one number; int8 patch \
+                               embeddings; float activations, biases, layer norms, position and token type embeddings";
+
+/// Weights of 4 bits that share a scale.
+pub const GROUP: usize = 32;
 
 /// Weights as integers: `values[row][i] * scales[row]` stands for the float.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +38,92 @@ pub fn quantize(rows: &[f32], width: usize) -> Quantized {
     quantized
 }
 
+/// Scales of a channel are up to this many times one number. -8 times it is still a signed byte, so that whoever
+/// computes with bytes loses nothing.
+const MULTIPLE_MAX: f32 = 15.0;
+
+/// Shares of a channel's largest magnitude that are tried as the end of its range: cutting off the largest weight makes
+/// all others more exact.
+const RANGES: [f32; 5] = [1.0, 0.92, 0.84, 0.76, 0.68];
+
+/// Quantises a matrix of rows of `width` finite values, a multiple of [`GROUP`], to integers between -8 and 7 with a
+/// scale for each group: `scales` is [rows, groups].
+///
+/// Within a row all scales are whole multiples, 1 to 15, of one number, so that the row is exact as bytes with one scale
+/// too. The number and the multiples are those with the least square error among some.
+pub fn quantize_groups(rows: &[f32], width: usize) -> Quantized {
+    let mut quantized = Quantized { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
+    for row in rows.chunks(width) {
+        let largest = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+        if largest <= f32::MIN_POSITIVE * 127.0 {
+            quantized.scales.extend(row.chunks(GROUP).map(|_| 1.0));
+            quantized.values.extend(row.iter().map(|_| 0));
+            continue;
+        }
+        let (mut least, mut best) = (f32::INFINITY, Vec::new());
+        for range in RANGES {
+            let unit = largest * range / (7.5 * MULTIPLE_MAX);
+            let groups: Vec<(f32, f32)> = row.chunks(GROUP).map(|group| group_scale(group, unit)).collect();
+            let error = groups.iter().map(|(_, error)| error).sum::<f32>();
+            if error < least {
+                (least, best) = (error, groups);
+            }
+        }
+        for (group, (scale, _)) in row.chunks(GROUP).zip(best) {
+            quantized.scales.push(scale);
+            quantized.values.extend(group.iter().map(|w| to_4_bits(*w, 1.0 / scale) as i8));
+        }
+    }
+    quantized
+}
+
+/// The multiple of `unit` that is the best scale for `group`, and the square error that is left.
+fn group_scale(group: &[f32], unit: f32) -> (f32, f32) {
+    let largest = group.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+    // From a range that ends at 7 steps down to one that cuts off a third.
+    let widest = (largest / (7.0 * unit)).ceil().clamp(1.0, MULTIPLE_MAX);
+    let mut multiple = (widest * 0.65).floor().max(1.0);
+    let mut best = (unit, f32::INFINITY);
+    while multiple <= widest {
+        let (scale, inverse) = (multiple * unit, 1.0 / (multiple * unit));
+        let error = group.iter().map(|w| (w - to_4_bits(*w, inverse) * scale).powi(2)).sum::<f32>();
+        if error < best.1 {
+            best = (scale, error);
+        }
+        multiple += 1.0;
+    }
+    best
+}
+
+fn to_4_bits(w: f32, inverse: f32) -> f32 {
+    (w * inverse).round_ties_even().clamp(-8.0, 7.0)
+}
+
+/// Quantises the filters of a patch embedding, [filters, colours, patch], as [`quantize`] does, but so that the rounding
+/// errors of each filter and colour add up to less than a step.
+///
+/// A patch is mostly its mean colour, and most filters hardly answer to it: their weights add up to almost nothing. With
+/// errors that add up too, they would answer.
+pub fn quantize_filters(filters: &[f32], width: usize, patch: usize) -> Quantized {
+    let mut quantized = quantize(filters, width);
+    let planes = filters.chunks(patch).zip(quantized.values.chunks_mut(patch));
+    for (index, (weights, values)) in planes.enumerate() {
+        let inverse = 1.0 / quantized.scales[index * patch / width];
+        // In steps; positive where the integer is too small.
+        let error = |(w, q): (&f32, &i8)| w * inverse - f32::from(*q);
+        let total = weights.iter().zip(&*values).map(error).sum::<f32>().round_ties_even();
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        let errors: Vec<f32> = weights.iter().zip(&*values).map(error).collect();
+        order.sort_by(|a, b| (errors[*b] * total).total_cmp(&(errors[*a] * total)).then(a.cmp(b)));
+        let step = if total > 0.0 { 1 } else { -1 };
+        let free = order.into_iter().filter(|i| (-126..=126).contains(&values[*i])).collect::<Vec<_>>();
+        for i in free.into_iter().take(total.abs() as usize) {
+            values[i] += step;
+        }
+    }
+    quantized
+}
+
 /// The transpose of a matrix of rows of `width` values.
 pub fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
     let height = matrix.len().checked_div(width).unwrap_or(0);
@@ -38,7 +132,7 @@ pub fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{quantize, transpose};
+    use super::{GROUP, quantize, quantize_filters, quantize_groups, transpose};
 
     #[test]
     fn rows_to_integers_and_scales() {
@@ -58,5 +152,48 @@ mod tests {
     #[test]
     fn rows_become_columns() {
         assert_eq!(transpose(&[1, 2, 3, 4, 5, 6], 3), [1, 4, 2, 5, 3, 6]);
+    }
+
+    /// Values between -1 and 1 without a pattern.
+    fn noise(count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    #[test]
+    fn groups_of_4_bits_are_exact_as_bytes() {
+        let mut rows = noise(8 * GROUP);
+        rows[4 * GROUP..].iter_mut().for_each(|w| *w *= 0.01);
+        rows[5 * GROUP] = 3.0;
+        rows[7 * GROUP..].fill(0.0);
+        let width = 4 * GROUP;
+        let found = quantize_groups(&rows, width);
+        assert!(found.values.iter().all(|q| (-8..=7).contains(q)));
+        for (row, scales) in found.scales.chunks(4).enumerate() {
+            let multiples = |unit: f32| scales.iter().all(|s| (s / unit - (s / unit).round()).abs() < 1e-4);
+            let largest = scales.iter().copied().fold(0.0, f32::max);
+            assert!((1..=15).any(|k| multiples(largest / k as f32)), "row {row}: {scales:?}");
+        }
+        let error = |range: std::ops::Range<usize>| {
+            range.map(|i| (rows[i] - f32::from(found.values[i]) * found.scales[i / GROUP]).powi(2)).sum::<f32>()
+        };
+        // Uniform noise between -1 and 1 in 15 or 16 steps, whose square error is a twelfth of the step's square.
+        assert!((error(0..width) / width as f32).sqrt() < 0.15 / 3.4, "{}", error(0..width));
+        // The zeros stay zero whatever their scale.
+        assert_eq!(error(7 * GROUP..8 * GROUP), 0.0);
+    }
+
+    #[test]
+    fn errors_of_filters_add_up_to_nothing() {
+        // Two filters of two colours; each weight is 0.4 steps off in the same direction.
+        let mut filters = vec![10.4; 4 * 25];
+        (filters[0], filters[50]) = (127.0, -127.0);
+        let off = |values: &[i8]| filters.iter().zip(values).map(|(w, q)| w - f32::from(*q)).collect::<Vec<_>>();
+        let plain = off(&quantize(&filters, 50).values);
+        let found = off(&quantize_filters(&filters, 50, 25).values);
+        for (plane, (plain, found)) in plain.chunks(25).zip(found.chunks(25)).enumerate() {
+            assert!(plain.iter().sum::<f32>().abs() > 9.0, "{plane}: {plain:?}");
+            assert!(found.iter().sum::<f32>().abs() <= 0.501, "{plane}: {found:?}");
+            assert!(found.iter().all(|e| e.abs() <= 0.61), "{plane}: {found:?}");
+        }
     }
 }

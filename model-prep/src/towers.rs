@@ -26,7 +26,7 @@ use crate::Tick;
 use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors, TextConfig, VisionConfig};
 use crate::onnx::{Attribute, Graph, OnnxFile, Value};
 use crate::plan::{Layer, Target};
-use crate::quantize::{quantize, transpose};
+use crate::quantize::{GROUP, quantize, quantize_groups, transpose};
 
 /// Outputs of an image tower: the embedding, and the features that it is made of.
 pub(crate) const IMAGE_OUTPUTS: [&str; 2] = ["image_embeds", "image_features"];
@@ -135,7 +135,11 @@ impl<'a> Builder<'a> {
 
     /// Takes note of a layer, and says how it is stored.
     fn storage(&mut self, name: &str, kind: LayerKind, weights: usize, width: usize) -> Weights {
-        let stored = self.target.plan.of(name);
+        let mut stored = self.target.plan.of(name);
+        let whole_groups = kind != LayerKind::PatchEmbedding && width.is_multiple_of(GROUP);
+        if stored == Weights::Int4 && !whole_groups {
+            stored = Weights::Int8;
+        }
         let name = name.to_owned();
         self.layers.push(Layer { unit: name.clone(), name, kind, stored, weights, width });
         stored
@@ -182,6 +186,11 @@ impl<'a> Builder<'a> {
                 let int8 = quantize(weight, from);
                 self.dequantized(&weight_name, &[from, to], &transpose(&int8.values, from), &int8.scales, 1)
             }
+            Weights::Int4 => {
+                let int4 = quantize_groups(weight, from);
+                let scales = transpose(&int4.scales, from / GROUP);
+                self.dequantized_groups(&weight_name, [from, to], &transpose(&int4.values, from), &scales, 0)
+            }
         };
         let Some(bias) = bias else { return self.graph.node("MatMul", name, &[x, &weight], &[]) };
         let product = self.graph.node("MatMul", &format!("{name}.product"), &[x, &weight], &[]);
@@ -196,14 +205,37 @@ impl<'a> Builder<'a> {
         self.graph.node("DequantizeLinear", name, &[&values, &scales], &[("axis", Attribute::Int(axis))])
     }
 
+    /// The same of 4-bit integers, by a scale for each [`GROUP`] of them along `axis`: groups of input channels or of a row.
+    fn dequantized_groups(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        values: &[i8],
+        scales: &[f32],
+        axis: usize,
+    ) -> Value {
+        let mut groups = shape;
+        groups[axis] /= GROUP;
+        let values = self.graph.int4s(&format!("{name}.int4"), &shape, values);
+        let scales = self.graph.floats(&format!("{name}.scale"), &groups, scales);
+        let attributes = [("axis", Attribute::Int(axis as i64)), ("block_size", Attribute::Int(GROUP as i64))];
+        self.graph.node("DequantizeLinear", name, &[&values, &scales], &attributes)
+    }
+
     /// Rows of the table `{name}.weight` that `ids` choose. Integers are looked up first and turned into floats after,
     /// so that nobody has to expand the table.
     fn embedding(&mut self, name: &str, ids: &Value, [rows, width]: [usize; 2]) -> Result<Value, CheckpointError> {
-        if self.storage(name, LayerKind::Embedding, rows * width, width) == Weights::F32 {
+        let stored = self.storage(name, LayerKind::Embedding, rows * width, width);
+        if stored == Weights::F32 {
             return self.float_embedding(name, ids, [rows, width]);
         }
         let table_name = format!("{name}.weight");
         let table = self.tensor(&table_name, &[rows, width])?;
+        if stored == Weights::Int4 {
+            let int4 = quantize_groups(&table, width);
+            let table = self.dequantized_groups(&table_name, [rows, width], &int4.values, &int4.scales, 1);
+            return Ok(self.graph.node("Gather", name, &[&table, ids], &[]));
+        }
         let int8 = quantize(&table, width);
         let table = self.graph.int8s(&format!("{table_name}.int8"), &[rows, width], &int8.values);
         let scales = self.graph.floats(&format!("{table_name}.scale"), &[rows, 1], &int8.scales);

@@ -10,8 +10,9 @@ mod read;
 mod write;
 
 pub use manifest::{
-    Architecture, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, MANIFEST_FILE, Manifest, Override, Padding,
-    PaddingSide, Positions, Quantization, Source, TEXT_INPUTS, TensorSpec, TokenizerSpec, Tower, Weights,
+    Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, MANIFEST_FILE, Manifest,
+    Override, Padding, PaddingSide, Positions, Quantization, Source, TEXT_INPUTS, TensorSpec, TokenizerSpec, Tower,
+    Weights,
 };
 pub use read::Bundle;
 pub use write::{Contents, NewFile, Part, Writer, write};

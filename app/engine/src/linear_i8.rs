@@ -6,13 +6,14 @@
 
 mod attention;
 mod file;
+mod int4;
 mod interpret;
 mod kernels;
 mod load;
 mod program;
 mod run;
 
-pub(crate) use file::OnnxFile;
+pub(crate) use file::{INT4, OnnxFile};
 pub(crate) use interpret::{Inputs, Outcome, Unrecognized, interpret};
 pub(crate) use kernels::{Kernels, Pool};
 pub(crate) use load::load;

@@ -100,6 +100,14 @@ pub enum TowerError {
         /// `image` or `text`.
         tower: &'static str,
     },
+    /// Layers of two towers cannot be exchanged.
+    #[error("{tower} tower: layers cannot be exchanged: {why}")]
+    Exchange {
+        /// `image` or `text`.
+        tower: &'static str,
+        /// What stands against it.
+        why: String,
+    },
     /// The graph gives the embedding after its division by the L2 norm only.
     #[error("{tower} tower: this bundle has no features before normalisation; export the checkpoint again")]
     NoFeatures {
@@ -183,6 +191,29 @@ enum Engine {
     Tract(Box<tract::Towers>),
 }
 
+impl Engine {
+    /// This with those layers of `other` whose names are chosen; both share the weights.
+    fn exchanged(
+        &self,
+        other: &Self,
+        tower: &'static str,
+        chosen: &dyn Fn(&str) -> bool,
+    ) -> Result<(Self, profile::Layers), TowerError> {
+        let error = |why: &str| TowerError::Exchange { tower, why: why.to_owned() };
+        let (Self::Fused(ours), Self::Fused(theirs)) = (self, other) else {
+            return Err(error("a tower that is left to tract cannot be taken apart"));
+        };
+        let exchanged = ours.program().exchanged(theirs.program(), chosen);
+        let (program, count) = exchanged.ok_or_else(|| error("the two are not the same graph"))?;
+        if count == 0 {
+            return Err(error("no layer with weights has the name"));
+        }
+        let runner = ours.with_program(program);
+        let layers = profile::Layers::fused(&runner);
+        Ok((Self::Fused(Box::new(runner)), layers))
+    }
+}
+
 /// What the engine gives, and what callers want of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
@@ -243,6 +274,14 @@ impl ImageTower {
         let (engine, layers) = load("image", source, &manifest.vision, inputs, manifest.projection_dim, threads)?;
         let output = Output::of(&manifest.vision);
         Ok(Self { engine, layers, output, image_size, projection_dim: manifest.projection_dim })
+    }
+
+    /// This tower with the weights that `other`, the same tower with weights stored in another way, has in the layers
+    /// whose names ([`Layer::name`]) are `chosen`. All three share the weights.
+    pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
+        let (engine, layers) = self.engine.exchanged(&other.engine, "image", chosen)?;
+        let Self { output, image_size, projection_dim, .. } = *self;
+        Ok(Self { engine, layers, output, image_size, projection_dim })
     }
 
     /// The embedding of one picture, L2 norm 1, from `3 * height * width` values in planes.
@@ -371,6 +410,13 @@ impl TextTower {
         let tokenizer = Tokenizer::from_bytes(tokenizer_json, spec)?;
         let output = Output::of(&manifest.text);
         Ok(Self { engine, layers, output, tokenizer, max_length: spec.max_length, projection_dim })
+    }
+
+    /// As [`ImageTower::exchanged`].
+    pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
+        let (engine, layers) = self.engine.exchanged(&other.engine, "text", chosen)?;
+        let Self { output, max_length, projection_dim, .. } = *self;
+        Ok(Self { engine, layers, output, tokenizer: self.tokenizer.clone(), max_length, projection_dim })
     }
 
     /// The tokenizer.
@@ -528,6 +574,11 @@ fn load(
             Ok((Engine::Fused(Box::new(runner)), layers))
         }
         Outcome::Unrecognized(why) => {
+            if file.graph.initializer.iter().any(|tensor| tensor.data_type == linear_i8::INT4) {
+                let node = if why.node.is_empty() { why.op } else { format!("{} {}", why.op, why.node) };
+                let message = format!("weights of 4 bits run fused only, and this graph was not: {node}: {}", why.why);
+                return Err(TowerError::Load { tower, message });
+            }
             let layers = profile::Layers::tract(&file.graph, &why);
             drop(file);
             let mut bytes = Vec::new();

@@ -117,6 +117,7 @@ fn column_name(bundle: &BundleReport) -> String {
 fn weights(weights: Weights) -> &'static str {
     match weights {
         Weights::Int8 => "int8",
+        Weights::Int4 => "int4",
         Weights::F32 => "f32",
     }
 }

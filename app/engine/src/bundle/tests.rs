@@ -60,7 +60,13 @@ pub(crate) fn manifest(width: usize) -> Manifest {
         templates: vec!["a photo of a {}.".into()],
         source: Source { checkpoint: "test".into(), sha256: "0".repeat(64) },
         overrides: Vec::new(),
-        quantization: Quantization { recipe: "none".into(), image_cosine_min: 1.0, text_cosine_min: 1.0 },
+        quantization: Quantization {
+            recipe: "none".into(),
+            image_cosine_min: 1.0,
+            text_cosine_min: 1.0,
+            calibration: None,
+            layers: Vec::new(),
+        },
         model_card: file(),
     }
 }

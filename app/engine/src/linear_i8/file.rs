@@ -19,6 +19,9 @@ const SKELETON_BYTES_MAX: u64 = 64 << 20;
 /// Bytes that are turned into floats at a time.
 const PIECE_BYTES: usize = 1 << 18;
 
+/// ONNX's number for signed integers of 4 bits, which is newer than the messages here.
+pub(crate) const INT4: i32 = 22;
+
 /// Where the bytes of a tower come from.
 pub(crate) trait Source: Read + Seek {}
 impl<T: Read + Seek> Source for T {}
@@ -226,6 +229,13 @@ impl<'a> OnnxFile<'a> {
         self.raw(tensor, 1, values)
     }
 
+    /// The data of the constant `tensor`, integers of 4 bits, two in a byte, in the memory of `values`.
+    pub(crate) fn int4s(&mut self, tensor: &pb::TensorProto, values: &mut Vec<u8>) -> io::Result<()> {
+        check(tensor.data_type == INT4)?;
+        values.clear();
+        self.raw_bytes(tensor, volume(tensor)?.div_ceil(2), values)
+    }
+
     /// The data of the constant `tensor` as 64-bit integers.
     pub(crate) fn ints(&mut self, tensor: &pb::TensorProto) -> io::Result<Vec<i64>> {
         check(tensor.data_type == DataType::Int64 as i32)?;
@@ -240,6 +250,10 @@ impl<'a> OnnxFile<'a> {
 
     fn raw(&mut self, tensor: &pb::TensorProto, size: usize, out: &mut Vec<u8>) -> io::Result<()> {
         let len = volume(tensor)?.checked_mul(size).ok_or_else(damaged)?;
+        self.raw_bytes(tensor, len, out)
+    }
+
+    fn raw_bytes(&mut self, tensor: &pb::TensorProto, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
         match self.places.get(&tensor.name) {
             Some(&(start, bytes)) => {
                 check(bytes == len as u64)?;

@@ -76,6 +76,8 @@ enum Meaning {
         values: usize,
         scales: usize,
         axis: i64,
+        /// Integers of 4 bits that share a scale along the axis; `None` for bytes.
+        group: Option<usize>,
     },
     /// [1, hidden, rows, columns] of a patch embedding.
     PatchGrid(View),
@@ -316,9 +318,9 @@ impl Interpreter<'_, '_> {
 
     /// The weights of a linear layer that reads `inputs` values.
     fn part(&self, weights: &Meaning, inputs: usize, transposed: bool) -> Known<Part> {
-        let (number, scales, axis) = match weights {
-            Meaning::Constant(number) => (*number, None, 0),
-            Meaning::Dequantized { values, scales, axis } => (*values, Some(*scales), *axis),
+        let (number, scales, axis, group) = match weights {
+            Meaning::Constant(number) => (*number, None, 0, None),
+            Meaning::Dequantized { values, scales, axis, group } => (*values, Some(*scales), *axis, *group),
             _ => return unknown("the weights are not constant"),
         };
         let shape = self.shape(number);
@@ -330,11 +332,14 @@ impl Interpreter<'_, '_> {
         if let Some(scales) = scales {
             let along = if axis < 0 { axis + 2 } else { axis };
             let count: usize = self.shape(scales).iter().product();
-            let right = count == 1 || (count == outputs && along == i64::from(!transposed));
+            let right = match group {
+                None => count == 1 || (count == outputs && along == i64::from(!transposed)),
+                Some(group) => !transposed && along == 0 && self.shape(scales) == [from.div_ceil(group), outputs],
+            };
             if !right {
                 return unknown("the scales do not belong to output channels");
             }
         }
-        Ok(Part { weights: number, scales, bias: None, outputs, transposed })
+        Ok(Part { weights: number, scales, group, bias: None, outputs, transposed })
     }
 }

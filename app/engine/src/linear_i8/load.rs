@@ -1,8 +1,10 @@
 //! Weights from the file into the layout of the kernels, one tensor at a time.
 
 use std::io;
+use std::sync::Arc;
 
 use super::file::OnnxFile;
+use super::int4;
 use super::kernels::{Kernels, PackedF32, PackedI8, signed};
 use super::program::{Op, Part, Program, Weights};
 
@@ -27,7 +29,7 @@ pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Ker
                 int8_part(file, part, first, &mut packed, &mut bytes)?;
                 first += part.outputs;
             }
-            Weights::I8(packed)
+            Weights::I8(Arc::new(packed))
         } else {
             let mut packed = PackedF32::new(kernels.layout_f32, inputs, outputs);
             let mut first = 0;
@@ -35,7 +37,7 @@ pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Ker
                 float_part(file, part, first, &mut packed)?;
                 first += part.outputs;
             }
-            Weights::F32(packed)
+            Weights::F32(Arc::new(packed))
         };
     }
     Ok(())
@@ -57,11 +59,18 @@ fn int8_part(
         Some(scales) => floats(file, scales)?,
         None => return Err(io::Error::other("weights without scales")),
     };
-    if scales.len() == 1 {
+    if scales.len() == 1 && part.group.is_none() {
         scales = vec![scales[0]; part.outputs];
     }
     let bias = part.bias.map(|bias| floats(file, bias)).transpose()?;
     let tensor = file.graph.initializer[part.weights].clone();
+    if let Some(group) = part.group {
+        file.int4s(&tensor, bytes)?;
+        let mut expanded = Vec::new();
+        let scales = int4::expand(bytes, &scales, group, [packed.inputs(), part.outputs], &mut expanded);
+        packed.set(first, &expanded, &scales, bias.as_deref());
+        return Ok(());
+    }
     file.int8s(&tensor, bytes)?;
     if part.transposed {
         let bytes = signed(bytes);

@@ -4,6 +4,8 @@
 //! that a thread can carry a block of rows through many steps while they are in its cache; only attention looks at the
 //! rows of all blocks. [`super::interpret`] makes the list, [`super::run`] runs it.
 
+use std::sync::Arc;
+
 use super::kernels::{Activation, PackedF32, PackedI8};
 
 /// A value, by its number.
@@ -53,6 +55,8 @@ pub(crate) enum Table {
     F32(Vec<f32>),
     /// Signed bytes, with one scale for each row.
     I8 { values: Vec<u8>, scales: Vec<f32> },
+    /// Two integers of 4 bits in each byte, the first in the lower half, with one scale for each `group` of a row.
+    I4 { values: Vec<u8>, scales: Vec<f32>, group: usize },
 }
 
 /// Where the weights of a linear layer are in the file: numbers of constants.
@@ -61,19 +65,21 @@ pub(crate) struct Part {
     pub(crate) weights: usize,
     /// One for each output channel, or one; `None` where the weights are floats.
     pub(crate) scales: Option<usize>,
+    /// Inputs that share a scale, of weights of 4 bits: [inputs / group, outputs] scales.
+    pub(crate) group: Option<usize>,
     pub(crate) bias: Option<usize>,
     pub(crate) outputs: usize,
     /// Whether the matrix is [outputs, inputs] instead of [inputs, outputs].
     pub(crate) transposed: bool,
 }
 
-/// Weights as they are run.
-#[derive(Debug)]
+/// Weights as they are run. Clones share them.
+#[derive(Debug, Clone)]
 pub(crate) enum Weights {
     /// Not read yet: parts that lie side by side in the output.
     Parts(Vec<Part>),
-    I8(PackedI8),
-    F32(PackedF32),
+    I8(Arc<PackedI8>),
+    F32(Arc<PackedF32>),
 }
 
 impl Weights {
@@ -105,6 +111,8 @@ pub(crate) struct Attention {
     pub(crate) heads: usize,
     pub(crate) scale: f32,
     pub(crate) terms: Terms,
+    /// Whether its products are int8; see [`Program::choose_attentions`].
+    pub(crate) int8: bool,
     pub(crate) out: ValueId,
 }
 
@@ -120,7 +128,7 @@ pub(crate) struct Terms {
 }
 
 /// Position biases of attention: [heads][tokens][tokens], or one [tokens][tokens] for all heads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ScoreBias {
     pub(crate) values: Vec<f32>,
     pub(crate) heads: usize,
@@ -147,12 +155,12 @@ impl Attention {
 }
 
 /// What is done to rows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Op {
     /// `out = patches weights + bias`; the lead rows become zero.
     PatchEmbedding { patches: Patches, weights: Weights, out: ValueId },
     /// `out = table[index]`.
-    Lookup { table: Table, index: Index, out: ValueId },
+    Lookup { table: Arc<Table>, index: Index, out: ValueId },
     /// `out = x + table`, whose rows are those of x, or one for all.
     AddTable { x: View, table: Vec<f32>, out: ValueId },
     /// `out = a + b`.
@@ -176,7 +184,7 @@ pub(crate) enum Op {
 }
 
 /// An operation with the name of the ONNX node that it ends in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) name: String,
     pub(crate) op: Op,
@@ -273,7 +281,7 @@ impl Op {
 }
 
 /// A tower.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub(crate) values: Vec<Value>,
     pub(crate) steps: Vec<Step>,
@@ -296,6 +304,49 @@ impl Program {
         self.fuse_activations();
         self.fuse_residuals();
         self.reuse_values();
+        self.choose_attentions();
+    }
+
+    /// Attention is int8 where the layers that queries, keys and values come from are, so that what is kept in float
+    /// for its exactness is exact to the end; where none of the three is a linear layer, as the others of the tower.
+    fn choose_attentions(&mut self) {
+        let int8 = |step: &Step| match &step.op {
+            Op::Linear { weights, .. } => Some(weights.is_i8()),
+            _ => None,
+        };
+        let any = self.steps.iter().any(|step| int8(step) == Some(true));
+        for index in 0..self.steps.len() {
+            let (before, rest) = self.steps.split_at_mut(index);
+            if let Op::Attention(attention) = &mut rest[0].op {
+                let source = |view: View| before.iter().rev().find(|step| step.op.out() == view.value).and_then(int8);
+                let sources = [attention.query, attention.key, attention.value].map(source);
+                let known = sources.iter().any(Option::is_some);
+                attention.int8 = if known { !sources.contains(&Some(false)) } else { any };
+            }
+        }
+    }
+
+    /// This with the weights that `other`, the same program, has in the steps whose names are `chosen`; also says how
+    /// many those are. `None` where the two are not the same program.
+    pub(crate) fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Option<(Self, usize)> {
+        let same = |(a, b): (&Step, &Step)| a.name == b.name && a.op.kind() == b.op.kind() && a.op.out() == b.op.out();
+        if self.steps.len() != other.steps.len() || !self.steps.iter().zip(&other.steps).all(same) {
+            return None;
+        }
+        let (mut program, mut count) = (self.clone(), 0);
+        for (step, other) in program.steps.iter_mut().zip(&other.steps).filter(|(step, _)| chosen(&step.name)) {
+            match (&mut step.op, &other.op) {
+                (Op::Linear { weights, .. }, Op::Linear { weights: others, .. })
+                | (Op::PatchEmbedding { weights, .. }, Op::PatchEmbedding { weights: others, .. }) => {
+                    weights.clone_from(others);
+                }
+                (Op::Lookup { table, .. }, Op::Lookup { table: others, .. }) => table.clone_from(others),
+                _ => continue,
+            }
+            count += 1;
+        }
+        program.choose_attentions();
+        Some((program, count))
     }
 
     /// Steps whose results nobody reads, such as a second output that is not wanted.

@@ -56,7 +56,8 @@ struct Scratch {
     /// One row, as wide as any that is pooled.
     pooled: Vec<f32>,
     quantized: Quantized,
-    head: HeadScratch,
+    /// For attention in float and in int8; without room where there is none.
+    heads: [HeadScratch; 2],
 }
 
 /// Quantised rows with room for the widest.
@@ -129,14 +130,16 @@ impl Runner {
         let (offsets, len) = place_values(&program, capacity);
         let widest = program.steps.iter().map(|step| input_width(&step.op)).max().unwrap_or(0);
         let patch = program.steps.iter().map(|step| patch_width(&step.op)).max().unwrap_or(0);
-        let int8 = program.steps.iter().any(|step| matches!(&step.op, Op::Linear { weights, .. } if weights.is_i8()));
         let pools = program.steps.iter().filter(|step| matches!(step.op, Op::Pool { .. }));
         let pooled = pools.map(|step| program.values[step.op.out()].width).max().unwrap_or(0);
         let scratch = || Scratch {
             pooled: vec![0.0; pooled],
             rows: vec![0.0; patch * capacity],
             quantized: Quantized::new(capacity, widest),
-            head: HeadScratch::new(kernels, if heads > 0 { program.tokens } else { 0 }, dim, int8),
+            heads: [false, true].map(|int8| {
+                let used = attentions.iter().any(|attention| attention.int8 == int8);
+                HeadScratch::new(kernels, if used { program.tokens } else { 0 }, dim, int8)
+            }),
         };
         let parts = (1..=program.tokens).map(|tokens| share(tokens, threads, heads).parts).max().unwrap_or(1);
         Self {
@@ -152,6 +155,11 @@ impl Runner {
             kernels,
             pool,
         }
+    }
+
+    /// Another program with the same kernels and threads.
+    pub(crate) fn with_program(&self, program: Program) -> Self {
+        Self::new(Arc::new(program), self.kernels, Arc::clone(&self.pool))
     }
 
     /// The program.
@@ -249,7 +257,7 @@ impl Work<'_> {
                     if index >= attention.heads * self.sharing.parts {
                         return;
                     }
-                    self.attend(attention, index, &mut scratch.head);
+                    self.attend(attention, index, &mut scratch.heads);
                 }
             }
             Phase::Pool(step) => {
@@ -296,7 +304,7 @@ impl Work<'_> {
     }
 
     /// The rows of a view, from whichever blocks they are in.
-    fn attend(&self, attention: &Attention, index: usize, scratch: &mut HeadScratch) {
+    fn attend(&self, attention: &Attention, index: usize, scratch: &mut [HeadScratch; 2]) {
         let runner = self.runner;
         let (head, part) = (index / self.sharing.parts, index % self.sharing.parts);
         let dim = attention.head_dim();
@@ -344,7 +352,7 @@ impl Work<'_> {
             value: &|f| visit(attention.value, 0..tokens, f),
         };
         let mut context = write(&runner.contexts[index]);
-        scratch.attend(runner.kernels, &head, &mut context);
+        scratch[usize::from(attention.int8)].attend(runner.kernels, &head, &mut context);
     }
 }
 

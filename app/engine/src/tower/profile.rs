@@ -135,9 +135,7 @@ fn work(program: &Program, op: &Op) -> Work {
         Op::Attention(attention) => {
             let queries = rows(attention.query.value);
             let count = 4 * (queries * program.tokens * attention.query.width) as u64;
-            let int8 =
-                program.steps.iter().any(|step| matches!(&step.op, Op::Linear { weights, .. } if weights.is_i8()));
-            if int8 { Work::Int8(count) } else { Work::Float(count) }
+            if attention.int8 { Work::Int8(count) } else { Work::Float(count) }
         }
         _ => Work::Other,
     }

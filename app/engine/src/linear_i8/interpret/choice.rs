@@ -1,5 +1,7 @@
 //! Operators that choose: some rows, one row made of all, or as much of a table as there are tokens.
 
+use std::sync::Arc;
+
 use tract_onnx::pb;
 
 use super::nodes::{input, int, ints};
@@ -50,7 +52,7 @@ impl Interpreter<'_, '_> {
         match shape[..] {
             [count, width] if axis == 0 => {
                 enough(count, self.program.tokens)?;
-                let table = Table::F32(self.floats(table)?);
+                let table = Arc::new(Table::F32(self.floats(table)?));
                 let out = self.value(Rows::Tokens, width);
                 self.push(&node.output[0], Op::Lookup { table, index: Index::Places, out: out.value });
                 Ok(Meaning::Rows(out))

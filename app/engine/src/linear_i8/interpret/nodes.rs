@@ -1,5 +1,7 @@
 //! What each ONNX operator makes of the meanings of its inputs.
 
+use std::sync::Arc;
+
 use tract_onnx::pb;
 
 use super::function::{gelu, gelu_tanh};
@@ -7,6 +9,7 @@ use super::{
     Function, Index, Inputs, Interpreter, Known, Meaning, Order, Patches, Rows, ScoreBias, Table, Terms, View, Weights,
     unknown,
 };
+use crate::linear_i8::file::INT4;
 use crate::linear_i8::program::{Attention, Op};
 
 impl Interpreter<'_, '_> {
@@ -69,7 +72,7 @@ impl Interpreter<'_, '_> {
         let weights = self.meaning(input(node, 1)?)?;
         let number = match &weights {
             Meaning::Constant(number) => *number,
-            Meaning::Dequantized { values, axis: 0, .. } => *values,
+            Meaning::Dequantized { values, axis: 0, group: None, .. } => *values,
             _ => return unknown("the weights are not constant"),
         };
         let [hidden, channels, patch_height, patch_width] = self.shape(number)[..] else {
@@ -102,7 +105,7 @@ impl Interpreter<'_, '_> {
         };
         let volume: usize = self.shape(number).iter().product();
         debug_assert_eq!(volume, inputs * hidden);
-        let part = super::Part { weights: number, scales, bias, outputs: hidden, transposed: true };
+        let part = super::Part { weights: number, scales, group: None, bias, outputs: hidden, transposed: true };
         if self.program.tokens != 0 {
             return unknown("a second patch embedding");
         }
@@ -119,21 +122,25 @@ impl Interpreter<'_, '_> {
         else {
             return unknown("integers or scales are not constant");
         };
-        if self.file.graph.initializer[values].data_type != pb::tensor_proto::DataType::Int8 as i32 {
-            return unknown("the integers are not signed bytes");
+        let group = int(node, "block_size").and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+        let data_type = self.file.graph.initializer[values].data_type;
+        let right = if group.is_some() { INT4 } else { pb::tensor_proto::DataType::Int8 as i32 };
+        if data_type != right {
+            return unknown("the integers are neither signed bytes nor groups of signed integers of 4 bits");
         }
         if let Some(name) = node.input.get(2).filter(|name| !name.is_empty()) {
             let Meaning::Constant(zero) = self.meaning(name)? else { return unknown("the zero point is not constant") };
             let (tensor, mut zeros) = (self.file.graph.initializer[zero].clone(), Vec::new());
-            self.file.int8s(&tensor, &mut zeros)?;
+            if group.is_some() {
+                self.file.int4s(&tensor, &mut zeros)?;
+            } else {
+                self.file.int8s(&tensor, &mut zeros)?;
+            }
             if zeros.iter().any(|zero| *zero != 0) {
                 return unknown("the weights have a zero point");
             }
         }
-        if int(node, "block_size").is_some_and(|size| size != 0) {
-            return unknown("the weights are quantised in blocks");
-        }
-        Ok(Meaning::Dequantized { values, scales, axis: int(node, "axis").unwrap_or(1) })
+        Ok(Meaning::Dequantized { values, scales, axis: int(node, "axis").unwrap_or(1), group })
     }
 
     /// A linear layer, the scores of attention, or its result.
@@ -175,7 +182,8 @@ impl Interpreter<'_, '_> {
                 Meaning::Heads { view: value, heads: same, order: Order::HeadsTokens, scale: one },
             ) if heads == same && one == 1.0 && value.width == query.width && self.rows_of(value) == Rows::Tokens => {
                 let out = self.value(self.rows_of(query), value.width);
-                let op = Op::Attention(Attention { query, key, value, heads, scale, terms, out: out.value });
+                let op =
+                    Op::Attention(Attention { query, key, value, heads, scale, terms, int8: false, out: out.value });
                 self.push(&node.output[0], op);
                 Ok(Meaning::Heads { view: out, heads, order: Order::HeadsTokens, scale: 1.0 })
             }
@@ -216,30 +224,55 @@ impl Interpreter<'_, '_> {
         }
     }
 
+    /// The last row of a table is the largest index.
+    fn bound(&mut self, index: Index, count: usize) -> Known<()> {
+        let most = match index {
+            Index::Ids => &mut self.program.ids_max,
+            Index::Types => &mut self.program.types_max,
+            Index::Positions => &mut self.program.positions_max,
+            Index::Places => return unknown("positions are looked up twice"),
+        };
+        *most = (*most).min(count.saturating_sub(1));
+        Ok(())
+    }
+
+    /// Rows of a table of 4 bits, in groups along its rows.
+    fn int4_rows(&mut self, values: usize, scales: usize, group: usize, index: Index, step: &str) -> Known<Meaning> {
+        let [count, width] = self.shape(values)[..] else { return unknown("the table is not a matrix") };
+        if self.shape(scales) != [count, width.div_ceil(group)] {
+            return unknown("the table does not have one scale for each group of a row");
+        }
+        self.bound(index, count)?;
+        let (tensor, mut bytes) = (self.file.graph.initializer[values].clone(), Vec::new());
+        self.file.int4s(&tensor, &mut bytes)?;
+        let table = Arc::new(Table::I4 { values: bytes, scales: self.floats(scales)?, group });
+        let out = self.value(Rows::Tokens, width);
+        self.push(step, Op::Lookup { table, index, out: out.value });
+        Ok(Meaning::Rows(out))
+    }
+
     /// Rows of an embedding, or token 0.
     fn gather(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
         let axis = int(node, "axis").unwrap_or(0);
         match (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?) {
             (Meaning::Constant(table), Meaning::Index(index)) if axis == 0 => {
                 let [count, width] = self.shape(table)[..] else { return unknown("the table is not a matrix") };
-                match index {
-                    Index::Ids => self.program.ids_max = self.program.ids_max.min(count.saturating_sub(1)),
-                    Index::Types => self.program.types_max = self.program.types_max.min(count.saturating_sub(1)),
-                    Index::Positions => {
-                        self.program.positions_max = self.program.positions_max.min(count.saturating_sub(1));
-                    }
-                    Index::Places => return unknown("positions are looked up twice"),
-                }
+                self.bound(index, count)?;
                 if self.file.graph.initializer[table].data_type == pb::tensor_proto::DataType::Int8 as i32 {
                     return Ok(Meaning::IntegerRows { table, index });
                 }
                 if width == 1 {
                     return Ok(Meaning::ScaleRows { table, index });
                 }
-                let table = Table::F32(self.floats(table)?);
+                let table = Arc::new(Table::F32(self.floats(table)?));
                 let out = self.value(Rows::Tokens, width);
                 self.push(&node.output[0], Op::Lookup { table, index, out: out.value });
                 Ok(Meaning::Rows(out))
+            }
+            (Meaning::Dequantized { values, scales, axis: 1 | -1, group: Some(group) }, Meaning::Index(index))
+                if axis == 0 =>
+            {
+                self.int4_rows(values, scales, group, index, &node.output[0])
             }
             (Meaning::Rows(_) | Meaning::Function(..), Meaning::Constant(_)) if axis == 1 => {
                 if self.ints(input(node, 1)?)? != [0] {
@@ -518,7 +551,7 @@ impl Interpreter<'_, '_> {
             return unknown("the table does not have one scale for each row");
         }
         let out = self.value(Rows::Tokens, width);
-        self.push(step, Op::Lookup { table: Table::I8 { values, scales }, index, out: out.value });
+        self.push(step, Op::Lookup { table: Arc::new(Table::I8 { values, scales }), index, out: out.value });
         Ok(Meaning::Rows(out))
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Input, Quantized, Scratch, Work, read};
+use crate::linear_i8::int4;
 use crate::linear_i8::kernels::{Activation, Kernels, Matrix};
 use crate::linear_i8::program::{Index, Op, Patches, Rows, Table, ValueId, View, Weights};
 
@@ -164,6 +165,12 @@ impl Block<'_, '_> {
                 Table::I8 { values, scales } => {
                     let values = &values[at * width..][..width];
                     out.iter_mut().zip(values).for_each(|(out, w)| *out = f32::from(w.cast_signed()) * scales[at]);
+                }
+                Table::I4 { values, scales, group } => {
+                    let scales = &scales[at * width.div_ceil(*group)..];
+                    for (i, out) in out.iter_mut().enumerate() {
+                        *out = f32::from(int4::at(values, at * width + i)) * scales[i / group];
+                    }
                 }
             }
         }
