@@ -99,31 +99,6 @@ fn to_4_bits(w: f32, inverse: f32) -> f32 {
     (w * inverse).round_ties_even().clamp(-8.0, 7.0)
 }
 
-/// Quantises the filters of a patch embedding, [filters, colours, patch], as [`quantize`] does, but so that the rounding
-/// errors of each filter and colour add up to less than a step.
-///
-/// A patch is mostly its mean colour, and most filters hardly answer to it: their weights add up to almost nothing. With
-/// errors that add up too, they would answer.
-pub fn quantize_filters(filters: &[f32], width: usize, patch: usize) -> Quantized {
-    let mut quantized = quantize(filters, width);
-    let planes = filters.chunks(patch).zip(quantized.values.chunks_mut(patch));
-    for (index, (weights, values)) in planes.enumerate() {
-        let inverse = 1.0 / quantized.scales[index * patch / width];
-        // In steps; positive where the integer is too small.
-        let error = |(w, q): (&f32, &i8)| w * inverse - f32::from(*q);
-        let total = weights.iter().zip(&*values).map(error).sum::<f32>().round_ties_even();
-        let mut order: Vec<usize> = (0..values.len()).collect();
-        let errors: Vec<f32> = weights.iter().zip(&*values).map(error).collect();
-        order.sort_by(|a, b| (errors[*b] * total).total_cmp(&(errors[*a] * total)).then(a.cmp(b)));
-        let step = if total > 0.0 { 1 } else { -1 };
-        let free = order.into_iter().filter(|i| (-126..=126).contains(&values[*i])).collect::<Vec<_>>();
-        for i in free.into_iter().take(total.abs() as usize) {
-            values[i] += step;
-        }
-    }
-    quantized
-}
-
 /// The transpose of a matrix of rows of `width` values.
 pub fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
     let height = matrix.len().checked_div(width).unwrap_or(0);
@@ -132,7 +107,7 @@ pub fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{GROUP, quantize, quantize_filters, quantize_groups, transpose};
+    use super::{GROUP, quantize, quantize_groups, transpose};
 
     #[test]
     fn rows_to_integers_and_scales() {
@@ -180,20 +155,5 @@ mod tests {
         assert!((error(0..width) / width as f32).sqrt() < 0.15 / 3.4, "{}", error(0..width));
         // The zeros stay zero whatever their scale.
         assert_eq!(error(7 * GROUP..8 * GROUP), 0.0);
-    }
-
-    #[test]
-    fn errors_of_filters_add_up_to_nothing() {
-        // Two filters of two colours; each weight is 0.4 steps off in the same direction.
-        let mut filters = vec![10.4; 4 * 25];
-        (filters[0], filters[50]) = (127.0, -127.0);
-        let off = |values: &[i8]| filters.iter().zip(values).map(|(w, q)| w - f32::from(*q)).collect::<Vec<_>>();
-        let plain = off(&quantize(&filters, 50).values);
-        let found = off(&quantize_filters(&filters, 50, 25).values);
-        for (plane, (plain, found)) in plain.chunks(25).zip(found.chunks(25)).enumerate() {
-            assert!(plain.iter().sum::<f32>().abs() > 9.0, "{plane}: {plain:?}");
-            assert!(found.iter().sum::<f32>().abs() <= 0.501, "{plane}: {found:?}");
-            assert!(found.iter().all(|e| e.abs() <= 0.61), "{plane}: {found:?}");
-        }
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
         };
         let count = tensor.dims.iter().product::<i64>();
         let (name, weights) = (tensor.name.clone(), usize::try_from(count).unwrap_or(0));
-        let done = floats(&tensor).filter(|_| plan.of(&name) == Weights::Int8).map(|values| match role {
+        let done = floats(&tensor).filter(|_| plan.of(&name) != Weights::F32).map(|values| match role {
             Role::Channels(axis) => channels(&tensor, &values, axis, graph, &mut before),
             Role::Table | Role::Other => table(&tensor, &values, graph),
         });

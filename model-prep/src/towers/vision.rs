@@ -29,7 +29,7 @@ impl Builder<'_> {
         let weight = self.tensor(&weight_name, &shape)?;
         let weight = match self.storage(name, LayerKind::PatchEmbedding, weight.len(), 3 * height * width) {
             Weights::F32 => self.graph.floats(&weight_name, &shape, &weight),
-            Weights::Int8 => {
+            Weights::Int8 | Weights::Int4 => {
                 let int8 = quantize(&weight, 3 * height * width);
                 self.dequantized(&weight_name, &shape, &int8.values, &int8.scales, 0)
             }

@@ -12,6 +12,7 @@ mod imported;
 mod overrides;
 mod pictures;
 mod processors;
+mod quantization;
 mod reload;
 mod scores;
 mod shapes;
