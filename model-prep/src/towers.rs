@@ -20,6 +20,8 @@ mod swin;
 mod vision;
 mod vit;
 
+use std::collections::HashMap;
+
 use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
 
 use crate::Tick;
@@ -99,6 +101,8 @@ struct Builder<'a> {
     tensors: &'a Tensors,
     target: Target<'a>,
     layers: Vec<Layer>,
+    /// The first linear layer that reads each value, by the value's name.
+    units: HashMap<String, String>,
     projection_dim: usize,
     tick: Tick<'a>,
 }
@@ -119,7 +123,7 @@ impl<'a> Builder<'a> {
     fn new(name: &str, checkpoint: &'a Checkpoint, target: Target<'a>, tick: Tick<'a>) -> Self {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
         let graph = Graph::new(name, target.scratch);
-        Self { graph, tensors, target, layers: Vec::new(), projection_dim, tick }
+        Self { graph, tensors, target, layers: Vec::new(), units: HashMap::new(), projection_dim, tick }
     }
 
     /// The input called `name`, which [`vision`] or [`text`] declared.
@@ -180,7 +184,13 @@ impl<'a> Builder<'a> {
     /// `x W^T + b` of values; the weight [to, from] is stored as [from, to], which is how a matrix product takes it.
     fn linear_of(&mut self, name: &str, x: &Value, weight: &[f32], bias: Option<&[f32]>, from: usize) -> Value {
         let (weight_name, to) = (format!("{name}.weight"), weight.len() / from);
-        let weight = match self.storage(name, LayerKind::Linear, weight.len(), from) {
+        let stored = self.storage(name, LayerKind::Linear, weight.len(), from);
+        // Whoever runs the graph may make one layer of those that read the same.
+        let unit = self.units.entry(x.name().to_owned()).or_insert_with(|| name.to_owned());
+        if let Some(layer) = self.layers.last_mut() {
+            layer.unit.clone_from(unit);
+        }
+        let weight = match stored {
             Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(weight, from)),
             Weights::Int8 => {
                 let int8 = quantize(weight, from);
