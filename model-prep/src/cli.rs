@@ -122,7 +122,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let plan = |own: Option<Storage>| Plan::from(Weights::from(own.unwrap_or(weights)));
             let plans = Plans { image: plan(image_weights), text: plan(text_weights) };
             let settings = calibrate.map(|folder| settings(folder, prompts.as_deref(), max_drop)).transpose()?;
-            bar.set_length(export::steps(&checkpoint, &plans));
+            if settings.is_some() {
+                // How many runs a calibration takes shows on the way.
+                bar.set_style(ProgressStyle::with_template("{msg} {pos} steps {elapsed}")?);
+            } else {
+                bar.set_length(export::steps(&checkpoint, &plans));
+            }
             let name = name.unwrap_or_else(|| checkpoint.name());
             let manifest = export::export_calibrated(&checkpoint, &out, &name, plans, settings.as_ref(), &tick)
                 .with_context(|| format!("no bundle was written to {}", out.display()))?;
