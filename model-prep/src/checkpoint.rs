@@ -27,9 +27,12 @@ pub use preprocessor::recipe_of;
 pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
 
+pub(crate) use bounded::read_optional;
+pub(crate) use json::Object;
+pub(crate) use names::without_old_ends;
+
 use std::path::{Path, PathBuf};
 
-use bounded::read_optional;
 use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::preprocess::{Recipe, Size};
 

@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::overrides::{CropTo, ImageSize, Overrides, ResizeTo};
 use crate::plan::{Plan, Plans};
 use crate::verify::COSINE_MIN;
-use crate::{calibrate, evaluate, export, report, verify};
+use crate::{calibrate, compose, evaluate, export, report, verify};
 
 /// Turns a Hugging Face VisionTextDualEncoder checkpoint into the bundle that Spotter runs.
 #[derive(Debug, Parser)]
@@ -27,8 +27,11 @@ enum Command {
     /// Write a bundle of a checkpoint.
     #[command(group(ArgGroup::new("overrides").multiple(true)))]
     Export {
-        /// Directory with config.json, model.safetensors, tokenizer.json or vocab.txt, preprocessor_config.json.
+        /// Directory with config.json, model.safetensors or pytorch_model.bin, tokenizer.json or vocab.txt, preprocessor_config.json.
         checkpoint: PathBuf,
+        /// Where in that directory the model lies.
+        #[arg(long, value_name = "FOLDER")]
+        subfolder: Option<PathBuf>,
         /// The bundle: a directory, or one file where the name ends in .tar.
         #[arg(long, value_name = "BUNDLE")]
         out: PathBuf,
@@ -71,6 +74,27 @@ enum Command {
         #[arg(long, value_name = "TEXT", requires = "overrides")]
         reason: Option<String>,
     },
+    /// Make one dual encoder of an image tower and a text tower. It must be tuned before it is good for anything.
+    Compose {
+        /// Checkpoint of the image tower, with any head or none; of CLIP and SigLIP the image tower is taken.
+        #[arg(long, value_name = "DIR")]
+        vision: PathBuf,
+        /// Checkpoint of the text tower, with any head or none.
+        #[arg(long, value_name = "DIR")]
+        text: PathBuf,
+        /// Width of the embeddings.
+        #[arg(long, default_value = "512", value_parser = clap::value_parser!(u32).range(1..=65536))]
+        projection_dim: u32,
+        /// Natural logarithm of the factor on cosines.
+        #[arg(long, default_value = "2.6592", value_parser = logit_scale)]
+        logit_scale_init: f32,
+        /// Chooses the random numbers of the new projections.
+        #[arg(long, default_value = "0")]
+        seed: u64,
+        /// The new checkpoint, a directory.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Compare a bundle with its checkpoint; fails where a cosine is under 0.995.
     Verify {
         /// The bundle.
@@ -78,6 +102,9 @@ enum Command {
         /// The checkpoint that it was made of.
         #[arg(long)]
         checkpoint: PathBuf,
+        /// Where in that directory the model lies.
+        #[arg(long, value_name = "FOLDER")]
+        subfolder: Option<PathBuf>,
         /// Inputs and embeddings from the reference: pixel_values, input_ids, attention_mask, token_type_ids,
         /// image_embeds, text_embeds.
         #[arg(long, value_name = "FILE.safetensors")]
@@ -104,6 +131,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Export {
             checkpoint,
+            subfolder,
             out,
             weights,
             image_weights,
@@ -118,7 +146,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             reason,
         } => {
             bar.set_message(format!("export {}", checkpoint.display()));
-            let checkpoint = Checkpoint::open_with(&checkpoint, &Overrides { resize, crop, image_size, reason })?;
+            let overrides = Overrides { resize, crop, image_size, reason };
+            let checkpoint = Checkpoint::open_with(&inside(checkpoint, subfolder), &overrides)?;
             let plan = |own: Option<Storage>| Plan::from(Weights::from(own.unwrap_or(weights)));
             let plans = Plans { image: plan(image_weights), text: plan(text_weights) };
             let settings = calibrate.map(|folder| settings(folder, prompts.as_deref(), max_drop)).transpose()?;
@@ -157,11 +186,21 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             reports.iter().for_each(|path| println!("{}", path.display()));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Verify { bundle, checkpoint, goldens } => {
+        Command::Compose { vision, text, projection_dim, logit_scale_init, seed, out } => {
+            bar.set_message(format!("compose {}", out.display()));
+            bar.set_length(compose::STEPS);
+            let projection_dim = projection_dim as usize;
+            let options = compose::Options { vision, text, projection_dim, logit_scale_init, seed, out };
+            let report = compose::compose(&options, &tick)?;
+            bar.finish_and_clear();
+            print!("{report}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { bundle, checkpoint, subfolder, goldens } => {
             bar.set_message(format!("verify {}", bundle.display()));
             let overrides = Overrides::recorded(&Bundle::open(&bundle)?.manifest().overrides)
                 .with_context(|| bundle.display().to_string())?;
-            let checkpoint = Checkpoint::open_with(&checkpoint, &overrides)?;
+            let checkpoint = Checkpoint::open_with(&inside(checkpoint, subfolder), &overrides)?;
             bar.set_length(verify::steps(&checkpoint));
             let report = verify::verify(&bundle, &checkpoint, goldens.as_deref(), &tick)?;
             bar.finish_and_clear();
@@ -197,6 +236,17 @@ fn settings(folder: PathBuf, prompts: Option<&Path>, max_drop: f32) -> anyhow::R
         }
     };
     Ok(calibrate::Settings { folder, prompts, max_drop })
+}
+
+/// The folder with the model in a checkpoint.
+fn inside(checkpoint: PathBuf, subfolder: Option<PathBuf>) -> PathBuf {
+    subfolder.map_or_else(|| checkpoint.clone(), |folder| checkpoint.join(folder))
+}
+
+/// A factor on cosines whose exponential is a 32-bit float.
+fn logit_scale(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|n: &f32| n.is_finite() && *n < 88.0);
+    number.ok_or_else(|| "expected a number below 88".to_owned())
 }
 
 /// On standard error; hidden where that is no terminal.

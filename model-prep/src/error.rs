@@ -1,4 +1,4 @@
-//! Why an export or a verification failed.
+//! Why a command failed.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use spotter_engine::tower::TowerError;
 
 use crate::checkpoint::CheckpointError;
 
-/// Why an export or a verification failed.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The checkpoint was refused.
@@ -30,6 +30,12 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The folder for a new checkpoint holds something else.
+    #[error("{}: in the way: expected no folder or an empty one; name another", .path.display())]
+    InTheWay {
+        /// The folder.
+        path: PathBuf,
     },
     /// The goldens are not what this program compares with.
     #[error("{}: {what}: expected {expected}, found {found}", .path.display())]

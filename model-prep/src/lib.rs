@@ -4,6 +4,7 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod compare;
+pub mod compose;
 mod error;
 pub mod evaluate;
 pub mod export;

@@ -77,6 +77,11 @@ impl Object {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
+    /// The whole object.
+    pub(crate) fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
     /// Every key with its value.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.map.iter()

@@ -54,12 +54,17 @@ pub(crate) fn canonical(name: &str) -> String {
     if name.starts_with("vision_model.encoder.layer.") {
         name = replaced(&name, &ATTENTION).replacen(".mlp.down_proj.", ".mlp.weights_out.", 1);
     }
+    without_old_ends(&name)
+}
+
+/// The same name with the ends of today.
+pub(crate) fn without_old_ends(name: &str) -> String {
     for (old, new) in OLD_ENDS {
         if let Some(start) = name.strip_suffix(old) {
-            name = format!("{start}{new}");
+            return format!("{start}{new}");
         }
     }
-    name
+    name.to_owned()
 }
 
 fn replaced<const N: usize>(name: &str, renamed: &Renamed<N>) -> String {

@@ -62,8 +62,13 @@ impl Tensors {
 
     /// Shape of the tensor that transformers 4 calls `name`.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.get(name).map(|stored| stored.shape.as_slice())
+    }
+
+    /// How the tensor called `name` is stored.
+    pub(crate) fn get(&self, name: &str) -> Option<&Stored> {
         let (file, inner) = self.places.get(name)?;
-        self.files[*file].get(inner).map(|stored| stored.shape.as_slice())
+        self.files[*file].get(inner)
     }
 
     /// Values of the tensor that transformers 4 calls `name`, which must have this shape and be finite.

@@ -28,7 +28,7 @@ fn golden(model: &str, file: &str) -> PathBuf {
 }
 
 /// A bundle of `checkpoint` in a folder that goes away with the returned guard.
-fn exported(checkpoint: &Path, weights: Weights) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn exported(checkpoint: &Path, weights: Weights) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
     export(&Checkpoint::open(checkpoint).unwrap(), &out, "test", weights, &|| ()).unwrap();
@@ -36,10 +36,10 @@ fn exported(checkpoint: &Path, weights: Weights) -> (tempfile::TempDir, PathBuf)
 }
 
 /// What the reference gave.
-struct Goldens(Vec<u8>);
+pub(crate) struct Goldens(Vec<u8>);
 
 impl Goldens {
-    fn read(model: &str) -> Self {
+    pub(crate) fn read(model: &str) -> Self {
         Self::read_file(model, "goldens.safetensors")
     }
 
@@ -59,7 +59,7 @@ impl Goldens {
         }
     }
 
-    fn floats(&self, name: &str) -> Vec<Vec<f32>> {
+    pub(crate) fn floats(&self, name: &str) -> Vec<Vec<f32>> {
         self.rows(name, f32::from_le_bytes, |_| f32::NAN)
     }
 
@@ -69,13 +69,13 @@ impl Goldens {
 }
 
 /// Embeddings of the goldens' inputs by a bundle, the prompts taken as text.
-struct Found {
-    image_embeds: Vec<Vec<f32>>,
-    text_embeds: Vec<Vec<f32>>,
+pub(crate) struct Found {
+    pub(crate) image_embeds: Vec<Vec<f32>>,
+    pub(crate) text_embeds: Vec<Vec<f32>>,
     scoring: Scoring,
 }
 
-fn run(model: &str, bundle: &Path, goldens: &Goldens) -> Found {
+pub(crate) fn run(model: &str, bundle: &Path, goldens: &Goldens) -> Found {
     run_with(&Threads::default(), model, bundle, goldens)
 }
 
@@ -100,7 +100,7 @@ fn run_with(threads: &Threads, model: &str, bundle: &Path, goldens: &Goldens) ->
     }
 }
 
-fn worst_difference(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+pub(crate) fn worst_difference(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found.iter().flatten().zip(expected.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
@@ -190,7 +190,7 @@ fn shard(checkpoint: &Path) {
 }
 
 /// Replaces a piece of a JSON file, which must be there.
-fn edit(checkpoint: &Path, file: &str, from: &str, to: &str) {
+pub(crate) fn edit(checkpoint: &Path, file: &str, from: &str, to: &str) {
     let path = checkpoint.join(file);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{file} has no {from}");
@@ -202,7 +202,7 @@ fn remove(checkpoint: &Path, file: &str) {
 }
 
 /// A copy of the tiny checkpoint, changed, in a folder called `checkpoint` like the original.
-fn changed(change: impl FnOnce(&Path)) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn changed(change: impl FnOnce(&Path)) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("checkpoint");
     std::fs::create_dir(&copy).unwrap();

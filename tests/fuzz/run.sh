@@ -1,0 +1,18 @@
+#!/bin/bash
+# Runs fuzz targets (checkpoint, pickle, bundle; all if none is named) for 10 minutes each, or for SECONDS_EACH.
+#
+#   tests/fuzz/run.sh [TARGET]...
+#
+# Needs cargo-fuzz (cargo install cargo-fuzz), a C++ compiler and Python 3. The stable compiler does: RUSTC_BOOTSTRAP
+# lets it instrument. What breaks a target is left in tests/fuzz/artifacts.
+set -euo pipefail
+cd "$(dirname "$0")"
+export RUSTC_BOOTSTRAP=1
+python3 seeds.py
+targets=("$@")
+[ $# -gt 0 ] || targets=(checkpoint pickle bundle)
+for target in "${targets[@]}"; do
+    # Inputs of up to 64 kB, less than a second each; 1 GB of memory, the sanitiser's own included.
+    cargo fuzz run "$target" -- -max_total_time="${SECONDS_EACH:-600}" -max_len=65536 -timeout=5 -rss_limit_mb=1024 \
+        -print_final_stats=1
+done

@@ -1,0 +1,64 @@
+//! What the fuzz targets share.
+
+use std::path::Path;
+
+use model_prep::checkpoint::{CheckpointError, Tensors};
+
+/// Calls `run` with a folder that holds these files and nothing else. It lies in memory where the system has such a
+/// place.
+pub fn with_files<const N: usize>(files: [(&str, &[u8]); N], run: impl FnOnce(&Path)) {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let folder = tempfile::tempdir_in(parent).expect("a folder");
+    for (name, bytes) in files {
+        std::fs::write(folder.path().join(name), bytes).expect("writes");
+    }
+    run(folder.path());
+}
+
+/// Reads every tensor, or shows the error.
+pub fn read_all(tensors: Result<Tensors, CheckpointError>) {
+    match tensors.and_then(|tensors| tensors.sha256()) {
+        Ok(hash) => assert_eq!(hash.len(), 64),
+        Err(error) => drop(error.to_string()),
+    }
+}
+
+/// What `torch.save` would make of a pickle and of the storages "0", "1" and "2" of 48 bytes: a zip archive of stored
+/// entries. Checksums are left at 0, which PyTorch does not look at either.
+pub fn torch_archive(pickle: &[u8]) -> Vec<u8> {
+    let storage = [0x3c; 48];
+    let entries: [(&str, &[u8]); 4] =
+        [("a/data.pkl", pickle), ("a/data/0", &storage), ("a/data/1", &storage), ("a/data/2", &storage)];
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, data) in entries {
+        let size = (data.len() as u32).to_le_bytes();
+        let start = (file.len() as u32).to_le_bytes();
+        // Version, flags, method, time, date, checksum.
+        let common = [10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let name_bytes = (name.len() as u16).to_le_bytes();
+        file.extend_from_slice(b"PK\x03\x04");
+        directory.extend_from_slice(b"PK\x01\x02\x0a\x00");
+        for part in [&mut file, &mut directory] {
+            part.extend_from_slice(&common);
+            part.extend_from_slice(&size);
+            part.extend_from_slice(&size);
+            part.extend_from_slice(&name_bytes);
+            part.extend_from_slice(&[0, 0]);
+        }
+        // Comment, disk, attributes, place.
+        directory.extend_from_slice(&[0; 10]);
+        directory.extend_from_slice(&start);
+        file.extend_from_slice(name.as_bytes());
+        directory.extend_from_slice(name.as_bytes());
+        file.extend_from_slice(data);
+    }
+    let start = (file.len() as u32).to_le_bytes();
+    let size = (directory.len() as u32).to_le_bytes();
+    file.extend_from_slice(&directory);
+    file.extend_from_slice(b"PK\x05\x06\0\0\0\0\x04\0\x04\0");
+    file.extend_from_slice(&size);
+    file.extend_from_slice(&start);
+    file.extend_from_slice(&[0, 0]);
+    file
+}
