@@ -23,6 +23,7 @@ pub use config::{
     TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
+pub(crate) use preprocessor::recipe_in;
 pub use preprocessor::recipe_of;
 pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
@@ -36,7 +37,7 @@ use std::path::{Path, PathBuf};
 use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::preprocess::{Recipe, Size};
 
-use crate::overrides::Overrides;
+use crate::overrides::{LOGIT_SCALE, Overrides, ScaleTo};
 
 /// Name of the model card, in a checkpoint as in a bundle.
 const MODEL_CARD_FILE: &str = "MODEL_CARD.md";
@@ -56,6 +57,9 @@ pub struct Checkpoint {
     pub preprocess: Recipe,
     /// What was set by hand.
     pub overrides: Vec<Override>,
+    /// Prompt templates that were set by hand.
+    pub templates: Vec<String>,
+    logit_scale: Option<ScaleTo>,
     /// `MODEL_CARD.md`, where there is one.
     pub model_card: Option<Vec<u8>>,
 }
@@ -67,21 +71,30 @@ impl Checkpoint {
     }
 
     /// The same, with `overrides` in the place of what the checkpoint says.
-    pub fn open_with(path: &Path, overrides: &Overrides) -> Result<Self, CheckpointError> {
+    pub fn open_with(path: &Path, given: &Overrides) -> Result<Self, CheckpointError> {
         let kind = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
         if !kind.is_dir() {
             return Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found: "a file" });
         }
         let config_file = path.join("config.json");
         let mut config = DualEncoderConfig::read(&config_file)?;
-        let (preprocess, overrides) = preprocessor::read(path, config.vision.patching(), overrides)?;
+        let (preprocess, overrides) = preprocessor::read(path, config.vision.patching(), given)?;
         if let Some(Size { height, width }) = preprocess.output_size() {
             config.vision.set_image_size([height, width], &config_file)?;
         }
-        let tokenizer = TokenizerFile::read(path, &config.text)?;
+        let tokenizer = TokenizerFile::read(path, Some(&config.text))?;
         let tensors = Tensors::open(path)?;
-        let model_card = read_optional(&path.join(MODEL_CARD_FILE))?;
-        Ok(Self { path: path.to_owned(), config, tensors, tokenizer, preprocess, overrides, model_card })
+        let model_card = model_card_of(path)?;
+        let path = path.to_owned();
+        let (logit_scale, templates) = (given.logit_scale, given.templates.clone());
+        let mut checkpoint =
+            Self { path, config, tensors, tokenizer, preprocess, overrides, templates, logit_scale, model_card };
+        if let Some(to) = logit_scale {
+            let from = checkpoint.trained_logit_scale()?;
+            checkpoint.overrides.push(given.entry(LOGIT_SCALE, from.to_string(), to.to_string()));
+        }
+        checkpoint.overrides.extend(given.template_entries());
+        Ok(checkpoint)
     }
 
     /// Name of the checkpoint's folder.
@@ -99,8 +112,23 @@ impl Checkpoint {
         self.config.text.inputs().iter().copied().filter(|name| masked || *name != "attention_mask").collect()
     }
 
-    /// Natural logarithm of the factor on cosines: the trained value.
+    /// Natural logarithm of the factor on cosines: the trained value, or what was set in its place.
     pub fn logit_scale(&self) -> Result<f32, CheckpointError> {
+        if let Some(ScaleTo(scale)) = self.logit_scale {
+            return Ok(scale);
+        }
+        let scale = self.trained_logit_scale()?;
+        // Training moves it in its first step.
+        if scale == self.config.logit_scale_init_value {
+            log::warn!(
+                "{}: logit_scale is {scale}, its value before training: was this checkpoint ever tuned?",
+                self.path.display()
+            );
+        }
+        Ok(scale)
+    }
+
+    fn trained_logit_scale(&self) -> Result<f32, CheckpointError> {
         if self.tensors.shape("logit_scale").is_none() {
             log::warn!(
                 "{}: no tensor logit_scale: logit_scale_init_value {} is used",
@@ -125,4 +153,14 @@ impl Checkpoint {
         let shape: &[usize] = if self.tensors.shape(name) == Some(&[1]) { &[1] } else { &[] };
         Ok(self.tensors.read(name, shape)?[0])
     }
+}
+
+/// The model card in the folder `path`, where there is one.
+pub(crate) fn model_card_of(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
+    read_optional(&path.join(MODEL_CARD_FILE))
+}
+
+/// The tokenizer in the folder `path`, for a text tower of which no configuration is known.
+pub(crate) fn tokenizer_in(path: &Path) -> Result<TokenizerFile, CheckpointError> {
+    TokenizerFile::read(path, None)
 }

@@ -14,6 +14,19 @@ pub enum Error {
     /// The checkpoint was refused.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// An ONNX tower was refused.
+    #[error(transparent)]
+    Import(#[from] crate::import::ImportError),
+    /// The towers do not share one embedding space.
+    #[error(
+        "image embeddings have {image} values, text embeddings {text}: they must share one space; name a projection"
+    )]
+    Spaces {
+        /// Width of the image tower's output.
+        image: usize,
+        /// Width of the text tower's output.
+        text: usize,
+    },
     /// The bundle was refused or could not be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),

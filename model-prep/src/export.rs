@@ -1,5 +1,7 @@
 //! Checkpoint to bundle.
 
+pub(crate) mod command;
+
 use std::io;
 use std::path::Path;
 
@@ -8,14 +10,14 @@ use spotter_engine::bundle::{
 };
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
-use crate::checkpoint::Checkpoint;
 use crate::compare::{self, Agreement, image_probes, text_probes};
+use crate::model::{Model, Scores};
 use crate::plan::{Plans, Target};
-use crate::towers::{self, TowerFile};
+use crate::towers::TowerFile;
 use crate::{Error, Tick, calibrate, probes};
 
 /// Template for labels of a checkpoint that names none, the one that CLIP introduced.
-const DEFAULT_TEMPLATE: &str = "a photo of a {}.";
+pub(crate) const DEFAULT_TEMPLATE: &str = "a photo of a {}.";
 
 /// The parts of a bundle before they are written.
 #[derive(Debug)]
@@ -44,38 +46,38 @@ impl Assembled {
     }
 }
 
-/// Makes a bundle of `checkpoint` and writes it to `out`; `tick` is called often, to show that it goes on.
+/// Makes a bundle of `model` and writes it to `out`; `tick` is called often, to show that it goes on.
 ///
 /// Weights are read, converted and written one tensor after the other, and towers are loaded one at a time.
-pub fn export(
-    checkpoint: &Checkpoint,
+pub fn export<'a>(
+    model: impl Into<Model<'a>>,
     out: &Path,
     name: &str,
     plans: impl Into<Plans>,
     tick: Tick<'_>,
 ) -> Result<Manifest, Error> {
-    export_calibrated(checkpoint, out, name, plans, None, tick)
+    export_calibrated(model, out, name, plans, None, tick)
 }
 
 /// The same; with settings, layers that cost too much stay floats. See [`calibrate`]; it holds both forms of both towers
 /// in memory.
-pub fn export_calibrated(
-    checkpoint: &Checkpoint,
+pub fn export_calibrated<'a>(
+    model: impl Into<Model<'a>>,
     out: &Path,
     name: &str,
     plans: impl Into<Plans>,
     settings: Option<&calibrate::Settings>,
     tick: Tick<'_>,
 ) -> Result<Manifest, Error> {
-    let plans = plans.into();
+    let (model, plans) = (model.into(), plans.into());
     let mut writer = Writer::new(out)?;
-    let mut parts = assemble(checkpoint, name, &plans, writer.folder(), tick)?;
+    let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
     if !plans.is_float() {
-        let float = assemble(checkpoint, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
+        let float = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
         let choice = settings.map(|settings| calibrate::choose(&parts, &float, &plans, settings, tick)).transpose()?;
         if let Some(choice) = choice {
             if choice.plans != plans {
-                parts = assemble(checkpoint, name, &choice.plans, writer.folder(), tick)?;
+                parts = assemble(model, name, &choice.plans, writer.folder(), tick)?;
             }
             parts.manifest.quantization.calibration = Some(choice.calibration);
             parts.manifest.quantization.layers = choice.layers;
@@ -105,46 +107,57 @@ fn agreement(ours: &Assembled, theirs: &Assembled, tick: Tick<'_>) -> Result<[Ag
 }
 
 /// How often [`export`] calls `tick`, about.
-pub fn steps(checkpoint: &Checkpoint, plans: &Plans) -> u64 {
-    if plans.is_float() { checkpoint.tensors.count() } else { 2 * (checkpoint.tensors.count() + probes::count()) }
+pub fn steps<'a>(model: impl Into<Model<'a>>, plans: &Plans) -> u64 {
+    let steps = model.into().steps();
+    if plans.is_float() { steps } else { 2 * (steps + probes::count()) }
 }
 
 /// Makes the parts of a bundle, the towers' weights in files without a name in the folder `scratch`. The accuracy in
 /// the manifest stays at 1, which is true of floats only.
-pub fn assemble(
-    checkpoint: &Checkpoint,
+pub fn assemble<'a>(
+    model: impl Into<Model<'a>>,
     name: &str,
     plans: &Plans,
     scratch: &Path,
     tick: Tick<'_>,
 ) -> Result<Assembled, Error> {
-    let vision = towers::vision(checkpoint, Target { plan: &plans.image, scratch }, tick)?;
-    let text = towers::text(checkpoint, Target { plan: &plans.text, scratch }, tick)?;
-    let tokenizer = &checkpoint.tokenizer;
-    let source = Source { checkpoint: checkpoint.name(), sha256: checkpoint.tensors.sha256()? };
+    let model = model.into();
+    let vision = model.image_tower(Target { plan: &plans.image, scratch }, tick)?;
+    let text = model.text_tower(Target { plan: &plans.text, scratch }, tick)?;
+    let [projection_dim, of_text] = [&vision, &text].map(TowerFile::projection_dim);
+    if projection_dim != of_text {
+        return Err(Error::Spaces { image: projection_dim, text: of_text });
+    }
+    let Scores { logit_scale, logit_bias, scoring } = model.scores()?;
+    let tokenizer = model.tokenizer();
+    let source = model.source()?;
     let manifest = Manifest {
         format_version: bundle::FORMAT_VERSION,
         name: name.to_owned(),
-        projection_dim: checkpoint.config.projection_dim,
-        logit_scale: checkpoint.logit_scale()?,
-        logit_bias: checkpoint.logit_bias()?,
-        scoring: checkpoint.config.family.scoring(),
+        projection_dim,
+        logit_scale,
+        logit_bias,
+        scoring,
         vision: tower(&vision, plans.image.weights),
         text: tower(&text, plans.text.weights),
-        preprocess: checkpoint.preprocess.clone(),
+        preprocess: model.preprocess().clone(),
         tokenizer: TokenizerSpec {
             file: no_file_yet(),
             max_length: tokenizer.max_length,
-            padding: checkpoint.config.text.padding(),
+            padding: model.padding(),
             padding_side: tokenizer.padding_side,
             pad_token: tokenizer.pad_token.clone(),
             pad_id: tokenizer.pad_id,
             pad_type_id: tokenizer.pad_type_id,
-            positions: checkpoint.config.text.positions(),
+            positions: model.positions(),
         },
-        templates: vec![DEFAULT_TEMPLATE.to_owned()],
+        templates: if model.templates().is_empty() {
+            vec![DEFAULT_TEMPLATE.to_owned()]
+        } else {
+            model.templates().to_vec()
+        },
         source,
-        overrides: checkpoint.overrides.clone(),
+        overrides: model.overrides().to_vec(),
         quantization: Quantization {
             recipe: plans.recipe(),
             image_cosine_min: 1.0,
@@ -154,7 +167,7 @@ pub fn assemble(
         },
         model_card: no_file_yet(),
     };
-    let model_card = checkpoint.model_card.clone().unwrap_or_else(|| model_card(&manifest));
+    let model_card = model.model_card().map_or_else(|| model_card(&manifest), <[u8]>::to_vec);
     Ok(Assembled { manifest, vision, text, tokenizer: tokenizer.json.clone(), model_card })
 }
 

@@ -4,14 +4,19 @@
 //! take one picture or one sequence of tokens, and give one row for each: what the pooler gives, or the projected
 //! embedding.
 
+mod arguments;
 mod external;
+mod model;
 mod quantized;
 mod rename;
+
+pub(crate) use arguments::OnnxArguments;
+pub use model::{OnnxFiles, OnnxModel, TowerSource};
 
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
-use spotter_engine::bundle::{Architecture, Dim, Dtype, TEXT_INPUTS, TensorSpec};
+use spotter_engine::bundle::{Architecture, Dim, Dtype, TEXT_INPUTS, TensorSpec, Weights};
 use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -99,6 +104,9 @@ pub struct Options {
 /// by its L2 norm, which changes nothing where the graph has done so.
 pub fn tower(path: &Path, options: &Options, plan: &Plan) -> Result<TowerFile, ImportError> {
     let mut file = File::read(path)?;
+    if plan.weights == Weights::Int4 {
+        return Err(file.wrong("weights", "int8 or f32, for towers that were exported by others", "int4"));
+    }
     let inputs = file.inputs(options.modality)?;
     let features = file.output(options.output.as_deref())?;
     let width = file.width(&inputs, &features)?;

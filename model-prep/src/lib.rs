@@ -9,6 +9,7 @@ mod error;
 pub mod evaluate;
 pub mod export;
 pub mod import;
+pub mod model;
 pub mod onnx;
 pub mod overrides;
 pub mod plan;

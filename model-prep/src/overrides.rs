@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use spotter_engine::bundle::Override;
 use spotter_engine::preprocess::{MAX_SIDE, Size, Target};
+use spotter_engine::score::LOGIT_SCALE_MAX;
 
 use crate::Error;
 
@@ -15,6 +16,8 @@ const NO_REASON: &str = "given on the command line";
 pub(crate) const RESIZE: &str = "resize";
 pub(crate) const CROP: &str = "crop";
 pub(crate) const IMAGE_SIZE: &str = "image-size";
+pub(crate) const LOGIT_SCALE: &str = "logit-scale";
+pub(crate) const TEMPLATE: &str = "template";
 
 /// What is set by hand.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,6 +28,10 @@ pub struct Overrides {
     pub crop: Option<CropTo>,
     /// The size of the image tower's input; position embeddings are interpolated.
     pub image_size: Option<ImageSize>,
+    /// The factor on cosines.
+    pub logit_scale: Option<ScaleTo>,
+    /// Prompt templates; none where the usual one is to stay.
+    pub templates: Vec<String>,
     /// Why.
     pub reason: Option<String>,
 }
@@ -39,10 +46,18 @@ impl Overrides {
                 RESIZE => overrides.resize = Some(to.parse().map_err(wrong)?),
                 CROP => overrides.crop = Some(to.parse().map_err(wrong)?),
                 IMAGE_SIZE => overrides.image_size = Some(to.parse().map_err(wrong)?),
-                _ => return Err(wrong(format!("one of {RESIZE}, {CROP}, {IMAGE_SIZE}"))),
+                LOGIT_SCALE => overrides.logit_scale = Some(to.parse().map_err(wrong)?),
+                TEMPLATE => overrides.templates.push(to.clone()),
+                _ => return Err(wrong(format!("one of {RESIZE}, {CROP}, {IMAGE_SIZE}, {LOGIT_SCALE}, {TEMPLATE}"))),
             }
         }
         Ok(overrides)
+    }
+
+    /// The entries for templates, which no checkpoint names.
+    pub(crate) fn template_entries(&self) -> Vec<Override> {
+        let entry = |template: &String| self.entry(TEMPLATE, crate::export::DEFAULT_TEMPLATE.into(), template.clone());
+        self.templates.iter().map(entry).collect()
     }
 
     /// The entry for the record.
@@ -63,6 +78,31 @@ pub struct CropTo(pub Option<Size>);
 /// The size of the image tower's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageSize(pub Size);
+
+/// The factor on cosines, by its natural logarithm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScaleTo(pub f32);
+
+impl FromStr for ScaleTo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<f32>().ok().filter(|number| number.is_finite());
+        let factor = |text: &str| number(text).filter(|factor| *factor > 0.0).map(f32::ln);
+        let value = text.strip_prefix('x').map_or_else(|| number(text), factor);
+        value.filter(|value| *value < LOGIT_SCALE_MAX).map(Self).ok_or_else(|| {
+            format!(
+                "the factor's natural logarithm, below {LOGIT_SCALE_MAX}, or the factor itself behind an x, as x100"
+            )
+        })
+    }
+}
+
+impl fmt::Display for ScaleTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl FromStr for ResizeTo {
     type Err = String;
@@ -186,10 +226,19 @@ mod tests {
         let resize = Some(ResizeTo(Some(Target::ShortestEdge(8))));
         check("resize", "8", Ok(Overrides { resize, ..none() }));
         check("crop", "none", Ok(Overrides { crop: Some(CropTo(None)), ..none() }));
+        check("logit-scale", "x1", Ok(Overrides { logit_scale: Some(ScaleTo(0.0)), ..none() }));
+        check("logit-scale", "2.5", Ok(Overrides { logit_scale: Some(ScaleTo(2.5)), ..none() }));
+        check("template", "a {}", Ok(Overrides { templates: vec!["a {}".into()], ..none() }));
+        check("logit-scale", "x-1", Err("expected the factor's natural logarithm"));
+        check("logit-scale", "88", Err("expected the factor's natural logarithm"));
         check("crop", "8..9", Err("override crop: expected pixels of a square's side"));
         let image_size = Some(ImageSize(Size { height: 30, width: 40 }));
         check("image-size", "30x40", Ok(Overrides { image_size, ..none() }));
         check("image-size", "none", Err("override image-size: expected pixels of a square's side"));
-        check("colour", "blue", Err("override colour: expected one of resize, crop, image-size, found \"blue\""));
+        check(
+            "colour",
+            "blue",
+            Err("override colour: expected one of resize, crop, image-size, logit-scale, template, found \"blue\""),
+        );
     }
 }

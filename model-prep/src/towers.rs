@@ -53,6 +53,16 @@ pub struct TowerFile {
     pub onnx: OnnxFile,
 }
 
+impl TowerFile {
+    /// Width of the embedding.
+    pub fn projection_dim(&self) -> usize {
+        match self.output.shape.last() {
+            Some(Dim::Fixed(width)) => *width,
+            _ => 0,
+        }
+    }
+}
+
 /// Builds the image tower; `tick` is called once for each tensor read.
 pub fn vision(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
     let mut builder = Builder::new("image tower", checkpoint, target, tick);

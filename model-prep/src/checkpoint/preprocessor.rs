@@ -19,6 +19,11 @@ pub fn recipe_of(checkpoint: &Path) -> Result<Recipe, CheckpointError> {
     Ok(recipe(&object, &default_class(checkpoint)?, &Overrides::default())?.0)
 }
 
+/// The recipe of the folder `folder` with `overrides`, and the record of them.
+pub(crate) fn recipe_in(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+    recipe(&file(folder)?, &default_class(folder)?, overrides)
+}
+
 /// The recipe with `overrides`, and the record of them. Its results have the size of the image tower's input, which is what
 /// the tower was trained for unless another one is asked for or the tower takes any.
 pub(crate) fn read(
@@ -379,7 +384,7 @@ mod tests {
     fn overrides_take_the_place_of_what_the_file_says() {
         let check = |json: &str, resize: Option<&str>, crop: Option<&str>, expected: &str, made: &str| {
             let (resize, crop) = (resize.map(|v| v.parse().expect("a size")), crop.map(|v| v.parse().expect("a size")));
-            let overrides = Overrides { resize, crop, image_size: None, reason: Some("why".into()) };
+            let overrides = Overrides { resize, crop, reason: Some("why".into()), ..Overrides::default() };
             let (found, record) = shown(json, &overrides).expect("a recipe");
             assert!(found.starts_with(expected), "{json}: {found}");
             let record: Vec<_> =

@@ -40,14 +40,15 @@ pub struct TokenizerFile {
 }
 
 impl TokenizerFile {
-    /// Reads the tokenizer of the checkpoint in the directory `checkpoint`.
-    pub(crate) fn read(checkpoint: &Path, text: &TextConfig) -> Result<Self, CheckpointError> {
-        let config = Configuration::read(checkpoint, text.tokenizer_class())?;
+    /// Reads the tokenizer of the checkpoint in the directory `checkpoint`, whose text tower is `text` where that is known.
+    pub(crate) fn read(checkpoint: &Path, text: Option<&TextConfig>) -> Result<Self, CheckpointError> {
+        let default_class = text.map_or("PreTrainedTokenizerFast", TextConfig::tokenizer_class);
+        let config = Configuration::read(checkpoint, default_class)?;
         let (path, json) = source(checkpoint, &config)?;
         let tokenizer = parse(&path, &json)?;
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
-        if largest >= text.vocab_size() {
-            let message = format!("token id {largest} is beyond text_config.vocab_size {}", text.vocab_size());
+        if let Some(size) = text.map(TextConfig::vocab_size).filter(|size| largest >= *size) {
+            let message = format!("token id {largest} is beyond text_config.vocab_size {size}");
             return Err(CheckpointError::Tokenizer { path, message });
         }
         let file: Value =
@@ -60,7 +61,7 @@ impl TokenizerFile {
             let message = format!("the padding token {pad_token:?} is not in the vocabulary");
             return Err(CheckpointError::Tokenizer { path, message });
         };
-        if let Some(expected) = text.padding_id().filter(|id| *id != pad_id as usize) {
+        if let Some(expected) = text.and_then(TextConfig::padding_id).filter(|id| *id != pad_id as usize) {
             let message = format!(
                 "the padding token {pad_token:?} has the id {pad_id}, but the text tower counts positions from the \
                  padding id {expected}"
@@ -69,7 +70,7 @@ impl TokenizerFile {
         }
         Ok(Self {
             attention_mask: config.attention_mask()?,
-            max_length: config.max_length(text.tokens_max())?,
+            max_length: config.max_length(text.map(TextConfig::tokens_max))?,
             padding_side: config.padding_side(&file)?,
             pad_type_id: config.pad_type_id()?,
             json,

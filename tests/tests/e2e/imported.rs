@@ -95,3 +95,76 @@ fn towers_of_both_exporters_give_the_reference_features() {
         }
     }
 }
+
+/// `model-prep` run with `arguments`: exit code, standard output, standard error.
+fn model_prep(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(e2e::program("model-prep")).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// A folder with the tokenizer and a recipe for pictures of 20 x 20.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(golden("tokenizer").join(file), folder.path().join(file)).unwrap();
+    }
+    std::fs::write(folder.path().join("preprocessor_config.json"), r#"{"size": 20}"#).unwrap();
+    folder
+}
+
+#[test]
+fn onnx_towers_become_a_bundle() {
+    let folder = folder();
+    let out = folder.path().join("bundle");
+    let file = |name: &str| golden(name).display().to_string();
+    let projection = format!("{}:visual_projection", file("goldens.safetensors"));
+    let (folder, out) = (folder.path().display().to_string(), out.display().to_string());
+    let (vision, text) = (file("dynamo/vision.onnx"), file("script/text.onnx"));
+    let towers = ["--vision-onnx", &vision, "--text-onnx", &text, "--vision-projection", &projection];
+    let arguments = [&["export", &folder, "--out", &out], &towers[..], &["--logit-scale", "x100"]].concat();
+    let (code, stdout, stderr) = model_prep(&arguments);
+    assert_eq!(code, Some(0), "{stderr}");
+    println!("{stdout}");
+    let bundle = Bundle::open(std::path::Path::new(&out)).unwrap();
+    let manifest = bundle.manifest();
+    assert!((manifest.logit_scale - 100_f32.ln()).abs() < 1e-6 && manifest.projection_dim == 12, "{manifest:?}");
+    let mut tower = TextTower::open(&bundle, &Threads::default()).unwrap();
+    let goldens = Goldens(std::fs::read(golden("goldens.safetensors")).unwrap());
+    let found = tower.embed("a photo of a red circle").unwrap();
+    let expected = goldens.matrix("text_features").row(1).to_vec();
+    let cosine = found.iter().zip(&expected).map(|(a, b)| a * b).sum::<f32>()
+        / expected.iter().map(|v| v * v).sum::<f32>().sqrt();
+    assert!(cosine > 0.995, "{cosine}");
+
+    // What is wrong is named.
+    let check = |change: &dyn Fn(&mut Vec<String>), parts: &[&str]| {
+        let mut arguments: Vec<String> = arguments.iter().map(|part| (*part).to_owned()).collect();
+        change(&mut arguments);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (code, _, stderr) = model_prep(&arguments);
+        assert_ne!(code, Some(0), "{arguments:?}");
+        println!("{}", stderr.trim());
+        for part in parts {
+            assert!(stderr.contains(part), "{part:?} is not in: {stderr}");
+        }
+    };
+    let replace = |from: &'static str, to: String| {
+        move |arguments: &mut Vec<String>| {
+            let at = arguments.iter().position(|argument| argument == from).unwrap() + 1;
+            arguments[at] = to.clone();
+        }
+    };
+    check(&|arguments| arguments.truncate(arguments.len() - 2), &["--logit-scale"]);
+    check(&replace("--vision-onnx", text.clone()), &["text.onnx", "inputs", "one, of pixels"]);
+    check(&replace("--text-onnx", vision.clone()), &["input image", "input_ids"]);
+    check(&replace("--text-onnx", file("goldens.safetensors")), &["goldens.safetensors", "not an ONNX file"]);
+    check(&replace("--text-onnx", file("none.onnx")), &["none.onnx", "No such file"]);
+    check(&replace("--vision-projection", "x".into()), &["the name of a tensor"]);
+    let wrong = format!("{}:text_features", file("goldens.safetensors"));
+    check(&replace("--vision-projection", wrong), &["output pooled", "expected 12 values", "found 16"]);
+    check(&replace("--logit-scale", "x-1".into()), &["logarithm"]);
+    let recipe = std::path::Path::new(&folder).join("preprocessor_config.json");
+    std::fs::write(recipe, r#"{"size": 24}"#).unwrap();
+    check(&|_| (), &["input image", "[batch, 3, 24, 24]", "[1, 3, 20, 20]"]);
+}

@@ -54,6 +54,13 @@ fn the_bundle_keeps_what_was_overridden_and_why() {
     let output = verify.arg("verify").arg(&bundle).arg("--checkpoint").arg(tiny()).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 
+    let templates = ["--template", "a drawing of a {}", "--template", "{}"];
+    let (manifest, _) = exported(&[&["--logit-scale", "x20", "--reason", "trained so"], &templates[..]].concat());
+    assert_eq!(manifest.logit_scale, 20_f32.ln());
+    assert_eq!(manifest.templates, ["a drawing of a {}", "{}"]);
+    let keys: Vec<&str> = manifest.overrides.iter().map(|made| &*made.key).collect();
+    assert_eq!(keys, ["logit-scale", "template", "template"]);
+
     let (manifest, _) = exported(&["--resize", "none", "--crop", "30x30"]);
     let expected = [
         entry("resize", "30x30", "none", "given on the command line"),

@@ -384,7 +384,7 @@ impl Manifest {
         check(bias.abs() <= LOGIT_BIAS_MAX, "logit_bias", &wanted, bias.to_string())?;
         let embedding = |output: &TensorSpec| {
             output.dtype == Dtype::F32
-                && matches!(&output.shape[..], [Dim::Named(_), Dim::Fixed(n)] if *n == self.projection_dim)
+                && matches!(&output.shape[..], [Dim::Named(_) | Dim::Fixed(1), Dim::Fixed(n)] if *n == self.projection_dim)
         };
         let wanted = format!("f32 [batch, {}]", self.projection_dim);
         for (field, output) in [
@@ -399,7 +399,7 @@ impl Manifest {
         }
         let pixels = matches!(&self.vision.inputs[..],
             [TensorSpec { dtype: Dtype::F32, shape, .. }]
-                if matches!(shape[..], [Dim::Named(_), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
+                if matches!(shape[..], [Dim::Named(_) | Dim::Fixed(1), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
         let found = all(&self.vision.inputs);
         check(pixels, "vision.inputs", "one f32 [batch, 3, height, width]", found)?;
         let tokens = !self.text.inputs.is_empty()

@@ -8,6 +8,9 @@ use spotter_engine::bundle::PaddingSide;
 use crate::checkpoint::json::Object;
 use crate::checkpoint::{CheckpointError, read_optional};
 
+/// A maximum length above this stands for "not known".
+const TOKENS_MAX: f64 = 65536.0;
+
 /// Tokenizer classes that do more than read `tokenizer.json`; the names that end in `Fast` mean the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -251,11 +254,17 @@ impl Configuration {
     }
 
     /// `model_max_length`, which stands at 1e30 for "not known", cut to the position table.
-    pub(super) fn max_length(&self, positions: usize) -> Result<usize, CheckpointError> {
+    pub(super) fn max_length(&self, positions: Option<usize>) -> Result<usize, CheckpointError> {
         let length = self
             .main
             .or("model_max_length", f64::MAX, "a number of at least 3 tokens", |v| v.as_f64().filter(|n| *n >= 3.0))?;
-        Ok(if length < positions as f64 { length as usize } else { positions })
+        match positions {
+            Some(positions) if length >= positions as f64 => Ok(positions),
+            None if length > TOKENS_MAX => {
+                Err(self.main.wrong("model_max_length", "the most tokens that the text tower takes", None))
+            }
+            _ => Ok(length as usize),
+        }
     }
 
     /// Where padding goes; `file` is `tokenizer.json`, which may say so too.

@@ -1,0 +1,154 @@
+//! Two ONNX towers with what belongs to them.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use sha2::{Digest as _, Sha256};
+use spotter_engine::bundle::Override;
+use spotter_engine::preprocess::{Recipe, Size};
+use spotter_engine::score::ScoringKind;
+
+use super::{ImportError, Modality, Options, Projection, tower};
+use crate::Error;
+use crate::checkpoint::{TokenizerFile, model_card_of, recipe_in, tokenizer_in};
+use crate::model::Scores;
+use crate::overrides::{Overrides, ScaleTo};
+use crate::plan::Plan;
+use crate::towers::TowerFile;
+
+/// Bytes that are hashed at a time.
+const HASH_BYTES: usize = 1 << 18;
+
+/// Where the parts of a model are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnnxFiles {
+    /// The image tower.
+    pub vision: TowerSource,
+    /// The text tower.
+    pub text: TowerSource,
+    /// A folder with preprocessor_config.json, and tokenizer.json or what stands for it.
+    pub folder: PathBuf,
+    /// Added to logits: SigLIP's `logit_bias`, which goes with probabilities by sigmoid.
+    pub logit_bias: Option<f32>,
+}
+
+/// One tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TowerSource {
+    /// The ONNX file.
+    pub path: PathBuf,
+    /// The output to take; the only one if left out.
+    pub output: Option<String>,
+    /// A safetensors file and the name of a matrix [to, from] in it that the output is multiplied by.
+    pub projection: Option<(PathBuf, String)>,
+}
+
+/// Two ONNX towers, read with everything that a bundle holds besides.
+#[derive(Debug)]
+pub struct OnnxModel {
+    pub(crate) name: String,
+    pub(crate) preprocess: Recipe,
+    pub(crate) tokenizer: TokenizerFile,
+    pub(crate) scores: Scores,
+    pub(crate) overrides: Vec<Override>,
+    pub(crate) templates: Vec<String>,
+    pub(crate) model_card: Option<Vec<u8>>,
+    vision: (PathBuf, Options),
+    text: (PathBuf, Options),
+}
+
+impl OnnxModel {
+    /// Reads what is beside the towers; those are read when they are built. A logit scale must be among `overrides`:
+    /// no file holds it.
+    pub fn open(files: &OnnxFiles, overrides: &Overrides) -> Result<Self, Error> {
+        let (preprocess, mut record) = recipe_in(&files.folder, overrides)?;
+        let Some(Size { height, width }) = preprocess.output_size() else {
+            return Err(wrong(
+                &files.folder,
+                "preprocessor_config.json",
+                "one size for all pictures",
+                "a size that depends on the picture",
+            )
+            .into());
+        };
+        let Some(ScaleTo(logit_scale)) = overrides.logit_scale else {
+            return Err(wrong(
+                &files.folder,
+                "logit scale",
+                "--logit-scale with the trained value: ONNX towers do not hold it",
+                "none",
+            )
+            .into());
+        };
+        record.extend(overrides.template_entries());
+        let scoring = if files.logit_bias.is_some() { ScoringKind::Sigmoid } else { ScoringKind::Softmax };
+        let options = |source: &TowerSource, modality| {
+            let projection = source.projection.as_ref().map(|(path, name)| projection(path, name)).transpose()?;
+            Ok::<_, ImportError>((source.path.clone(), Options { modality, output: source.output.clone(), projection }))
+        };
+        let name = std::fs::canonicalize(&files.folder).unwrap_or_else(|_| files.folder.clone());
+        Ok(Self {
+            name: name.file_name().map_or_else(|| "onnx".into(), |name| name.to_string_lossy().into_owned()),
+            tokenizer: tokenizer_in(&files.folder)?,
+            preprocess,
+            scores: Scores { logit_scale, logit_bias: files.logit_bias, scoring },
+            overrides: record,
+            templates: overrides.templates.clone(),
+            model_card: model_card_of(&files.folder)?,
+            vision: options(&files.vision, Modality::Image([height, width]))?,
+            text: options(&files.text, Modality::Text)?,
+        })
+    }
+
+    /// Name of the folder.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn vision(&self, plan: &Plan) -> Result<TowerFile, ImportError> {
+        tower(&self.vision.0, &self.vision.1, plan)
+    }
+
+    pub(crate) fn text(&self, plan: &Plan) -> Result<TowerFile, ImportError> {
+        tower(&self.text.0, &self.text.1, plan)
+    }
+
+    /// Over both files; data beside them counts by what the graphs say of it.
+    pub(crate) fn sha256(&self) -> Result<String, ImportError> {
+        let mut hash = Sha256::new();
+        for (path, _) in [&self.vision, &self.text] {
+            let io = |source| ImportError::Io { path: path.clone(), source };
+            let mut file = File::open(path).map_err(io)?;
+            let mut bytes = vec![0; HASH_BYTES];
+            loop {
+                let count = file.read(&mut bytes).map_err(io)?;
+                if count == 0 {
+                    break;
+                }
+                hash.update(&bytes[..count]);
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+fn wrong(path: &Path, what: &str, expected: &str, found: &str) -> ImportError {
+    ImportError::Graph { path: path.to_owned(), what: what.into(), expected: expected.into(), found: found.into() }
+}
+
+fn projection(path: &Path, name: &str) -> Result<Projection, ImportError> {
+    let bytes = std::fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    let expected = "a tensor F32 [projection_dim, width]";
+    let what = format!("tensor {name}");
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(path, "file", "safetensors", &e.to_string()))?;
+    let tensor = file.tensor(name).map_err(|_| wrong(path, &what, expected, &file.names().join(", ")))?;
+    match (tensor.dtype(), tensor.shape()) {
+        (safetensors::Dtype::F32, [to, from]) if *to > 0 && *from > 0 => {
+            let weight = tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            Ok(Projection { weight, from: *from })
+        }
+        (dtype, shape) => Err(wrong(path, &what, expected, &format!("{dtype:?} {shape:?}"))),
+    }
+}

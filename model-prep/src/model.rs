@@ -1,0 +1,137 @@
+//! What a bundle is made of: a checkpoint, or towers that others exported to ONNX.
+
+use spotter_engine::bundle::{Override, Padding, Positions, Source};
+use spotter_engine::preprocess::Recipe;
+use spotter_engine::score::ScoringKind;
+
+use crate::checkpoint::{Checkpoint, TokenizerFile};
+use crate::import::OnnxModel;
+use crate::plan::Target;
+use crate::towers::{self, TowerFile};
+use crate::{Error, Tick};
+
+/// What a bundle is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Model<'a> {
+    /// A Hugging Face checkpoint.
+    Checkpoint(&'a Checkpoint),
+    /// Two ONNX files with what belongs to them.
+    Onnx(&'a OnnxModel),
+}
+
+impl<'a> From<&'a Checkpoint> for Model<'a> {
+    fn from(checkpoint: &'a Checkpoint) -> Self {
+        Self::Checkpoint(checkpoint)
+    }
+}
+
+impl<'a> From<&'a OnnxModel> for Model<'a> {
+    fn from(model: &'a OnnxModel) -> Self {
+        Self::Onnx(model)
+    }
+}
+
+/// How cosines become scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Scores {
+    /// Natural logarithm of the factor on cosines.
+    pub(crate) logit_scale: f32,
+    /// Added to logits.
+    pub(crate) logit_bias: Option<f32>,
+    /// How logits become probabilities.
+    pub(crate) scoring: ScoringKind,
+}
+
+impl<'a> Model<'a> {
+    pub(crate) fn image_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(towers::vision(checkpoint, target, tick)?),
+            Self::Onnx(model) => Ok(model.vision(target.plan)?),
+        }
+    }
+
+    pub(crate) fn text_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(towers::text(checkpoint, target, tick)?),
+            Self::Onnx(model) => Ok(model.text(target.plan)?),
+        }
+    }
+
+    pub(crate) fn source(self) -> Result<Source, Error> {
+        match self {
+            Self::Checkpoint(checkpoint) => {
+                Ok(Source { checkpoint: checkpoint.name(), sha256: checkpoint.tensors.sha256()? })
+            }
+            Self::Onnx(model) => Ok(Source { checkpoint: model.name.clone(), sha256: model.sha256()? }),
+        }
+    }
+
+    pub(crate) fn scores(self) -> Result<Scores, Error> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(Scores {
+                logit_scale: checkpoint.logit_scale()?,
+                logit_bias: checkpoint.logit_bias()?,
+                scoring: checkpoint.config.family.scoring(),
+            }),
+            Self::Onnx(model) => Ok(model.scores),
+        }
+    }
+
+    pub(crate) fn positions(self) -> Positions {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.config.text.positions(),
+            Self::Onnx(_) => Positions::Sequential,
+        }
+    }
+
+    pub(crate) fn padding(self) -> Padding {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.config.text.padding(),
+            Self::Onnx(_) => Padding::Longest,
+        }
+    }
+
+    pub(crate) fn tokenizer(self) -> &'a TokenizerFile {
+        match self {
+            Self::Checkpoint(checkpoint) => &checkpoint.tokenizer,
+            Self::Onnx(model) => &model.tokenizer,
+        }
+    }
+
+    pub(crate) fn preprocess(self) -> &'a Recipe {
+        match self {
+            Self::Checkpoint(checkpoint) => &checkpoint.preprocess,
+            Self::Onnx(model) => &model.preprocess,
+        }
+    }
+
+    pub(crate) fn overrides(self) -> &'a [Override] {
+        match self {
+            Self::Checkpoint(checkpoint) => &checkpoint.overrides,
+            Self::Onnx(model) => &model.overrides,
+        }
+    }
+
+    /// Templates that were set by hand.
+    pub(crate) fn templates(self) -> &'a [String] {
+        match self {
+            Self::Checkpoint(checkpoint) => &checkpoint.templates,
+            Self::Onnx(model) => &model.templates,
+        }
+    }
+
+    pub(crate) fn model_card(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.model_card.as_deref(),
+            Self::Onnx(model) => model.model_card.as_deref(),
+        }
+    }
+
+    /// How often the towers call `tick` while they are built.
+    pub(crate) fn steps(self) -> u64 {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.tensors.count(),
+            Self::Onnx(_) => 0,
+        }
+    }
+}
