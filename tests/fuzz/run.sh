@@ -12,7 +12,8 @@ python3 seeds.py
 targets=("$@")
 [ $# -gt 0 ] || targets=(checkpoint pickle bundle)
 for target in "${targets[@]}"; do
-    # Inputs of up to 64 kB, less than a second each; 1 GB of memory, the sanitiser's own included.
-    cargo fuzz run "$target" -- -max_total_time="${SECONDS_EACH:-600}" -max_len=65536 -timeout=5 -rss_limit_mb=1024 \
+    # Inputs of up to 64 kB, 5 seconds and 1 GB of memory for each. What is read here has no unsafe code, which an address
+    # sanitiser would watch at the cost of most of the speed.
+    cargo fuzz run --sanitizer none "$target" -- -max_total_time="${SECONDS_EACH:-600}" -max_len=65536 -timeout=5 -rss_limit_mb=1024 \
         -print_final_stats=1
 done
