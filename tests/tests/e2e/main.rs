@@ -12,6 +12,7 @@ mod fused;
 mod imported;
 mod malicious;
 mod overrides;
+mod pairs;
 mod pictures;
 mod processors;
 mod quantization;

@@ -26,7 +26,7 @@ const WORST_DIFFERENCE: f32 = 1e-4;
 /// Tensors by name, to be changed.
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-fn text(tower: &str) -> PathBuf {
+pub(crate) fn text(tower: &str) -> PathBuf {
     e2e::root().join("tests/golden/text").join(tower)
 }
 
@@ -48,7 +48,7 @@ fn save(path: &Path, tensors: &Tensors) {
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-fn json_of(path: &Path) -> Value {
+pub(crate) fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 

@@ -21,7 +21,7 @@ use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::towers::{Weight, save, tensors};
 
-fn golden(file: &str) -> PathBuf {
+pub(crate) fn golden(file: &str) -> PathBuf {
     e2e::root().join("tests/golden/vision").join(file)
 }
 
@@ -34,11 +34,11 @@ fn json_file(path: &Path) -> Value {
 }
 
 /// A configuration, its weights, and the size of the input.
-struct Case {
+pub(crate) struct Case {
     name: String,
-    weights: String,
-    vision_config: Value,
-    size: [usize; 2],
+    pub(crate) weights: String,
+    pub(crate) vision_config: Value,
+    pub(crate) size: [usize; 2],
     /// Whether the reference was told to interpolate position embeddings.
     asked: bool,
 }
@@ -57,7 +57,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn case(name: &str) -> Case {
+pub(crate) fn case(name: &str) -> Case {
     cases().into_iter().find(|case| case.name == name).unwrap()
 }
 
@@ -96,7 +96,7 @@ fn normalized(rows: &Array2<f32>) -> Array2<f32> {
 }
 
 /// The upper left corner of the two pictures.
-fn pixels([height, width]: [usize; 2]) -> Array4<f32> {
+pub(crate) fn pixels([height, width]: [usize; 2]) -> Array4<f32> {
     let bytes = std::fs::read(golden("pixels.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor("pixels").unwrap();

@@ -1,0 +1,99 @@
+"""Makes the golden files of every image tower with every text tower.
+
+    python make_pairs.py --golden tests/golden
+
+Versions: requirements.txt beside this file. The towers are those of GOLDEN/vision and GOLDEN/text, which
+make_vision_towers.py and make_text_towers.py made. Writes GOLDEN/pairs.safetensors:
+
+IMAGE.visual_projection   [24, hidden], 16 bits, random
+IMAGE.TEXT.logits_per_image  [2, 2], of both pictures and the prompts 0 and 2 of the group `many`
+IMAGE.TEXT.loss           of the pair, by return_loss
+IMAGE.image_embeds, TEXT.text_embeds
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import VisionTextDualEncoderModel
+from transformers.models.vision_text_dual_encoder.modeling_vision_text_dual_encoder import clip_loss
+
+IMAGE_TOWERS = [
+    "vit", "deit", "beit", "beit_shared", "clip", "dinov2", "dinov2_gated", "dinov2_registers", "siglip", "swin",
+]  # fmt: skip
+# A dual encoder of transformers cannot hold SigLIP's text tower.
+TEXT_TOWERS = ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip"]
+PROMPTS = [0, 2]
+PROJECTION_DIM = 24
+LOGIT_SCALE = 1.75
+
+
+def dual_encoder(golden, case, vision_weights, text_tower, projection):
+    config = {
+        "model_type": "vision-text-dual-encoder",
+        "projection_dim": PROJECTION_DIM,
+        "vision_config": case["vision_config"],
+        "text_config": json.loads((golden / "text" / text_tower / "config.json").read_text(encoding="utf-8")),
+    }
+    weights = {name: tensor for name, tensor in vision_weights.items() if name.startswith("vision_model.")}
+    weights |= load_file(golden / "text" / text_tower / "weights.safetensors")
+    weights |= {"visual_projection.weight": projection, "logit_scale": torch.tensor(LOGIT_SCALE)}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        save_file({name: t.float().contiguous() for name, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+        model, info = VisionTextDualEncoderModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"], info
+    return model.eval()
+
+
+def outputs(model, pictures, inputs):
+    """image_embeds, text_embeds, logits_per_image, loss"""
+    try:
+        types = torch.zeros_like(inputs["input_ids"])
+        found = model(pixel_values=pictures, token_type_ids=types, return_loss=True, **inputs)
+        return found.image_embeds, found.text_embeds, found.logits_per_image, found.loss
+    except TypeError:
+        # forward hands on token_type_ids, which CLIP's and MPNet's text towers do not take: its own lines, without them.
+        image = model.get_image_features(pictures)
+        text = model.text_projection(model.text_model(**inputs).pooler_output)
+        image, text = (x / x.norm(dim=-1, keepdim=True) for x in (image, text))
+        per_text = text @ image.t() * model.logit_scale.exp()
+        return image, text, per_text.t(), clip_loss(per_text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--golden", type=pathlib.Path, required=True)
+    golden = parser.parse_args().golden
+    cases = json.loads((golden / "vision/cases.json").read_text(encoding="utf-8"))
+    pixels = load_file(golden / "vision/pixels.safetensors")["pixels"].float()
+    torch.manual_seed(99)
+    out = {}
+    for image_tower in IMAGE_TOWERS:
+        case = cases[image_tower]
+        height, width = case["size"]
+        vision_weights = load_file(golden / "vision" / f"{case['weights']}.safetensors")
+        hidden = vision_weights["visual_projection.weight"].shape[1]
+        projection = (torch.randn(PROJECTION_DIM, hidden) * 0.3).half()
+        out[f"{image_tower}.visual_projection"] = projection
+        for text_tower in TEXT_TOWERS:
+            model = dual_encoder(golden, case, vision_weights, text_tower, projection)
+            tokens = load_file(golden / "text" / text_tower / "goldens.safetensors")
+            ids, mask = (tokens[f"many.{name}"].long()[PROMPTS] for name in ["input_ids", "attention_mask"])
+            pictures = pixels[:2, :, :height, :width]
+            with torch.no_grad():
+                image, text, logits, loss = outputs(model, pictures, {"input_ids": ids, "attention_mask": mask})
+            out[f"{image_tower}.{text_tower}.logits_per_image"] = logits.contiguous()
+            out[f"{image_tower}.{text_tower}.loss"] = loss.reshape(1)
+            out[f"{image_tower}.image_embeds"] = image.contiguous()
+            out[f"{text_tower}.text_embeds"] = text.contiguous()
+    save_file(out, golden / "pairs.safetensors")
+    print(len(out), "tensors")
+
+
+if __name__ == "__main__":
+    main()
