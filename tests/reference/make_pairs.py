@@ -9,6 +9,7 @@ IMAGE.visual_projection   [24, hidden], 16 bits, random
 IMAGE.TEXT.logits_per_image  [2, 2], of both pictures and the prompts 0 and 2 of the group `many`
 IMAGE.TEXT.loss           of the pair, by return_loss
 IMAGE.image_embeds, TEXT.text_embeds
+plain_clip.NAME, plain_siglip.NAME  the same of the two towers as CLIPModel or SiglipModel
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tempfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
-from transformers import VisionTextDualEncoderModel
+from transformers import CLIPModel, SiglipModel, VisionTextDualEncoderModel
 
 IMAGE_TOWERS = [
     "vit", "deit", "beit", "beit_shared", "clip", "dinov2", "dinov2_gated", "dinov2_registers", "siglip", "swin",
@@ -29,6 +30,23 @@ TEXT_TOWERS = ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip"]
 PROMPTS = [0, 2]
 PROJECTION_DIM = 24
 LOGIT_SCALE = 1.75
+LOGIT_BIAS = -0.625
+
+
+def text_config(golden, tower):
+    return json.loads((golden / "text" / tower / "config.json").read_text(encoding="utf-8"))
+
+
+def opened(model_class, config, weights):
+    """The model that is in a folder with these two."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        weights = {name: tensor.float().contiguous() for name, tensor in weights.items()}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        model, info = model_class.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"], info
+    return model.eval()
 
 
 def dual_encoder(golden, case, vision_weights, text_tower, projection):
@@ -36,18 +54,32 @@ def dual_encoder(golden, case, vision_weights, text_tower, projection):
         "model_type": "vision-text-dual-encoder",
         "projection_dim": PROJECTION_DIM,
         "vision_config": case["vision_config"],
-        "text_config": json.loads((golden / "text" / text_tower / "config.json").read_text(encoding="utf-8")),
+        "text_config": text_config(golden, text_tower),
     }
     weights = {name: tensor for name, tensor in vision_weights.items() if name.startswith("vision_model.")}
     weights |= load_file(golden / "text" / text_tower / "weights.safetensors")
     weights |= {"visual_projection.weight": projection, "logit_scale": torch.tensor(LOGIT_SCALE)}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        save_file({name: t.float().contiguous() for name, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-        model, info = VisionTextDualEncoderModel.from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"] and not info["mismatched_keys"], info
-    return model.eval()
+    return opened(VisionTextDualEncoderModel, config, weights)
+
+
+def plain(golden, kind, case, vision_weights, projection):
+    """The two towers called `kind` as CLIPModel or SiglipModel, whose weights have one prefix less."""
+    config = {
+        "model_type": kind,
+        "projection_dim": PROJECTION_DIM,
+        "vision_config": case["vision_config"],
+        "text_config": text_config(golden, kind),
+    }
+    weights = {**vision_weights, **load_file(golden / "text" / kind / "weights.safetensors")}
+    weights = {name.partition(".")[2]: t for name, t in weights.items() if name.count("_model.") == 2} | {
+        name: t for name, t in weights.items() if name == "text_projection.weight"
+    }
+    if kind == "clip":
+        weights |= {"visual_projection.weight": projection, "logit_scale": torch.tensor(LOGIT_SCALE)}
+        return opened(CLIPModel, config, weights)
+    del weights["text_projection.weight"]
+    weights |= {"logit_scale": torch.tensor([LOGIT_SCALE]), "logit_bias": torch.tensor([LOGIT_BIAS])}
+    return opened(SiglipModel, config, weights)
 
 
 def outputs(model, pictures, inputs):
@@ -94,6 +126,17 @@ def main():
             out[f"{image_tower}.{text_tower}.loss"] = loss.reshape(1)
             out[f"{image_tower}.image_embeds"] = image.contiguous()
             out[f"{text_tower}.text_embeds"] = text.contiguous()
+        if image_tower in ("clip", "siglip"):
+            model = plain(golden, image_tower, case, vision_weights, projection)
+            tokens = load_file(golden / "text" / image_tower / "goldens.safetensors")
+            inputs = {"input_ids": tokens["many.input_ids"].long()[PROMPTS]}
+            if image_tower == "clip":
+                inputs["attention_mask"] = tokens["many.attention_mask"].long()[PROMPTS]
+            with torch.no_grad():
+                found = model(pixel_values=pictures, return_loss=True, **inputs)
+            for name in ["image_embeds", "text_embeds", "logits_per_image"]:
+                out[f"plain_{image_tower}.{name}"] = found[name].contiguous()
+            out[f"plain_{image_tower}.loss"] = found.loss.reshape(1)
     save_file(out, golden / "pairs.safetensors")
     print(len(out), "tensors")
 

@@ -4,6 +4,9 @@
 //! image embeddings and prompts into text embeddings, and scores the one against the other as
 //! `VisionTextDualEncoderModel` of transformers 4.56.2 does. It knows nothing of cameras, networks, clocks,
 //! environment variables or command lines: bytes and arrays come in as arguments.
+//!
+//! Of a tower a bundle keeps two outputs, the features and the embedding that they give when normalised. Hidden states and
+//! attention maps are not part of a bundle; the checkpoint in Python has them.
 #![warn(missing_docs)]
 
 pub mod bundle;
