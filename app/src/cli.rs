@@ -15,7 +15,7 @@ use crate::bench::tower::Tower;
 use crate::config::{Config, Output, Problem};
 use crate::pipeline::{self, Deps};
 use crate::source::{Stop, Uri};
-use crate::{bench, check, classify, compute, demo, labels, output};
+use crate::{bench, check, classify, compute, demo, labels, output, snapshot};
 
 /// Names what a camera sees, on the board itself. The labels are sentences in a file: edit it, and the running camera
 /// answers to the new words.
@@ -65,6 +65,19 @@ enum Command {
     Check {
         #[command(flatten)]
         common: Common,
+    },
+    /// Save one picture of the source, to aim a camera by
+    Snapshot {
+        #[command(flatten)]
+        common: Common,
+        /// As for `run`
+        #[arg(long, value_name = "URI")]
+        source: Option<String>,
+        /// Frames before it [default: 10 of a camera, for exposure and colours, else 0]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..1000))]
+        skip: Option<u32>,
+        /// The picture: .png, .jpg or .ppm
+        file: PathBuf,
     },
     /// Measure each stage of the loop, or one tower by itself
     Bench {
@@ -165,6 +178,11 @@ impl Cli {
                 };
                 let problems = check::run(&common.apply(config), &problems, &mut io::stdout().lock())?;
                 Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Command::Snapshot { common, source, skip, file } => {
+                let config = common.load()?;
+                let uri = Uri::from_str(source.as_deref().unwrap_or(&config.source))?;
+                snapshot::run(&config, &uri, &file, skip, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
             }
             Command::Bench { common, json, threads, frames, source, alone } => {
                 let mut config = common.load()?;

@@ -17,6 +17,7 @@ pub mod output;
 pub mod pipeline;
 pub mod recognizer;
 pub mod slot;
+pub mod snapshot;
 pub mod source;
 pub mod store;
 pub mod watch;

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::Serialize;
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::score::Score;
 
@@ -43,10 +44,53 @@ impl Report {
     }
 }
 
+/// What happened beside the labelled frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The source failed and is opened again until it works.
+    SourceLost,
+    /// A lost source gives frames again.
+    SourceBack,
+    /// Frames were broken and left out.
+    FramesSkipped,
+}
+
+/// One thing that happened, for programs that follow the output; the log says it as well.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// When it happened.
+    pub time: jiff::Timestamp,
+    /// What it is.
+    pub kind: EventKind,
+    /// What exactly, for people.
+    pub message: String,
+}
+
+impl Event {
+    /// An event that happens now.
+    pub fn now(kind: EventKind, message: String) -> Self {
+        Event { time: jiff::Timestamp::now(), kind, message }
+    }
+}
+
+/// What goes to an output.
+#[derive(Debug)]
+pub enum Item {
+    /// A labelled frame.
+    Report(Report),
+    /// Anything else.
+    Event(Event),
+}
+
 /// Takes reports, one after the other, on a thread of its own.
 pub trait Output: Send {
     /// Writes one report.
     fn write(&mut self, report: &Report) -> io::Result<()>;
+    /// Writes what happened; outputs for people leave that to the log.
+    fn event(&mut self, _event: &Event) -> io::Result<()> {
+        Ok(())
+    }
     /// Writes what is still to be written; called once, at the end.
     fn finish(&mut self) -> io::Result<()> {
         Ok(())

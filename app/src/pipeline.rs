@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use self::capture::Target;
 use crate::compute;
 use crate::config::Config;
 use crate::demo;
 use crate::live_labels::LiveLabels;
-use crate::output::{Output, Report};
+use crate::output::{Event, EventKind, Item, Output, Report};
 use crate::recognizer::{Latency, Recognizer};
 use crate::slot::{Slot, Taken};
 use crate::source::{self, Frame, Stop, Uri};
@@ -29,7 +30,7 @@ const SIGNAL_CHECK: Duration = Duration::from_millis(100);
 /// Reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
 const REPORTS_WAITING: usize = 64;
 
-/// Broken frames of a stream are reported no more often than this.
+/// Broken frames of a stream or camera are reported no more often than this.
 const SKIP_REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Weight of the newest frame in the smoothed rate: about the last ten frames count.
@@ -60,8 +61,9 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
     let (send, receive) = sync_channel(REPORTS_WAITING);
 
     thread::scope(|scope| {
+        let events = send.clone();
         let capture = scope.spawn(|| {
-            let result = capture::run(opened, &options, &slot, &deps.stop);
+            let result = capture::run(opened, &options, Target { slot: &slot, stop: &deps.stop, events });
             slot.close();
             result
         });
@@ -87,7 +89,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
 struct Loop<'a> {
     recognizer: Recognizer,
     labels: LiveLabels,
-    send: SyncSender<Report>,
+    send: SyncSender<Item>,
     live: bool,
     slot: &'a Slot,
     deps: &'a Deps,
@@ -129,7 +131,9 @@ impl Loop<'_> {
                     seen.skipped += 1;
                     // Each file is worth a line; a stream of broken frames is not.
                     if frame.path.is_some() || skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY) {
-                        log::warn!("skipped: {:#} ({} so far)", anyhow::Error::from(error), seen.skipped);
+                        let message = format!("{:#} ({} so far)", anyhow::Error::from(error), seen.skipped);
+                        log::warn!("skipped: {message}");
+                        let _ = self.send.try_send(Item::Event(Event::now(EventKind::FramesSkipped, message)));
                         skip_reported = Some(Instant::now());
                     }
                 }
@@ -163,9 +167,9 @@ impl Loop<'_> {
     /// Says whether anybody still takes reports.
     fn hand_over(&self, report: Report, seen: &mut Seen) -> bool {
         if !self.live {
-            return self.send.send(report).is_ok();
+            return self.send.send(Item::Report(report)).is_ok();
         }
-        match self.send.try_send(report) {
+        match self.send.try_send(Item::Report(report)) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
                 seen.reports_lost += 1;
@@ -195,10 +199,13 @@ impl Rate {
 }
 
 /// The output thread. A reader that went away ends the loop, and is no error.
-fn write(mut output: Box<dyn Output>, reports: Receiver<Report>, stop: &Stop) -> io::Result<()> {
+fn write(mut output: Box<dyn Output>, items: Receiver<Item>, stop: &Stop) -> io::Result<()> {
     let work = || {
-        for report in reports {
-            output.write(&report)?;
+        for item in items {
+            match item {
+                Item::Report(report) => output.write(&report)?,
+                Item::Event(event) => output.event(&event)?,
+            }
         }
         output.finish()
     };

@@ -176,6 +176,11 @@ pub trait Source: Send {
     /// The source failed. After an error that `is_transient`, it should be opened again.
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError>;
 
+    /// How many broken frames `next` left out since this was last asked, and why the last one; nothing where none was.
+    fn skipped(&mut self) -> Option<String> {
+        None
+    }
+
     /// Live sources drop frames that nobody takes; the others wait.
     fn is_live(&self) -> bool;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Output, Report};
+use super::{Event, EventKind, Output, Report};
 
 /// A label in JSON.
 #[derive(Debug, Serialize)]
@@ -32,6 +32,13 @@ struct Line<'a> {
     labels: Vec<LabelScore<'a>>,
     latency_ms: LatencyMs,
     dropped: u64,
+}
+
+#[derive(Serialize)]
+struct EventLine<'a> {
+    time: String,
+    event: EventKind,
+    message: &'a str,
 }
 
 #[derive(Serialize)]
@@ -74,6 +81,11 @@ impl Output for Json {
             },
             dropped: report.dropped,
         };
+        write_line(&mut self.out, &line)
+    }
+
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        let line = EventLine { time: format!("{:.6}", event.time), event: event.kind, message: &event.message };
         write_line(&mut self.out, &line)
     }
 }

@@ -1,7 +1,10 @@
 //! The source thread: frames into the slot, and a lost source opened again.
 
-use std::time::Duration;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
+use super::SKIP_REPORT_EVERY;
+use crate::output::{Event, EventKind, Item};
 use crate::slot::Slot;
 use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Stop, Uri};
 
@@ -11,65 +14,217 @@ const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause, so that a camera that comes back is seen soon.
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 
-/// Pumps frames until the source ends, fails for good, or `stop` is set. Frames are numbered from 0 throughout.
-pub(super) fn run(opened: Opened, options: &CaptureOptions, slot: &Slot, stop: &Stop) -> Result<(), SourceError> {
-    let Opened { mut source, uri } = opened;
-    let mut frame = Frame::default();
-    let mut number = 0;
-    loop {
-        match pump(&mut *source, slot, stop, &mut frame, &mut number) {
-            Ok(()) => return Ok(()),
-            Err(error) if !error.is_transient() => return Err(error),
-            Err(error) => log::warn!("{:#}; trying to open it again", anyhow::Error::from(error)),
-        }
-        // A camera can be opened only once.
-        drop(source);
-        match reopen(&uri, options, stop) {
-            Some(again) => source = again,
-            None => return Ok(()),
-        }
-    }
+/// Where frames and news of the source go.
+pub(super) struct Target<'a> {
+    pub(super) slot: &'a Slot,
+    pub(super) stop: &'a Stop,
+    /// News that find no room are lost; the log has them.
+    pub(super) events: SyncSender<Item>,
 }
 
-fn pump(
-    source: &mut dyn Source,
-    slot: &Slot,
-    stop: &Stop,
-    frame: &mut Frame,
-    number: &mut u64,
-) -> Result<(), SourceError> {
-    let live = source.is_live();
-    while !stop.is_set() {
-        frame.path = None;
-        frame.truth = None;
-        if !source.next(frame, stop)? {
-            return Ok(());
-        }
-        frame.number = *number;
-        *number += 1;
-        if live {
-            slot.put_newest(frame);
-        } else if !slot.put_waiting(frame, stop) {
-            return Ok(());
-        }
-    }
-    Ok(())
+/// Pumps frames until the source ends, fails for good, or is stopped. Frames are numbered from 0 throughout.
+pub(super) fn run(opened: Opened, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
+    let Opened { source, uri } = opened;
+    let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
+    Capture { target, frame: Frame::default(), number: 0, lost: None, skip_reported: None }.run(source, || open(&uri))
 }
 
-/// Tries again and again, ever more slowly; `None` when stopped.
-fn reopen(uri: &Uri, options: &CaptureOptions, stop: &Stop) -> Option<Box<dyn Source>> {
-    let mut pause = BACK_OFF_FIRST;
-    let mut tries = 1;
-    while !stop.sleep(pause) {
-        match source::open(uri, options) {
-            Ok(Opened { source, .. }) => {
-                log::info!("source is back after {tries} tries: {}", source.describe());
-                return Some(source);
+/// A source that gives no frames.
+struct Lost {
+    since: Instant,
+    tries: u32,
+    pause: Duration,
+}
+
+struct Capture<'a> {
+    target: Target<'a>,
+    frame: Frame,
+    number: u64,
+    lost: Option<Lost>,
+    skip_reported: Option<Instant>,
+}
+
+impl Capture<'_> {
+    fn run(
+        mut self,
+        mut source: Box<dyn Source>,
+        mut open: impl FnMut() -> Result<Box<dyn Source>, SourceError>,
+    ) -> Result<(), SourceError> {
+        loop {
+            match self.pump(&mut *source) {
+                Ok(()) => return Ok(()),
+                Err(error) if !error.is_transient() => return Err(error),
+                Err(error) => self.lose(error),
             }
-            Err(error) => log::debug!("try {tries}: {:#}", anyhow::Error::from(error)),
+            // A camera can be opened only once.
+            drop(source);
+            match self.reopen(&mut open) {
+                Some(again) => source = again,
+                None => return Ok(()),
+            }
         }
-        tries += 1;
-        pause = (pause * 2).min(BACK_OFF_MAX);
     }
-    None
+
+    fn pump(&mut self, source: &mut dyn Source) -> Result<(), SourceError> {
+        let live = source.is_live();
+        while !self.target.stop.is_set() {
+            self.frame.path = None;
+            self.frame.truth = None;
+            if !source.next(&mut self.frame, self.target.stop)? {
+                return Ok(());
+            }
+            self.found(source);
+            self.frame.number = self.number;
+            self.number += 1;
+            if live {
+                self.target.slot.put_newest(&mut self.frame);
+            } else if !self.target.slot.put_waiting(&mut self.frame, self.target.stop) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of a loss, once until frames come again.
+    fn lose(&mut self, error: SourceError) {
+        let message = format!("{:#}", anyhow::Error::from(error));
+        if let Some(lost) = &self.lost {
+            log::debug!("try {}: {message}", lost.tries);
+            return;
+        }
+        log::warn!("{message}; trying to open it again");
+        self.lost = Some(Lost { since: Instant::now(), tries: 0, pause: BACK_OFF_FIRST });
+        self.tell(EventKind::SourceLost, message);
+    }
+
+    /// A frame came: tells that a lost source is back, and from time to time what it left out.
+    fn found(&mut self, source: &mut dyn Source) {
+        if let Some(lost) = self.lost.take() {
+            let seconds = lost.since.elapsed().as_secs_f32();
+            let message = format!("after {seconds:.1} s and {} tries: {}", lost.tries, source.describe());
+            log::info!("source is back {message}");
+            self.tell(EventKind::SourceBack, message);
+        }
+        if self.skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY)
+            && let Some(message) = source.skipped()
+        {
+            log::warn!("skipped: {message}");
+            self.skip_reported = Some(Instant::now());
+            self.tell(EventKind::FramesSkipped, message);
+        }
+    }
+
+    fn tell(&self, kind: EventKind, message: String) {
+        let _ = self.target.events.try_send(Item::Event(Event::now(kind, message)));
+    }
+
+    /// Tries again and again, ever more slowly until a frame comes; `None` when stopped.
+    fn reopen(&mut self, open: &mut impl FnMut() -> Result<Box<dyn Source>, SourceError>) -> Option<Box<dyn Source>> {
+        loop {
+            let lost = self.lost.get_or_insert(Lost { since: Instant::now(), tries: 0, pause: BACK_OFF_FIRST });
+            if self.target.stop.sleep(lost.pause) {
+                return None;
+            }
+            lost.tries += 1;
+            lost.pause = (lost.pause * 2).min(BACK_OFF_MAX);
+            match open() {
+                Ok(source) => return Some(source),
+                Err(error) => log::debug!("try {}: {:#}", lost.tries, anyhow::Error::from(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    /// What a source does next: gives a frame, gives one after broken ones, is lost, or ends.
+    #[derive(Debug, Clone, Copy)]
+    enum Does {
+        Frame,
+        FrameAfterBroken,
+        Lost,
+        Ends,
+        Fails,
+    }
+
+    struct Scripted {
+        script: VecDeque<Does>,
+        skipped: bool,
+    }
+
+    impl Source for Scripted {
+        fn next(&mut self, _: &mut Frame, _: &Stop) -> Result<bool, SourceError> {
+            let path = || "/dev/video7".into();
+            match self.script.pop_front().unwrap_or(Does::Ends) {
+                Does::Frame => Ok(true),
+                Does::FrameAfterBroken => {
+                    self.skipped = true;
+                    Ok(true)
+                }
+                Does::Lost => Err(SourceError::TimedOut { path: path(), waited: Duration::from_secs(2) }),
+                Does::Ends => Ok(false),
+                Does::Fails => Err(SourceError::NotCapture { path: path(), found: "a test".into() }),
+            }
+        }
+
+        fn skipped(&mut self) -> Option<String> {
+            std::mem::take(&mut self.skipped).then(|| "1 broken".into())
+        }
+
+        fn is_live(&self) -> bool {
+            true
+        }
+
+        fn describe(&self) -> String {
+            "scripted".into()
+        }
+    }
+
+    /// Runs one source after the other (`None`: opening fails) and checks what is told, and how many frames came.
+    fn check(sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
+        let (slot, stop) = (Slot::new(), Stop::new());
+        let (events, received) = sync_channel(64);
+        let target = Target { slot: &slot, stop: &stop, events };
+        let mut sources = sources.iter().map(|script| {
+            let script = script.ok_or(SourceError::Missing { path: "/dev/video7".into(), hint: "" })?;
+            Ok(Box::new(Scripted { script: script.iter().copied().collect(), skipped: false }) as Box<dyn Source>)
+        });
+        let first = sources.next().unwrap().unwrap();
+        let capture = Capture { target, frame: Frame::default(), number: 0, lost: None, skip_reported: None };
+        let result = capture.run(first, || sources.next().unwrap());
+        assert_eq!(result.is_ok(), ends_well, "{result:?}");
+        let mut taken = Frame::default();
+        slot.close();
+        slot.take(&mut taken, Duration::ZERO);
+        assert_eq!(taken.number + 1, frames);
+        let told: Vec<_> = received.iter().collect();
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (item, (kind, part)) in told.iter().zip(expected) {
+            let Item::Event(event) = item else { panic!("{item:?} is no event") };
+            assert_eq!(event.kind, *kind);
+            assert!(event.message.contains(part), "{}", event.message);
+        }
+    }
+
+    #[test]
+    fn what_happens_is_told_once() {
+        use Does::{Ends, Fails, Frame, FrameAfterBroken, Lost};
+        use EventKind::{FramesSkipped, SourceBack, SourceLost};
+        let lost = (SourceLost, "/dev/video7: no frame within 2.0 s");
+        check(&[Some(&[Frame, Frame, Ends])], 2, true, &[]);
+        check(&[Some(&[Frame, Fails])], 1, false, &[]);
+        check(&[Some(&[Frame, Lost]), Some(&[Frame, Ends])], 2, true, &[lost, (SourceBack, "1 tries: scripted")]);
+        // Missing for a while, then open but still without frames.
+        let again = [Some(&[Frame, Lost][..]), None, Some(&[Lost]), Some(&[Frame, Frame, Ends])];
+        check(&again, 3, true, &[lost, (SourceBack, "3 tries")]);
+        // The second lot of broken frames comes too soon to be told.
+        let broken = [Some(&[FrameAfterBroken, Frame, FrameAfterBroken, Ends][..])];
+        check(&broken, 3, true, &[(FramesSkipped, "1 broken")]);
+    }
 }

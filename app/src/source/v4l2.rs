@@ -54,6 +54,8 @@ pub(super) struct Camera {
     number: u64,
     /// Broken frames since the last good one.
     broken: u32,
+    /// Broken frames that nobody has asked for yet, and what was wrong with the last.
+    skipped: Option<(u64, String)>,
 }
 
 impl Camera {
@@ -90,6 +92,7 @@ impl Camera {
             started: false,
             number: 0,
             broken: 0,
+            skipped: None,
         })
     }
 
@@ -144,10 +147,11 @@ impl Camera {
             }
             Err(reason) => {
                 self.broken += 1;
-                log::debug!("{}: skipped a broken frame: {reason}", self.path.display());
                 if self.broken >= MAX_BROKEN {
                     return Err(SourceError::BrokenFrames { path: self.path.clone(), count: self.broken, reason });
                 }
+                let before = self.skipped.take().map_or(0, |(count, _)| count);
+                self.skipped = Some((before + 1, reason));
                 return Ok(false);
             }
         }
@@ -180,6 +184,11 @@ impl Source for Camera {
         frame.truth = None;
         self.number += 1;
         Ok(true)
+    }
+
+    fn skipped(&mut self) -> Option<String> {
+        let (count, reason) = self.skipped.take()?;
+        Some(format!("{}: {count} broken frames, the last because {reason}", self.path.display()))
     }
 
     fn is_live(&self) -> bool {

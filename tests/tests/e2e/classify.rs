@@ -50,6 +50,15 @@ pub(crate) struct Line {
     pub(crate) dropped: Option<u64>,
 }
 
+/// A line of `run --output json` that is not about a frame.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Event {
+    pub(crate) time: String,
+    pub(crate) event: String,
+    pub(crate) message: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Named {
@@ -163,6 +172,9 @@ impl Running {
         thread::spawn(move || {
             for line in stdout.lines() {
                 let line = line.unwrap();
+                if is_event(&line) {
+                    continue;
+                }
                 // Nobody waits for lines after a failed test.
                 let _ = send.send(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")));
             }
@@ -230,9 +242,20 @@ pub(crate) fn wait(child: &mut Child, what: &str) -> Option<i32> {
     }
 }
 
-/// The lines of a program that succeeded.
+/// The frames' lines of a program that succeeded.
 pub(crate) fn lines(done: &Done) -> Vec<Line> {
-    done.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    let lines = done.stdout.lines().filter(|line| !is_event(line));
+    lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// The lines of a program that are not about a frame.
+pub(crate) fn events(done: &Done) -> Vec<Event> {
+    let lines = done.stdout.lines().filter(|line| is_event(line));
+    lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+fn is_event(line: &str) -> bool {
+    line.contains("\"event\":")
 }
 
 /// What every line must hold: `count` labels, best first, the values tied to each other.

@@ -19,6 +19,7 @@ mod quantization;
 mod reload;
 mod scores;
 mod shapes;
+mod snapshot;
 mod text_towers;
 mod towers;
 mod vision_towers;
