@@ -11,6 +11,7 @@ mod evaluate;
 mod fused;
 mod imported;
 mod malicious;
+mod minilm;
 mod overrides;
 mod pairs;
 mod pictures;
