@@ -4,18 +4,15 @@ use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr as _;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::bench::tower::Tower;
 use crate::config::{Config, Output, Problem};
 use crate::pipeline::{self, Deps};
 use crate::source::{Stop, Uri};
-use crate::{bench, check, classify, compute, demo, labels, output, snapshot};
+use crate::{bench, check, classify, compute, demo, labels, output, signals, snapshot};
 
 /// Names what a camera sees, on the board itself. The labels are sentences in a file: edit it, and the running camera
 /// answers to the new words.
@@ -217,18 +214,9 @@ pub(crate) fn all_of(problems: &[Problem]) -> anyhow::Error {
 }
 
 fn run(config: &Config, frames: Option<u64>) -> Result<()> {
-    let deps = Deps { stop: Stop::new(), reload: Arc::new(AtomicBool::new(false)), frames };
-    signals(&deps).context("cannot install the signal handlers")?;
+    let deps = Deps { frames, ..Deps::default() };
+    signals::handle(&deps).context("cannot install the signal handlers")?;
     let uri = Uri::from_str(&config.source)?;
     let terminal = io::stdout().is_terminal();
     pipeline::run(config, &uri, output::open(config.output, terminal), &deps)
-}
-
-/// SIGTERM and SIGINT end the loop, a second one ends the program; SIGHUP reads the labels anew.
-fn signals(deps: &Deps) -> io::Result<()> {
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 1, deps.stop.flag())?;
-        signal_hook::flag::register(signal, deps.stop.flag())?;
-    }
-    signal_hook::flag::register(SIGHUP, Arc::clone(&deps.reload)).map(drop)
 }

@@ -16,6 +16,8 @@ pub mod live_labels;
 pub mod output;
 pub mod pipeline;
 pub mod recognizer;
+pub mod service;
+mod signals;
 pub mod slot;
 pub mod snapshot;
 pub mod source;

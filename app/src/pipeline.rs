@@ -4,6 +4,7 @@
 //! output of a live source loses reports, never frames.
 
 mod capture;
+mod health;
 
 use std::io;
 use std::sync::Arc;
@@ -15,12 +16,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use self::capture::Target;
+use self::health::Health;
 use crate::compute;
 use crate::config::Config;
 use crate::demo;
 use crate::live_labels::LiveLabels;
 use crate::output::{Event, EventKind, Item, Output, Report};
 use crate::recognizer::{Latency, Recognizer};
+use crate::service::Service;
 use crate::slot::{Slot, Taken};
 use crate::source::{self, Frame, Stop, Uri};
 
@@ -37,10 +40,14 @@ const SKIP_REPORT_EVERY: Duration = Duration::from_secs(5);
 const RATE_WEIGHT: f32 = 0.1;
 
 /// What the loop is given from outside.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Deps {
     /// Ends the loop.
     pub stop: Stop,
+    /// Set once somebody outside asked for the end.
+    pub signalled: Arc<AtomicBool>,
+    /// Set by the loop once everything is loaded, so that `stop` is looked at often from then on.
+    pub running: Arc<AtomicBool>,
     /// Set to have the labels read anew.
     pub reload: Arc<AtomicBool>,
     /// Labelled frames after which the loop ends.
@@ -49,26 +56,37 @@ pub struct Deps {
 
 /// Runs until the source ends, `deps.frames` were labelled, or `deps.stop` is set.
 pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> Result<()> {
+    let mut service = Service::from_environment();
+    service.starting("opening the source");
+    let options = config.capture.options();
+    // Before the model, which takes its time: that a camera is missing is told at once.
+    let opened = source::open(uri, &options)?;
+    let described = opened.source.describe();
+    log::info!("source: {described}");
+    service.starting("loading the model and embedding the labels");
     let bundle = Arc::new(demo::bundle(config)?);
     let threads = compute::threads(config.inference.threads)?;
     let recognizer = Recognizer::open(&bundle, &threads)?;
     let labels = LiveLabels::start(config, &bundle, &threads)?;
-    let options = config.capture.options();
-    let opened = source::open(uri, &options)?;
-    log::info!("source: {}", opened.source.describe());
     let live = opened.source.is_live();
     let slot = Slot::new();
+    let health = Health::new(&opened.uri, options.timeout, Instant::now());
     let (send, receive) = sync_channel(REPORTS_WAITING);
 
     thread::scope(|scope| {
         let events = send.clone();
         let capture = scope.spawn(|| {
-            let result = capture::run(opened, &options, Target { slot: &slot, stop: &deps.stop, events });
+            let target = Target { slot: &slot, stop: &deps.stop, events, health: &health };
+            let result = capture::run(opened, &options, target);
             slot.close();
             result
         });
         let writer = scope.spawn(|| write(output, receive, &deps.stop));
-        let looped = Loop { recognizer, labels, send, live, slot: &slot, deps, top_k: config.inference.top_k }.run();
+        deps.running.store(true, Ordering::Release);
+        service.ready(&format!("waiting for the first frame of {described}"));
+        let (top_k, source) = (config.inference.top_k, described.as_str());
+        let looped =
+            Loop { recognizer, labels, send, live, slot: &slot, health: &health, source, deps, top_k, service }.run();
         // Whatever ended the loop ends the other threads too.
         deps.stop.set();
         slot.close();
@@ -92,8 +110,12 @@ struct Loop<'a> {
     send: SyncSender<Item>,
     live: bool,
     slot: &'a Slot,
+    health: &'a Health,
+    /// What was negotiated with the source.
+    source: &'a str,
     deps: &'a Deps,
     top_k: usize,
+    service: Service,
 }
 
 #[derive(Default)]
@@ -110,6 +132,7 @@ impl Loop<'_> {
         let mut skip_reported: Option<Instant> = None;
         let mut rate = Rate::default();
         while !self.deps.stop.is_set() && self.deps.frames != Some(seen.labelled) {
+            self.tell_service(&seen, &rate);
             if self.deps.reload.swap(false, Ordering::AcqRel) {
                 self.labels.reload();
             }
@@ -139,10 +162,26 @@ impl Loop<'_> {
                 }
             }
         }
+        self.service.stopping();
         if seen.reports_lost > 0 {
             log::warn!("{} reports were lost because standard output was too slow", seen.reports_lost);
         }
         Ok(seen)
+    }
+
+    /// Tells the service manager that this thread gets round, unless the source thread hangs: a stuck tower or driver is
+    /// seen from outside, a camera that is lost and tried again is not held against the program.
+    fn tell_service(&mut self, seen: &Seen, rate: &Rate) {
+        let now = Instant::now();
+        if !self.health.is_stuck(now) {
+            self.service.alive(now);
+        }
+        let (health, source) = (self.health, self.source);
+        self.service.status(now, || {
+            let lost = if health.is_lost() { ", which is lost and tried again and again" } else { "" };
+            let labelled = seen.labelled;
+            format!("{labelled} frames labelled, {:.1} a second, from {source}{lost}", rate.hz)
+        });
     }
 
     fn report(&mut self, frame: &mut Frame, mut latency: Latency, rate: &mut Rate) -> Result<Report> {

@@ -4,6 +4,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::SKIP_REPORT_EVERY;
+use super::health::Health;
 use crate::output::{Event, EventKind, Item};
 use crate::slot::Slot;
 use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Stop, Uri};
@@ -20,6 +21,7 @@ pub(super) struct Target<'a> {
     pub(super) stop: &'a Stop,
     /// News that find no room are lost; the log has them.
     pub(super) events: SyncSender<Item>,
+    pub(super) health: &'a Health,
 }
 
 /// Pumps frames until the source ends, fails for good, or is stopped. Frames are numbered from 0 throughout.
@@ -68,6 +70,7 @@ impl Capture<'_> {
     fn pump(&mut self, source: &mut dyn Source) -> Result<(), SourceError> {
         let live = source.is_live();
         while !self.target.stop.is_set() {
+            self.target.health.beat(Instant::now());
             self.frame.path = None;
             self.frame.truth = None;
             if !source.next(&mut self.frame, self.target.stop)? {
@@ -93,6 +96,7 @@ impl Capture<'_> {
             return;
         }
         log::warn!("{message}; trying to open it again");
+        self.target.health.set_lost(true);
         self.lost = Some(Lost { since: Instant::now(), tries: 0, pause: BACK_OFF_FIRST });
         self.tell(EventKind::SourceLost, message);
     }
@@ -103,6 +107,7 @@ impl Capture<'_> {
             let seconds = lost.since.elapsed().as_secs_f32();
             let message = format!("after {seconds:.1} s and {} tries: {}", lost.tries, source.describe());
             log::info!("source is back {message}");
+            self.target.health.set_lost(false);
             self.tell(EventKind::SourceBack, message);
         }
         if self.skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY)
@@ -125,6 +130,7 @@ impl Capture<'_> {
             if self.target.stop.sleep(lost.pause) {
                 return None;
             }
+            self.target.health.beat(Instant::now());
             lost.tries += 1;
             lost.pause = (lost.pause * 2).min(BACK_OFF_MAX);
             match open() {
@@ -189,8 +195,9 @@ mod tests {
     /// Runs one source after the other (`None`: opening fails) and checks what is told, and how many frames came.
     fn check(sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
         let (slot, stop) = (Slot::new(), Stop::new());
+        let health = Health::new(&Uri::Auto, Duration::ZERO, Instant::now());
         let (events, received) = sync_channel(64);
-        let target = Target { slot: &slot, stop: &stop, events };
+        let target = Target { slot: &slot, stop: &stop, events, health: &health };
         let mut sources = sources.iter().map(|script| {
             let script = script.ok_or(SourceError::Missing { path: "/dev/video7".into(), hint: "" })?;
             Ok(Box::new(Scripted { script: script.iter().copied().collect(), skipped: false }) as Box<dyn Source>)

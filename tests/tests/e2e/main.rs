@@ -19,6 +19,7 @@ mod processors;
 mod quantization;
 mod reload;
 mod scores;
+mod service;
 mod shapes;
 mod snapshot;
 mod text_towers;

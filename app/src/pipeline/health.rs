@@ -1,0 +1,86 @@
+//! Whether the source thread still moves.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::source::Uri;
+
+/// A driver that answers at all answers a call within this time, even while a bus is being reset.
+const CALL_MAX: Duration = Duration::from_secs(10);
+
+/// Signs of life of the source thread, which the inference thread looks at.
+#[derive(Debug)]
+pub(super) struct Health {
+    start: Instant,
+    /// Milliseconds from `start` to the last sign.
+    beat_ms: AtomicU64,
+    lost: AtomicBool,
+    /// Longest time from one sign to the next; `None` for sources that may be silent for ever.
+    silence_max: Option<Duration>,
+}
+
+impl Health {
+    /// Of a source that is given `timeout` for a frame. A camera gives a frame or an error in bounded time; a pipe may
+    /// be silent as long as the other end pleases, and files lie on disks that sleep.
+    pub(super) fn new(uri: &Uri, timeout: Duration, now: Instant) -> Self {
+        let silence_max = matches!(uri, Uri::V4l2(_)).then_some(timeout + CALL_MAX);
+        Self { start: now, beat_ms: AtomicU64::new(0), lost: AtomicBool::new(false), silence_max }
+    }
+
+    /// The source thread is about to make the next bounded step.
+    pub(super) fn beat(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.start).as_millis();
+        self.beat_ms.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The source gives no frames and is being opened again, or is back.
+    pub(super) fn set_lost(&self, lost: bool) {
+        self.lost.store(lost, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether the source thread hangs within one step. A source that is lost and tried again and again does not.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        let beat = self.start + Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
+        self.silence_max.is_some_and(|max| now.saturating_duration_since(beat) > max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_step_without_end_is_stuck() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let camera = Uri::V4l2("/dev/video0".into());
+        for (uri, beats, now, expected) in [
+            (&camera, &[0][..], 12, false),
+            (&camera, &[0], 13, true),
+            (&camera, &[0, 12, 20, 32], 44, false),
+            (&camera, &[0, 12, 20, 32], 45, true),
+            (&Uri::Stdin, &[0], 1_000_000, false),
+            (&Uri::Auto, &[0], 1_000_000, false),
+        ] {
+            let health = Health::new(uri, Duration::from_secs(2), start);
+            beats.iter().for_each(|beat| health.beat(at(*beat)));
+            assert_eq!(health.is_stuck(at(now)), expected, "{uri:?} {beats:?} {now}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_lost_is_not_stuck_while_it_is_tried() {
+        let start = Instant::now();
+        let health = Health::new(&Uri::V4l2("/dev/video0".into()), Duration::from_secs(2), start);
+        health.set_lost(true);
+        for second in (0..600).step_by(2) {
+            let now = start + Duration::from_secs(second);
+            health.beat(now);
+            assert!(health.is_lost() && !health.is_stuck(now + Duration::from_secs(2)), "{second}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What the system's signals do to a running loop.
+
+use std::io;
+use std::process::exit;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::pipeline::Deps;
+
+/// A loop that was asked to end and has not after this long hangs in a driver, or on a reader of its output that does
+/// not read. Everything on the disk is whole at any moment, so the program may end without it. With the rest of the way
+/// the end is there within a second.
+const GRACE: Duration = Duration::from_millis(800);
+
+/// SIGTERM and SIGINT end the loop, at once while it still loads; a second one ends the program; SIGHUP has the labels
+/// read anew.
+pub(crate) fn handle(deps: &Deps) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let deps = deps.clone();
+    let work = move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => deps.reload.store(true, Ordering::Release),
+                _ if deps.signalled.swap(true, Ordering::AcqRel) => exit(1),
+                _ if !deps.running.load(Ordering::Acquire) => exit(0),
+                _ => {
+                    deps.stop.set();
+                    end_after_grace();
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(work).map(drop)
+}
+
+/// Ends the program after the grace, if it is still there; by itself, since the signals' thread has to see a second one.
+fn end_after_grace() {
+    let started = thread::Builder::new().name("grace".to_owned()).spawn(|| {
+        thread::sleep(GRACE);
+        exit(0);
+    });
+    if let Err(error) = started {
+        log::warn!("the end cannot be hastened: {error}");
+    }
+}
