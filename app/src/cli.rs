@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::tower::Tower;
 use crate::config::{Config, Output, Problem};
 use crate::pipeline::{self, Deps};
-use crate::source::{Stop, Uri};
+use crate::source::Uri;
 use crate::{bench, check, classify, compute, demo, labels, output, signals, snapshot};
 
 /// Names what a camera sees, on the board itself. The labels are sentences in a file: edit it, and the running camera
