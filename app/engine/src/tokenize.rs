@@ -51,12 +51,18 @@ pub enum TokenizeError {
     },
 }
 
+/// Calls the library, which believes the tables in a file and panics where they point outside of themselves.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err("its tables contradict themselves".into()))
+}
+
 impl Tokenizer {
     /// Reads the content of a `tokenizer.json`; truncation and padding come from `spec`, not from the file.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
         let file_error = |e: tokenizers::Error| TokenizeError::File { message: e.to_string() };
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(file_error)?;
-        let special = inner.encode("", true).map_err(file_error)?.len();
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(file_error)?;
+        let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
         if spec.max_length <= special {
             let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
             return Err(TokenizeError::File { message });
@@ -77,9 +83,7 @@ impl Tokenizer {
 
     /// Ids of one prompt, cut to the maximum length, and padded to it where [`TokenizerSpec::padding`] says so.
     pub fn encode(&self, prompt: &str) -> Result<Encoding, TokenizeError> {
-        let encoding = self
-            .inner
-            .encode(prompt, true)
+        let encoding = guarded(|| self.inner.encode(prompt, true))
             .map_err(|e| TokenizeError::Prompt { prompt: prompt.to_owned(), message: e.to_string() })?;
         let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
         let ids = widen(encoding.get_ids());
@@ -151,5 +155,33 @@ impl Encoding {
             type_ids: extend(&self.type_ids, 0),
             position_ids: extend(&self.position_ids, 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::FileEntry;
+
+    #[test]
+    fn tables_that_point_outside_of_themselves_are_an_error() {
+        let spec = TokenizerSpec {
+            file: FileEntry { name: String::new(), bytes: 0, sha256: String::new() },
+            max_length: 8,
+            padding: Padding::Longest,
+            padding_side: PaddingSide::Right,
+            pad_token: "<pad>".into(),
+            pad_id: 0,
+            pad_type_id: 0,
+            positions: Positions::Sequential,
+        };
+        // A double array of one unit, at which every search starts and which says to go on at place 5.
+        let json = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null,
+            "post_processor": null, "decoder": null,
+            "normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAUAABhAA=="},
+            "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}"#;
+        let tokenizer = Tokenizer::from_bytes(json.as_bytes(), &spec).expect("nothing is looked up yet");
+        let error = tokenizer.encode("a").expect_err("a place that is not there").to_string();
+        assert!(error.contains("\"a\"") && error.contains("tables"), "{error}");
     }
 }
