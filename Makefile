@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run release test lint deny arm64 tools python
+.PHONY: help run release test lint deny arm64 vm-tests tools python
 
 # Where rustup puts cargo; a new installation is not on the PATH of shells that were open before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -32,6 +32,7 @@ help:
 	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
 	@echo 'make deny    licences, sources and known vulnerabilities of what Spotter depends on'
 	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson)'
+	@echo 'make vm-tests  cameras, faults, power cuts: on a virtual ARM board with Debian kernel (TESTS="test_camera")'
 
 # The build that the tests use too: its dependencies are optimised, and it takes a third of the time of `make release`.
 run: tools
@@ -78,6 +79,9 @@ deny: tools
 
 arm64: tools
 	@cross/arm64.sh
+
+vm-tests: tools
+	@cross/vm/tests.sh $(TESTS)
 
 # Checks for Rust, a C compiler and libclang.
 tools:

@@ -20,6 +20,14 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
+# foreign_architecture NAME: lets apt download packages for it; nothing is installed.
+foreign_architecture() {
+    if dpkg --print-foreign-architectures | grep -qx "$1"; then return 0; fi
+    say "telling dpkg of the architecture $1, to download packages of it"
+    as_root dpkg --add-architecture "$1"
+    as_root apt-get update -qq
+}
+
 # The target for the Rust in use, from rustup.
 rust_from_rustup() {
     command -v rustup >/dev/null || { say "no rustup here"; return 1; }
@@ -33,11 +41,7 @@ rust_from_debian() {
     apt_install rustc-web cargo-web
     version=$(dpkg-query -W -f '${Version}' rustc-web)
     if [ "$(cat "$sysroot/version" 2>/dev/null)" != "$version" ]; then
-        if ! dpkg --print-foreign-architectures | grep -qx arm64; then
-            say "telling dpkg of the architecture arm64, to download one package of it"
-            as_root dpkg --add-architecture arm64
-            as_root apt-get update -qq
-        fi
+        foreign_architecture arm64
         rm -rf "$sysroot" "$packages"
         mkdir -p "$sysroot/lib/rustlib" "$packages"
         # apt warns that its own user cannot write here; it downloads as root then.

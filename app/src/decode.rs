@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use spotter_engine::picture::{self, DecodeError, JpegDecoder, Picture};
 
 use self::yuv::Converter;
-use crate::source::{Frame, PixelFormat};
+use crate::source::{Frame, PixelFormat, Range};
 
 /// Turns frames into RGB pictures. Reuses its buffers, and those of the picture that it is given.
 #[derive(Default)]
@@ -115,6 +115,7 @@ fn decode_raw(frame: &Frame, picture: &mut Picture) -> Result<(), FrameError> {
                 converter.nv12(&row[..*width], &bytes[uv..uv + row_bytes], rgb);
             }
             PixelFormat::Grey => converter.grey(row, rgb),
+            PixelFormat::Rgb24 if frame.range == Range::Limited => converter.rgb(row, rgb),
             PixelFormat::Rgb24 | PixelFormat::Encoded | PixelFormat::Mjpeg => rgb.copy_from_slice(row),
         }
     }

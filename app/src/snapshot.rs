@@ -4,7 +4,8 @@ use std::io::{Cursor, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use image::{ExtendedColorType, ImageFormat};
+use image::codecs::pnm::{PnmEncoder, PnmSubtype, SampleEncoding};
+use image::{ExtendedColorType, ImageEncoder as _, ImageFormat};
 use spotter_engine::picture::Picture;
 
 use crate::config::Config;
@@ -33,8 +34,14 @@ pub fn run(config: &Config, uri: &Uri, file: &Path, skip: Option<u32>, out: &mut
     Decoder::new().decode(&frame, &mut picture)?;
     let (width, height) = (u32::try_from(picture.width)?, u32::try_from(picture.height)?);
     let mut bytes = Cursor::new(Vec::new());
-    image::write_buffer_with_format(&mut bytes, &picture.rgb, width, height, ExtendedColorType::Rgb8, format)
-        .with_context(|| format!("{}: cannot make the picture", file.display()))?;
+    let written = match format {
+        // By itself it would be a PAM, which few programs read.
+        ImageFormat::Pnm => PnmEncoder::new(&mut bytes)
+            .with_subtype(PnmSubtype::Pixmap(SampleEncoding::Binary))
+            .write_image(&picture.rgb, width, height, ExtendedColorType::Rgb8),
+        _ => image::write_buffer_with_format(&mut bytes, &picture.rgb, width, height, ExtendedColorType::Rgb8, format),
+    };
+    written.with_context(|| format!("{}: cannot make the picture", file.display()))?;
     store::replace_file(file, bytes.get_ref()).with_context(|| format!("{}: cannot write", file.display()))?;
     writeln!(out, "{}: {width} x {height} pixels of {}", file.display(), source.describe()).context("standard output")
 }

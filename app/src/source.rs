@@ -34,7 +34,7 @@ pub struct Frame {
     pub stride: usize,
     /// The pixels, or the encoded file.
     pub bytes: Vec<u8>,
-    /// Range of the luma and chroma values, for YUV formats.
+    /// Range of the values of raw formats.
     pub range: Range,
     /// Conversion matrix, for YUV formats.
     pub matrix: Matrix,
@@ -128,12 +128,12 @@ impl fmt::Display for PixelFormat {
     }
 }
 
-/// Which values YUV samples take.
+/// Which values samples take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     /// 0 to 255.
     Full,
-    /// Luma 16 to 235, chroma 16 to 240.
+    /// Luma, red, green and blue 16 to 235, chroma 16 to 240.
     Limited,
 }
 

@@ -73,7 +73,11 @@ fn every_format_matches_the_formulas() {
                     for (i, got) in picture.rgb.chunks(3).enumerate() {
                         let sample = sample(format, i % width, i / width);
                         let expected = match format {
-                            PixelFormat::Rgb24 => sample.map(f64::from),
+                            PixelFormat::Rgb24 if range == Range::Full => sample.map(f64::from),
+                            // Each value as if it were luma.
+                            PixelFormat::Rgb24 => {
+                                sample.map(|value| reference(matrix, range, [value, 128, 128])[0].clamp(0.0, 255.0))
+                            }
                             _ => reference(matrix, range, sample).map(|value| value.clamp(0.0, 255.0)),
                         };
                         for (got, expected) in got.iter().zip(expected) {

@@ -99,6 +99,13 @@ impl Converter {
         }
     }
 
+    /// `row`: red, green and blue, each in the range of luma.
+    pub(super) fn rgb(self, row: &[u8], rgb: &mut [u8]) {
+        for (value, sample) in rgb.iter_mut().zip(row) {
+            *value = clamped(self.luma(*sample) + HALF);
+        }
+    }
+
     /// Converts a block into `rgb`, or as much of it as fits there.
     #[inline(always)]
     fn block(self, block: &Block, rgb: &mut [u8]) {

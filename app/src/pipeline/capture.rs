@@ -13,7 +13,7 @@ use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, St
 const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
 
 /// Longest pause, so that a camera that comes back is seen soon.
-const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
 /// Where frames and news of the source go.
 pub(super) struct Target<'a> {

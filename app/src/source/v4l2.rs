@@ -2,6 +2,7 @@
 
 mod closing;
 mod device;
+mod encoding;
 mod layout;
 mod negotiate;
 
@@ -71,7 +72,9 @@ impl Camera {
         };
         let wanted = Format::new(choice.width, choice.height, FourCC::new(&choice.fourcc));
         let got = ask(path, "set the format", || device.set_format(&wanted))?;
-        let layout = Layout::check(&got, path)?;
+        // A driver that does not answer has no choice of its own.
+        let encoding = encoding::encoding(&device.handle()).unwrap_or_default();
+        let layout = Layout::check(&got, encoding, path)?;
         if got.fourcc != wanted.fourcc {
             log::warn!("{}: asked for {}, the driver set {}", path.display(), wanted.fourcc, got.fourcc);
         }
@@ -234,8 +237,8 @@ mod tests {
 
     #[test]
     fn only_whole_frames_pass() {
-        let yuyv = Layout::check(&Format::new(4, 2, FourCC::new(b"YUYV")), Path::new("v")).unwrap();
-        let mjpeg = Layout::check(&Format::new(4, 2, FourCC::new(b"MJPG")), Path::new("v")).unwrap();
+        let yuyv = Layout::check(&Format::new(4, 2, FourCC::new(b"YUYV")), 0, Path::new("v")).unwrap();
+        let mjpeg = Layout::check(&Format::new(4, 2, FourCC::new(b"MJPG")), 0, Path::new("v")).unwrap();
         let jpeg = [0xFF, 0xD8, 0xFF, 0xD9, 0, 0, 0, 0];
         for (layout, bytes, bytesused, flags, expected) in [
             (&yuyv, &[1; 20][..], 16, Flags::DONE, Ok(16)),

@@ -14,12 +14,16 @@ const SOURCE: &str = "test://shapes?seed=3&fps=0&hold=1&size=128x96&frames=12";
 fn a_snapshot_is_the_frame_after_those_that_are_skipped() {
     let place = Place::new();
     let Ok(Uri::Shapes(options)) = SOURCE.parse() else { panic!("{SOURCE} is a source of drawn shapes") };
-    for (skip, file, frame) in [("--skip 0", "a.png", 0), ("--skip 5", "b.ppm", 5), ("", "c.bmp", 0)] {
+    for (skip, file, frame, start) in
+        [("--skip 0", "a.png", 0, &b"\x89PNG"[..]), ("--skip 5", "b.ppm", 5, b"P6\n"), ("", "c.bmp", 0, b"BM")]
+    {
         let done = finish(place.spotter(&format!("snapshot {skip} {file} --source")).arg(SOURCE));
         assert_eq!(done.code, Some(0), "{file}: {}", done.stderr);
         assert!(done.stdout.starts_with(&format!("{file}: 128 x 96 pixels of test://shapes")), "{}", done.stdout);
         let mut expected = Vec::new();
         draw_shapes(&options, frame, &mut expected);
+        let content = std::fs::read(place.at(file)).unwrap();
+        assert!(content.starts_with(start), "{file}: {:?}", &content[..4]);
         assert!(image::open(place.at(file)).unwrap().to_rgb8().into_raw() == expected, "{file}: other pixels");
     }
 }

@@ -12,6 +12,11 @@ use crate::source::{Matrix, PixelFormat, Range, SourceError};
 /// More columns or rows are a driver's mistake, not a camera.
 const MAX_SIDE: u32 = 16384;
 
+/// Numbers of matrices in V4L2 (`enum v4l2_ycbcr_encoding`).
+const ENCODING_DEFAULT: u32 = 0;
+const ENCODING_709: u32 = 2;
+const ENCODING_XV709: u32 = 4;
+
 /// How the bytes of every frame lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -25,8 +30,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Takes what the driver answered, or says why it cannot be.
-    pub(super) fn check(got: &Format, path: &Path) -> Result<Self, SourceError> {
+    /// Takes what the driver answered, or says why it cannot be. `encoding` is V4L2's number of the matrix.
+    pub(super) fn check(got: &Format, encoding: u32, path: &Path) -> Result<Self, SourceError> {
         let refuse = |found: String, expected: String| SourceError::Layout { path: path.into(), expected, found };
         let Some(format) = pixel_format(got.fourcc.repr) else {
             let found = format!("format {}", got.fourcc.repr.escape_ascii());
@@ -57,7 +62,7 @@ impl Layout {
             let found = format!("buffers of {} bytes", got.size);
             return Err(refuse(found, format!("at least {frame_bytes} for {width} x {height} pixels of {format}")));
         }
-        Ok(Layout { format, width, height, stride, range: range(got, format), matrix: matrix(got) })
+        Ok(Layout { format, width, height, stride, range: range(got, format), matrix: matrix(got, encoding) })
     }
 
     /// Bytes of a raw frame; 0 for MJPEG.
@@ -66,19 +71,20 @@ impl Layout {
     }
 }
 
-/// The range, with V4L2's default for YUV where the driver leaves it open; grey alone is no YUV there.
+/// The range, with V4L2's default for RGB and YUV where the driver leaves it open; grey alone is no YUV there.
 fn range(got: &Format, format: PixelFormat) -> Range {
     match (got.quantization, got.colorspace) {
         (Quantization::FullRange, _) | (Quantization::Default, Colorspace::JPEG) => Range::Full,
-        (Quantization::Default, _) if format == PixelFormat::Grey => Range::Full,
+        (Quantization::Default, _) if matches!(format, PixelFormat::Grey | PixelFormat::Rgb24) => Range::Full,
         (Quantization::LimitedRange | Quantization::Default, _) => Range::Limited,
     }
 }
 
-/// The matrix that V4L2 defines for the colour space. The `v4l` crate does not pass on a driver's own choice.
-fn matrix(got: &Format) -> Matrix {
-    match got.colorspace {
-        Colorspace::Rec709 | Colorspace::DCIP3 => Matrix::Bt709,
+/// The driver's matrix, else the one that V4L2 defines for the colour space.
+fn matrix(got: &Format, encoding: u32) -> Matrix {
+    match (encoding, got.colorspace) {
+        (ENCODING_709 | ENCODING_XV709, _) => Matrix::Bt709,
+        (ENCODING_DEFAULT, Colorspace::Rec709 | Colorspace::DCIP3) => Matrix::Bt709,
         _ => Matrix::Bt601,
     }
 }
@@ -111,7 +117,7 @@ mod tests {
             (b"MJPG", 0, 100_000, 0),
             (b"MJPG", 640, 1, 0),
         ] {
-            let layout = Layout::check(&format(code, 640, 480, stride, size), Path::new("v")).unwrap();
+            let layout = Layout::check(&format(code, 640, 480, stride, size), 0, Path::new("v")).unwrap();
             assert_eq!((layout.stride, layout.width, layout.height), (expected, 640, 480));
         }
     }
@@ -128,25 +134,30 @@ mod tests {
             (format(b"NV12", 640, 480, 640, 307_200), "buffers of 307200 bytes, expected at least 460800"),
             (alternate, "half pictures (alternate between fields)"),
         ] {
-            let error = Layout::check(&got, Path::new("v")).unwrap_err().to_string();
+            let error = Layout::check(&got, 0, Path::new("v")).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
     }
 
     #[test]
     fn colors_follow_the_driver() {
-        for (quantization, colorspace, expected) in [
-            (Quantization::Default, Colorspace::SRGB, (Range::Limited, Matrix::Bt601)),
-            (Quantization::Default, Colorspace::JPEG, (Range::Full, Matrix::Bt601)),
-            (Quantization::FullRange, Colorspace::Rec709, (Range::Full, Matrix::Bt709)),
-            (Quantization::LimitedRange, Colorspace::JPEG, (Range::Limited, Matrix::Bt601)),
-            (Quantization::Default, Colorspace::Rec709, (Range::Limited, Matrix::Bt709)),
+        for (code, quantization, colorspace, encoding, expected) in [
+            (b"YUYV", Quantization::Default, Colorspace::SRGB, 0, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::JPEG, 0, (Range::Full, Matrix::Bt601)),
+            (b"YUYV", Quantization::FullRange, Colorspace::Rec709, 0, (Range::Full, Matrix::Bt709)),
+            (b"YUYV", Quantization::LimitedRange, Colorspace::JPEG, 0, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::Rec709, 0, (Range::Limited, Matrix::Bt709)),
+            (b"YUYV", Quantization::Default, Colorspace::Rec709, 1, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::SRGB, 2, (Range::Limited, Matrix::Bt709)),
+            (b"YUYV", Quantization::Default, Colorspace::SRGB, 3, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::SRGB, 4, (Range::Limited, Matrix::Bt709)),
+            (b"GREY", Quantization::Default, Colorspace::SRGB, 0, (Range::Full, Matrix::Bt601)),
+            (b"RGB3", Quantization::Default, Colorspace::SRGB, 0, (Range::Full, Matrix::Bt601)),
+            (b"RGB3", Quantization::LimitedRange, Colorspace::SRGB, 0, (Range::Limited, Matrix::Bt601)),
         ] {
-            let got = Format { quantization, colorspace, ..format(b"YUYV", 2, 2, 0, 0) };
-            let layout = Layout::check(&got, Path::new("v")).unwrap();
+            let got = Format { quantization, colorspace, ..format(code, 2, 2, 0, 0) };
+            let layout = Layout::check(&got, encoding, Path::new("v")).unwrap();
             assert_eq!((layout.range, layout.matrix), expected);
         }
-        let grey = Layout::check(&format(b"GREY", 2, 2, 0, 0), Path::new("v")).unwrap();
-        assert_eq!(grey.range, Range::Full);
     }
 }

@@ -1,0 +1,38 @@
+#!/bin/busybox sh
+# The virtual board itself: runs the lines that the host sends, and answers each with exit code, length and output.
+#
+# The line is the first virtio port. The host's folder is /share. Without the host the board switches itself off.
+fail() {
+    echo "vm: $*"
+    poweroff -f
+}
+
+serve() {
+    exec 3<>"$1" || fail "no line to the host"
+    echo ready >&3
+    while IFS= read -r line <&3; do
+        (eval "$line") >/tmp/answer 2>&1 </dev/null 3>&-
+        echo "$? $(wc -c </tmp/answer)" >&3
+        cat /tmp/answer >&3
+    done
+}
+
+export PATH=/tmp/busybox:/usr/bin:/usr/sbin HOME=/tmp
+/bin/busybox mount -t tmpfs tmpfs /tmp
+/bin/busybox mkdir /tmp/busybox
+/bin/busybox --install -s /tmp/busybox
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /mnt
+ip link set lo up
+modprobe -a virtio_console 9p 9pnet_virtio || fail "modules are missing"
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || fail "no shared folder"
+tries=0
+until port=$(ls /dev/vport*p1 2>/dev/null); do
+    [ $tries -lt 100 ] || fail "no line to the host"
+    usleep 50000
+    tries=$((tries + 1))
+done
+# As a child: what the host's lines leave running in the background is reaped by this, the first process.
+serve "$port" &
+wait $!
+fail "the host went away"

@@ -1,0 +1,122 @@
+"""A virtual 64-bit ARM board under QEMU, driven line by line; image.sh makes what it boots."""
+
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+# A boot takes some 15 s here; a loaded machine needs more.
+BOOT_S = 240
+
+
+class Failed(Exception):
+    """A command on the board ended with an error, or the board did."""
+
+
+class Machine:
+    """A booted board. Its /share is `self.share` here. Used with `with`, so that it never outlives a test."""
+
+    def __init__(self, image, memory_mb=512, cores=2, cpu="cortex-a76", disks=(), extra=()):
+        image = pathlib.Path(image)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="spotter-vm-"))
+        self.share = self.folder / "share"
+        self.share.mkdir()
+        line = self.folder / "line"
+        self.console = self.folder / "console"
+        command = ["qemu-system-aarch64", "-M", "virt", "-cpu", cpu, "-smp", str(cores), "-m", str(memory_mb)]
+        command += ["-nodefaults", "-nographic", "-no-reboot", "-serial", f"file:{self.console}", "-net", "none"]
+        command += ["-kernel", str(image / "kernel.image"), "-initrd", str(image / "initramfs.gz")]
+        command += ["-append", "console=ttyAMA0 quiet panic=-1 loglevel=4"]
+        command += ["-drive", f"file={image / 'root.ext4'},format=raw,if=virtio,readonly=on"]
+        for disk in disks:
+            command += ["-drive", f"{disk},if=virtio" if "=" in str(disk) else f"file={disk},format=raw,if=virtio"]
+        command += ["-fsdev", f"local,id=share,path={self.share},security_model=none"]
+        command += ["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"]
+        command += ["-chardev", f"socket,id=line,path={line},server=on,wait=off", "-device", "virtio-serial-pci"]
+        command += ["-device", "virtserialport,chardev=line,nr=1,name=line", *extra]
+        self.errors = (self.folder / "errors").open("wb")
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors)
+        self.line = socket.socket(socket.AF_UNIX)
+        self.received = b""
+        try:
+            start = time.monotonic()
+            while not line.exists() and time.monotonic() < start + 20 and self.process.poll() is None:
+                time.sleep(0.02)
+            self.line.connect(str(line))
+            ready = self._read_line(BOOT_S)
+            if ready != "ready":
+                raise Failed(f"the board said {ready!r}")
+        except (OSError, Failed) as error:
+            report = self.report()
+            self.kill()
+            raise Failed(f"the board did not start: {error}\n{report}") from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        self.errors.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, command, timeout=60):
+        """Runs a line of shell on the board; its output, or an exception."""
+        code, output = self.try_run(command, timeout)
+        if code != 0:
+            raise Failed(f"`{command}` ended with {code}: {output}\n{self.report()}")
+        return output
+
+    def try_run(self, command, timeout=60):
+        """Runs a line of shell on the board; its exit code and output."""
+        assert "\n" not in command
+        self.line.sendall(command.encode() + b"\n")
+        code, length = self._read_line(timeout).split()
+        return int(code), self._read(int(length), timeout).decode(errors="replace")
+
+    def start(self, command, name):
+        """Starts a program on the board; standard output and error go to the share as NAME.out and NAME.err."""
+        for end in ("out", "err"):
+            (self.share / f"{name}.{end}").touch()
+        pid = self.run(f"{command} >/share/{name}.out 2>/share/{name}.err & echo $!")
+        return int(pid)
+
+    def lives(self, pid):
+        """Whether a program on the board still runs."""
+        return self.try_run(f"grep -q '^State:.[^Z]' /proc/{pid}/status")[0] == 0
+
+    def kill(self):
+        """Ends the board as a power cut does."""
+        self.process.kill()
+        self.process.wait()
+        self.line.close()
+
+    def report(self):
+        """The end of what the kernel and QEMU said."""
+        console = self.console.read_text(errors="replace") if self.console.exists() else ""
+        return "console: " + console[-2000:] + "\nqemu: " + (self.folder / "errors").read_text()[-1000:]
+
+    def _read_line(self, timeout):
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self.received:
+            self._more(deadline)
+        line, self.received = self.received.split(b"\n", 1)
+        return line.decode()
+
+    def _read(self, length, timeout):
+        deadline = time.monotonic() + timeout
+        while len(self.received) < length:
+            self._more(deadline)
+        answer, self.received = self.received[:length], self.received[length:]
+        return answer
+
+    def _more(self, deadline):
+        self.line.settimeout(max(0.01, deadline - time.monotonic()))
+        try:
+            piece = self.line.recv(65536)
+        except TimeoutError as error:
+            raise Failed(f"no answer in time\n{self.report()}") from error
+        if not piece:
+            raise Failed(f"the board went away\n{self.report()}")
+        self.received += piece
