@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
+use crate::bundles;
 use crate::compute;
 use crate::config::Config;
-use crate::demo;
 use crate::embedder::embed_configured;
 use crate::output::json::{ms, write_line};
 use crate::recognizer::{Latency, Recognizer};
@@ -59,7 +59,7 @@ struct Quantiles {
 pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &mut dyn Write) -> Result<()> {
     let threads = compute::threads(config.inference.threads)?;
     let start = Instant::now();
-    let bundle = Arc::new(demo::bundle(config)?);
+    let bundle = Arc::new(bundles::open(config)?);
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let load = start.elapsed();
     let labels = embed_configured(config, &bundle, &threads)?;

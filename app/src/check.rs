@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use spotter_engine::bundle::Bundle;
 use spotter_engine::tower::{ImageTower, TextTower};
 
+use crate::bundles;
 use crate::compute;
 use crate::config::{Config, Problem};
 use crate::demo;
@@ -22,12 +23,12 @@ pub fn run(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<us
     if let Err(error) = Uri::from_str(&config.source) {
         problems.push(error.to_string());
     }
-    let bundle = demo::bundle(config);
+    let bundle = bundles::open(config);
     let templates = match &bundle {
         Ok(bundle) => bundle.manifest().templates.clone(),
         Err(_) => vec![TEMPLATES.to_owned()],
     };
-    match bundle.map_err(anyhow::Error::from).and_then(|bundle| towers(&bundle)) {
+    match bundle.and_then(|bundle| towers(&bundle)) {
         Ok(()) => {}
         Err(error) => problems.push(format!("{error:#}")),
     }

@@ -15,7 +15,7 @@ use crate::embedder::embed_configured;
 use crate::output::json::{LabelScore, write_line};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::Frame;
-use crate::{demo, store};
+use crate::{bundles, store};
 
 /// Largest picture file that is read: no camera writes larger ones, and a board has little memory.
 const PICTURE_BYTES_MAX: u64 = 256 << 20;
@@ -28,7 +28,7 @@ struct Line<'a> {
 
 /// Prints the best labels of each picture; pictures that cannot be read are reported on standard error and counted.
 pub fn run(config: &Config, json: bool, pictures: &[PathBuf], out: &mut dyn Write) -> Result<usize> {
-    let bundle = Arc::new(demo::bundle(config)?);
+    let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
     let labels = embed_configured(config, &bundle, &threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;

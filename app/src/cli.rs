@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::tower::Tower;
+use crate::bundles::command::{self, Action};
 use crate::config::{Config, Output, Problem};
 use crate::pipeline::{self, Deps};
 use crate::source::Uri;
-use crate::{bench, check, classify, compute, demo, labels, output, signals, snapshot};
+use crate::{bench, bundles, check, classify, compute, labels, output, signals, snapshot};
 
 /// Names what a camera sees, on the board itself. The labels are sentences in a file: edit it, and the running camera
 /// answers to the new words.
@@ -62,6 +63,14 @@ enum Command {
     Check {
         #[command(flatten)]
         common: Common,
+    },
+    /// Install bundles side by side, choose the one that runs, and go back
+    Bundle {
+        /// Configuration file [default: /etc/spotter/spotter.toml if it exists]
+        #[arg(long, value_name = "FILE", global = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        action: Action,
     },
     /// Save one picture of the source, to aim a camera by
     Snapshot {
@@ -123,7 +132,7 @@ impl Alone {
         let tower = self.tower.unwrap_or(Tower::Image);
         let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
         let threads = compute::threads(config.inference.threads)?;
-        let bundle = demo::bundle(config)?;
+        let bundle = bundles::open(config)?;
         match self {
             Self { explain: true, .. } => bench::tower::explain(tower, &bundle, &threads, &mut out)?,
             Self { roofline: true, .. } => bench::tower::roofline(tower, &bundle, &threads, &mut out)?,
@@ -175,6 +184,10 @@ impl Cli {
                 };
                 let problems = check::run(&common.apply(config), &problems, &mut io::stdout().lock())?;
                 Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Command::Bundle { config, action } => {
+                let config = Config::load(config.as_deref()).map_err(|problems| all_of(&problems))?;
+                command::run(&config, action, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
             }
             Command::Snapshot { common, source, skip, file } => {
                 let config = common.load()?;

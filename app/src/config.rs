@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use minisign_verify::PublicKey;
 
 use crate::source::{CaptureOptions, PixelFormat, Uri};
 use document::Section;
@@ -19,7 +20,7 @@ pub use problem::{FILE_BYTES_MAX, Position, Problem, read_text};
 pub const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
 
 /// A valid configuration, with defaults for what the file leaves out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where frames come from, in the syntax of [`Uri`].
     pub source: String,
@@ -35,6 +36,10 @@ pub struct Config {
     pub capture: Capture,
     /// How frames are turned into labels.
     pub inference: Inference,
+    /// How many frames a second are labelled.
+    pub rate: Rate,
+    /// What bundles are let into slots.
+    pub bundles: Bundles,
 }
 
 /// What is printed.
@@ -83,12 +88,46 @@ pub enum CaptureFormat {
 }
 
 /// How frames are turned into labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Inference {
     /// Threads that compute the towers; 0 for as many as there are cores but one.
     pub threads: usize,
     /// Labels shown of each frame, best first.
     pub top_k: usize,
+    /// Grey levels by which a frame must differ from the last labelled one to be labelled; 0 labels every frame.
+    pub unchanged: f32,
+}
+
+/// How many frames a second are labelled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Frames a second at most; 0 for as many as come.
+    pub max_fps: f32,
+    /// Frames a second that the governor leaves.
+    pub min_fps: f32,
+    /// Whether the rate follows the board's heat and CPU quota.
+    pub governor: Governing,
+    /// Degrees Celsius that the board is kept below; 0 for what the board says.
+    pub temperature_max_c: u32,
+}
+
+/// Whether the rate follows the board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum Governing {
+    /// It does, where the board says how it is.
+    Auto,
+    /// It does not.
+    Off,
+}
+
+/// What bundles are let into slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundles {
+    /// The key that must have signed them; `None` takes any.
+    pub public_key: Option<PublicKey>,
+    /// Size of the largest, in MiB.
+    pub size_max_mib: u32,
 }
 
 impl Default for Config {
@@ -101,6 +140,8 @@ impl Default for Config {
             state_dir: None,
             capture: Capture::default(),
             inference: Inference::default(),
+            rate: Rate::default(),
+            bundles: Bundles::default(),
         }
     }
 }
@@ -113,7 +154,19 @@ impl Default for Capture {
 
 impl Default for Inference {
     fn default() -> Self {
-        Self { threads: 0, top_k: 5 }
+        Self { threads: 0, top_k: 5, unchanged: 0.0 }
+    }
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { max_fps: 0.0, min_fps: 1.0, governor: Governing::Auto, temperature_max_c: 0 }
+    }
+}
+
+impl Default for Bundles {
+    fn default() -> Self {
+        Self { public_key: None, size_max_mib: 1024 }
     }
 }
 
@@ -146,6 +199,8 @@ impl Config {
                 state_dir: file(root, "state_dir", folder).or_else(|| default_state_dir(env)),
                 capture: root.table("capture", Capture::read).unwrap_or_default(),
                 inference: root.table("inference", Inference::read).unwrap_or_default(),
+                rate: root.table("rate", Rate::read).unwrap_or_default(),
+                bundles: root.table("bundles", Bundles::read).unwrap_or_default(),
             }
         })
     }
@@ -201,7 +256,46 @@ impl Inference {
         // There are never more labels than this.
         let top_k = section.integer("top_k", 1..=1000);
         let size = |value: Option<u32>, default| value.map_or(default, |value| value as usize);
-        Self { threads: size(threads, defaults.threads), top_k: size(top_k, defaults.top_k) }
+        Self {
+            threads: size(threads, defaults.threads),
+            top_k: size(top_k, defaults.top_k),
+            unchanged: section.number("unchanged", 0.0..=255.0).unwrap_or(defaults.unchanged),
+        }
+    }
+}
+
+impl Rate {
+    fn read(section: &Section<'_>) -> Self {
+        let defaults = Self::default();
+        Self {
+            max_fps: section.number("max_fps", 0.0..=1000.0).unwrap_or(defaults.max_fps),
+            // Less than a frame in a hundred seconds is no live camera.
+            min_fps: section.number("min_fps", 0.01..=1000.0).unwrap_or(defaults.min_fps),
+            governor: section.choice("governor").unwrap_or(defaults.governor),
+            // No board is meant to be hotter.
+            temperature_max_c: section.integer("temperature_max_c", 0..=120).unwrap_or(defaults.temperature_max_c),
+        }
+    }
+}
+
+impl Bundles {
+    /// The size of the largest, in bytes.
+    pub fn bytes_max(&self) -> u64 {
+        u64::from(self.size_max_mib) << 20
+    }
+
+    fn read(section: &Section<'_>) -> Self {
+        let key = section.string("public_key").and_then(|text| match PublicKey::from_base64(text.get_ref()) {
+            Ok(key) => Some(key),
+            Err(_) => {
+                let expected = "expected a minisign public key, the second line of its `.pub` file";
+                section.problem(text.span(), format!("`public_key`: {expected}, found something else"));
+                None
+            }
+        });
+        // Four times what the largest pair of towers takes.
+        let size_max_mib = section.integer("size_max_mib", 1..=16_384).unwrap_or(Self::default().size_max_mib);
+        Self { public_key: key, size_max_mib }
     }
 }
 

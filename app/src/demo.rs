@@ -22,12 +22,9 @@ const FILES: [(&str, &[u8]); 5] = [
     ("MODEL_CARD.md", include_bytes!("../../config/demo/MODEL_CARD.md")),
 ];
 
-/// The bundle that the configuration names, else the one inside the program.
-pub fn bundle(config: &Config) -> Result<Bundle, BundleError> {
-    match &config.bundle {
-        Some(path) => Bundle::open(path),
-        None => Bundle::from_memory(BUNDLE_NAME, FILES),
-    }
+/// The bundle inside the program.
+pub fn bundle() -> Result<Bundle, BundleError> {
+    Bundle::from_memory(BUNDLE_NAME, FILES)
 }
 
 /// The labels that the configuration names, else those inside the program; `templates` are the bundle's.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
+use crate::bundles;
 use crate::cli::all_of;
 use crate::compute;
 use crate::config::Config;
@@ -13,7 +14,7 @@ use crate::embedder::Embedder;
 
 /// Prints a line a label and a sum, and leaves every sentence in the cache.
 pub fn run(config: &Config, out: &mut dyn Write) -> Result<()> {
-    let bundle = Arc::new(demo::bundle(config)?);
+    let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
     let labels = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(bundle, config.state_dir.as_deref(), &threads);

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod bench;
+pub mod bundles;
 pub mod check;
 pub mod classify;
 pub mod cli;
@@ -10,9 +11,10 @@ pub mod config;
 pub mod decode;
 pub mod demo;
 pub mod embedder;
+pub mod governor;
 pub mod label_file;
 pub mod labels;
-pub mod live_labels;
+pub mod live;
 pub mod output;
 pub mod pipeline;
 pub mod recognizer;
@@ -22,4 +24,5 @@ pub mod slot;
 pub mod snapshot;
 pub mod source;
 pub mod store;
+pub mod unchanged;
 pub mod watch;

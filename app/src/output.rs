@@ -35,6 +35,8 @@ pub struct Report {
     pub rate_hz: f32,
     /// Frames dropped so far because a newer one came first.
     pub dropped: u64,
+    /// Frames so far that got the scores of one before, since they showed the same; `None` where that is off.
+    pub unchanged: Option<u64>,
 }
 
 impl Report {
@@ -54,6 +56,12 @@ pub enum EventKind {
     SourceBack,
     /// Frames were broken and left out.
     FramesSkipped,
+    /// A bundle was loaded and runs from the next frame on.
+    BundleLoaded,
+    /// The bundle that was activated cannot be loaded.
+    BundleRefused,
+    /// The rate of frames is held down, or no more.
+    Rate,
 }
 
 /// One thing that happened, for programs that follow the output; the log says it as well.

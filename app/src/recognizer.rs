@@ -11,7 +11,7 @@ use spotter_engine::score::{Score, Scoring, score};
 use spotter_engine::tower::{ImageTower, Threads};
 
 use crate::decode::{Decoder, FrameError};
-use crate::source::Frame;
+use crate::source::{Frame, ShapesOptions, draw_shapes};
 
 /// How long the stages of one frame took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,11 +61,26 @@ impl Recognizer {
         })
     }
 
+    /// Has the tower look at a drawn picture, so that a bundle that loads and does not work shows now.
+    pub fn probe(&mut self) -> Result<()> {
+        let options = ShapesOptions { width: 64, height: 64, ..ShapesOptions::default() };
+        draw_shapes(&options, 0, &mut self.picture.rgb);
+        (self.picture.width, self.picture.height) = (options.width, options.height);
+        self.preprocessor.run(&self.picture, &mut self.pixels)?;
+        self.tower.embed(&self.pixels)?;
+        Ok(())
+    }
+
     /// Turns a frame into the picture that [`Self::recognize`] looks at; an error means that the frame is broken.
     pub fn decode(&mut self, frame: &Frame) -> Result<Duration, FrameError> {
         let start = Instant::now();
         self.decoder.decode(frame, &mut self.picture)?;
         Ok(start.elapsed())
+    }
+
+    /// The decoded picture.
+    pub fn picture(&self) -> &Picture {
+        &self.picture
     }
 
     /// Scores the decoded picture against `labels`, best first; `latency` gets the stages' times.

@@ -59,6 +59,11 @@ fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8]) ->
     temporary.write_all(bytes)?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
+    sync_folder(folder)
+}
+
+/// Returns once the disk has the names in `folder`: of files that were made, renamed or removed there.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         // Some network file systems cannot sync a folder; the rename is then as safe as it can be.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),

@@ -84,6 +84,22 @@ impl<'a> Section<'a> {
         number
     }
 
+    /// The number under `key`, whole or not, which must lie in `range`.
+    pub(crate) fn number(&self, key: &'static str, range: RangeInclusive<f32>) -> Option<f32> {
+        let value = self.value(key)?;
+        let text = match value.get_ref() {
+            DeValue::Integer(found) if found.radix() == 10 => found.as_str(),
+            DeValue::Float(found) => found.as_str(),
+            _ => return self.wrong_type(key, value, "a number"),
+        };
+        let number = text.parse::<f32>().ok().filter(|n| range.contains(n));
+        if number.is_none() {
+            let (low, high) = (range.start(), range.end());
+            self.problem(value.span(), format!("`{key}`: expected {low} to {high}, found {text}"));
+        }
+        number
+    }
+
     /// The array of strings under `key`, which must not be empty; elements of other types are left out of it.
     pub(crate) fn strings(&self, key: &'static str) -> Option<Vec<Spanned<&'a str>>> {
         let value = self.value(key)?;
@@ -204,6 +220,7 @@ mod tests {
             root.string("name");
             root.choice::<Shape>("shape");
             root.integer("size", 1..=9);
+            root.number("weight", 0.5..=1e3);
             root.strings("words");
             root.table("inner", |inner| inner.integer("depth", 0..=4_000_000_000));
             root.tables("item", |item| {
@@ -223,7 +240,7 @@ mod tests {
         check("nmae = 'x'", &["f:1:1: unknown key `nmae`: did you mean `name`?"]);
         check(
             "colour = 'x'",
-            &["f:1:1: unknown key `colour`: known here: `name`, `shape`, `size`, `words`, `inner`, `item`"],
+            &["f:1:1: unknown key `colour`: known here: `name`, `shape`, `size`, `weight`, `words`, `inner`, `item`"],
         );
         check("[inner]\ndpeth = 1", &["f:2:1: unknown key `dpeth`: did you mean `depth`?"]);
         check("inner.depth = -1", &["f:1:15: `depth`: expected 0 to 4000000000, found -1"]);
@@ -232,6 +249,14 @@ mod tests {
         check("size = 0xFFFFFFFFFFFFFFFFFF", &["f:1:8: `size`: expected 1 to 9, found 0xFFFFFFFFFFFFFFFFFF"]);
         check("size = 1.0", &["f:1:8: `size`: expected an integer, found a float"]);
         check("size = 2024-01-01", &["f:1:8: `size`: expected an integer, found a date or time"]);
+        check("weight = 1_0.5", &[]);
+        check("weight = 7", &[]);
+        check("weight = 1e3", &[]);
+        check("weight = 0.25", &["f:1:10: `weight`: expected 0.5 to 1000, found 0.25"]);
+        check("weight = -1", &["f:1:10: `weight`: expected 0.5 to 1000, found -1"]);
+        check("weight = nan", &["f:1:10: `weight`: expected 0.5 to 1000, found nan"]);
+        check("weight = '1'", &["f:1:10: `weight`: expected a number, found a string"]);
+        check("weight = 0x10", &["f:1:10: `weight`: expected a number, found an integer"]);
         check("shape = 'flat'", &["f:1:9: `shape`: expected one of `round`, `square`, found `flat`"]);
         check("words = 'a'", &["f:1:9: `words`: expected an array of strings, found a string"]);
         check(

@@ -31,7 +31,17 @@ fn every_key_is_read() {
         [inference]
         threads = 4
         top_k = 3
+        unchanged = 2.5
+        [rate]
+        max_fps = 10
+        min_fps = 0.5
+        governor = "off"
+        temperature_max_c = 70
+        [bundles]
+        public_key = "RWQWnoUWMoLEakW9ROR28k794c8CJwFeJc5u1bdqDOPYR7Ff9W7e9aEA"
+        size_max_mib = 64
     "#;
+    let key = PublicKey::from_base64("RWQWnoUWMoLEakW9ROR28k794c8CJwFeJc5u1bdqDOPYR7Ff9W7e9aEA").expect("a key");
     let expected = Config {
         source: "v4l2:///dev/video2".into(),
         bundle: Some("/etc/spotter/model".into()),
@@ -39,7 +49,9 @@ fn every_key_is_read() {
         output: Output::Json,
         state_dir: Some("/etc/spotter/../state".into()),
         capture: Capture { width: 1280, height: 720, fps: 15, format: CaptureFormat::Yuyv, timeout_ms: 5000 },
-        inference: Inference { threads: 4, top_k: 3 },
+        inference: Inference { threads: 4, top_k: 3, unchanged: 2.5 },
+        rate: Rate { max_fps: 10.0, min_fps: 0.5, governor: Governing::Off, temperature_max_c: 70 },
+        bundles: Bundles { public_key: Some(key), size_max_mib: 64 },
     };
     assert_eq!(Config::parse(Path::new("/etc/spotter/spotter.toml"), text, no_env), Ok(expected));
     let here = Config::parse(Path::new("spotter.toml"), "bundle = 'model'", no_env).expect("a configuration");
@@ -58,6 +70,12 @@ fn problems_name_file_line_and_column() {
         "[capture]\nformat = 'MJPEG'",
         &[
             "/etc/s.toml:2:10: `format`: expected one of `auto`, `mjpeg`, `yuyv`, `uyvy`, `nv12`, `rgb24`, `grey`, found `MJPEG`",
+        ],
+    );
+    check(
+        "[bundles]\npublic_key = 'x'",
+        &[
+            "/etc/s.toml:2:14: `public_key`: expected a minisign public key, the second line of its `.pub` file, found something else",
         ],
     );
     check("labels = ''", &["/etc/s.toml:1:10: `labels`: expected a path, found nothing between the quotes"]);
@@ -124,7 +142,8 @@ fn a_named_file_must_exist() {
 
 #[test]
 fn shipped_files_are_valid_and_tell_the_truth() {
-    for name in ["spotter.toml", "raspberry-pi-4.toml", "raspberry-pi-5.toml", "jetson-orin-nano.toml"] {
+    let boards = ["pi-zero-2w", "pi4", "pi5", "jetson-nano", "orin-nano"].map(|board| format!("boards/{board}.toml"));
+    for name in boards.iter().map(String::as_str).chain(["spotter.toml"]) {
         let path = shipped().join(name);
         let text = read_text(&path).expect(name);
         let live = Config::parse(&path, &text, no_env).expect(name);
@@ -148,9 +167,32 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
     // Three paths have defaults that no value can say; the file shows an example of each.
     let example = |path: &Option<PathBuf>| path.as_ref().is_some_and(|p| p.is_absolute());
     assert!(example(&config.bundle) && example(&config.labels) && example(&config.state_dir), "{config:?}");
-    assert_eq!(Config { bundle: None, labels: None, state_dir: None, ..config }, Config::default());
-    let keys = ["source", "bundle", "labels", "output", "state_dir", "width", "height", "fps", "format"];
-    for key in keys.into_iter().chain(["timeout_ms", "threads", "top_k"]) {
+    // Nor can the key's, which takes any.
+    assert!(config.bundles.public_key.is_some());
+    let bundles = Bundles { public_key: None, ..config.bundles };
+    assert_eq!(Config { bundle: None, labels: None, state_dir: None, bundles, ..config }, Config::default());
+    let keys = [
+        "source",
+        "bundle",
+        "labels",
+        "output",
+        "state_dir",
+        "width",
+        "height",
+        "fps",
+        "format",
+        "timeout_ms",
+        "threads",
+        "top_k",
+        "unchanged",
+        "max_fps",
+        "min_fps",
+        "governor",
+        "temperature_max_c",
+        "public_key",
+        "size_max_mib",
+    ];
+    for key in keys {
         let set = uncommented.iter().filter(|line| line.starts_with(&format!("{key} = "))).count();
         assert_eq!(set, 1, "{key}");
     }

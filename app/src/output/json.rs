@@ -32,6 +32,8 @@ struct Line<'a> {
     labels: Vec<LabelScore<'a>>,
     latency_ms: LatencyMs,
     dropped: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -80,6 +82,7 @@ impl Output for Json {
                 total: ms(latency.total()),
             },
             dropped: report.dropped,
+            unchanged: report.unchanged,
         };
         write_line(&mut self.out, &line)
     }

@@ -51,7 +51,7 @@ fn a_loaded_tower_allocates_nothing() {
 #[test]
 #[ignore = "run by the test above in a process of its own"]
 fn counted() {
-    let bundle = spotter::demo::bundle(&spotter::config::Config::default()).unwrap();
+    let bundle = spotter::demo::bundle().unwrap();
     let manifest = bundle.manifest();
     let [height, width] = manifest.image_size();
     let pixels = vec![0.5; 3 * height * width];

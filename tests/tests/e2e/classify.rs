@@ -48,6 +48,7 @@ pub(crate) struct Line {
     pub(crate) truth: Option<String>,
     pub(crate) latency_ms: Option<LatencyMs>,
     pub(crate) dropped: Option<u64>,
+    pub(crate) unchanged: Option<u64>,
 }
 
 /// A line of `run --output json` that is not about a frame.
@@ -161,6 +162,7 @@ pub(crate) fn finish(command: &mut Command) -> Done {
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<Line>,
+    events: Arc<Mutex<Vec<Event>>>,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -169,10 +171,13 @@ impl Running {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (send, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let said = Arc::clone(&events);
         thread::spawn(move || {
             for line in stdout.lines() {
                 let line = line.unwrap();
                 if is_event(&line) {
+                    said.lock().unwrap().push(serde_json::from_str(&line).unwrap());
                     continue;
                 }
                 // Nobody waits for lines after a failed test.
@@ -187,7 +192,7 @@ impl Running {
                 log.lock().unwrap().push_str(&line);
             }
         });
-        Self { child, lines, stderr }
+        Self { child, lines, events, stderr }
     }
 
     /// The next line; `None` at the end of the output.
@@ -197,6 +202,15 @@ impl Running {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("no line within {DEADLINE:?}: {}", self.stderr()),
         }
+    }
+
+    /// What was told so far beside frames.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What has been printed on standard error so far.

@@ -4,6 +4,8 @@ mod accuracy;
 mod allocations;
 mod bad_inputs;
 mod bench;
+mod board;
+mod bundles;
 mod cache;
 mod classify;
 mod compose;

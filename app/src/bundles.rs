@@ -1,0 +1,39 @@
+//! Which bundle runs: one that the configuration names, one in a slot of the state folder, or the one inside the program.
+//!
+//! A slot is a folder `bundles/NAME` in the state folder; `bundles.json` beside it says which one is active. Slots are
+//! made whole and changed never; all that changes is that one small file, by one rename.
+
+mod archive;
+pub mod command;
+mod signature;
+pub mod slots;
+mod state;
+mod trial;
+
+use anyhow::Result;
+use spotter_engine::bundle::Bundle;
+
+use crate::config::Config;
+use crate::demo;
+pub use slots::{SlotError, Slots};
+pub use state::{BUILT_IN, State};
+pub(crate) use trial::Trial;
+
+/// The slots that the configuration leaves the choice to: none where it names a bundle, or where there is no state folder.
+pub fn slots(config: &Config) -> Option<Slots> {
+    match &config.bundle {
+        Some(_) => None,
+        None => config.state_dir.as_deref().map(Slots::new),
+    }
+}
+
+/// The bundle to run: the one that is named, else the active slot's, else the one inside the program.
+pub fn open(config: &Config) -> Result<Bundle> {
+    if let Some(path) = &config.bundle {
+        return Ok(Bundle::open(path)?);
+    }
+    match slots(config) {
+        Some(slots) => Ok(slots.open(&slots.state()?.active)?),
+        None => Ok(demo::bundle()?),
+    }
+}

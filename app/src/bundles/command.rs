@@ -1,0 +1,210 @@
+//! `spotter bundle`: install, list, activate, rollback, remove.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::signature;
+use super::slots::{SlotError, Slots, Terms};
+use super::state::{BUILT_IN, State};
+use crate::compute;
+use crate::config::Config;
+use crate::embedder::embed_configured;
+use crate::output::json::write_line;
+use crate::recognizer::Recognizer;
+
+/// What is done with the slots.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Check an archive and unpack it into a slot, which changes nothing yet
+    Install {
+        /// The archive, as `model-prep export` writes it; its signature, if any, in FILE.minisig
+        #[arg(value_name = "FILE.tar")]
+        archive: PathBuf,
+        /// The slot [default: the archive's name without its ending]
+        #[arg(long)]
+        name: Option<String>,
+        /// Activate it right away
+        #[arg(long)]
+        activate: bool,
+    },
+    /// List the slots
+    List {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try a slot's bundle on a picture and the labels, and have it run from now on
+    Activate {
+        /// The slot, or `built-in`
+        name: String,
+    },
+    /// Go back to the bundle before
+    Rollback,
+    /// Remove a slot that is neither active nor the one before
+    Remove {
+        /// The slot
+        name: String,
+    },
+}
+
+/// Does it, and says on `out` what was done.
+pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
+    let Some(state_dir) = &config.state_dir else {
+        bail!("there is no state folder: name one in the configuration (state_dir)");
+    };
+    let slots = Slots::new(state_dir);
+    let said = match action {
+        Action::Install { archive, name, activate: and_activate } => {
+            let said = install(config, &slots, &archive, name.as_deref())?;
+            match and_activate {
+                true => format!("{}\n{}", said.1, activate(config, &slots, &said.0)?),
+                false => said.1,
+            }
+        }
+        Action::List { json } => return list(&slots, json, out),
+        Action::Activate { name } => activate(config, &slots, &name)?,
+        Action::Rollback => roll_back(config, &slots)?,
+        Action::Remove { name } => {
+            slots.remove(&name)?;
+            format!("removed {name}")
+        }
+    };
+    writeln!(out, "{said}").context("standard output")
+}
+
+/// The slot's name, and what to say.
+fn install(config: &Config, slots: &Slots, archive: &Path, name: Option<&str>) -> Result<(String, String)> {
+    let key = config.bundles.public_key.as_ref();
+    let unchecked = key.is_none() && signature::signature_path(archive).exists();
+    let terms = Terms { key, bytes_max: config.bundles.bytes_max(), now: jiff::Timestamp::now() };
+    let installed = slots.install(archive, name, terms)?;
+    if unchecked {
+        log::warn!("the signature was not checked: the configuration names no public key (bundles.public_key)");
+    }
+    let place = slots.path(&installed.name);
+    let what = if installed.before { "is installed already" } else { "installed" };
+    let said = format!("{} {what} in {}", installed.name, place.display());
+    Ok((installed.name, said))
+}
+
+fn activate(config: &Config, slots: &Slots, name: &str) -> Result<String> {
+    not_pinned(config)?;
+    let bundle = slots.open(name)?;
+    bundle.verify()?;
+    let threads = compute::threads(config.inference.threads)?;
+    let bundle = Arc::new(bundle);
+    let mut recognizer = Recognizer::open(&bundle, &threads)?;
+    recognizer.probe()?;
+    // All of them, so that the text tower is tried too and the running program finds them in the cache.
+    embed_configured(config, &bundle, &threads)?;
+    let (before, after) = slots.change(|state| {
+        slots.check(name)?;
+        Ok::<State, SlotError>(state.activated(name))
+    })?;
+    Ok(match before.active == after.active {
+        true => format!("{name} is active already"),
+        false => format!("{name} is active now, instead of {}", before.active),
+    })
+}
+
+fn roll_back(config: &Config, slots: &Slots) -> Result<String> {
+    not_pinned(config)?;
+    let (before, after) = slots.change(|state| {
+        let nothing = || SlotError::NothingBefore { active: state.active.clone() };
+        let after = state.rolled_back().ok_or_else(nothing)?;
+        slots.open(&after.active)?;
+        Ok::<State, SlotError>(after)
+    })?;
+    Ok(format!("{} is active again, instead of {}", after.active, before.active))
+}
+
+/// A bundle that the configuration names comes before any slot, so choosing one would have no effect.
+fn not_pinned(config: &Config) -> Result<()> {
+    match &config.bundle {
+        Some(path) => {
+            bail!("the configuration names the bundle {}: remove `bundle` from it to use slots", path.display())
+        }
+        None => Ok(()),
+    }
+}
+
+/// A slot as it is listed.
+#[derive(Debug, Serialize)]
+struct Row {
+    slot: String,
+    active: bool,
+    previous: bool,
+    /// Whether it was given up because it could not be loaded.
+    failed: bool,
+    bundle: Option<String>,
+    bytes: u64,
+    installed: Option<String>,
+    signed: Option<String>,
+    /// What keeps it from being opened.
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listing {
+    #[serde(flatten)]
+    state: State,
+    slots: Vec<Row>,
+}
+
+fn list(slots: &Slots, json: bool, out: &mut dyn Write) -> Result<()> {
+    let state = slots.state()?;
+    let mut names = slots.names()?;
+    names.push(BUILT_IN.to_owned());
+    // One that was active and is gone is worth a line too.
+    if !names.contains(&state.active) {
+        names.push(state.active.clone());
+    }
+    let rows = names.iter().map(|name| row(slots, &state, name)).collect();
+    let listing = Listing { state, slots: rows };
+    if json { write_line(out, &listing) } else { table(out, &listing) }.context("standard output")
+}
+
+fn row(slots: &Slots, state: &State, name: &str) -> Row {
+    let opened = slots.open(name);
+    let about = slots.about(name).ok();
+    let (bundle, bytes, problem) = match &opened {
+        Ok(bundle) => {
+            let manifest = bundle.manifest();
+            (Some(manifest.name.clone()), manifest.files().iter().map(|file| file.bytes).sum(), None)
+        }
+        Err(error) => (None, 0, Some(error.to_string())),
+    };
+    Row {
+        slot: name.to_owned(),
+        active: state.active == name,
+        previous: state.previous.as_deref() == Some(name),
+        failed: state.failed.as_deref() == Some(name),
+        bundle,
+        bytes,
+        installed: about.as_ref().map(|about| about.installed.clone()),
+        signed: about.and_then(|about| about.signed),
+        problem,
+    }
+}
+
+fn table(out: &mut dyn Write, listing: &Listing) -> std::io::Result<()> {
+    for row in &listing.slots {
+        let mut notes = Vec::new();
+        notes.extend(row.active.then(|| "active".to_owned()));
+        notes.extend((row.active && !listing.state.proven).then(|| "not loaded yet".to_owned()));
+        notes.extend(row.previous.then(|| "the one before".to_owned()));
+        notes.extend(row.failed.then(|| "given up: it could not be loaded".to_owned()));
+        notes.extend(row.signed.as_ref().map(|comment| format!("signed: {comment}")));
+        notes.extend(row.problem.clone());
+        let mebibytes = row.bytes as f64 / f64::from(1 << 20);
+        let bundle = row.bundle.as_deref().unwrap_or("?");
+        let installed = row.installed.as_deref().unwrap_or("");
+        writeln!(out, "{:24} {bundle:24} {mebibytes:8.1} MiB  {installed:20}  {}", row.slot, notes.join(", "))?;
+    }
+    Ok(())
+}

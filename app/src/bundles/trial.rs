@@ -1,0 +1,70 @@
+//! Trying the active slot, and going back from one that cannot be loaded.
+
+use super::slots::{SlotError, Slots};
+use super::state::State;
+
+/// The tries of one load: every step is written down before it is made, so that the next program goes on where this one
+/// died.
+#[derive(Debug)]
+pub(crate) struct Trial<'a> {
+    slots: &'a Slots,
+    state: State,
+    /// Where the state cannot be written, this program still goes back by itself, and the next one tries again.
+    writable: bool,
+}
+
+impl<'a> Trial<'a> {
+    /// Begins with what the state says; one that cannot be read is reported, and stands for the bundle inside the program.
+    pub(crate) fn begin(slots: &'a Slots) -> Self {
+        let read = slots.state().inspect_err(|error| report(error, "the bundle inside the program is used"));
+        // What cannot be read is not overwritten either: somebody may want to know what it was.
+        Self { slots, writable: read.is_ok(), state: read.unwrap_or_default() }
+    }
+
+    /// The slot to load now; another one than before where that was tried often enough.
+    pub(crate) fn next(&mut self) -> String {
+        let before = self.state.active.clone();
+        self.step(State::tried);
+        if self.state.failed.as_ref() == Some(&before) && self.state.active != before {
+            log::error!("bundle {before}: given up, going back to {}", self.state.active);
+        }
+        self.state.active.clone()
+    }
+
+    /// The slot was loaded and works.
+    pub(crate) fn worked(&mut self) {
+        self.step(State::worked);
+    }
+
+    /// The slot could not be loaded.
+    pub(crate) fn broke(&mut self) {
+        self.step(State::broke);
+    }
+
+    fn step(&mut self, step: impl Fn(&State) -> State) {
+        let after = step(&self.state);
+        if after == self.state {
+            return;
+        }
+        if self.writable {
+            match self.slots.replace(&self.state, &after) {
+                Ok(true) => {}
+                // Somebody chose another one meanwhile: that is tried next, and has all its tries.
+                Ok(false) => {
+                    self.state = self.slots.state().unwrap_or(after);
+                    return;
+                }
+                Err(error) => {
+                    report(&error, "failed loads of a bundle are not counted beyond this start");
+                    self.writable = false;
+                }
+            }
+        }
+        self.state = after;
+    }
+}
+
+fn report(error: &SlotError, so: &str) {
+    let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+    log::warn!("{error}{source}; {so}");
+}

@@ -1,0 +1,413 @@
+//! Bundles in slots: installed whole or not at all, chosen, taken over while the program runs, gone back from.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod archives;
+mod kills;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Deserialize;
+use spotter_engine::bundle::{Bundle, Contents, Manifest};
+
+use crate::classify::{DEADLINE, Done, Line, Place, Running, finish, lines};
+
+const NAMES: [&str; 4] = ["red circle", "green square", "blue star", "black heart"];
+
+/// What `spotter bundle list --json` says.
+#[derive(Debug, Deserialize)]
+struct Listing {
+    active: String,
+    previous: Option<String>,
+    proven: bool,
+    tries: u32,
+    failed: Option<String>,
+    slots: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    slot: String,
+    signed: Option<String>,
+    problem: Option<String>,
+}
+
+impl Listing {
+    fn of(place: &Place) -> Self {
+        let done = bundle(place, "list --json");
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stdout))
+    }
+
+    /// The slots, without the one that is always there.
+    fn names(&self) -> Vec<&str> {
+        self.slots.iter().map(|row| row.slot.as_str()).filter(|name| *name != "built-in").collect()
+    }
+}
+
+/// `spotter bundle` with these arguments.
+fn bundle(place: &Place, arguments: &str) -> Done {
+    let mut command = place.spotter("bundle");
+    if place.at("spotter.toml").exists() {
+        command.arg("--config").arg(place.at("spotter.toml"));
+    }
+    finish(command.args(arguments.split_whitespace()))
+}
+
+fn check(place: &Place, arguments: &str, code: i32, expected: &str) {
+    let done = bundle(place, arguments);
+    assert_eq!(done.code, Some(code), "{arguments}: {} {}", done.stdout, done.stderr);
+    let said = if code == 0 { &done.stdout } else { &done.stderr };
+    assert!(said.contains(expected), "{arguments}: expected {expected:?}, found {said}");
+}
+
+/// The demo bundle, its manifest changed, as an archive in the place.
+fn archive(place: &Place, file: &str, change: impl FnOnce(&mut Manifest)) -> PathBuf {
+    let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
+    let mut manifest = demo.manifest().clone();
+    change(&mut manifest);
+    let files = demo.manifest().files().map(|file| demo.read(file).unwrap());
+    let contents = Contents { vision: &files[0], text: &files[1], tokenizer: &files[2], model_card: &files[3] };
+    let path = place.at(file);
+    spotter_engine::bundle::write(&path, manifest, &contents).unwrap();
+    path
+}
+
+/// Scales by which the bundles are told apart: a score's logit is its cosine times the scale.
+const SCALES: [(&str, f32); 3] = [("a", 10.0), ("b", 30.0), ("c", 50.0)];
+
+/// Archives `a.tar`, `b.tar`, `c.tar`, labels without templates of their own, and a picture.
+fn prepared() -> Place {
+    let place = Place::new();
+    for (name, scale) in SCALES {
+        archive(&place, &format!("{name}.tar"), |manifest| {
+            manifest.name = format!("bundle {name}");
+            manifest.logit_scale = scale.ln();
+            manifest.templates = vec![format!("the {name} of a {{}}.")];
+        });
+    }
+    let labels: String = NAMES.iter().map(|name| format!("[[label]]\nname = \"{name}\"\n")).collect();
+    place.write("labels.toml", labels);
+    place.picture("x.png", 7);
+    place
+}
+
+/// The bundle that gave these scores, of which every one must be of the same.
+fn bundle_of(line: &Line) -> &'static str {
+    let of = |scale: f32| line.labels.iter().all(|label| (label.cosine * scale - label.logit).abs() < 1e-3);
+    let found: Vec<_> = SCALES.iter().filter(|(_, scale)| of(*scale)).map(|(name, _)| *name).collect();
+    match found[..] {
+        [name] => name,
+        [] => {
+            let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
+            assert!(of(demo.manifest().logit_scale.exp()), "scores of no bundle: {line:?}");
+            "built-in"
+        }
+        _ => panic!("scores of several bundles: {line:?}"),
+    }
+}
+
+/// The bundle that classifies now.
+fn classifying(place: &Place) -> &'static str {
+    let done = finish(&mut place.spotter("classify --json --labels labels.toml x.png"));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    bundle_of(&lines(&done)[0])
+}
+
+#[test]
+fn slots_are_installed_chosen_and_gone_back_from() {
+    let place = prepared();
+    assert_eq!(classifying(&place), "built-in");
+    assert_eq!(Listing::of(&place).names(), [""; 0]);
+    check(&place, "rollback", 1, "nothing to go back to: \"built-in\" is active");
+    check(&place, "install a.tar", 0, "a installed in ");
+    check(&place, "install a.tar", 0, "a is installed already in ");
+    check(&place, "install b.tar --name a", 1, "slot \"a\" holds another bundle already");
+    check(&place, "install b.tar --name B!", 1, "slot name \"B!\": expected 1 to 64 small letters");
+    check(&place, "install b.tar --name built-in", 1, "slot name \"built-in\"");
+    check(&place, "install nothing.tar", 1, "nothing.tar: cannot be opened");
+    check(&place, "activate z", 1, "no slot \"z\": there are a, built-in");
+    assert_eq!(classifying(&place), "built-in", "installing chooses nothing");
+    check(&place, "activate a", 0, "a is active now, instead of built-in");
+    check(&place, "activate a", 0, "a is active already");
+    assert_eq!(classifying(&place), "a");
+    check(&place, "install b.tar --activate", 0, "b is active now, instead of a");
+    assert_eq!(classifying(&place), "b");
+    let listing = Listing::of(&place);
+    assert_eq!((listing.names(), listing.active.as_str()), (vec!["a", "b"], "b"));
+    assert_eq!((listing.previous.as_deref(), listing.proven, listing.tries), (Some("a"), false, 0));
+    assert!(listing.slots.iter().all(|row| row.problem.is_none() && row.signed.is_none()), "{listing:?}");
+    check(&place, "list", 0, "bundle b");
+    check(&place, "remove b", 1, "slot \"b\" is the active one");
+    check(&place, "remove a", 1, "slot \"a\" is the previous one");
+    check(&place, "rollback", 0, "a is active again, instead of b");
+    assert_eq!(classifying(&place), "a");
+    check(&place, "rollback", 1, "nothing to go back to");
+    check(&place, "remove b", 0, "removed b");
+    assert_eq!(Listing::of(&place).names(), ["a"]);
+    check(&place, "activate built-in", 0, "built-in is active now, instead of a");
+    assert_eq!(classifying(&place), "built-in");
+}
+
+#[test]
+fn a_bundle_that_is_named_comes_before_slots() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "a is active now");
+    let done = finish(&mut place.spotter("classify --json --bundle b.tar --labels labels.toml x.png"));
+    assert_eq!(bundle_of(&lines(&done)[0]), "b");
+    place.write("spotter.toml", "bundle = 'b.tar'\n");
+    check(&place, "activate a", 1, "the configuration names the bundle ");
+    check(&place, "rollback", 1, "remove `bundle` from it to use slots");
+}
+
+#[test]
+fn a_bundle_that_does_not_work_is_not_activated() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "a is active now");
+    let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
+    let files = demo.manifest().files().map(|file| demo.read(file).unwrap());
+    let whole = Contents { vision: &files[0], text: &files[1], tokenizer: &files[2], model_card: &files[3] };
+    // Every hash is right; what is hashed is not.
+    for (name, contents) in [
+        ("novision", Contents { vision: b"no graph", ..whole }),
+        ("notext", Contents { text: &files[0], ..whole }),
+        ("notokens", Contents { tokenizer: b"{}", ..whole }),
+    ] {
+        spotter_engine::bundle::write(&place.at(&format!("{name}.tar")), demo.manifest().clone(), &contents).unwrap();
+        check(&place, &format!("install {name}.tar"), 0, "installed in");
+        check(&place, &format!("activate {name}"), 1, "");
+        let listing = Listing::of(&place);
+        assert_eq!((listing.active.as_str(), listing.failed), ("a", None), "{name}");
+    }
+    // Labels that are broken keep nothing from being installed, and anything from being activated untried.
+    check(&place, "install b.tar", 0, "installed");
+    place.write("spotter.toml", "labels = 'broken.toml'\n");
+    place.write("broken.toml", "[[label]]\n");
+    check(&place, "activate b", 1, "broken.toml:1:1: label without a `name`");
+    assert_eq!(Listing::of(&place).active, "a");
+}
+
+/// As flash goes bad: one byte in the middle of a slot's image tower.
+fn damage(place: &Place, slot: &str) {
+    let path = place.state().join("bundles").join(slot).join("vision.onnx");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// `spotter run` for a frame.
+fn run_once(place: &Place) -> Done {
+    let done = finish(
+        &mut place.spotter("run --output json --frames 1 --labels labels.toml --source test://shapes?size=64x64"),
+    );
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    done
+}
+
+#[test]
+fn a_bundle_that_fails_twice_is_gone_back_from() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "");
+    let done = run_once(&place);
+    assert_eq!(bundle_of(&lines(&done)[0]), "a");
+    assert!(Listing::of(&place).proven);
+    check(&place, "install b.tar --activate", 0, "");
+    assert!(!Listing::of(&place).proven);
+    damage(&place, "b");
+    let done = run_once(&place);
+    assert_eq!(bundle_of(&lines(&done)[0]), "a");
+    assert_eq!(done.stderr.matches("bundle b: ").count(), 3, "two tries and the end: {}", done.stderr);
+    assert!(done.stderr.contains("bundle b: given up, going back to a"), "{}", done.stderr);
+    assert!(done.stderr.contains("SHA-256"), "{}", done.stderr);
+    let listing = Listing::of(&place);
+    assert_eq!((listing.active.as_str(), listing.failed.as_deref(), listing.proven), ("a", Some("b"), true));
+    let done = run_once(&place);
+    assert!(!done.stderr.contains("ERROR"), "the next start has nothing to do with b: {}", done.stderr);
+    // One that had proven itself, with nothing before it.
+    damage(&place, "a");
+    let done = run_once(&place);
+    assert_eq!(bundle_of(&lines(&done)[0]), "built-in");
+    let listing = Listing::of(&place);
+    assert_eq!((listing.active.as_str(), listing.failed.as_deref()), ("built-in", Some("a")));
+    check(&place, "activate b", 1, "SHA-256");
+}
+
+#[test]
+fn a_bundle_that_the_program_dies_of_is_gone_back_from() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "");
+    run_once(&place);
+    check(&place, "install b.tar --activate", 0, "");
+    // As two programs leave it that were killed while they loaded, for want of memory.
+    let state = place.state().join("bundles.json");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replace("\"tries\": 0", "\"tries\": 2")).unwrap();
+    let done = run_once(&place);
+    assert_eq!(bundle_of(&lines(&done)[0]), "a");
+    assert!(done.stderr.contains("bundle b: given up, going back to a"), "{}", done.stderr);
+    assert_eq!(Listing::of(&place).failed.as_deref(), Some("b"));
+    // Somebody who knows better may try it again.
+    check(&place, "activate b", 0, "b is active now, instead of a");
+    assert_eq!(bundle_of(&lines(&run_once(&place))[0]), "b");
+    assert_eq!(Listing::of(&place).failed, None);
+}
+
+#[test]
+fn a_state_that_is_damaged_stops_nothing() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "");
+    let state = place.state().join("bundles.json");
+    for text in ["", "{", "{\"active\": 3}", "null", "\0\0\0\0"] {
+        fs::write(&state, text).unwrap();
+        let done = run_once(&place);
+        assert_eq!(bundle_of(&lines(&done)[0]), "built-in");
+        assert!(done.stderr.contains("bundles.json: expected the state of the bundles"), "{}", done.stderr);
+        assert_eq!(fs::read_to_string(&state).unwrap(), text, "what cannot be read is kept");
+        check(&place, "list", 1, "remove the file and activate a bundle again");
+    }
+    fs::remove_file(&state).unwrap();
+    check(&place, "activate a", 0, "a is active now");
+    // A slot that somebody removed by hand.
+    fs::remove_dir_all(place.state().join("bundles/a")).unwrap();
+    assert_eq!(bundle_of(&lines(&run_once(&place))[0]), "built-in");
+}
+
+#[test]
+fn a_broken_label_file_is_not_the_bundles_fault() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "");
+    place.write("labels.toml", "[[label]]\n");
+    for _ in 0..3 {
+        let done =
+            finish(&mut place.spotter("run --output json --frames 1 --labels labels.toml --source test://shapes"));
+        assert_eq!(done.code, Some(1));
+    }
+    let listing = Listing::of(&place);
+    assert_eq!((listing.active.as_str(), listing.tries), ("a", 0));
+}
+
+/// A program at work.
+struct Watching {
+    program: Running,
+    last: Line,
+}
+
+impl Watching {
+    fn start(place: &Place) -> Self {
+        let source = "test://shapes?seed=1&fps=5&size=64x64";
+        let program = Running::start(place.spotter("run --output json --labels labels.toml --source").arg(source));
+        let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
+        Self { program, last }
+    }
+
+    /// The next frame's bundle; no frame was lost before it.
+    fn frame(&mut self) -> &'static str {
+        let line = self.program.next().unwrap_or_else(|| panic!("ended: {}", self.program.stderr()));
+        assert_eq!(line.frame.unwrap(), self.last.frame.unwrap() + 1, "dropped {:?} in all", line.dropped);
+        self.last = line;
+        bundle_of(&self.last)
+    }
+
+    /// Reads frames of the bundle `old` until one is of `new`; gives how many there were.
+    fn until(&mut self, old: &str, new: &str) -> usize {
+        let (start, mut count) = (Instant::now(), 1);
+        loop {
+            match self.frame() {
+                bundle if bundle == new => return count,
+                bundle => assert_eq!(bundle, old),
+            }
+            count += 1;
+            assert!(start.elapsed() < DEADLINE, "{new} never came: {}", self.program.stderr());
+        }
+    }
+
+    fn end(self) -> String {
+        self.program.signal("TERM");
+        let (code, _, stderr) = self.program.end();
+        assert_eq!(code, Some(0), "{stderr}");
+        stderr
+    }
+}
+
+#[test]
+fn a_running_program_takes_over_without_losing_a_frame() {
+    let place = prepared();
+    check(&place, "install a.tar", 0, "");
+    check(&place, "install b.tar", 0, "");
+    let mut watching = Watching::start(&place);
+    assert_eq!(bundle_of(&watching.last), "built-in");
+    for (command, old, new) in [
+        ("activate a", "built-in", "a"),
+        ("activate b", "a", "b"),
+        ("rollback", "b", "a"),
+        ("install c.tar --activate", "a", "c"),
+        ("activate built-in", "c", "built-in"),
+    ] {
+        check(&place, command, 0, "");
+        let frames = watching.until(old, new);
+        println!("{command}: {new} after {frames} frames");
+        (0..3).for_each(|_| assert_eq!(watching.frame(), new));
+    }
+    let listing = Listing::of(&place);
+    assert!(listing.proven && listing.failed.is_none(), "{listing:?}");
+    // New labels are embedded by the bundle that runs.
+    check(&place, "activate b", 0, "");
+    watching.until("built-in", "b");
+    place.write("labels.toml", "[[label]]\nname = 'something new'\n");
+    let start = Instant::now();
+    while watching.last.labels[0].name != "something new" {
+        assert_eq!(watching.frame(), "b");
+        assert!(start.elapsed() < DEADLINE);
+    }
+    let events: Vec<_> = watching.program.events().iter().map(|e| (e.event.clone(), e.message.clone())).collect();
+    let loaded = |name: &str| ("bundle_loaded".to_owned(), name.to_owned());
+    assert_eq!(events, ["built-in", "a", "b", "a", "c", "built-in", "b"].map(loaded));
+    let stderr = watching.end();
+    // The labels were embedded when a bundle was tried, and taken from the cache when it was taken over.
+    assert!(stderr.contains("4 sentences: 4 cached, 0 embedded"), "{stderr}");
+    assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
+}
+
+#[test]
+fn a_running_program_refuses_what_cannot_be_loaded() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "");
+    check(&place, "install b.tar", 0, "");
+    let mut watching = Watching::start(&place);
+    assert_eq!(bundle_of(&watching.last), "a");
+    // Goes bad between its trial and its use.
+    damage(&place, "b");
+    let state = place.state().join("bundles.json");
+    let listing = |active: &str| {
+        format!("{{\"active\": \"{active}\", \"previous\": \"a\", \"proven\": false, \"tries\": 0, \"failed\": null}}")
+    };
+    spotter::store::replace_file(&state, listing("b").as_bytes()).unwrap();
+    let start = Instant::now();
+    while !watching.program.events().iter().any(|event| event.event == "bundle_refused") {
+        assert_eq!(watching.frame(), "a");
+        assert!(start.elapsed() < DEADLINE, "{}", watching.program.stderr());
+    }
+    (0..5).for_each(|_| assert_eq!(watching.frame(), "a"));
+    let listing = Listing::of(&place);
+    assert_eq!((listing.active.as_str(), listing.failed.as_deref(), listing.proven), ("a", Some("b"), true));
+    let stderr = watching.end();
+    assert!(stderr.contains("bundle b: given up, going back to a"), "{stderr}");
+}
+
+/// Everything below a folder, with sizes.
+fn tree(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry.unwrap();
+        let data = entry.path().symlink_metadata().unwrap();
+        found.push((entry.path(), if data.is_file() { data.len() } else { 0 }));
+        if data.is_dir() {
+            found.extend(tree(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
