@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
+use spotter_engine::bundle::Bundle;
+use spotter_engine::tower::Threads;
 
 use crate::bundles;
 use crate::compute;
 use crate::config::Config;
+use crate::doctor::Speed;
 use crate::embedder::embed_configured;
 use crate::output::json::{ms, write_line};
 use crate::recognizer::{Latency, Recognizer};
@@ -94,6 +97,34 @@ pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
         },
     };
     if json { write_line(out, &results) } else { table(out, &results) }.context("standard output")
+}
+
+/// Measures frames as an MJPEG camera of 640 x 480 gives them, one after the other, for about `time`; labels take next to
+/// nothing and are left out.
+pub(crate) fn speed(bundle: &Bundle, threads: &Threads, time: Duration) -> Result<Speed> {
+    let mut recognizer = Recognizer::open(bundle, threads)?;
+    let mut supply = Supply::open(None, &CaptureOptions::default())?;
+    let (mut frame, stop) = (Frame::default(), Stop::new());
+    let mut totals = Vec::new();
+    let mut start = Instant::now();
+    for index in 0.. {
+        if index == WARM_UP {
+            start = Instant::now();
+        }
+        // A model that is very slow is not warmed up for minutes.
+        if index > 0 && start.elapsed() >= time {
+            break;
+        }
+        supply.next(&mut frame, &stop)?;
+        let mut latency = Latency { decode: recognizer.decode(&frame)?, ..Latency::default() };
+        recognizer.embed(&mut latency)?;
+        if index == 0 || index == WARM_UP {
+            totals.clear();
+        }
+        totals.push(latency.total());
+    }
+    let frame_ms = Quantiles::of(totals).median;
+    Ok(Speed { frames_hz: 1000.0 / frame_ms.max(1e-3), frame_ms })
 }
 
 fn table(out: &mut dyn Write, results: &Results) -> std::io::Result<()> {

@@ -13,7 +13,7 @@ use crate::bundles::command::{self, Action};
 use crate::config::{Config, Output, Problem};
 use crate::pipeline::{self, Deps};
 use crate::source::Uri;
-use crate::{bench, bundles, check, classify, compute, labels, output, signals, snapshot};
+use crate::{bench, bundles, check, classify, compute, doctor, labels, output, signals, snapshot};
 
 /// Names what a camera sees, on the board itself. The labels are sentences in a file: edit it, and the running camera
 /// answers to the new words.
@@ -63,6 +63,14 @@ enum Command {
     Check {
         #[command(flatten)]
         common: Common,
+    },
+    /// Examine the board, its cameras and the model, and say what is wrong and what to do
+    Doctor {
+        #[command(flatten)]
+        common: Common,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Install bundles side by side, choose the one that runs, and go back
     Bundle {
@@ -183,6 +191,14 @@ impl Cli {
                     Err(problems) => (Config::default(), problems),
                 };
                 let problems = check::run(&common.apply(config), &problems, &mut io::stdout().lock())?;
+                Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Command::Doctor { common, json } => {
+                let (config, problems) = match Config::load(common.config.as_deref()) {
+                    Ok(config) => (config, Vec::new()),
+                    Err(problems) => (Config::default(), problems),
+                };
+                let problems = doctor::run(&common.apply(config), &problems, json, &mut io::stdout().lock())?;
                 Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Command::Bundle { config, action } => {

@@ -19,7 +19,7 @@ use crate::{demo, store};
 pub const CACHE_FILE: &str = "label-cache.safetensors";
 
 /// Largest cache file that is read: the most sentences that a cache holds, with embeddings of 1024 values.
-const CACHE_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const CACHE_BYTES_MAX: u64 = 64 << 20;
 
 /// The labels that `config` names, embedded by `bundle`.
 pub fn embed_configured(config: &Config, bundle: &Arc<Bundle>, threads: &Threads) -> Result<LabelEmbeddings> {

@@ -10,6 +10,7 @@ pub mod compute;
 pub mod config;
 pub mod decode;
 pub mod demo;
+pub mod doctor;
 pub mod embedder;
 pub mod governor;
 pub mod label_file;

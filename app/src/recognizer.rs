@@ -85,15 +85,21 @@ impl Recognizer {
 
     /// Scores the decoded picture against `labels`, best first; `latency` gets the stages' times.
     pub fn recognize(&mut self, labels: &LabelEmbeddings, latency: &mut Latency) -> Result<&[Score]> {
+        let embedding = self.embed(latency)?;
+        let embedded = Instant::now();
+        score(&embedding, labels, &self.scoring, &mut self.scores);
+        latency.score = embedded.elapsed();
+        Ok(&self.scores)
+    }
+
+    /// Embeds the decoded picture: `projection_dim` values.
+    pub(crate) fn embed(&mut self, latency: &mut Latency) -> Result<Vec<f32>> {
         let start = Instant::now();
         self.preprocessor.run(&self.picture, &mut self.pixels)?;
         let preprocessed = Instant::now();
         let embedding = self.tower.embed(&self.pixels)?;
-        let embedded = Instant::now();
-        score(&embedding, labels, &self.scoring, &mut self.scores);
         latency.preprocess = preprocessed - start;
-        latency.tower = embedded - preprocessed;
-        latency.score = embedded.elapsed();
-        Ok(&self.scores)
+        latency.tower = preprocessed.elapsed();
+        Ok(embedding)
     }
 }

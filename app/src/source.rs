@@ -211,6 +211,28 @@ pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Opened, SourceError> 
     Ok(Opened { source, uri: uri.clone() })
 }
 
+/// All V4L2 nodes, by number.
+pub fn camera_nodes() -> Vec<PathBuf> {
+    v4l2::devices()
+}
+
+/// Asks a camera what it is and what it gives, without changing anything about it.
+///
+/// # Errors
+/// It cannot be opened, is no camera, or gives no pictures that can be read.
+pub fn examine_camera(path: &std::path::Path, options: &CaptureOptions) -> Result<CameraOffer, SourceError> {
+    v4l2::examine(path, options)
+}
+
+/// What a camera says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraOffer {
+    /// Its name, and its driver's.
+    pub name: String,
+    /// Each format that can be read, with the size and rate that come nearest to what is wanted.
+    pub formats: Vec<String>,
+}
+
 /// Opens the first camera that gives pictures, else the drawn shapes.
 fn open_any(options: &CaptureOptions) -> Opened {
     for path in v4l2::devices() {

@@ -23,7 +23,7 @@ use self::closing::Closing;
 pub(super) use self::device::devices;
 use self::device::{ask, identify, offers};
 use self::layout::Layout;
-use super::{CaptureOptions, Frame, PixelFormat, Source, SourceError, Stop};
+use super::{CameraOffer, CaptureOptions, Frame, PixelFormat, Source, SourceError, Stop};
 
 /// How many buffers the driver fills in turn: one being copied, one being filled, two for a slow moment.
 const BUFFERS: u32 = 4;
@@ -201,6 +201,21 @@ impl Source for Camera {
     fn describe(&self) -> String {
         self.description.clone()
     }
+}
+
+/// Asks a device what it is and what it gives, without changing anything about it.
+pub(super) fn examine(path: &Path, options: &CaptureOptions) -> Result<CameraOffer, SourceError> {
+    let device = device::open(path)?;
+    let identity = identify(&device, path)?;
+    let offers = offers(&device, path, options)?;
+    let describe = |offer: &negotiate::Offer| {
+        let fps = offer.fps.map_or_else(String::new, |fps| format!(" at {} fps", (fps * 100.0).round() / 100.0));
+        format!("{} {}x{}{fps}", offer.fourcc.escape_ascii(), offer.width, offer.height)
+    };
+    Ok(CameraOffer {
+        name: format!("{} ({})", identity.card, identity.driver),
+        formats: offers.iter().map(describe).collect(),
+    })
 }
 
 /// Asks for a frame rate, and gives the one that was set. Cameras without a choice refuse; that is no error.

@@ -9,6 +9,7 @@ mod bundles;
 mod cache;
 mod classify;
 mod compose;
+mod doctor;
 mod evaluate;
 mod fused;
 mod imported;

@@ -1,0 +1,202 @@
+//! `spotter doctor`: what the board is and has, what is wrong with it, and what to do.
+
+mod camera;
+mod model;
+mod system;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::config::{Config, Problem};
+use crate::governor::sensors::{self, Sensors};
+use crate::output::json::write_line;
+
+pub use camera::Camera;
+pub use model::{Model, Speed};
+pub use system::{Cpu, Memory, Storage};
+
+/// Names of what a Raspberry Pi's flags of the past say, by their bit.
+const PAST: [(u32, &str); 4] = [
+    (16, "the supply voltage was too low"),
+    (17, "the clock was capped"),
+    (18, "it was throttled"),
+    (19, "it was too hot"),
+];
+
+/// Everything that was found.
+#[derive(Debug, Serialize)]
+pub struct Checkup {
+    version: &'static str,
+    cpu: Cpu,
+    /// The C library and its version.
+    libc: String,
+    memory: Memory,
+    cameras: Vec<Camera>,
+    heat: Heat,
+    storage: Option<Storage>,
+    model: Option<Model>,
+    /// What is wrong, and what to do.
+    findings: Vec<Finding>,
+}
+
+/// Temperatures, and what the firmware says.
+#[derive(Debug, Serialize)]
+struct Heat {
+    zones: Vec<Zone>,
+    /// The Raspberry Pi's flags.
+    throttled: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct Zone {
+    name: String,
+    celsius: f32,
+    limit_c: f32,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Spotter does not work, or far below what the board can do.
+    Problem,
+    /// Worth knowing.
+    Note,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is.
+    pub what: String,
+    /// What to do.
+    pub todo: String,
+}
+
+/// Collects what is found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn problem(&mut self, what: impl Into<String>, todo: impl Into<String>) {
+        self.0.push(Finding { severity: Severity::Problem, what: what.into(), todo: todo.into() });
+    }
+
+    fn note(&mut self, what: impl Into<String>, todo: impl Into<String>) {
+        self.0.push(Finding { severity: Severity::Note, what: what.into(), todo: todo.into() });
+    }
+}
+
+/// Examines everything and prints it; gives the number of problems. `found` are those of the configuration file, in whose
+/// place `config` then has defaults.
+pub fn run(config: &Config, found: &[Problem], json: bool, out: &mut dyn Write) -> Result<usize> {
+    let root = Path::new("/");
+    let mut findings = Findings::default();
+    for problem in found {
+        findings.problem(problem.to_string(), "mend the configuration; what is wrong was left at its default here");
+    }
+    let checkup = Checkup {
+        version: env!("CARGO_PKG_VERSION"),
+        cpu: system::cpu(root, config, &mut findings),
+        libc: system::libc(),
+        cameras: camera::cameras(config, &mut findings),
+        heat: heat(root, config, &mut findings),
+        storage: system::storage(root, config.state_dir.as_deref(), &mut findings),
+        model: model::model(config, &mut findings),
+        // After the model, whose memory counts.
+        memory: system::memory(root, &mut findings),
+        findings: Vec::new(),
+    };
+    let mut checkup = Checkup { findings: findings.0, ..checkup };
+    checkup.findings.sort_by_key(|finding| finding.severity);
+    let problems = checkup.findings.iter().filter(|finding| finding.severity == Severity::Problem).count();
+    if json { write_line(out, &checkup) } else { print(out, &checkup, problems) }.context("standard output")?;
+    Ok(problems)
+}
+
+/// Whether the board slows itself down, now or since it was started.
+fn heat(root: &Path, config: &Config, findings: &mut Findings) -> Heat {
+    let given = (config.rate.temperature_max_c > 0).then_some(config.rate.temperature_max_c as f32);
+    let readings = Sensors::find(root, given).read(Instant::now());
+    if let Some(flags) = readings.throttled {
+        if let Some(why) = sensors::throttling(flags) {
+            findings.problem(
+                format!("the board's firmware holds the CPU back: {why}"),
+                "use the power supply that was made for the board, and cool it",
+            );
+        }
+        let past: Vec<_> = PAST.iter().filter(|(bit, _)| flags >> bit & 1 == 1).map(|(_, what)| *what).collect();
+        if !past.is_empty() {
+            findings.note(
+                format!("since the board was started, {}", past.join(", ")),
+                "use the power supply that was made for the board, and cool it",
+            );
+        }
+    }
+    for zone in readings.zones.iter().filter(|zone| zone.celsius >= zone.limit_c) {
+        findings.problem(
+            format!("{} is at {:.0} °C, where the rate is lowered", zone.name, zone.celsius),
+            "cool the board, or want fewer frames (rate.max_fps) or threads (inference.threads)",
+        );
+    }
+    let zones = readings.zones.into_iter();
+    Heat {
+        zones: zones.map(|z| Zone { name: z.name, celsius: z.celsius, limit_c: z.limit_c }).collect(),
+        throttled: readings.throttled,
+    }
+}
+
+fn print(out: &mut dyn Write, checkup: &Checkup, problems: usize) -> io::Result<()> {
+    let Checkup { version, cpu, libc, memory, cameras, heat, storage, model, findings } = checkup;
+    let mut row = |name: &str, text: String| writeln!(out, "{name:10} {text}");
+    row("spotter", format!("{version}, {}", cpu.arch))?;
+    row("board", cpu.model.clone().unwrap_or_else(|| "not known".to_owned()))?;
+    row("cpu", format!("{} cores, {}", cpu.cores, cpu.features.join(" ")))?;
+    row("kernels", format!("{} of {}, {} threads", cpu.kernels, cpu.available_kernels.join(", "), cpu.threads))?;
+    row("libc", libc.clone())?;
+    row("memory", memory.to_string())?;
+    for camera in cameras {
+        row("camera", camera.to_string())?;
+    }
+    for zone in &heat.zones {
+        row("heat", format!("{} {:.0} °C, kept below {:.0}", zone.name, zone.celsius, zone.limit_c))?;
+    }
+    if let Some(flags) = heat.throttled {
+        row("firmware", format!("throttled={flags:#x}"))?;
+    }
+    if let Some(storage) = storage {
+        row("state", storage.to_string())?;
+    }
+    if let Some(model) = model {
+        row("bundle", model.to_string())?;
+        row("labels", format!("{} sentences cached, {} new", model.sentences_cached, model.sentences_new))?;
+        if let Some(speed) = &model.speed {
+            row("speed", speed.to_string())?;
+        }
+    }
+    for Finding { severity, what, todo } in findings {
+        let severity = if *severity == Severity::Problem { "problem" } else { "note" };
+        writeln!(out, "\n{severity}: {what}\n  to do: {todo}")?;
+    }
+    match problems {
+        0 => writeln!(out, "\nno problems"),
+        1 => writeln!(out, "\n1 problem"),
+        count => writeln!(out, "\n{count} problems"),
+    }
+}
+
+/// Mebibytes, for people.
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// A path below the root, which is `/` but for tests.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}

@@ -1,0 +1,317 @@
+//! CPU, C library, memory, and where the state is kept.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use spotter_engine::tower::Threads;
+
+use super::{Findings, below, mib};
+use crate::compute;
+use crate::config::Config;
+
+/// Memory that camera, outputs and the rest of the system need beside the model.
+const MEMORY_SPARE_BYTES: u64 = 48 << 20;
+
+/// Flash that the label cache, and a state or two beside it, need.
+const FLASH_SPARE_BYTES: u64 = 64 << 20;
+
+/// A C library takes some megabytes.
+const LIBC_BYTES_MAX: u64 = 32 << 20;
+
+/// What the towers are computed on.
+#[derive(Debug, Serialize)]
+pub struct Cpu {
+    pub(super) arch: &'static str,
+    /// What the board or the CPU calls itself.
+    pub(super) model: Option<String>,
+    pub(super) cores: usize,
+    /// Those that kernels are chosen by.
+    pub(super) features: Vec<&'static str>,
+    /// The kernels that will run.
+    pub(super) kernels: &'static str,
+    pub(super) available_kernels: Vec<&'static str>,
+    pub(super) threads: usize,
+}
+
+/// Memory of the board.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    pub(super) total_bytes: Option<u64>,
+    /// What programs can still have, with this one's model loaded.
+    pub(super) available_bytes: Option<u64>,
+}
+
+/// Where the state is kept.
+#[derive(Debug, Serialize)]
+pub struct Storage {
+    pub(super) folder: PathBuf,
+    pub(super) file_system: Option<String>,
+    pub(super) free_bytes: u64,
+    pub(super) total_bytes: u64,
+    pub(super) writable: bool,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.available_bytes, self.total_bytes) {
+            (Some(available), Some(total)) => {
+                write!(f, "{:.0} of {:.0} MiB left with the model loaded", mib(available), mib(total))
+            }
+            _ => f.write_str("not known"),
+        }
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.file_system.as_deref().unwrap_or("a file system");
+        let access = if self.writable { "writable" } else { "read-only" };
+        let (free, total) = (mib(self.free_bytes), mib(self.total_bytes));
+        write!(f, "{} on {kind}, {access}, {free:.0} of {total:.0} MiB free", self.folder.display())
+    }
+}
+
+pub(super) fn cpu(root: &Path, config: &Config, findings: &mut Findings) -> Cpu {
+    let threads = compute::threads(config.inference.threads).unwrap_or_else(|error| {
+        findings.problem(format!("{error:#}"), format!("remove ${} from the environment", compute::KERNELS_VARIABLE));
+        Threads::default()
+    });
+    let available_kernels = Threads::available_kernels();
+    if available_kernels == ["scalar"] {
+        findings.problem(
+            "this CPU has none of the instructions that the fast kernels need",
+            "use a board with a 64-bit ARM CPU and a 64-bit system, or an x86-64 CPU with AVX2",
+        );
+    } else if available_kernels.last() != Some(&threads.kernels()) {
+        findings.note(
+            format!("the kernels {} are used instead of the fastest", threads.kernels()),
+            format!("remove ${} from the environment", compute::KERNELS_VARIABLE),
+        );
+    }
+    Cpu {
+        arch: std::env::consts::ARCH,
+        model: model(root),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        features: features(),
+        kernels: threads.kernels(),
+        available_kernels,
+        threads: threads.count(),
+    }
+}
+
+/// The board's name from its device tree, else the CPU's.
+fn model(root: &Path) -> Option<String> {
+    let tree = fs::read_to_string(root.join("sys/firmware/devicetree/base/model"));
+    let cpu = || {
+        let text = fs::read_to_string(root.join("proc/cpuinfo")).ok()?;
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    tree.ok().map(|name| name.trim_end_matches('\0').trim().to_owned()).or_else(cpu)
+}
+
+/// Instruction sets of this CPU by which kernels are chosen.
+fn features() -> Vec<&'static str> {
+    #[allow(unused_mut, reason = "other architectures have none")]
+    let mut found: Vec<(&'static str, bool)> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! look {
+            ($($name:tt),*) => { found.extend([$(($name, std::arch::is_x86_feature_detected!($name))),*]) };
+        }
+        look!("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni");
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        macro_rules! look {
+            ($($name:tt),*) => { found.extend([$(($name, std::arch::is_aarch64_feature_detected!($name))),*]) };
+        }
+        look!("neon", "fp16", "dotprod", "i8mm", "bf16", "sve", "sve2");
+    }
+    found.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+}
+
+/// The C library that this program runs with.
+pub(super) fn libc() -> String {
+    if cfg!(target_env = "musl") {
+        return "musl, inside the program".to_owned();
+    }
+    let version = || {
+        let maps = fs::read_to_string("/proc/self/maps").ok()?;
+        let path = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| {
+            let name = path.rsplit('/').next().unwrap_or("");
+            name.starts_with("libc.so") || name.starts_with("libc-")
+        })?;
+        let mut bytes = Vec::new();
+        File::open(path).ok()?.take(LIBC_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        glibc_version(&bytes)
+    };
+    version().map_or_else(|| "not known".to_owned(), |version| format!("glibc {version}"))
+}
+
+/// The version that glibc says of itself when it is run as a program.
+fn glibc_version(library: &[u8]) -> Option<String> {
+    const BEFORE: &[u8] = b"release version ";
+    let at = library.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
+    let version: String = library[at..]
+        .iter()
+        .take(16)
+        .map(|byte| char::from(*byte))
+        .take_while(|c| c.is_ascii_digit() || *c == '.')
+        .collect();
+    Some(version.trim_end_matches('.').to_owned()).filter(|version| !version.is_empty())
+}
+
+pub(super) fn memory(root: &Path, findings: &mut Findings) -> Memory {
+    let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+    let bytes = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    let memory = Memory { total_bytes: bytes("MemTotal:"), available_bytes: bytes("MemAvailable:") };
+    if let Some(available) = memory.available_bytes.filter(|bytes| *bytes < MEMORY_SPARE_BYTES) {
+        findings.problem(
+            format!("{:.0} MiB of memory are left, {:.0} are needed", mib(available), mib(MEMORY_SPARE_BYTES)),
+            "use a smaller bundle, or one exported with --weights int8, or end other programs",
+        );
+    }
+    memory
+}
+
+pub(super) fn storage(root: &Path, state_dir: Option<&Path>, findings: &mut Findings) -> Option<Storage> {
+    let Some(folder) = state_dir else {
+        findings.note(
+            "there is no state folder, so every start embeds all labels anew",
+            "name one in the configuration (state_dir)",
+        );
+        return None;
+    };
+    // It is made when it is needed; until then what is around it counts.
+    let there = folder.ancestors().find(|folder| below(root, folder).exists()).unwrap_or(Path::new("/"));
+    let place = below(root, there);
+    let found = match rustix::fs::statvfs(&place) {
+        Ok(found) => found,
+        Err(error) => {
+            findings.problem(format!("{}: {error}", folder.display()), "name another state folder (state_dir)");
+            return None;
+        }
+    };
+    let may_write = rustix::fs::access(&place, rustix::fs::Access::WRITE_OK).is_ok();
+    let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).unwrap_or_default();
+    let storage = Storage {
+        folder: folder.to_owned(),
+        file_system: file_system(&mounts, there),
+        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        writable: may_write && !found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+    };
+    if !storage.writable {
+        findings.problem(
+            format!("{} cannot be written, so every start embeds all labels anew", folder.display()),
+            "give it to the user that runs Spotter, mount it writable, or name another one (state_dir)",
+        );
+    } else if storage.free_bytes < FLASH_SPARE_BYTES {
+        findings.problem(
+            format!("{}: {:.0} MiB free", folder.display(), mib(storage.free_bytes)),
+            "make room: `spotter bundle list` shows what can go with `spotter bundle remove`",
+        );
+    }
+    if storage.file_system.as_deref() == Some("tmpfs") {
+        findings.note(
+            format!("{} is in memory, so a restart of the board forgets labels and bundles", folder.display()),
+            "name a state folder on flash (state_dir), unless that is what you want",
+        );
+    }
+    Some(storage)
+}
+
+/// The type of the file system that holds `folder`, by the text of `/proc/self/mountinfo`.
+fn file_system(mounts: &str, folder: &Path) -> Option<String> {
+    let mount = |line: &str| {
+        let (place, kind) = line.split_once(" - ")?;
+        let point = place.split(' ').nth(4)?.replace("\\040", " ");
+        let kind = kind.split(' ').next()?;
+        folder.starts_with(&point).then(|| (point.len(), kind.to_owned()))
+    };
+    // Of mounts on one place, the last one counts.
+    mounts.lines().filter_map(mount).max_by_key(|(length, _)| *length).map(|(_, kind)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_glibc() {
+        let check = |text: &[u8], expected: Option<&str>| assert_eq!(glibc_version(text).as_deref(), expected);
+        check(
+            b"..\0GNU C Library (Debian GLIBC 2.36-9+deb12u13) stable release version 2.36.\nCopyright",
+            Some("2.36"),
+        );
+        check(b"GNU C Library (Ubuntu GLIBC 2.31-0ubuntu9) stable release version 2.31.", Some("2.31"));
+        check(b"release version .", None);
+        check(b"release version", None);
+        check(b"", None);
+        assert!(libc().starts_with("glibc 2.") || libc().starts_with("musl"), "{}", libc());
+    }
+
+    #[test]
+    fn file_systems() {
+        let mounts = "21 1 8:2 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
+                      22 21 0:5 / /var/lib/spotter rw shared:2 - f2fs /dev/sda3 rw\n\
+                      23 21 0:6 / /my\\040disk rw - vfat /dev/sdb1 rw\n\
+                      24 21 0:7 / /var/lib/spotter rw - btrfs /dev/sda4 rw\nnonsense\n";
+        for (folder, expected) in [
+            ("/etc", "ext4"),
+            ("/var/lib/spotter", "btrfs"),
+            ("/var/lib/spotter/bundles", "btrfs"),
+            ("/var/lib/spotter2", "ext4"),
+            ("/my disk/x", "vfat"),
+        ] {
+            assert_eq!(file_system(mounts, Path::new(folder)).as_deref(), Some(expected), "{folder}");
+        }
+        assert_eq!(file_system("", Path::new("/")), None);
+    }
+
+    #[test]
+    fn memory_of_a_small_board() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("proc")).expect("a folder");
+        for (available_kib, problems) in [(400_000, 0), (49_152, 0), (49_151, 1)] {
+            let text = format!("MemTotal:  430000 kB\nMemFree:   100 kB\nMemAvailable: {available_kib} kB\n");
+            fs::write(root.path().join("proc/meminfo"), text).expect("a file");
+            let mut findings = Findings::default();
+            let memory = memory(root.path(), &mut findings);
+            assert_eq!(memory.available_bytes, Some(available_kib * 1024));
+            assert_eq!(findings.0.len(), problems, "{available_kib}");
+        }
+    }
+
+    #[test]
+    fn a_state_folder_that_is_missing_is_judged_by_what_is_around_it() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(root.path().join("var/lib")).expect("a folder");
+        let mut findings = Findings::default();
+        let storage = storage(root.path(), Some(Path::new("/var/lib/spotter")), &mut findings).expect("a file system");
+        assert!(storage.writable && storage.free_bytes <= storage.total_bytes);
+        assert_eq!(storage.folder, Path::new("/var/lib/spotter"));
+    }
+
+    #[test]
+    fn names_of_boards() {
+        let root = tempfile::tempdir().expect("a folder");
+        assert_eq!(model(root.path()), None);
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("a file");
+        };
+        write("proc/cpuinfo", "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n");
+        assert_eq!(model(root.path()).as_deref(), Some("Some CPU @ 2 GHz"));
+        write("sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0");
+        assert_eq!(model(root.path()).as_deref(), Some("Raspberry Pi 5 Model B Rev 1.0"));
+    }
+}
