@@ -206,7 +206,7 @@ pub(super) fn storage(root: &Path, state_dir: Option<&Path>, findings: &mut Find
         file_system: file_system(&mounts, there),
         free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
         total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
-        writable: may_write && !found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+        writable: may_write && place.is_dir() && !found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
     };
     if !storage.writable {
         findings.problem(

@@ -45,7 +45,6 @@ fn with(files: &[(String, Vec<u8>)], extra: &[u8], first: bool) -> Vec<u8> {
 fn refused(place: &Place, what: &str, bytes: &[u8], expected: &str) {
     place.write("bad.tar", bytes);
     let before = tree(&place.at("."));
-    let outside = tree(place.at(".").parent().unwrap().parent().unwrap()).len();
     let done = bundle(place, "install bad.tar");
     assert_eq!(done.code, Some(1), "{what}: {}", done.stdout);
     assert!(done.stderr.contains(expected), "{what}: expected {expected:?}, found {}", done.stderr);
@@ -57,8 +56,6 @@ fn refused(place: &Place, what: &str, bytes: &[u8], expected: &str) {
     let mut kept = before;
     kept.retain(|entry| !lock(entry));
     assert_eq!(after, kept, "{what}: something was left behind");
-    // Other tests come and go there; a file that was written past the folder would be named.
-    let _ = outside;
     assert!(!place.at("../escaped").exists() && !Path::new("/escaped").exists(), "{what}");
     assert_eq!(Listing::of(place).names(), [""; 0], "{what}");
 }
