@@ -55,12 +55,13 @@ fn a_board_that_is_well() {
 #[test]
 fn what_is_wrong_is_named() {
     let place = Place::new();
-    place.write("spotter.toml", "source = '/dev/video99'\nlabels = 'labels.toml'\nstate_dir = 'labels.toml/state'\n");
+    place.write("spotter.toml", "source = '/dev/video99'\nlabels = 'labels.toml'\n");
     place.write("labels.toml", "[[label]]\nnmae = 'x'\n");
     let found = examine(&place, "--config spotter.toml");
     check(&found, "problem", "/dev/video99: the configured camera is not there");
     check(&found, "problem", "labels.toml:2:1: unknown key `nmae`");
-    check(&found, "problem", "labels.toml/state cannot be written");
+    place.write("spotter.toml", "state_dir = 'labels.toml/state'\n");
+    check(&examine(&place, "--config spotter.toml"), "problem", "labels.toml/state cannot be written");
     place.write("spotter.toml", "sorce = 'auto'\n");
     check(&examine(&place, "--config spotter.toml"), "problem", "unknown key `sorce`");
     check(&examine(&place, "--bundle nothing.tar"), "problem", "nothing.tar");
