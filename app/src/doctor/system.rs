@@ -189,6 +189,8 @@ pub(super) fn storage(root: &Path, state_dir: Option<&Path>, findings: &mut Find
         );
         return None;
     };
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let folder = absolute.as_path();
     // It is made when it is needed; until then what is around it counts.
     let there = folder.ancestors().find(|folder| below(root, folder).exists()).unwrap_or(Path::new("/"));
     let place = below(root, there);
