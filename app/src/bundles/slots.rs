@@ -183,7 +183,7 @@ impl Slots {
         let path = self.state_file();
         match store::read_bounded(&path, STATE_BYTES_MAX) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| SlotError::State { path, source }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(State::default()),
+            Err(error) if is_missing(&error) => Ok(State::default()),
             Err(source) => Err(SlotError::Io { path, action: "cannot be read", source }),
         }
     }
@@ -236,7 +236,7 @@ impl Slots {
         let folder = self.folder();
         let io = |source| SlotError::Io { path: folder.clone(), action: "cannot be read", source };
         let entries = match folder.read_dir() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if is_missing(&error) => return Ok(Vec::new()),
             entries => entries.map_err(io)?,
         };
         let mut names = Vec::new();
@@ -392,6 +392,11 @@ fn keep_only<'a>(folder: &Path, names: impl IntoIterator<Item = &'a str>) -> Res
         }
     }
     Ok(())
+}
+
+/// Whether there is nothing, not even a state folder; a file in its place cannot hold anything either.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// The name that was given, else that of the archive without its ending, in small letters.

@@ -125,6 +125,7 @@ impl Loader {
     fn load_active(&mut self, slots: &Slots) -> Result<Option<Model>> {
         let wanted = slots.state().map_or_else(|_| BUILT_IN.to_owned(), |state| state.active);
         let mut trial = Trial::begin(slots);
+        let first = self.loaded.is_none();
         loop {
             let name = trial.next();
             if self.loaded.as_ref().is_some_and(|loaded| loaded.name == name) {
@@ -135,7 +136,10 @@ impl Loader {
             let error = match slots.open(&name).map_err(anyhow::Error::from).and_then(|b| self.load(name.clone(), b)) {
                 Ok(model) => {
                     trial.worked();
-                    self.tell(EventKind::BundleLoaded, name);
+                    // What a program begins with is no news.
+                    if !first {
+                        self.tell(EventKind::BundleLoaded, name);
+                    }
                     return Ok(Some(model));
                 }
                 Err(error) => error,
