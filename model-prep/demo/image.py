@@ -1,0 +1,194 @@
+"""Step 3: the image tower. A ViT learns to point at the sentences of what it sees.
+
+    python image.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M]
+
+Reads what targets.py wrote. Three losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
+against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first.
+Writes WORK/image-PRESET.pt and goes on where it was stopped."""
+
+import argparse
+import itertools
+import json
+import pathlib
+
+import numpy
+import torch
+import torch.nn.functional as F
+
+import augment
+import photos
+import shapes
+import towers
+import training
+import words
+
+PRESETS = {
+    # `sizes`: until which part of the run pictures have which side; small ones cost little and teach most of it.
+    "cpu": dict(tower="small", passes=20, batch=96, rate=1.5e-3, sizes=[(0.6, 40), (0.9, 48), (1.0, 64)],
+                scale=(0.4, 1.0), colour=0.25, mix=0.0, erase=0.0, decay=0.05),
+    "gpu": dict(tower="large", passes=300, batch=512, rate=1.5e-3, sizes=[(0.5, 64), (1.0, 96)],
+                scale=(0.2, 1.0), colour=0.4, mix=0.5, erase=0.25, decay=0.1),
+}
+SHAPES_DRAWN = 20000
+
+
+class Prompts:
+    """Targets of what is asked for, and prototypes made of some of them."""
+
+    def __init__(self, work, data, device):
+        read = json.loads((work / "texts.json").read_text())
+        self.targets = torch.from_numpy(numpy.load(work / "targets.npy").astype(numpy.float32)).to(device)
+        self.caption = {text: row for row, text in enumerate(read["texts"][slice(*read["places"]["captions"])])}
+        at = read["places"]["labels"][0]
+        rows = {label: at + i * len(words.TEMPLATES) for i, label in enumerate(read["labels"])}
+        self.classes = words.classes(pathlib.Path(data) / "tiny-imagenet-classes.tsv")
+        self.of_class = [
+            [rows[name] + i for name in names for i in range(len(words.TEMPLATES))] for names in self.classes.values()
+        ]
+        at, phrases = read["places"]["shapes"][0], words.shape_phrases()
+        self.of_shape = [
+            [at + i for i, phrase in enumerate(phrases) if phrase[1:] == pair]
+            for pair in itertools.product(words.COLOURS, words.SHAPES)
+        ]
+        self.everyday = [(rows[c], c) for c in "airplane automobile bird cat deer dog frog horse ship truck".split()]
+
+    def prototypes(self, of, random=None, number=3):
+        """One row for each of the lists of rows `of`: the mean of `number` drawn ones, or of all."""
+        if random is None:
+            return F.normalize(torch.stack([self.targets[rows].mean(0) for rows in of]), dim=-1)
+        rows = numpy.stack([random.choice(rows, number) for rows in of])
+        return F.normalize(self.targets[torch.from_numpy(rows).to(self.targets.device)].mean(1), dim=-1)
+
+
+class Photos:
+    """All pictures, in the memory of the device, and how they are changed."""
+
+    def __init__(self, arguments, work, preset, classes, device):
+        self.device, self.preset = device, preset
+        pictures, names = photos.labelled(arguments.data, work, "train")
+        number = {name: i for i, name in enumerate(classes)}
+        self.pictures, self.truths = pictures, numpy.array([number[name] for name in names])
+        self.captioned, self.captions = photos.captioned(arguments.data, work, "train")
+        held, names = photos.labelled(arguments.data, work, "val")
+        self.held, self.held_truths = held, numpy.array([number[name] for name in names])
+        cache = work / "photos" / "shapes.npz"
+        if not cache.exists():
+            kinds = [shapes.many(SHAPES_DRAWN, seed, pictures, easy) for seed, easy in ((1, 1.0), (2, 0.0))]
+            numpy.savez(cache, easy=kinds[0][0], easy_shown=kinds[0][1], full=kinds[1][0], full_shown=kinds[1][1])
+        with numpy.load(cache) as read:
+            self.shapes = {kind: (read[kind], read[f"{kind}_shown"]) for kind in ("easy", "full")}
+        self.held_shapes = shapes.many(960, 3, held)
+
+    def changed(self, pictures, side, random, crop=True):
+        preset = self.preset
+        pixels = augment.plain(augment.jpeg(pictures, random, 0.1), pictures.shape[1], self.device)
+        # A shape that is cut is another shape.
+        pixels = augment.crops(pixels, side, preset["scale"] if crop else (0.85, 1.0))
+        pixels = augment.faults(augment.colours(pixels, preset["colour"] if crop else 0.08), 0.15)
+        return augment.erase(pixels, preset["erase"]) if crop and preset["erase"] else pixels
+
+
+def side_at(preset, part):
+    return next(side for until, side in preset["sizes"] if part <= until)
+
+
+@torch.no_grad()
+def measure(tower, pictures, truths, prototypes, side, device):
+    """The share of pictures whose nearest prototype is the right one."""
+    right = 0
+    for at in range(0, len(pictures), 250):
+        found = tower(augment.plain(pictures[at:at + 250], side, device)) @ prototypes.T
+        right += (found.argmax(1).cpu().numpy() == truths[at:at + 250]).sum()
+    return round(float(right) / len(pictures), 4)
+
+
+def losses(module, batch, prompts, random):
+    """The three losses of one batch: (photographs, captions, shapes)."""
+    tower, scale = module["tower"], module["scale"].log_scale.exp().clamp(max=100)
+    found = tower(torch.cat(batch["pixels"]), batch["corner"])
+    photos_found, captions_found, shapes_found = found.split([len(part) for part in batch["pixels"]])
+    device = found.device
+
+    logits = photos_found @ prompts.prototypes(prompts.of_class, random).T * scale
+    truth = torch.from_numpy(batch["truths"]).to(device)
+    loss = F.cross_entropy(logits, truth, label_smoothing=0.1)
+    if batch["share"] < 1:
+        mixed = F.cross_entropy(logits, truth.flip(0), label_smoothing=0.1)
+        loss = batch["share"] * loss + (1 - batch["share"]) * mixed
+    right = (logits.argmax(1) == truth).float().mean()
+
+    wanted = prompts.targets[torch.from_numpy(batch["captions"]).to(device)]
+    logits = captions_found @ wanted.T * scale
+    own = torch.arange(len(logits), device=device)
+    captions = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    logits = shapes_found @ prompts.prototypes(prompts.of_shape, random).T * scale
+    drawn = F.cross_entropy(logits, torch.from_numpy(batch["shown"]).to(device))
+    return loss, captions, drawn, right
+
+
+def batch_of(run, photos, prompts, preset, random):
+    """What one step sees."""
+    side = side_at(preset, run.at / run.steps)
+    patch = towers.IMAGE[preset["tower"]]["patch_size"]
+    room = (towers.IMAGE[preset["tower"]]["image_size"] - side) // patch
+    number, few = preset["batch"], preset["batch"] // 8
+    # Every picture once in each pass.
+    start = run.at * number
+    order = numpy.random.default_rng(start // len(photos.pictures)).permutation(len(photos.pictures))
+    rows = numpy.take(order, range(start % len(order), start % len(order) + number), mode="wrap")
+    pixels, share = photos.changed(photos.pictures[rows], side, random), 1.0
+    if random.random() < preset["mix"]:
+        pixels, share = augment.mixed(pixels, random)
+
+    captioned = random.choice(len(photos.captioned), 2 * few, replace=False)
+    captions = numpy.array([prompts.caption[random.choice(photos.captions[row])] for row in captioned])
+    # Large and plain at first, like the program's own later.
+    easy = random.random() > 3 * run.at / run.steps
+    drawn, shown = photos.shapes["easy" if easy else "full"]
+    chosen = random.integers(len(drawn), size=2 * few)
+    return {
+        "pixels": [pixels, photos.changed(photos.captioned[captioned], side, random),
+                   photos.changed(drawn[chosen], side, random, crop=False)],
+        "truths": photos.truths[rows], "share": share, "captions": captions, "shown": shown[chosen],
+        "corner": tuple(int(c) for c in random.integers(0, room + 1, 2)),
+    }
+
+
+class Scale(torch.nn.Module):
+    """The logit scale, as natural logarithm."""
+
+    def __init__(self, value=20.0):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.tensor(value).log())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    training.add_arguments(parser)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--preset", choices=PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--passes", type=float, help="over the photographs of classes, instead of the preset's")
+    arguments = parser.parse_args()
+    work, preset = pathlib.Path(arguments.work), PRESETS[arguments.preset]
+    device = training.begin(arguments)
+    prompts = Prompts(work, arguments.data, device)
+    pictures = Photos(arguments, work, preset, prompts.classes, device)
+    module = torch.nn.ModuleDict({"tower": towers.ImageTower(preset["tower"]), "scale": Scale()}).to(device)
+    steps = round((arguments.passes or preset["passes"]) * len(pictures.pictures) / preset["batch"])
+    run = training.Run(module, steps, work / f"image-{arguments.preset}.pt", preset["rate"], arguments,
+                       weight_decay=preset["decay"])
+    classes, drawn = prompts.prototypes(prompts.of_class), prompts.prototypes(prompts.of_shape)
+    for step in run:
+        random = numpy.random.default_rng((arguments.seed, step))
+        batch = batch_of(run, pictures, prompts, preset, random)
+        photo_loss, caption_loss, shape_loss, right = losses(module, batch, prompts, random)
+        run.step(photo_loss + 0.3 * caption_loss + 0.3 * shape_loss, right=right, captions=caption_loss, shapes=shape_loss)
+        if run.at % 500 == 0 or run.done:
+            side, tower = side_at(preset, run.at / run.steps), run.averaged["tower"]
+            run.note(**{"held top-1": measure(tower, pictures.held[::4], pictures.held_truths[::4], classes, side, device),
+                        "held shapes": measure(tower, *pictures.held_shapes, drawn, side, device)})
+
+
+if __name__ == "__main__":
+    main()

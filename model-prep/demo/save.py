@@ -1,0 +1,48 @@
+"""Step 5: the checkpoint, as transformers keeps it: a VisionTextDualEncoder with tokenizer and image processor.
+
+    python save.py --work WORK [--preset cpu|gpu] --out model-prep/demo/checkpoint"""
+
+import argparse
+import pathlib
+
+import torch
+import transformers
+
+import image
+import towers
+import tune
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--preset", choices=image.PRESETS, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    module = tune.load(torch.nn.ModuleDict({
+        "image": towers.ImageTower(image.PRESETS[arguments.preset]["tower"]), "text": towers.TextTower(), "scale": image.Scale(),
+    }), arguments.work / f"tuned-{arguments.preset}.pt")
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        module["image"].model.config, module["text"].model.config, projection_dim=towers.EMBEDDING)
+    model = transformers.VisionTextDualEncoderModel(config)
+    model.vision_model.load_state_dict(module["image"].model.state_dict())
+    model.text_model.load_state_dict(module["text"].model.state_dict())
+    model.visual_projection.load_state_dict(module["image"].projection.state_dict())
+    model.text_projection.load_state_dict(module["text"].projection.state_dict())
+    model.logit_scale.data.copy_(module["scale"].log_scale.data)
+    model.eval().save_pretrained(arguments.out)
+
+    side = config.vision_config.image_size
+    transformers.ViTImageProcessor(size={"height": side, "width": side}, resample=2, image_mean=[0.5] * 3,
+                                   image_std=[0.5] * 3).save_pretrained(arguments.out)
+    transformers.BertTokenizerFast(vocab_file=str(arguments.work / "vocab.txt"), do_lower_case=True,
+                                   model_max_length=towers.TEXT["max_position_embeddings"]).save_pretrained(arguments.out)
+    _, found = transformers.VisionTextDualEncoderModel.from_pretrained(arguments.out, output_loading_info=True)
+    wrong = {kind: keys for kind, keys in found.items() if keys}
+    if wrong:
+        raise SystemExit(f"{arguments.out}: transformers does not read back what it wrote: {wrong}")
+    print(f"{arguments.out}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Step 2: the tokenizer and the text tower. A small BERT learns the teacher's vectors of all sentences.
+
+    python text.py --work WORK [--minutes M]
+
+Reads what targets.py wrote. Writes WORK/tokenizer.json, WORK/vocab.txt and WORK/text.pt, and goes on where it was stopped."""
+
+import argparse
+import json
+import pathlib
+
+import numpy
+import tokenizers
+import torch
+import torch.nn.functional as F
+
+import towers
+import training
+
+# Sentences of each kind in a batch.
+MIX = {"captions": 64, "labels": 64, "nouns": 56, "definitions": 16, "shapes": 24}
+TOKENS_MAX = 40
+# Every so-manieth caption is kept to measure with.
+HELD = 50
+
+
+def tokenizer(work, texts):
+    """The WordPieces of the sentences, learned once."""
+    path = work / "tokenizer.json"
+    if not path.exists():
+        learned = tokenizers.BertWordPieceTokenizer(lowercase=True)
+        learned.train_from_iterator(texts, vocab_size=towers.TEXT["vocab_size"], min_frequency=2)
+        learned.save_model(str(work))
+        learned.save(str(path))
+    return tokenizers.BertWordPieceTokenizer(str(work / "vocab.txt"), lowercase=True)
+
+
+class Tokens:
+    """Ids of all sentences, and batches of them."""
+
+    def __init__(self, work, device):
+        read = json.loads((work / "texts.json").read_text())
+        self.places, self.device = read["places"], device
+        encoded = tokenizer(work, read["texts"]).encode_batch(read["texts"])
+        self.ids = [numpy.array(e.ids if len(e.ids) <= TOKENS_MAX else e.ids[: TOKENS_MAX - 1] + e.ids[-1:]) for e in encoded]
+
+    def batch(self, rows):
+        longest = max(len(self.ids[row]) for row in rows)
+        ids, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(2))
+        for at, row in enumerate(rows):
+            ids[at, : len(self.ids[row])] = torch.from_numpy(self.ids[row])
+            mask[at, : len(self.ids[row])] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def kind(self, kind):
+        return numpy.arange(*self.places[kind])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    training.add_arguments(parser)
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    arguments = parser.parse_args()
+    work = pathlib.Path(arguments.work)
+    device = training.begin(arguments)
+    tokens = Tokens(work, device)
+    targets = torch.from_numpy(numpy.load(work / "targets.npy").astype(numpy.float32)).to(device)
+    rows = {kind: tokens.kind(kind) for kind in MIX}
+    held = {"captions": rows["captions"][::HELD][:400], "labels": rows["labels"][::17], "shapes": rows["shapes"][::5]}
+    rows["captions"] = numpy.delete(rows["captions"], numpy.s_[::HELD])
+
+    tower = towers.TextTower().to(device)
+    run = training.Run(tower, arguments.steps, work / "text.pt", arguments.rate, arguments, weight_decay=0.01)
+    for step in run:
+        draw = numpy.random.default_rng((arguments.seed, step))
+        chosen = numpy.concatenate([draw.choice(rows[kind], number) for kind, number in MIX.items()])
+        # Two halves, the short ones and the long ones: little padding.
+        chosen = chosen[numpy.argsort([len(tokens.ids[row]) for row in chosen])]
+        short, long = chosen[: len(chosen) * 2 // 3], chosen[len(chosen) * 2 // 3:]
+        found = torch.cat([tower(*tokens.batch(short)), tower(*tokens.batch(long))])
+        wanted = targets[torch.from_numpy(chosen).to(device)]
+        cosine = (found * wanted).sum(1)
+        # The order of all sentences of the batch by likeness to each other.
+        order = F.kl_div(F.log_softmax(found @ wanted.T * 20, 1), F.softmax(wanted @ wanted.T * 20, 1), reduction="batchmean")
+        run.step(5 * (1 - cosine).mean() + order, cosine=cosine.mean())
+        if run.at % 500 == 0 or run.done:
+            figures = {}
+            for kind, of_kind in held.items():
+                with torch.no_grad():
+                    found = run.averaged(*tokens.batch(of_kind))
+                wanted = targets[torch.from_numpy(of_kind).to(device)]
+                figures[f"held {kind}"] = round((found * wanted).sum(1).mean().item(), 4)
+            run.note(**figures)
+
+
+if __name__ == "__main__":
+    main()

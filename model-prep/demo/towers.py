@@ -1,0 +1,138 @@
+"""The two towers, and how the image tower begins."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+EMBEDDING = 256
+
+# A step of training sees fewer patches of a picture at first; the whole grid has these.
+IMAGE = {
+    # For two CPU cores.
+    "small": dict(image_size=64, patch_size=8, hidden_size=192, num_hidden_layers=8, num_attention_heads=6),
+    # For a GPU: as much as the bundle has room for.
+    "large": dict(image_size=96, patch_size=8, hidden_size=192, num_hidden_layers=12, num_attention_heads=6),
+}
+TEXT = dict(vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
+            max_position_embeddings=64, attention_probs_dropout_prob=0.0)
+
+
+class Tower(torch.nn.Module):
+    """A transformer with a pooler and the projection over it: embeddings of length 1."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.projection = torch.nn.Linear(model.config.hidden_size, EMBEDDING, bias=False)
+
+    def project(self, pooled):
+        return F.normalize(self.projection(pooled.float()), dim=-1)
+
+
+class ImageTower(Tower):
+    """A ViT whose pictures may be smaller than its image size while it is trained."""
+
+    def __init__(self, size):
+        config = transformers.ViTConfig(intermediate_size=4 * IMAGE[size]["hidden_size"], hidden_dropout_prob=0.0,
+                                        attention_probs_dropout_prob=0.0, attn_implementation="sdpa", **IMAGE[size])
+        super().__init__(transformers.ViTModel(config))
+        begin_local(self.model)
+
+    def forward(self, pixels, corner=(0, 0)):
+        """`pixels` [n, 3, side, side]; `corner`: where in the grid of positions a smaller picture's patches lie."""
+        model = self.model
+        with torch.autocast(pixels.device.type, torch.bfloat16):
+            x = model.embeddings.patch_embeddings.projection(pixels)
+            rows, columns = x.shape[-2:]
+            grid = model.config.image_size // model.config.patch_size
+            places = model.embeddings.position_embeddings[0, 1:].view(grid, grid, -1)
+            places = places[corner[0]:corner[0] + rows, corner[1]:corner[1] + columns].flatten(0, 1)
+            first = model.embeddings.cls_token + model.embeddings.position_embeddings[:, :1]
+            x = torch.cat([first.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2) + places], 1)
+            x = model.layernorm(model.encoder(x).last_hidden_state)
+            pooled = model.pooler(x)
+        return self.project(pooled)
+
+
+class TextTower(Tower):
+    def __init__(self):
+        super().__init__(transformers.BertModel(transformers.BertConfig(hidden_dropout_prob=0.05, **TEXT)))
+
+    def forward(self, ids, mask):
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            pooled = self.model(input_ids=ids, attention_mask=mask).pooler_output
+        return self.project(pooled)
+
+
+@torch.no_grad()
+def begin_local(vit):
+    """Weights to begin with, such that each head looks at one neighbour of each patch, as one tap of a convolution does.
+
+    A transformer has to learn from the photographs that neighbours matter; there are too few of them for that. The last
+    channels of a token hold the Fourier features of its place, and nothing else writes to them at first; queries are keys
+    moved by the head's offset. Everything stays an ordinary parameter of an ordinary ViT. The idea: Trockman and Kolter,
+    "Mimetic initialization of self-attention layers", 2023; Cordonnier et al., "On the relationship between
+    self-attention and convolutional layers", 2020.
+    """
+    config = vit.config
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    size = hidden // heads
+    grid = config.image_size // config.patch_size
+    # Periods that tell every two places of the grid apart, and of which the shortest is two patches.
+    number = size // 4
+    waves = math.pi * torch.arange(1, number + 1) / max(number, grid)
+
+    def features(row, column):
+        return torch.cat([torch.cos(waves * row), torch.sin(waves * row), torch.cos(waves * column), torch.sin(waves * column)])
+
+    def moved(row, column):
+        """The matrix that takes the features of a place to those of the place so many rows and columns on."""
+        matrix = torch.zeros(size, size)
+        for axis, shift in enumerate((row, column)):
+            at = 2 * axis * number
+            cos, sin = torch.diag(torch.cos(waves * shift)), torch.diag(torch.sin(waves * shift))
+            matrix[at:at + 2 * number, at:at + 2 * number] = torch.cat(
+                [torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)], 0)
+        return matrix
+
+    place = slice(hidden - size, hidden)
+    embeddings = vit.embeddings
+    embeddings.position_embeddings.normal_(0, 0.02)
+    positions = embeddings.position_embeddings[0, 1:].view(grid, grid, hidden)
+    for row in range(grid):
+        for column in range(grid):
+            positions[row, column, place] = features(row, column)
+    embeddings.position_embeddings[0, 0, place] = 0
+    embeddings.cls_token.normal_(0, 0.5)
+    embeddings.cls_token[..., place] = 0
+    patches = embeddings.patch_embeddings.projection
+    # Filters at right angles lose nothing of a patch; pixels have a deviation of about a half.
+    torch.nn.init.orthogonal_(patches.weight.view(hidden, -1), gain=1.5)
+    patches.weight[place] = 0
+    patches.bias.zero_()
+
+    offsets = [(0, 1), (0, -1), (1, 0), (-1, 0), (0, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
+    # So sharp that the place meant has some nine tenths of the attention.
+    sharpness = math.sqrt(4 * math.sqrt(size) / number)
+    for index, layer in enumerate(vit.encoder.layer):
+        attention = layer.attention.attention
+        for linear in (attention.query, attention.key):
+            linear.weight.normal_(0, 0.02)
+            linear.bias.zero_()
+        for head in range(heads):
+            rows = slice(head * size, (head + 1) * size)
+            offset = offsets[(index * heads + head) % len(offsets)]
+            attention.query.weight[rows, place] += sharpness * moved(*offset)
+            attention.key.weight[rows, place] += sharpness * torch.eye(size)
+        torch.nn.init.orthogonal_(attention.value.weight)
+        attention.value.bias.zero_()
+        # The sum over all layers stays of the size of what it began with.
+        gain = 1 / math.sqrt(2 * config.num_hidden_layers)
+        for linear, gain in ((layer.attention.output.dense, gain), (layer.intermediate.dense, 1.0), (layer.output.dense, 2 * gain)):
+            torch.nn.init.orthogonal_(linear.weight, gain=gain)
+            linear.bias.zero_()
+        for linear in (layer.attention.output.dense, layer.output.dense):
+            linear.weight[place] = 0
+    torch.nn.init.orthogonal_(vit.pooler.dense.weight)
