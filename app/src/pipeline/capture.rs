@@ -9,11 +9,18 @@ use crate::output::{Event, EventKind, Item};
 use crate::slot::Slot;
 use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Stop, Uri};
 
-/// First pause before a lost source is opened again; a replugged camera needs about this long.
-const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
+/// Pauses before a lost source is opened again, which double.
+#[derive(Debug, Clone, Copy)]
+struct BackOff {
+    first: Duration,
+    max: Duration,
+}
 
-/// Longest pause, so that a camera that comes back is seen soon.
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+/// A replugged camera needs about the first; one that comes back is to be seen soon.
+const DEVICE: BackOff = BackOff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
+
+/// A camera program takes about a second to start, and all of a core meanwhile.
+const PROGRAM: BackOff = BackOff { first: Duration::from_millis(500), max: Duration::from_secs(5) };
 
 /// Where frames and news of the source go.
 pub(super) struct Target<'a> {
@@ -28,7 +35,8 @@ pub(super) struct Target<'a> {
 pub(super) fn run(opened: Opened, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
     let Opened { source, uri } = opened;
     let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
-    Capture { target, frame: Frame::default(), number: 0, lost: None, skip_reported: None }.run(source, || open(&uri))
+    let back_off = if matches!(uri, Uri::Csi(_) | Uri::Command(_)) { PROGRAM } else { DEVICE };
+    Capture::new(target, back_off).run(source, || open(&uri))
 }
 
 /// A source that gives no frames.
@@ -42,11 +50,19 @@ struct Capture<'a> {
     target: Target<'a>,
     frame: Frame,
     number: u64,
+    back_off: BackOff,
     lost: Option<Lost>,
+    /// A pipe gives no frames, and stays open.
+    silent: bool,
     skip_reported: Option<Instant>,
 }
 
-impl Capture<'_> {
+impl<'a> Capture<'a> {
+    fn new(target: Target<'a>, back_off: BackOff) -> Self {
+        let frame = Frame::default();
+        Self { target, frame, number: 0, back_off, lost: None, silent: false, skip_reported: None }
+    }
+
     fn run(
         mut self,
         mut source: Box<dyn Source>,
@@ -56,7 +72,15 @@ impl Capture<'_> {
             match self.pump(&mut *source) {
                 Ok(()) => return Ok(()),
                 Err(error) if !error.is_transient() => return Err(error),
-                Err(error) => self.lose(error),
+                // A camera program that never gave anything was called the wrong way, or has no camera.
+                Err(error @ SourceError::Ended { .. }) if self.number == 0 => return Err(error),
+                // A pipe cannot be opened again, but may speak again.
+                Err(error @ SourceError::Silent { .. }) => {
+                    self.silent = true;
+                    self.lose(error, "waiting for it");
+                    continue;
+                }
+                Err(error) => self.lose(error, "trying to open it again"),
             }
             // A camera can be opened only once.
             drop(source);
@@ -70,7 +94,10 @@ impl Capture<'_> {
     fn pump(&mut self, source: &mut dyn Source) -> Result<(), SourceError> {
         let live = source.is_live();
         while !self.target.stop.is_set() {
-            self.target.health.beat(Instant::now());
+            // Silence that lasts is no sign of life.
+            if !self.silent {
+                self.target.health.beat(Instant::now());
+            }
             self.frame.path = None;
             self.frame.truth = None;
             if !source.next(&mut self.frame, self.target.stop)? {
@@ -88,16 +115,16 @@ impl Capture<'_> {
         Ok(())
     }
 
-    /// Tells of a loss, once until frames come again.
-    fn lose(&mut self, error: SourceError) {
+    /// Tells of a loss, and of what is done about it, once until frames come again.
+    fn lose(&mut self, error: SourceError, cure: &str) {
         let message = format!("{:#}", anyhow::Error::from(error));
         if let Some(lost) = &self.lost {
             log::debug!("try {}: {message}", lost.tries);
             return;
         }
-        log::warn!("{message}; trying to open it again");
+        log::warn!("{message}; {cure}");
         self.target.health.set_lost(true);
-        self.lost = Some(Lost { since: Instant::now(), tries: 0, pause: BACK_OFF_FIRST });
+        self.lost = Some(Lost { since: Instant::now(), tries: 0, pause: self.back_off.first });
         self.tell(EventKind::SourceLost, message);
     }
 
@@ -105,7 +132,9 @@ impl Capture<'_> {
     fn found(&mut self, source: &mut dyn Source) {
         if let Some(lost) = self.lost.take() {
             let seconds = lost.since.elapsed().as_secs_f32();
-            let message = format!("after {seconds:.1} s and {} tries: {}", lost.tries, source.describe());
+            let tries = if self.silent { String::new() } else { format!(" and {} tries", lost.tries) };
+            let message = format!("after {seconds:.1} s{tries}: {}", source.describe());
+            self.silent = false;
             log::info!("source is back {message}");
             self.target.health.set_lost(false);
             self.tell(EventKind::SourceBack, message);
@@ -126,13 +155,14 @@ impl Capture<'_> {
     /// Tries again and again, ever more slowly until a frame comes; `None` when stopped.
     fn reopen(&mut self, open: &mut impl FnMut() -> Result<Box<dyn Source>, SourceError>) -> Option<Box<dyn Source>> {
         loop {
-            let lost = self.lost.get_or_insert(Lost { since: Instant::now(), tries: 0, pause: BACK_OFF_FIRST });
+            let BackOff { first, max } = self.back_off;
+            let lost = self.lost.get_or_insert(Lost { since: Instant::now(), tries: 0, pause: first });
             if self.target.stop.sleep(lost.pause) {
                 return None;
             }
             self.target.health.beat(Instant::now());
             lost.tries += 1;
-            lost.pause = (lost.pause * 2).min(BACK_OFF_MAX);
+            lost.pause = (lost.pause * 2).min(max);
             match open() {
                 Ok(source) => return Some(source),
                 Err(error) => log::debug!("try {}: {:#}", lost.tries, anyhow::Error::from(error)),
@@ -149,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// What a source does next: gives a frame, gives one after broken ones, is lost, or ends.
+    /// What a source does next: gives a frame, gives one after broken ones, is lost, ends, fails for good, is silent, or its program dies.
     #[derive(Debug, Clone, Copy)]
     enum Does {
         Frame,
@@ -157,6 +187,8 @@ mod tests {
         Lost,
         Ends,
         Fails,
+        Silent,
+        Dies,
     }
 
     struct Scripted {
@@ -175,6 +207,11 @@ mod tests {
                 }
                 Does::Lost => Err(SourceError::TimedOut { path: path(), waited: Duration::from_secs(2) }),
                 Does::Ends => Ok(false),
+                Does::Silent => Err(SourceError::Silent { name: "a pipe".into(), waited: Duration::from_secs(2) }),
+                Does::Dies => {
+                    let (how, said) = ("exit status: 1".into(), String::new());
+                    Err(SourceError::Ended { name: "camera".into(), how, said })
+                }
                 Does::Fails => Err(SourceError::NotCapture { path: path(), found: "a test".into() }),
             }
         }
@@ -195,7 +232,7 @@ mod tests {
     /// Runs one source after the other (`None`: opening fails) and checks what is told, and how many frames came.
     fn check(sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
         let (slot, stop) = (Slot::new(), Stop::new());
-        let health = Health::new(&Uri::Auto, Duration::ZERO, Instant::now());
+        let health = Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now());
         let (events, received) = sync_channel(64);
         let target = Target { slot: &slot, stop: &stop, events, health: &health };
         let mut sources = sources.iter().map(|script| {
@@ -203,8 +240,7 @@ mod tests {
             Ok(Box::new(Scripted { script: script.iter().copied().collect(), skipped: false }) as Box<dyn Source>)
         });
         let first = sources.next().unwrap().unwrap();
-        let capture = Capture { target, frame: Frame::default(), number: 0, lost: None, skip_reported: None };
-        let result = capture.run(first, || sources.next().unwrap());
+        let result = Capture::new(target, DEVICE).run(first, || sources.next().unwrap());
         assert_eq!(result.is_ok(), ends_well, "{result:?}");
         let mut taken = Frame::default();
         slot.close();
@@ -221,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_happens_is_told_once() {
-        use Does::{Ends, Fails, Frame, FrameAfterBroken, Lost};
+        use Does::{Dies, Ends, Fails, Frame, FrameAfterBroken, Lost, Silent};
         use EventKind::{FramesSkipped, SourceBack, SourceLost};
         let lost = (SourceLost, "/dev/video7: no frame within 2.0 s");
         check(&[Some(&[Frame, Frame, Ends])], 2, true, &[]);
@@ -230,6 +266,15 @@ mod tests {
         // Missing for a while, then open but still without frames.
         let again = [Some(&[Frame, Lost][..]), None, Some(&[Lost]), Some(&[Frame, Frame, Ends])];
         check(&again, 3, true, &[lost, (SourceBack, "3 tries")]);
+        // A pipe that is silent stays open; one that never spoke may yet.
+        let silent = (SourceLost, "a pipe: no frame within 2.0 s");
+        let speaks = (SourceBack, " s: scripted");
+        check(&[Some(&[Frame, Silent, Silent, Frame, Ends])], 2, true, &[silent, speaks]);
+        check(&[Some(&[Silent, Frame, Frame, Ends])], 2, true, &[silent, speaks]);
+        // A program that dies is started again, unless it never worked.
+        let died = (SourceLost, "camera: ended (exit status: 1)");
+        check(&[Some(&[Frame, Dies]), Some(&[Dies]), Some(&[Frame, Ends])], 2, true, &[died, (SourceBack, "2 tries")]);
+        check(&[Some(&[Dies])], 1, false, &[]);
         // The second lot of broken frames comes too soon to be told.
         let broken = [Some(&[FrameAfterBroken, Frame, FrameAfterBroken, Ends][..])];
         check(&broken, 3, true, &[(FramesSkipped, "1 broken")]);

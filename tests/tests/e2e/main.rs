@@ -19,6 +19,7 @@ mod overrides;
 mod pairs;
 mod pictures;
 mod processors;
+mod programs;
 mod quantization;
 mod reload;
 mod scores;
