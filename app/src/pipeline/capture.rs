@@ -71,6 +71,8 @@ impl<'a> Capture<'a> {
         loop {
             match self.pump(&mut *source) {
                 Ok(()) => return Ok(()),
+                // A camera program may have been asked to end together with this one.
+                Err(_) if self.target.stop.is_set() => return Ok(()),
                 Err(error) if !error.is_transient() => return Err(error),
                 // A camera program that never gave anything was called the wrong way, or has no camera.
                 Err(error @ SourceError::Ended { .. }) if self.number == 0 => return Err(error),

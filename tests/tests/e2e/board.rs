@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use spotter::config::Config;
 use spotter::output::json::Json;
 use spotter::pipeline::Deps;
+use spotter_engine::bundle::{Bundle, Contents};
 
 use crate::classify::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
 
@@ -151,57 +152,59 @@ fn nothing_is_written_while_nothing_changes() {
     assert_eq!(program.end().0, Some(0));
 }
 
-/// The program as strace sees it: every file that was opened for writing, made, renamed, removed or changed otherwise lies
-/// in the state folder, or is no file of a disk.
-#[test]
-fn nothing_outside_of_the_state_folder_is_touched() {
+/// What strace sees of a call of the program: every line about a file that was opened for writing, made, renamed, removed or
+/// changed otherwise, and whether the file lies in the state folder, or is none of a disk. `None` without strace.
+fn changes(place: &Place, arguments: &str) -> Option<Vec<(String, bool)>> {
     const CALLS: &str = "trace=open,openat,openat2,creat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,\
                          symlink,symlinkat,link,linkat,mknod,mknodat,truncate,chmod,fchmodat,chown,lchown,fchownat,\
                          utimensat,setxattr,lsetxattr";
+    if Command::new("strace").arg("-V").output().is_err() {
+        assert!(!e2e::is_ci(), "strace is missing (apt install strace)");
+        println!("skipped: no strace here");
+        return None;
+    }
+    let (trace, spotter) = (place.at("trace"), place.spotter(arguments));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-y", "-s", "4096", "-e", CALLS, "-o"]).arg(&trace).arg(spotter.get_program());
+    command.args(spotter.get_args()).current_dir(place.at("")).env("STATE_DIRECTORY", place.state());
+    let done = finish(command.env_remove("RUST_LOG"));
+    // Where there is a problem with this machine the doctor says so.
+    assert!(done.code == Some(0) || arguments.starts_with("doctor"), "{arguments}: {}", done.stderr);
+    let text = fs::read_to_string(&trace).unwrap();
+    assert!(text.contains("openat("), "strace saw nothing: {text}");
+    let lines = text.lines().filter(|line| changes_files(line)).map(|line| {
+        let paths = paths(line, &place.at(""));
+        let inside = |path: &PathBuf| path.starts_with(place.state()) || path.starts_with("/dev");
+        (line.to_owned(), !paths.is_empty() && paths.iter().all(inside))
+    });
+    Some(lines.collect())
+}
+
+#[test]
+fn nothing_outside_of_the_state_folder_is_touched() {
     let place = Place::new();
     place.labels("labels.toml", &["red circle", "blue star"]);
     place.write("spotter.toml", "labels = 'labels.toml'\n");
-    let demo = spotter_engine::bundle::Bundle::open(&e2e::root().join("config/demo")).unwrap();
+    let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
     let files = demo.manifest().files().map(|file| demo.read(file).unwrap());
-    let contents = spotter_engine::bundle::Contents {
-        vision: &files[0],
-        text: &files[1],
-        tokenizer: &files[2],
-        model_card: &files[3],
-    };
+    let contents = Contents { vision: &files[0], text: &files[1], tokenizer: &files[2], model_card: &files[3] };
     spotter_engine::bundle::write(&place.at("a.tar"), demo.manifest().clone(), &contents).unwrap();
-    let mut written = 0;
+    let mut count = 0;
     for arguments in [
         "run --output json --frames 5 --source test://shapes?size=64x64 --config spotter.toml",
         "bundle --config spotter.toml install a.tar --activate",
         "run --output json --frames 5 --source test://shapes?size=64x64 --config spotter.toml",
         "doctor --config spotter.toml",
     ] {
-        let trace = place.at("trace");
-        let spotter = place.spotter(arguments);
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-y", "-s", "4096", "-e", CALLS, "-o"]).arg(&trace).arg(spotter.get_program());
-        command.args(spotter.get_args()).current_dir(place.at("")).env("STATE_DIRECTORY", place.state());
-        command.env_remove("RUST_LOG");
-        if !fs::exists("/usr/bin/strace").unwrap() {
-            assert!(!e2e::is_ci(), "strace is missing (apt install strace)");
-            println!("skipped: no strace here");
-            return;
-        }
-        let done = finish(&mut command);
-        // Where there is a problem with this machine the doctor says so.
-        assert!(done.code == Some(0) || arguments.starts_with("doctor"), "{arguments}: {}", done.stderr);
-        let text = fs::read_to_string(&trace).unwrap();
-        assert!(text.contains("execve(") || text.contains("openat("), "strace saw nothing: {text}");
-        for line in text.lines().filter(|line| changes_files(line)) {
-            let paths = paths(line, &place.at(""));
-            let inside = |path: &PathBuf| path.starts_with(place.state()) || path.starts_with("/dev");
-            assert!(!paths.is_empty() && paths.iter().all(inside), "{arguments}: {line}");
-            written += 1;
-        }
+        let Some(changes) = changes(&place, arguments) else { return };
+        assert!(changes.iter().all(|(_, inside)| *inside), "{arguments}: {changes:#?}");
+        count += changes.len();
     }
-    println!("{written} calls changed files, all of them in the state folder");
-    assert!(written > 10, "the state is kept, and seen to be");
+    println!("{count} calls changed files, all of them in the state folder");
+    assert!(count > 10, "the state is kept, and seen to be");
+    // What is written elsewhere is seen as well.
+    let changes = changes(&place, "snapshot --source test://shapes?size=64x64 here.png").unwrap();
+    assert!(changes.iter().any(|(line, inside)| !inside && line.contains("here.png")), "{changes:#?}");
 }
 
 /// The paths that a line of strace's names, relative ones put after the folder of the descriptor before them.
