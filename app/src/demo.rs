@@ -78,6 +78,12 @@ mod outside {
     }
 
     pub(super) fn labels(templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
-        label_file::load(Path::new(LABELS_NAME), templates)
+        let mut labels = label_file::load(Path::new(LABELS_NAME), templates);
+        if let Err(problems) = &mut labels
+            && let Some(first) = problems.first_mut()
+        {
+            first.message.push_str("; name a label file in the configuration (`labels`), or with --labels");
+        }
+        labels
     }
 }
