@@ -11,6 +11,7 @@ bundles=("$@")
 for i in "${!bundles[@]}"; do bundles[i]=$(realpath "${bundles[i]}"); done
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
+install_emulation
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
 

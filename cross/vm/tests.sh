@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 source cross/toolchain.sh
 arm64_toolchain
-cargo build --locked --workspace --bin spotter --target "$TARGET"
+arm64_cargo build --locked --workspace --bin spotter
 SPOTTER_VM=$(cross/vm/image.sh "$CARGO_TARGET_DIR/$TARGET/debug/spotter")
 export SPOTTER_VM
 cd cross/vm
