@@ -1,12 +1,13 @@
 #!/bin/bash
 # Takes a program's symbols and line tables out of it: cross/split.sh PROGRAM FOLDER
 #
-# FOLDER/spotter is what is shipped, FOLDER/spotter.debug what addr2line, gdb and perf need to name places in it; debuggers
-# find it where both lie in one folder.
+# FOLDER/NAME is what is shipped, FOLDER/NAME.debug what addr2line, gdb and perf need to name places in it; debuggers find
+# it where both lie in one folder.
 set -euo pipefail
 program=$(realpath "${1:?the program}")
 mkdir -p "${2:?the folder for the results}"
 folder=$(realpath "$2")
+name=$(basename "$program")
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
 
@@ -24,8 +25,8 @@ find_objcopy() {
 }
 
 objcopy=$(find_objcopy)
-"$objcopy" --only-keep-debug "$program" "$folder/spotter.debug"
-chmod -x "$folder/spotter.debug"
-rm -f "$folder/spotter"
+"$objcopy" --only-keep-debug "$program" "$folder/$name.debug"
+chmod -x "$folder/$name.debug"
+rm -f "$folder/$name"
 # The link holds the other file's bare name and a checksum.
-(cd "$folder" && "$objcopy" --strip-all --add-gnu-debuglink=spotter.debug "$program" spotter)
+(cd "$folder" && "$objcopy" --strip-all --add-gnu-debuglink="$name.debug" "$program" "$name")

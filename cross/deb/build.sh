@@ -60,6 +60,8 @@ for board in config/boards/*.toml; do
         sed '1,/^$/d' "$board" | sed '1i\\'
     } >"$files/boards/$(basename "$board")"
 done
+# What else a board's service needs.
+find config/boards -name '*.conf' -exec cp {} "$files/boards/" \;
 {
     echo '# What Spotter looks for. How to write labels, and some for everyday things: /usr/share/spotter/labels.toml.'
     echo '#'

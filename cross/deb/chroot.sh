@@ -30,6 +30,11 @@ as_service() {
         env -i PATH=/usr/bin:/bin STATE_DIRECTORY=/var/lib/spotter "$@"
 }
 
+# by_hand ARGUMENT...: as by `sudo -u spotter spotter ARGUMENT...`, without what systemd gives a service.
+by_hand() {
+    inside setpriv --reuid spotter --regid spotter --init-groups env -i HOME=/var/lib/spotter /usr/bin/spotter "$@"
+}
+
 # same WHAT EXPECTED FOUND
 same() { [ "$2" = "$3" ] || fail "$1: expected '$2', found '$3'"; }
 
@@ -56,10 +61,10 @@ make_base() {
     rm -rf "$work/base"
 }
 
-# Every file with what it is and, where it is small configuration, what it holds; dpkg's own records and the back-up copies
-# of account files are left out.
+# Every file with its owner and mode, and the accounts. Left out: records of dpkg, what is gone at the next start (/run), and
+# the back-up copies of account files.
 everything() {
-    inside find / -xdev \( -path /proc -o -path /var/lib/dpkg -o -path /var/log -o -path /var/cache \) -prune -o \
+    inside find / -xdev \( -path /proc -o -path /run -o -path /var/lib/dpkg -o -path /var/log -o -path /var/cache \) -prune -o \
         ! -path '/etc/*-' -printf '%p %y %m %u %g\n' | sort
     inside sh -c 'cd /etc && sort passwd group shadow gshadow | md5sum'
 }
@@ -93,13 +98,25 @@ check_program() {
     # shellcheck disable=SC2086
     same "frames that the unit's command labels" 3 "$(as_service $command --source test://shapes --output json \
         --frames 3 | grep -c '"labels"')"
-    # By hand, without what systemd gives: the same state folder, whose embeddings are found.
-    inside setpriv --reuid spotter --regid video --init-groups env -i HOME=/nonexistent spotter labels \
-        >"$work/labels" || fail "spotter labels"
+    # The same state folder, whose embeddings are found.
+    by_hand labels >"$work/labels" || fail "spotter labels"
     if ! tail -n 1 "$work/labels" | grep -q ' cached, 0 embedded, in /var/lib/spotter/'; then
         cat "$work/labels" >&2
         fail "a command typed by hand does not find the embeddings that the service made"
     fi
+    by_hand doctor >"$work/doctor" || { cat "$work/doctor" >&2; fail "spotter doctor finds fault"; }
+
+    # A bundle of one's own, as the guide has it, which the service then runs.
+    tar -C "$root/usr/share/spotter/demo" --exclude labels.toml -cf "$root/tmp/shapes-v2.tar" .
+    by_hand bundle install /tmp/shapes-v2.tar
+    by_hand bundle activate shapes-v2
+    # shellcheck disable=SC2086
+    as_service $command --source test://shapes --frames 1 >"$work/run" 2>&1 || { cat "$work/run" >&2; fail "spotter run"; }
+    grep -q 'bundle: shapes-v2' "$work/run" || fail "the service does not run the bundle that was activated by hand"
+    by_hand bundle list >"$work/list"
+    grep -q '^shapes-v2 .* active' "$work/list" || fail "spotter bundle list does not show the active bundle"
+    by_hand bundle rollback
+    rm "$root/tmp/shapes-v2.tar"
 }
 
 # The package anew with a higher version: other comments in two configuration files, of which an owner has edited one.
