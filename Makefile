@@ -48,6 +48,9 @@ release: tools
 	echo "stripped, with debug information beside them: $$dist"
 
 test: tools
+	@if ! command -v ffmpeg >/dev/null && { [ "$${CI:-}" = true ] || command -v apt-get >/dev/null; }; then \
+	    $(call install,ffmpeg); \
+	fi
 	@if [ -z "$${SPOTTER_PYTHON:-}" ]; then \
 	    if $(MAKE) --no-print-directory python; then \
 	        export SPOTTER_PYTHON="$(CURDIR)/$(VENV)/bin/python"; \

@@ -95,7 +95,7 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<io::Result<Vec<u8>>>, re
 impl Source for JpegStream {
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
         let mut start = Instant::now();
-        while !self.splitter.take_frame(&mut frame.bytes) {
+        'whole: while !self.splitter.take_frame(&mut frame.bytes) {
             if self.number == 0 && self.splitter.garbage_bytes() > MAX_FRAME_BYTES as u64 {
                 return self.end();
             }
@@ -106,6 +106,7 @@ impl Source for JpegStream {
                 match self.pieces.recv_timeout(STOP_CHECK) {
                     Ok(piece) => break piece,
                     Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) if self.splitter.end() => continue 'whole,
                     Err(RecvTimeoutError::Disconnected) => return self.end(),
                 }
             };
