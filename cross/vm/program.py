@@ -22,8 +22,12 @@ class Run:
             file.seek(self.read)
             new = file.read()
         end = new.rfind(b"\n") + 1
+        for line in new[:end].splitlines():
+            try:
+                self.lines.append(json.loads(line))
+            except ValueError as error:
+                raise AssertionError(f"no JSON in {self.path.name} from byte {self.read} on: {new[:end]}") from error
         self.read += end
-        self.lines += [json.loads(line) for line in new[:end].splitlines()]
 
     def wait(self, condition, what, timeout=30):
         """Waits for a line, after the last that was waited for, of which `condition` holds, and gives it."""
