@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::output::{Item, Output};
 use crate::service::Service;
 use crate::slot::Slot;
-use crate::source::{self, Stop, Uri};
+use crate::source::{Stop, Uri};
 use crate::unchanged::Unchanged;
 
 /// Reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
@@ -74,23 +74,23 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
     service.starting("opening the source");
     let options = config.capture.options();
     // Before the model, which takes its time: that a camera is missing is told at once.
-    let opened = source::open(uri, &options)?;
-    let described = opened.source.describe();
+    let begun = capture::open(uri, &options, &deps.stop)?;
+    let described = begun.opened.source.describe();
     log::info!("source: {described}");
     service.starting("loading the model and embedding the labels");
     let threads = compute::threads(config.inference.threads)?;
     let (send, receive) = sync_channel(REPORTS_WAITING);
     let model = Live::start(config, &threads, send.clone())?;
-    let live = opened.source.is_live();
+    let live = begun.opened.source.is_live();
     let slot = Slot::new();
     let metrics = Metrics::new(&config.metrics);
-    let health = Health::new(&opened.uri, live, options.timeout, Instant::now());
+    let health = Health::new(&begun.opened.uri, live, options.timeout, Instant::now());
 
     thread::scope(|scope| {
         let events = send.clone();
         let capture = scope.spawn(|| {
             let target = Target { slot: &slot, stop: &deps.stop, events, health: &health };
-            let result = capture::run(opened, &options, target);
+            let result = capture::run(begun, &options, target);
             slot.close();
             result
         });

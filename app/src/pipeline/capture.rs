@@ -22,6 +22,10 @@ const DEVICE: BackOff = BackOff { first: Duration::from_millis(100), max: Durati
 /// A camera program takes about a second to start, and all of a core meanwhile.
 const PROGRAM: BackOff = BackOff { first: Duration::from_millis(500), max: Duration::from_secs(5) };
 
+/// How long a driver that answers with errors is given at the start. The model is loaded after that, and nothing runs yet,
+/// so an error that does not pass is told soon.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Where frames and news of the source go.
 pub(super) struct Target<'a> {
     pub(super) slot: &'a Slot,
@@ -31,12 +35,45 @@ pub(super) struct Target<'a> {
     pub(super) health: &'a Health,
 }
 
+/// An open source, and what was wrong when it was opened first.
+pub(super) struct Begun {
+    pub(super) opened: Opened,
+    trouble: Option<(Lost, SourceError)>,
+}
+
+/// Opens the source to begin with. A device that is there and answers with an error that may pass is tried again for a
+/// while; one that is missing, busy or not permitted is an error at once.
+pub(super) fn open(uri: &Uri, options: &CaptureOptions, stop: &Stop) -> Result<Begun, SourceError> {
+    begin(stop, || source::open(uri, options))
+}
+
+fn begin(stop: &Stop, mut open: impl FnMut() -> Result<Opened, SourceError>) -> Result<Begun, SourceError> {
+    let mut trouble: Option<(Lost, SourceError)> = None;
+    loop {
+        let error = match open() {
+            Ok(opened) => return Ok(Begun { opened, trouble }),
+            Err(error) => error,
+        };
+        let may_pass = matches!(error, SourceError::Device { .. }) && error.is_transient();
+        let mut lost = trouble.take().map_or_else(|| Lost::now(DEVICE), |(lost, _)| lost);
+        if !may_pass || lost.since.elapsed() >= START_PATIENCE || lost.wait(stop) {
+            return Err(error);
+        }
+        trouble = Some((lost, error));
+    }
+}
+
 /// Pumps frames until the source ends, fails for good, or is stopped. Frames are numbered from 0 throughout.
-pub(super) fn run(opened: Opened, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
-    let Opened { source, uri } = opened;
+pub(super) fn run(begun: Begun, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
+    let Begun { opened: Opened { source, uri }, trouble } = begun;
     let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
     let back_off = if matches!(uri, Uri::Csi(_) | Uri::Command(_)) { PROGRAM } else { DEVICE };
-    Capture::new(target, back_off).run(source, || open(&uri))
+    let mut capture = Capture::new(target, back_off);
+    if let Some((lost, error)) = trouble {
+        capture.lose(error, "trying to open it again");
+        capture.lost = Some(lost);
+    }
+    capture.run(source, || open(&uri))
 }
 
 /// A source that gives no frames.
@@ -44,6 +81,23 @@ struct Lost {
     since: Instant,
     tries: u32,
     pause: Duration,
+    pause_max: Duration,
+}
+
+impl Lost {
+    fn now(back_off: BackOff) -> Self {
+        Lost { since: Instant::now(), tries: 0, pause: back_off.first, pause_max: back_off.max }
+    }
+
+    /// Waits before the next try, longer each time; `true` when stopped.
+    fn wait(&mut self, stop: &Stop) -> bool {
+        if stop.sleep(self.pause) {
+            return true;
+        }
+        self.tries += 1;
+        self.pause = (self.pause * 2).min(self.pause_max);
+        false
+    }
 }
 
 struct Capture<'a> {
@@ -126,7 +180,7 @@ impl<'a> Capture<'a> {
         }
         log::warn!("{message}; {cure}");
         self.target.health.set_lost(true);
-        self.lost = Some(Lost { since: Instant::now(), tries: 0, pause: self.back_off.first });
+        self.lost = Some(Lost::now(self.back_off));
         self.tell(EventKind::SourceLost, message);
     }
 
@@ -157,14 +211,11 @@ impl<'a> Capture<'a> {
     /// Tries again and again, ever more slowly until a frame comes; `None` when stopped.
     fn reopen(&mut self, open: &mut impl FnMut() -> Result<Box<dyn Source>, SourceError>) -> Option<Box<dyn Source>> {
         loop {
-            let BackOff { first, max } = self.back_off;
-            let lost = self.lost.get_or_insert(Lost { since: Instant::now(), tries: 0, pause: first });
-            if self.target.stop.sleep(lost.pause) {
+            let lost = self.lost.get_or_insert_with(|| Lost::now(self.back_off));
+            if lost.wait(self.target.stop) {
                 return None;
             }
             self.target.health.beat(Instant::now());
-            lost.tries += 1;
-            lost.pause = (lost.pause * 2).min(max);
             match open() {
                 Ok(source) => return Some(source),
                 Err(error) => log::debug!("try {}: {:#}", lost.tries, anyhow::Error::from(error)),
@@ -280,5 +331,55 @@ mod tests {
         // The second lot of broken frames comes too soon to be told.
         let broken = [Some(&[FrameAfterBroken, Frame, FrameAfterBroken, Ends][..])];
         check(&broken, 3, true, &[(FramesSkipped, "1 broken")]);
+    }
+
+    #[test]
+    fn errors_at_the_start() {
+        let device = |code| SourceError::Device {
+            path: "/dev/video7".into(),
+            action: "map the buffers",
+            source: std::io::Error::from_raw_os_error(code),
+        };
+        let scripted = || Opened {
+            source: Box::new(Scripted { script: [Does::Frame, Does::Ends].into(), skipped: false }),
+            uri: Uri::Auto,
+        };
+        // EINVAL passes; then frames come and both are told.
+        let mut answers = VecDeque::from([Err(device(22)), Err(device(5)), Ok(scripted())]);
+        let stop = Stop::new();
+        let begun = begin(&stop, || answers.pop_front().unwrap()).unwrap_or_else(|error| panic!("{error}"));
+        let (slot, health) = (Slot::new(), Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now()));
+        let (events, received) = sync_channel(64);
+        let target = Target { slot: &slot, stop: &stop, events, health: &health };
+        run(begun, &CaptureOptions::default(), target).unwrap();
+        let told = received.iter().map(|item| match item {
+            Item::Event(event) => (event.kind, event.message),
+            item => panic!("{item:?} is no event"),
+        });
+        let told: Vec<_> = told.collect();
+        assert_eq!(
+            told.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
+            [EventKind::SourceLost, EventKind::SourceBack]
+        );
+        assert!(told[0].1.contains("cannot map the buffers") && told[1].1.contains("2 tries"), "{told:?}");
+
+        // What will not pass ends at once, what does not pass in the end, and whatever is stopped.
+        let stopped = Stop::new();
+        stopped.set();
+        for (error, stop, least) in [
+            (&(|| SourceError::Missing { path: "/dev/video7".into(), hint: "" }) as &dyn Fn() -> _, &stop, 0),
+            (&|| device(25), &stop, 0),
+            (&|| device(22), &stopped, 0),
+            (&|| device(22), &stop, 3),
+        ] {
+            let mut tries = 0;
+            let begun = begin(stop, || {
+                tries += 1;
+                Err(error())
+            });
+            let found = begun.err().unwrap().to_string();
+            assert_eq!(found, error().to_string());
+            assert!(if least == 0 { tries == 1 } else { tries > least }, "{found}: {tries}");
+        }
     }
 }

@@ -117,7 +117,7 @@ impl Source for JpegStream {
         let mut start = Instant::now();
         let began = start;
         let patience = self.patience.map(|patience| if self.number == 0 { patience.first } else { patience.next });
-        while !self.splitter.take_frame(&mut frame.bytes) {
+        'whole: while !self.splitter.take_frame(&mut frame.bytes) {
             if self.number == 0 && self.splitter.garbage_bytes() > MAX_FRAME_BYTES as u64 {
                 return self.end();
             }
@@ -132,6 +132,7 @@ impl Source for JpegStream {
                 match self.pieces.recv_timeout(STOP_CHECK) {
                     Ok(piece) => break piece,
                     Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) if self.splitter.end() => continue 'whole,
                     Err(RecvTimeoutError::Disconnected) => return self.end(),
                 }
             };

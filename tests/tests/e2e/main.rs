@@ -15,6 +15,7 @@ mod fused;
 mod imported;
 mod malicious;
 mod minilm;
+mod mjpeg;
 mod overrides;
 mod pairs;
 mod pictures;
