@@ -1,12 +1,14 @@
 # `make run` shows Spotter at work, `make test` runs the tests, `make help` lists the rest.
 #
 # What is missing on the system is installed with apt, after saying so; elsewhere the packages are named.
-# Build outputs go to `target`, or where CARGO_TARGET_DIR says. CI=true makes whatever would be left out an error.
+# Build outputs go to `target`, or where CARGO_TARGET_DIR says. CI=true makes it an error that a tool or a package which a
+# test needs is missing. What needs more than that is left out there too, and said to be: the accuracy on photographs, which
+# are not part of the repository, and known vulnerabilities, which are listed on GitHub.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run release test lint deny arm64 vm-tests tools python
+.PHONY: help run release test lint deny arm64 arm64-musl armv7 deb deb-test vm-tests tools test-tools python
 
 # Where rustup puts cargo; a new installation is not on the PATH of shells that were open before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -28,21 +30,26 @@ LIBCLANG := $(or $(LIBCLANG_PATH),$(firstword $(wildcard \
 help:
 	@echo 'make run     build Spotter and watch it: the camera if there is one, else drawn shapes (ARGS="--source ...")'
 	@echo 'make test    all tests'
-	@echo 'make release build spotter and model-prep as they are shipped, optimised across crates (takes long)'
+	@echo 'make release build spotter and model-prep as they are shipped'
 	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
 	@echo 'make deny    licences, sources and known vulnerabilities of what Spotter depends on'
-	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson)'
+	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson); arm64-musl: as one static file'
+	@echo 'make armv7   build Spotter for 32-bit ARM Linux'
+	@echo 'make deb     Debian packages for amd64 and arm64; deb-test also tries them in chroots (needs root)'
 	@echo 'make vm-tests  cameras, faults, power cuts: on a virtual ARM board with Debian kernel (TESTS="test_camera")'
 
 # The build that the tests use too: its dependencies are optimised, and it takes a third of the time of `make release`.
 run: tools
 	@cargo run $(LOCKED) --bin spotter -- run $(ARGS)
 
-# What goes onto a machine: target/release/spotter and model-prep, optimised across crates.
+# What goes onto a machine: target/dist/…/spotter and model-prep.
 release: tools
 	cargo build --release $(LOCKED) --workspace --bin spotter --bin model-prep
+	@target=$${CARGO_TARGET_DIR:-target}; dist=$$target/dist/$$(rustc -vV | sed -n 's/^host: //p'); \
+	for program in spotter model-prep; do cross/split.sh "$$target/release/$$program" "$$dist"; done; \
+	echo "stripped, with debug information beside them: $$dist"
 
-test: tools
+test: tools test-tools
 	@if [ -z "$${SPOTTER_PYTHON:-}" ]; then \
 	    if $(MAKE) --no-print-directory python; then \
 	        export SPOTTER_PYTHON="$(CURDIR)/$(VENV)/bin/python"; \
@@ -61,6 +68,7 @@ test: tools
 lint: tools
 	cargo fmt --all --check
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	cargo clippy $(LOCKED) --workspace --exclude e2e --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --workspace --no-deps
 
 # Known vulnerabilities need the advisory database, a Git repository on GitHub.
@@ -80,6 +88,18 @@ deny: tools
 arm64: tools
 	@cross/arm64.sh
 
+arm64-musl: tools
+	@SPOTTER_TARGET=aarch64-unknown-linux-musl cross/arm64.sh
+
+armv7: tools
+	@SPOTTER_TARGET=armv7-unknown-linux-gnueabihf cross/arm64.sh
+
+deb: tools
+	@cross/deb/all.sh
+
+deb-test: tools
+	@cross/deb/all.sh test
+
 vm-tests: tools
 	@cross/vm/tests.sh $(TESTS)
 
@@ -93,6 +113,14 @@ tools:
 	echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1 || missing='gcc libc6-dev'; \
 	[ -n '$(LIBCLANG)' ] || missing="$$missing libclang-dev"; \
 	if [ -n "$$missing" ]; then $(call install,$$missing); fi
+
+# What tests look at programs and the systemd unit with, and make streams. Without it they are left out, but not where CI=true.
+test-tools:
+	@missing=''; \
+	command -v strace >/dev/null || missing='strace'; \
+	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
+	command -v ffmpeg >/dev/null || missing="$$missing ffmpeg"; \
+	if [ -n "$$missing" ] && { [ "$${CI:-}" = true ] || command -v apt-get >/dev/null; }; then $(call install,$$missing); fi
 
 # The virtual environment with what tests/reference/check_onnx.py needs.
 python: $(VENV)/installed

@@ -1,27 +1,39 @@
 #!/bin/bash
-# Builds Spotter in release for 64-bit ARM Linux: cross/arm64.sh, or `make arm64`. On Debian or Ubuntu, x86-64.
+# Builds Spotter for ARM Linux on x86-64, ready to copy to a board: cross/arm64.sh [CARGO_ARGUMENT...], or `make arm64`.
 #
-# The compiler comes from rustup; where rustup cannot fetch the target, from Debian's own packages, unpacked into a
-# private sysroot in the target folder. The C cross compiler (tract has kernels in assembly) comes from apt either way.
-# The program needs glibc 2.34 or newer at run time if built on Debian 12: Raspberry Pi OS 12, JetPack 6.
+# The compiler is rustup's; where rustup is not there or cannot fetch the target, Debian's own, unpacked into a private
+# sysroot in the target folder. The C compiler and linker (tract has kernels in assembly) is Zig, with cargo-zigbuild from
+# PyPI: that is what lets the program start on a glibc older than this system's, which is checked. What is built is tried
+# under qemu-user. The program is stripped; its debug information is beside it. Prints the path of the program.
 #
-# Tried on Debian 12 with Debian's Rust 1.96: every dependency built, and a small program linked and started under
-# qemu-user; the whole program compiled, but its last step, the optimisation across crates, was not waited for (it takes
-# over ten minutes on one core). With rustup's compiler the build without that step (profile `dev`) was tried whole; the
-# program runs under qemu-user.
-#
-# SPOTTER_ARM64_RUST=rustup or =debian takes that way only (cross/toolchain.sh).
+# SPOTTER_TARGET       aarch64-unknown-linux-gnu, or aarch64-unknown-linux-musl for one that needs no library at all (for
+#                      systems with an older glibc), or armv7-unknown-linux-gnueabihf for 32-bit systems
+# SPOTTER_PROFILE      release, or dev: what the tests use
+# SPOTTER_ARM64_RUST   rustup or debian: that compiler and no other
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
 source cross/toolchain.sh
+profile=${SPOTTER_PROFILE:-release}
 arm64_toolchain
-cargo build --release --locked --target "$TARGET" --package spotter --bin spotter
 
-program=$CARGO_TARGET_DIR/$TARGET/release/spotter
-if QEMU=$(command -v qemu-aarch64-static || command -v qemu-aarch64); then
-    emulated "$program" --version
+# The tests build the whole workspace, with which dependencies have other features: built the same way here, nothing is
+# compiled twice.
+scope=(--package spotter)
+[ "$profile" = release ] || scope=(--workspace)
+arm64_cargo build --profile "$profile" --locked "${scope[@]}" --bin spotter "$@"
+
+dist=$CARGO_TARGET_DIR/dist/$TARGET
+for argument in "$@"; do
+    [ "$argument" != --no-default-features ] || dist=$dist-small
+done
+folder=$profile
+[ "$profile" != dev ] || folder=debug
+cross/split.sh "$CARGO_TARGET_DIR/$TARGET/$folder/spotter" "$dist"
+cross/check_program.sh "$dist/spotter" >&2
+if [ "${CI:-}" = true ] || command -v apt-get >/dev/null; then install_emulation; fi
+if command -v "${QEMU:-$QEMU_DEFAULT}" >/dev/null; then
+    cross/try_program.sh "$dist/spotter" >&2
 else
     say "not started here: no qemu-user"
 fi
-echo "$program"
+echo "$dist/spotter"

@@ -15,20 +15,19 @@ name = "kernels"
 version = "0.1.0"
 edition = "2024"
 
-# As the product's release profile.
+# As the engine in the product's release profile.
 [profile.release]
-lto = "thin"
 codegen-units = 1
 
 [workspace]
 TOML
 ln -sfn "$PWD/cross/kernels.rs" "$crate/src/main.rs"
 ln -sfn "$PWD/app/engine/src/linear_i8" "$crate/src/linear_i8"
-arguments=(--release --target "$TARGET" --manifest-path "$crate/Cargo.toml")
+arguments=(--release --manifest-path "$crate/Cargo.toml")
 export CARGO_TARGET_DIR=$crate/target
 if [ "${1:-}" = tests ]; then
-    cargo test --quiet --no-run --message-format json "${arguments[@]}" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
+    arm64_cargo test --quiet --no-run --message-format json "${arguments[@]}" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
 else
-    cargo build --quiet "${arguments[@]}" >&2
+    arm64_cargo build --quiet "${arguments[@]}" >&2
     echo "$crate/target/$TARGET/release/kernels"
 fi

@@ -11,7 +11,7 @@ if ! driver=$(cross/kernel_driver.sh) || ! tests=$(cross/kernel_driver.sh tests)
     say "FAILED: the kernels or their tests do not compile for ARM"
     exit 1
 fi
-apt_install qemu-user-static
+install_emulation
 
 for expected in cortex-a72:neon cortex-a76:dotprod max:i8mm; do
     EMULATION="-cpu ${expected%:*}"

@@ -1,6 +1,17 @@
-# Read by the scripts beside it: what compiling for 64-bit ARM Linux needs, on Debian or Ubuntu, x86-64.
+# Read by the scripts beside it: what compiling for ARM Linux needs, on x86-64.
 
-readonly TARGET=aarch64-unknown-linux-gnu
+# SPOTTER_TARGET chooses: 64-bit ARM with the GNU C library, or with musl inside the program, or 32-bit ARM.
+readonly TARGET=${SPOTTER_TARGET:-aarch64-unknown-linux-gnu}
+# The oldest GNU C library that the programs start on: that of JetPack 5, Debian 11 and Raspberry Pi OS 11.
+readonly GLIBC_MAX=2.31
+# Zig brings a C compiler, a linker and every C library for all targets; cargo-zigbuild lets cargo use it.
+readonly ZIG_PACKAGES="ziglang==0.17.1 cargo-zigbuild==0.24.1"
+
+case $TARGET in
+    aarch64-unknown-linux-gnu | aarch64-unknown-linux-musl) QEMU_DEFAULT=qemu-aarch64-static ;;
+    armv7-unknown-linux-gnueabihf | armv7-unknown-linux-musleabihf) QEMU_DEFAULT=qemu-arm-static ;;
+    *) echo "SPOTTER_TARGET: $TARGET is none of the targets in cross/toolchain.sh" >&2; exit 2 ;;
+esac
 
 say() { echo "${0#"$PWD/"}: $*" >&2; }
 
@@ -37,6 +48,11 @@ rust_from_rustup() {
 # Debian's rustc with the standard libraries of both machines side by side. The ARM one is unpacked rather than
 # installed: installing it would bring the ARM C library, which qemu-user then mixes up with the cross compiler's.
 rust_from_debian() {
+    if [ "$TARGET" != aarch64-unknown-linux-gnu ]; then
+        say "Debian has no standard library for $TARGET; rustup has"
+        return 1
+    fi
+    command -v apt-get >/dev/null || { say "no apt here: take Rust from https://rustup.rs"; return 1; }
     local version sysroot=$CARGO_TARGET_DIR/arm64-sysroot packages=$CARGO_TARGET_DIR/arm64-packages
     apt_install rustc-web cargo-web
     version=$(dpkg-query -W -f '${Version}' rustc-web)
@@ -55,15 +71,29 @@ rust_from_debian() {
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--sysroot=$sysroot"
 }
 
+# Zig and cargo-zigbuild: those on the PATH, else from PyPI into a folder beside the build.
+zig_from_pypi() {
+    local venv=$CARGO_TARGET_DIR/zig
+    if command -v cargo-zigbuild >/dev/null; then return 0; fi
+    export PATH=$venv/bin:$PATH
+    [ "$(cat "$venv/packages" 2>/dev/null)" != "$ZIG_PACKAGES" ] || return 0
+    say "installing with pip into $venv: $ZIG_PACKAGES"
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        command -v apt-get >/dev/null || { say "needs python3 with its module venv"; return 1; }
+        apt_install python3 python3-venv
+    fi
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    # shellcheck disable=SC2086
+    "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check $ZIG_PACKAGES >&2
+    echo "$ZIG_PACKAGES" >"$venv/packages"
+}
+
 # Compilers for Rust and C, and what cargo must know of them. SPOTTER_ARM64_RUST=rustup or =debian takes that way only.
 arm64_toolchain() {
     CARGO_TARGET_DIR=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
     export CARGO_TARGET_DIR
-    if ! command -v apt-get >/dev/null; then
-        say "needs apt; elsewhere build with the tool cross: cross build --release --target $TARGET --package spotter"
-        return 1
-    fi
-    apt_install gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+    zig_from_pypi
     case ${SPOTTER_ARM64_RUST:-any} in
         rustup) rust_from_rustup ;;
         debian) rust_from_debian ;;
@@ -78,21 +108,40 @@ arm64_toolchain() {
             return 2
             ;;
     esac
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-    export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+}
+
+# arm64_cargo build|test ARGUMENT...: cargo for the target, after arm64_toolchain; everything that is built for ARM goes
+# through here, as another C compiler would build half of the dependencies anew. Results are in
+# $CARGO_TARGET_DIR/$TARGET, as with cargo's own --target.
+arm64_cargo() {
+    local command=$1 target=$TARGET
+    shift
+    case $target in *-gnu*) target=$target.$GLIBC_MAX ;; esac
+    [ "$command" != build ] || command=zigbuild
+    cargo-zigbuild "$command" --target "$target" "$@"
+}
+
+# What `emulated` needs: qemu-user, and the ARM C library for programs that are linked to it.
+install_emulation() {
+    case $TARGET in
+        aarch64-*) apt_install qemu-user-static libc6-arm64-cross libgcc-s1-arm64-cross ;;
+        armv7-*) apt_install qemu-user-static libc6-armhf-cross libgcc-s1-armhf-cross ;;
+    esac
 }
 
 # emulated PROGRAM ARGUMENT...: runs an ARM program with qemu-user; EMULATION holds options, such as the CPU. The library
 # path keeps an installed ARM C library out, if there is one.
 emulated() {
+    local root=/usr/aarch64-linux-gnu
+    case $TARGET in armv7-*) root=/usr/arm-linux-gnueabihf ;; esac
     # shellcheck disable=SC2086
-    "${QEMU:-qemu-aarch64-static}" -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib \
-        ${EMULATION:-} "$@"
+    "${QEMU:-$QEMU_DEFAULT}" -L "$root" -E "LD_LIBRARY_PATH=$root/lib" ${EMULATION:-} "$@"
 }
 
 # What instructions_of needs; QEMU_SOURCE names QEMU's source (`apt-get source qemu`), which the plugin is part of.
 build_counter() {
     local source=${QEMU_SOURCE:?the unpacked source of QEMU}
+    install_emulation
     apt_install qemu-user gcc pkg-config libglib2.0-dev
     mkdir -p "$CARGO_TARGET_DIR"
     COUNTER=$CARGO_TARGET_DIR/libbb.so

@@ -1,6 +1,6 @@
 //! `spotter bench`: how long each stage of the loop takes, how long loading, and how much memory.
 
-mod memory;
+pub(crate) mod memory;
 pub mod tower;
 
 use std::io::Write;
@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use spotter_engine::bundle::Bundle;
-use spotter_engine::tower::Threads;
 
 use crate::bundles;
 use crate::compute;
@@ -101,8 +99,7 @@ pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
 
 /// Measures frames as an MJPEG camera of 640 x 480 gives them, one after the other, for about `time`; labels take next to
 /// nothing and are left out.
-pub(crate) fn speed(bundle: &Bundle, threads: &Threads, time: Duration) -> Result<Speed> {
-    let mut recognizer = Recognizer::open(bundle, threads)?;
+pub(crate) fn speed(recognizer: &mut Recognizer, time: Duration) -> Result<Speed> {
     let mut supply = Supply::open(None, &CaptureOptions::default())?;
     let (mut frame, stop) = (Frame::default(), Stop::new());
     let mut totals = Vec::new();

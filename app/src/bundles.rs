@@ -23,7 +23,7 @@ pub(crate) use trial::Trial;
 pub fn slots(config: &Config) -> Option<Slots> {
     match &config.bundle {
         Some(_) => None,
-        None => config.state_dir.as_deref().map(Slots::new),
+        None => config.state_dir.as_deref().map(|state_dir| Slots::new(state_dir, config.bundles.public_key.clone())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line: what can be said, and which command it leads to.
 
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr as _;
 
@@ -30,7 +30,8 @@ enum Command {
     Run {
         #[command(flatten)]
         common: Common,
-        /// auto, /dev/video0, a picture, a folder, - (MJPEG on standard input) or test://shapes
+        /// auto, /dev/video0, csi://0, "exec:PROGRAM ARGUMENT ..." (MJPEG from a program), - (MJPEG on standard input),
+        /// a picture, a folder or test://shapes
         #[arg(long, value_name = "URI")]
         source: Option<String>,
         /// What to print
@@ -158,7 +159,7 @@ struct Common {
     /// Configuration file [default: /etc/spotter/spotter.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Model bundle, a folder or a .tar [default: the demo model inside the program]
+    /// Model bundle, a folder or a .tar, taken as it is, signed or not [default: the active slot's, else the demo model]
     #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
     /// Label file [default: the demo model's labels]
@@ -198,7 +199,8 @@ impl Cli {
                     Ok(config) => (config, Vec::new()),
                     Err(problems) => (Config::default(), problems),
                 };
-                let problems = doctor::run(&common.apply(config), &problems, json, &mut io::stdout().lock())?;
+                let (config, root) = (common.apply(config), Path::new("/"));
+                let problems = doctor::run(&config, &problems, root, json, &mut io::stdout().lock())?;
                 Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Command::Bundle { config, action } => {

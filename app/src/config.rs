@@ -40,6 +40,8 @@ pub struct Config {
     pub rate: Rate,
     /// What bundles are let into slots.
     pub bundles: Bundles,
+    /// Where figures are written.
+    pub metrics: Metrics,
 }
 
 /// What is printed.
@@ -125,9 +127,27 @@ pub enum Governing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundles {
     /// The key that must have signed them; `None` takes any.
-    pub public_key: Option<PublicKey>,
+    pub public_key: Option<SigningKey>,
     /// Size of the largest, in MiB.
     pub size_max_mib: u32,
+}
+
+/// A minisign public key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SigningKey {
+    /// The key.
+    pub key: PublicKey,
+    /// The same as the second line of its `.pub` file.
+    pub text: String,
+}
+
+/// Where figures are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// The file; `None` writes none.
+    pub file: Option<PathBuf>,
+    /// What the camera is called in it.
+    pub camera: String,
 }
 
 impl Default for Config {
@@ -142,6 +162,7 @@ impl Default for Config {
             inference: Inference::default(),
             rate: Rate::default(),
             bundles: Bundles::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -167,6 +188,12 @@ impl Default for Rate {
 impl Default for Bundles {
     fn default() -> Self {
         Self { public_key: None, size_max_mib: 1024 }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { file: None, camera: "camera".to_owned() }
     }
 }
 
@@ -201,6 +228,7 @@ impl Config {
                 inference: root.table("inference", Inference::read).unwrap_or_default(),
                 rate: root.table("rate", Rate::read).unwrap_or_default(),
                 bundles: root.table("bundles", Bundles::read).unwrap_or_default(),
+                metrics: root.table("metrics", |section| Metrics::read(section, folder)).unwrap_or_default(),
             }
         })
     }
@@ -286,7 +314,7 @@ impl Bundles {
 
     fn read(section: &Section<'_>) -> Self {
         let key = section.string("public_key").and_then(|text| match PublicKey::from_base64(text.get_ref()) {
-            Ok(key) => Some(key),
+            Ok(key) => Some(SigningKey { key, text: text.get_ref().trim().to_owned() }),
             Err(_) => {
                 let expected = "expected a minisign public key, the second line of its `.pub` file";
                 section.problem(text.span(), format!("`public_key`: {expected}, found something else"));
@@ -296,6 +324,18 @@ impl Bundles {
         // Four times what the largest pair of towers takes.
         let size_max_mib = section.integer("size_max_mib", 1..=16_384).unwrap_or(Self::default().size_max_mib);
         Self { public_key: key, size_max_mib }
+    }
+}
+
+impl Metrics {
+    fn read(section: &Section<'_>, folder: &Path) -> Self {
+        let camera = section.string("camera").map(|name| {
+            if name.get_ref().is_empty() {
+                section.problem(name.span(), "`camera`: expected a name, found nothing between the quotes".to_owned());
+            }
+            (*name.get_ref()).to_owned()
+        });
+        Self { file: file(section, "file", folder), camera: camera.unwrap_or_else(|| Self::default().camera) }
     }
 }
 

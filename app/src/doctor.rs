@@ -49,6 +49,8 @@ struct Heat {
     zones: Vec<Zone>,
     /// The Raspberry Pi's flags.
     throttled: Option<u32>,
+    /// Whether the supply voltage is too low, where nothing but that is told.
+    low_voltage: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,25 +96,25 @@ impl Findings {
 }
 
 /// Examines everything and prints it; gives the number of problems. `found` are those of the configuration file, in whose
-/// place `config` then has defaults.
-pub fn run(config: &Config, found: &[Problem], json: bool, out: &mut dyn Write) -> Result<usize> {
-    let root = Path::new("/");
+/// place `config` then has defaults. What is asked of the system is below `root`, which is `/` but for tests.
+pub fn run(config: &Config, found: &[Problem], root: &Path, json: bool, out: &mut dyn Write) -> Result<usize> {
     let mut findings = Findings::default();
     for problem in found {
         findings.problem(problem.to_string(), "mend the configuration; what is wrong was left at its default here");
     }
+    let (model, memory) = model::model(root, config, &mut findings);
     let checkup = Checkup {
         version: env!("CARGO_PKG_VERSION"),
         cpu: system::cpu(root, config, &mut findings),
         libc: system::libc(),
-        cameras: camera::cameras(config, &mut findings),
+        cameras: camera::cameras(root, config, &mut findings),
         heat: heat(root, config, &mut findings),
         storage: system::storage(root, config.state_dir.as_deref(), &mut findings),
-        model: model::model(config, &mut findings),
-        // After the model, whose memory counts.
-        memory: system::memory(root, &mut findings),
+        model,
+        memory,
         findings: Vec::new(),
     };
+    system::metrics(root, config.metrics.file.as_deref(), &mut findings);
     let mut checkup = Checkup { findings: findings.0, ..checkup };
     checkup.findings.sort_by_key(|finding| finding.severity);
     let problems = checkup.findings.iter().filter(|finding| finding.severity == Severity::Problem).count();
@@ -139,6 +141,9 @@ fn heat(root: &Path, config: &Config, findings: &mut Findings) -> Heat {
             );
         }
     }
+    if readings.low_voltage == Some(true) {
+        findings.problem("the board's supply voltage is too low", "use the power supply that was made for the board");
+    }
     for zone in readings.zones.iter().filter(|zone| zone.celsius >= zone.limit_c) {
         findings.problem(
             format!("{} is at {:.0} °C, where the rate is lowered", zone.name, zone.celsius),
@@ -149,6 +154,7 @@ fn heat(root: &Path, config: &Config, findings: &mut Findings) -> Heat {
     Heat {
         zones: zones.map(|z| Zone { name: z.name, celsius: z.celsius, limit_c: z.limit_c }).collect(),
         throttled: readings.throttled,
+        low_voltage: readings.low_voltage,
     }
 }
 

@@ -73,7 +73,7 @@ impl Embedder {
 
     fn save(&mut self) {
         let Some(path) = self.path.as_deref().filter(|_| self.cache.is_changed()) else { return };
-        let written = self.cache.encode().map_err(io::Error::other).and_then(|b| store::replace_file(path, &b));
+        let written = self.cache.encode().map_err(io::Error::other).and_then(|b| store::replace_state_file(path, &b));
         match written {
             Ok(()) => self.cache.mark_saved(),
             Err(error) => {

@@ -191,6 +191,9 @@ fn need(readings: &Readings) -> Need {
     if let Some(why) = readings.throttled.and_then(sensors::throttling) {
         return Need::Less(format!("the board's firmware holds the CPU back: {why}"));
     }
+    if readings.low_voltage == Some(true) {
+        return Need::Less("the board's supply voltage is too low".to_owned());
+    }
     let hottest = readings.zones.iter().max_by(|a, b| (a.celsius - a.limit_c).total_cmp(&(b.celsius - b.limit_c)));
     if let Some(zone) = hottest.filter(|zone| zone.celsius >= zone.limit_c) {
         let (name, celsius, limit) = (&zone.name, zone.celsius, zone.limit_c);

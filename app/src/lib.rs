@@ -16,6 +16,7 @@ pub mod governor;
 pub mod label_file;
 pub mod labels;
 pub mod live;
+mod metrics;
 pub mod output;
 pub mod pipeline;
 pub mod recognizer;

@@ -8,7 +8,7 @@ mod health;
 mod inference;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -25,10 +25,11 @@ use crate::config::{Config, Governing};
 use crate::governor::Governor;
 use crate::governor::sensors::Sensors;
 use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::output::{Item, Output};
 use crate::service::Service;
 use crate::slot::Slot;
-use crate::source::{self, Stop, Uri};
+use crate::source::{Stop, Uri};
 use crate::unchanged::Unchanged;
 
 /// Reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
@@ -38,7 +39,7 @@ const REPORTS_WAITING: usize = 64;
 const SKIP_REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// What the loop is given from outside.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Deps {
     /// Ends the loop.
     pub stop: Stop,
@@ -50,6 +51,21 @@ pub struct Deps {
     pub reload: Arc<AtomicBool>,
     /// Labelled frames after which the loop ends.
     pub frames: Option<u64>,
+    /// Below it lies what the system says of heat and CPU quota; `/` but for tests.
+    pub root: PathBuf,
+}
+
+impl Default for Deps {
+    fn default() -> Self {
+        Self {
+            stop: Stop::new(),
+            signalled: Arc::default(),
+            running: Arc::default(),
+            reload: Arc::default(),
+            frames: None,
+            root: PathBuf::from("/"),
+        }
+    }
 }
 
 /// Runs until the source ends, `deps.frames` were labelled, or `deps.stop` is set.
@@ -58,26 +74,30 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
     service.starting("opening the source");
     let options = config.capture.options();
     // Before the model, which takes its time: that a camera is missing is told at once.
-    let opened = source::open(uri, &options)?;
-    let described = opened.source.describe();
+    let begun = capture::open(uri, &options, &deps.stop)?;
+    let described = begun.opened.source.describe();
     log::info!("source: {described}");
     service.starting("loading the model and embedding the labels");
     let threads = compute::threads(config.inference.threads)?;
     let (send, receive) = sync_channel(REPORTS_WAITING);
     let model = Live::start(config, &threads, send.clone())?;
-    let live = opened.source.is_live();
+    let live = begun.opened.source.is_live();
     let slot = Slot::new();
-    let health = Health::new(&opened.uri, options.timeout, Instant::now());
+    let metrics = Metrics::new(&config.metrics);
+    let health = Health::new(&begun.opened.uri, live, options.timeout, Instant::now());
 
     thread::scope(|scope| {
         let events = send.clone();
         let capture = scope.spawn(|| {
             let target = Target { slot: &slot, stop: &deps.stop, events, health: &health };
-            let result = capture::run(opened, &options, target);
+            let result = capture::run(begun, &options, target);
             slot.close();
             result
         });
         let writer = scope.spawn(|| write(output, receive, &deps.stop));
+        if let Some(metrics) = &metrics {
+            scope.spawn(|| metrics.keep(&deps.stop));
+        }
         deps.running.store(true, Ordering::Release);
         service.ready(&format!("waiting for the first frame of {described}"));
         let looped = Loop {
@@ -90,8 +110,9 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
             deps,
             top_k: config.inference.top_k,
             service,
-            governor: governor(config),
+            governor: governor(config, &deps.root),
             unchanged: (config.inference.unchanged > 0.0).then(|| Unchanged::new(config.inference.unchanged)),
+            metrics: metrics.as_ref(),
             seen: Seen::default(),
         };
         let looped = looped.run();
@@ -113,13 +134,13 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
     })
 }
 
-/// Holds the wanted rate, and looks at this board where it is to.
-fn governor(config: &Config) -> Governor {
+/// Holds the wanted rate, and looks at the board below `root` where it is to.
+fn governor(config: &Config, root: &Path) -> Governor {
     let rate = &config.rate;
     let sensors = match rate.governor {
         Governing::Auto => {
             let given = (rate.temperature_max_c > 0).then_some(rate.temperature_max_c as f32);
-            Some(Sensors::find(Path::new("/"), given))
+            Some(Sensors::find(root, given))
         }
         Governing::Off => None,
     };

@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::pipeline::Deps;
+use crate::source::command::kill_all;
 
 /// A loop that was asked to end and has not after this long hangs in a driver, or on a reader of its output that does
 /// not read. Everything on the disk is whole at any moment, so the program may end without it. With the rest of the way
@@ -25,8 +26,8 @@ pub(crate) fn handle(deps: &Deps) -> io::Result<()> {
         for signal in signals.forever() {
             match signal {
                 SIGHUP => deps.reload.store(true, Ordering::Release),
-                _ if deps.signalled.swap(true, Ordering::AcqRel) => exit(1),
-                _ if !deps.running.load(Ordering::Acquire) => exit(0),
+                _ if deps.signalled.swap(true, Ordering::AcqRel) => end(1),
+                _ if !deps.running.load(Ordering::Acquire) => end(0),
                 _ => {
                     deps.stop.set();
                     end_after_grace();
@@ -37,11 +38,17 @@ pub(crate) fn handle(deps: &Deps) -> io::Result<()> {
     thread::Builder::new().name("signals".to_owned()).spawn(work).map(drop)
 }
 
+/// Ends the program at once, and the camera programs that it started with it.
+fn end(code: i32) -> ! {
+    kill_all();
+    exit(code)
+}
+
 /// Ends the program after the grace, if it is still there; by itself, since the signals' thread has to see a second one.
 fn end_after_grace() {
     let started = thread::Builder::new().name("grace".to_owned()).spawn(|| {
         thread::sleep(GRACE);
-        exit(0);
+        end(0);
     });
     if let Err(error) = started {
         log::warn!("the end cannot be hastened: {error}");

@@ -1,5 +1,7 @@
 //! Where frames come from: one file per kind of source.
 
+pub(crate) mod command;
+pub(crate) mod csi;
 mod error;
 mod pictures;
 mod shapes;
@@ -9,7 +11,7 @@ mod uri;
 mod v4l2;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use error::SourceError;
@@ -205,22 +207,27 @@ pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Opened, SourceError> 
         Uri::Auto => return Ok(open_any(options)),
         Uri::V4l2(path) => Box::new(v4l2::Camera::open(path, options)?),
         Uri::Pictures(path) => Box::new(pictures::Pictures::open(path)?),
-        Uri::Stdin => Box::new(stream::JpegStream::stdin()),
+        Uri::Stdin => Box::new(stream::JpegStream::stdin(options.timeout)),
+        Uri::Csi(number) => {
+            let words = csi::Stack::find().command(*number, options);
+            Box::new(command::CommandSource::open(&words, csi::HINT, options)?)
+        }
+        Uri::Command(words) => Box::new(command::CommandSource::open(words, "; is it installed?", options)?),
         Uri::Shapes(shapes) => Box::new(shapes::Shapes::new(shapes.clone())),
     };
     Ok(Opened { source, uri: uri.clone() })
 }
 
-/// All V4L2 nodes, by number.
-pub fn camera_nodes() -> Vec<PathBuf> {
-    v4l2::devices()
+/// All V4L2 nodes in the folder, which is `/dev` but for tests, by number.
+pub fn camera_nodes(folder: &Path) -> Vec<PathBuf> {
+    v4l2::devices(folder)
 }
 
 /// Asks a camera what it is and what it gives, without changing anything about it.
 ///
 /// # Errors
 /// It cannot be opened, is no camera, or gives no pictures that can be read.
-pub fn examine_camera(path: &std::path::Path, options: &CaptureOptions) -> Result<CameraOffer, SourceError> {
+pub fn examine_camera(path: &Path, options: &CaptureOptions) -> Result<CameraOffer, SourceError> {
     v4l2::examine(path, options)
 }
 
@@ -235,7 +242,7 @@ pub struct CameraOffer {
 
 /// Opens the first camera that gives pictures, else the drawn shapes.
 fn open_any(options: &CaptureOptions) -> Opened {
-    for path in v4l2::devices() {
+    for path in v4l2::devices(Path::new("/dev")) {
         match v4l2::Camera::open(&path, options) {
             Ok(camera) => {
                 log::info!("using the camera {}", camera.describe());

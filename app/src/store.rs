@@ -7,6 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
+/// Modes of what is in the state folder, which holds no secrets. The folder itself keeps others out where that is wanted.
+pub(crate) const FILE_MODE: u32 = 0o644;
+
+/// As for files.
+pub(crate) const FOLDER_MODE: u32 = 0o755;
+
 /// End of the names of temporary files.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
@@ -20,20 +26,49 @@ const TRIES_MAX: usize = 5;
 /// is missing. Temporary files that killed programs left behind are removed. When several processes write at once,
 /// each writes a whole file and one of these stays.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, false)
+}
+
+/// The same for a file of the state folder, which a service and those who look after it share: whatever the umask is, all
+/// may read the file, and the folders that are made for it.
+pub fn replace_state_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, true)
+}
+
+fn replace(path: &Path, bytes: &[u8], shared: bool) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "path without a file name"))?;
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    if shared {
+        make_state_folder(folder)?;
+    } else {
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    }
     let prefix = temporary_prefix(name);
     remove_leftovers(folder, &prefix);
     let mut tries = 1;
     loop {
-        match write_and_rename(folder, &prefix, path, bytes) {
+        match write_and_rename(folder, &prefix, path, bytes, shared) {
             Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES_MAX => tries += 1,
             done => return done,
         }
+    }
+}
+
+/// Makes a folder of the state, and those around it, where they are missing, for all to read.
+pub(crate) fn make_state_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(around) = folder.parent().filter(|around| *around != Path::new("")) {
+        make_state_folder(around)?;
+    }
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => std::fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE)),
     }
 }
 
@@ -47,15 +82,18 @@ pub fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8], shared: bool) -> io::Result<()> {
     let mut temporary = tempfile::Builder::new()
         .prefix(prefix)
         .suffix(TEMPORARY_SUFFIX)
-        .permissions(Permissions::from_mode(0o644))
+        .permissions(Permissions::from_mode(FILE_MODE))
         .tempfile_in(folder)?;
     // The lock ends with this process and tells others that the file is no leftover. On a file system without locks
     // they cannot tell, and leave the file alone.
     let _ = temporary.as_file().lock();
+    if shared {
+        temporary.as_file().set_permissions(Permissions::from_mode(FILE_MODE))?;
+    }
     temporary.write_all(bytes)?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
@@ -129,6 +167,10 @@ mod tests {
         // The process's umask may take more away, never add.
         assert_eq!(mode(&path) & 0o133, 0);
         assert_eq!(mode(&folder.path().join("a")) & 0o022, 0);
+        let path = folder.path().join("c/d/state");
+        replace_state_file(&path, b"for all").expect("a written file");
+        assert_eq!(mode(&path) & 0o777, FILE_MODE);
+        assert_eq!(mode(&folder.path().join("c")) & 0o777, FOLDER_MODE);
     }
 
     #[test]

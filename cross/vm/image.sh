@@ -2,7 +2,7 @@
 # Makes what the virtual ARM board boots: cross/vm/image.sh PROGRAM
 #
 # Debian's arm64 kernel as it is, a first program in an initramfs, and a read-only root disk with PROGRAM (spotter for
-# 64-bit ARM Linux), busybox, v4l2-ctl, usbip and the kernel modules that the tests load. Needs apt, to download Debian's
+# 64-bit ARM Linux), busybox, v4l2-ctl and the kernel modules that the tests load. Needs apt, to download Debian's
 # packages; nothing of them is installed. Prints the folder that machine.py starts from.
 set -euo pipefail
 program=$(realpath "${1:?the program, built for 64-bit ARM Linux}")
@@ -14,12 +14,10 @@ vm=$CARGO_TARGET_DIR/vm
 apt_install qemu-system-arm e2fsprogs cpio kmod python3 binutils-aarch64-linux-gnu
 foreign_architecture arm64
 
-# What the modules are for: disk and root, the shared folder and the line to the host, the cameras, their USB and network.
+# What the modules are for: disk and root, the shared folder and the line to the host, the cameras and their USB.
 readonly FIRST_MODULES="virtio_pci virtio_blk ext4"
-readonly MODULES="virtio_console 9p 9pnet_virtio vivid uvcvideo vhci-hcd virtio_net loop"
-readonly PACKAGES="busybox-static libc6 libgcc-s1 libstdc++6 libjpeg62-turbo libv4l-0 libv4lconvert0 v4l-utils usbip
-    libudev1 libwrap0 libnsl2 libtirpc3 libgssapi-krb5-2 libkrb5-3 libk5crypto3 libkrb5support0 libcom-err2 libkeyutils1
-    libssl3"
+readonly MODULES="virtio_console 9p 9pnet_virtio vivid xhci-pci uvcvideo"
+readonly PACKAGES="busybox-static libc6 libgcc-s1 libstdc++6 libjpeg62-turbo libv4l-0 libv4lconvert0 v4l-utils"
 
 # unpack FOLDER PACKAGE...: Debian's newest versions for arm64, anew only where there is a newer one.
 unpack() {
@@ -69,7 +67,7 @@ done
 cp -a "$vm/userland"/{usr,lib,bin} "$files/root/" 2>/dev/null
 [ ! -d "$vm/userland/sbin" ] || cp -a "$vm/userland/sbin" "$files/root/"
 rm -rf "$files"/root/usr/share "$files"/root/usr/lib/aarch64-linux-gnu/gconv
-mkdir -p "$files/root/usr/share/hwdata" "$files/root/sbin"
+mkdir -p "$files/root/sbin"
 # shellcheck disable=SC2086
 for module in $(modules "$kernel" $MODULES); do
     install -D -m 644 "$module" "$files/root/${module#"$vm/kernel/"}"

@@ -16,9 +16,13 @@ class Failed(Exception):
 
 
 class Machine:
-    """A booted board. Its /share is `self.share` here. Used with `with`, so that it never outlives a test."""
+    """A booted board. Its /share is `self.share` here. Used with `with`, so that it never outlives a test.
 
-    def __init__(self, image, memory_mb=512, cores=2, cpu="cortex-a76", disks=(), extra=()):
+    `disks` are files, or drives as QEMU's -drive describes them. With `usb` there is a USB port, the socket `self.usb`, that a
+    device can be plugged into with the protocol usbredir.
+    """
+
+    def __init__(self, image, memory_mb=512, cores=2, cpu="cortex-a76", disks=(), usb=False):
         image = pathlib.Path(image)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="spotter-vm-"))
         self.share = self.folder / "share"
@@ -35,7 +39,11 @@ class Machine:
         command += ["-fsdev", f"local,id=share,path={self.share},security_model=none"]
         command += ["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"]
         command += ["-chardev", f"socket,id=line,path={line},server=on,wait=off", "-device", "virtio-serial-pci"]
-        command += ["-device", "virtserialport,chardev=line,nr=1,name=line", *extra]
+        command += ["-device", "virtserialport,chardev=line,nr=1,name=line"]
+        self.usb = self.folder / "usb"
+        if usb:
+            command += ["-device", "qemu-xhci", "-chardev", f"socket,id=usb,path={self.usb},server=on,wait=off"]
+            command += ["-device", "usb-redir,chardev=usb"]
         self.errors = (self.folder / "errors").open("wb")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors)
         self.line = socket.socket(socket.AF_UNIX)

@@ -6,8 +6,10 @@ import time
 import unittest
 
 import camera
+from bundles import archive
 from camera import DEVICE, Camera
 from machine import Machine
+from program import Run
 
 # Rounding to 8 bits of YUV and back again; a wrong matrix or range is off by 12 or more.
 TOLERANCE = 3
@@ -29,49 +31,6 @@ COLORS = [
     {"colorspace": "Rec. 709", "y_cbcr_encoding": "ITU-R 601"},
 ]
 DEFAULTS = {"colorspace": "sRGB", "quantization": "Default", "y_cbcr_encoding": "Default"}
-
-
-class Run:
-    """`spotter run` on the board, and the lines that it has printed."""
-
-    def __init__(self, machine, arguments="", name="run"):
-        self.machine, self.path = machine, machine.share / f"{name}.out"
-        self.log = machine.share / f"{name}.err"
-        self.read, self.seen, self.lines = 0, 0, []
-        self.pid = machine.start(f"STATE_DIRECTORY=/tmp/state spotter run --source {DEVICE} --output json {arguments}", name)
-
-    def poll(self):
-        """Takes in what was printed since."""
-        with self.path.open("rb") as file:
-            file.seek(self.read)
-            new = file.read()
-        end = new.rfind(b"\n") + 1
-        self.read += end
-        self.lines += [json.loads(line) for line in new[:end].splitlines()]
-
-
-    def wait(self, condition, what, timeout=30):
-        """Waits for a line, after the last that was waited for, of which `condition` holds, and gives it."""
-        deadline = time.monotonic() + timeout
-        while True:
-            self.poll()
-            while self.seen < len(self.lines):
-                self.seen += 1
-                if condition(self.lines[self.seen - 1]):
-                    return self.lines[self.seen - 1]
-            if time.monotonic() > deadline or not self.machine.lives(self.pid):
-                raise AssertionError(f"no {what} within {timeout} s: {self.log.read_text()[-2000:]} {self.lines[-2:]}")
-            time.sleep(0.02)
-
-    def frames(self, count):
-        for _ in range(count):
-            self.wait(lambda line: "frame" in line, "frame")
-
-    def event(self, kind):
-        return self.wait(lambda line: line.get("event") == kind, kind)
-
-    def end(self):
-        self.machine.run(f"kill {self.pid}; while kill -0 {self.pid} 2>/dev/null; do usleep 20000; done", 10)
 
 
 class CameraTest(unittest.TestCase):
@@ -114,18 +73,22 @@ class CameraTest(unittest.TestCase):
                 with self.subTest(colors=colors, format=format):
                     self.check_picture(format, "75% Colorbar")
 
-    def check_recovery(self, begin, end=None, lost="", event="source_lost"):
-        """Makes a fault in a running stream, ends it where it does not end by itself, and waits for frames again."""
-        run = Run(self.machine)
+    def check_recovery(self, begin, end=None, lost="", event="source_lost", arguments="", timeout=30):
+        """Makes a fault in a running stream, ends it where it does not end by itself, and waits for frames again.
+
+        A fault that is over with the call that asks for it is taken to end when that call begins.
+        """
+        run = Run(self.machine, arguments)
         try:
             run.frames(5)
+            start = time.monotonic()
             self.machine.run(begin)
-            told = run.event(event)
+            told = run.event(event, timeout)
             self.assertIn(lost, told["message"])
             if end:
                 time.sleep(1.5)
+                start = time.monotonic()
                 self.machine.run(end)
-            start = time.monotonic()
             if event == "source_lost":
                 back = run.event("source_back")
                 self.assertIn("vivid", back["message"])
@@ -133,7 +96,7 @@ class CameraTest(unittest.TestCase):
             seconds = time.monotonic() - start
             print(f"{begin.split()[-1]}: {told['message']}; frames again after {seconds:.2f} s")
             self.assertLessEqual(seconds, RECOVERY_S)
-            numbers = [line["frame"] for line in run.lines if "frame" in line]
+            numbers = run.numbers()
             self.assertEqual(numbers, sorted(set(numbers)), "frames are counted on")
             self.assertTrue(self.machine.lives(run.pid), "the same process")
             log = run.log.read_text()
@@ -164,6 +127,15 @@ class CameraTest(unittest.TestCase):
         self.check_recovery(self.fault("inject_v4l2_buf_flag_error"), lost="the driver marked it as damaged",
                             event="frames_skipped")
 
+    def test_nothing_but_damaged_frames(self):
+        """A second of them loses the source: 30 frames in a row, of a camera slowed down so that none escapes the fault."""
+        (self.machine.share / "slow.toml").write_text("[capture]\nfps = 5\n")
+        damage = self.fault("inject_v4l2_buf_flag_error")
+        begin = f"touch /tmp/damage; {{ while [ -e /tmp/damage ]; do {damage}; done; }} >/dev/null 2>&1 &"
+        end = "rm /tmp/damage; while pgrep v4l2-ctl >/dev/null; do usleep 10000; done"
+        self.check_recovery(begin, end, "broken frames in a row, the last because the driver marked it as damaged",
+                            arguments="--config /share/slow.toml", timeout=90)
+
     def test_dropped_frames(self):
         dropped = f"v4l2-ctl -d {DEVICE} -c percentage_of_dropped_buffers="
         self.check_recovery(dropped + "100", dropped + "0", lost="no frame within 2.0 s")
@@ -177,17 +149,95 @@ class CameraTest(unittest.TestCase):
             self.camera.set(osd_text_mode="None")
 
     def test_faults_at_the_start(self):
-        """A camera that cannot be set up ends the program; one that does not start at once is tried again."""
-        for control, code, message in [
-            ("inject_vidioc_reqbufs_error", 1, "error: /dev/video0: cannot map the buffers: Invalid argument"),
-            ("inject_vidioc_streamon_error", 0, "/dev/video0: cannot start the stream: Invalid argument"),
+        """A camera that cannot be set up or started at once is tried again."""
+        for control, message in [
+            ("inject_vidioc_reqbufs_error", "/dev/video0: cannot map the buffers: Invalid argument"),
+            ("inject_vidioc_streamon_error", "/dev/video0: cannot start the stream: Invalid argument"),
         ]:
             with self.subTest(control=control):
                 self.machine.run(self.fault(control))
-                ended, said = self.machine.try_run(f"spotter run --source {DEVICE} --frames 3 2>&1")
-                self.assertEqual(ended, code, said)
-                self.assertIn(message, said)
-                self.assertNotIn("panicked", said)
+                run = Run(self.machine, "--frames 3")
+                try:
+                    self.assertIn(message, run.event("source_lost")["message"])
+                    self.assertIn("vivid", run.event("source_back")["message"])
+                    run.frames(3)
+                    self.assertEqual(run.numbers()[0], 0)
+                    self.assertNotIn("panicked", run.log.read_text())
+                finally:
+                    run.end()
+
+    def test_what_does_not_pass_ends_the_start(self):
+        """A camera that is not there, or that another program holds, is an error at once."""
+        ended, said = self.machine.try_run("spotter run --source /dev/video9 --frames 1 2>&1")
+        self.assertEqual((ended, "/dev/video9: not found" in said), (1, True), said)
+        run = Run(self.machine)
+        try:
+            run.frames(1)
+            ended, said = self.machine.try_run(f"spotter run --source {DEVICE} --frames 1 2>&1")
+            self.assertEqual((ended, "the camera is busy" in said), (1, True), said)
+        finally:
+            run.end()
+
+    def test_doctor_knows_the_camera(self):
+        (self.machine.share / "doctor.toml").write_text(f'source = "{DEVICE}"\n')
+        ended, said = self.machine.try_run(
+            "STATE_DIRECTORY=/tmp/state spotter doctor --json --config /share/doctor.toml 2>/tmp/doctor.err", 120)
+        found = json.loads(said)
+        [camera] = found["cameras"]
+        self.assertEqual((camera["path"], camera["name"]), (DEVICE, "vivid (vivid)"), camera)
+        self.assertIsNone(camera["problem"])
+        for format in ["YUYV 640x480 at 25 fps", "NV12 640x480", "GREY 640x480"]:
+            self.assertTrue(any(offer.startswith(format) for offer in camera["formats"]), camera["formats"])
+        self.assertEqual(found["cpu"]["kernels"], "dotprod", "what the Cortex-A76 of this board has")
+        problems = [finding for finding in found["findings"] if finding["severity"] == "problem"]
+        self.assertEqual(ended, 1 if problems else 0)
+        self.assertFalse([problem for problem in problems if "video" in problem["what"]], problems)
+        # The same node while it is in use, and one that is not there.
+        run = Run(self.machine)
+        try:
+            run.frames(1)
+            said = self.machine.try_run("STATE_DIRECTORY=/tmp/other spotter doctor --config /share/doctor.toml 2>&1", 120)[1]
+            self.assertIn(f"{DEVICE}: vivid (vivid)", said)
+        finally:
+            run.end()
+        (self.machine.share / "doctor.toml").write_text('source = "/dev/video9"\n')
+        ended, said = self.machine.try_run(
+            "STATE_DIRECTORY=/tmp/other spotter doctor --config /share/doctor.toml 2>&1", 120)
+        self.assertEqual(ended, 1, said)
+        self.assertIn("/dev/video9: the configured camera is not there", said)
+
+    def test_bundle_changes_while_it_streams(self):
+        """Another bundle becomes active: no frame is lost for it, and the camera stays open."""
+        for name, scale in [("first", 10.0), ("second", 50.0)]:
+            archive(self.machine.share / f"{name}.tar", name, scale)
+        state = "/tmp/slots"
+        run = Run(self.machine, state=state)
+        try:
+            run.frames(5)
+            for name in ["first", "second"]:
+                said = self.machine.run(
+                    f"STATE_DIRECTORY={state} spotter bundle install --activate /share/{name}.tar 2>&1", 120)
+                self.assertIn(f"{name} is active now", said)
+                self.assertEqual(run.event("bundle_loaded", 60)["message"], name)
+                run.frames(5)
+            self.machine.run(f"STATE_DIRECTORY={state} spotter bundle rollback")
+            self.assertEqual(run.event("bundle_loaded", 60)["message"], "first")
+            run.frames(5)
+            run.poll()
+            kinds = [line["event"] for line in run.lines if "event" in line]
+            self.assertEqual(kinds, ["bundle_loaded"] * 3)
+            scales = [round(label["logit"] / label["cosine"]) for line in run.lines if "frame" in line
+                      for label in line["labels"][:1]]
+            self.assertEqual([scale for i, scale in enumerate(scales) if not i or scale != scales[i - 1]][1:],
+                             [10, 50, 10])
+            frames = [line for line in run.lines if "frame" in line]
+            numbers = run.numbers()
+            self.assertEqual(numbers, sorted(set(numbers)))
+            # Every captured frame is either labelled or counted as dropped.
+            for before, after in zip(frames, frames[1:]):
+                self.assertEqual(after["frame"] - before["frame"] - 1, after["dropped"] - before["dropped"])
+        finally:
+            run.end()
 
     def test_labels_change_while_it_streams(self):
         def labels(*names):
@@ -218,15 +268,14 @@ class CameraTest(unittest.TestCase):
             run.end()
 
     def test_memory_stays(self):
-        """2,000 captured frames; what is resident at the end was so at the 500th."""
+        """2,000 labelled frames; what is resident at the end was so after the first 500."""
         run = Run(self.machine)
-        resident = lambda: int(self.machine.run(f"grep VmRSS /proc/{run.pid}/status").split()[1])
         try:
-            run.wait(lambda line: line.get("frame", 0) >= 500, "frame 500", 120)
-            before = resident()
-            run.wait(lambda line: line.get("frame", 0) >= 2000, "frame 2000", 240)
-            after = resident()
-            print(f"resident after 500 frames {before} kB, after 2000 {after} kB")
+            run.wait(lambda _: len(run.numbers()) >= 500, "frame 500", 240)
+            before = run.resident_kb()
+            run.wait(lambda _: len(run.numbers()) >= 2000, "frame 2000", 600)
+            after = run.resident_kb()
+            print(f"resident after 500 labelled frames {before} kB, after 2000 {after} kB")
             # The allocator may still settle by a few pages.
             self.assertLessEqual(after - before, 256)
         finally:

@@ -1,70 +1,168 @@
-"""Power cuts while labels are rewritten: every boot afterwards finds the old state or the new one whole.
+"""Power cuts while labels and bundles are rewritten: every boot afterwards finds the old state or the new one whole.
 
 A killed QEMU loses what the board had not handed to its disk. A real disk also loses what it had not been told to
-flush; so another test records what was written, and makes disks that lost any of the unflushed writes, or part of one.
+flush; so other tests record what was written, and make disks that lost any of the unflushed writes, or part of one.
 """
 
+import hashlib
 import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import struct
 import subprocess
+import tarfile
 import tempfile
 import time
 import unittest
 
+from bundles import archive
 from machine import Machine
+from program import Run
 
-LONG = os.environ.get("SPOTTER_VM_LONG") == "1"
-CUTS = 50 if LONG else 3
-LOST_WRITES = 200 if LONG else 50
+SLOW = os.environ.get("SPOTTER_SLOW") == "1"
+CUTS = 50 if SLOW else 6
+LOST_WRITES = 200 if SLOW else 50
 DISK_MB = 64
 STATE = "/mnt/state"
 CACHE = "label-cache.safetensors"
+
+# The bundles that are installed in turn: their scores' scale, by which a frame's scores tell which one runs.
+SCALES = {"odd": 10, "even": 50}
+BUILT_IN = "built-in"
 
 
 def new_disk(path):
     subprocess.run(["/sbin/mkfs.ext4", "-q", path, f"{DISK_MB}M"], check=True, stdout=subprocess.DEVNULL)
 
 
-def entries(content):
-    """How many embeddings a cache file holds; an error where it is not whole (safetensors format)."""
+def embeddings(content):
+    """What a cache file holds, by key; an error where it is not whole (safetensors format)."""
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
     tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
-    assert max(tensor["data_offsets"][1] for tensor in tensors.values()) == len(content) - 8 - length
-    return sum(tensor["shape"][0] if len(tensor["shape"]) > 1 else 1 for tensor in tensors.values())
+    data = content[8 + length :]
+    assert max(tensor["data_offsets"][1] for tensor in tensors.values()) == len(data)
+    return {name: data[slice(*tensor["data_offsets"])] for name, tensor in tensors.items()}
 
 
-class Writer:
-    """`spotter run` on a board, which is given one new label after the other."""
+def kind(slot):
+    """Which of the two bundles is in a slot: they are numbered."""
+    return "odd" if int(slot[1:]) % 2 else "even"
 
-    def __init__(self, machine, first):
-        self.machine, self.count, self.log = machine, first, machine.share / "run.err"
+
+def hashes(tar):
+    """SHA-256 of each file of an archive, by name."""
+    with tarfile.open(tar) as archive:
+        return {entry.name: hashlib.sha256(archive.extractfile(entry).read()).hexdigest() for entry in archive}
+
+
+class Slots:
+    """What is in the slots and which is active, as the commands to the board say."""
+
+    def __init__(self, active=BUILT_IN, previous=None, names=()):
+        self.active, self.previous, self.names = active, previous, frozenset(names)
+
+    def key(self):
+        return self.active, self.previous, self.names
+
+    def after(self, action, slot=None):
+        """What a command makes of it."""
+        if action == "install":
+            return Slots(self.active, self.previous, self.names | {slot})
+        if action == "activate":
+            return Slots(slot, self.active, self.names) if slot != self.active else self
+        if action == "rollback":
+            return Slots(self.previous, None, self.names)
+        return Slots(self.active, self.previous, self.names - {slot})
+
+
+# Installs bundle after bundle, runs it, goes back and forth; says before and after each command what is done.
+COMMANDS = """
+step() {
+    echo "begin $*" >>/share/slots.log
+    if spotter bundle "$@" >/tmp/said 2>&1; then echo "done" >>/share/slots.log; else
+        { echo "failed $*"; cat /tmp/said; } >>/share/slots.log
+        exit 1
+    fi
+}
+n=$1
+active=$2
+while :; do
+    case $((n % 2)) in 1) kind=odd ;; *) kind=even ;; esac
+    step install /share/$kind.tar --name s$n
+    step activate s$n
+    step rollback
+    step activate s$n
+    for old in $(ls /mnt/state/bundles); do
+        [ "$old" = s$n ] || [ "$old" = "$active" ] || step remove $old
+    done
+    active=s$n
+    n=$((n + 1))
+done
+"""
+
+
+class Board:
+    """`spotter run` on a board, which is given one new label after the other, while bundles are installed and chosen."""
+
+    def __init__(self, machine, label):
+        self.machine, self.label = machine, label
         machine.run(f"mkdir -p {STATE} && mount -t ext4 /dev/vdb {STATE}")
+        for name, scale in SCALES.items():
+            archive(machine.share / f"{name}.tar", name, scale)
         self.write()
-        self.pid = machine.start(
-            f"STATE_DIRECTORY={STATE} spotter run --source 'test://shapes?fps=2' --labels /tmp/labels.toml", "run")
+        self.program = Run(machine, "--labels /tmp/labels.toml", source="test://shapes?fps=2", state=STATE)
+        self.log = self.program.log
+        self.commands = machine.share / "slots.log"
 
     def write(self):
-        labels = "".join(f'[[label]]\nname = "thing {n}"\n' for n in range(max(0, self.count - 20), self.count + 1))
+        labels = "".join(f'[[label]]\nname = "thing {n}"\n' for n in range(max(0, self.label - 20), self.label + 1))
         (self.machine.share / "labels.toml").write_text(labels)
         self.machine.run("cp /share/labels.toml /tmp/labels.new && mv /tmp/labels.new /tmp/labels.toml")
 
     def next(self):
-        self.count += 1
+        self.label += 1
         self.write()
 
     def kept(self):
-        """How many changes of the labels the program has said to be done."""
-        return sum(" embedded" in line for line in self.log.read_text().splitlines())
+        """How many sentences each change of labels or bundle embedded; the program says so once they are on the disk."""
+        return [int(count) for count in re.findall(r"(\d+) embedded", self.log.read_text())]
 
-    def wait_kept(self, count, timeout=60):
+    def wait_kept(self, count, timeout=90):
         deadline = time.monotonic() + timeout
-        while self.kept() < count:
+        while len(self.kept()) < count:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
+
+    def change_bundles(self, number, slots):
+        """Starts the commands, from slot `number` on."""
+        (self.machine.share / "slots.sh").write_text(COMMANDS)
+        self.commands.touch()
+        self.machine.start(f"STATE_DIRECTORY={STATE} sh /share/slots.sh {number} {slots.active}", "slots")
+
+    def possible(self, slots):
+        """What the commands so far make of `slots`: a list of the states before and after the last one."""
+        lines = self.commands.read_text().splitlines()
+        assert not any(line.startswith("failed") for line in lines), lines
+        states = [slots]
+        for line in lines:
+            if line == "done":
+                states = states[-1:]
+            else:
+                words = [word for word in line.split()[1:] if not word.startswith(("/", "--"))]
+                states.append(states[-1].after(*words))
+        return states, sum(line == "done" for line in lines)
+
+    def listed(self):
+        """The slots as the program lists them; every one must be usable."""
+        found = json.loads(self.machine.run(f"STATE_DIRECTORY={STATE} spotter bundle list --json"))
+        problems = [row for row in found["slots"] if row["problem"] or row["failed"]]
+        assert not problems, problems
+        names = {row["slot"] for row in found["slots"]} - {BUILT_IN}
+        return Slots(found["active"], found["previous"], names)
 
 
 class PowerTest(unittest.TestCase):
@@ -74,56 +172,104 @@ class PowerTest(unittest.TestCase):
         new_disk(self.disk)
         self.image = os.environ["SPOTTER_VM"]
 
-    def content(self, disk):
-        """The cache on a disk after its journal was replayed, and what else is in its folder. Repairs the disk."""
+    def content(self, disk, name=CACHE):
+        """A file of a disk after its journal was replayed. Repairs the disk."""
         checked = subprocess.run(["/sbin/e2fsck", "-f", "-y", disk], capture_output=True, text=True)
         self.assertIn(checked.returncode, (0, 1), checked.stdout)
-        out = self.folder / "cache"
+        out = self.folder / "out"
         out.unlink(missing_ok=True)
-        subprocess.run(["/sbin/debugfs", "-R", f"dump {CACHE} {out}", disk], capture_output=True, check=True)
+        subprocess.run(["/sbin/debugfs", "-R", f"dump {name} {out}", disk], capture_output=True, check=True)
         return out.read_bytes() if out.exists() and out.stat().st_size else None
+
+    def check_contents(self, machine, slots):
+        """Every file of every slot is that of the bundle that was put there."""
+        if not slots.names:
+            return
+        expected = {name: hashes(machine.share / f"{name}.tar") for name in SCALES}
+        found = {}
+        for line in machine.run(f"cd {STATE}/bundles && sha256sum s*/*").splitlines():
+            hash, path = line.split()
+            slot, file = path.split("/")
+            found.setdefault(slot, {})[file] = hash
+        for slot in slots.names:
+            self.assertEqual(found[slot].keys() - expected[kind(slot)].keys(), {"slot.json"}, slot)
+            for file, hash in expected[kind(slot)].items():
+                self.assertEqual(found[slot][file], hash, f"{slot}/{file}")
+
+    def check_boot(self, board, known, allowed, when):
+        """What is on the disk works, and is what one of the `allowed` states of the slots says. Gives that state."""
+        board.wait_kept(1)
+        slots = board.listed()
+        self.assertIn(slots.key(), [state.key() for state in allowed], f"after {when}")
+        line = board.program.wait(lambda line: "frame" in line, "labelled frame", 60)
+        scale = 20.54 if slots.active == BUILT_IN else SCALES[kind(slots.active)]
+        best = line["labels"][0]
+        self.assertAlmostEqual(best["logit"] / best["cosine"] / scale, 1, 1, f"after {when}: {slots.active} runs")
+        self.check_contents(board.machine, slots)
+        log = board.log.read_text()
+        for word in ("ignored", "cannot", "panicked"):
+            self.assertNotIn(word, log, f"after {when}")
+        board.machine.run(f"cp {STATE}/{CACHE} /share/cache")
+        found = embeddings((board.machine.share / "cache").read_bytes())
+        for key in found.keys() & known.keys():
+            self.assertEqual(found[key], known[key], f"after {when}")
+        known |= found
+        return slots, len(found)
 
     def test_cut_power(self):
         """QEMU is killed at random moments; the board boots again, and finds what it was told to be kept."""
-        chance, label, kept = random.Random(5), 0, 0
+        chance = random.Random(5)
+        label, kept, known, allowed, number, commands = 0, 0, {}, [Slots()], 1, 0
+        hits, start = {}, time.monotonic()
         for cut in range(CUTS + 1):
             with Machine(self.image, disks=[self.disk]) as machine:
-                writer = Writer(machine, label)
-                writer.wait_kept(1)
-                log = writer.log.read_text()
-                self.assertNotIn("ignored", log, f"after cut {cut}")
-                self.assertNotIn("cannot be", log, f"after cut {cut}")
-                machine.run(f"cp {STATE}/{CACHE} /share/cache")
-                found = entries((machine.share / "cache").read_bytes())
+                if cut == 0:
+                    machine.run(f"mkdir -p {STATE} && mount -t ext4 /dev/vdb {STATE}")
+                    # What the commands try a bundle with is cached from the start, so that they write no cache.
+                    machine.run(f"STATE_DIRECTORY={STATE} spotter labels", 120)
+                    machine.run(f"umount {STATE}")
+                board = Board(machine, label)
+                slots, found = self.check_boot(board, known, allowed, f"cut {cut}")
                 self.assertGreaterEqual(found, kept, f"after cut {cut} something is lost that was kept")
-                names = machine.run(f"ls -A {STATE}").split()
-                self.assertEqual(sorted(names), [CACHE, "lost+found"], f"after cut {cut}")
                 if cut == CUTS:
                     break
-                end = time.monotonic() + chance.uniform(0.0, 4.0)
+                begun = len(board.kept())
+                board.change_bundles(number, slots)
+                end = time.monotonic() + chance.uniform(0.0, 12.0)
                 while time.monotonic() < end:
-                    writer.next()
-                    time.sleep(chance.uniform(0.0, 0.4))
+                    board.next()
+                    time.sleep(chance.uniform(0.0, 0.6))
                 machine.kill()
-                log = writer.log.read_text()
-                kept, label = found + writer.kept() - 1, writer.count
-        print(f"{CUTS} power cuts, {label} label sets")
+                allowed, done = board.possible(slots)
+                commands += done
+                under_way = board.commands.read_text().splitlines()[-1:]
+                hit = under_way[0].split()[1] if under_way and under_way[0] != "done" else "nothing"
+                hits[hit] = hits.get(hit, 0) + 1
+                kept, label = found + sum(board.kept()[begun:]), board.label
+                names = [int(name[1:]) for state in allowed for name in state.names]
+                number = max([*names, number - 1]) + 1
+        print(f"{CUTS} power cuts in {time.monotonic() - start:.0f} s: {label} label sets, {len(known)} embeddings, {commands} commands to "
+              f"bundles done, cut off: {hits}")
+
+    def logged_disk(self):
+        """The log of writes to the disk, what the disk was before, and the drive that writes both."""
+        log = self.folder / "log"
+        log.touch()
+        drive = (f"driver=blklogwrites,log-sector-size=512,log-super-update-interval=1,file.driver=file,"
+                 f"file.filename={self.disk},log.driver=file,log.filename={log}")
+        return log, self.disk.read_bytes(), drive
 
     def test_lost_writes(self):
         """Disks as a power cut leaves them that lost any of the writes since the last flush."""
-        log = self.folder / "log"
-        log.touch()
-        before = self.disk.read_bytes()
-        drive = (f"driver=blklogwrites,log-sector-size=512,log-super-update-interval=1,file.driver=file,"
-                 f"file.filename={self.disk},log.driver=file,log.filename={log}")
+        log, before, drive = self.logged_disk()
         marks = []  # How many writes were logged at most when so many label sets were kept.
         with Machine(self.image, disks=[drive]) as machine:
-            writer = Writer(machine, 0)
+            board = Board(machine, 0)
             for count in range(1, 13):
-                writer.wait_kept(count)
+                board.wait_kept(count)
                 marks.append((count_logged(log), count))
-                writer.next()
-            writer.wait_kept(13)
+                board.next()
+            board.wait_kept(13)
             machine.kill()
         writes = read_log(log)
         chance, whole = random.Random(7), []
@@ -133,10 +279,57 @@ class PowerTest(unittest.TestCase):
             content = self.content(self.disk)
             kept = max((kept for at, kept in marks if at <= cut), default=0)
             self.assertIsNotNone(content, f"after {cut} of {len(writes)} writes")
-            self.assertGreaterEqual(entries(content), kept, f"after {cut} of {len(writes)} writes")
-            whole.append(entries(content))
+            self.assertGreaterEqual(len(embeddings(content)), kept, f"after {cut} of {len(writes)} writes")
+            whole.append(len(embeddings(content)))
         self.assertGreater(len(set(whole)), 5, "the cuts fall between many label sets")
         print(f"{LOST_WRITES} disks with lost writes, of {len(writes)} writes; {min(whole)} to {max(whole)} labels kept")
+
+    def slots_on(self, disk, expected):
+        """Which slots are on a disk, each of them whole, and which is active; what is being made or removed aside."""
+        state = json.loads(self.content(disk, "bundles.json") or b'{"active": "built-in", "previous": null}')
+        folder = self.folder / "slots"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        subprocess.run(["/sbin/debugfs", "-R", f"rdump bundles {folder}", disk], capture_output=True, check=True)
+        names = set()
+        for slot in folder.glob("bundles/s*"):
+            names.add(slot.name)
+            for file, hash in expected[kind(slot.name)].items():
+                self.assertEqual(hashlib.sha256((slot / file).read_bytes()).hexdigest(), hash, f"{slot.name}/{file}")
+            json.loads((slot / "slot.json").read_text())
+        return Slots(state["active"], state["previous"], names)
+
+    def test_lost_writes_of_bundles(self):
+        """As above, while bundles are installed, activated, gone back from and removed."""
+        log, before, drive = self.logged_disk()
+        slots = Slots()
+        with Machine(self.image, disks=[drive]) as machine:
+            machine.run(f"mkdir -p {STATE} && mount -t ext4 /dev/vdb {STATE}")
+            expected = {}
+            for name, scale in SCALES.items():
+                archive(machine.share / f"{name}.tar", name, scale)
+                expected[name] = hashes(machine.share / f"{name}.tar")
+            marks = [(count_logged(log), slots)]
+            for words in ["install s1", "activate s1", "install s2", "activate s2", "rollback", "activate s2",
+                          "install s3", "activate s3", "remove s1"]:
+                action, *slot = words.split()
+                path = f"/share/{kind(slot[0])}.tar --name " if action == "install" else ""
+                machine.run(f"STATE_DIRECTORY={STATE} spotter bundle {action} {path}{' '.join(slot)} 2>&1", 120)
+                slots = slots.after(*words.split())
+                marks.append((count_logged(log), slots))
+            machine.kill()
+        writes = read_log(log)
+        chance, found = random.Random(11), set()
+        for _ in range(LOST_WRITES):
+            cut = chance.randrange(marks[0][0], len(writes) + 1)
+            self.disk.write_bytes(cut_off(before, writes[:cut], chance))
+            last = max(i for i, (at, _) in enumerate(marks) if at <= cut)
+            slots = self.slots_on(self.disk, expected)
+            allowed = [state.key() for _, state in marks[last : last + 2]]
+            self.assertIn(slots.key(), allowed, f"after {cut} of {len(writes)} writes")
+            found.add(slots.key())
+        self.assertGreater(len(found), 4, "the cuts fall between many states")
+        print(f"{LOST_WRITES} disks with lost writes, of {len(writes)} writes; {len(found)} states of the slots")
 
 
 # The log of QEMU's blklogwrites, which is that of Linux's dm-log-writes.

@@ -2,15 +2,19 @@
 # The tests on a virtual ARM board, with a real kernel and camera driver: cross/vm/tests.sh [TEST...], or `make vm-tests`.
 #
 # TEST is a file beside this one without its ending, `test_camera`, or a part of it as Python's unittest takes it; all by
-# default. Builds spotter as the tests do, without optimisation across crates. SPOTTER_VM_LONG=1 runs the long forms.
+# default. Builds spotter as the tests do, without optimisation across crates. SPOTTER_SLOW=1 runs the long forms.
 # On Debian or Ubuntu, x86-64; installs what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source cross/toolchain.sh
 arm64_toolchain
-cargo build --locked --workspace --bin spotter --target "$TARGET"
+arm64_cargo build --locked --workspace --bin spotter
 SPOTTER_VM=$(cross/vm/image.sh "$CARGO_TARGET_DIR/$TARGET/debug/spotter")
 export SPOTTER_VM
+# Makes the large bundle, here.
+cargo build --locked --workspace --bin model-prep
+export SPOTTER_MODEL_PREP=$CARGO_TARGET_DIR/debug/model-prep
+apt_install ffmpeg
 cd cross/vm
 if [ $# = 0 ]; then
     set -- test_*.py

@@ -4,13 +4,22 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+/// Names the environment variable with the words that start a program built for another machine, such as
+/// `qemu-aarch64-static -cpu cortex-a76`. Whoever sets it starts the tests by the same words, and has built the programs.
+pub const RUNNER: &str = "SPOTTER_TEST_RUNNER";
+
+/// How much longer everything may take where programs are emulated.
+const EMULATED_SLOWER: u32 = 10;
 
 /// Root of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Path of a program of this workspace, built as the tests are.
+/// Path of a program of this workspace, built as the tests are, for the same machine. Where that is an emulated one, of a
+/// script that runs the program and takes its place, so that signals reach it.
 ///
 /// The first call for each program in a test run lets cargo bring it up to date, since cargo itself builds for an
 /// integration test only the programs of its own package.
@@ -19,9 +28,10 @@ pub fn root() -> PathBuf {
 /// Where the program cannot be built.
 pub fn program(name: &str) -> PathBuf {
     static BUILT: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
-    let test = std::env::current_exe().expect("a running test has a path");
-    // PROFILE/deps/TEST
-    let profile = test.ancestors().nth(2).expect("cargo puts tests two folders deep");
+    let profile = profile();
+    if emulated() {
+        return startable(&profile.join(name));
+    }
     let mut built = BUILT.lock().expect("no test panics while it builds");
     if built.insert(name.to_owned()) {
         let mut cargo = Command::new(env!("CARGO"));
@@ -30,8 +40,63 @@ pub fn program(name: &str) -> PathBuf {
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
+        if let Some(target) = target(&profile) {
+            cargo.args(["--target", target]);
+        }
         let status = cargo.status().expect("the cargo that built the tests runs again");
         assert!(status.success(), "cargo build of {name}: {status}");
     }
     profile.join(name)
+}
+
+/// Whether this runs where nothing may be left out in silence: what a test needs is installed there.
+pub fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+/// Path of the running test binary, to start it once more; of a script, as `program`.
+pub fn this_test() -> PathBuf {
+    startable(&std::env::current_exe().expect("a running test has a path"))
+}
+
+/// Whether what is tested is emulated.
+pub fn emulated() -> bool {
+    std::env::var_os(RUNNER).is_some()
+}
+
+/// How long something may take that takes less than `time` where nothing is emulated.
+pub fn patience(time: Duration) -> Duration {
+    if emulated() { time * EMULATED_SLOWER } else { time }
+}
+
+/// Where cargo puts programs: the tests are in PROFILE/deps.
+fn profile() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    test.ancestors().nth(2).expect("cargo puts tests two folders deep").to_owned()
+}
+
+/// The target that cargo was told to build for, which it names a folder after: TARGET/PROFILE.
+fn target(profile: &Path) -> Option<&str> {
+    let folder = profile.parent()?.file_name()?.to_str()?;
+    let rest = folder.strip_prefix(std::env::consts::ARCH)?;
+    rest.starts_with('-').then_some(folder)
+}
+
+/// The program itself, or a script beside it where it needs the runner.
+fn startable(program: &Path) -> PathBuf {
+    let Some(runner) = std::env::var_os(RUNNER) else { return program.to_owned() };
+    let script = program.with_extension("emulated");
+    let text = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", runner.to_string_lossy(), program.display());
+    if std::fs::read_to_string(&script).is_ok_and(|found| found == text) {
+        return script;
+    }
+    let write = || {
+        use std::os::unix::fs::PermissionsExt as _;
+        let new = script.with_extension(format!("{}.new", std::process::id()));
+        std::fs::write(&new, &text)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755))?;
+        std::fs::rename(&new, &script)
+    };
+    write().unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    script
 }

@@ -6,7 +6,7 @@ pub(super) fn peak_rss_bytes() -> Option<u64> {
 }
 
 /// What is resident now.
-pub(super) fn rss_bytes() -> Option<u64> {
+pub(crate) fn rss_bytes() -> Option<u64> {
     status("VmRSS:")
 }
 

@@ -4,14 +4,16 @@
 //! devices, no long names, no two files of one name. Sizes are added up before a byte is written.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType};
 
 use super::slots::SLOT_FILE;
+use crate::store;
 
 /// A bundle has five files; some more may lie beside them.
 const FILES_MAX: usize = 32;
@@ -145,6 +147,8 @@ impl Unpacker<'_> {
         let write = |source| ArchiveError::Write { path: path.clone(), source };
         let read = |source| ArchiveError::Read { path: self.path.to_owned(), source };
         let mut file = File::create_new(&path).map_err(write)?;
+        // Whatever the umask of the one who installs it: the service must be able to read it.
+        file.set_permissions(Permissions::from_mode(store::FILE_MODE)).map_err(write)?;
         let (mut piece, mut left) = (vec![0; PIECE_BYTES], size);
         while left > 0 {
             let wanted = usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);

@@ -57,7 +57,7 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
     let Some(state_dir) = &config.state_dir else {
         bail!("there is no state folder: name one in the configuration (state_dir)");
     };
-    let slots = Slots::new(state_dir);
+    let slots = Slots::new(state_dir, config.bundles.public_key.clone());
     let said = match action {
         Action::Install { archive, name, activate: and_activate } => {
             let said = install(config, &slots, &archive, name.as_deref())?;
@@ -71,7 +71,7 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
         Action::Rollback => roll_back(config, &slots)?,
         Action::Remove { name } => {
             slots.remove(&name)?;
-            format!("removed {name}")
+            changed(&slots, format!("removed {name}"))
         }
     };
     writeln!(out, "{said}").context("standard output")
@@ -79,9 +79,8 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
 
 /// The slot's name, and what to say.
 fn install(config: &Config, slots: &Slots, archive: &Path, name: Option<&str>) -> Result<(String, String)> {
-    let key = config.bundles.public_key.as_ref();
-    let unchecked = key.is_none() && signature::signature_path(archive).exists();
-    let terms = Terms { key, bytes_max: config.bundles.bytes_max(), now: jiff::Timestamp::now() };
+    let unchecked = config.bundles.public_key.is_none() && signature::signature_path(archive).exists();
+    let terms = Terms { bytes_max: config.bundles.bytes_max(), now: jiff::Timestamp::now() };
     let installed = slots.install(archive, name, terms)?;
     if unchecked {
         log::warn!("the signature was not checked: the configuration names no public key (bundles.public_key)");
@@ -108,7 +107,7 @@ fn activate(config: &Config, slots: &Slots, name: &str) -> Result<String> {
     })?;
     Ok(match before.active == after.active {
         true => format!("{name} is active already"),
-        false => format!("{name} is active now, instead of {}", before.active),
+        false => changed(slots, format!("{name} is active now, instead of {}", before.active)),
     })
 }
 
@@ -120,7 +119,12 @@ fn roll_back(config: &Config, slots: &Slots) -> Result<String> {
         slots.open(&after.active)?;
         Ok::<State, SlotError>(after)
     })?;
-    Ok(format!("{} is active again, instead of {}", after.active, before.active))
+    Ok(changed(slots, format!("{} is active again, instead of {}", after.active, before.active)))
+}
+
+/// What was done, and where: a service may have another state folder than the one who types this.
+fn changed(slots: &Slots, what: String) -> String {
+    format!("{what}, in the state folder {}", slots.state_dir().display())
 }
 
 /// A bundle that the configuration names comes before any slot, so choosing one would have no effect.

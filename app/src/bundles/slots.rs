@@ -1,19 +1,20 @@
 //! The slots of the state folder: installed, listed, chosen, removed.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use minisign_verify::PublicKey;
 use serde::{Deserialize, Serialize};
 use spotter_engine::bundle::{Bundle, BundleError};
 
 use super::archive::{self, ArchiveError};
 use super::signature::{self, SignatureError};
 use super::state::{BUILT_IN, State};
-use crate::{demo, store};
+use crate::config::SigningKey;
+use crate::demo::{self, DemoError};
+use crate::store;
 
 /// Folder of the slots in the state folder.
 pub const FOLDER: &str = "bundles";
@@ -109,6 +110,17 @@ pub enum SlotError {
         /// Bytes that there are.
         free: u64,
     },
+    /// The slot's archive was not signed by the key.
+    #[error(
+        "slot {name:?}: {why}: expected the key that the configuration names (bundles.public_key); sign its archive with \
+         `minisign -Sm FILE.tar` and install it again"
+    )]
+    Untrusted {
+        /// The slot.
+        name: String,
+        /// What was found.
+        why: &'static str,
+    },
     /// The signature is missing or wrong.
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -118,6 +130,9 @@ pub enum SlotError {
     /// What was in the archive is no bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The bundle that stands for no slot cannot be used.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
 }
 
 /// What is known of a slot beside its manifest.
@@ -130,6 +145,9 @@ pub struct SlotFile {
     pub archive_sha256: String,
     /// What the signature's trusted comment says, where one was checked.
     pub signed: Option<String>,
+    /// The public key that it was checked with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// How an installation ended.
@@ -143,9 +161,7 @@ pub struct Installed {
 
 /// What an archive has to fulfil.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms<'a> {
-    /// The key that must have signed it.
-    pub key: Option<&'a PublicKey>,
+pub struct Terms {
     /// The most bytes that it may take, packed or not.
     pub bytes_max: u64,
     /// What is noted as the time of the installation.
@@ -156,12 +172,18 @@ pub struct Terms<'a> {
 #[derive(Debug, Clone)]
 pub struct Slots {
     state_dir: PathBuf,
+    key: Option<SigningKey>,
 }
 
 impl Slots {
-    /// The slots of that state folder.
-    pub fn new(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned() }
+    /// The slots of that state folder. With a `key`, only what it signed is installed, or opened once it is.
+    pub fn new(state_dir: &Path, key: Option<SigningKey>) -> Self {
+        Self { state_dir: state_dir.to_owned(), key }
+    }
+
+    /// The state folder.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
     }
 
     /// The file that changes when another slot becomes active.
@@ -195,7 +217,7 @@ impl Slots {
             return Ok(false);
         }
         let path = self.state_file();
-        let write = || store::replace_file(&path, &serde_json::to_vec_pretty(after)?);
+        let write = || store::replace_state_file(&path, &serde_json::to_vec_pretty(after)?);
         write().map_err(|source| SlotError::Io { path: path.clone(), action: "cannot be written", source })?;
         Ok(true)
     }
@@ -217,7 +239,20 @@ impl Slots {
             return Ok(demo::bundle()?);
         }
         self.check(name)?;
+        self.check_key(name)?;
         Ok(Bundle::open(&self.path(name))?)
+    }
+
+    /// Refuses a slot whose archive the key, if there is one, has not signed: it was installed before the key was named,
+    /// or under another one.
+    fn check_key(&self, name: &str) -> Result<(), SlotError> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let why = match self.about(name)?.key {
+            Some(found) if found == key.text => return Ok(()),
+            Some(_) => "signed by another key",
+            None => "not signed when it was installed",
+        };
+        Err(SlotError::Untrusted { name: name.to_owned(), why })
     }
 
     /// What is known of a slot.
@@ -261,13 +296,13 @@ impl Slots {
 
     /// Makes a slot of an archive: checks its signature, unpacks it aside, checks every hash, and puts it into its place
     /// whole. Without a `name` it is the archive's, without its ending.
-    pub fn install(&self, archive: &Path, name: Option<&str>, terms: Terms<'_>) -> Result<Installed, SlotError> {
+    pub fn install(&self, archive: &Path, name: Option<&str>, terms: Terms) -> Result<Installed, SlotError> {
         let name = slot_name(archive, name)?;
         let io = |action| move |source| SlotError::Io { path: archive.to_owned(), action, source };
         let mut file = File::open(archive).map_err(io("cannot be opened"))?;
         archive::check_size(archive, &file, terms.bytes_max)?;
-        let signed = match terms.key {
-            Some(key) => Some(signature::check(archive, &mut file, key)?),
+        let signed = match &self.key {
+            Some(key) => Some((signature::check(archive, &mut file, &key.key)?, key)),
             None => None,
         };
         let _lock = self.lock()?;
@@ -275,7 +310,7 @@ impl Slots {
         self.check_room(file.metadata().map_err(io("cannot be read"))?.len())?;
         let aside = self.aside()?;
         let archive_sha256 = archive::unpack(archive, &mut file, aside.path(), terms.bytes_max)?;
-        if signed.as_ref().is_some_and(|signed| signed.sha256 != archive_sha256) {
+        if signed.as_ref().is_some_and(|(signed, _)| signed.sha256 != archive_sha256) {
             return Err(SignatureError::Changed { path: archive.to_owned() }.into());
         }
         let bundle = Bundle::open(aside.path())?;
@@ -284,25 +319,28 @@ impl Slots {
         let about = SlotFile {
             installed: format!("{:.0}", terms.now),
             archive_sha256,
-            signed: signed.map(|signed| signed.trusted_comment),
+            key: signed.as_ref().map(|(_, key)| key.text.clone()),
+            signed: signed.map(|(signed, _)| signed.trusted_comment),
         };
         let place = self.path(&name);
+        let io = |source| SlotError::Io { path: place.clone(), action: "cannot be put into its place", source };
         if place.exists() {
-            let same = self.about(&name).is_ok_and(|found| found.archive_sha256 == about.archive_sha256);
-            return if same { Ok(Installed { name, before: true }) } else { Err(SlotError::Taken { name }) };
+            let found = self.about(&name).ok().filter(|found| found.archive_sha256 == about.archive_sha256);
+            let Some(found) = found else { return Err(SlotError::Taken { name }) };
+            // What was taken on trust before a key was named is not any more.
+            if about.key.is_some() && found.key != about.key {
+                write_about(&place, &about).map_err(io)?;
+            }
+            return Ok(Installed { name, before: true });
         }
         let write = |path: &Path| -> io::Result<()> {
-            store::replace_file(&path.join(SLOT_FILE), &serde_json::to_vec_pretty(&about)?)?;
-            fs::set_permissions(path, Permissions::from_mode(0o755))?;
+            write_about(path, &about)?;
+            fs::set_permissions(path, Permissions::from_mode(store::FOLDER_MODE))?;
             store::sync_folder(path)?;
             fs::rename(path, &place)?;
             store::sync_folder(&self.folder())
         };
-        write(aside.path()).map_err(|source| SlotError::Io {
-            path: place.clone(),
-            action: "cannot be put into its place",
-            source,
-        })?;
+        write(aside.path()).map_err(io)?;
         // Renamed, so there is nothing left to remove.
         let _ = aside.keep();
         Ok(Installed { name, before: false })
@@ -334,12 +372,14 @@ impl Slots {
     fn lock(&self) -> Result<File, SlotError> {
         let folder = self.folder();
         let io = |source| SlotError::Io { path: folder.clone(), action: "cannot be written", source };
-        DirBuilder::new().recursive(true).mode(0o755).create(&folder).map_err(io)?;
+        store::make_state_folder(&folder).map_err(io)?;
         let path = folder.join(".lock");
         // Whoever may read it may lock it, so that a service and its administrator share it.
         let open = || match File::open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                File::options().read(true).append(true).create(true).open(&path)
+                let file = File::options().read(true).append(true).create(true).open(&path)?;
+                file.set_permissions(Permissions::from_mode(store::FILE_MODE))?;
+                Ok(file)
             }
             opened => opened,
         };
@@ -378,6 +418,10 @@ impl Slots {
         let (free, needed) = (found.f_bavail.saturating_mul(found.f_frsize), archive_bytes + SPARE_BYTES);
         if free < needed { Err(SlotError::Full { path, needed, free }) } else { Ok(()) }
     }
+}
+
+fn write_about(slot: &Path, about: &SlotFile) -> io::Result<()> {
+    store::replace_state_file(&slot.join(SLOT_FILE), &serde_json::to_vec_pretty(about)?)
 }
 
 /// Removes the files of a bundle's folder that its manifest does not name, such as label files.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::source::csi::Stack;
 
 /// The folder of the files that are shipped beside the program.
 fn shipped() -> PathBuf {
@@ -40,7 +41,11 @@ fn every_key_is_read() {
         [bundles]
         public_key = "RWQWnoUWMoLEakW9ROR28k794c8CJwFeJc5u1bdqDOPYR7Ff9W7e9aEA"
         size_max_mib = 64
+        [metrics]
+        file = "/run/x.prom"
+        camera = "front"
     "#;
+    let text_of_key = "RWQWnoUWMoLEakW9ROR28k794c8CJwFeJc5u1bdqDOPYR7Ff9W7e9aEA".to_owned();
     let key = PublicKey::from_base64("RWQWnoUWMoLEakW9ROR28k794c8CJwFeJc5u1bdqDOPYR7Ff9W7e9aEA").expect("a key");
     let expected = Config {
         source: "v4l2:///dev/video2".into(),
@@ -51,7 +56,8 @@ fn every_key_is_read() {
         capture: Capture { width: 1280, height: 720, fps: 15, format: CaptureFormat::Yuyv, timeout_ms: 5000 },
         inference: Inference { threads: 4, top_k: 3, unchanged: 2.5 },
         rate: Rate { max_fps: 10.0, min_fps: 0.5, governor: Governing::Off, temperature_max_c: 70 },
-        bundles: Bundles { public_key: Some(key), size_max_mib: 64 },
+        bundles: Bundles { public_key: Some(SigningKey { key, text: text_of_key }), size_max_mib: 64 },
+        metrics: Metrics { file: Some("/run/x.prom".into()), camera: "front".into() },
     };
     assert_eq!(Config::parse(Path::new("/etc/spotter/spotter.toml"), text, no_env), Ok(expected));
     let here = Config::parse(Path::new("spotter.toml"), "bundle = 'model'", no_env).expect("a configuration");
@@ -142,14 +148,42 @@ fn a_named_file_must_exist() {
 
 #[test]
 fn shipped_files_are_valid_and_tell_the_truth() {
-    let boards = ["pi-zero-2w", "pi4", "pi5", "jetson-nano", "orin-nano"].map(|board| format!("boards/{board}.toml"));
-    for name in boards.iter().map(String::as_str).chain(["spotter.toml"]) {
-        let path = shipped().join(name);
-        let text = read_text(&path).expect(name);
-        let live = Config::parse(&path, &text, no_env).expect(name);
-        if name == "spotter.toml" {
-            assert_eq!(live, Config::default(), "what is set in {name} is the default");
+    let path = shipped().join("spotter.toml");
+    let text = read_text(&path).expect("the reference file");
+    assert_eq!(
+        Config::parse(&path, &text, no_env),
+        Ok(Config::default()),
+        "what is set in spotter.toml is the default"
+    );
+}
+
+/// Every board's file says where its pictures come from and how many there are to be, and which command the source is.
+#[test]
+fn files_of_boards_are_whole() {
+    let mut found: Vec<_> =
+        shipped().join("boards").read_dir().expect("a folder").map(|e| e.expect("one").path()).collect();
+    found.sort();
+    let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    assert_eq!(names, ["jetson-nano.toml", "jetson.conf", "orin-nano.toml", "pi-zero-2w.toml", "pi4.toml", "pi5.toml"]);
+    for path in found.iter().filter(|path| path.extension().is_some_and(|ending| ending == "toml")) {
+        let name = path.display();
+        let text = read_text(path).expect("a file of a board");
+        let config = Config::parse(path, &text, no_env).unwrap_or_else(|problems| panic!("{problems:?}"));
+        for key in ["source", "width", "height", "fps", "threads", "max_fps", "min_fps"] {
+            let set = text.lines().filter(|line| line.starts_with(&format!("{key} = "))).count();
+            assert_eq!(set, 1, "{name}: {key}");
         }
+        assert_eq!(config.source, "csi://0", "{name}");
+        let stack = if text.starts_with("# Jetson") { Stack::Argus } else { Stack::Rpicam };
+        // Broken over lines, each a comment.
+        let prose = text.lines().map(|line| line.trim_start_matches(['#', ' ']).trim_end_matches(" \\"));
+        let prose = prose.collect::<Vec<_>>().join(" ");
+        let command = stack.command(0, &config.capture.options()).join(" ");
+        assert!(prose.contains(&command), "{name} does not say: {command}");
+        assert!(
+            config.rate.max_fps >= config.rate.min_fps && config.rate.max_fps <= config.capture.fps as f32,
+            "{name}"
+        );
     }
 }
 
@@ -164,13 +198,15 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
     let env = |name: &str| (name == "STATE_DIRECTORY").then(|| OsString::from("/from/the/environment"));
     let config = Config::parse(Path::new("/etc/spotter/spotter.toml"), &uncommented.join("\n"), env)
         .expect("a valid configuration once everything is set");
-    // Three paths have defaults that no value can say; the file shows an example of each.
+    // Some paths have defaults that no value can say; the file shows an example of each.
     let example = |path: &Option<PathBuf>| path.as_ref().is_some_and(|p| p.is_absolute());
     assert!(example(&config.bundle) && example(&config.labels) && example(&config.state_dir), "{config:?}");
     // Nor can the key's, which takes any.
     assert!(config.bundles.public_key.is_some());
     let bundles = Bundles { public_key: None, ..config.bundles };
-    assert_eq!(Config { bundle: None, labels: None, state_dir: None, bundles, ..config }, Config::default());
+    assert!(example(&config.metrics.file));
+    let metrics = Metrics { file: None, ..config.metrics };
+    assert_eq!(Config { bundle: None, labels: None, state_dir: None, bundles, metrics, ..config }, Config::default());
     let keys = [
         "source",
         "bundle",
@@ -191,6 +227,8 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
         "temperature_max_c",
         "public_key",
         "size_max_mib",
+        "file",
+        "camera",
     ];
     for key in keys {
         let set = uncommented.iter().filter(|line| line.starts_with(&format!("{key} = "))).count();

@@ -6,8 +6,9 @@ use std::str::FromStr as _;
 
 use serde::Serialize;
 
-use super::Findings;
+use super::{Findings, below};
 use crate::config::Config;
+use crate::source::csi::{Stack, is_program};
 use crate::source::{self, SourceError, Uri};
 
 /// Names that follow the camera and not the order in which cameras were found.
@@ -39,12 +40,14 @@ impl fmt::Display for Camera {
     }
 }
 
-pub(super) fn cameras(config: &Config, findings: &mut Findings) -> Vec<Camera> {
+pub(super) fn cameras(root: &Path, config: &Config, findings: &mut Findings) -> Vec<Camera> {
     let options = config.capture.options();
     let mut cameras = Vec::new();
-    for path in source::camera_nodes() {
-        let by_id = by_id(Path::new(BY_ID), &path);
-        let (name, formats, problem) = match source::examine_camera(&path, &options) {
+    for node in source::camera_nodes(&root.join("dev")) {
+        let path = Path::new("/").join(node.strip_prefix(root).unwrap_or(&node));
+        let by_id = by_id(&below(root, Path::new(BY_ID)), &node);
+        let by_id = by_id.and_then(|link| Some(Path::new(BY_ID).join(link.file_name()?)));
+        let (name, formats, problem) = match source::examine_camera(&node, &options) {
             Ok(offer) => (Some(offer.name), offer.formats, None),
             Err(error) => {
                 if let SourceError::Permission { .. } = error {
@@ -56,36 +59,55 @@ pub(super) fn cameras(config: &Config, findings: &mut Findings) -> Vec<Camera> {
         };
         cameras.push(Camera { path, by_id, name, formats, problem });
     }
-    wanted(config, &cameras, findings);
+    wanted(root, config, &cameras, findings);
     cameras
 }
 
 /// Whether the camera that the configuration wants is there.
-fn wanted(config: &Config, cameras: &[Camera], findings: &mut Findings) {
+fn wanted(root: &Path, config: &Config, cameras: &[Camera], findings: &mut Findings) {
     match Uri::from_str(&config.source) {
         Err(error) => findings.problem(error.to_string(), "mend `source` in the configuration"),
-        Ok(Uri::V4l2(path)) => {
-            let real = std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-            match cameras.iter().find(|camera| camera.path == real) {
-                None => findings.problem(
-                    format!("{}: the configured camera is not there", path.display()),
-                    "plug it in, or name another one in `source`; cameras that are there are listed above",
-                ),
-                Some(Camera { problem: Some(problem), .. }) => {
-                    findings.problem(format!("the configured camera cannot be used: {problem}"), "as it says");
-                }
-                Some(Camera { by_id: Some(by_id), .. }) if path == real => findings.note(
-                    format!("{} may be another camera after a restart", path.display()),
-                    format!("write `source = \"{}\"`, which follows the camera", by_id.display()),
-                ),
-                Some(_) => {}
-            }
-        }
+        Ok(Uri::V4l2(path)) => wanted_device(root, &path, cameras, findings),
         Ok(Uri::Auto) if cameras.iter().all(|camera| camera.problem.is_some()) => findings.note(
             "there is no camera that can be used, so drawn shapes would be shown",
-            "plug in a USB camera; for a camera on a CSI connector see the file for your board in config/boards",
+            "plug in a USB camera; for a camera on a CSI connector write `source = \"csi://0\"`",
         ),
-        Ok(_) => {}
+        Ok(Uri::Csi(_)) => {
+            let stacks = [Stack::Rpicam, Stack::Libcamera, Stack::Argus].map(Stack::program);
+            if !stacks.into_iter().any(is_program) {
+                findings.problem(
+                    format!("{} needs one of the programs {}, and none is there", config.source, stacks.join(", ")),
+                    "install it: `apt install rpicam-apps` (Raspberry Pi), or NVIDIA's gstreamer packages (Jetson)",
+                );
+            }
+        }
+        Ok(Uri::Command(words)) => {
+            let program = words.first().map_or("", String::as_str);
+            if !is_program(program) {
+                findings.problem(format!("{program}: the program of the configured source is not there"), "install it");
+            }
+        }
+        Ok(Uri::Auto | Uri::Stdin | Uri::Pictures(_) | Uri::Shapes(_)) => {}
+    }
+}
+
+fn wanted_device(root: &Path, path: &Path, cameras: &[Camera], findings: &mut Findings) {
+    let real = std::fs::canonicalize(below(root, path)).ok();
+    let real = real.as_ref().and_then(|real| real.strip_prefix(root).ok()).map(|rest| Path::new("/").join(rest));
+    let real = real.as_deref().unwrap_or(path);
+    match cameras.iter().find(|camera| camera.path == real) {
+        None => findings.problem(
+            format!("{}: the configured camera is not there", path.display()),
+            "plug it in, or name another one in `source`; cameras that are there are listed above",
+        ),
+        Some(Camera { problem: Some(problem), .. }) => {
+            findings.problem(format!("the configured camera cannot be used: {problem}"), "as it says");
+        }
+        Some(Camera { by_id: Some(by_id), .. }) if path == real => findings.note(
+            format!("{} may be another camera after a restart", path.display()),
+            format!("write `source = \"{}\"`, which follows the camera", by_id.display()),
+        ),
+        Some(_) => {}
     }
 }
 
@@ -125,10 +147,12 @@ mod tests {
             ("/dev/video90", there(), Some((Severity::Note, "may be another camera"))),
             ("/dev/video90", broken(), Some((Severity::Problem, "cannot be used: is busy"))),
             ("/dev/video91", there(), Some((Severity::Problem, "/dev/video91: the configured camera is not there"))),
+            ("exec:sh -c x", Vec::new(), None),
+            ("exec:no-such-camera -o -", there(), Some((Severity::Problem, "no-such-camera: the program of the"))),
             ("gopher://x", there(), Some((Severity::Problem, "unknown scheme"))),
         ] {
             let mut findings = Findings::default();
-            wanted(&Config { source: source.to_owned(), ..Config::default() }, &cameras, &mut findings);
+            wanted(Path::new("/"), &Config { source: source.to_owned(), ..Config::default() }, &cameras, &mut findings);
             let found: Vec<_> = findings.0.iter().map(|finding| (finding.severity, finding.what.as_str())).collect();
             match expected {
                 None => assert_eq!(found, [], "{source}"),
@@ -140,6 +164,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn nodes_of_another_root() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("a folder");
+        std::fs::create_dir_all(root.join("dev/v4l/by-id")).expect("a folder");
+        for name in ["video10", "video2", "videos", "null"] {
+            std::fs::write(root.join("dev").join(name), "").expect("a file");
+        }
+        let link = "/dev/v4l/by-id/usb-a-index0";
+        std::os::unix::fs::symlink("../../video2", below(&root, Path::new(link))).expect("a link");
+        let mut findings = Findings::default();
+        let config = Config { source: link.to_owned(), ..Config::default() };
+        let found = cameras(&root, &config, &mut findings);
+        let paths: Vec<_> = found.iter().map(|camera| camera.path.as_path()).collect();
+        assert_eq!(paths, ["/dev/video2", "/dev/video10"].map(Path::new));
+        assert_eq!((found[0].by_id.as_deref(), found[1].by_id.as_deref()), (Some(Path::new(link)), None));
+        let problem = found[0].problem.as_deref().expect("a file is no camera");
+        assert!(problem.contains("not a capture device"), "{problem}");
+        assert_eq!(findings.0.len(), 1, "{findings:?}");
+        assert!(findings.0[0].what.starts_with("the configured camera cannot be used: "), "{findings:?}");
     }
 
     #[test]

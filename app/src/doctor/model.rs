@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
 use serde::Serialize;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::Cache;
 use spotter_engine::tower::TextTower;
 
 use super::Findings;
+use super::system::{self, Memory};
 use crate::bundles::{self, BUILT_IN};
 use crate::config::Config;
 use crate::embedder::{CACHE_BYTES_MAX, CACHE_FILE, Embedder};
+use crate::recognizer::Recognizer;
 use crate::{bench, compute, demo, store};
 
 /// How long the speed is measured.
@@ -60,7 +61,8 @@ impl fmt::Display for Speed {
     }
 }
 
-pub(super) fn model(config: &Config, findings: &mut Findings) -> Option<Model> {
+/// Examines the bundle and the labels, and measures speed and memory with both at work.
+pub(super) fn model(root: &Path, config: &Config, findings: &mut Findings) -> (Option<Model>, Memory) {
     let place = slots(config, findings);
     let todo = "copy or export the bundle again, or choose another one (`spotter bundle list`)";
     let examined = bundles::open(config).and_then(|bundle| {
@@ -71,12 +73,20 @@ pub(super) fn model(config: &Config, findings: &mut Findings) -> Option<Model> {
         Ok(bundle) => bundle,
         Err(error) => {
             findings.problem(format!("{error:#}"), todo);
-            return None;
+            return (None, system::memory(root, false, findings));
         }
     };
-    let (sentences_cached, sentences_new) = labels(config, &bundle, findings);
-    let speed = match speed(config, &bundle) {
-        Ok(speed) => Some(speed),
+    let loaded = compute::threads(config.inference.threads).and_then(|threads| {
+        let mut recognizer = Recognizer::open(&bundle, &threads)?;
+        let speed = bench::speed(&mut recognizer, BENCH_TIME)?;
+        Ok((recognizer, speed))
+    });
+    // Both towers stay until the memory is measured, as they do where a program begins with new labels.
+    let Labels { cached, new, tower } = labels(config, &bundle, findings);
+    let memory = system::memory(root, loaded.is_ok(), findings);
+    drop(tower);
+    let speed = match loaded {
+        Ok((_, speed)) => Some(speed),
         Err(error) => {
             findings.problem(format!("the bundle cannot be used: {error:#}"), todo);
             None
@@ -87,7 +97,8 @@ pub(super) fn model(config: &Config, findings: &mut Findings) -> Option<Model> {
     }
     let manifest = bundle.manifest();
     let bytes = manifest.files().iter().map(|file| file.bytes).sum();
-    Some(Model { place, name: manifest.name.clone(), bytes, sentences_cached, sentences_new, speed })
+    let (name, sentences_cached, sentences_new) = (manifest.name.clone(), cached, new);
+    (Some(Model { place, name, bytes, sentences_cached, sentences_new, speed }), memory)
 }
 
 /// Where the bundle comes from; finds slots that are damaged or were given up.
@@ -119,8 +130,17 @@ fn slots(config: &Config, findings: &mut Findings) -> String {
     }
 }
 
-/// How many sentences are cached and how many are new; finds broken labels and a damaged cache.
-fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> (usize, usize) {
+/// Sentences of the labels.
+#[derive(Default)]
+struct Labels {
+    cached: usize,
+    new: usize,
+    /// What would embed the new ones, if there are any.
+    tower: Option<TextTower>,
+}
+
+/// Counts sentences; finds broken labels and a damaged cache.
+fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> Labels {
     let labels = match demo::labels(config, &bundle.manifest().templates) {
         Ok(labels) => labels,
         Err(problems) => {
@@ -128,21 +148,21 @@ fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> (us
                 findings
                     .problem(problem.to_string(), "mend the label file; a running program goes on with the old labels");
             }
-            return (0, 0);
+            return Labels::default();
         }
     };
     if let Some(folder) = &config.state_dir {
         cache(&folder.join(CACHE_FILE), findings);
     }
-    let Ok(threads) = compute::threads(1) else { return (0, 0) };
+    let Ok(threads) = compute::threads(1) else { return Labels::default() };
     let efforts = Embedder::new(Arc::clone(bundle), config.state_dir.as_deref(), &threads).count(&labels);
     let new: usize = efforts.iter().map(|effort| effort.embedded).sum();
-    if new > 0
-        && let Err(error) = TextTower::open(bundle, &threads)
-    {
+    let tower = (new > 0).then(|| TextTower::open(bundle, &threads)).transpose().unwrap_or_else(|error| {
+        let error = anyhow::Error::from(error);
         findings.problem(format!("labels cannot be embedded: {error:#}"), "copy or export the bundle again");
-    }
-    (efforts.iter().map(|effort| effort.cached).sum(), new)
+        None
+    });
+    Labels { cached: efforts.iter().map(|effort| effort.cached).sum(), new, tower }
 }
 
 fn cache(path: &Path, findings: &mut Findings) {
@@ -158,11 +178,6 @@ fn cache(path: &Path, findings: &mut Findings) {
         format!("{}: the label cache is damaged: {error}", path.display()),
         "nothing: it is built anew; where that happens again, the flash is worn out",
     );
-}
-
-fn speed(config: &Config, bundle: &Bundle) -> Result<Speed> {
-    let threads = compute::threads(config.inference.threads)?;
-    bench::speed(bundle, &threads, BENCH_TIME)
 }
 
 /// Compares the speed with what is asked of camera and program.

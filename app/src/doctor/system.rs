@@ -9,6 +9,7 @@ use serde::Serialize;
 use spotter_engine::tower::Threads;
 
 use super::{Findings, below, mib};
+use crate::bench::memory::rss_bytes;
 use crate::compute;
 use crate::config::Config;
 
@@ -40,8 +41,12 @@ pub struct Cpu {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
     pub(super) total_bytes: Option<u64>,
-    /// What programs can still have, with this one's model loaded.
+    /// What programs can still have.
     pub(super) available_bytes: Option<u64>,
+    /// What this program takes of it.
+    pub(super) program_bytes: Option<u64>,
+    /// Whether this was measured with the model at work, and the text tower too where labels are new.
+    pub(super) with_model: bool,
 }
 
 /// Where the state is kept.
@@ -58,7 +63,9 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.available_bytes, self.total_bytes) {
             (Some(available), Some(total)) => {
-                write!(f, "{:.0} of {:.0} MiB left with the model loaded", mib(available), mib(total))
+                write!(f, "{:.0} of {:.0} MiB left", mib(available), mib(total))?;
+                f.write_str(if self.with_model { " with the model loaded" } else { "" })?;
+                self.program_bytes.map_or(Ok(()), |bytes| write!(f, ", {:.0} MiB taken by this program", mib(bytes)))
             }
             _ => f.write_str("not known"),
         }
@@ -165,13 +172,19 @@ fn glibc_version(library: &[u8]) -> Option<String> {
     Some(version.trim_end_matches('.').to_owned()).filter(|version| !version.is_empty())
 }
 
-pub(super) fn memory(root: &Path, findings: &mut Findings) -> Memory {
+/// Measures the memory at this moment.
+pub(super) fn memory(root: &Path, with_model: bool, findings: &mut Findings) -> Memory {
     let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
     let bytes = |key: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(key))?;
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
     };
-    let memory = Memory { total_bytes: bytes("MemTotal:"), available_bytes: bytes("MemAvailable:") };
+    let memory = Memory {
+        total_bytes: bytes("MemTotal:"),
+        available_bytes: bytes("MemAvailable:"),
+        program_bytes: rss_bytes(),
+        with_model,
+    };
     if let Some(available) = memory.available_bytes.filter(|bytes| *bytes < MEMORY_SPARE_BYTES) {
         findings.problem(
             format!("{:.0} MiB of memory are left, {:.0} are needed", mib(available), mib(MEMORY_SPARE_BYTES)),
@@ -230,6 +243,25 @@ pub(super) fn storage(root: &Path, state_dir: Option<&Path>, findings: &mut Find
     Some(storage)
 }
 
+/// Metrics that would wear flash out.
+pub(super) fn metrics(root: &Path, file: Option<&Path>, findings: &mut Findings) {
+    let Some(file) = file else { return };
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).unwrap_or_default();
+    let kind = file_system(&mounts, folder).unwrap_or_default();
+    if !below(root, folder).is_dir() {
+        findings.problem(
+            format!("{}: the folder for the metrics is not there", folder.display()),
+            "name one that is there (metrics.file); systemd makes /run/spotter for the service",
+        );
+    } else if !["tmpfs", "ramfs"].contains(&kind.as_str()) {
+        findings.note(
+            format!("{}: metrics are written to {kind} every few seconds", file.display()),
+            "name a folder in memory (metrics.file), such as /run/spotter, or the flash wears out",
+        );
+    }
+}
+
 /// The type of the file system that holds `folder`, by the text of `/proc/self/mountinfo`.
 fn file_system(mounts: &str, folder: &Path) -> Option<String> {
     let mount = |line: &str| {
@@ -279,6 +311,26 @@ mod tests {
     }
 
     #[test]
+    fn metrics_belong_into_memory() {
+        let root = tempfile::tempdir().expect("a folder");
+        for folder in ["proc/self", "run/spotter", "var/x"] {
+            fs::create_dir_all(root.path().join(folder)).expect("a folder");
+        }
+        let mounts = "21 1 8:2 / / rw shared:1 - ext4 /dev/root rw\n22 21 0:5 / /run rw shared:2 - tmpfs tmpfs rw\n";
+        fs::write(root.path().join("proc/self/mountinfo"), mounts).expect("a file");
+        for (file, expected) in [
+            (None, None),
+            (Some("/run/spotter/x.prom"), None),
+            (Some("/var/x/x.prom"), Some("/var/x/x.prom: metrics are written to ext4 every few seconds")),
+            (Some("/run/other/x.prom"), Some("/run/other: the folder for the metrics is not there")),
+        ] {
+            let mut findings = Findings::default();
+            metrics(root.path(), file.map(Path::new), &mut findings);
+            assert_eq!(findings.0.first().map(|finding| finding.what.as_str()), expected, "{file:?}");
+        }
+    }
+
+    #[test]
     fn memory_of_a_small_board() {
         let root = tempfile::tempdir().expect("a folder");
         fs::create_dir(root.path().join("proc")).expect("a folder");
@@ -286,7 +338,7 @@ mod tests {
             let text = format!("MemTotal:  430000 kB\nMemFree:   100 kB\nMemAvailable: {available_kib} kB\n");
             fs::write(root.path().join("proc/meminfo"), text).expect("a file");
             let mut findings = Findings::default();
-            let memory = memory(root.path(), &mut findings);
+            let memory = memory(root.path(), true, &mut findings);
             assert_eq!(memory.available_bytes, Some(available_kib * 1024));
             assert_eq!(findings.0.len(), problems, "{available_kib}");
         }

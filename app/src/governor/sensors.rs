@@ -16,8 +16,18 @@ const PLAUSIBLE_C: std::ops::RangeInclusive<f32> = 40.0..=130.0;
 /// Thermal zones, and trip points of one, that are looked at: no board has as many.
 const NUMBERS_MAX: usize = 32;
 
-/// Where a Raspberry Pi says whether it is held back.
-const PI_FLAGS: &str = "sys/devices/platform/soc/soc:firmware/get_throttled";
+/// Where a board says its name.
+const MODEL: &str = "sys/firmware/devicetree/base/model";
+
+/// How a Raspberry Pi's name begins.
+const PI: &str = "Raspberry Pi";
+
+/// Where a Raspberry Pi says whether it is held back: in `soc/soc:firmware`, from the Pi 5 on in
+/// `soc@107c000000/soc@107c000000:firmware`. Kernels that are not Raspberry Pi's own have no such file.
+const PLATFORM: &str = "sys/devices/platform";
+
+/// The name of the voltage sensor that every kernel has on a Raspberry Pi.
+const PI_VOLT: &str = "rpi_volt";
 
 /// What a zone's type holds when it is about what the towers are computed on.
 const COMPUTING: [&str; 6] = ["cpu", "soc", "tj", "pkg", "cluster", "core"];
@@ -51,6 +61,8 @@ pub struct Readings {
     pub zones: Vec<Heat>,
     /// The Raspberry Pi's flags.
     pub throttled: Option<u32>,
+    /// Whether the supply voltage is too low, where nothing but that is told.
+    pub low_voltage: Option<bool>,
     /// Where there is a quota, from the second reading on.
     pub cpu: Option<Cpu>,
 }
@@ -60,8 +72,9 @@ pub struct Readings {
 pub struct Sensors {
     zones: Vec<Zone>,
     flags: Option<PathBuf>,
+    low_voltage: Option<PathBuf>,
     /// The control group of this process and those around it, innermost first.
-    groups: Vec<PathBuf>,
+    groups: Vec<Group>,
     last: Option<Usage>,
 }
 
@@ -75,7 +88,7 @@ struct Zone {
 #[derive(Debug)]
 struct Usage {
     at: Instant,
-    group: PathBuf,
+    group: Group,
     used: Duration,
     times_held_back: u64,
 }
@@ -84,11 +97,13 @@ impl Sensors {
     /// Finds what there is below `root`, which is `/` but for tests. Zones are kept below `temperature_max_c`; without
     /// that, below the temperature at which the board slows itself down, and zones that do not tell it are left out.
     pub fn find(root: &Path, temperature_max_c: Option<f32>) -> Self {
-        let flags = Some(root.join(PI_FLAGS)).filter(|path| path.exists());
-        let default_c = flags.as_ref().map(|_| PI_THROTTLES_C - MARGIN_C);
+        let flags = pi_flags(root);
+        let low_voltage = if flags.is_none() { pi_voltage(root) } else { None };
+        let is_pi = flags.is_some() || fs::read_to_string(root.join(MODEL)).is_ok_and(|name| name.starts_with(PI));
+        let default_c = is_pi.then_some(PI_THROTTLES_C - MARGIN_C);
         let folders = (0..NUMBERS_MAX).map(|number| root.join(format!("sys/class/thermal/thermal_zone{number}")));
         let zones = folders.filter_map(|folder| zone(&folder, temperature_max_c, default_c)).collect();
-        Self { zones, flags, groups: groups(root), last: None }
+        Self { zones, flags, low_voltage, groups: groups(root), last: None }
     }
 
     /// Reads all of them; what cannot be read is left out.
@@ -100,15 +115,16 @@ impl Sensors {
         Readings {
             zones: self.zones.iter().filter_map(heat).collect(),
             throttled: self.flags.as_deref().and_then(flags),
+            low_voltage: self.low_voltage.as_deref().and_then(read).map(|text| text.trim() != "0"),
             cpu: self.cpu(now),
         }
     }
 
     /// The tightest quota of all groups around the process, and the use of it.
     fn cpu(&mut self, now: Instant) -> Option<Cpu> {
-        let quotas = self.groups.iter().filter_map(|group| Some((quota_cores(group)?, group)));
+        let quotas = self.groups.iter().filter_map(|group| Some((group.quota_cores()?, group)));
         let (quota_cores, group) = quotas.min_by(|a, b| a.0.total_cmp(&b.0))?;
-        let (used, times_held_back) = usage(group)?;
+        let (used, times_held_back) = group.usage()?;
         let this = Usage { at: now, group: group.clone(), used, times_held_back };
         let last = self.last.replace(this).filter(|last| last.group == *group)?;
         let passed = now.saturating_duration_since(last.at).as_secs_f32();
@@ -127,6 +143,36 @@ pub fn throttling(flags: u32) -> Option<&'static str> {
         _ if flags & 0b0010 != 0 => Some("its clock is capped"),
         _ => None,
     }
+}
+
+/// The file of the firmware's flags, if the kernel has one.
+fn pi_flags(root: &Path) -> Option<PathBuf> {
+    let buses = entries(&root.join(PLATFORM)).filter(|path| name_of(path).starts_with("soc"));
+    let nodes =
+        buses.flat_map(|bus| entries(&bus).filter(|path| name_of(path).ends_with(":firmware")).collect::<Vec<_>>());
+    nodes.map(|node| node.join("get_throttled")).find(|path| path.exists())
+}
+
+/// The file that says whether the supply voltage is too low, if there is one.
+fn pi_voltage(root: &Path) -> Option<PathBuf> {
+    let sensors = entries(&root.join("sys/class/hwmon"));
+    let mut pis = sensors.filter(|path| read(&path.join("name")).is_some_and(|name| name.trim() == PI_VOLT));
+    pis.next().map(|path| path.join("in0_lcrit_alarm")).filter(|path| path.exists())
+}
+
+/// What is in a folder, in alphabetical order; nothing where it cannot be read.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let mut found: Vec<_> = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    found.into_iter()
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or("")
+}
+
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
 }
 
 /// The flags, in hexadecimal digits with or without `0x`.
@@ -160,27 +206,73 @@ fn millidegrees(path: &Path) -> Option<f32> {
     Some(value as f32 / 1000.0)
 }
 
-/// The group of this process in the unified hierarchy, and every one around it.
-fn groups(root: &Path) -> Vec<PathBuf> {
-    let Ok(text) = fs::read_to_string(root.join("proc/self/cgroup")) else { return Vec::new() };
-    let Some(own) = text.lines().find_map(|line| line.strip_prefix("0::")) else { return Vec::new() };
+/// A control group, by where its files lie.
+#[derive(Debug, Clone, PartialEq)]
+enum Group {
+    /// In the unified hierarchy.
+    Unified(PathBuf),
+    /// In the hierarchies of `cpu` and `cpuacct`, which older systems have, and which may be one.
+    Split { cpu: PathBuf, account: PathBuf },
+}
+
+/// The group of this process, and every one around it.
+fn groups(root: &Path) -> Vec<Group> {
+    let Some(text) = read(&root.join("proc/self/cgroup")) else { return Vec::new() };
     let top = root.join("sys/fs/cgroup");
-    let innermost = top.join(own.trim_start_matches('/'));
-    innermost.ancestors().take_while(|group| group.starts_with(&top)).map(Path::to_owned).collect()
+    let around = |top: PathBuf, own: &str| -> Vec<PathBuf> {
+        let innermost = top.join(own.trim_start_matches('/'));
+        innermost.ancestors().take_while(|group| group.starts_with(&top)).map(Path::to_owned).collect()
+    };
+    // `4:cpu,cpuacct:/system.slice/spotter.service`; the hierarchy's folder may be called by either name.
+    let split = |wanted: &str| {
+        let own = text.lines().find_map(|line| {
+            let (controllers, own) = line.split_once(':')?.1.split_once(':')?;
+            controllers.split(',').any(|name| name == wanted).then_some((controllers, own))
+        });
+        let (controllers, own) = own?;
+        let folder = [wanted, controllers].map(|name| top.join(name)).into_iter().find(|folder| folder.is_dir())?;
+        Some(around(folder, own))
+    };
+    if let Some(cpu) = split("cpu") {
+        let account = split("cpuacct").unwrap_or_else(|| cpu.clone());
+        return cpu.into_iter().zip(account).map(|(cpu, account)| Group::Split { cpu, account }).collect();
+    }
+    let own = text.lines().find_map(|line| line.strip_prefix("0::"));
+    own.map(|own| around(top, own).into_iter().map(Group::Unified).collect()).unwrap_or_default()
 }
 
-/// Cores' worth of time that a group may use; `None` where it may use any.
-fn quota_cores(group: &Path) -> Option<f32> {
-    let text = fs::read_to_string(group.join("cpu.max")).ok()?;
-    let (quota, period) = text.trim().split_once(' ')?;
-    let (quota, period): (f32, f32) = (quota.parse().ok()?, period.parse().ok()?);
-    (quota > 0.0 && period > 0.0).then_some(quota / period)
-}
+impl Group {
+    /// Cores' worth of time that it may use; `None` where it may use any.
+    fn quota_cores(&self) -> Option<f32> {
+        let (quota, period): (f32, f32) = match self {
+            Self::Unified(folder) => {
+                let text = read(&folder.join("cpu.max"))?;
+                let (quota, period) = text.trim().split_once(' ')?;
+                (quota.parse().ok()?, period.parse().ok()?)
+            }
+            Self::Split { cpu, .. } => {
+                let value = |name: &str| read(&cpu.join(name))?.trim().parse().ok();
+                // -1 for none.
+                (value("cpu.cfs_quota_us")?, value("cpu.cfs_period_us")?)
+            }
+        };
+        (quota > 0.0 && period > 0.0).then_some(quota / period)
+    }
 
-/// CPU time that a group has used, and how often it was held back.
-fn usage(group: &Path) -> Option<(Duration, u64)> {
-    let text = fs::read_to_string(group.join("cpu.stat")).ok()?;
-    let value =
-        |key: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()) };
-    Some((Duration::from_micros(value("usage_usec ")?), value("nr_throttled ").unwrap_or(0)))
+    /// CPU time that it has used, and how often it was held back.
+    fn usage(&self) -> Option<(Duration, u64)> {
+        let folder = match self {
+            Self::Unified(folder) | Self::Split { cpu: folder, .. } => folder,
+        };
+        let text = read(&folder.join("cpu.stat"))?;
+        let value =
+            |key: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()) };
+        let used = match self {
+            Self::Unified(_) => Duration::from_micros(value("usage_usec ")?),
+            Self::Split { account, .. } => {
+                Duration::from_nanos(read(&account.join("cpuacct.usage"))?.trim().parse().ok()?)
+            }
+        };
+        Some((used, value("nr_throttled ").unwrap_or(0)))
+    }
 }

@@ -41,6 +41,40 @@ fn pi() -> Board {
     ])
 }
 
+const PI5_FLAGS: &str = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled";
+
+/// Its firmware lies at another place.
+fn pi5() -> Board {
+    Board::new(&[
+        ("sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0"),
+        ("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n"),
+        (PI_ZONE, "52300\n"),
+        ("sys/class/thermal/thermal_zone0/trip_point_0_type", "critical\n"),
+        ("sys/class/thermal/thermal_zone0/trip_point_0_temp", "110000\n"),
+        ("sys/class/thermal/thermal_zone0/trip_point_1_type", "active\n"),
+        ("sys/class/thermal/thermal_zone0/trip_point_1_temp", "50000\n"),
+        ("sys/devices/platform/axi/uevent", ""),
+        ("sys/devices/platform/soc@107c000000/107c280000.nvram/uevent", ""),
+        (PI5_FLAGS, "0\n"),
+    ])
+}
+
+const PI_VOLTAGE: &str = "sys/class/hwmon/hwmon1/in0_lcrit_alarm";
+
+/// One with a kernel that has no file for the firmware's flags.
+fn pi_of_another_kernel() -> Board {
+    Board::new(&[
+        ("sys/firmware/devicetree/base/model", "Raspberry Pi 4 Model B Rev 1.4\0"),
+        ("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n"),
+        (PI_ZONE, "48312\n"),
+        ("sys/devices/platform/soc/soc:firmware/uevent", ""),
+        ("sys/class/hwmon/hwmon0/name", "cpu_thermal\n"),
+        ("sys/class/hwmon/hwmon0/in0_lcrit_alarm", "1\n"),
+        ("sys/class/hwmon/hwmon1/name", "rpi_volt\n"),
+        (PI_VOLTAGE, "0\n"),
+    ])
+}
+
 fn jetson() -> Board {
     Board::new(&[
         ("sys/class/thermal/thermal_zone0/type", "CPU-therm\n"),
@@ -64,6 +98,8 @@ fn limits_are_the_boards_own() {
     let cpu = |limit: f32| vec![("cpu-thermal".to_owned(), limit)];
     assert_eq!(limits(&pi(), None), cpu(75.0));
     assert_eq!(limits(&pi(), Some(60.0)), cpu(60.0));
+    assert_eq!(limits(&pi5(), None), cpu(75.0));
+    assert_eq!(limits(&pi_of_another_kernel(), None), cpu(75.0));
     assert_eq!(limits(&jetson(), None), [("CPU-therm".to_owned(), 94.0)]);
     // A PC whose sensors say nothing of when they slow down: hot by nature, and nobody's business.
     let pc = Board::new(&[
@@ -109,6 +145,26 @@ fn flags_of_a_pi() {
     }
 }
 
+#[test]
+fn every_pi_is_read() {
+    for (board, file, bad) in [(pi5(), PI5_FLAGS, "50005\n"), (pi_of_another_kernel(), PI_VOLTAGE, "1\n")] {
+        let mut sensors = Sensors::find(board.root(), None);
+        assert_eq!(need(&sensors.read(Instant::now())), Need::More, "{file}");
+        board.set(file, bad);
+        assert!(matches!(need(&sensors.read(Instant::now())), Need::Less(_)), "{file}");
+        board.set(file, "0\n");
+        board.set(PI_ZONE, "76000\n");
+        let need = need(&sensors.read(Instant::now()));
+        assert_eq!(need, Need::Less("cpu-thermal is at 76 °C and kept below 75".to_owned()), "{file}");
+    }
+    // Where the firmware's flags say it, nothing else is asked.
+    let board = pi();
+    board.set("sys/class/hwmon/hwmon0/name", "rpi_volt\n");
+    board.set("sys/class/hwmon/hwmon0/in0_lcrit_alarm", "1\n");
+    let readings = Sensors::find(board.root(), None).read(Instant::now());
+    assert_eq!((readings.throttled, readings.low_voltage), (Some(0), None));
+}
+
 const OUTER: &str = "sys/fs/cgroup/system.slice/cpu.max";
 const OWN: &str = "sys/fs/cgroup/system.slice/spotter.service/cpu.max";
 const STAT: &str = "sys/fs/cgroup/system.slice/spotter.service/cpu.stat";
@@ -144,6 +200,33 @@ fn quotas_are_those_of_all_groups_around() {
     assert_eq!(sensors.read(at(10)).cpu, Some(Cpu { quota_cores: 0.5, share: 0.9, held_back: false }));
     board.set("proc/self/cgroup", "4:cpu,cpuacct:/user.slice\n");
     assert_eq!(Sensors::find(board.root(), None).read(at(0)).cpu, None);
+}
+
+#[test]
+fn quotas_of_the_older_kind_of_groups_count_too() {
+    // Hierarchies of a system that mounts the unified one beside them, for itself.
+    let cgroup =
+        "5:memory:/x\n4:cpu,cpuacct:/docker/abc\n3:cpuset:/\n1:name=systemd:/x\n0::/system.slice/docker.service\n";
+    for folder in ["cpu,cpuacct", "cpu"] {
+        let board = Board::new(&[("proc/self/cgroup", cgroup)]);
+        let set =
+            |group: &str, file: &str, text: &str| board.set(&format!("sys/fs/cgroup/{folder}{group}/{file}"), text);
+        for group in ["", "/docker", "/docker/abc"] {
+            set(group, "cpu.cfs_period_us", "100000\n");
+            set(group, "cpu.cfs_quota_us", "-1\n");
+            set(group, "cpu.stat", "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n");
+            set(group, "cpuacct.usage", "0\n");
+        }
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut sensors = Sensors::find(board.root(), None);
+        assert_eq!(sensors.read(at(0)).cpu, None, "no quota");
+        set("/docker/abc", "cpu.cfs_quota_us", "50000\n");
+        assert_eq!(sensors.read(at(2)).cpu, None, "nothing to compare with yet");
+        set("/docker/abc", "cpuacct.usage", "500000000\n");
+        set("/docker/abc", "cpu.stat", "nr_periods 20\nnr_throttled 1\nthrottled_time 5\n");
+        assert_eq!(sensors.read(at(4)).cpu, Some(Cpu { quota_cores: 0.5, share: 0.5, held_back: true }), "{folder}");
+    }
 }
 
 /// A loop under a governor, in a time of its own: `hz` frames a second where it is not held.

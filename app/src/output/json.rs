@@ -54,12 +54,13 @@ struct LatencyMs {
 }
 
 /// Writes reports as lines of JSON.
-pub(super) struct Json {
+pub struct Json {
     out: Box<dyn Write + Send>,
 }
 
 impl Json {
-    pub(super) fn new(out: Box<dyn Write + Send>) -> Self {
+    /// Writes them to `out`.
+    pub fn new(out: Box<dyn Write + Send>) -> Self {
         Self { out }
     }
 }

@@ -9,11 +9,22 @@ use crate::output::{Event, EventKind, Item};
 use crate::slot::Slot;
 use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Stop, Uri};
 
-/// First pause before a lost source is opened again; a replugged camera needs about this long.
-const BACK_OFF_FIRST: Duration = Duration::from_millis(100);
+/// Pauses before a lost source is opened again, which double.
+#[derive(Debug, Clone, Copy)]
+struct BackOff {
+    first: Duration,
+    max: Duration,
+}
 
-/// Longest pause, so that a camera that comes back is seen soon.
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+/// A replugged camera needs about the first; one that comes back is to be seen soon.
+const DEVICE: BackOff = BackOff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
+
+/// A camera program takes about a second to start, and all of a core meanwhile.
+const PROGRAM: BackOff = BackOff { first: Duration::from_millis(500), max: Duration::from_secs(5) };
+
+/// How long a driver that answers with errors is given at the start. The model is loaded after that, and nothing runs yet,
+/// so an error that does not pass is told soon.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where frames and news of the source go.
 pub(super) struct Target<'a> {
@@ -24,11 +35,45 @@ pub(super) struct Target<'a> {
     pub(super) health: &'a Health,
 }
 
+/// An open source, and what was wrong when it was opened first.
+pub(super) struct Begun {
+    pub(super) opened: Opened,
+    trouble: Option<(Lost, SourceError)>,
+}
+
+/// Opens the source to begin with. A device that is there and answers with an error that may pass is tried again for a
+/// while; one that is missing, busy or not permitted is an error at once.
+pub(super) fn open(uri: &Uri, options: &CaptureOptions, stop: &Stop) -> Result<Begun, SourceError> {
+    begin(stop, || source::open(uri, options))
+}
+
+fn begin(stop: &Stop, mut open: impl FnMut() -> Result<Opened, SourceError>) -> Result<Begun, SourceError> {
+    let mut trouble: Option<(Lost, SourceError)> = None;
+    loop {
+        let error = match open() {
+            Ok(opened) => return Ok(Begun { opened, trouble }),
+            Err(error) => error,
+        };
+        let may_pass = matches!(error, SourceError::Device { .. }) && error.is_transient();
+        let mut lost = trouble.take().map_or_else(|| Lost::now(DEVICE), |(lost, _)| lost);
+        if !may_pass || lost.since.elapsed() >= START_PATIENCE || lost.wait(stop) {
+            return Err(error);
+        }
+        trouble = Some((lost, error));
+    }
+}
+
 /// Pumps frames until the source ends, fails for good, or is stopped. Frames are numbered from 0 throughout.
-pub(super) fn run(opened: Opened, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
-    let Opened { source, uri } = opened;
+pub(super) fn run(begun: Begun, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
+    let Begun { opened: Opened { source, uri }, trouble } = begun;
     let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
-    Capture { target, frame: Frame::default(), number: 0, lost: None, skip_reported: None }.run(source, || open(&uri))
+    let back_off = if matches!(uri, Uri::Csi(_) | Uri::Command(_)) { PROGRAM } else { DEVICE };
+    let mut capture = Capture::new(target, back_off);
+    if let Some((lost, error)) = trouble {
+        capture.lose(error, "trying to open it again");
+        capture.lost = Some(lost);
+    }
+    capture.run(source, || open(&uri))
 }
 
 /// A source that gives no frames.
@@ -36,17 +81,42 @@ struct Lost {
     since: Instant,
     tries: u32,
     pause: Duration,
+    pause_max: Duration,
+}
+
+impl Lost {
+    fn now(back_off: BackOff) -> Self {
+        Lost { since: Instant::now(), tries: 0, pause: back_off.first, pause_max: back_off.max }
+    }
+
+    /// Waits before the next try, longer each time; `true` when stopped.
+    fn wait(&mut self, stop: &Stop) -> bool {
+        if stop.sleep(self.pause) {
+            return true;
+        }
+        self.tries += 1;
+        self.pause = (self.pause * 2).min(self.pause_max);
+        false
+    }
 }
 
 struct Capture<'a> {
     target: Target<'a>,
     frame: Frame,
     number: u64,
+    back_off: BackOff,
     lost: Option<Lost>,
+    /// A pipe gives no frames, and stays open.
+    silent: bool,
     skip_reported: Option<Instant>,
 }
 
-impl Capture<'_> {
+impl<'a> Capture<'a> {
+    fn new(target: Target<'a>, back_off: BackOff) -> Self {
+        let frame = Frame::default();
+        Self { target, frame, number: 0, back_off, lost: None, silent: false, skip_reported: None }
+    }
+
     fn run(
         mut self,
         mut source: Box<dyn Source>,
@@ -55,8 +125,18 @@ impl Capture<'_> {
         loop {
             match self.pump(&mut *source) {
                 Ok(()) => return Ok(()),
+                // A camera program may have been asked to end together with this one.
+                Err(_) if self.target.stop.is_set() => return Ok(()),
                 Err(error) if !error.is_transient() => return Err(error),
-                Err(error) => self.lose(error),
+                // A camera program that never gave anything was called the wrong way, or has no camera.
+                Err(error @ SourceError::Ended { .. }) if self.number == 0 => return Err(error),
+                // A pipe cannot be opened again, but may speak again.
+                Err(error @ SourceError::Silent { .. }) => {
+                    self.silent = true;
+                    self.lose(error, "waiting for it");
+                    continue;
+                }
+                Err(error) => self.lose(error, "trying to open it again"),
             }
             // A camera can be opened only once.
             drop(source);
@@ -70,7 +150,10 @@ impl Capture<'_> {
     fn pump(&mut self, source: &mut dyn Source) -> Result<(), SourceError> {
         let live = source.is_live();
         while !self.target.stop.is_set() {
-            self.target.health.beat(Instant::now());
+            // Silence that lasts is no sign of life.
+            if !self.silent {
+                self.target.health.beat(Instant::now());
+            }
             self.frame.path = None;
             self.frame.truth = None;
             if !source.next(&mut self.frame, self.target.stop)? {
@@ -88,16 +171,16 @@ impl Capture<'_> {
         Ok(())
     }
 
-    /// Tells of a loss, once until frames come again.
-    fn lose(&mut self, error: SourceError) {
+    /// Tells of a loss, and of what is done about it, once until frames come again.
+    fn lose(&mut self, error: SourceError, cure: &str) {
         let message = format!("{:#}", anyhow::Error::from(error));
         if let Some(lost) = &self.lost {
             log::debug!("try {}: {message}", lost.tries);
             return;
         }
-        log::warn!("{message}; trying to open it again");
+        log::warn!("{message}; {cure}");
         self.target.health.set_lost(true);
-        self.lost = Some(Lost { since: Instant::now(), tries: 0, pause: BACK_OFF_FIRST });
+        self.lost = Some(Lost::now(self.back_off));
         self.tell(EventKind::SourceLost, message);
     }
 
@@ -105,7 +188,9 @@ impl Capture<'_> {
     fn found(&mut self, source: &mut dyn Source) {
         if let Some(lost) = self.lost.take() {
             let seconds = lost.since.elapsed().as_secs_f32();
-            let message = format!("after {seconds:.1} s and {} tries: {}", lost.tries, source.describe());
+            let tries = if self.silent { String::new() } else { format!(" and {} tries", lost.tries) };
+            let message = format!("after {seconds:.1} s{tries}: {}", source.describe());
+            self.silent = false;
             log::info!("source is back {message}");
             self.target.health.set_lost(false);
             self.tell(EventKind::SourceBack, message);
@@ -126,13 +211,11 @@ impl Capture<'_> {
     /// Tries again and again, ever more slowly until a frame comes; `None` when stopped.
     fn reopen(&mut self, open: &mut impl FnMut() -> Result<Box<dyn Source>, SourceError>) -> Option<Box<dyn Source>> {
         loop {
-            let lost = self.lost.get_or_insert(Lost { since: Instant::now(), tries: 0, pause: BACK_OFF_FIRST });
-            if self.target.stop.sleep(lost.pause) {
+            let lost = self.lost.get_or_insert_with(|| Lost::now(self.back_off));
+            if lost.wait(self.target.stop) {
                 return None;
             }
             self.target.health.beat(Instant::now());
-            lost.tries += 1;
-            lost.pause = (lost.pause * 2).min(BACK_OFF_MAX);
             match open() {
                 Ok(source) => return Some(source),
                 Err(error) => log::debug!("try {}: {:#}", lost.tries, anyhow::Error::from(error)),
@@ -149,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// What a source does next: gives a frame, gives one after broken ones, is lost, or ends.
+    /// What a source does next: gives a frame, gives one after broken ones, is lost, ends, fails for good, is silent, or its program dies.
     #[derive(Debug, Clone, Copy)]
     enum Does {
         Frame,
@@ -157,6 +240,8 @@ mod tests {
         Lost,
         Ends,
         Fails,
+        Silent,
+        Dies,
     }
 
     struct Scripted {
@@ -175,6 +260,11 @@ mod tests {
                 }
                 Does::Lost => Err(SourceError::TimedOut { path: path(), waited: Duration::from_secs(2) }),
                 Does::Ends => Ok(false),
+                Does::Silent => Err(SourceError::Silent { name: "a pipe".into(), waited: Duration::from_secs(2) }),
+                Does::Dies => {
+                    let (how, said) = ("exit status: 1".into(), String::new());
+                    Err(SourceError::Ended { name: "camera".into(), how, said })
+                }
                 Does::Fails => Err(SourceError::NotCapture { path: path(), found: "a test".into() }),
             }
         }
@@ -195,7 +285,7 @@ mod tests {
     /// Runs one source after the other (`None`: opening fails) and checks what is told, and how many frames came.
     fn check(sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
         let (slot, stop) = (Slot::new(), Stop::new());
-        let health = Health::new(&Uri::Auto, Duration::ZERO, Instant::now());
+        let health = Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now());
         let (events, received) = sync_channel(64);
         let target = Target { slot: &slot, stop: &stop, events, health: &health };
         let mut sources = sources.iter().map(|script| {
@@ -203,8 +293,7 @@ mod tests {
             Ok(Box::new(Scripted { script: script.iter().copied().collect(), skipped: false }) as Box<dyn Source>)
         });
         let first = sources.next().unwrap().unwrap();
-        let capture = Capture { target, frame: Frame::default(), number: 0, lost: None, skip_reported: None };
-        let result = capture.run(first, || sources.next().unwrap());
+        let result = Capture::new(target, DEVICE).run(first, || sources.next().unwrap());
         assert_eq!(result.is_ok(), ends_well, "{result:?}");
         let mut taken = Frame::default();
         slot.close();
@@ -221,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_happens_is_told_once() {
-        use Does::{Ends, Fails, Frame, FrameAfterBroken, Lost};
+        use Does::{Dies, Ends, Fails, Frame, FrameAfterBroken, Lost, Silent};
         use EventKind::{FramesSkipped, SourceBack, SourceLost};
         let lost = (SourceLost, "/dev/video7: no frame within 2.0 s");
         check(&[Some(&[Frame, Frame, Ends])], 2, true, &[]);
@@ -230,8 +319,67 @@ mod tests {
         // Missing for a while, then open but still without frames.
         let again = [Some(&[Frame, Lost][..]), None, Some(&[Lost]), Some(&[Frame, Frame, Ends])];
         check(&again, 3, true, &[lost, (SourceBack, "3 tries")]);
+        // A pipe that is silent stays open; one that never spoke may yet.
+        let silent = (SourceLost, "a pipe: no frame within 2.0 s");
+        let speaks = (SourceBack, " s: scripted");
+        check(&[Some(&[Frame, Silent, Silent, Frame, Ends])], 2, true, &[silent, speaks]);
+        check(&[Some(&[Silent, Frame, Frame, Ends])], 2, true, &[silent, speaks]);
+        // A program that dies is started again, unless it never worked.
+        let died = (SourceLost, "camera: ended (exit status: 1)");
+        check(&[Some(&[Frame, Dies]), Some(&[Dies]), Some(&[Frame, Ends])], 2, true, &[died, (SourceBack, "2 tries")]);
+        check(&[Some(&[Dies])], 1, false, &[]);
         // The second lot of broken frames comes too soon to be told.
         let broken = [Some(&[FrameAfterBroken, Frame, FrameAfterBroken, Ends][..])];
         check(&broken, 3, true, &[(FramesSkipped, "1 broken")]);
+    }
+
+    #[test]
+    fn errors_at_the_start() {
+        let device = |code| SourceError::Device {
+            path: "/dev/video7".into(),
+            action: "map the buffers",
+            source: std::io::Error::from_raw_os_error(code),
+        };
+        let scripted = || Opened {
+            source: Box::new(Scripted { script: [Does::Frame, Does::Ends].into(), skipped: false }),
+            uri: Uri::Auto,
+        };
+        // EINVAL passes; then frames come and both are told.
+        let mut answers = VecDeque::from([Err(device(22)), Err(device(5)), Ok(scripted())]);
+        let stop = Stop::new();
+        let begun = begin(&stop, || answers.pop_front().unwrap()).unwrap_or_else(|error| panic!("{error}"));
+        let (slot, health) = (Slot::new(), Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now()));
+        let (events, received) = sync_channel(64);
+        let target = Target { slot: &slot, stop: &stop, events, health: &health };
+        run(begun, &CaptureOptions::default(), target).unwrap();
+        let told = received.iter().map(|item| match item {
+            Item::Event(event) => (event.kind, event.message),
+            item => panic!("{item:?} is no event"),
+        });
+        let told: Vec<_> = told.collect();
+        assert_eq!(
+            told.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
+            [EventKind::SourceLost, EventKind::SourceBack]
+        );
+        assert!(told[0].1.contains("cannot map the buffers") && told[1].1.contains("2 tries"), "{told:?}");
+
+        // What will not pass ends at once, what does not pass in the end, and whatever is stopped.
+        let stopped = Stop::new();
+        stopped.set();
+        for (error, stop, least) in [
+            (&(|| SourceError::Missing { path: "/dev/video7".into(), hint: "" }) as &dyn Fn() -> _, &stop, 0),
+            (&|| device(25), &stop, 0),
+            (&|| device(22), &stopped, 0),
+            (&|| device(22), &stop, 3),
+        ] {
+            let mut tries = 0;
+            let begun = begin(stop, || {
+                tries += 1;
+                Err(error())
+            });
+            let found = begun.err().unwrap().to_string();
+            assert_eq!(found, error().to_string());
+            assert!(if least == 0 { tries == 1 } else { tries > least }, "{found}: {tries}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::{Deps, SKIP_REPORT_EVERY};
 use crate::decode::FrameError;
 use crate::governor::Governor;
 use crate::live::Live;
+use crate::metrics::Metrics;
 use crate::output::{Event, EventKind, Item, Report};
 use crate::recognizer::Latency;
 use crate::service::Service;
@@ -42,6 +43,7 @@ pub(super) struct Loop<'a> {
     pub(super) service: Service,
     pub(super) governor: Governor,
     pub(super) unchanged: Option<Unchanged>,
+    pub(super) metrics: Option<&'a Metrics>,
     pub(super) seen: Seen,
 }
 
@@ -70,6 +72,7 @@ impl Loop<'_> {
                 self.model.reload();
             }
             self.govern(now);
+            self.tell_metrics();
             // The frame that is taken after the pause is the newest there is then.
             if let Some(pause) = self.governor.pause(now) {
                 self.deps.stop.sleep(pause.min(SIGNAL_CHECK));
@@ -86,6 +89,7 @@ impl Loop<'_> {
                     let latency = Latency { capture: frame.capture_time, decode, ..Latency::default() };
                     let report = self.report(&mut frame, latency)?;
                     self.seen.labelled += 1;
+                    self.count(&report);
                     if !self.hand_over(report) {
                         break;
                     }
@@ -122,6 +126,33 @@ impl Loop<'_> {
             // News that find no room are lost; the log has them.
             let _ = self.send.try_send(Item::Event(Event::now(EventKind::Rate, message)));
         }
+    }
+
+    /// What may have changed without a frame.
+    fn tell_metrics(&self) {
+        let Some(metrics) = self.metrics else { return };
+        metrics.change(|figures| {
+            figures.source_up = !self.health.is_lost();
+            figures.limit_hz = self.governor.limit_hz();
+            figures.held = self.governor.reason().is_some();
+            figures.skipped = self.seen.skipped;
+            if figures.bundle != self.model.bundle() {
+                self.model.bundle().clone_into(&mut figures.bundle);
+            }
+        });
+    }
+
+    fn count(&self, report: &Report) {
+        let Some(metrics) = self.metrics else { return };
+        metrics.change(|figures| {
+            figures.labelled = self.seen.labelled - self.seen.unchanged;
+            figures.unchanged = self.seen.unchanged;
+            figures.dropped = report.dropped;
+            figures.rate_hz = report.rate_hz;
+            figures.add(&report.latency);
+            figures.labels = Some(Arc::clone(&report.labels));
+            figures.scores.clone_from(&report.scores);
+        });
     }
 
     fn report(&mut self, frame: &mut Frame, mut latency: Latency) -> Result<Report> {

@@ -47,7 +47,7 @@ pub enum SourceError {
     /// The camera gives raw sensor data only.
     #[error(
         "{}: gives raw sensor data ({found}), expected pictures; \
-         use `rpicam-vid -n -t 0 --codec mjpeg -o - | spotter run --source -`",
+         use `csi://0` instead, which goes through the board's camera programs",
         path.display()
     )]
     RawSensor {
@@ -93,6 +93,42 @@ pub enum SourceError {
         path: PathBuf,
         /// How long it was waited for.
         waited: Duration,
+    },
+    /// A pipe gave no frame for a while; it may yet.
+    #[error("{name}: no frame within {:.1} s", waited.as_secs_f32())]
+    Silent {
+        /// The stream.
+        name: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A program that gives frames gave none, and was ended.
+    #[error("{name}: no frame within {:.1} s{said}", waited.as_secs_f32())]
+    Hung {
+        /// The program.
+        name: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What it said of its errors, after a colon, or nothing.
+        said: String,
+    },
+    /// A program that gives frames ended.
+    #[error("{name}: ended ({how}){said}")]
+    Ended {
+        /// The program.
+        name: String,
+        /// Its exit status.
+        how: String,
+        /// What it said of its errors, after a colon, or nothing.
+        said: String,
+    },
+    /// A program that gives frames could not be started.
+    #[error("{name}: cannot be started")]
+    Start {
+        /// The program.
+        name: String,
+        /// Why.
+        source: io::Error,
     },
     /// Many frames in a row were broken.
     #[error("{}: {count} broken frames in a row, the last because {reason}; check the cable and the power supply", path.display())]
@@ -149,7 +185,12 @@ impl SourceError {
         match self {
             // After a replug the node is missing, and then not permitted, until udev has done its work.
             SourceError::Missing { path, .. } | SourceError::Permission { path, .. } => path.starts_with("/dev"),
-            SourceError::Busy { .. } | SourceError::TimedOut { .. } | SourceError::BrokenFrames { .. } => true,
+            SourceError::Busy { .. }
+            | SourceError::TimedOut { .. }
+            | SourceError::BrokenFrames { .. }
+            | SourceError::Silent { .. }
+            | SourceError::Hung { .. }
+            | SourceError::Ended { .. } => true,
             SourceError::Device { source, .. } => {
                 matches!(source.raw_os_error(), Some(EIO | ENXIO | ENODEV | EINVAL | EPROTO))
             }

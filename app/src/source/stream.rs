@@ -5,9 +5,10 @@ mod splitter;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::splitter::Splitter;
+use super::command::FIRST_FRAME;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
 
@@ -23,8 +24,10 @@ const PIECES: usize = 4;
 /// JPEG images from a reader. Reading happens in a thread of its own, since a read from a silent pipe cannot be woken;
 /// that thread ends with the stream or the process.
 pub(super) struct JpegStream {
-    name: &'static str,
+    name: String,
     is_live: bool,
+    /// `None` where frames may take any time.
+    patience: Option<Patience>,
     pieces: Receiver<io::Result<Vec<u8>>>,
     /// Used pieces go back, so that nothing is allocated per piece.
     used: SyncSender<Vec<u8>>,
@@ -34,20 +37,37 @@ pub(super) struct JpegStream {
     reported_garbage_bytes: u64,
 }
 
+/// How long frames may take before a stream counts as silent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// The first one.
+    pub(super) first: Duration,
+    /// Every other.
+    pub(super) next: Duration,
+}
+
 impl JpegStream {
-    /// Images from standard input.
-    pub(super) fn stdin() -> Self {
+    /// Images from standard input; a pipe is told to be silent after `timeout`, and may go on all the same.
+    pub(super) fn stdin(timeout: Duration) -> Self {
         // Frames of a pipe that are not taken in time are old; those of a file can wait.
         let is_file = std::fs::metadata("/dev/stdin").is_ok_and(|data| data.is_file());
-        Self::new("standard input", io::stdin(), !is_file)
+        let patience = Patience { first: timeout.max(FIRST_FRAME), next: timeout };
+        Self::new("standard input", io::stdin(), !is_file, (!is_file).then_some(patience))
     }
 
-    fn new(name: &'static str, reader: impl Read + Send + 'static, is_live: bool) -> Self {
+    pub(super) fn new(
+        name: &str,
+        reader: impl Read + Send + 'static,
+        is_live: bool,
+        patience: Option<Patience>,
+    ) -> Self {
         let (send, pieces) = sync_channel(PIECES);
         let (used, reuse) = sync_channel(PIECES);
         thread::spawn(move || read_pieces(reader, &send, &reuse));
         let splitter = Splitter::new(MAX_FRAME_BYTES);
-        JpegStream { name, is_live, pieces, used, splitter, read_bytes: 0, number: 0, reported_garbage_bytes: 0 }
+        let name = name.to_owned();
+        let (read_bytes, number, reported_garbage_bytes) = (0, 0, 0);
+        JpegStream { name, is_live, patience, pieces, used, splitter, read_bytes, number, reported_garbage_bytes }
     }
 
     fn report_garbage(&mut self) {
@@ -62,7 +82,7 @@ impl JpegStream {
     /// The end of a stream that never had a frame is an error.
     fn end(&self) -> Result<bool, SourceError> {
         match self.number {
-            0 => Err(SourceError::NoFrames { name: self.name.into(), bytes: self.read_bytes }),
+            0 => Err(SourceError::NoFrames { name: self.name.clone(), bytes: self.read_bytes }),
             _ => Ok(false),
         }
     }
@@ -95,7 +115,9 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<io::Result<Vec<u8>>>, re
 impl Source for JpegStream {
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
         let mut start = Instant::now();
-        while !self.splitter.take_frame(&mut frame.bytes) {
+        let began = start;
+        let patience = self.patience.map(|patience| if self.number == 0 { patience.first } else { patience.next });
+        'whole: while !self.splitter.take_frame(&mut frame.bytes) {
             if self.number == 0 && self.splitter.garbage_bytes() > MAX_FRAME_BYTES as u64 {
                 return self.end();
             }
@@ -103,14 +125,19 @@ impl Source for JpegStream {
                 if stop.is_set() {
                     return Ok(false);
                 }
+                let waited = began.elapsed();
+                if patience.is_some_and(|patience| waited >= patience) {
+                    return Err(SourceError::Silent { name: self.name.clone(), waited });
+                }
                 match self.pieces.recv_timeout(STOP_CHECK) {
                     Ok(piece) => break piece,
                     Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) if self.splitter.end() => continue 'whole,
                     Err(RecvTimeoutError::Disconnected) => return self.end(),
                 }
             };
             start = Instant::now();
-            let piece = piece.map_err(|source| SourceError::Read { name: self.name.into(), source })?;
+            let piece = piece.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
             self.read_bytes += piece.len() as u64;
             self.splitter.push(&piece);
             // Where the other side has enough spare pieces this one is let go.
@@ -140,7 +167,6 @@ impl Source for JpegStream {
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use std::io::Cursor;
-    use std::time::Duration;
 
     use super::*;
 
@@ -149,7 +175,7 @@ mod tests {
     #[test]
     fn frames_then_the_end() {
         let bytes = [&TINY[..], b"--boundary", &TINY, &TINY[..5]].concat();
-        let mut source = JpegStream::new("test", Cursor::new(bytes), true);
+        let mut source = JpegStream::new("test", Cursor::new(bytes), true, None);
         let (mut frame, stop) = (Frame::default(), Stop::new());
         for number in 0..2 {
             assert!(source.next(&mut frame, &stop).unwrap());
@@ -163,7 +189,7 @@ mod tests {
     fn long_streams_come_whole() {
         let mut image = TINY[..2].to_vec();
         image.extend([&[0xFF, 0xDA, 0, 2][..], &vec![7; 3 * PIECE_BYTES], &[0xFF, 0xD9]].concat());
-        let mut source = JpegStream::new("test", Cursor::new(image.repeat(40)), false);
+        let mut source = JpegStream::new("test", Cursor::new(image.repeat(40)), false, None);
         let (mut frame, stop, mut count) = (Frame::default(), Stop::new(), 0);
         while source.next(&mut frame, &stop).unwrap() {
             assert!(frame.bytes == image);
@@ -176,12 +202,12 @@ mod tests {
     fn a_stream_without_frames_is_an_error() {
         for (bytes, name) in [(vec![], "empty"), (b"\0\0\0\x01\x67H264".to_vec(), "h264")] {
             let expected = format!("test: {} bytes without a JPEG frame", bytes.len());
-            let mut source = JpegStream::new("test", Cursor::new(bytes), true);
+            let mut source = JpegStream::new("test", Cursor::new(bytes), true, None);
             let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err();
             assert!(error.to_string().starts_with(&expected), "{name}: {error}");
             assert!(!error.is_transient());
         }
-        let mut endless = JpegStream::new("test", io::repeat(7), true);
+        let mut endless = JpegStream::new("test", io::repeat(7), true, None);
         assert!(matches!(endless.next(&mut Frame::default(), &Stop::new()), Err(SourceError::NoFrames { .. })));
     }
 
@@ -194,7 +220,7 @@ mod tests {
                 Ok(0)
             }
         }
-        let mut source = JpegStream::new("test", Silent, true);
+        let mut source = JpegStream::new("test", Silent, true, None);
         let stop = Stop::new();
         let other = stop.clone();
         let thread = thread::spawn(move || source.next(&mut Frame::default(), &other).unwrap());
@@ -210,8 +236,33 @@ mod tests {
                 Err(io::Error::other("broken"))
             }
         }
-        let mut source = JpegStream::new("test", Broken, true);
+        let mut source = JpegStream::new("test", Broken, true, None);
         let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err();
         assert_eq!(error.to_string(), "test: cannot read");
+    }
+
+    #[test]
+    fn silence_is_told_again_and_again_until_a_frame_comes() {
+        let (reader, mut pipe) = io::pipe().unwrap();
+        let patience = Patience { first: Duration::from_millis(60), next: Duration::from_millis(30) };
+        let mut source = JpegStream::new("test", reader, true, Some(patience));
+        let (mut frame, stop) = (Frame::default(), Stop::new());
+        let silent = |source: &mut JpegStream, seconds: &str| {
+            let error = source.next(&mut Frame::default(), &stop).unwrap_err();
+            assert_eq!(error.to_string(), format!("test: no frame within {seconds} s"));
+            assert!(error.is_transient());
+        };
+        silent(&mut source, "0.1");
+        io::Write::write_all(&mut pipe, &TINY).unwrap();
+        assert!(source.next(&mut frame, &Stop::new()).unwrap());
+        for _ in 0..2 {
+            silent(&mut source, "0.0");
+        }
+        // Half a frame is none.
+        io::Write::write_all(&mut pipe, &TINY[..4]).unwrap();
+        silent(&mut source, "0.0");
+        io::Write::write_all(&mut pipe, &TINY[4..]).unwrap();
+        assert!(source.next(&mut frame, &Stop::new()).unwrap());
+        assert_eq!(frame.bytes, TINY);
     }
 }

@@ -19,13 +19,20 @@ pub enum Uri {
     Pictures(PathBuf),
     /// MJPEG or concatenated JPEG files on standard input: `-`.
     Stdin,
+    /// A camera on a CSI connector, through the board's camera programs: `csi://0`.
+    Csi(u32),
+    /// Program and arguments that write MJPEG to standard output: `exec:rpicam-vid --timeout 0 --codec mjpeg -o -`.
+    Command(Vec<String>),
     /// Drawn shapes: `test://shapes?seed=7&fps=30&size=640x480&frames=100&hold=30`.
     Shapes(ShapesOptions),
 }
 
+/// No board has more connectors.
+const CSI_MAX: u32 = 15;
+
 /// Every way to name a source, for error messages.
-const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `picture.jpg`, `folder/`, `file:///folder/picture.jpg`, \
-                     `-` (standard input), `test://shapes`";
+const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `exec:PROGRAM ARGUMENT ...`, `picture.jpg`, \
+                     `folder/`, `file:///folder/picture.jpg`, `-` (standard input), `test://shapes`";
 
 /// Why a text names no source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,13 +49,13 @@ pub enum UriError {
         scheme: String,
     },
     /// Another program reads this kind of source and hands it over.
-    #[error("source `{uri}`: `{scheme}` sources come through standard input; run `{command}`")]
+    #[error("source `{uri}`: `{scheme}` sources come through another program; use the source `{command}`")]
     Elsewhere {
         /// The whole text.
         uri: String,
         /// Its scheme.
         scheme: String,
-        /// What to run instead.
+        /// The source to name instead.
         command: String,
     },
     /// The part after the scheme is wrong.
@@ -73,6 +80,9 @@ impl FromStr for Uri {
             "auto" => return Ok(Uri::Auto),
             _ => {}
         }
+        if let Some(rest) = text.strip_prefix("exec:") {
+            return command(text, rest).map(Uri::Command);
+        }
         let Some((scheme, rest)) = text.split_once("://") else {
             let path = PathBuf::from(text);
             return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { Uri::Pictures(path) });
@@ -88,15 +98,48 @@ impl FromStr for Uri {
                 Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { Uri::Pictures(path) })
             }
             "test" => shapes(text, rest).map(Uri::Shapes),
-            "csi" | "libcamera" => {
-                Err(elsewhere("rpicam-vid -n -t 0 --codec mjpeg -o - | spotter run --source -".into()))
+            "csi" => {
+                let expected = "`csi://` and the number of the camera, 0 for the first";
+                let number = rest.trim_end_matches('/').parse().ok().filter(|number| *number <= CSI_MAX);
+                number.map(Uri::Csi).ok_or_else(|| UriError::Part { uri: text.into(), expected, found: rest.into() })
             }
+            "libcamera" => Err(elsewhere("csi://0".into())),
             "rtsp" | "rtsps" | "rtmp" | "http" | "https" | "udp" | "srt" => {
-                Err(elsewhere(format!("ffmpeg -i {text} -f mjpeg -q:v 3 - | spotter run --source -")))
+                Err(elsewhere(format!("exec:ffmpeg -loglevel error -i {text} -f mjpeg -q:v 3 -")))
             }
             _ => Err(UriError::Scheme { uri: text.into(), scheme: scheme.into() }),
         }
     }
+}
+
+/// The words of a command: separated by blanks, but for those within single or double quotes or after a backslash.
+fn command(uri: &str, text: &str) -> Result<Vec<String>, UriError> {
+    let wrong = |expected| UriError::Part { uri: uri.into(), expected, found: text.into() };
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None::<char>);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (quote, letter) {
+            (Some(open), _) if letter == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None | Some('"'), '\\') => {
+                let next = letters.next().ok_or_else(|| wrong("something after the last backslash"))?;
+                word.get_or_insert_default().push(next);
+            }
+            (None, _) if letter.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    if quote.is_some() {
+        return Err(wrong("a second quotation mark for each"));
+    }
+    words.extend(word);
+    if words.first().is_none_or(String::is_empty) {
+        return Err(wrong("a program and its arguments after `exec:`"));
+    }
+    Ok(words)
 }
 
 /// The path of a `file:` or `v4l2:` URI; `None` where it is not absolute, of another host, or badly encoded.
@@ -158,6 +201,9 @@ impl fmt::Display for Uri {
             Uri::Auto => f.write_str("auto"),
             Uri::V4l2(path) | Uri::Pictures(path) => path.display().fmt(f),
             Uri::Stdin => f.write_str("standard input"),
+            Uri::Csi(number) => write!(f, "csi://{number}"),
+            // Without the arguments, which may hold a password.
+            Uri::Command(words) => write!(f, "exec:{} ...", words.first().map_or("", String::as_str)),
             Uri::Shapes(options) => options.fmt(f),
         }
     }
@@ -175,6 +221,7 @@ mod tests {
             change(&mut options);
             Uri::Shapes(options)
         };
+        let words = |words: &[&str]| Uri::Command(words.iter().map(ToString::to_string).collect());
         for (text, expected) in [
             ("auto", Uri::Auto),
             ("-", Uri::Stdin),
@@ -186,6 +233,16 @@ mod tests {
             ("a b%20c", Uri::Pictures("a b%20c".into())),
             ("file:///x%20y.jpg", Uri::Pictures("/x y.jpg".into())),
             ("file://localhost/x.jpg", Uri::Pictures("/x.jpg".into())),
+            ("csi://0", Uri::Csi(0)),
+            ("csi://1/", Uri::Csi(1)),
+            ("exec:camera", words(&["camera"])),
+            ("exec: camera  -o\t- ", words(&["camera", "-o", "-"])),
+            (r#"exec:/a\ b/c 'd e' "f 'g' \"" h'i'j '' \\"#, words(&["/a b/c", "d e", "f 'g' \"", "hij", "", "\\"])),
+            (
+                "exec:gst ! video/x-raw(memory:NVMM),width=1 !",
+                words(&["gst", "!", "video/x-raw(memory:NVMM),width=1", "!"]),
+            ),
+            ("exec:ffmpeg -i rtsp://x", words(&["ffmpeg", "-i", "rtsp://x"])),
             ("test://shapes", shapes(|_| {})),
             ("test://shapes/?", shapes(|_| {})),
             ("test://shapes?seed=7&fps=0&size=320x240&frames=100&hold=1", {
@@ -205,8 +262,15 @@ mod tests {
         for (text, part) in [
             ("", "expected one of `auto`"),
             ("ftp://x", "unknown scheme `ftp`, expected one of `auto`, `/dev/video0`"),
-            ("csi://0", "rpicam-vid -n -t 0 --codec mjpeg -o - | spotter run --source -"),
-            ("rtsp://cam/1", "ffmpeg -i rtsp://cam/1 -f mjpeg"),
+            ("csi://", "the number of the camera, 0 for the first, found ``"),
+            ("csi://x", "found `x`"),
+            ("csi://16", "found `16`"),
+            ("libcamera://0", "use the source `csi://0`"),
+            ("rtsp://cam/1", "use the source `exec:ffmpeg -loglevel error -i rtsp://cam/1 -f mjpeg"),
+            ("exec:", "a program and its arguments after `exec:`"),
+            ("exec: ''", "a program and its arguments after `exec:`"),
+            ("exec:a 'b", "a second quotation mark"),
+            ("exec:a b\\", "something after the last backslash"),
             ("file://x.jpg", "an absolute path"),
             ("file:///x%2", "percent-encoded"),
             ("v4l2://0", "an absolute path"),

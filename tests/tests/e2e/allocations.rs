@@ -40,7 +40,7 @@ static ALLOCATOR: Counting = Counting;
 /// In a process of its own, since the other tests allocate meanwhile.
 #[test]
 fn a_loaded_tower_allocates_nothing() {
-    let child = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(e2e::this_test())
         .args(["--ignored", "--exact", "allocations::counted", "--test-threads", "1"])
         .output()
         .unwrap();

@@ -4,11 +4,17 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::classify::{Line, Place, Running, drawn, finish, lines};
+use spotter::config::Config;
+use spotter::output::json::Json;
+use spotter::pipeline::Deps;
+use spotter_engine::bundle::{Bundle, Contents};
+
+use crate::classify::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
 
 /// Frames of `source` under a configuration, until `count` were labelled.
 fn run(place: &Place, config: &str, source: &str, count: usize) -> Vec<Line> {
@@ -90,7 +96,7 @@ fn frames_after_a_change_of_labels_are_looked_at() {
     place.labels("labels.toml", &["green square", "black heart", "white cross"]);
     let start = Instant::now();
     while program.next().unwrap().labels.len() != 3 {
-        assert!(start.elapsed() < crate::classify::DEADLINE, "{}", program.stderr());
+        assert!(start.elapsed() < DEADLINE, "{}", program.stderr());
     }
     program.signal("TERM");
     assert_eq!(program.end().0, Some(0));
@@ -103,7 +109,7 @@ fn io(program: &Running, key: &str) -> u64 {
 }
 
 /// Names, sizes and times of change of everything in a folder.
-fn stamps(folder: &Path) -> Vec<(std::path::PathBuf, u64, i64, i64)> {
+fn stamps(folder: &Path) -> Vec<(PathBuf, u64, i64, i64)> {
     let mut found: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| {
@@ -146,38 +152,215 @@ fn nothing_is_written_while_nothing_changes() {
     assert_eq!(program.end().0, Some(0));
 }
 
-/// The program in a mount namespace of its own whose root is read-only, but for the state folder.
+/// What strace sees of a call of the program: every line about a file that was opened for writing, made, renamed, removed or
+/// changed otherwise, and whether the file lies in the state folder, or is none of a disk. `None` without strace.
+fn changes(place: &Place, arguments: &str) -> Option<Vec<(String, bool)>> {
+    const CALLS: &str = "trace=open,openat,openat2,creat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,\
+                         symlink,symlinkat,link,linkat,mknod,mknodat,truncate,chmod,fchmodat,chown,lchown,fchownat,\
+                         utimensat,setxattr,lsetxattr";
+    if Command::new("strace").arg("-V").output().is_err() {
+        assert!(!e2e::is_ci(), "strace is missing (apt install strace)");
+        println!("skipped: no strace here");
+        return None;
+    }
+    let (trace, spotter) = (place.at("trace"), place.spotter(arguments));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-y", "-s", "4096", "-e", CALLS, "-o"]).arg(&trace).arg(spotter.get_program());
+    command.args(spotter.get_args()).current_dir(place.at("")).env("STATE_DIRECTORY", place.state());
+    let done = finish(command.env_remove("RUST_LOG"));
+    // Where there is a problem with this machine the doctor says so.
+    assert!(done.code == Some(0) || arguments.starts_with("doctor"), "{arguments}: {}", done.stderr);
+    let text = fs::read_to_string(&trace).unwrap();
+    assert!(text.contains("openat("), "strace saw nothing: {text}");
+    let lines = text.lines().filter(|line| changes_files(line)).map(|line| {
+        let paths = paths(line, &place.at(""));
+        let inside = |path: &PathBuf| path.starts_with(place.state()) || path.starts_with("/dev");
+        (line.to_owned(), !paths.is_empty() && paths.iter().all(inside))
+    });
+    Some(lines.collect())
+}
+
 #[test]
-fn a_root_that_is_read_only_is_enough() {
+fn nothing_outside_of_the_state_folder_is_touched() {
+    let place = Place::new();
+    place.labels("labels.toml", &["red circle", "blue star"]);
+    place.write("spotter.toml", "labels = 'labels.toml'\n");
+    let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
+    let files = demo.manifest().files().map(|file| demo.read(file).unwrap());
+    let contents = Contents { vision: &files[0], text: &files[1], tokenizer: &files[2], model_card: &files[3] };
+    spotter_engine::bundle::write(&place.at("a.tar"), demo.manifest().clone(), &contents).unwrap();
+    let mut count = 0;
+    for arguments in [
+        "run --output json --frames 5 --source test://shapes?size=64x64 --config spotter.toml",
+        "bundle --config spotter.toml install a.tar --activate",
+        "run --output json --frames 5 --source test://shapes?size=64x64 --config spotter.toml",
+        "doctor --config spotter.toml",
+    ] {
+        let Some(changes) = changes(&place, arguments) else { return };
+        assert!(changes.iter().all(|(_, inside)| *inside), "{arguments}: {changes:#?}");
+        count += changes.len();
+    }
+    println!("{count} calls changed files, all of them in the state folder");
+    assert!(count > 10, "the state is kept, and seen to be");
+    // What is written elsewhere is seen as well.
+    let changes = changes(&place, "snapshot --source test://shapes?size=64x64 here.png").unwrap();
+    assert!(changes.iter().any(|(line, inside)| !inside && line.contains("here.png")), "{changes:#?}");
+}
+
+/// The paths that a line of strace's names, relative ones put after the folder of the descriptor before them.
+fn paths(line: &str, current: &Path) -> Vec<PathBuf> {
+    let parts: Vec<_> = line.split('"').collect();
+    let folder = |before: &str| {
+        let (_, folder) = before.strip_suffix(">, ")?.rsplit_once('<')?;
+        Some(PathBuf::from(folder))
+    };
+    let named = parts.chunks_exact(2).map(|pair| folder(pair[0]).unwrap_or_else(|| current.to_owned()).join(pair[1]));
+    named.collect()
+}
+
+/// Whether a line of strace's is about a call that changes files, and did.
+fn changes_files(line: &str) -> bool {
+    let opens = ["open(", "openat(", "openat2("].iter().any(|call| line.contains(call));
+    let writes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|flag| line.contains(flag));
+    // What was tried and refused would have been a change too, but for files that are not there to be changed.
+    let tried = !line.contains(" = -1 ENOENT") || line.contains("O_CREAT");
+    let is_call = line.contains('(') && !line.contains("+++") && !line.contains("---");
+    is_call && tried && (!opens || writes)
+}
+
+/// A shell in a mount namespace of its own in which every file system is read-only, but for the state folder where it is
+/// there; `None` where the system makes no namespaces.
+fn read_only_world(place: &Place, work: &str) -> Option<Done> {
+    // The options that a mount has must be named again: without privileges none may be dropped.
+    const SCRIPT: &str = "set -e\n\
+        if [ -d \"$STATE_DIRECTORY\" ]; then mount --bind \"$STATE_DIRECTORY\" \"$STATE_DIRECTORY\"; fi\n\
+        while read -r _ _ _ _ point options _; do\n\
+          if [ \"$point\" != \"$STATE_DIRECTORY\" ]; then\n\
+            point=$(printf '%b' \"$point\")\n\
+            mount -o \"remount,bind,ro${options#r?}\" \"$point\"\n\
+          fi\n\
+        done < /proc/self/mountinfo\n\
+        cd \"$PLACE\"\n";
+    let may =
+        |flags: &[&str]| Command::new("unshare").args(flags).arg("true").output().is_ok_and(|d| d.status.success());
+    let flags: &[&str] = [&["--mount"][..], &["--user", "--map-root-user", "--mount"]].into_iter().find(|f| may(f))?;
+    let mut command = Command::new("unshare");
+    command.args(flags).args(["sh", "-c", &format!("{SCRIPT}{work}")]);
+    command.env("STATE_DIRECTORY", place.state()).env("PLACE", place.at("")).env_remove("RUST_LOG");
+    Some(finish(command.current_dir("/")))
+}
+
+#[test]
+fn file_systems_that_are_read_only_are_enough() {
     let place = Place::new();
     fs::create_dir(place.state()).unwrap();
-    let spotter = e2e::program("spotter");
-    let inside = |work: &str| {
-        let state = place.state().display().to_string();
-        let script = format!(
-            "set -e; mount --bind {state} {state}; mount -o remount,bind,ro /; \
-             for place in /root /tmp /etc .; do ! touch $place/probe 2>/dev/null; done; {work}"
-        );
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).env("STATE_DIRECTORY", &state);
-        command.env_remove("RUST_LOG").current_dir(place.at(""));
-        finish(&mut command)
-    };
-    if inside("touch $STATE_DIRECTORY/probe").code != Some(0) || !place.state().join("probe").exists() {
-        println!("skipped: no user namespaces here");
+    let spotter = e2e::program("spotter").display().to_string();
+    // First of all: nothing else can be written, or the rest says nothing.
+    let probe = "for folder in / /tmp /etc /root /var/tmp /dev/shm /run \"$PLACE\"; do \
+                 if [ -d \"$folder\" ] && touch \"$folder/probe.$$\" 2>/dev/null; then echo \"$folder\"; fi; done; \
+                 touch \"$STATE_DIRECTORY/probe\"";
+    let Some(done) = read_only_world(&place, probe) else {
+        assert!(!e2e::is_ci(), "this system makes no mount namespaces, by which alone this can be tested");
+        println!("skipped: no mount namespaces here");
         return;
-    }
-    let run = format!("{} run --output json --frames 3 --source test://shapes?size=64x64", spotter.display());
-    let done = inside(&run);
+    };
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), ""), "could be written: {}", done.stderr);
+    assert!(place.state().join("probe").exists());
+    let run = format!("{spotter} run --output json --frames 3 --source 'test://shapes?size=64x64'");
+    let done = read_only_world(&place, &run).unwrap();
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert_eq!(lines(&done).len(), 3);
     assert!(!done.stderr.contains("WARN"), "{}", done.stderr);
     assert!(place.cache().exists(), "the labels' embeddings are kept");
-    // And without any place to write to, labels are embedded at each start, and that is said.
-    let done = inside(&format!(
-        "mount -o remount,bind,ro $STATE_DIRECTORY; rm -f $STATE_DIRECTORY/x; \
-         STATE_DIRECTORY=/etc/nowhere {run}"
-    ));
+    // Without any place to write to, labels are embedded at each start, and that is said; by the doctor as well.
+    let bare = Place::new();
+    let done = read_only_world(&bare, &run).unwrap();
     assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert_eq!(lines(&done).len(), 3);
     assert!(done.stderr.contains("the label cache cannot be written"), "{}", done.stderr);
+    let done = read_only_world(&bare, &format!("{spotter} doctor --json")).unwrap();
+    assert_eq!(done.code, Some(1));
+    let found: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(found["storage"]["writable"], false, "{found:#}");
+    let what = format!("{} cannot be written, so every start embeds all labels anew", bare.state().display());
+    assert!(found["findings"].as_array().unwrap().iter().any(|f| f["what"] == what.as_str()), "{found:#}");
+}
+
+/// Collects what an output writes.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Written {
+    fn events(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().filter(|line| line.contains("\"event\":\"rate\""));
+        lines
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["message"].as_str().unwrap().into())
+            .collect()
+    }
+}
+
+/// The loop on a Raspberry Pi 5 of files that gets hot and cools down: said in JSON and in the metrics.
+#[test]
+fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_told() {
+    let place = Place::new();
+    let set = |path: &str, text: &str| {
+        let path = place.at("board").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    const HEAT: &str = "sys/class/thermal/thermal_zone0/temp";
+    set("sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0");
+    set("sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled", "0\n");
+    set("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n");
+    set(HEAT, "80500\n");
+    let metrics = place.at("spotter.prom");
+    let text = format!("[metrics]\nfile = '{}'\ncamera = 'front door'\n", metrics.display());
+    let config = Config::parse(&place.at("spotter.toml"), &text, |_| None).unwrap();
+    let deps = Deps { root: place.at("board"), ..Deps::default() };
+    let written = Written::default();
+    let output = Box::new(Json::new(Box::new(written.clone())));
+    let uri = "test://shapes?size=64x64&fps=20".parse().unwrap();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| spotter::pipeline::run(&config, &uri, output, &deps));
+        let until = |what: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            while !what() {
+                if start.elapsed() > DEADLINE || running.is_finished() {
+                    deps.stop.set();
+                    panic!("{:?} {:?}", written.events(), fs::read_to_string(&metrics));
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        };
+        let says = |line: &str| fs::read_to_string(&metrics).is_ok_and(|text| text.lines().any(|l| l == line));
+        until(&|| !written.events().is_empty());
+        set(HEAT, "50000\n");
+        until(&|| says("spotter_frame_rate_held{camera=\"front door\"} 1"));
+        assert!(!says("spotter_frame_rate_limit_hertz{camera=\"front door\"} +Inf"));
+        assert!(says("spotter_source_up{camera=\"front door\"} 1"));
+        until(&|| written.events().len() == 2);
+        until(&|| says("spotter_frame_rate_held{camera=\"front door\"} 0"));
+        assert!(says("spotter_frame_rate_limit_hertz{camera=\"front door\"} +Inf"));
+        deps.stop.set();
+        running.join().unwrap().unwrap();
+    });
+    let events = written.events();
+    assert!(
+        events[0].starts_with("at most ") && events[0].ends_with("cpu-thermal is at 80 °C and kept below 75"),
+        "{events:?}"
+    );
+    assert_eq!(events[1], "as many frames as are wanted again");
+    assert!(!metrics.exists(), "figures of a program that has ended mislead");
 }

@@ -94,7 +94,7 @@ fn a_write_killed_at_any_moment_leaves_a_whole_cache() {
     let started = place.state().join("started");
     let (mut spread, mut torn, mut sizes, start) = (Spread(3), 0, BTreeSet::new(), Instant::now());
     for kill in 0..KILLS {
-        let mut writer = Command::new(std::env::current_exe().unwrap());
+        let mut writer = Command::new(e2e::this_test());
         writer.args(["--ignored", "--exact", "cache::endless_writer"]).env(ENDLESS, place.cache());
         let mut child = writer.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let waited = Instant::now();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use serde_json::Value;
+use spotter::config::Config;
 use spotter_engine::tower::Threads;
 
 use crate::classify::{Place, finish};
@@ -98,4 +99,92 @@ fn slower_kernels_are_noticed() {
     let done = finish(place.spotter("doctor --json").env("SPOTTER_KERNELS", "warp"));
     assert_eq!(done.code, Some(1));
     check(&serde_json::from_str(&done.stdout).unwrap(), "problem", "kernels \"warp\" cannot be used here");
+}
+
+/// What the doctor finds on a board of files.
+fn examine_board(place: &Place, config: &str, files: &[(&str, &str)]) -> Value {
+    let root = place.at("board");
+    for (path, text) in files {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let config = Config::parse(&place.at("spotter.toml"), config, |_| None).unwrap();
+    let mut out = Vec::new();
+    spotter::doctor::run(&config, &[], &root, true, &mut out).unwrap();
+    serde_json::from_slice(&out).unwrap()
+}
+
+#[test]
+fn heat_throttling_memory_and_cameras_of_other_boards() {
+    const ZONE: &str = "sys/class/thermal/thermal_zone0";
+    let place = Place::new();
+    let zone = |file: &str| format!("{ZONE}/{file}");
+    let (kind, temperature) = (zone("type"), zone("temp"));
+    let flags = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled";
+    let config = format!("state_dir = '{}'\nsource = '/dev/v4l/by-id/usb-cam'\n", place.state().display());
+    let found = examine_board(
+        &place,
+        &config,
+        &[
+            ("sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0"),
+            ("proc/meminfo", "MemTotal: 1000000 kB\nMemAvailable: 20000 kB\n"),
+            (&kind, "cpu-thermal\n"),
+            (&temperature, "81000\n"),
+            (flags, "d0008\n"),
+            ("dev/video0", ""),
+        ],
+    );
+    println!("{found:#}");
+    assert_eq!(found["cpu"]["model"], "Raspberry Pi 5 Model B Rev 1.0");
+    assert_eq!(found["heat"]["throttled"], 0xd_0008);
+    check(&found, "problem", "the board's firmware holds the CPU back: it is too hot");
+    check(
+        &found,
+        "note",
+        "since the board was started, the supply voltage was too low, it was throttled, it was too hot",
+    );
+    check(&found, "problem", "cpu-thermal is at 81 °C, where the rate is lowered");
+    check(&found, "problem", "20 MiB of memory are left, 48 are needed");
+    check(&found, "problem", "/dev/v4l/by-id/usb-cam: the configured camera is not there");
+    assert_eq!(found["cameras"][0]["path"], "/dev/video0");
+    assert!(found["cameras"][0]["problem"].as_str().unwrap().contains("not a capture device"), "{found:#}");
+    // A kernel without the firmware's flags, and a board that is well.
+    std::fs::remove_dir_all(place.at("board")).unwrap();
+    let hwmon = "sys/class/hwmon/hwmon2";
+    let (name, alarm) = (format!("{hwmon}/name"), format!("{hwmon}/in0_lcrit_alarm"));
+    let files = [
+        ("sys/firmware/devicetree/base/model", "Raspberry Pi 4 Model B Rev 1.4\0"),
+        ("proc/meminfo", "MemTotal: 1000000 kB\nMemAvailable: 700000 kB\n"),
+        (kind.as_str(), "cpu-thermal\n"),
+        (temperature.as_str(), "51000\n"),
+        (name.as_str(), "rpi_volt\n"),
+        (alarm.as_str(), "1\n"),
+    ];
+    let found = examine_board(&place, "source = 'csi://0'\n", &files);
+    check(&found, "problem", "the board's supply voltage is too low");
+    check(&found, "note", "there is no state folder");
+    assert_eq!(found["heat"]["zones"][0]["limit_c"], 75.0);
+    if found["findings"].as_array().unwrap().iter().all(|f| !f["what"].as_str().unwrap().contains("csi://0 needs")) {
+        println!("a camera program is installed here");
+    }
+    let found = examine_board(&place, "source = 'exec:no-such-camera'\n", &[(alarm.as_str(), "0\n")]);
+    check(&found, "problem", "no-such-camera: the program of the configured source is not there");
+    let about = |part: &str| found["findings"].to_string().contains(part);
+    assert!(!about("voltage") && !about("hot") && !about("memory"), "{found:#}");
+}
+
+#[test]
+fn memory_is_measured_with_the_model_at_work() {
+    let place = Place::new();
+    let found = examine(&place, "");
+    let memory = &found["memory"];
+    assert_eq!(memory["with_model"], true);
+    let (program, bundle) = (memory["program_bytes"].as_u64().unwrap(), found["model"]["bytes"].as_u64().unwrap());
+    // The same program where there is no model to load.
+    let without = examine(&place, "--bundle nothing.tar");
+    assert_eq!(without["memory"]["with_model"], false);
+    let bare = without["memory"]["program_bytes"].as_u64().unwrap();
+    println!("{} KiB with a bundle of {} KiB, {} KiB without", program >> 10, bundle >> 10, bare >> 10);
+    assert!(program - bare > bundle / 2, "{program} {bare} {bundle}");
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use crate::classify::{DEADLINE, Place, drawn, wait};
 
 /// Time that may pass between two signs of life.
-const WATCHDOG: Duration = Duration::from_millis(400);
+fn watchdog() -> Duration {
+    e2e::patience(Duration::from_millis(400))
+}
 
 /// Stands for systemd.
 struct Manager {
@@ -25,7 +27,7 @@ impl Manager {
         let path = place.at("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut command = place.spotter(arguments);
-        command.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+        command.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", watchdog().as_micros().to_string());
         let child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Self { socket, child, said: Vec::new() }
     }
@@ -84,7 +86,7 @@ fn check_end(what: &str, manager: &mut Manager) {
     let (code, took) = manager.terminate();
     println!("{what}: ended {:.0} ms after SIGTERM", took.as_secs_f64() * 1e3);
     assert_eq!(code, Some(0), "{what}");
-    assert!(took < Duration::from_secs(1), "{what}: {took:?}");
+    assert!(took < e2e::patience(Duration::from_secs(1)), "{what}: {took:?}");
 }
 
 /// As a camera recorded into a file would give them.
@@ -107,9 +109,9 @@ fn the_program_says_when_it_is_ready_alive_and_stopping() {
     assert!(before.contains("STATUS=opening the source") && before.contains("STATUS=loading the model"), "{before}");
     assert!(before.contains("STATUS=waiting for the first frame of "), "{before}");
     assert!(!before.contains("WATCHDOG"), "signs of life before it is ready mean nothing: {before}");
-    let (count, longest) = manager.alive(Duration::from_secs(3));
+    let (count, longest) = manager.alive(e2e::patience(Duration::from_secs(3)));
     println!("{count} signs of life in 3 s, at most {longest:?} apart");
-    assert!(count >= 8 && longest < WATCHDOG, "{:?}", manager.said);
+    assert!(count >= 8 && longest < watchdog(), "{:?}", manager.said);
     assert!(count <= 16, "told far more often than asked");
     let status = manager.said.iter().rfind(|said| said.contains("frames labelled")).expect("a status");
     assert!(status.contains("from shapes") || status.contains("from test") || status.contains("drawn"), "{status}");
@@ -118,13 +120,38 @@ fn the_program_says_when_it_is_ready_alive_and_stopping() {
     assert!(manager.said.iter().any(|said| said == "STOPPING=1\n"), "{:?}", manager.said);
 }
 
+/// For as long as a camera may take to come back; see `pipeline/health.rs` for when it becomes one.
 #[test]
-fn a_silent_source_is_no_hang() {
+fn a_source_that_is_silent_for_a_while_is_no_hang() {
     let place = Place::new();
     let mut manager = Manager::start(&place, "run --output json --source -", Stdio::piped());
     manager.until("READY=1");
-    let (count, longest) = manager.alive(Duration::from_secs(2));
-    assert!(count >= 5 && longest < WATCHDOG, "{count}, {longest:?}");
+    let (count, longest) = manager.alive(e2e::patience(Duration::from_secs(2)));
+    assert!(count >= 5 && longest < watchdog(), "{count}, {longest:?}");
+    check_end("a silent pipe", &mut manager);
+}
+
+/// What hangs at the other end of a pipe can only be started anew by whoever started both.
+#[test]
+fn a_pipe_that_stays_silent_is_a_hang() {
+    let place = Place::new();
+    place.write("spotter.toml", "[capture]\ntimeout_ms = 100\n");
+    let mut manager = Manager::start(&place, "run --output json --config spotter.toml --source -", Stdio::piped());
+    let mut frame = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut frame).encode_image(&drawn(1)).unwrap();
+    let mut pipe = manager.child.stdin.take().unwrap();
+    manager.until("READY=1");
+    std::io::Write::write_all(&mut pipe, &frame).unwrap();
+    let start = Instant::now();
+    while manager.hear(3 * watchdog()).is_some() {
+        assert!(start.elapsed() < DEADLINE, "signs of life for ever");
+    }
+    let took = start.elapsed();
+    println!("no sign of life after {took:.1?}");
+    assert!(took > Duration::from_secs(15), "that was too soon: {took:?}");
+    // A frame is one again.
+    std::io::Write::write_all(&mut pipe, &frame).unwrap();
+    manager.until("WATCHDOG=1");
     check_end("a silent pipe", &mut manager);
 }
 
@@ -135,8 +162,8 @@ fn a_live_source_outlives_a_reader_that_does_not_read() {
         Manager::start(&place, "run --output json --source test://shapes?size=64x64&fps=200", Stdio::null());
     manager.until("READY=1");
     std::thread::sleep(Duration::from_secs(2));
-    let (count, longest) = manager.alive(Duration::from_secs(2));
-    assert!(count >= 5 && longest < WATCHDOG, "{count}, {longest:?}");
+    let (count, longest) = manager.alive(e2e::patience(Duration::from_secs(2)));
+    assert!(count >= 5 && longest < watchdog(), "{count}, {longest:?}");
     check_end("a stuck reader", &mut manager);
 }
 
@@ -150,7 +177,7 @@ fn a_stuck_computing_thread_gives_no_sign_of_life_and_ends_all_the_same() {
     let mut manager = Manager::start(&place, "run --output json --source -", input);
     manager.until("READY=1");
     let start = Instant::now();
-    while manager.hear(3 * WATCHDOG).is_some() {
+    while manager.hear(3 * watchdog()).is_some() {
         assert!(start.elapsed() < DEADLINE, "the output never filled up: {:?}", manager.said.last());
     }
     assert!(manager.child.try_wait().unwrap().is_none(), "ended before it was stuck: {:?}", manager.said);
@@ -212,21 +239,27 @@ fn the_unit_is_valid_and_leaves_little_open() {
     const EXPOSURE_MAX: f32 = 2.5;
     let unit = e2e::root().join("config/spotter.service");
     let text = std::fs::read_to_string(&unit).unwrap();
-    for line in ["Type=notify", "WatchdogSec=30", "Restart=on-failure", "StateDirectory=spotter"] {
+    for line in [
+        "Type=notify",
+        "WatchdogSec=30",
+        "Restart=on-failure",
+        "StateDirectory=spotter",
+        "RuntimeDirectory=spotter",
+        // What camera programs need.
+        "DeviceAllow=char-video4linux rw",
+        "DeviceAllow=char-media rw",
+        "DeviceAllow=char-dma_heap rw",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line}");
     }
     assert!(unit.with_file_name("journald@spotter.conf").exists());
-    let Ok(analysis) =
-        Command::new("systemd-analyze").args(["security", "--no-pager", "--offline=true"]).arg(&unit).output()
-    else {
-        println!("skipped: no systemd-analyze here");
-        return;
-    };
-    let text = String::from_utf8_lossy(&analysis.stdout);
-    let overall = text.lines().find(|line| line.contains("Overall exposure level"));
-    let Some(overall) = overall else {
+    let analysis =
+        Command::new("systemd-analyze").args(["security", "--no-pager", "--offline=true"]).arg(&unit).output();
+    let text = analysis.as_ref().map(|done| String::from_utf8_lossy(&done.stdout).into_owned()).unwrap_or_default();
+    let Some(overall) = text.lines().find(|line| line.contains("Overall exposure level")) else {
         // Before systemd 250 there was no --offline.
-        println!("skipped: {}", String::from_utf8_lossy(&analysis.stderr));
+        assert!(!e2e::is_ci(), "no systemd-analyze with --offline (apt install systemd): {analysis:?}");
+        println!("skipped: no systemd-analyze with --offline here: {analysis:?}");
         return;
     };
     println!("{overall}");

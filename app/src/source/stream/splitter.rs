@@ -91,6 +91,16 @@ impl Splitter {
         }
     }
 
+    /// After the last bytes: where a segment seems to reach beyond them, it was none, and images may lie where it was taken
+    /// to be. Says whether to look for them.
+    pub(super) fn end(&mut self) -> bool {
+        let beyond = self.at > self.buffer.len();
+        if beyond {
+            self.give_up(self.start + 2);
+        }
+        beyond
+    }
+
     /// Counts what is before `to` as garbage and looks for an image from there.
     fn give_up(&mut self, to: usize) {
         self.garbage_bytes += (to - self.start) as u64;

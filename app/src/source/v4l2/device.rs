@@ -33,10 +33,10 @@ pub(super) struct Identity {
     pub(super) is_usb: bool,
 }
 
-/// All V4L2 nodes, by number.
-pub(crate) fn devices() -> Vec<PathBuf> {
+/// All V4L2 nodes in the folder, which is `/dev` but for tests, by number.
+pub(crate) fn devices(folder: &Path) -> Vec<PathBuf> {
     let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
-    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries.filter_map(|entry| Some((number(&entry.path())?, entry.path()))).collect();
     found.sort();
     found.into_iter().map(|(_, path)| path).collect()

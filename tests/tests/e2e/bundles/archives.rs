@@ -248,3 +248,71 @@ fn with_a_key_only_what_it_signed_is_taken() {
     let row = listing.slots.iter().find(|row| row.slot == "b").unwrap();
     assert_eq!(row.signed.as_deref(), Some("release 7"));
 }
+
+#[test]
+fn with_a_key_slots_that_it_has_not_signed_are_not_used() {
+    let place = prepared();
+    let (keys, other) =
+        (KeyPair::generate_unencrypted_keypair().unwrap(), KeyPair::generate_unencrypted_keypair().unwrap());
+    let name_key = |keys: &KeyPair| {
+        place.write("spotter.toml", format!("[bundles]\npublic_key = \"{}\"\n", keys.pk.to_base64()));
+    };
+    // From before the key was named: one that runs, and the one before it.
+    check(&place, "install a.tar --activate", 0, "a is active now");
+    check(&place, "install b.tar --activate", 0, "b is active now");
+    name_key(&keys);
+    check(&place, "activate a", 1, "slot \"a\": not signed when it was installed: expected the key that");
+    check(&place, "rollback", 1, "slot \"a\": not signed when it was installed");
+    assert_eq!(Listing::of(&place).active, "b");
+    check(&place, "list", 0, "not signed when it was installed");
+    let run = |place: &Place| {
+        let arguments = "run --output json --frames 1 --labels labels.toml --config spotter.toml --source";
+        finish(place.spotter(arguments).arg("test://shapes?size=64x64"))
+    };
+    let done = run(&place);
+    assert_eq!((done.code, bundle_of(&lines(&done)[0])), (Some(0), "built-in"), "{}", done.stderr);
+    assert!(done.stderr.contains("slot \"b\": not signed when it was installed"), "{}", done.stderr);
+    assert!(done.stderr.contains("bundle b: given up, going back to a"), "{}", done.stderr);
+    assert!(done.stderr.contains("bundle a: given up, going back to built-in"), "{}", done.stderr);
+    // Signed afterwards and installed again.
+    sign(&place, &keys, "a.tar", "a.tar.minisig", "release 1");
+    check(&place, "install a.tar --activate", 0, "a is active now");
+    let done = run(&place);
+    assert_eq!((done.code, bundle_of(&lines(&done)[0])), (Some(0), "a"), "{}", done.stderr);
+    assert_eq!(Listing::of(&place).slots.iter().find(|r| r.slot == "a").unwrap().signed.as_deref(), Some("release 1"));
+    // Another key: what the old one signed is not enough any more.
+    name_key(&other);
+    check(&place, "activate a", 1, "slot \"a\": signed by another key: expected the key that the configuration names");
+    assert_eq!(bundle_of(&lines(&run(&place))[0]), "built-in");
+    let done = finish(&mut place.spotter("check --labels labels.toml --config spotter.toml"));
+    assert_eq!(done.code, Some(0), "{} {}", done.stdout, done.stderr);
+    // What the configuration or the command line names is whoever may write those's own business.
+    let named = "run --output json --frames 1 --labels labels.toml --config spotter.toml --bundle c.tar --source";
+    let done = finish(place.spotter(named).arg("test://shapes?size=64x64"));
+    assert_eq!((done.code, bundle_of(&lines(&done)[0])), (Some(0), "c"), "{}", done.stderr);
+    // A slot that says nothing of itself is signed by nobody.
+    std::fs::remove_file(place.state().join("bundles/b/slot.json")).unwrap();
+    check(&place, "activate b", 1, "slot.json: cannot be read");
+}
+
+/// Root installs with a umask that keeps others out; the service is another user.
+#[test]
+fn what_is_installed_can_be_read_by_the_service() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = prepared();
+    place.write("spotter.toml", format!("state_dir = '{}'\nlabels = 'labels.toml'\n", place.state().display()));
+    let spotter = e2e::program("spotter").display().to_string();
+    let script = format!("umask 077; {spotter} bundle --config spotter.toml install a.tar --activate");
+    let done = finish(std::process::Command::new("sh").args(["-c", &script]).current_dir(place.at("")));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let folder = place.state().display().to_string();
+    assert!(done.stdout.contains(&format!("instead of built-in, in the state folder {folder}\n")), "{}", done.stdout);
+    let mut paths: Vec<_> = tree(&place.state()).into_iter().map(|(path, _)| path).collect();
+    paths.push(place.state());
+    assert!(paths.len() >= 10, "{paths:?}");
+    for path in paths {
+        let data = path.metadata().unwrap();
+        let expected = if data.is_dir() { 0o755 } else { 0o644 };
+        assert_eq!(data.permissions().mode() & 0o777, expected, "{}", path.display());
+    }
+}

@@ -115,3 +115,19 @@ fn any_bytes_are_safe() {
         assert!(frames.iter().all(|frame| frame.starts_with(&[0xFF, SOI, 0xFF]) && frame.ends_with(&[0xFF, EOI])));
     }
 }
+
+#[test]
+fn a_segment_beyond_the_end_was_none() {
+    let (a, b) = (plain(1), plain(2));
+    let lie = vec![0xFF, SOI, 0xFF, 0xE0, 0x0F, 0x00];
+    let mut splitter = Splitter::new(MAX);
+    let mut frame = Vec::new();
+    splitter.push(&[lie, a.clone(), b.clone()].concat());
+    assert!(!splitter.take_frame(&mut frame), "the segment may still come");
+    assert!(splitter.end() && splitter.take_frame(&mut frame));
+    assert_eq!(frame, a);
+    assert!(splitter.take_frame(&mut frame));
+    assert_eq!(frame, b);
+    splitter.push(&a[..a.len() - 2]);
+    assert!(!splitter.take_frame(&mut frame) && !splitter.end(), "an image that was cut off is none");
+}

@@ -1,0 +1,257 @@
+//! A camera program of the system, such as `rpicam-vid`, which writes MJPEG to its standard output.
+//!
+//! The program runs in a process group of its own, which is killed whole, so that nothing of it keeps the camera.
+
+use std::io::{ErrorKind, Read};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use super::stream::{JpegStream, Patience};
+use super::{CaptureOptions, Frame, Source, SourceError, Stop};
+
+/// What a program gets to start a camera and measure the light before its first frame.
+pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(10);
+
+/// What a program gets to end by itself, so that an end within a second is kept.
+const END_GRACE: Duration = Duration::from_millis(300);
+
+/// How often is looked whether it has ended.
+const END_CHECK: Duration = Duration::from_millis(5);
+
+/// The end of what a program says of its errors; more is of no use in one line.
+const SAID_BYTES: usize = 600;
+
+/// Groups at work, for an end of this program that drops nothing.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Kills whatever sources have started; to be called right before the process ends.
+pub(crate) fn kill_all() {
+    for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = kill_process_group(*group, Signal::KILL);
+    }
+}
+
+/// Frames that a program writes.
+pub(super) struct CommandSource {
+    name: String,
+    group: Group,
+    stream: JpegStream,
+    /// Standard error of the program.
+    said: Arc<Mutex<Vec<u8>>>,
+    listener: JoinHandle<()>,
+}
+
+impl CommandSource {
+    /// Starts the program, which is found in `$PATH`; `hint` says what to do where there is none.
+    pub(super) fn open(words: &[String], hint: &'static str, options: &CaptureOptions) -> Result<Self, SourceError> {
+        let (program, arguments) =
+            words.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        // It is not the one that the service manager waits for.
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
+        let mut child = command.spawn().map_err(|source| match source.kind() {
+            ErrorKind::NotFound => SourceError::Missing { path: program.into(), hint },
+            ErrorKind::PermissionDenied => SourceError::Permission { path: program.into(), hint: ": not a program" },
+            _ => SourceError::Start { name: program.into(), source },
+        })?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let group = Group::new(child);
+        let missing = || SourceError::Start { name: program.into(), source: ErrorKind::BrokenPipe.into() };
+        let (out, err) = (out.ok_or_else(missing)?, err.ok_or_else(missing)?);
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        let listener = thread::spawn(move || listen(err, &heard));
+        let patience = Patience { first: options.timeout.max(FIRST_FRAME), next: options.timeout };
+        let stream = JpegStream::new(program, out, true, Some(patience));
+        Ok(Self { name: program.to_owned(), group, stream, said, listener })
+    }
+
+    /// The error of a program that ended, however it did: a camera has no end.
+    fn ended(&mut self) -> SourceError {
+        let status = self.group.end(None);
+        let how = status.map_or_else(|| "it is gone".to_owned(), |status| status.to_string());
+        SourceError::Ended { name: self.name.clone(), how, said: self.last_words() }
+    }
+
+    /// The last lines of standard error, as one; to be asked for once the group has ended.
+    fn last_words(&self) -> String {
+        let start = Instant::now();
+        while !self.listener.is_finished() && start.elapsed() < END_GRACE {
+            thread::sleep(END_CHECK);
+        }
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&said);
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
+    }
+}
+
+impl Source for CommandSource {
+    fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
+        match self.stream.next(frame, stop) {
+            Ok(false) if stop.is_set() => Ok(false),
+            // Nothing at all is for the program itself to explain; other things than MJPEG are not.
+            Ok(false) | Err(SourceError::NoFrames { bytes: 0, .. }) => Err(self.ended()),
+            Err(SourceError::Silent { name, waited }) => {
+                self.group.end(Some(Signal::TERM));
+                Err(SourceError::Hung { name, waited, said: self.last_words() })
+            }
+            other => other,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn describe(&self) -> String {
+        // Without the arguments, which may hold a password.
+        format!("{}: JPEG frames", self.name)
+    }
+}
+
+/// Keeps the end of what is said.
+fn listen(mut pipe: impl Read, said: &Mutex<Vec<u8>>) {
+    let mut piece = [0; 1024];
+    loop {
+        match pipe.read(&mut piece) {
+            Ok(0) => return,
+            Ok(count) => {
+                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                said.extend_from_slice(&piece[..count]);
+                let past = said.len().saturating_sub(SAID_BYTES);
+                said.drain(..past);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// A running program and what it started.
+struct Group {
+    child: Child,
+    id: Pid,
+    /// How it ended, once it was asked.
+    ended: Option<Option<ExitStatus>>,
+}
+
+impl Group {
+    fn new(child: Child) -> Self {
+        let id = Pid::from_child(&child);
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        Self { child, id, ended: None }
+    }
+
+    /// Sends `signal`, if any, waits a little, and kills what is left.
+    fn end(&mut self, signal: Option<Signal>) -> Option<ExitStatus> {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        // The program itself is waited for last: until then no other process can get its number.
+        if let Some(signal) = signal {
+            let _ = kill_process_group(self.id, signal);
+        }
+        let start = Instant::now();
+        while !self.has_ended() && start.elapsed() < END_GRACE {
+            thread::sleep(END_CHECK);
+        }
+        let _ = kill_process_group(self.id, Signal::KILL);
+        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| *id != self.id);
+        let status = self.child.wait().ok();
+        self.ended = Some(status);
+        status
+    }
+
+    /// Whether the program has ended, without taking note of it.
+    fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::Pid(self.id), options), Ok(None))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.end(Some(Signal::TERM));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+mod tests {
+    use super::*;
+
+    /// A picture that a shell prints.
+    const TINY: &str = r"printf '\377\330\377\340\000\002\377\331'";
+
+    fn open(script: &str, timeout_ms: u64) -> CommandSource {
+        let options = CaptureOptions { timeout: Duration::from_millis(timeout_ms), ..CaptureOptions::default() };
+        CommandSource::open(&["sh", "-c", script].map(str::to_owned), "", &options).unwrap()
+    }
+
+    /// Takes `frames` frames, then the error.
+    fn check(script: &str, frames: usize, expected: &str) {
+        let (mut source, mut frame, stop) = (open(script, 300), Frame::default(), Stop::new());
+        for number in 0..frames {
+            assert!(source.next(&mut frame, &stop).unwrap(), "{script}: frame {number}");
+        }
+        let error = source.next(&mut frame, &stop).unwrap_err();
+        assert_eq!(error.to_string(), expected, "{script}");
+        assert!(error.is_transient(), "{script}");
+    }
+
+    #[test]
+    fn every_end_is_told_with_the_last_words() {
+        check(&format!("{TINY}; {TINY}; exit 0"), 2, "sh: ended (exit status: 0)");
+        check(&format!("{TINY}; echo ' no light' >&2; exit 3"), 1, "sh: ended (exit status: 3): no light");
+        check("echo no camera >&2; echo at all >&2; exit 1", 0, "sh: ended (exit status: 1): no camera; at all");
+        check(&format!("{TINY}; kill -9 $$"), 1, "sh: ended (signal: 9 (SIGKILL))");
+        check(&format!("{TINY}; exec >&-; echo closed >&2; sleep 100"), 1, "sh: ended (signal: 9 (SIGKILL)): closed");
+    }
+
+    #[test]
+    fn silence_is_told_and_what_was_started_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("{TINY}; sleep 100 & echo $! > {}; echo hm >&2; wait", file.display());
+        check(&script, 1, "sh: no frame within 0.3 s: hm");
+        let id = std::fs::read_to_string(file).unwrap();
+        // It may be a zombie until whoever inherited it has looked.
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    }
+
+    #[test]
+    fn what_does_not_listen_is_killed() {
+        let (mut source, mut frame, stop) =
+            (open(&format!("trap '' TERM; {TINY}; while :; do :; done"), 60_000), Frame::default(), Stop::new());
+        assert!(source.next(&mut frame, &stop).unwrap());
+        let start = Instant::now();
+        stop.set();
+        assert!(!source.next(&mut frame, &stop).unwrap());
+        drop(source);
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn other_things_than_frames_are_a_mistake() {
+        let (mut source, mut frame, stop) = (open("printf H264", 300), Frame::default(), Stop::new());
+        let error = source.next(&mut frame, &stop).unwrap_err();
+        assert!(error.to_string().starts_with("sh: 4 bytes without a JPEG frame"), "{error}");
+        assert!(!error.is_transient());
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let words = ["no-such-camera".to_owned()];
+        let error = CommandSource::open(&words, "; buy one", &CaptureOptions::default()).err().unwrap();
+        assert_eq!(error.to_string(), "no-such-camera: not found; buy one");
+        assert!(!error.is_transient());
+    }
+}

@@ -1,0 +1,26 @@
+#!/bin/bash
+# Tries a Debian package: cross/deb/test.sh PACKAGE.deb
+#
+# lintian first. Then, in a chroot that debootstrap makes: installs it, runs the program as the service would, upgrades it
+# with an edited configuration, removes it, and purges it, after which every file and account must be as before. Packages
+# for arm64 are tried on Debian 11, whose glibc is the oldest that the program may need, under qemu-user; those for this
+# machine on Debian 12. Needs root; installs what it needs. The chroots are kept in the target folder.
+set -euo pipefail
+package=$(realpath "${1:?the package}")
+cd "$(dirname "$0")/../.."
+source cross/toolchain.sh
+CARGO_TARGET_DIR=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
+export CARGO_TARGET_DIR
+apt_install debootstrap dpkg-dev lintian qemu-user-static
+
+lintian --allow-root --tag-display-limit 0 --display-info --fail-on error,warning,info "$package"
+say "lintian: nothing to say of $(basename "$package")"
+
+architecture=$(dpkg-deb -f "$package" Architecture)
+case $architecture in
+    arm64) suite=bullseye ;;
+    *) suite=bookworm ;;
+esac
+# Mounts, and the emulator's registration, end with this.
+as_root env CARGO_TARGET_DIR="$CARGO_TARGET_DIR" unshare --mount --fork \
+    cross/deb/chroot.sh "$architecture" "$suite" "$package"

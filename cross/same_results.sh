@@ -1,0 +1,118 @@
+#!/bin/bash
+# Checks that 64-bit ARM gives the results of x86-64: cross/same_results.sh HOST_PROGRAM ARM_PROGRAM BUNDLE...
+#
+# Both programs are spotter; the ARM one is emulated, on a CPU for each of the kernels' ARM instances. Four pictures of noise
+# go through the image tower and some prompts, in several scripts, through tokenizer and text tower: every embedding must
+# have a cosine of at least 0.9999 to the one from x86-64. Each also takes the other's cache of label embeddings: no sentence
+# is embedded anew, and what each wrote by itself has the same keys.
+set -euo pipefail
+host=$(realpath "${1:?the program for x86-64}")
+arm=$(realpath "${2:?the program for ARM}")
+shift 2
+bundles=("$@")
+for i in "${!bundles[@]}"; do bundles[i]=$(realpath "${bundles[i]}"); done
+cd "$(dirname "$0")/.."
+source cross/toolchain.sh
+install_emulation
+files=$(mktemp -d)
+trap 'rm -rf "$files"' EXIT
+
+cat >"$files/prompts" <<'TEXT'
+cat
+a photo of a dog.
+Two RED circles, on the grass; and 12,345.67 of them!
+naïve façade – Ünïcödé Ⅷ ﬁ
+привет мир 你好，世界 こんにちは 한국어 مرحبا 🦀👍🏽
+a very long prompt of a cat that goes on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on and on
+TEXT
+
+# compare BUNDLE CORE WHAT: the embeddings in the files host and arm.
+compare() {
+    python3 - "$files" "$@" <<'PYTHON'
+import array, json, math, pathlib, sys
+
+folder, bundle, core, what = sys.argv[1:]
+
+def embeddings(name):
+    content = (pathlib.Path(folder) / name).read_bytes()
+    if what == "text":
+        return [json.loads(line) for line in content.splitlines()]
+    values = array.array("f", content)
+    width = len(values) // 4
+    return [values[i * width : (i + 1) * width] for i in range(4)]
+
+def dot(a, b):
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+def cosine(a, b):
+    return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
+
+host, arm = embeddings("host"), embeddings("arm")
+assert len(host) == len(arm) == (6 if what == "text" else 4), (len(host), len(arm))
+least = min(cosine(a, b) for a, b in zip(host, arm, strict=True))
+# Else a tower that says the same of everything would pass.
+apart = min(cosine(host[0], other) for other in host[1:])
+print(f"{bundle:16} {core:12} {what:6} least cosine {least:.8f} (of different inputs {apart:.4f})")
+sys.exit(not (least >= 0.9999 and apart < 0.9999))
+PYTHON
+}
+
+# labels PROGRAM... FOLDER SUM: embeds the bundle's labels, with the state in the folder; the last line must begin with SUM.
+labels() {
+    local state=${*: -2:1} sum=${*: -1} said
+    said=$(STATE_DIRECTORY=$state "${@:1:$#-2}" labels --bundle "$bundle" --labels config/demo/labels.toml | tail -1)
+    [[ $said == "$sum"* ]] || { say "FAILED: expected $sum, found: $said"; exit 1; }
+}
+
+# The keys and values of two caches: keys equal, values nearly.
+same_caches() {
+    python3 - "$@" <<'PYTHON'
+import array, json, math, pathlib, struct, sys
+
+def read(path):
+    content = pathlib.Path(path).read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    data = content[8 + length :]
+    tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+    return {name: array.array("f", data[slice(*tensor["data_offsets"])]) for name, tensor in tensors.items()}
+
+a, b = read(sys.argv[1]), read(sys.argv[2])
+assert a.keys() == b.keys() and len(a) > 0, "other keys"
+dot = lambda x, y: math.fsum(p * q for p, q in zip(x, y, strict=True))
+least = min(dot(a[k], b[k]) / math.sqrt(dot(a[k], a[k]) * dot(b[k], b[k])) for k in a)
+print(f"caches: {len(a)} entries with the same keys, least cosine {least:.8f}, "
+      f"{'the same' if a == b else 'not the same'} to the last bit")
+sys.exit(not least >= 0.9999)
+PYTHON
+}
+
+for bundle in "${bundles[@]}"; do
+    name=$(basename "$bundle")
+    python3 - "$bundle" >"$files/pixels" <<'PYTHON'
+import array, json, pathlib, random, sys
+
+shape = json.loads((pathlib.Path(sys.argv[1]) / "bundle.json").read_text())["vision"]["inputs"][0]["shape"]
+values = random.Random(1)
+count = 4 * shape[1] * shape[2] * shape[3]
+sys.stdout.buffer.write(array.array("f", (values.uniform(-2, 2) for _ in range(count))).tobytes())
+PYTHON
+    command=(bench --embed --threads 2 --bundle "$bundle" --tower)
+    for core in cortex-a72 cortex-a76 max; do
+        for tower in image:pixels text:prompts; do
+            "$host" "${command[@]}" "${tower%:*}" <"$files/${tower#*:}" >"$files/host"
+            EMULATION="-cpu $core" emulated "$arm" "${command[@]}" "${tower%:*}" <"$files/${tower#*:}" >"$files/arm"
+            compare "$name" "$core" "${tower%:*}"
+        done
+    done
+
+    export EMULATION="-cpu cortex-a76"
+    count=$(grep -c '^name = ' config/demo/labels.toml)
+    rm -rf "$files"/state-*
+    labels "$host" "$files/state-host" "$count sentences: 0 cached, $count embedded"
+    labels emulated "$arm" "$files/state-arm" "$count sentences: 0 cached, $count embedded"
+    same_caches "$files"/state-{host,arm}/label-cache.safetensors
+    labels emulated "$arm" "$files/state-host" "$count sentences: $count cached, 0 embedded"
+    labels "$host" "$files/state-arm" "$count sentences: $count cached, 0 embedded"
+    echo "$name: each takes the other's cache"
+done

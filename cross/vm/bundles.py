@@ -1,0 +1,23 @@
+"""Bundles for the tests: the demo model under another name and with another scale of its scores, as an archive."""
+
+import io
+import json
+import math
+import pathlib
+import tarfile
+
+DEMO = pathlib.Path(__file__).resolve().parents[2] / "config/demo"
+
+
+def archive(path, name, scale):
+    """Writes the archive; a score's logit is its cosine times `scale`, by which the bundles are told apart."""
+    manifest = json.loads((DEMO / "bundle.json").read_text())
+    manifest |= {"name": name, "logit_scale": math.log(scale)}
+    contents = {"bundle.json": json.dumps(manifest, indent=2).encode()}
+    for file in ["vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"]:
+        contents[file] = (DEMO / file).read_bytes()
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for file, content in contents.items():
+            entry = tarfile.TarInfo(file)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))

@@ -1,0 +1,62 @@
+"""`spotter run` on a virtual board, as its lines of JSON tell of it."""
+
+import json
+import time
+
+from camera import DEVICE
+
+
+class Run:
+    """`spotter run` on the board, and the lines that it has printed."""
+
+    def __init__(self, machine, arguments="", source=DEVICE, state="/tmp/state", name="run"):
+        self.machine, self.path = machine, machine.share / f"{name}.out"
+        self.log = machine.share / f"{name}.err"
+        self.read, self.seen, self.lines = 0, 0, []
+        command = f"STATE_DIRECTORY={state} spotter run --source '{source}' --output json {arguments}"
+        self.pid = machine.start(command, name)
+
+    def poll(self):
+        """Takes in what was printed since."""
+        with self.path.open("rb") as file:
+            file.seek(self.read)
+            new = file.read()
+        end = new.rfind(b"\n") + 1
+        for line in new[:end].splitlines():
+            try:
+                self.lines.append(json.loads(line))
+            except ValueError as error:
+                raise AssertionError(f"no JSON in {self.path.name} from byte {self.read} on: {new[:end]}") from error
+        self.read += end
+
+    def wait(self, condition, what, timeout=30):
+        """Waits for a line, after the last that was waited for, of which `condition` holds, and gives it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.poll()
+            while self.seen < len(self.lines):
+                self.seen += 1
+                if condition(self.lines[self.seen - 1]):
+                    return self.lines[self.seen - 1]
+            if time.monotonic() > deadline or not self.machine.lives(self.pid):
+                raise AssertionError(f"no {what} within {timeout} s: {self.log.read_text()[-2000:]} {self.lines[-2:]}")
+            time.sleep(0.02)
+
+    def frames(self, count):
+        for _ in range(count):
+            self.wait(lambda line: "frame" in line, "frame")
+
+    def event(self, kind, timeout=30):
+        return self.wait(lambda line: line.get("event") == kind, kind, timeout)
+
+    def numbers(self):
+        """Of the frames labelled so far."""
+        return [line["frame"] for line in self.lines if "frame" in line]
+
+    def resident_kb(self, peak=False):
+        """The memory that the program takes now, or the most that it took."""
+        name = "VmHWM" if peak else "VmRSS"
+        return int(self.machine.run(f"grep {name} /proc/{self.pid}/status").split()[1])
+
+    def end(self):
+        self.machine.run(f"kill {self.pid}; while kill -0 {self.pid} 2>/dev/null; do usleep 20000; done", 10)

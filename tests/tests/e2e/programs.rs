@@ -1,0 +1,205 @@
+//! Cameras that come through a program of the system: started, watched, started anew, ended; and pipes that fall silent.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::classify::{DEADLINE, Event, Place, Running, drawn, finish};
+
+/// A camera program of a shell: it notes its arguments, its number and that of a helper, and gives a picture twenty times a
+/// second. The file `does` says what else: `dies` or `hangs`, before or after a picture.
+fn camera(place: &Place, name: &str) -> PathBuf {
+    let mut jpeg = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&drawn(1)).unwrap();
+    place.write("frame.jpg", jpeg);
+    fs::create_dir_all(place.at("bin")).unwrap();
+    let script = format!(
+        "#!/bin/sh\ncd '{}'\nprintf '%s\\n' \"$@\" > arguments\nsleep 1000 2>/dev/null >/dev/null & echo $$ $! >> numbers\n\
+         while :; do\n\
+         case $(cat does 2>/dev/null) in\n\
+         dies) echo 'lens: fell off' >&2; kill $!; exit 3;;\n\
+         ends) kill $!; exit 0;;\n\
+         hangs) wait;;\n\
+         esac\n\
+         cat frame.jpg\nsleep 0.05\ndone\n",
+        place.at("").display()
+    );
+    let path = place.write(&format!("bin/{name}"), script);
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+/// `spotter run` with the folder `bin` before all others.
+fn run(place: &Place, source: &str) -> Command {
+    place.write(
+        "spotter.toml",
+        format!("source = \"{source}\"\n[capture]\ntimeout_ms = 500\nwidth = 320\nheight = 240\n"),
+    );
+    let path = format!("{}:{}", place.at("bin").display(), std::env::var("PATH").unwrap());
+    let mut command = place.spotter("run --output json --config spotter.toml");
+    command.env("PATH", path);
+    command
+}
+
+/// Reads on until there are that many events, and gives them.
+fn events(program: &Running, count: usize) -> Vec<Event> {
+    let start = Instant::now();
+    while program.events().len() < count {
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(start.elapsed() < DEADLINE, "{:?} {}", program.events(), program.stderr());
+    }
+    program.events()
+}
+
+/// Processes of which any still runs; a zombie does not.
+fn running(place: &Place) -> Vec<String> {
+    let numbers = fs::read_to_string(place.at("numbers")).unwrap();
+    let state = |id: &str| fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let runs = |id: &&str| !state(id).is_empty() && !state(id).contains(") Z ");
+    numbers.split_whitespace().filter(runs).map(str::to_owned).collect()
+}
+
+fn nothing_runs(place: &Place) {
+    let start = Instant::now();
+    while !running(place).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(5), "still there: {:?}", running(place));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_camera_program_that_dies_ends_or_hangs_is_started_anew() {
+    let place = Place::new();
+    let path = camera(&place, "camera");
+    let program = Running::start(&mut run(&place, &format!("exec:{} -o '- x'", path.display())));
+    let mut last = program.next().unwrap_or_else(|| panic!("{}", program.stderr())).frame.unwrap();
+    assert_eq!(fs::read_to_string(place.at("arguments")).unwrap(), "-o\n- x\n");
+    let mut told = 0;
+    for (does, expected) in [
+        ("dies", "ended (exit status: 3): lens: fell off"),
+        ("ends", "ended (exit status: 0)"),
+        ("hangs", "no frame within 0.5 s"),
+    ] {
+        place.write("does", does);
+        let lost = events(&program, told + 1).pop().unwrap();
+        assert_eq!(lost.event, "source_lost");
+        assert!(lost.message.contains(expected), "{does}: {}", lost.message);
+        fs::remove_file(place.at("does")).unwrap();
+        let back = events(&program, told + 2).pop().unwrap();
+        assert_eq!(back.event, "source_back", "{does}: {}", back.message);
+        told += 2;
+        // Frames are counted on.
+        let number = program.next().unwrap().frame.unwrap();
+        assert!(number > last);
+        last = number;
+    }
+    let last_pair = running(&place);
+    assert_eq!(last_pair.len(), 2, "of four starts, the last one's program and its helper: {last_pair:?}");
+    let start = Instant::now();
+    program.signal("TERM");
+    let (code, _, stderr) = program.end();
+    println!("ended {:.0} ms after SIGTERM", start.elapsed().as_secs_f64() * 1e3);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(start.elapsed() < e2e::patience(Duration::from_secs(1)));
+    nothing_runs(&place);
+}
+
+#[test]
+fn a_program_that_never_gave_a_frame_is_an_error() {
+    let place = Place::new();
+    let path = camera(&place, "camera");
+    place.write("does", "dies");
+    let done = finish(&mut run(&place, &format!("exec:{}", path.display())));
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("camera: ended (exit status: 3): lens: fell off"), "{}", done.stderr);
+    for (source, expected) in [
+        ("exec:no-such-camera -o -", "error: no-such-camera: not found; is it installed?"),
+        ("exec:frame.jpg", "frame.jpg: not found"),
+        ("exec:./frame.jpg", "frame.jpg: permission denied"),
+        ("exec:", "expected a program and its arguments after `exec:`"),
+        ("exec:echo no picture", "echo: 11 bytes without a JPEG frame"),
+    ] {
+        let done = finish(&mut run(&place, source));
+        assert_eq!(done.code, Some(1), "{source}");
+        assert!(done.stderr.contains(expected), "{source}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn a_signal_while_the_model_loads_leaves_no_program_behind() {
+    let place = Place::new();
+    let path = camera(&place, "camera");
+    place.write("does", "hangs");
+    let labels: String =
+        (0..1000).map(|n| format!("[[label]]\nname = 'the {n}th of many things to look for'\n")).collect();
+    place.write("labels.toml", labels);
+    let mut command = run(&place, &format!("exec:{}", path.display()));
+    let program = Running::start(command.args(["--labels", "labels.toml"]));
+    let start = Instant::now();
+    while !place.at("numbers").exists() || fs::read_to_string(place.at("numbers")).unwrap().lines().count() == 0 {
+        assert!(start.elapsed() < DEADLINE);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    program.signal("TERM");
+    assert_eq!(program.end().0, Some(0));
+    nothing_runs(&place);
+}
+
+#[test]
+fn a_csi_camera_comes_through_the_boards_own_program() {
+    let place = Place::new();
+    camera(&place, "gst-launch-1.0");
+    let done = finish(run(&place, "csi://1").args(["--frames", "3"]));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let arguments = fs::read_to_string(place.at("arguments")).unwrap().replace('\n', " ");
+    assert!(arguments.starts_with("-q nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM),"), "{arguments}");
+    // A Raspberry Pi has both; the name that its program has had for long is taken where the newer one is missing.
+    for name in ["libcamera-vid", "rpicam-vid"] {
+        let path = camera(&place, name);
+        let done = finish(run(&place, "csi://1").args(["--frames", "3"]));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        assert!(done.stderr.contains(&format!("source: {name}: JPEG frames")), "{}", done.stderr);
+        let arguments = fs::read_to_string(place.at("arguments")).unwrap();
+        let words: Vec<_> = arguments.lines().collect();
+        for pair in
+            [["--camera", "1"], ["--width", "320"], ["--height", "240"], ["--codec", "mjpeg"], ["--output", "-"]]
+        {
+            assert!(words.windows(2).any(|found| found == pair), "{name}: {pair:?} is not in {words:?}");
+        }
+        assert!(Path::new(&path).exists());
+    }
+    nothing_runs(&place);
+    let done = finish(run(&place, "csi://0").env("PATH", "/nowhere"));
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("rpicam-vid: not found; a camera on a CSI connector needs it"), "{}", done.stderr);
+}
+
+#[test]
+fn a_pipe_that_falls_silent_is_told_and_may_go_on() {
+    let place = Place::new();
+    camera(&place, "camera");
+    let frame = fs::read(place.at("frame.jpg")).unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let program = Running::start(run(&place, "-").stdin(Stdio::from(reader)));
+    writer.write_all(&frame).unwrap();
+    assert!(program.next().is_some(), "{}", program.stderr());
+    let lost = events(&program, 1).pop().unwrap();
+    assert_eq!((lost.event.as_str(), lost.message.as_str()), ("source_lost", "standard input: no frame within 0.5 s"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(program.events().len(), 1, "told once");
+    writer.write_all(&frame).unwrap();
+    assert!(program.next().is_some());
+    let back = events(&program, 2).pop().unwrap();
+    assert_eq!(back.event, "source_back");
+    assert!(
+        back.message.ends_with("standard input: JPEG frames") && !back.message.contains("tries"),
+        "{}",
+        back.message
+    );
+    drop(writer);
+    assert_eq!(program.end().0, Some(0), "the end of a pipe is the end");
+}
