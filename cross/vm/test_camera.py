@@ -73,7 +73,7 @@ class CameraTest(unittest.TestCase):
                 with self.subTest(colors=colors, format=format):
                     self.check_picture(format, "75% Colorbar")
 
-    def check_recovery(self, begin, end=None, lost="", event="source_lost", arguments="", timeout=30):
+    def check_recovery(self, begin, end=None, lost="", event="source_lost", arguments="", timeout=90):
         """Makes a fault in a running stream, ends it where it does not end by itself, and waits for frames again.
 
         A fault that is over with the call that asks for it is taken to end when that call begins.
