@@ -4,13 +4,15 @@
 # On an emulated Cortex-A76 all tests, or those whose names contain a FILTER; on a Cortex-A72, which lacks the dot product,
 # and on `max`, which has everything, those of towers and kernels. In the gate (CI=true) the end-to-end tests that check no
 # results but files, signals and messages are left out, unless SPOTTER_SLOW=1: emulated, all of them take too long for it.
-# Programs and tests are built like those of `make test`. Installs what it needs.
+# The accuracy on photographs is not measured anew. Programs and tests are built like those of `make test`. Installs what it
+# needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
 arm64_toolchain
 install_emulation
 apt_install ffmpeg
+unset SPOTTER_DATA
 
 # What the tests start; they leave building to us, since a plain cargo would compile for another C library.
 arm64_cargo build --locked --workspace --bin spotter --bin model-prep

@@ -143,6 +143,23 @@ class Board:
         self.commands.touch()
         self.machine.start(f"STATE_DIRECTORY={STATE} sh /share/slots.sh {number} {slots.active}", "slots")
 
+    def done(self):
+        """How many of the commands are done."""
+        return self.commands.read_text().splitlines().count("done")
+
+    def work(self, chance):
+        """Until a random moment, some commands later, labels change all the time."""
+        start, commands, command_s = time.monotonic(), chance.randrange(6), 4.0
+        while self.done() < commands:
+            assert time.monotonic() - start < 240, self.commands.read_text()
+            self.next()
+            time.sleep(chance.uniform(0.0, 0.6))
+            command_s = (time.monotonic() - start) / max(self.done(), 1)
+        end = time.monotonic() + chance.uniform(0.0, command_s)
+        while time.monotonic() < end:
+            self.next()
+            time.sleep(chance.uniform(0.0, min(0.6, command_s)))
+
     def possible(self, slots):
         """What the commands so far make of `slots`: a list of the states before and after the last one."""
         lines = self.commands.read_text().splitlines()
@@ -235,16 +252,14 @@ class PowerTest(unittest.TestCase):
                     break
                 begun = len(board.kept())
                 board.change_bundles(number, slots)
-                end = time.monotonic() + chance.uniform(0.0, 12.0)
-                while time.monotonic() < end:
-                    board.next()
-                    time.sleep(chance.uniform(0.0, 0.6))
+                board.work(chance)
                 machine.kill()
                 allowed, done = board.possible(slots)
                 commands += done
                 under_way = board.commands.read_text().splitlines()[-1:]
                 hit = under_way[0].split()[1] if under_way and under_way[0] != "done" else "nothing"
                 hits[hit] = hits.get(hit, 0) + 1
+                print(f"cut {cut + 1} while at {hit}, after {time.monotonic() - start:.0f} s", flush=True)
                 kept, label = found + sum(board.kept()[begun:]), board.label
                 names = [int(name[1:]) for state in allowed for name in state.names]
                 number = max([*names, number - 1]) + 1
