@@ -142,7 +142,10 @@ struct ShapesFrame {
 }
 
 /// Elsewhere pixels on edges may be drawn otherwise than the reference saw them.
-#[cfg_attr(not(target_arch = "x86_64"), ignore = "pixels on edges may be drawn otherwise, as sine and cosine are rounded")]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    ignore = "pixels on edges may be drawn otherwise, as sine and cosine are rounded"
+)]
 #[test]
 fn drawn_shapes_are_confused_as_transformers_confuses_them() {
     let place = Place::new();

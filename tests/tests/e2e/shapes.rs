@@ -32,7 +32,10 @@ fn golden() -> Golden {
 }
 
 /// Elsewhere sine and cosine may be rounded otherwise, and a pixel on an edge with them.
-#[cfg_attr(not(target_arch = "x86_64"), ignore = "pixels on edges may be drawn otherwise, as sine and cosine are rounded")]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    ignore = "pixels on edges may be drawn otherwise, as sine and cosine are rounded"
+)]
 #[test]
 fn the_golden_is_of_the_frames_that_are_drawn() {
     let Ok(Uri::Shapes(options)) = SOURCE.parse() else { panic!("{SOURCE} is a source of drawn shapes") };
