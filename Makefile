@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run release test lint deny arm64 arm64-musl armv7 deb deb-test vm-tests tools test-tools python
+.PHONY: help run release test lint deny arm64 arm64-musl armv7 deb deb-test arm64-tests vm-tests tools test-tools python
 
 # Where rustup puts cargo; a new installation is not on the PATH of shells that were open before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -36,6 +36,7 @@ help:
 	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson); arm64-musl: as one static file'
 	@echo 'make armv7   build Spotter for 32-bit ARM Linux'
 	@echo 'make deb     Debian packages for amd64 and arm64; deb-test also tries them in chroots (needs root)'
+	@echo 'make arm64-tests  all tests, and results against x86-64, on emulated ARM CPUs'
 	@echo 'make vm-tests  cameras, faults, power cuts: on a virtual ARM board with Debian kernel (TESTS="test_camera")'
 
 # The build that the tests use too: its dependencies are optimised, and it takes a third of the time of `make release`.
@@ -99,6 +100,10 @@ deb: tools
 
 deb-test: tools
 	@cross/deb/all.sh test
+
+arm64-tests: tools
+	@cross/same_results.sh
+	@cross/emulated_tests.sh
 
 vm-tests: tools
 	@cross/vm/tests.sh $(TESTS)

@@ -1,19 +1,24 @@
 #!/bin/bash
-# Checks that 64-bit ARM gives the results of x86-64: cross/same_results.sh HOST_PROGRAM ARM_PROGRAM BUNDLE...
+# Checks that 64-bit ARM gives the results of x86-64: cross/same_results.sh [HOST_PROGRAM ARM_PROGRAM BUNDLE...]
 #
-# Both programs are spotter; the ARM one is emulated, on a CPU for each of the kernels' ARM instances. Four pictures of noise
+# Both programs are spotter, by default built as the tests are, with the demo bundle; the ARM one is emulated, on a CPU for each of the kernels' ARM instances. Four pictures of noise
 # go through the image tower and some prompts, in several scripts, through tokenizer and text tower: every embedding must
 # have a cosine of at least 0.9999 to the one from x86-64. Each also takes the other's cache of label embeddings: no sentence
 # is embedded anew, and what each wrote by itself has the same keys.
 set -euo pipefail
-host=$(realpath "${1:?the program for x86-64}")
-arm=$(realpath "${2:?the program for ARM}")
-shift 2
-bundles=("$@")
-for i in "${!bundles[@]}"; do bundles[i]=$(realpath "${bundles[i]}"); done
+arguments=("$@")
+for i in "${!arguments[@]}"; do arguments[i]=$(realpath "${arguments[i]}"); done
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
 install_emulation
+if [ $# = 0 ]; then
+    arm64_toolchain
+    cargo build --locked --workspace --bin spotter
+    arm64_cargo build --locked --workspace --bin spotter
+    arguments=("$CARGO_TARGET_DIR/debug/spotter" "$CARGO_TARGET_DIR/$TARGET/debug/spotter" "$PWD/config/demo")
+fi
+host=${arguments[0]} arm=${arguments[1]:?the program for ARM}
+bundles=("${arguments[@]:2}")
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
 

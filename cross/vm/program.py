@@ -29,7 +29,7 @@ class Run:
                 raise AssertionError(f"no JSON in {self.path.name} from byte {self.read} on: {new[:end]}") from error
         self.read += end
 
-    def wait(self, condition, what, timeout=30):
+    def wait(self, condition, what, timeout=90):
         """Waits for a line, after the last that was waited for, of which `condition` holds, and gives it."""
         deadline = time.monotonic() + timeout
         while True:
@@ -46,7 +46,7 @@ class Run:
         for _ in range(count):
             self.wait(lambda line: "frame" in line, "frame")
 
-    def event(self, kind, timeout=30):
+    def event(self, kind, timeout=90):
         return self.wait(lambda line: line.get("event") == kind, kind, timeout)
 
     def numbers(self):

@@ -79,7 +79,8 @@ class Slots:
         return Slots(self.active, self.previous, self.names - {slot})
 
 
-# Installs bundle after bundle, runs it, goes back and forth; says before and after each command what is done.
+# Installs bundle after bundle, runs it, goes back and forth; says before and after each command what is done. What is
+# neither active nor was before is removed first: what a cut left behind too, as the disk has room for few.
 COMMANDS = """
 step() {
     echo "begin $*" >>/share/slots.log
@@ -88,18 +89,17 @@ step() {
         exit 1
     fi
 }
-n=$1
-active=$2
+n=$1 active=$2 previous=$3
 while :; do
+    for old in $(ls /mnt/state/bundles 2>/dev/null); do
+        [ "$old" = "$active" ] || [ "$old" = "$previous" ] || step remove $old
+    done
     case $((n % 2)) in 1) kind=odd ;; *) kind=even ;; esac
     step install /share/$kind.tar --name s$n
     step activate s$n
     step rollback
     step activate s$n
-    for old in $(ls /mnt/state/bundles); do
-        [ "$old" = s$n ] || [ "$old" = "$active" ] || step remove $old
-    done
-    active=s$n
+    previous=$active active=s$n
     n=$((n + 1))
 done
 """
@@ -141,12 +141,30 @@ class Board:
         """Starts the commands, from slot `number` on."""
         (self.machine.share / "slots.sh").write_text(COMMANDS)
         self.commands.touch()
-        self.machine.start(f"STATE_DIRECTORY={STATE} sh /share/slots.sh {number} {slots.active}", "slots")
+        self.machine.start(f"STATE_DIRECTORY={STATE} sh /share/slots.sh {number} {slots.active} {slots.previous or 'none'}", "slots")
+
+    def done(self):
+        """How many of the commands are done; each must succeed."""
+        lines = self.commands.read_text().splitlines()
+        assert not any(line.startswith("failed") for line in lines), lines
+        return lines.count("done")
+
+    def work(self, chance):
+        """Until a random moment, some commands later, labels change all the time."""
+        start, commands, command_s = time.monotonic(), chance.randrange(6), 4.0
+        while self.done() < commands:
+            assert time.monotonic() - start < 240, self.commands.read_text()
+            self.next()
+            time.sleep(chance.uniform(0.0, 0.6))
+            command_s = (time.monotonic() - start) / max(self.done(), 1)
+        end = time.monotonic() + chance.uniform(0.0, command_s)
+        while time.monotonic() < end:
+            self.next()
+            time.sleep(chance.uniform(0.0, min(0.6, command_s)))
 
     def possible(self, slots):
         """What the commands so far make of `slots`: a list of the states before and after the last one."""
-        lines = self.commands.read_text().splitlines()
-        assert not any(line.startswith("failed") for line in lines), lines
+        lines, done = self.commands.read_text().splitlines(), self.done()
         states = [slots]
         for line in lines:
             if line == "done":
@@ -154,7 +172,7 @@ class Board:
             else:
                 words = [word for word in line.split()[1:] if not word.startswith(("/", "--"))]
                 states.append(states[-1].after(*words))
-        return states, sum(line == "done" for line in lines)
+        return states, done
 
     def listed(self):
         """The slots as the program lists them; every one must be usable."""
@@ -235,16 +253,14 @@ class PowerTest(unittest.TestCase):
                     break
                 begun = len(board.kept())
                 board.change_bundles(number, slots)
-                end = time.monotonic() + chance.uniform(0.0, 12.0)
-                while time.monotonic() < end:
-                    board.next()
-                    time.sleep(chance.uniform(0.0, 0.6))
+                board.work(chance)
                 machine.kill()
                 allowed, done = board.possible(slots)
                 commands += done
                 under_way = board.commands.read_text().splitlines()[-1:]
                 hit = under_way[0].split()[1] if under_way and under_way[0] != "done" else "nothing"
                 hits[hit] = hits.get(hit, 0) + 1
+                print(f"cut {cut + 1} while at {hit}, after {time.monotonic() - start:.0f} s", flush=True)
                 kept, label = found + sum(board.kept()[begun:]), board.label
                 names = [int(name[1:]) for state in allowed for name in state.names]
                 number = max([*names, number - 1]) + 1

@@ -166,7 +166,10 @@ fn sources_that_give_nothing_are_named() {
     };
     case("no camera", "run --output json --source /dev/video99", &["/dev/video99", "not found"]);
     case("no camera, as a URI", "run --output json --source v4l2:///dev/video99", &["/dev/video99", "not found"]);
-    case("no device for pictures", "run --output json --source /dev/null", &["/dev/null", "not a capture device"]);
+    // qemu-user knows none of the calls that ask a device what it is.
+    if !e2e::emulated() {
+        case("no device for pictures", "run --output json --source /dev/null", &["/dev/null", "not a capture device"]);
+    }
     case("an unknown scheme", "run --output json --source gopher://x", &["gopher://x", "unknown scheme `gopher`"]);
     case("a network camera", "run --output json --source rtsp://camera/1", &["rtsp://camera/1", "ffmpeg"]);
     case("an empty folder", "run --output json --source folder", &["folder", "no pictures"]);

@@ -173,12 +173,17 @@ mod tests {
     #[test]
     fn what_is_no_camera_is_named() {
         let dir = tempfile::tempdir().unwrap();
+        // qemu-user, which the tests are then run by, knows none of the calls that ask a device what it is.
+        let emulated = std::env::var_os("SPOTTER_TEST_RUNNER").is_some();
         for (path, part) in [
             (dir.path().join("video0"), "not found; plug the camera in"),
             (dir.path().into(), "not a capture device, expected a camera, found a file or folder"),
             (PathBuf::from("/dev/null"), "found a device of another kind"),
             (PathBuf::from("/dev/vid\0eo"), "not found"),
         ] {
+            if emulated && path == Path::new("/dev/null") {
+                continue;
+            }
             let opened = open(&path).and_then(|device| identify(&device, &path));
             let error = opened.unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
