@@ -23,8 +23,10 @@ scope=(--package spotter)
 arm64_cargo build --profile "$profile" --locked "${scope[@]}" --bin spotter "$@"
 
 dist=$CARGO_TARGET_DIR/dist/$TARGET
+model=()
 for argument in "$@"; do
-    [ "$argument" != --no-default-features ] || dist=$dist-small
+    [ "$argument" = --no-default-features ] || continue
+    dist=$dist-small model=(--bundle config/demo --labels config/demo/labels.toml)
 done
 folder=$profile
 [ "$profile" != dev ] || folder=debug
@@ -32,7 +34,7 @@ cross/split.sh "$CARGO_TARGET_DIR/$TARGET/$folder/spotter" "$dist"
 cross/check_program.sh "$dist/spotter" >&2
 if [ "${CI:-}" = true ] || command -v apt-get >/dev/null; then install_emulation; fi
 if command -v "${QEMU:-$QEMU_DEFAULT}" >/dev/null; then
-    cross/try_program.sh "$dist/spotter" >&2
+    cross/try_program.sh "$dist/spotter" ${model[@]+"${model[@]}"} >&2
 else
     say "not started here: no qemu-user"
 fi

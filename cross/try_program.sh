@@ -1,9 +1,11 @@
 #!/bin/bash
-# Starts an ARM program under qemu-user, and lets it look at a picture: cross/try_program.sh PROGRAM
+# Starts an ARM program under qemu-user, and lets it look at a picture: cross/try_program.sh PROGRAM [ARGUMENT...]
 #
-# SPOTTER_TARGET says what it was built for. The picture is a red disc on white, which the demo model must call red.
+# SPOTTER_TARGET says what it was built for. The picture is a red disc on white, which the demo model must call red; the
+# arguments name that model to a program that was built without it.
 set -euo pipefail
 program=$(realpath "${1:?the program}")
+shift
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
 files=$(mktemp -d)
@@ -27,13 +29,10 @@ for y in range(SIZE):
 with open(sys.argv[1], "wb") as file:
     file.write(b"P6 %d %d 255\n" % (SIZE, SIZE) + b"".join(rows))
 PYTHON
-# A small program has no demo model inside.
-demo=()
-grep -q 'demo bundle inside the program' "$program" || demo=(--bundle config/demo --labels config/demo/labels.toml)
 # The state folder keeps the embeddings; the second call must find them.
 export XDG_STATE_HOME=$files/state
 for time in first second; do
-    labels=$(emulated "$program" classify --json --top-k 1 ${demo[@]+"${demo[@]}"} "$files/disc.ppm" 2>"$files/log") || {
+    labels=$(emulated "$program" classify "$@" --json --top-k 1 "$files/disc.ppm" 2>"$files/log") || {
         cat "$files/log" >&2
         say "$program: classify failed the $time time"
         exit 1
