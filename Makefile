@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run release test lint deny arm64 arm64-musl armv7 deb deb-test vm-tests tools python
+.PHONY: help run release test lint deny arm64 vm-tests tools python
 
 # Where rustup puts cargo; a new installation is not on the PATH of shells that were open before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -82,6 +82,7 @@ deny: tools
 	    echo '*** The advisory database could not be fetched: known vulnerabilities were NOT checked.' >&2; \
 	fi
 
+.PHONY: arm64-musl armv7 deb deb-test
 arm64: tools
 	@cross/arm64.sh
 
