@@ -86,6 +86,7 @@ deny: tools
 	    echo '*** The advisory database could not be fetched: known vulnerabilities were NOT checked.' >&2; \
 	fi
 
+.PHONY: arm64-musl armv7 deb deb-test
 arm64: tools
 	@cross/arm64.sh
 
