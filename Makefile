@@ -86,7 +86,6 @@ deny: tools
 	    echo '*** The advisory database could not be fetched: known vulnerabilities were NOT checked.' >&2; \
 	fi
 
-.PHONY: arm64-musl armv7 deb deb-test
 arm64: tools
 	@cross/arm64.sh
 
