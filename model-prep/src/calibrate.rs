@@ -1,7 +1,7 @@
 //! What each layer costs as integers, measured on pictures and prompts, and which layers stay floats for it.
 //!
-//! Damage lies in activations too, so nothing is computed from weights: towers are run by the engine's own kernels, float
-//! ones in which one layer is exchanged for its integer form. The pictures of one layer are few ([`PER_LAYER`]), those of
+//! Damage lies in activations too, so nothing is computed from weights: towers are run as the engine runs them, float
+//! ones in which one layer has its integer form. The pictures of one layer are few ([`PER_LAYER`]), those of
 //! a choice as a whole many ([`PICTURES`]). Layers are ranked by the cosine that they lose for each byte that they save,
 //! and the shortest head of that list is kept in float that holds the wanted agreement, found by bisection: every head
 //! that counts was measured as a whole.
@@ -14,13 +14,16 @@ use std::path::PathBuf;
 use spotter_engine::bundle::{Calibration, LayerStorage, Weights};
 
 use self::bench::Bench;
+pub(crate) use self::bench::Material;
 pub use self::inputs::Inputs;
-use crate::export::Assembled;
 use crate::plan::{Layer, Plans};
 use crate::{Error, Tick};
 
-/// Pictures that a choice as a whole is measured on, at most.
-pub const PICTURES: usize = 64;
+/// Pictures that a choice as a whole is measured on, at most: one of them is a quarter of a point.
+pub const PICTURES: usize = 400;
+
+/// Bytes of preprocessed pictures that are held, at most: 400 pictures of 224 x 224.
+const PIXELS_BYTES_MAX: usize = 256 << 20;
 
 /// Pictures among them that each layer is measured on. The mean of their cosines hardly moves with more.
 pub const PER_LAYER: usize = 16;
@@ -59,16 +62,12 @@ struct Unit {
     bytes_saved: u64,
 }
 
-/// Chooses which layers of `stored` are better floats. `float` is the same checkpoint with float weights.
-pub fn choose(
-    stored: &Assembled,
-    float: &Assembled,
-    plans: &Plans,
-    settings: &Settings,
-    tick: Tick<'_>,
-) -> Result<Choice, Error> {
+/// Chooses which layers are better floats.
+pub(crate) fn choose(material: Material<'_>, settings: &Settings, tick: Tick<'_>) -> Result<Choice, Error> {
+    let Material { stored, plans, .. } = material;
     let inputs = Inputs::read(settings, &stored.manifest)?;
-    let mut bench = Bench::new(stored, float, inputs, tick)?;
+    warn_of_coarseness(inputs.pixels.len(), settings);
+    let mut bench = Bench::new(material, inputs, tick)?;
     let layers = [&stored.vision.layers, &stored.text.layers];
     let mut units = units(layers);
     for unit in &mut units {
@@ -117,6 +116,19 @@ pub fn choose(
     };
     let layers = storage(layers, &units, &plans);
     Ok(Choice { plans, calibration, layers })
+}
+
+/// Says so where one picture is more than all that may change.
+fn warn_of_coarseness(pictures: usize, settings: &Settings) {
+    let (one, max_drop) = (100.0 / pictures.max(1) as f32, settings.max_drop);
+    if max_drop > 0.0 && one > max_drop {
+        log::warn!(
+            "{}: one of {pictures} pictures is {one:.1} points, and {max_drop} may change: no winning prompt may; give \
+             {:.0} pictures or more",
+            settings.folder.display(),
+            (100.0 / max_drop).ceil()
+        );
+    }
 }
 
 /// Units of layers that are not stored as floats anyway.

@@ -37,10 +37,13 @@ use std::path::{Path, PathBuf};
 use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::preprocess::{Recipe, Size};
 
-use crate::overrides::{LOGIT_SCALE, Overrides, ScaleTo};
+use crate::overrides::{LOGIT_SCALE, Overrides};
 
 /// Name of the model card, in a checkpoint as in a bundle.
 const MODEL_CARD_FILE: &str = "MODEL_CARD.md";
+
+/// Bits of a float's fraction that f32, f16 and bf16 do without.
+const BITS_DROPPED: [u32; 3] = [0, 13, 16];
 
 /// A checkpoint that was opened and whose configuration was checked; weights are read when asked for.
 #[derive(Debug)]
@@ -59,7 +62,8 @@ pub struct Checkpoint {
     pub overrides: Vec<Override>,
     /// Prompt templates that were set by hand.
     pub templates: Vec<String>,
-    logit_scale: Option<ScaleTo>,
+    /// Natural logarithm of the factor on cosines: the trained value, or what was set in its place.
+    pub logit_scale: f32,
     /// `MODEL_CARD.md`, where there is one.
     pub model_card: Option<Vec<u8>>,
 }
@@ -85,13 +89,18 @@ impl Checkpoint {
         let tokenizer = TokenizerFile::read(path, Some(&config.text))?;
         let tensors = Tensors::open(path)?;
         let model_card = model_card_of(path)?;
-        let path = path.to_owned();
-        let (logit_scale, templates) = (given.logit_scale, given.templates.clone());
+        let (path, templates) = (path.to_owned(), given.templates.clone());
+        let logit_scale = config.logit_scale_init_value;
         let mut checkpoint =
             Self { path, config, tensors, tokenizer, preprocess, overrides, templates, logit_scale, model_card };
-        if let Some(to) = logit_scale {
-            let from = checkpoint.trained_logit_scale()?;
-            checkpoint.overrides.push(given.entry(LOGIT_SCALE, from.to_string(), to.to_string()));
+        checkpoint.logit_scale = checkpoint.trained_logit_scale()?;
+        match given.logit_scale {
+            Some(to) => {
+                let from = checkpoint.logit_scale.to_string();
+                checkpoint.overrides.push(given.entry(LOGIT_SCALE, from, to.to_string()));
+                checkpoint.logit_scale = to.0;
+            }
+            None => checkpoint.warn_of_initial_scale(),
         }
         checkpoint.overrides.extend(given.template_entries());
         Ok(checkpoint)
@@ -112,32 +121,25 @@ impl Checkpoint {
         self.config.text.inputs().iter().copied().filter(|name| masked || *name != "attention_mask").collect()
     }
 
-    /// Natural logarithm of the factor on cosines: the trained value, or what was set in its place.
-    pub fn logit_scale(&self) -> Result<f32, CheckpointError> {
-        if let Some(ScaleTo(scale)) = self.logit_scale {
-            return Ok(scale);
-        }
-        let scale = self.trained_logit_scale()?;
-        // Training moves it in its first step.
-        if scale == self.config.logit_scale_init_value {
+    /// Training moves the scale in its first step, however it is stored.
+    fn warn_of_initial_scale(&self) {
+        let (scale, initial) = (self.logit_scale, self.config.logit_scale_init_value);
+        if self.tensors.shape("logit_scale").is_none() {
+            log::warn!("{}: no tensor logit_scale: logit_scale_init_value {initial} is used", self.path.display());
+        } else if BITS_DROPPED.iter().any(|bits| rounded(initial, *bits) == scale) {
             log::warn!(
                 "{}: logit_scale is {scale}, its value before training: was this checkpoint ever tuned?",
                 self.path.display()
             );
         }
-        Ok(scale)
     }
 
+    /// The tensor's value; the initial one where there is no such tensor.
     fn trained_logit_scale(&self) -> Result<f32, CheckpointError> {
-        if self.tensors.shape("logit_scale").is_none() {
-            log::warn!(
-                "{}: no tensor logit_scale: logit_scale_init_value {} is used",
-                self.path.display(),
-                self.config.logit_scale_init_value
-            );
-            return Ok(self.config.logit_scale_init_value);
+        match self.tensors.shape("logit_scale") {
+            Some(_) => self.scalar("logit_scale"),
+            None => Ok(self.config.logit_scale_init_value),
         }
-        self.scalar("logit_scale")
     }
 
     /// What is added to logits, where the architecture does so: the trained value.
@@ -155,6 +157,14 @@ impl Checkpoint {
     }
 }
 
+/// The nearest float whose last `bits` bits are zero, ties to even.
+fn rounded(value: f32, bits: u32) -> f32 {
+    let raw = value.to_bits();
+    let half = (1_u32 << bits) / 2;
+    let up = if bits == 0 { 0 } else { half - 1 + (raw >> bits & 1) };
+    f32::from_bits((raw + up) >> bits << bits)
+}
+
 /// The model card in the folder `path`, where there is one.
 pub(crate) fn model_card_of(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     read_optional(&path.join(MODEL_CARD_FILE))
@@ -163,4 +173,21 @@ pub(crate) fn model_card_of(path: &Path) -> Result<Option<Vec<u8>>, CheckpointEr
 /// The tokenizer in the folder `path`, for a text tower of which no configuration is known.
 pub(crate) fn tokenizer_in(path: &Path) -> Result<TokenizerFile, CheckpointError> {
     TokenizerFile::read(path, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BITS_DROPPED, rounded};
+
+    /// Values that PyTorch gives.
+    #[test]
+    fn values_as_other_types_store_them() {
+        let check = |value: f32, expected: [f32; 3]| {
+            assert_eq!(BITS_DROPPED.map(|bits| rounded(value, bits)), expected, "{value}");
+        };
+        check(2.6592, [2.6592, 2.660_156_3, 2.656_25]);
+        check(0.0, [0.0; 3]);
+        check(-1.001, [-1.001, -1.000_976_6, -1.0]);
+        check(4.6052, [4.6052, 4.605_468_8, 4.593_75]);
+    }
 }

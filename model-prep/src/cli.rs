@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::Bundle;
 
@@ -26,26 +26,7 @@ enum Command {
     /// Write a bundle of a checkpoint.
     Export(Box<export::command::Arguments>),
     /// Make one dual encoder of an image tower and a text tower. It must be tuned before it is good for anything.
-    Compose {
-        /// Checkpoint of the image tower, with any head or none; of CLIP and SigLIP the image tower is taken.
-        #[arg(long, value_name = "DIR")]
-        vision: PathBuf,
-        /// Checkpoint of the text tower, with any head or none.
-        #[arg(long, value_name = "DIR")]
-        text: PathBuf,
-        /// Width of the embeddings.
-        #[arg(long, default_value = "512", value_parser = clap::value_parser!(u32).range(1..=65536))]
-        projection_dim: u32,
-        /// Natural logarithm of the factor on cosines.
-        #[arg(long, default_value = "2.6592", value_parser = logit_scale)]
-        logit_scale_init: f32,
-        /// Chooses the random numbers of the new projections.
-        #[arg(long, default_value = "0")]
-        seed: u64,
-        /// The new checkpoint, a directory.
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-    },
+    Compose(Box<ComposeArguments>),
     /// Compare a bundle with its checkpoint; fails where a cosine is under 0.995.
     Verify {
         /// The bundle.
@@ -65,17 +46,52 @@ enum Command {
     Evaluate(evaluate::command::Arguments),
 }
 
+/// Arguments of `model-prep compose`.
+#[derive(Debug, Args)]
+struct ComposeArguments {
+    /// Checkpoint of the image tower, with any head or none; of CLIP and SigLIP the image tower is taken.
+    #[arg(long, value_name = "DIR")]
+    vision: PathBuf,
+    /// Where in that directory the model lies.
+    #[arg(long, value_name = "FOLDER")]
+    vision_subfolder: Option<PathBuf>,
+    /// Checkpoint of the text tower, with any head or none.
+    #[arg(long, value_name = "DIR")]
+    text: PathBuf,
+    /// Where in that directory the model lies.
+    #[arg(long, value_name = "FOLDER")]
+    text_subfolder: Option<PathBuf>,
+    /// Width of the embeddings.
+    #[arg(long, default_value = "512", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    projection_dim: u32,
+    /// Natural logarithm of the factor on cosines.
+    #[arg(long, default_value = "2.6592", value_parser = logit_scale, allow_hyphen_values = true)]
+    logit_scale_init: f32,
+    /// Chooses the random numbers of the new projections.
+    #[arg(long, default_value = "0")]
+    seed: u64,
+    /// The new checkpoint, a directory.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
 /// Does what the command line says.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let bar = progress_bar();
     let tick = || bar.inc(1);
     match arguments.command {
         Command::Export(arguments) => export::command::run(*arguments, &bar),
-        Command::Compose { vision, text, projection_dim, logit_scale_init, seed, out } => {
-            bar.set_message(format!("compose {}", out.display()));
+        Command::Compose(arguments) => {
+            bar.set_message(format!("compose {}", arguments.out.display()));
             bar.set_length(compose::STEPS);
-            let projection_dim = projection_dim as usize;
-            let options = compose::Options { vision, text, projection_dim, logit_scale_init, seed, out };
+            let options = compose::Options {
+                vision: inside(arguments.vision, arguments.vision_subfolder),
+                text: inside(arguments.text, arguments.text_subfolder),
+                projection_dim: arguments.projection_dim as usize,
+                logit_scale_init: arguments.logit_scale_init,
+                seed: arguments.seed,
+                out: arguments.out,
+            };
             let report = compose::compose(&options, &tick)?;
             bar.finish_and_clear();
             print!("{report}");

@@ -82,6 +82,9 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// Every weight stays a float.
+    #[error("--calibrate chooses which layers stay floats, and with f32 weights all do: leave one of the two out")]
+    NothingToCalibrate,
     /// Bundle and checkpoint do not belong together.
     #[error("{}: {what}: expected {expected} as in the checkpoint, found {found}; name the checkpoint it was made of",
         .bundle.display())]

@@ -59,8 +59,11 @@ pub fn export<'a>(
     export_calibrated(model, out, name, plans, None, tick)
 }
 
-/// The same; with settings, layers that cost too much stay floats. See [`calibrate`]; it holds both forms of both towers
-/// in memory.
+/// The same; with settings, layers that cost too much stay floats. See [`calibrate`]; of towers that run fused it holds
+/// both forms in memory.
+///
+/// # Errors
+/// Besides what keeps a bundle from being written: with settings, where all weights stay floats.
 pub fn export_calibrated<'a>(
     model: impl Into<Model<'a>>,
     out: &Path,
@@ -70,11 +73,16 @@ pub fn export_calibrated<'a>(
     tick: Tick<'_>,
 ) -> Result<Manifest, Error> {
     let (model, plans) = (model.into(), plans.into());
+    if settings.is_some() && plans.is_float() {
+        return Err(Error::NothingToCalibrate);
+    }
     let mut writer = Writer::new(out)?;
     let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
     if !plans.is_float() {
         let float = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
-        let choice = settings.map(|settings| calibrate::choose(&parts, &float, &plans, settings, tick)).transpose()?;
+        let material =
+            calibrate::Material { model, plans: &plans, stored: &parts, float: &float, scratch: writer.folder() };
+        let choice = settings.map(|settings| calibrate::choose(material, settings, tick)).transpose()?;
         if let Some(choice) = choice {
             if choice.plans != plans {
                 parts = assemble(model, name, &choice.plans, writer.folder(), tick)?;

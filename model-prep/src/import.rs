@@ -23,7 +23,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::prelude::{Framework as _, InferenceFact, InferenceModelExt as _};
 
 use crate::onnx::OnnxFile;
-use crate::plan::Plan;
+use crate::plan::Target;
 use crate::quantize::transpose;
 use crate::towers::{IMAGE_OUTPUTS, TEXT_OUTPUTS, TowerFile};
 
@@ -54,6 +54,15 @@ pub enum ImportError {
         path: PathBuf,
         /// What the parser said.
         message: String,
+    },
+    /// 4-bit integers are newer than the operator sets that exporters write.
+    #[error(
+        "{}: int4 needs operator set {}, and a graph of another exporter stays in its own: expected --weights int8 or \
+         f32, found int4", .path.display(), crate::onnx::OPSET_INT4
+    )]
+    Int4 {
+        /// The file.
+        path: PathBuf,
     },
     /// Something in the graph is not as it must be.
     #[error("{}: {what}: expected {expected}, found {found}", .path.display())]
@@ -102,11 +111,14 @@ pub struct Options {
 ///
 /// Inputs are renamed to what bundles call them. The output is followed by the projection, if any, and by the division
 /// by its L2 norm, which changes nothing where the graph has done so.
-pub fn tower(path: &Path, options: &Options, plan: &Plan) -> Result<TowerFile, ImportError> {
-    let mut file = File::read(path)?;
+///
+/// Where the file is kept while it is not in memory is up to `target`.
+pub fn tower(path: &Path, options: &Options, target: Target<'_>) -> Result<TowerFile, ImportError> {
+    let plan = target.plan;
     if plan.weights == Weights::Int4 {
-        return Err(file.wrong("weights", "int8 or f32, for towers that were exported by others", "int4"));
+        return Err(ImportError::Int4 { path: path.to_owned() });
     }
+    let mut file = File::read(path)?;
     let inputs = file.inputs(options.modality)?;
     let features = file.output(options.output.as_deref())?;
     let width = file.width(&inputs, &features)?;
@@ -133,7 +145,8 @@ pub fn tower(path: &Path, options: &Options, plan: &Plan) -> Result<TowerFile, I
     for spec in [&output, &features] {
         file.graph.output.push(crate::onnx::value_info(spec));
     }
-    let onnx = OnnxFile::from_bytes(file.encode());
+    let io = |source| ImportError::Io { path: target.scratch.to_owned(), source };
+    let onnx = OnnxFile::spooled(file.encode(), target.scratch).map_err(io)?;
     Ok(TowerFile { architecture: Architecture::Onnx, inputs, output, features, layers, onnx })
 }
 
@@ -280,32 +293,15 @@ impl File {
     }
 
     /// Width of `output`, which must be [1, width] for one picture or one sequence.
-    fn width(&self, inputs: &[TensorSpec], output: &str) -> Result<usize, ImportError> {
-        let mut graph = self.graph.clone();
-        graph.input = inputs.iter().map(crate::onnx::value_info).collect();
-        graph.output = vec![pb::ValueInfoProto { name: output.to_owned(), ..Default::default() }];
-        let model = pb::ModelProto { graph: Some(graph), ..self.model.clone() };
-        // Any length shows the width.
-        const TOKENS: usize = 8;
-        let infer = || {
-            let mut model = tract_onnx::onnx()
-                .with_ignore_value_info(true)
-                .with_ignore_output_shapes(true)
-                .model_for_proto_model(&model)?;
-            for (index, input) in inputs.iter().enumerate() {
-                let extent = |dim: &Dim| if let Dim::Fixed(extent) = dim { *extent } else { TOKENS };
-                let shape: Vec<usize> = std::iter::once(1).chain(input.shape[1..].iter().map(extent)).collect();
-                let kind = match input.dtype {
-                    Dtype::F32 => tract_onnx::prelude::DatumType::F32,
-                    Dtype::I64 => tract_onnx::prelude::DatumType::I64,
-                };
-                model.set_input_fact(index, InferenceFact::dt_shape(kind, shape))?;
-            }
-            let model = model.into_typed()?;
-            Ok::<_, tract_onnx::prelude::TractError>(model.output_fact(0)?.shape.as_concrete().map(<[usize]>::to_vec))
-        };
-        // tract panics on graphs that make no sense.
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(infer));
+    fn width(&mut self, inputs: &[TensorSpec], output: &str) -> Result<usize, ImportError> {
+        // Lent, not copied: the weights are in it. The graph's own inputs and outputs were taken out before.
+        self.graph.input = inputs.iter().map(crate::onnx::value_info).collect();
+        self.graph.output = vec![pb::ValueInfoProto { name: output.to_owned(), ..Default::default() }];
+        self.model.graph = Some(std::mem::take(&mut self.graph));
+        let found = shape_of_output(&self.model, inputs);
+        self.graph = self.model.graph.take().unwrap_or_default();
+        self.graph.input.clear();
+        self.graph.output.clear();
         let what = format!("output {output}");
         match found {
             Ok(Ok(Some(shape))) => match shape[..] {
@@ -316,7 +312,7 @@ impl File {
                 }
             },
             Ok(Ok(None)) => Err(self.wrong(what, "[batch, width]", "a shape that depends on the input")),
-            Ok(Err(error)) => Err(self.wrong(what, "a graph that tract can run", format!("{error:#}"))),
+            Ok(Err(error)) => Err(self.wrong(what, "a graph that tract can run", error)),
             Err(_) => Err(self.wrong(what, "a graph that tract can run", "one that it gave up on")),
         }
     }
@@ -371,6 +367,35 @@ impl File {
         let graph = pb::GraphProto { value_info: Vec::new(), ..self.graph };
         pb::ModelProto { graph: Some(graph), ..self.model }.encode_to_vec()
     }
+}
+
+/// Shape of a graph's only output for one picture or one sequence, where it does not depend on the input; the outer error
+/// is a panic of tract's, which graphs that make no sense bring about.
+fn shape_of_output(
+    model: &pb::ModelProto,
+    inputs: &[TensorSpec],
+) -> std::thread::Result<Result<Option<Vec<usize>>, String>> {
+    // Any length shows the width.
+    const TOKENS: usize = 8;
+    let infer = || {
+        let mut model = tract_onnx::onnx()
+            .with_ignore_value_info(true)
+            .with_ignore_output_shapes(true)
+            .model_for_proto_model(model)?;
+        for (index, input) in inputs.iter().enumerate() {
+            let extent = |dim: &Dim| if let Dim::Fixed(extent) = dim { *extent } else { TOKENS };
+            let shape: Vec<usize> = std::iter::once(1).chain(input.shape[1..].iter().map(extent)).collect();
+            let kind = match input.dtype {
+                Dtype::F32 => tract_onnx::prelude::DatumType::F32,
+                Dtype::I64 => tract_onnx::prelude::DatumType::I64,
+            };
+            model.set_input_fact(index, InferenceFact::dt_shape(kind, shape))?;
+        }
+        let model = model.into_typed()?;
+        Ok::<_, tract_onnx::prelude::TractError>(model.output_fact(0)?.shape.as_concrete().map(<[usize]>::to_vec))
+    };
+    let infer = || infer().map_err(|error| format!("{error:#}"));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(infer))
 }
 
 /// A constant of little-endian bytes.

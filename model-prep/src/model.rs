@@ -46,14 +46,14 @@ impl<'a> Model<'a> {
     pub(crate) fn image_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(towers::vision(checkpoint, target, tick)?),
-            Self::Onnx(model) => Ok(model.vision(target.plan)?),
+            Self::Onnx(model) => Ok(model.vision(target)?),
         }
     }
 
     pub(crate) fn text_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(towers::text(checkpoint, target, tick)?),
-            Self::Onnx(model) => Ok(model.text(target.plan)?),
+            Self::Onnx(model) => Ok(model.text(target)?),
         }
     }
 
@@ -69,7 +69,7 @@ impl<'a> Model<'a> {
     pub(crate) fn scores(self) -> Result<Scores, Error> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(Scores {
-                logit_scale: checkpoint.logit_scale()?,
+                logit_scale: checkpoint.logit_scale,
                 logit_bias: checkpoint.logit_bias()?,
                 scoring: checkpoint.config.family.scoring(),
             }),
@@ -87,7 +87,7 @@ impl<'a> Model<'a> {
     pub(crate) fn padding(self) -> Padding {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.config.text.padding(),
-            Self::Onnx(_) => Padding::Longest,
+            Self::Onnx(model) => model.padding,
         }
     }
 

@@ -25,7 +25,7 @@ const OPSET: i64 = 18;
 const IR_VERSION: i64 = 8;
 
 /// The same for files with integers of 4 bits, which are new in them.
-const OPSET_INT4: i64 = 21;
+pub(crate) const OPSET_INT4: i64 = 21;
 const IR_VERSION_INT4: i64 = 10;
 
 /// Number of the type of integers of 4 bits, which the messages used here do not know.

@@ -18,6 +18,8 @@ pub(crate) const CROP: &str = "crop";
 pub(crate) const IMAGE_SIZE: &str = "image-size";
 pub(crate) const LOGIT_SCALE: &str = "logit-scale";
 pub(crate) const TEMPLATE: &str = "template";
+/// Of ONNX towers only.
+pub(crate) const TEXT_PADDING: &str = "text-padding";
 
 /// What is set by hand.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -48,6 +50,8 @@ impl Overrides {
                 IMAGE_SIZE => overrides.image_size = Some(to.parse().map_err(wrong)?),
                 LOGIT_SCALE => overrides.logit_scale = Some(to.parse().map_err(wrong)?),
                 TEMPLATE => overrides.templates.push(to.clone()),
+                // Those have no checkpoint that could be read again.
+                TEXT_PADDING => {}
                 _ => return Err(wrong(format!("one of {RESIZE}, {CROP}, {IMAGE_SIZE}, {LOGIT_SCALE}, {TEMPLATE}"))),
             }
         }

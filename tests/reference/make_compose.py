@@ -82,7 +82,7 @@ def save(name, folder):
     model, config, values = TOWERS[name]
     if config is None:
         whole, text, vision = (getattr(transformers, each) for each in values)
-        config = whole.from_text_vision_configs(text(**TEXT), vision(**VISION))
+        config = whole(text_config=text(**TEXT).to_dict(), vision_config=vision(**VISION).to_dict())
     else:
         config = getattr(transformers, config)(**values)
     torch.manual_seed(len(name))

@@ -5,9 +5,13 @@ odd pictures.
 
 Needs pillow 13, transformers 4.56.2 and safetensors, and transformers 5.23.0 in FOLDER (see requirements.txt); run
 make_pictures.py before. Files of `Fast` and `Pil` processors are run by the Pillow backend of transformers 5, all others
-by transformers 4.56.2; what transformers 5 makes of those is compared, and where it differs the case says so. With
-torchvision 0.29.2 in a folder of its own, the `Fast` processors of 4.56.2 are compared with the others and a table is
-printed.
+by transformers 4.56.2; what transformers 5 makes of those is compared, and where it differs the case says so.
+
+    PYTHONPATH=FOLDER python tests/reference/make_processors.py --step fast
+
+With torchvision 0.29.2 in FOLDER, compares the `Fast` processors of 4.56.2, which run on torchvision, with those on
+Pillow: pixels are at most FAST_WORST grey steps of 255 apart, at most FAST_SHARE of them at all; and where the margin of a
+crop is odd, torchvision's crop lies one pixel further down and right.
 """
 
 import argparse
@@ -41,6 +45,8 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 # The C library's sine decides a rounding now and then, so these are compared pixel by pixel, on few pictures.
 SINES = ("lanczos", "hamming")
+# What rounding within torchvision's resize may change.
+FAST_WORST, FAST_SHARE = 2, 0.01
 FEW = ["5x3", "24x25", "37x53", "16x200", "480x640", "grey.png"]
 
 
@@ -205,7 +211,10 @@ def compare_fast():
         ("CLIP", dict(size={"shortest_edge": 224}, resample=2, do_center_crop=False)),
         ("CLIP", dict(size={"shortest_edge": 224}, resample=3, do_center_crop=False)),
         ("CLIP", dict(size={"shortest_edge": 224}, resample=3, crop_size={"height": 224, "width": 224})),
-        ("DeiT", dict(size={"height": 255, "width": 255}, crop_size={"height": 224, "width": 224})),
+        ("DeiT", dict(size={"height": 256, "width": 256}, crop_size={"height": 224, "width": 224})),
+        ("Bit", dict(size={"shortest_edge": 256}, do_center_crop=False)),
+        ("Siglip", dict(size={"height": 224, "width": 224})),
+        ("Beit", dict(size={"height": 256, "width": 256}, crop_size={"height": 224, "width": 224}, do_center_crop=True)),
     ]
     for name, options in rows:
         options |= dict(do_rescale=False, do_normalize=False)
@@ -218,6 +227,14 @@ def compare_fast():
             away = np.abs(ours - theirs.numpy().astype(int))
             print(f"{name} {options['resample'] if 'resample' in options else ''} {size}: "
                   f"{(away > 0).mean():.2%} differ, worst {away.max()}, mean {away.mean():.4f}")  # fmt: skip
+            assert away.max() <= FAST_WORST and (away > 0).mean() <= FAST_SHARE, (name, options, size)
+    sizes = dict(size={"height": 255, "width": 255}, do_rescale=False, do_normalize=False)
+    picture = torch.from_numpy(drawn(480, 640)).permute(2, 0, 1)
+    fast = transformers.DeiTImageProcessorFast
+    whole = fast(**sizes, do_center_crop=False)(picture, return_tensors="pt")["pixel_values"][0]
+    cropped = fast(**sizes, crop_size={"height": 224, "width": 224})(picture, return_tensors="pt")["pixel_values"][0]
+    # 15 on Pillow.
+    assert torch.equal(cropped, whole[:, 16:240, 16:240])
 
 
 def main():

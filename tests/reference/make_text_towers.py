@@ -1,8 +1,11 @@
 """Makes the golden files of the text towers and of their tokenizers.
 
     python make_text_towers.py --out tests/golden/text --transformers-5 FOLDER
+    python make_text_towers.py --out tests/golden/text --check
 
-Versions: requirements.txt beside this file, and sentencepiece 0.2.3. Everything is computed by transformers 4.56.2 from
+Versions: requirements.txt beside this file. The second command writes nothing: it compares tokens and features with what
+the imported transformers gives. Of 5.24.0 (PYTHONPATH=FOLDER) features are the same within 1e-5, and tokens but for one
+prompt of OTHER_TOKENS_IN_5. Everything is computed by transformers 4.56.2 from
 random weights and from tokenizers that are trained on the text below. FOLDER holds transformers 5.23.0.
 
 OUT/TOWER/                  the text half of a dual encoder:
@@ -29,7 +32,9 @@ import tempfile
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file
 
 PROJECTION_DIM = 24  # of tests/golden/tiny, whose image tower goes with these text towers
@@ -252,8 +257,10 @@ AFTER_PADDING = ["roberta", "xlm-roberta", "camembert", "mpnet"]
 
 def position_ids(name, model, ids):
     if name in AFTER_PADDING:
+        # A function of the module in transformers 4, of the embeddings in 5.
         module = sys.modules[type(model).__module__]
-        return module.create_position_ids_from_input_ids(ids, 1)
+        owner = module if hasattr(module, "create_position_ids_from_input_ids") else model.embeddings
+        return owner.create_position_ids_from_input_ids(ids, 1)
     return torch.arange(ids.shape[1]).expand(ids.shape)
 
 
@@ -332,6 +339,57 @@ def make(name, folder):
     return sorted(state)
 
 
+# Prompts that the tokenizers of transformers 5 split in another way than those of 4.56.2, which this project follows.
+# There, the mark of a space within a prompt is a piece of its own.
+OTHER_TOKENS_IN_5 = {name: ["▁underscore ▁▁ _x_ ## ##ing __"] for name in ["xlm-roberta", "camembert"]}
+
+
+def check(name, folder):
+    """What the imported transformers, of whatever version, gives: the goldens, within 1e-5."""
+    import transformers
+    from transformers import AutoTokenizer, SiglipTokenizer
+
+    kind, _, model_class, *_ = towers()[name]
+    expected = load_arrays(folder / "goldens.safetensors")
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        state = {key: t.float() for key, t in load_torch(folder / "weights.safetensors").items()}
+        projection = torch.nn.Linear(*reversed(state["text_projection.weight"].shape), bias=False)
+        projection.weight.data.copy_(state.pop("text_projection.weight"))
+        save_file({key.removeprefix("text_model."): t for key, t in state.items()}, scratch / "model.safetensors",
+                  {"format": "pt"})  # fmt: skip
+        (scratch / "config.json").write_text((folder / "config.json").read_text())
+        model, info = model_class.from_pretrained(scratch, output_loading_info=True, attn_implementation="eager")
+    assert not info["missing_keys"] and not info["unexpected_keys"], (name, info)
+    model.eval()
+    worst = 0.0
+    for group in [*GROUPS, *(["legacy"] if name == "clip" else [])]:
+        if group == "legacy":
+            getattr(model, "text_model", model).eos_token_id = 2
+        integers = lambda key: torch.from_numpy(expected[f"{group.replace('legacy', 'many')}.{key}"].astype(np.int64))
+        ids, mask, types = integers("input_ids"), integers("attention_mask"), integers("token_type_ids")
+        given = {"input_ids": ids} if name == "siglip" else {"input_ids": ids, "attention_mask": mask}
+        with torch.no_grad():
+            found = model(**given, **({"token_type_ids": types} if name == "bert" else {})).pooler_output
+            features = projection(found).numpy()
+        assert torch.equal(position_ids(name, model, ids), integers("position_ids")), (name, group)
+        differ = np.abs(features - expected[f"{group}.text_features"]).max()
+        assert differ <= 1e-5, (name, group, differ)
+        worst = max(worst, differ)
+    # Nothing but the files says which class it is: transformers 5 has one class where 4 has a fast and a slow one.
+    tokenizer = (SiglipTokenizer if name == "siglip" else AutoTokenizer).from_pretrained(folder)
+    longest = expected["long.input_ids"].shape[1]
+    other = []
+    for prompt, row, ones in zip(MANY, expected["many.input_ids"], expected["many.attention_mask"]):
+        padding = "max_length" if name == "siglip" else False
+        found = tokenizer(prompt, truncation=True, max_length=longest, padding=padding)["input_ids"]
+        if found != row[: len(row) if name == "siglip" else ones.sum()].tolist():
+            other.append(prompt)
+    print(f"{name}: features within {worst:.1e}, tokens of {len(MANY) - len(other)} of {len(MANY)} prompts")
+    known = OTHER_TOKENS_IN_5.get(name, []) if transformers.__version__.startswith("5.") else []
+    assert other == [prompt for prompt in MANY if prompt in known], (name, other)
+
+
 def generation_5_names(out):
     """Names that each tower's tensors have in a dual encoder (SigLIP: in a SigLIP model) saved by transformers 5."""
     from safetensors import safe_open
@@ -371,12 +429,18 @@ def generation_5_tokenizers(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--transformers-5", type=pathlib.Path, required=True)
+    parser.add_argument("--transformers-5", type=pathlib.Path)
+    parser.add_argument("--check", action="store_true", help="compare the goldens with what this transformers gives")
     parser.add_argument("--names-of-5", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     import transformers
 
+    if args.check:
+        print("transformers", transformers.__version__)
+        for name in towers():
+            check(name, args.out / name)
+        return
     if args.names_of_5:
         assert transformers.__version__ == "5.23.0", transformers.__version__
         generation_5_names(args.names_of_5)

@@ -189,6 +189,7 @@ def main():
     parser.add_argument("--demo", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--transformers-5", type=pathlib.Path)
+    parser.add_argument("--check", action="store_true", help="compare the goldens with what this transformers gives")
     parser.add_argument("--as-generation-5", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     sets = {
@@ -198,6 +199,19 @@ def main():
 
     import transformers
 
+    if args.check:
+        found = {name: goldens(*sets[name])[0] for name in sets}
+        found["variants"] = variants(sets["tiny"][0], found["tiny"])
+        files = {name: args.out / name / "goldens.safetensors" for name in sets}
+        files["variants"] = args.out / "tiny/variants.safetensors"
+        for name, file in files.items():
+            worst = 0.0
+            for key, expected in load_file(file).items():
+                differ = (expected.double() - found[name][key].double()).abs().max().item()
+                assert differ <= (0 if expected.dtype == torch.int64 else 2e-5), (name, key, differ)
+                worst = max(worst, differ)
+            print(f"transformers {transformers.__version__}: {name}: within {worst:.1e}")
+        return
     if args.as_generation_5:
         assert transformers.__version__ == "5.23.0", transformers.__version__
         for name, (checkpoint, prompts, count) in sets.items():

@@ -1,8 +1,11 @@
 """Makes the golden files of the image towers.
 
     python make_vision_towers.py --out tests/golden/vision --transformers-5 FOLDER
+    python make_vision_towers.py --out tests/golden/vision --check
 
-Versions: requirements.txt beside this file. FOLDER holds transformers 5.23.0. The goldens are those of 4.56.2; 5.23.0 must
+Versions: requirements.txt beside this file. The second command writes nothing: it compares the goldens with what the
+imported transformers gives, which for 5.24.0 (PYTHONPATH=FOLDER) is the same within 2e-5. In the first command FOLDER
+holds transformers 5.23.0. The goldens are those of 4.56.2; 5.23.0 must
 agree, but for Swin's absolute position embeddings, which 4.56.2 cannot run: those goldens are 5.23.0's.
 
 OUT/WEIGHTS.safetensors   random image towers of odd little sizes with their projections, as they stand in a
@@ -64,12 +67,14 @@ CASES = {
     "vit_larger": ("vit", {}, [38, 45], True),
     "vit_smaller": ("vit", {}, [24, 15], True),
     "deit_larger": ("deit", {}, [45, 45], True),
+    "deit_unbiased": ("deit", {"qkv_bias": False}, None, False),
     "deit_flat": ("deit", {"hidden_act": "relu", "pooler_act": "relu"}, [22, 37], True),
     "clip_larger": ("clip", {}, [37, 44], True),
     "clip_same_grid": ("clip", {"hidden_act": "gelu"}, [34, 34], True),
     "clip_gelu_new": ("clip", {"hidden_act": "gelu_new", "num_attention_heads": 4}, None, False),
     "clip_relu": ("clip", {"hidden_act": "relu", "layer_norm_eps": 0.02}, None, False),
     "dinov2_larger": ("dinov2", {}, [47, 42], False),
+    "dinov2_unbiased": ("dinov2", {"qkv_bias": False}, None, False),
     "dinov2_smaller": ("dinov2", {"hidden_act": "gelu_new"}, [22, 31], False),
     "dinov2_registers_larger": ("dinov2_registers", {}, [47, 42], False),
     "dinov2_registers_smaller": ("dinov2_registers", {}, [16, 22], False),
@@ -144,6 +149,9 @@ def load(model, tensors):
     """Weights by the names that 4.56.2 saves in a VisionTextDualEncoder; either version of transformers reads them."""
     prefix = "vision_model."
     state = {name[len(prefix) :]: t.float() for name, t in tensors.items() if name.startswith(prefix)}
+    if not getattr(model.config, "qkv_bias", True):
+        biases = tuple(f".attention.attention.{part}.bias" for part in ["query", "key", "value"])
+        state = {name: t for name, t in state.items() if not name.endswith(biases)}
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         save_file(state, pathlib.Path(folder) / "model.safetensors", metadata={"format": "pt"})
@@ -231,12 +239,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--transformers-5", type=pathlib.Path)
+    parser.add_argument("--check", action="store_true", help="compare the goldens with what this transformers gives")
     parser.add_argument("--as-generation-5", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
 
     import transformers
 
     transformers.logging.disable_progress_bar()
+    if args.check:
+        pictures = load_file(args.out / "pixels.safetensors")["pixels"]
+        expected = load_file(args.out / "goldens.safetensors")
+        old = transformers.__version__.startswith("4.")
+        found = goldens(args.out, [case for case in CASES if not (old and only_5(case))], pictures)
+        worst = max((values - expected[name].float()).abs().max().item() for name, values in found.items())
+        print(f"transformers {transformers.__version__}: {len(found)} tensors, within {worst:.1e}")
+        assert worst <= 2e-5, worst
+        return
     if args.as_generation_5:
         assert transformers.__version__ == "5.23.0", transformers.__version__
         make_weights(args.out, [True])

@@ -14,6 +14,7 @@ mod program;
 mod run;
 
 pub(crate) use file::{INT4, OnnxFile};
+pub(crate) use int4::at as int4_at;
 pub(crate) use interpret::{Inputs, Outcome, Unrecognized, interpret};
 pub(crate) use kernels::{Kernels, Pool};
 pub(crate) use load::load;

@@ -62,6 +62,8 @@ impl Tokenizer {
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
         let file_error = |e: tokenizers::Error| TokenizeError::File { message: e.to_string() };
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(file_error)?;
+        // A file that pads to one length has no empty prompt.
+        inner.with_padding(None);
         let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
         if spec.max_length <= special {
             let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
@@ -70,7 +72,6 @@ impl Tokenizer {
         inner
             .with_truncation(Some(TruncationParams { max_length: spec.max_length, ..TruncationParams::default() }))
             .map_err(file_error)?;
-        inner.with_padding(None);
         Ok(Self {
             inner: Arc::new(inner),
             fixed_length: (spec.padding == Padding::MaxLength).then_some(spec.max_length),

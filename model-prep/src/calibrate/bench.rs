@@ -1,22 +1,58 @@
-//! Float towers with some layers exchanged for their integer forms, and the other way round.
+//! Towers with some layers as integers and the others in float.
+//!
+//! Of towers that run fused, layers are exchanged between the two forms, which share the weights. Any other tower, and
+//! every one that another program exported, whose layers the engine knows by other names, is built anew each time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
-use spotter_engine::tower::{ImageTower, TextTower};
+use spotter_engine::bundle::Weights;
+use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use super::{Inputs, PER_LAYER};
 use crate::compare::{Agreement, threads};
 use crate::export::Assembled;
+use crate::model::Model;
+use crate::plan::{Plan, Plans, Target};
 use crate::{Error, Tick};
 
 /// Normalised embeddings, in the order of the inputs.
 type Embeddings = Vec<Vec<f32>>;
 
+/// What is calibrated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Material<'a> {
+    pub(crate) model: Model<'a>,
+    /// How its weights are to be stored.
+    pub(crate) plans: &'a Plans,
+    /// Its parts, stored so.
+    pub(crate) stored: &'a Assembled,
+    /// Its parts with float weights.
+    pub(crate) float: &'a Assembled,
+    /// A folder with room for the weights of a tower.
+    pub(crate) scratch: &'a Path,
+}
+
+/// The forms of one tower.
+enum Forms<T> {
+    Exchanged { stored: T, float: T },
+    Rebuilt,
+}
+
+/// The form that a tower has but for some layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Base {
+    Stored,
+    Float,
+}
+
 /// Both towers in both forms.
 pub(super) struct Bench<'a> {
+    material: Material<'a>,
+    threads: Threads,
     inputs: Inputs,
-    image: [ImageTower; 2],
-    text: [TextTower; 2],
+    image: Forms<ImageTower>,
+    text: Forms<TextTower>,
     /// Embeddings by the float towers: pictures, prompts.
     reference: [Embeddings; 2],
     /// What was measured already, by tower and layers in float.
@@ -24,17 +60,20 @@ pub(super) struct Bench<'a> {
     tick: Tick<'a>,
 }
 
-/// The form in [`Bench::image`] and [`Bench::text`].
-const STORED: usize = 0;
-const FLOAT: usize = 1;
-
 impl<'a> Bench<'a> {
-    pub(super) fn new(stored: &Assembled, float: &Assembled, inputs: Inputs, tick: Tick<'a>) -> Result<Self, Error> {
+    pub(super) fn new(material: Material<'a>, inputs: Inputs, tick: Tick<'a>) -> Result<Self, Error> {
         let threads = threads()?;
+        let Material { model, stored, float, .. } = material;
+        let own = matches!(model, Model::Checkpoint(_));
         let image = [stored.image_tower(&threads)?, float.image_tower(&threads)?];
+        let reference = images(&image[1], &inputs.pixels, tick)?;
+        let fused = own && image.iter().all(|tower| tower.unfused().is_none());
+        let image = forms(image, fused);
         let mut text = [stored.text_tower(&threads)?, float.text_tower(&threads)?];
-        let reference = [images(&image[FLOAT], &inputs.pixels, tick)?, texts(&mut text[FLOAT], &inputs.prompts, tick)?];
-        Ok(Self { inputs, image, text, reference, known: HashMap::new(), tick })
+        let reference = [reference, texts(&mut text[1], &inputs.prompts, tick)?];
+        let fused = own && text.iter().all(|tower| tower.unfused().is_none());
+        let text = forms(text, fused);
+        Ok(Self { material, threads, inputs, image, text, reference, known: HashMap::new(), tick })
     }
 
     pub(super) fn pictures(&self) -> usize {
@@ -48,10 +87,9 @@ impl<'a> Bench<'a> {
     /// What is lost where only the layers called `names` are stored as integers: of the cosine, and of agreement in
     /// points.
     pub(super) fn damage(&self, tower: usize, names: &[String]) -> Result<(f32, f32), Error> {
-        let chosen = |step: &str| named(names, step);
         let [image_reference, text_reference] = &self.reference;
         if tower == 0 {
-            let tower = self.image[FLOAT].exchanged(&self.image[STORED], &chosen)?;
+            let tower = self.image_tower(Base::Float, names)?;
             // As evenly spaced as the pictures themselves.
             let count = self.pictures().min(PER_LAYER);
             let some = (0..count).map(|index| index * self.pictures() / count);
@@ -61,7 +99,7 @@ impl<'a> Bench<'a> {
             let drop = drop([&found, text_reference], [&expected, text_reference]);
             return Ok((loss(&found, &expected), drop));
         }
-        let mut tower = self.text[FLOAT].exchanged(&self.text[STORED], &chosen)?;
+        let mut tower = self.text_tower(Base::Float, names)?;
         let found = texts(&mut tower, &self.inputs.prompts, self.tick)?;
         let drop = drop([image_reference, &found], [image_reference, text_reference]);
         Ok((loss(&found, text_reference), drop))
@@ -72,33 +110,76 @@ impl<'a> Bench<'a> {
         let [image_floats, text_floats] = floats;
         let image_key = (0, image_floats);
         if !self.known.contains_key(&image_key) {
-            let tower = mixed_image(&self.image, &image_key.1)?;
+            let tower = self.image_tower(Base::Stored, &image_key.1)?;
             let found = images(&tower, &self.inputs.pixels, self.tick)?;
             self.known.insert(image_key.clone(), found);
         }
         let text_key = (1, text_floats);
         if !self.known.contains_key(&text_key) {
-            let mut tower = mixed_text(&self.text, &text_key.1)?;
+            let mut tower = self.text_tower(Base::Stored, &text_key.1)?;
             let found = texts(&mut tower, &self.inputs.prompts, self.tick)?;
             self.known.insert(text_key.clone(), found);
         }
         let [image_reference, text_reference] = &self.reference;
         Ok(drop([&self.known[&image_key], &self.known[&text_key]], [image_reference, text_reference]))
     }
+
+    /// The image tower as `base`, but for the layers called `others`, which have the other form.
+    fn image_tower(&self, base: Base, others: &[String]) -> Result<ImageTower, Error> {
+        match (&self.image, base) {
+            (Forms::Exchanged { stored, .. }, Base::Stored) if others.is_empty() => Ok(stored.clone()),
+            (Forms::Exchanged { stored, float }, Base::Stored) => {
+                Ok(stored.exchanged(float, &|step: &str| named(others, step))?)
+            }
+            (Forms::Exchanged { stored, float }, Base::Float) => {
+                Ok(float.exchanged(stored, &|step: &str| named(others, step))?)
+            }
+            (Forms::Rebuilt, _) => {
+                let Material { model, plans, stored, scratch, .. } = self.material;
+                let plan = plan(&plans.image, base, others);
+                let file = model.image_tower(Target { plan: &plan, scratch }, self.tick)?;
+                Ok(ImageTower::from_reader(file.onnx.reader(), &stored.manifest, &self.threads)?)
+            }
+        }
+    }
+
+    /// As [`Self::image_tower`].
+    fn text_tower(&self, base: Base, others: &[String]) -> Result<TextTower, Error> {
+        match (&self.text, base) {
+            (Forms::Exchanged { stored, .. }, Base::Stored) if others.is_empty() => Ok(stored.clone()),
+            (Forms::Exchanged { stored, float }, Base::Stored) => {
+                Ok(stored.exchanged(float, &|step: &str| named(others, step))?)
+            }
+            (Forms::Exchanged { stored, float }, Base::Float) => {
+                Ok(float.exchanged(stored, &|step: &str| named(others, step))?)
+            }
+            (Forms::Rebuilt, _) => {
+                let Material { model, plans, stored, scratch, .. } = self.material;
+                let plan = plan(&plans.text, base, others);
+                let file = model.text_tower(Target { plan: &plan, scratch }, self.tick)?;
+                let tokenizer = &stored.tokenizer;
+                Ok(TextTower::from_reader(file.onnx.reader(), tokenizer, &stored.manifest, &self.threads)?)
+            }
+        }
+    }
 }
 
-fn mixed_image(forms: &[ImageTower; 2], floats: &[String]) -> Result<ImageTower, Error> {
-    if floats.is_empty() {
-        return Ok(forms[STORED].clone());
-    }
-    Ok(forms[STORED].exchanged(&forms[FLOAT], &|step: &str| named(floats, step))?)
+/// Both are kept only where layers can be exchanged between them.
+fn forms<T>([stored, float]: [T; 2], fused: bool) -> Forms<T> {
+    if fused { Forms::Exchanged { stored, float } } else { Forms::Rebuilt }
 }
 
-fn mixed_text(forms: &[TextTower; 2], floats: &[String]) -> Result<TextTower, Error> {
-    if floats.is_empty() {
-        return Ok(forms[STORED].clone());
+/// The plan of a tower as `base`, but for the layers called `others`; `stored` is the plan of the stored form.
+fn plan(stored: &Plan, base: Base, others: &[String]) -> Plan {
+    let of = |name: &String| if base == Base::Float { stored.of(name) } else { Weights::F32 };
+    let own = others.iter().map(|name| (name.clone(), of(name)));
+    match base {
+        Base::Float => Plan { weights: Weights::F32, exceptions: own.collect() },
+        Base::Stored => {
+            let exceptions: BTreeMap<_, _> = stored.exceptions.clone().into_iter().chain(own).collect();
+            Plan { weights: stored.weights, exceptions }
+        }
     }
-    Ok(forms[STORED].exchanged(&forms[FLOAT], &|step: &str| named(floats, step))?)
 }
 
 /// Whether a step of a tower is one of these layers: the product before a bias has a name of its own.
@@ -153,7 +234,9 @@ fn winners([images, texts]: [&Embeddings; 2]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{drop, loss, named};
+    use spotter_engine::bundle::Weights;
+
+    use super::{Base, Plan, drop, loss, named, plan};
 
     #[test]
     fn winning_prompts_that_change_are_counted() {
@@ -176,5 +259,20 @@ mod tests {
         for (step, expected) in [("a.query.product", true), ("b", true), ("a", false), ("b.output", false)] {
             assert_eq!(named(&names, step), expected, "{step}");
         }
+    }
+
+    #[test]
+    fn plans_of_mixed_towers() {
+        let mut stored = Plan::from(Weights::Int4);
+        stored.exceptions.insert("b".into(), Weights::Int8);
+        let check = |base: Base, others: &[&str], expected: [Weights; 3]| {
+            let others: Vec<String> = others.iter().map(|name| (*name).to_owned()).collect();
+            let plan = plan(&stored, base, &others);
+            assert_eq!(["a", "b", "c"].map(|name| plan.of(name)), expected, "{base:?} {others:?}");
+        };
+        use Weights::{F32, Int4, Int8};
+        check(Base::Stored, &[], [Int4, Int8, Int4]);
+        check(Base::Stored, &["b", "c"], [Int4, F32, F32]);
+        check(Base::Float, &["a", "b"], [Int4, Int8, F32]);
     }
 }

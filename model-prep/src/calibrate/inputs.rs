@@ -6,7 +6,7 @@ use spotter_engine::bundle::Manifest;
 use spotter_engine::picture::decode;
 use spotter_engine::preprocess::Preprocessor;
 
-use super::{PICTURES, Settings};
+use super::{PICTURES, PIXELS_BYTES_MAX, Settings};
 use crate::{Error, probes};
 
 /// Ends of names of what may be a picture.
@@ -25,7 +25,8 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Reads up to [`PICTURES`] pictures, evenly spaced over the sorted names in the folder and the folders in it.
+    /// Reads up to [`PICTURES`] pictures, evenly spaced over the sorted names in the folder and the folders in it; fewer
+    /// of large ones.
     pub fn read(settings: &Settings, manifest: &Manifest) -> Result<Self, Error> {
         let folder = &settings.folder;
         let refused =
@@ -33,7 +34,8 @@ impl Inputs {
         let mut paths = Vec::new();
         pictures_in(folder, 0, &mut paths)?;
         paths.sort();
-        let count = paths.len().min(PICTURES);
+        let picture_bytes = 3 * size_of::<f32>() * manifest.image_size().iter().product::<usize>();
+        let count = paths.len().min(PICTURES).min((PIXELS_BYTES_MAX / picture_bytes.max(1)).max(1));
         let chosen: Vec<&PathBuf> = (0..count).map(|index| &paths[index * paths.len() / count]).collect();
         let mut preprocessor = Preprocessor::new(&manifest.preprocess)?;
         let mut pixels = Vec::with_capacity(count);

@@ -15,8 +15,8 @@ pub enum CheckpointError {
     },
     /// The path is no checkpoint directory.
     #[error(
-        "{}: not a checkpoint: expected a directory with config.json, model.safetensors, tokenizer.json and \
-         preprocessor_config.json; found {found}", .path.display()
+        "{}: not a checkpoint: expected a directory with config.json, weights (model.safetensors, pytorch_model.bin or \
+         the .index.json of either), a tokenizer and preprocessor_config.json; found {found}", .path.display()
     )]
     NotACheckpoint {
         /// The path as given.

@@ -9,7 +9,7 @@ mod word_pieces;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use spotter_engine::bundle::PaddingSide;
+use spotter_engine::bundle::{Padding, PaddingSide};
 use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -37,6 +37,8 @@ pub struct TokenizerFile {
     pub pad_type_id: u32,
     /// Whether the attention mask is among what the model is given.
     pub attention_mask: bool,
+    /// How far its own files say that prompts are padded. The text tower, where it is known, knows better.
+    pub padding: Padding,
 }
 
 impl TokenizerFile {
@@ -68,9 +70,12 @@ impl TokenizerFile {
             );
             return Err(CheckpointError::Tokenizer { path, message });
         }
+        let fixed = file["padding"]["strategy"]["Fixed"].as_u64();
+        let to_one_length = fixed.is_some() || config.class == Class::Siglip;
         Ok(Self {
             attention_mask: config.attention_mask()?,
-            max_length: config.max_length(text.map(TextConfig::tokens_max))?,
+            max_length: config.max_length(text.map(TextConfig::tokens_max), fixed)?,
+            padding: if to_one_length { Padding::MaxLength } else { Padding::Longest },
             padding_side: config.padding_side(&file)?,
             pad_type_id: config.pad_type_id()?,
             json,

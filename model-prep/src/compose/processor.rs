@@ -10,20 +10,19 @@ use crate::Error;
 use crate::checkpoint::{CheckpointError, Object, read_optional};
 
 /// Files of tokenizers that are copied as they are.
-const TOKENIZER_FILES: [&str; 9] = [
+const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
-    "tokenizer.model",
     "added_tokens.json",
     "special_tokens_map.json",
 ];
 
 /// How many of them, from the first, hold a vocabulary.
-const VOCABULARIES: usize = 7;
+const VOCABULARIES: usize = 6;
 
 /// Writes the image processor of one tower and the tokenizer of the other, as `VisionTextDualEncoderProcessor` does.
 pub(super) fn write(vision: &Tower, text: &Tower, out: &Path) -> Result<(), Error> {

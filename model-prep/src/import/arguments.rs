@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use spotter_engine::bundle::Padding;
 
 use super::{OnnxFiles, TowerSource};
 
@@ -32,6 +33,26 @@ pub(crate) struct OnnxArguments {
     /// Added to logits, which a sigmoid then turns into probabilities, as SigLIP does.
     #[arg(long, value_name = "NUMBER", requires = "vision_onnx", allow_hyphen_values = true)]
     logit_bias: Option<f32>,
+    /// How far prompts are padded, where the tokenizer's files do not say what the text tower was trained with.
+    #[arg(long, value_enum, value_name = "HOW", requires = "text_onnx", group = "overrides")]
+    text_padding: Option<PaddingName>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PaddingName {
+    /// Not at all: one prompt at a time.
+    Longest,
+    /// To the most tokens that the tokenizer allows, as SigLIP.
+    MaxLength,
+}
+
+impl From<PaddingName> for Padding {
+    fn from(name: PaddingName) -> Self {
+        match name {
+            PaddingName::Longest => Self::Longest,
+            PaddingName::MaxLength => Self::MaxLength,
+        }
+    }
 }
 
 impl OnnxArguments {
@@ -46,6 +67,7 @@ impl OnnxArguments {
             text: TowerSource { path: self.text_onnx?, output: self.text_output, projection: self.text_projection },
             folder: folder.to_owned(),
             logit_bias: self.logit_bias,
+            padding: self.text_padding.map(Padding::from),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use sha2::{Digest as _, Sha256};
-use spotter_engine::bundle::Override;
+use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::preprocess::{Recipe, Size};
 use spotter_engine::score::ScoringKind;
 
@@ -14,9 +14,12 @@ use super::{ImportError, Modality, Options, Projection, tower};
 use crate::Error;
 use crate::checkpoint::{TokenizerFile, model_card_of, recipe_in, tokenizer_in};
 use crate::model::Scores;
-use crate::overrides::{Overrides, ScaleTo};
-use crate::plan::Plan;
+use crate::overrides::{LOGIT_SCALE, Overrides, ScaleTo, TEXT_PADDING};
+use crate::plan::Target;
 use crate::towers::TowerFile;
+
+/// What stands in the record for a value that ONNX files do not hold.
+const NOT_THERE: &str = "none";
 
 /// Bytes that are hashed at a time.
 const HASH_BYTES: usize = 1 << 18;
@@ -32,6 +35,8 @@ pub struct OnnxFiles {
     pub folder: PathBuf,
     /// Added to logits: SigLIP's `logit_bias`, which goes with probabilities by sigmoid.
     pub logit_bias: Option<f32>,
+    /// How far prompts are padded; what the tokenizer says if left out.
+    pub padding: Option<Padding>,
 }
 
 /// One tower.
@@ -51,6 +56,7 @@ pub struct OnnxModel {
     pub(crate) name: String,
     pub(crate) preprocess: Recipe,
     pub(crate) tokenizer: TokenizerFile,
+    pub(crate) padding: Padding,
     pub(crate) scores: Scores,
     pub(crate) overrides: Vec<Override>,
     pub(crate) templates: Vec<String>,
@@ -63,6 +69,11 @@ impl OnnxModel {
     /// Reads what is beside the towers; those are read when they are built. A logit scale must be among `overrides`:
     /// no file holds it.
     pub fn open(files: &OnnxFiles, overrides: &Overrides) -> Result<Self, Error> {
+        if overrides.image_size.is_some() {
+            let expected = "a checkpoint, whose position embeddings can be interpolated; an ONNX tower is made for one \
+                            size, that of preprocessor_config.json or of --resize and --crop";
+            return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower").into());
+        }
         let (preprocess, mut record) = recipe_in(&files.folder, overrides)?;
         let Some(Size { height, width }) = preprocess.output_size() else {
             return Err(wrong(
@@ -82,6 +93,13 @@ impl OnnxModel {
             )
             .into());
         };
+        record.push(overrides.entry(LOGIT_SCALE, NOT_THERE.into(), ScaleTo(logit_scale).to_string()));
+        let tokenizer = tokenizer_in(&files.folder)?;
+        let padding = files.padding.unwrap_or(tokenizer.padding);
+        if padding != tokenizer.padding {
+            let [from, to] = [tokenizer.padding, padding].map(|padding| padding_name(padding).to_owned());
+            record.push(overrides.entry(TEXT_PADDING, from, to));
+        }
         record.extend(overrides.template_entries());
         let scoring = if files.logit_bias.is_some() { ScoringKind::Sigmoid } else { ScoringKind::Softmax };
         let options = |source: &TowerSource, modality| {
@@ -91,8 +109,9 @@ impl OnnxModel {
         let name = std::fs::canonicalize(&files.folder).unwrap_or_else(|_| files.folder.clone());
         Ok(Self {
             name: name.file_name().map_or_else(|| "onnx".into(), |name| name.to_string_lossy().into_owned()),
-            tokenizer: tokenizer_in(&files.folder)?,
+            tokenizer,
             preprocess,
+            padding,
             scores: Scores { logit_scale, logit_bias: files.logit_bias, scoring },
             overrides: record,
             templates: overrides.templates.clone(),
@@ -107,12 +126,12 @@ impl OnnxModel {
         &self.name
     }
 
-    pub(crate) fn vision(&self, plan: &Plan) -> Result<TowerFile, ImportError> {
-        tower(&self.vision.0, &self.vision.1, plan)
+    pub(crate) fn vision(&self, target: Target<'_>) -> Result<TowerFile, ImportError> {
+        tower(&self.vision.0, &self.vision.1, target)
     }
 
-    pub(crate) fn text(&self, plan: &Plan) -> Result<TowerFile, ImportError> {
-        tower(&self.text.0, &self.text.1, plan)
+    pub(crate) fn text(&self, target: Target<'_>) -> Result<TowerFile, ImportError> {
+        tower(&self.text.0, &self.text.1, target)
     }
 
     /// Over both files; data beside them counts by what the graphs say of it.
@@ -131,6 +150,14 @@ impl OnnxModel {
             }
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// As the command line spells it.
+fn padding_name(padding: Padding) -> &'static str {
+    match padding {
+        Padding::Longest => "longest",
+        Padding::MaxLength => "max-length",
     }
 }
 

@@ -102,10 +102,11 @@ pub struct OnnxFile {
 }
 
 impl OnnxFile {
-    /// A file that is in memory.
-    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
-        let len = bytes.len() as u64;
-        Self { parts: vec![Data::Bytes(bytes)], starts: vec![0], len, spool: None }
+    /// A file whose bytes wait in a nameless file in the folder `scratch`.
+    pub(crate) fn spooled(bytes: Vec<u8>, scratch: &Path) -> io::Result<Self> {
+        let mut spool = Spool::new(scratch);
+        let part = spool.add(bytes.len(), [bytes]);
+        spool.finish(vec![part])
     }
 
     /// For reading it from its start.

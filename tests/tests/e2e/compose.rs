@@ -205,6 +205,35 @@ fn a_composed_checkpoint_computes_what_its_towers_did() {
 }
 
 #[test]
+fn towers_in_subfolders_are_composed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (vision, text) = split_tiny(folder.path());
+    let compose = |vision: &Path, text: &Path, out: &str, options: &[&str]| {
+        let out = folder.path().join(out);
+        let mut command = Command::new(e2e::program("model-prep"));
+        command.arg("compose").arg("--vision").arg(vision).arg("--text").arg(text).arg("--out").arg(&out);
+        let output = command.args(["--seed", "3", "--logit-scale-init", "-1"]).args(options).output().unwrap();
+        (output.status.code(), out, String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, expected, errors) = compose(&vision, &text, "expected", &[]);
+    assert_eq!(code, Some(0), "{errors}");
+    let options = ["--vision-subfolder", "vision", "--text-subfolder", "text"];
+    let (code, found, errors) = compose(folder.path(), folder.path(), "found", &options);
+    assert_eq!(code, Some(0), "{errors}");
+    for file in ["model.safetensors", "config.json", "tokenizer_config.json", "preprocessor_config.json"] {
+        assert!(
+            std::fs::read(expected.join(file)).unwrap() == std::fs::read(found.join(file)).unwrap(),
+            "{file} differs"
+        );
+    }
+    let scale = &tensors(&found.join("model.safetensors"))["logit_scale"];
+    assert_eq!(scale.2, (-1.0_f32).to_le_bytes());
+    let options = ["--vision-subfolder", "vision", "--text-subfolder", "none"];
+    let (code, _, errors) = compose(folder.path(), folder.path(), "none", &options);
+    assert!(code == Some(1) && errors.contains("none/config.json"), "{errors}");
+}
+
+#[test]
 fn towers_that_cannot_be_composed_are_refused() {
     let cases = cases();
     let check = |change: &dyn Fn(&Path, &Path), expected: &[&str]| {

@@ -7,6 +7,7 @@ mod bench;
 mod board;
 mod bundles;
 mod cache;
+mod calibration;
 mod classify;
 mod compose;
 mod doctor;

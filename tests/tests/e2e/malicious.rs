@@ -37,7 +37,7 @@ fn pickled(file: Vec<u8>) -> impl FnOnce(&Path) {
 }
 
 /// One entry of a zip archive, true or not.
-struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     name: &'a str,
     data: &'a [u8],
     method: u8,
@@ -47,11 +47,11 @@ struct Entry<'a> {
     start: Option<usize>,
 }
 
-fn stored<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
+pub(crate) fn stored<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
     Entry { name, data, method: 0, size: data.len(), start: None }
 }
 
-fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     let four = |n: usize| (n as u32).to_le_bytes();
     for entry in entries {
@@ -88,11 +88,11 @@ fn with_pickle(pickle: &[u8]) -> impl FnOnce(&Path) + use<> {
     pickled(archive(&[stored("a/data.pkl", pickle), stored("a/data/0", &STORAGE)]))
 }
 
-fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-fn int(n: i128) -> Vec<u8> {
+pub(crate) fn int(n: i128) -> Vec<u8> {
     [&[0x8a, 16], &n.to_le_bytes()[..]].concat()
 }
 

@@ -5,8 +5,11 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use safetensors::Dtype;
 use spotter_engine::bundle::{Bundle, Override};
 use spotter_engine::preprocess::{Filter, Resize, Size, Target};
+
+use crate::towers::{Weight, changed, save, tensors};
 
 /// Its image tower takes 30 x 30 pixels, and its file resizes to that.
 fn tiny() -> std::path::PathBuf {
@@ -67,6 +70,66 @@ fn the_bundle_keeps_what_was_overridden_and_why() {
         entry("crop", "none", "30x30", "given on the command line"),
     ];
     assert_eq!(manifest.overrides, expected);
+}
+
+#[test]
+fn a_logit_scale_from_before_training_is_told_once() {
+    let check = |weight: Option<Weight>, options: &[&str], expected: Option<&str>| {
+        let (guard, copy) = changed(|path| {
+            let path = path.join("model.safetensors");
+            let mut all = tensors(&path);
+            all.remove("logit_scale");
+            all.extend(weight.clone().map(|weight| ("logit_scale".to_owned(), weight)));
+            save(&path, &all);
+        });
+        let output = Command::new(e2e::program("model-prep"))
+            .arg("export")
+            .arg(&copy)
+            .arg("--out")
+            .arg(guard.path().join("bundle"))
+            .args(options)
+            .output()
+            .unwrap();
+        let errors = stderr(&output);
+        assert!(output.status.success(), "{errors}");
+        let lines: Vec<&str> = errors.lines().filter(|line| line.contains("logit_scale")).collect();
+        assert_eq!(lines.len(), usize::from(expected.is_some()), "{weight:?} {options:?}: {errors}");
+        assert!(expected.is_none_or(|part| lines[0].contains(part)), "{weight:?}: {expected:?} is not in: {errors}");
+    };
+    let float = |value: f32| Some((Dtype::F32, vec![], value.to_le_bytes().to_vec()));
+    check(float(2.6592), &[], Some("2.6592, its value before training"));
+    check(float(2.6592), &["--weights", "f32"], Some("2.6592, its value before training"));
+    // As a checkpoint in half precision holds it, and as floats that were made of that.
+    check(Some((Dtype::F16, vec![], vec![0x52, 0x41])), &[], Some("2.6601563, its value before training"));
+    check(float(2.656_25), &[], Some("2.65625, its value before training"));
+    check(Some((Dtype::BF16, vec![], vec![0x2a, 0x40])), &[], Some("2.65625, its value before training"));
+    check(None, &[], Some("no tensor logit_scale"));
+    check(float(2.6591), &[], None);
+    check(float(2.6592), &["--logit-scale", "x20"], None);
+}
+
+#[test]
+fn a_checkpoint_in_a_subfolder() {
+    let folder = tempfile::tempdir().unwrap();
+    let [direct, inside] = ["direct", "inside"].map(|name| folder.path().join(name));
+    assert!(export(&tiny(), &direct, &[]).status.success());
+    let parent = tiny().parent().unwrap().to_owned();
+    let output = export(&parent, &inside, &["--subfolder", "checkpoint"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    for file in ["bundle.json", "vision.onnx", "text.onnx", "tokenizer.json"] {
+        let same = std::fs::read(direct.join(file)).unwrap() == std::fs::read(inside.join(file)).unwrap();
+        // The name of the model is that of the folder that it lies in.
+        assert!(same, "{file} differs");
+    }
+    let verify = |subfolder: &str| {
+        let mut verify = Command::new(e2e::program("model-prep"));
+        verify.arg("verify").arg(&inside).arg("--checkpoint").arg(&parent).args(["--subfolder", subfolder]);
+        verify.output().unwrap()
+    };
+    let output = verify("checkpoint");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = verify("elsewhere");
+    assert!(!output.status.success() && stderr(&output).contains("elsewhere"), "{}", stderr(&output));
 }
 
 #[test]

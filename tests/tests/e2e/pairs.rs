@@ -25,10 +25,10 @@ const TEXT_TOWERS: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "
 const WORST_EMBEDDING: f32 = 1e-4;
 const WORST_LOGIT: f32 = 1e-3;
 
-struct Goldens(BTreeMap<String, Weight>);
+pub(crate) struct Goldens(BTreeMap<String, Weight>);
 
 impl Goldens {
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         Self(tensors(&e2e::root().join("tests/golden/pairs.safetensors")))
     }
 
@@ -47,7 +47,7 @@ fn worst(found: ArrayView2<'_, f32>, expected: &Array2<f32>) -> f32 {
 }
 
 /// The checkpoint of two towers: a dual encoder, or what `change` makes of its config.json and weights.
-fn checkpoint(
+pub(crate) fn checkpoint(
     [image, text]: [&str; 2],
     goldens: &Goldens,
     change: impl FnOnce(&mut Value, &mut BTreeMap<String, Weight>),

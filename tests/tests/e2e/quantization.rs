@@ -20,7 +20,7 @@ use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tract_onnx::pb;
 
-const PROMPTS: [&str; 8] = [
+pub(crate) const PROMPTS: [&str; 8] = [
     "red circle",
     "green square",
     "blue triangle",
@@ -39,7 +39,7 @@ fn demo() -> PathBuf {
     e2e::root().join("model-prep/demo/checkpoint")
 }
 
-fn towers(bundle: &Path) -> (Manifest, ImageTower, TextTower) {
+pub(crate) fn towers(bundle: &Path) -> (Manifest, ImageTower, TextTower) {
     let bundle = Bundle::open(bundle).unwrap();
     let threads = Threads::default();
     let towers = (ImageTower::open(&bundle, &threads).unwrap(), TextTower::open(&bundle, &threads).unwrap());
@@ -47,7 +47,7 @@ fn towers(bundle: &Path) -> (Manifest, ImageTower, TextTower) {
 }
 
 /// The drawn probes as files, in folders by their kind.
-fn drawn(folder: &Path) -> PathBuf {
+pub(crate) fn drawn(folder: &Path) -> PathBuf {
     let pictures = folder.join("pictures");
     for (index, picture) in probes::pictures([64, 64]).into_iter().enumerate() {
         let class = pictures.join(["gradient", "checks", "shape", "noise"][index % 4]);
@@ -100,14 +100,14 @@ fn scale(dtype: Dtype, value: &mut [u8], factor: f32) {
     value.copy_from_slice(&scaled.to_le_bytes());
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// The prompt with the largest cosine for each picture in the folders of `pictures`.
-fn winners(bundle: &Path, pictures: &Path) -> BTreeMap<PathBuf, usize> {
+pub(crate) fn winners(bundle: &Path, pictures: &Path, prompts: &[&str]) -> BTreeMap<PathBuf, usize> {
     let (manifest, image, mut text) = towers(bundle);
-    let texts: Vec<_> = PROMPTS.iter().map(|prompt| text.embed(prompt).unwrap()).collect();
+    let texts: Vec<_> = prompts.iter().map(|prompt| text.embed(prompt).unwrap()).collect();
     let mut preprocessor = Preprocessor::new(&manifest.preprocess).unwrap();
     let mut winners = BTreeMap::new();
     for class in std::fs::read_dir(pictures).unwrap() {
@@ -148,7 +148,7 @@ fn a_spoiled_layer_stays_float_and_the_drop_is_held() {
     // The bundle as a board runs it, against the floats.
     let float = folder.path().join("float");
     export(&checkpoint, &float, "test", Weights::F32, &|| ()).unwrap();
-    let (ours, theirs) = (winners(&bundle, &pictures), winners(&float, &pictures));
+    let (ours, theirs) = (winners(&bundle, &pictures, &PROMPTS), winners(&float, &pictures, &PROMPTS));
     let changed = ours.iter().filter(|(path, winner)| theirs[*path] != **winner).count();
     assert_eq!((ours.len(), found.pictures, found.pictures_per_layer, found.prompts), (16, 16, 16, PROMPTS.len()));
     assert_eq!(found.drop, 100.0 * changed as f32 / 16.0);
@@ -200,7 +200,7 @@ fn towers_are_stored_separately() {
 }
 
 /// The graph with every DequantizeLinear replaced by the floats that it stands for, by ONNX's definition.
-fn dequantized(onnx: &[u8]) -> Vec<u8> {
+pub(crate) fn dequantized(onnx: &[u8]) -> Vec<u8> {
     let mut model = pb::ModelProto::decode(onnx).unwrap();
     let graph = model.graph.as_mut().unwrap();
     let (nodes, kept) = std::mem::take(&mut graph.node).into_iter().partition(|n| n.op_type == "DequantizeLinear");

@@ -12,7 +12,7 @@ use model_prep::export::export;
 use ndarray::Array2;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use spotter_engine::bundle::{Bundle, Weights};
+use spotter_engine::bundle::{Bundle, PaddingSide, Weights};
 use spotter_engine::score::Scoring;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
@@ -172,6 +172,16 @@ fn rewrite(checkpoint: &Path, change: impl FnOnce(&mut BTreeMap<String, Weight>)
     save(&path, &all);
 }
 
+/// The names that checkpoints converted from TensorFlow give to layer norms.
+fn old_names(all: &mut BTreeMap<String, Weight>) {
+    let old = |name: &str| {
+        let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
+        name.replace("LayerNorm.bias", "LayerNorm.beta")
+    };
+    *all = std::mem::take(all).into_iter().map(|(name, weight)| (old(&name), weight)).collect();
+    assert!(all.contains_key("text_model.embeddings.LayerNorm.gamma"));
+}
+
 /// Splits the weights into two shards.
 fn shard(checkpoint: &Path) {
     let path = checkpoint.join("model.safetensors");
@@ -237,6 +247,7 @@ fn every_form_of_one_checkpoint_gives_the_same_bundle() {
         edit(path, "preprocessor_config.json", "\"do_rescale\": true,", "");
     };
     check("keys left out", &defaults, &BUNDLE_FILES);
+    check("names of TensorFlow", &|path| rewrite(path, old_names), &BUNDLE_FILES);
     check("no special_tokens_map.json", &|path| remove(path, "special_tokens_map.json"), &BUNDLE_FILES);
 }
 
@@ -274,6 +285,34 @@ fn vocab_txt_stands_for_tokenizer_json() {
     let (_guard, copy) = changed(|path| remove(path, "tokenizer.json"));
     let (_guard, bundle) = exported(&copy, Weights::F32);
     run("tiny", &bundle, &Goldens::read("tiny"));
+}
+
+#[test]
+fn padding_goes_where_tokenizer_config_json_says() {
+    let encoded = |side: Option<&str>| {
+        let (_guard, copy) = changed(|path| {
+            let file = path.join("tokenizer_config.json");
+            let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            config.as_object_mut().unwrap().remove("padding_side");
+            config.as_object_mut().unwrap().extend(side.map(|side| ("padding_side".to_owned(), side.into())));
+            std::fs::write(file, config.to_string()).unwrap();
+        });
+        let (_guard, bundle) = exported(&copy, Weights::F32);
+        let bundle = Bundle::open(&bundle).unwrap();
+        let text = TextTower::open(&bundle, &Threads::default()).unwrap();
+        let [short, _] = &text.tokenizer().encode_batch(&["red", "red circle and more"]).unwrap()[..] else {
+            panic!("two prompts")
+        };
+        (bundle.manifest().tokenizer.padding_side, short.mask.clone())
+    };
+    let (side, right) = encoded(None);
+    assert_eq!(side, PaddingSide::Right);
+    assert_eq!(encoded(Some("right")), (side, right.clone()));
+    let (side, left) = encoded(Some("left"));
+    assert_eq!(side, PaddingSide::Left);
+    assert_eq!((right.first(), right.last(), left.first(), left.last()), (Some(&1), Some(&0), Some(&0), Some(&1)));
+    let reversed: Vec<i64> = right.into_iter().rev().collect();
+    assert_eq!(left, reversed);
 }
 
 #[test]
@@ -371,6 +410,10 @@ fn broken_checkpoints_are_refused_by_name() {
     check(
         &|path| rewrite(path, |all| all.retain(|name, _| !name.starts_with("text_model.pooler"))),
         &["missing tensor text_model.pooler.dense.weight", "add_pooling_layer"],
+    );
+    check(
+        &|path| rewrite(path, |all| all.retain(|name, _| !name.starts_with("vision_model.pooler"))),
+        &["missing tensor vision_model.pooler.dense.weight", "add_pooling_layer"],
     );
     check(&|path| std::fs::write(path.join("model.safetensors"), [7; 99]).unwrap(), &["model.safetensors", "header"]);
     let cut = |path: &Path| {

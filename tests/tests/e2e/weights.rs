@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use model_prep::checkpoint::Tensors;
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
+use spotter_engine::bundle::Weights;
+
+use crate::malicious::{archive, int, stored, text};
+use crate::towers::{Weight, changed, exported, save, tensors};
 
 fn golden(file: &str) -> PathBuf {
     e2e::root().join("tests/golden/torch").join(file)
@@ -61,6 +66,69 @@ fn shards_of_pickles_are_one_checkpoint() {
         let found = tensors.read(&name, view.shape()).unwrap();
         assert_eq!(found, values(view.data()).into_iter().map(rounded).collect::<Vec<_>>(), "{name}");
     }
+}
+
+/// A `pytorch_model.bin` of these tensors, as `torch.save` writes it.
+fn torch_file(all: &BTreeMap<String, Weight>) -> Vec<u8> {
+    let ints =
+        |all: &[usize]| [b"(".to_vec(), all.iter().flat_map(|n| int(*n as i128)).collect(), b"t".to_vec()].concat();
+    let (mut pickle, mut storages) = (b"\x80\x02}".to_vec(), Vec::new());
+    for (number, (name, (dtype, shape, data))) in all.iter().enumerate() {
+        assert_eq!(*dtype, Dtype::F32, "{name}");
+        let strides: Vec<usize> = (1..=shape.len()).map(|axis| shape[axis..].iter().product()).collect();
+        let number = number.to_string();
+        pickle.extend_from_slice(&text(name));
+        pickle.extend_from_slice(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        for part in [text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text(&number), text("cpu")] {
+            pickle.extend_from_slice(&part);
+        }
+        pickle.extend_from_slice(&int(data.len() as i128 / 4));
+        pickle.extend_from_slice(b"tQ");
+        pickle.extend_from_slice(&[int(0), ints(shape), ints(&strides)].concat());
+        pickle.extend_from_slice(b"\x89NtRs");
+        storages.push((format!("archive/data/{number}"), data));
+    }
+    pickle.push(b'.');
+    let storages = storages.iter().map(|(name, data)| stored(name, data));
+    archive(&std::iter::once(stored("archive/data.pkl", &pickle)).chain(storages).collect::<Vec<_>>())
+}
+
+#[test]
+fn pickles_give_the_same_bundle() {
+    let files = ["bundle.json", "vision.onnx", "text.onnx"];
+    let check = |what: &str, weights: fn(&Path), expected: fn(&Path)| {
+        let [(_found, found), (_expected, expected)] = [weights, expected].map(|change| {
+            let (_guard, copy) = changed(change);
+            exported(&copy, Weights::Int8)
+        });
+        for file in files {
+            let same = std::fs::read(found.join(file)).unwrap() == std::fs::read(expected.join(file)).unwrap();
+            assert!(same, "{what}: {file} differs");
+        }
+    };
+    let whole = |path: &Path| {
+        let old = path.join("model.safetensors");
+        std::fs::write(path.join("pytorch_model.bin"), torch_file(&tensors(&old))).unwrap();
+        std::fs::remove_file(old).unwrap();
+    };
+    check("pytorch_model.bin", whole, |_| ());
+    let shards = |path: &Path| {
+        std::fs::remove_file(path.join("model.safetensors")).unwrap();
+        for entry in std::fs::read_dir(golden("tiny")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
+        }
+    };
+    // The shards hold bfloat16.
+    let same = |path: &Path| {
+        let path = path.join("model.safetensors");
+        let mut all = tensors(&path);
+        for (_, _, data) in all.values_mut() {
+            *data = values(data).into_iter().flat_map(|value| rounded(value).to_le_bytes()).collect();
+        }
+        save(&path, &all);
+    };
+    check("pytorch_model.bin.index.json", shards, same);
 }
 
 #[test]

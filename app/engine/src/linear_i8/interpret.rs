@@ -4,10 +4,14 @@
 //! What a node means depends on nothing but the meaning of its inputs, so that it does not matter in which order, or under
 //! which names, an exporter writes the nodes. A node without a meaning ends the walk: that tower is left to tract.
 
+mod attributes;
 mod choice;
 mod function;
 mod lead;
 mod nodes;
+mod shapes;
+mod sums;
+mod tables;
 
 use std::collections::HashMap;
 use std::io;

@@ -74,9 +74,9 @@ impl Layers {
         Self { kernels: "tract".into(), unfused: Some(unfused), layers: layers.collect() }
     }
 
-    /// Why the tower is not fused.
-    pub(super) fn why(&self) -> &str {
-        self.unfused.as_deref().unwrap_or_default()
+    /// Why the tower is not fused, where it is not.
+    pub(super) fn unfused(&self) -> Option<&str> {
+        self.unfused.as_deref()
     }
 
     pub(super) fn unmeasured(&self) -> Profile {

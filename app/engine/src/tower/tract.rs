@@ -3,11 +3,11 @@
 //! A text tower is prepared for a few sequence lengths, each when the first prompt needs it, so that a short prompt does
 //! not pay for the longest.
 
-use std::io::Cursor;
 use std::sync::Arc;
 
 use tract_core::prelude::*;
 use tract_linalg::multithread::{Executor, multithread_tract_scope};
+use tract_onnx::pb;
 use tract_onnx::prelude::{InferenceModel, InferenceModelExt as _};
 
 use super::{Inputs, Threads, TowerError};
@@ -40,7 +40,7 @@ pub(super) struct Towers {
 impl Towers {
     pub(super) fn load(
         tower: &'static str,
-        onnx: &[u8],
+        onnx: &pb::ModelProto,
         spec: &bundle::Tower,
         inputs: Inputs<'_>,
         projection_dim: usize,
@@ -49,7 +49,7 @@ impl Towers {
         let model = tract_onnx::onnx()
             .with_ignore_value_info(true)
             .with_ignore_output_shapes(true)
-            .model_for_read(&mut Cursor::new(onnx))
+            .model_for_proto_model(onnx)
             .map_err(|e| load_error(tower, &e))?;
         let output = usize::from(spec.features.is_some());
         let graph = Graph { tower, model, output };

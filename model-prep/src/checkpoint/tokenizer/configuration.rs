@@ -253,16 +253,18 @@ impl Configuration {
         Ok(by_id)
     }
 
-    /// `model_max_length`, which stands at 1e30 for "not known", cut to the position table.
-    pub(super) fn max_length(&self, positions: Option<usize>) -> Result<usize, CheckpointError> {
+    /// `model_max_length`, which stands at 1e30 for "not known", cut to the position table. Where neither is known, it is
+    /// the `fixed` length that `tokenizer.json` pads to.
+    pub(super) fn max_length(&self, positions: Option<usize>, fixed: Option<u64>) -> Result<usize, CheckpointError> {
         let length = self
             .main
             .or("model_max_length", f64::MAX, "a number of at least 3 tokens", |v| v.as_f64().filter(|n| *n >= 3.0))?;
         match positions {
             Some(positions) if length >= positions as f64 => Ok(positions),
-            None if length > TOKENS_MAX => {
-                Err(self.main.wrong("model_max_length", "the most tokens that the text tower takes", None))
-            }
+            None if length > TOKENS_MAX => match fixed.filter(|length| (3..=TOKENS_MAX as u64).contains(length)) {
+                Some(length) => Ok(length as usize),
+                None => Err(self.main.wrong("model_max_length", "the most tokens that the text tower takes", None)),
+            },
             _ => Ok(length as usize),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tract_onnx::pb;
 
-use super::nodes::{input, int, ints};
+use super::attributes::{input, int, ints};
 use super::{Index, Interpreter, Known, Meaning, Op, Pooling, Rows, Table, View, unknown};
 
 impl Interpreter<'_, '_> {

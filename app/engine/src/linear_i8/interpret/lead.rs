@@ -2,7 +2,7 @@
 
 use tract_onnx::pb;
 
-use super::nodes::{input, int, text};
+use super::attributes::{input, int, text};
 use super::{Interpreter, Known, Meaning, Op, Rows, View, unknown};
 
 impl Interpreter<'_, '_> {

@@ -1,0 +1,159 @@
+//! Nodes of two values: sums, differences, products and quotients.
+
+use tract_onnx::pb;
+
+use super::attributes::input;
+use super::{Function, Inputs, Interpreter, Known, Meaning, Rows, ScoreBias, Terms, Weights, unknown};
+use crate::linear_i8::program::Op;
+
+impl Interpreter<'_, '_> {
+    /// Sums, differences, products and quotients.
+    pub(super) fn binary(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+        let (left, right) = (input(node, 0)?, input(node, 1)?);
+        let (a, b) = (self.meaning(left)?, self.meaning(right)?);
+        let op = node.op_type.as_str();
+        let Some(f) = Function::binary(op) else { return unknown("not an operator of two values") };
+        let (x, y) = (self.scalar(&a)?, self.scalar(&b)?);
+        match (op, &a, &b, x, y) {
+            ("Mul" | "Div", meaning, _, _, Some(factor)) if scalable(meaning) => {
+                Ok(scaled(a, f(1.0, f64::from(factor)) as f32))
+            }
+            ("Mul", _, meaning, Some(factor), _) if scalable(meaning) => Ok(scaled(b, factor)),
+            ("Add", Meaning::Scores { softmax: false, .. }, ..) => self.add_to_scores(a, &b),
+            ("Add", _, Meaning::Scores { softmax: false, .. }, ..) => self.add_to_scores(b, &a),
+            ("Sub", _, Meaning::Mask, Some(1.0), _) => Ok(Meaning::Padding),
+            ("Mul", Meaning::Padding, _, _, Some(factor)) if factor < -1e4 => Ok(Meaning::AdditiveMask),
+            ("Mul", _, Meaning::Padding, Some(factor), _) if factor < -1e4 => Ok(Meaning::AdditiveMask),
+            ("Mul", Meaning::IntegerRows { table, index }, Meaning::ScaleRows { table: scales, index: same }, ..)
+            | ("Mul", Meaning::ScaleRows { table: scales, index: same }, Meaning::IntegerRows { table, index }, ..)
+                if index == same =>
+            {
+                self.integer_rows(*table, *scales, *index, &node.output[0])
+            }
+            ("Div", Meaning::Rows(x), Meaning::Norms(of), ..) if x == of => {
+                let (x, out) = (*x, self.value(Rows::One, x.width));
+                self.push(&node.output[0], Op::Normalize { x, out: out.value });
+                Ok(Meaning::Rows(out))
+            }
+            (_, Meaning::Rows(_) | Meaning::Function(..), _, _, Some(y)) => {
+                let (view, function) = self.function(left, left)?;
+                Ok(Meaning::Function(view, function.then(|x| f(x, f64::from(y)))))
+            }
+            (_, _, Meaning::Rows(_) | Meaning::Function(..), Some(x), _) => {
+                let (view, function) = self.function(right, right)?;
+                Ok(Meaning::Function(view, function.then(|y| f(f64::from(x), y))))
+            }
+            ("Add", Meaning::Rows(_) | Meaning::Function(..), Meaning::Constant(table), ..) => {
+                self.add_constant(left, *table, &node.output[0])
+            }
+            ("Add", Meaning::Constant(table), Meaning::Rows(_) | Meaning::Function(..), ..) => {
+                self.add_constant(right, *table, &node.output[0])
+            }
+            (_, Meaning::Rows(_) | Meaning::Function(..), Meaning::Rows(_) | Meaning::Function(..), ..) => {
+                self.two_rows(node, f)
+            }
+            _ => unknown("operands that have no common meaning"),
+        }
+    }
+
+    /// A mask or a table is added to the scores of attention.
+    pub(super) fn add_to_scores(&mut self, scores: Meaning, term: &Meaning) -> Known<Meaning> {
+        let Meaning::Scores { query, key, heads, scale, mut terms, softmax } = scores else {
+            return unknown("no scores");
+        };
+        match *term {
+            Meaning::AdditiveMask if !terms.masked => terms.masked = true,
+            Meaning::Causal { half: false } if !terms.causal && self.rows_of(query) == Rows::Tokens => {
+                terms.causal = true;
+            }
+            Meaning::Constant(number) if terms.bias.is_none() => {
+                let (shape, tokens) = (self.shape(number), self.program.tokens);
+                let queries = if self.rows_of(query) == Rows::One { 1 } else { tokens };
+                let (table_heads, fixed) = match (&shape[..], self.inputs) {
+                    ([1, n, rows, columns] | [n, rows, columns], Inputs::Pixels(_)) => {
+                        (*n, (*rows, *columns) == (queries, tokens))
+                    }
+                    _ => (0, false),
+                };
+                if !fixed || (table_heads != heads && table_heads != 1) {
+                    return unknown(format!("a constant of shape {shape:?} is added to the scores"));
+                }
+                let values = self.floats(number)?;
+                self.program.biases.push(ScoreBias { values, heads: table_heads });
+                terms.bias = Some(self.program.biases.len() - 1);
+            }
+            _ => return unknown("something else than masks and one table is added to the scores"),
+        }
+        Ok(Meaning::Scores { query, key, heads, scale, terms, softmax })
+    }
+
+    /// Two functions of the same rows are one; other rows can be added.
+    pub(super) fn two_rows(&mut self, node: &pb::NodeProto, f: fn(f64, f64) -> f64) -> Known<Meaning> {
+        let of = |meaning: Meaning| match meaning {
+            Meaning::Rows(view) => Some((view, Function::identity())),
+            Meaning::Function(view, function) => Some((view, function)),
+            _ => None,
+        };
+        let (left, right) = (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?);
+        if let (Some((x, a)), Some((y, b))) = (of(left), of(right))
+            && x == y
+        {
+            return Ok(Meaning::Function(x, a.with(b, f)));
+        }
+        let (a, b) = (self.rows(input(node, 0)?, input(node, 0)?)?, self.rows(input(node, 1)?, input(node, 1)?)?);
+        if node.op_type != "Add" || a.width != b.width || self.rows_of(a) != self.rows_of(b) {
+            return unknown("rows that are not of one form are combined");
+        }
+        let out = self.value(self.rows_of(a), a.width);
+        self.push(&node.output[0], Op::Add { a, b, out: out.value });
+        Ok(Meaning::Rows(out))
+    }
+
+    /// The bias of a linear layer, or a table of positions.
+    pub(super) fn add_constant(&mut self, name: &str, table: usize, step: &str) -> Known<Meaning> {
+        let x = self.rows(name, name)?;
+        let shape = self.shape(table);
+        let count: usize = shape.iter().product();
+        if shape.last() != Some(&x.width) {
+            return unknown("a constant of another width is added");
+        }
+        let single = self.uses.get(name) == Some(&1);
+        if let Some(Op::Linear { weights: Weights::Parts(parts), out, .. }) =
+            self.program.steps.iter_mut().rev().map(|step| &mut step.op).find(|op| op.out() == x.value)
+            && count == x.width
+            && single
+            && *out == x.value
+            && let [part] = &mut parts[..]
+            && part.bias.is_none()
+        {
+            part.bias = Some(table);
+            return Ok(Meaning::Rows(x));
+        }
+        if count != x.width && count != self.program.tokens * x.width {
+            return unknown(format!("a constant of shape {shape:?} is added"));
+        }
+        let table = self.floats(table)?;
+        let out = self.value(self.rows_of(x), x.width);
+        self.push(step, Op::AddTable { x, table, out: out.value });
+        Ok(Meaning::Rows(out))
+    }
+}
+
+fn scaled(meaning: Meaning, factor: f32) -> Meaning {
+    match meaning {
+        Meaning::Heads { view, heads, order, scale } => Meaning::Heads { view, heads, order, scale: scale * factor },
+        Meaning::Scores { query, key, heads, scale, terms, softmax } => {
+            Meaning::Scores { query, key, heads, scale: scale * factor, terms, softmax }
+        }
+        other => other,
+    }
+}
+
+/// Whether a factor can be kept for later: nothing has been added yet.
+fn scalable(meaning: &Meaning) -> bool {
+    match meaning {
+        Meaning::Heads { .. } => true,
+        Meaning::Scores { terms, softmax, .. } => !softmax && *terms == Terms::default(),
+        _ => false,
+    }
+}

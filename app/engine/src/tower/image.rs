@@ -1,0 +1,126 @@
+//! The image tower.
+
+use std::io::{Cursor, Read, Seek};
+
+use ndarray::{Array2, ArrayView4};
+
+use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
+use crate::bundle::{Bundle, Manifest};
+use crate::linear_i8::{Input, Inputs};
+
+/// The image tower: normalised pixels in, normalised embedding out.
+///
+/// A clone shares the weights and has memory of its own to work in, so that clones can run at the same time.
+#[derive(Debug, Clone)]
+pub struct ImageTower {
+    engine: Engine,
+    layers: profile::Layers,
+    output: Output,
+    image_size: [usize; 2],
+    projection_dim: usize,
+}
+
+impl ImageTower {
+    /// Reads and prepares the image tower of a bundle.
+    pub fn open(bundle: &Bundle, threads: &Threads) -> Result<Self, TowerError> {
+        let (manifest, file) = (bundle.manifest(), &bundle.manifest().vision.file);
+        checked(bundle, file, || Self::from_source(Box::new(bundle.open_file(file)?), manifest, threads))
+    }
+
+    /// Prepares an image tower from the bytes of its ONNX file.
+    pub fn load(onnx: &[u8], manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
+        Self::from_source(Box::new(Cursor::new(onnx)), manifest, threads)
+    }
+
+    /// Prepares an image tower from an ONNX file that is read piece by piece.
+    pub fn from_reader(onnx: impl Read + Seek, manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
+        Self::from_source(Box::new(onnx), manifest, threads)
+    }
+
+    fn from_source(source: Box<dyn Source + '_>, manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
+        let image_size = manifest.image_size();
+        let inputs = Inputs::Pixels(image_size);
+        let (engine, layers) = load("image", source, &manifest.vision, inputs, manifest.projection_dim, threads)?;
+        let output = Output::of(&manifest.vision);
+        Ok(Self { engine, layers, output, image_size, projection_dim: manifest.projection_dim })
+    }
+
+    /// This tower with the weights that `other`, the same tower with weights stored in another way, has in the layers
+    /// whose names ([`Layer::name`]) are `chosen`. All three share the weights.
+    pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
+        let (engine, layers) = self.engine.exchanged(&other.engine, "image", chosen)?;
+        let Self { output, image_size, projection_dim, .. } = *self;
+        Ok(Self { engine, layers, output, image_size, projection_dim })
+    }
+
+    /// Why the tower is left to tract; nothing where it runs fused.
+    pub fn unfused(&self) -> Option<&str> {
+        self.layers.unfused()
+    }
+
+    /// The embedding of one picture, L2 norm 1, from `3 * height * width` values in planes.
+    pub fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>, TowerError> {
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.embed_into(pixels, &mut embedding)?;
+        Ok(embedding)
+    }
+
+    /// As [`Self::embed`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing here.
+    pub fn embed_into(&self, pixels: &[f32], embedding: &mut [f32]) -> Result<(), TowerError> {
+        self.run(pixels, embedding, Output::Embedding)
+    }
+
+    /// Embeddings [n, projection_dim] of `n` pictures [n, 3, height, width], the reference's `image_embeds`.
+    pub fn embed_batch(&self, pixel_values: ArrayView4<'_, f32>) -> Result<Array2<f32>, TowerError> {
+        self.batch(pixel_values, Output::Embedding)
+    }
+
+    /// The same before the division by the L2 norm: the reference's `get_image_features`.
+    pub fn features_batch(&self, pixel_values: ArrayView4<'_, f32>) -> Result<Array2<f32>, TowerError> {
+        self.batch(pixel_values, Output::Features)
+    }
+
+    fn batch(&self, pixel_values: ArrayView4<'_, f32>, wanted: Output) -> Result<Array2<f32>, TowerError> {
+        let mut out = Array2::zeros((pixel_values.dim().0, self.projection_dim));
+        for (pixels, mut row) in pixel_values.outer_iter().zip(out.outer_iter_mut()) {
+            let pixels = pixels.as_standard_layout();
+            if let (Some(pixels), Some(row)) = (pixels.as_slice(), row.as_slice_mut()) {
+                self.run(pixels, row, wanted)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn run(&self, pixels: &[f32], out: &mut [f32], wanted: Output) -> Result<(), TowerError> {
+        self.check(pixels, out)?;
+        match &self.engine {
+            Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), out, None),
+            Engine::Tract(towers) => towers.image(pixels, self.image_size, out)?,
+        }
+        self.output.finish("image", wanted, out)
+    }
+
+    fn check(&self, pixels: &[f32], embedding: &[f32]) -> Result<(), TowerError> {
+        let tower = "image";
+        let expected = 3 * self.image_size[0] * self.image_size[1];
+        if pixels.len() != expected {
+            return Err(TowerError::Input { tower, expected, found: pixels.len() });
+        }
+        if embedding.len() != self.projection_dim {
+            return Err(TowerError::Input { tower, expected: self.projection_dim, found: embedding.len() });
+        }
+        Ok(())
+    }
+
+    /// What the tower consists of and, where it is fused, how long each part of one run takes; see [`Profile`].
+    pub fn profile(&self, pixels: &[f32], clock: &(dyn Fn() -> u64 + Sync)) -> Result<Profile, TowerError> {
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.check(pixels, &embedding)?;
+        Ok(match &self.engine {
+            Engine::Fused(runner) => {
+                self.layers.measure(runner, Input::Pixels(pixels, self.image_size), &mut embedding, clock)
+            }
+            Engine::Tract(_) => self.layers.unmeasured(),
+        })
+    }
+}

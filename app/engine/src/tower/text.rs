@@ -1,0 +1,184 @@
+//! The text tower.
+
+use std::io::{Cursor, Read, Seek};
+
+use ndarray::Array2;
+
+use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
+use crate::bundle::{Bundle, Manifest, Padding};
+use crate::linear_i8::{Input, Inputs};
+use crate::tokenize::{Encoding, Tokenizer};
+
+/// The text tower with its tokenizer: prompt in, normalised embedding out.
+///
+/// A clone shares the weights and has memory of its own to work in, so that clones can run at the same time.
+#[derive(Debug, Clone)]
+pub struct TextTower {
+    engine: Engine,
+    layers: profile::Layers,
+    output: Output,
+    tokenizer: Tokenizer,
+    max_length: usize,
+    projection_dim: usize,
+}
+
+impl TextTower {
+    /// Reads and prepares the text tower and the tokenizer of a bundle.
+    pub fn open(bundle: &Bundle, threads: &Threads) -> Result<Self, TowerError> {
+        let (manifest, file) = (bundle.manifest(), &bundle.manifest().text.file);
+        let tokenizer = bundle.read(&manifest.tokenizer.file)?;
+        checked(bundle, file, || Self::from_source(Box::new(bundle.open_file(file)?), &tokenizer, manifest, threads))
+    }
+
+    /// Prepares a text tower from the bytes of its ONNX file and of its `tokenizer.json`.
+    pub fn load(
+        onnx: &[u8],
+        tokenizer_json: &[u8],
+        manifest: &Manifest,
+        threads: &Threads,
+    ) -> Result<Self, TowerError> {
+        Self::from_source(Box::new(Cursor::new(onnx)), tokenizer_json, manifest, threads)
+    }
+
+    /// Prepares a text tower from an ONNX file that is read piece by piece, and the bytes of its `tokenizer.json`.
+    pub fn from_reader(
+        onnx: impl Read + Seek,
+        tokenizer_json: &[u8],
+        manifest: &Manifest,
+        threads: &Threads,
+    ) -> Result<Self, TowerError> {
+        Self::from_source(Box::new(onnx), tokenizer_json, manifest, threads)
+    }
+
+    fn from_source(
+        source: Box<dyn Source + '_>,
+        tokenizer_json: &[u8],
+        manifest: &Manifest,
+        threads: &Threads,
+    ) -> Result<Self, TowerError> {
+        let (spec, projection_dim) = (&manifest.tokenizer, manifest.projection_dim);
+        let names: Vec<String> = manifest.text.inputs.iter().map(|input| input.name.clone()).collect();
+        let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length };
+        // What was trained on one length may look at the last token, which a tail would move.
+        let tail = spec.padding == Padding::Longest && names.iter().any(|name| name == "attention_mask");
+        let (mut engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;
+        if let (Engine::Tract(towers), false) = (&mut engine, tail) {
+            towers.prepare_exact_lengths();
+        }
+        let tokenizer = Tokenizer::from_bytes(tokenizer_json, spec)?;
+        let output = Output::of(&manifest.text);
+        Ok(Self { engine, layers, output, tokenizer, max_length: spec.max_length, projection_dim })
+    }
+
+    /// As [`ImageTower::exchanged`].
+    pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
+        let (engine, layers) = self.engine.exchanged(&other.engine, "text", chosen)?;
+        let Self { output, max_length, projection_dim, .. } = *self;
+        Ok(Self { engine, layers, output, tokenizer: self.tokenizer.clone(), max_length, projection_dim })
+    }
+
+    /// Why the tower is left to tract; nothing where it runs fused.
+    pub fn unfused(&self) -> Option<&str> {
+        self.layers.unfused()
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The embedding of one prompt, L2 norm 1.
+    pub fn embed(&mut self, prompt: &str) -> Result<Vec<f32>, TowerError> {
+        let encoding = self.tokenizer.encode(prompt)?;
+        self.embed_encoding(&encoding)
+    }
+
+    /// The embedding of one tokenized prompt, L2 norm 1.
+    pub fn embed_encoding(&mut self, encoding: &Encoding) -> Result<Vec<f32>, TowerError> {
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.embed_encoding_into(encoding, &mut embedding)?;
+        Ok(embedding)
+    }
+
+    /// As [`Self::embed_encoding`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing
+    /// here.
+    pub fn embed_encoding_into(&mut self, encoding: &Encoding, embedding: &mut [f32]) -> Result<(), TowerError> {
+        self.run(encoding, embedding, Output::Embedding)
+    }
+
+    /// Embeddings [n, projection_dim] of `n` tokenized prompts, the reference's `text_embeds`.
+    pub fn embed_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
+        self.batch(encodings, Output::Embedding)
+    }
+
+    /// The same before the division by the L2 norm: the reference's `get_text_features`.
+    pub fn features_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
+        self.batch(encodings, Output::Features)
+    }
+
+    fn batch(&mut self, encodings: &[Encoding], wanted: Output) -> Result<Array2<f32>, TowerError> {
+        let mut out = Array2::zeros((encodings.len(), self.projection_dim));
+        for (encoding, mut row) in encodings.iter().zip(out.outer_iter_mut()) {
+            if let Some(row) = row.as_slice_mut() {
+                self.run(encoding, row, wanted)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn run(&mut self, encoding: &Encoding, out: &mut [f32], wanted: Output) -> Result<(), TowerError> {
+        let tower = "text";
+        if out.len() != self.projection_dim {
+            return Err(TowerError::Input { tower, expected: self.projection_dim, found: out.len() });
+        }
+        self.check(encoding)?;
+        match &mut self.engine {
+            Engine::Fused(runner) => runner.run(tokens(encoding), out, None),
+            Engine::Tract(towers) => {
+                let length = towers.length_for(encoding.ids.len());
+                towers.text(&encoding.with_masked_tail(length), out)?;
+            }
+        }
+        self.output.finish(tower, wanted, out)
+    }
+
+    fn check(&self, encoding: &Encoding) -> Result<(), TowerError> {
+        let (tower, found) = ("text", encoding.ids.len());
+        if found == 0 || found > self.max_length {
+            return Err(TowerError::Input { tower, expected: self.max_length, found });
+        }
+        for other in [&encoding.mask, &encoding.type_ids, &encoding.position_ids] {
+            if other.len() != found {
+                return Err(TowerError::Input { tower, expected: found, found: other.len() });
+            }
+        }
+        let Engine::Fused(runner) = &self.engine else { return Ok(()) };
+        let program = runner.program();
+        for (what, values, last) in [
+            ("token id", &encoding.ids, program.ids_max),
+            ("token type", &encoding.type_ids, program.types_max),
+            ("position id", &encoding.position_ids, program.positions_max),
+        ] {
+            let outside = |value: &&i64| !usize::try_from(**value).is_ok_and(|value| value <= last);
+            if let Some(found) = values.iter().find(outside) {
+                return Err(TowerError::Token { tower, what, found: *found, last });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the tower consists of and, where it is fused, how long each part of one run takes; see [`Profile`].
+    pub fn profile(&self, encoding: &Encoding, clock: &(dyn Fn() -> u64 + Sync)) -> Result<Profile, TowerError> {
+        self.check(encoding)?;
+        let mut embedding = vec![0.0; self.projection_dim];
+        Ok(match &self.engine {
+            Engine::Fused(runner) => self.layers.measure(runner, tokens(encoding), &mut embedding, clock),
+            Engine::Tract(_) => self.layers.unmeasured(),
+        })
+    }
+}
+
+fn tokens(encoding: &Encoding) -> Input<'_> {
+    let Encoding { ids, mask, type_ids, position_ids } = encoding;
+    Input::Tokens { ids, types: type_ids, positions: position_ids, mask }
+}

