@@ -13,6 +13,8 @@ arm64_toolchain
 install_emulation
 apt_install ffmpeg
 unset SPOTTER_DATA
+# Checks with ONNX Runtime: the packages of `make test`, for this machine.
+if [ -z "${SPOTTER_PYTHON:-}" ] && [ -x .venv/bin/python ]; then export SPOTTER_PYTHON=$PWD/.venv/bin/python; fi
 
 # What the tests start; they leave building to us, since a plain cargo would compile for another C library.
 arm64_cargo build --locked --workspace --bin spotter --bin model-prep
