@@ -46,7 +46,7 @@ impl ImageTower {
     }
 
     /// This tower with the weights that `other`, the same tower with weights stored in another way, has in the layers
-    /// whose names ([`Layer::name`]) are `chosen`. All three share the weights.
+    /// whose names ([`super::Layer::name`]) are `chosen`. All three share the weights.
     pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
         let (engine, layers) = self.engine.exchanged(&other.engine, "image", chosen)?;
         let Self { output, image_size, projection_dim, .. } = *self;

@@ -70,7 +70,7 @@ impl TextTower {
         Ok(Self { engine, layers, output, tokenizer, max_length: spec.max_length, projection_dim })
     }
 
-    /// As [`ImageTower::exchanged`].
+    /// As [`super::ImageTower::exchanged`].
     pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
         let (engine, layers) = self.engine.exchanged(&other.engine, "text", chosen)?;
         let Self { output, max_length, projection_dim, .. } = *self;
