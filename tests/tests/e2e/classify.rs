@@ -23,7 +23,7 @@ use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tempfile::TempDir;
 
 /// No call takes nearly as long; one that does hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 
 /// A folder for the files and the state of one test.
 pub(crate) struct Place(TempDir);
