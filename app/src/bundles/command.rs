@@ -1,6 +1,7 @@
 //! `spotter bundle`: install, list, activate, rollback, remove.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,6 +59,9 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
         bail!("there is no state folder: name one in the configuration (state_dir)");
     };
     let slots = Slots::new(state_dir, config.bundles.public_key.clone());
+    if !matches!(action, Action::List { .. }) {
+        check_owner(state_dir)?;
+    }
     let said = match action {
         Action::Install { archive, name, activate: and_activate } => {
             let said = install(config, &slots, &archive, name.as_deref())?;
@@ -75,6 +79,19 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
         }
     };
     writeln!(out, "{said}").context("standard output")
+}
+
+/// Root is refused a folder of another user: what root writes there, a program that runs as its owner could not change
+/// when it must go back to the bundle before.
+fn check_owner(state_dir: &Path) -> Result<()> {
+    let owner = |path: &Path| std::fs::metadata(path).map(|found| found.uid());
+    if let (Ok(0), Ok(owner @ 1..)) = (owner(Path::new("/proc/self")), owner(state_dir)) {
+        let place = state_dir.display();
+        bail!(
+            "{place}: expected its owner, user {owner}, to change it, found root; try sudo -u '#{owner}' spotter bundle ..."
+        );
+    }
+    Ok(())
 }
 
 /// The slot's name, and what to say.

@@ -316,3 +316,18 @@ fn what_is_installed_can_be_read_by_the_service() {
         assert_eq!(data.permissions().mode() & 0o777, expected, "{}", path.display());
     }
 }
+
+/// What root writes into the folder of a service's user, the service could not change back.
+#[test]
+fn root_is_sent_to_the_owner_of_the_state_folder() {
+    let place = prepared();
+    let folder = place.state();
+    std::fs::create_dir_all(&folder).unwrap();
+    if let Err(error) = std::os::unix::fs::chown(&folder, Some(65534), None) {
+        assert!(std::env::var_os("CI").is_none(), "automation runs this as root: {error}");
+        return println!("skipped: only root can give a folder away: {error}");
+    }
+    check(&place, "install a.tar", 1, "expected its owner, user 65534, to change it, found root");
+    assert!(tree(&folder).is_empty());
+    assert_eq!(bundle(&place, "list").code, Some(0));
+}
