@@ -76,7 +76,7 @@ lint: tools
 deny: tools
 	@if ! cargo deny --version >/dev/null 2>&1; then \
 	    echo 'Installing cargo-deny $(CARGO_DENY_VERSION) with cargo (some minutes).'; \
-	    cargo install cargo-deny --locked --version $(CARGO_DENY_VERSION); \
+	    cargo install cargo-deny --locked --debug --version $(CARGO_DENY_VERSION); \
 	fi
 	cargo deny $(LOCKED) check --hide-inclusion-graph licenses bans sources
 	@if cargo deny $(LOCKED) fetch db; then \

@@ -28,7 +28,8 @@ def tokenizer(work, texts):
     path = work / "tokenizer.json"
     if not path.exists():
         learned = tokenizers.BertWordPieceTokenizer(lowercase=True)
-        learned.train_from_iterator(texts, vocab_size=towers.TEXT["vocab_size"], min_frequency=2)
+        learned.train_from_iterator(texts, vocab_size=towers.TEXT["vocab_size"], min_frequency=2,
+                                    show_progress=False)
         learned.save_model(str(work))
         learned.save(str(path))
     return tokenizers.BertWordPieceTokenizer(str(work / "vocab.txt"), lowercase=True)
