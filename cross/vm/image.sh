@@ -81,6 +81,6 @@ chmod 755 "$files/first/init" "$files/root/sbin/guest" "$files/root/usr/bin/spot
 # Room for nothing: the disk is read-only.
 rm -f "$vm/root.ext4"
 /sbin/mkfs.ext4 -q -O ^has_journal -E root_owner=0:0 -d "$files/root" "$vm/root.ext4" \
-    "$(($(du -sm "$files/root" | cut -f1) * 5 / 4 + 8))M"
+    "$(($(du -sm "$files/root" | cut -f1) * 5 / 4 + 8))M" >&2
 cp "$vm/kernel/boot/vmlinuz-$kernel" "$vm/kernel.image"
 echo "$vm"
