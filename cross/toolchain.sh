@@ -19,6 +19,13 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# alone COMMAND...: while nothing else here uses apt, which gives up where two do.
+alone() (
+    exec 9>"${TMPDIR:-/tmp}/spotter-apt.lock"
+    flock 9
+    "$@"
+)
+
 # apt_install PACKAGE...: installs those that are missing.
 apt_install() {
     local package missing=()
@@ -27,16 +34,16 @@ apt_install() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing with apt: ${missing[*]}"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+    alone as_root apt-get update -qq
+    alone as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
 # foreign_architecture NAME: lets apt download packages for it; nothing is installed.
 foreign_architecture() {
     if dpkg --print-foreign-architectures | grep -qx "$1"; then return 0; fi
     say "telling dpkg of the architecture $1, to download packages of it"
-    as_root dpkg --add-architecture "$1"
-    as_root apt-get update -qq
+    alone as_root dpkg --add-architecture "$1"
+    alone as_root apt-get update -qq
 }
 
 # The target for the Rust in use, from rustup.
@@ -61,7 +68,7 @@ rust_from_debian() {
         rm -rf "$sysroot" "$packages"
         mkdir -p "$sysroot/lib/rustlib" "$packages"
         # apt warns that its own user cannot write here; it downloads as root then.
-        (cd "$packages" && apt-get download -qq "libstd-rust-web-dev:arm64=$version")
+        (cd "$packages" && alone apt-get download -qq "libstd-rust-web-dev:arm64=$version")
         dpkg-deb -x "$packages"/libstd-rust-web-dev_*_arm64.deb "$packages/x"
         ln -s "$packages/x/usr/lib/rustlib/$TARGET" "$sysroot/lib/rustlib/"
         ln -s /usr/lib/rustlib/x86_64-unknown-linux-gnu "$sysroot/lib/rustlib/"

@@ -29,7 +29,7 @@ unpack() {
     rm -rf "$folder" "$folder.versions" "$vm/debs"
     mkdir -p "$folder" "$vm/debs"
     # apt warns that its own user cannot write here; it downloads as root then.
-    (cd "$vm/debs" && apt-get download -qq "${@/%/:arm64}" 2>&1 | { grep -v '^W: Download is performed' || true; }) >&2
+    (cd "$vm/debs" && alone apt-get download -qq "${@/%/:arm64}" 2>&1 | { grep -v '^W: Download is performed' || true; }) >&2
     for package in "$vm"/debs/*.deb; do dpkg-deb -x "$package" "$folder"; done
     rm -rf "$vm/debs"
     echo "$versions" >"$folder.versions"
