@@ -104,9 +104,9 @@ class CameraTest(unittest.TestCase):
             numbers = run.numbers()
             self.assertEqual(numbers, sorted(set(numbers)), "frames are counted on")
             self.assertTrue(self.machine.lives(run.pid), "the same process")
-            log = run.log.read_text()
-            self.assertIn(told["message"], log)
-            self.assertNotIn("panicked", log)
+            # Another thread writes the log, perhaps a moment later.
+            run.wait(lambda _: told["message"] in run.log.read_text(), f"a log that tells {told['message']!r}", 10)
+            self.assertNotIn("panicked", run.log.read_text())
         finally:
             run.end()
 
