@@ -17,6 +17,8 @@ IMAGE = {
 }
 TEXT = dict(vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
             max_position_embeddings=64, attention_probs_dropout_prob=0.0)
+# PyTorch's fused attention takes six times as long on a CPU, forwards and back, for so few tokens.
+ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
 
 
 class Tower(torch.nn.Module):
@@ -35,10 +37,8 @@ class ImageTower(Tower):
     """A ViT whose pictures may be smaller than its image size while it is trained."""
 
     def __init__(self, size):
-        # PyTorch's fused attention takes six times as long on a CPU, forwards and back, for so few patches.
-        attention = "sdpa" if torch.cuda.is_available() else "eager"
         config = transformers.ViTConfig(intermediate_size=4 * IMAGE[size]["hidden_size"], hidden_dropout_prob=0.0,
-                                        attention_probs_dropout_prob=0.0, attn_implementation=attention, **IMAGE[size])
+                                        attention_probs_dropout_prob=0.0, attn_implementation=ATTENTION, **IMAGE[size])
         super().__init__(transformers.ViTModel(config))
         begin_local(self.model)
 
@@ -60,7 +60,8 @@ class ImageTower(Tower):
 
 class TextTower(Tower):
     def __init__(self):
-        super().__init__(transformers.BertModel(transformers.BertConfig(hidden_dropout_prob=0.05, **TEXT)))
+        config = transformers.BertConfig(hidden_dropout_prob=0.05, attn_implementation=ATTENTION, **TEXT)
+        super().__init__(transformers.BertModel(config))
 
     def forward(self, ids, mask):
         with torch.autocast(ids.device.type, torch.bfloat16):
