@@ -85,8 +85,9 @@ class Machine:
 
     def start(self, command, name):
         """Starts a program on the board; standard output and error go to the share as NAME.out and NAME.err."""
+        # Emptied here: the shell on the board does so after it has said the number of the process.
         for end in ("out", "err"):
-            (self.share / f"{name}.{end}").touch()
+            (self.share / f"{name}.{end}").write_bytes(b"")
         pid = self.run(f"{command} >/share/{name}.out 2>/share/{name}.err & echo $!")
         return int(pid)
 

@@ -1,17 +1,19 @@
 """Step 2: the tokenizer and the text tower. A small BERT learns the teacher's vectors of all sentences.
 
-    python text.py --work WORK [--minutes M]
+    python text.py --work WORK [--minutes M] [--begin CHECKPOINT]
 
-Reads what targets.py wrote. Writes WORK/tokenizer.json, WORK/vocab.txt and WORK/text.pt, and goes on where it was stopped."""
+Reads what targets.py wrote; with --begin, goes on from the text tower and the tokenizer of an earlier checkpoint. Writes WORK/tokenizer.json, WORK/vocab.txt and WORK/text.pt, and goes on where it was stopped."""
 
 import argparse
 import json
 import pathlib
+import shutil
 
 import numpy
 import tokenizers
 import torch
 import torch.nn.functional as F
+import transformers
 
 import towers
 import training
@@ -56,14 +58,28 @@ class Tokens:
         return numpy.arange(*self.places[kind])
 
 
+@torch.no_grad()
+def begin_with(tower, checkpoint, tokens, targets, rows):
+    """The text tower of an earlier checkpoint, whose embedding space is another: its projection is fitted to the targets."""
+    earlier = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint)
+    tower.model.load_state_dict(earlier.text_model.state_dict())
+    pooled = torch.cat([tower.pooled(*tokens.batch(some)).float() for some in numpy.array_split(rows, len(rows) // 200)])
+    wanted = targets[torch.from_numpy(rows).to(pooled.device)]
+    tower.projection.weight.copy_(torch.linalg.lstsq(pooled, wanted).solution.T)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     training.add_arguments(parser)
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--begin", type=pathlib.Path)
     arguments = parser.parse_args()
     work = pathlib.Path(arguments.work)
     device = training.begin(arguments)
+    if arguments.begin:
+        for name in ("tokenizer.json", "vocab.txt"):
+            shutil.copy(arguments.begin / name, work / name)
     tokens = Tokens(work, device)
     targets = torch.from_numpy(numpy.load(work / "targets.npy").astype(numpy.float32)).to(device)
     rows = {kind: tokens.kind(kind) for kind in MIX}
@@ -71,6 +87,9 @@ def main():
     rows["captions"] = numpy.delete(rows["captions"], numpy.s_[::HELD])
 
     tower = towers.TextTower().to(device)
+    if arguments.begin:
+        begin_with(tower.eval(), arguments.begin, tokens, targets, numpy.concatenate([of[::9] for of in rows.values()]))
+        tower.train()
     run = training.Run(tower, arguments.steps, work / "text.pt", arguments.rate, arguments, weight_decay=0.01)
     for step in run:
         draw = numpy.random.default_rng((arguments.seed, step))

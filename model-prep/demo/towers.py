@@ -63,10 +63,12 @@ class TextTower(Tower):
         config = transformers.BertConfig(hidden_dropout_prob=0.05, attn_implementation=ATTENTION, **TEXT)
         super().__init__(transformers.BertModel(config))
 
-    def forward(self, ids, mask):
+    def pooled(self, ids, mask):
         with torch.autocast(ids.device.type, torch.bfloat16):
-            pooled = self.model(input_ids=ids, attention_mask=mask).pooler_output
-        return self.project(pooled)
+            return self.model(input_ids=ids, attention_mask=mask).pooler_output
+
+    def forward(self, ids, mask):
+        return self.project(self.pooled(ids, mask))
 
 
 @torch.no_grad()
