@@ -17,24 +17,29 @@ profile=${SPOTTER_PROFILE:-release}
 arm64_toolchain
 
 # The tests build the whole workspace, with which dependencies have other features: built the same way here, nothing is
-# compiled twice.
+# compiled twice. Not so a small program: the tests ask for all features of it.
 scope=(--package spotter)
 [ "$profile" = release ] || scope=(--workspace)
-arm64_cargo build --profile "$profile" --locked "${scope[@]}" --bin spotter "$@"
-
 dist=$CARGO_TARGET_DIR/dist/$TARGET
-model=()
+small=()
 for argument in "$@"; do
     [ "$argument" = --no-default-features ] || continue
-    dist=$dist-small model=(--bundle config/demo --labels config/demo/labels.toml)
+    dist=$dist-small scope=(--package spotter)
+    small=(--bundle config/demo --labels config/demo/labels.toml)
 done
+arm64_cargo build --profile "$profile" --locked "${scope[@]}" --bin spotter "$@"
+
 folder=$profile
 [ "$profile" != dev ] || folder=debug
 cross/split.sh "$CARGO_TARGET_DIR/$TARGET/$folder/spotter" "$dist"
 cross/check_program.sh "$dist/spotter" >&2
+if [ ${#small[@]} != 0 ] && grep -q 'demo bundle inside the program' "$dist/spotter"; then
+    say "FAILED: the demo model is in a program that was built small"
+    exit 1
+fi
 if [ "${CI:-}" = true ] || command -v apt-get >/dev/null; then install_emulation; fi
 if command -v "${QEMU:-$QEMU_DEFAULT}" >/dev/null; then
-    cross/try_program.sh "$dist/spotter" ${model[@]+"${model[@]}"} >&2
+    cross/try_program.sh "$dist/spotter" ${small[@]+"${small[@]}"} >&2
 else
     say "not started here: no qemu-user"
 fi

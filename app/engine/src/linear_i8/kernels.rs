@@ -48,6 +48,7 @@ pub(crate) struct TileI8 {
     panel: *const i8,
     blocks: usize,
     /// The panel that is likely to be needed next, of the same extent: a hint for the cache, never read.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
     next: *const i8,
     /// `columns` values each: sum of the channel's weights, its scale, its bias.
     sums: *const i32,
@@ -120,6 +121,7 @@ impl Kernels {
 
     /// All that this CPU runs, slowest first.
     pub(crate) fn available() -> Vec<&'static Self> {
+        #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_mut))]
         let mut all = vec![&scalar::KERNELS];
         #[cfg(target_arch = "x86_64")]
         {
