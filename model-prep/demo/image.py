@@ -24,7 +24,7 @@ import words
 
 PRESETS = {
     # `sizes`: until which part of the run pictures have which side; small ones cost little and teach most of it.
-    "cpu": dict(tower="small", passes=20, batch=96, rate=1.5e-3, sizes=[(0.6, 40), (0.9, 48), (1.0, 64)],
+    "cpu": dict(tower="small", passes=13, batch=96, rate=1.5e-3, sizes=[(0.6, 40), (0.9, 48), (1.0, 64)],
                 scale=(0.4, 1.0), colour=0.25, mix=0.0, erase=0.0, decay=0.05),
     "gpu": dict(tower="large", passes=300, batch=512, rate=1.5e-3, sizes=[(0.5, 64), (1.0, 96)],
                 scale=(0.2, 1.0), colour=0.4, mix=0.5, erase=0.25, decay=0.1),
