@@ -91,15 +91,20 @@ fn a_fused_float_tower_computes_what_tract_computes() {
     }
 }
 
+/// Those with fused multiply-add agree nearly to the last bit. `scalar`, which has none, rounds otherwise, and activations
+/// that lie between two integers then become the other one: embeddings differ as much as integers differ from floats.
 #[test]
 fn instruction_sets_agree() {
-    for weights in [Weights::Int8, Weights::F32] {
+    for (weights, scalar_min) in [(Weights::Int8, 0.999), (Weights::F32, 1.0 - 1e-5)] {
         let parts = Parts::demo(weights);
-        let expected = parts.embeddings(&kernels("scalar"));
-        for name in Threads::available_kernels() {
-            for (found, expected) in parts.embeddings(&kernels(name)).iter().zip(&expected) {
-                let cosine = cosine(found, expected);
-                assert!(cosine >= 1.0 - 1e-5, "{weights:?}: scalar and {name}: cosine {cosine}");
+        let scalar = parts.embeddings(&kernels("scalar"));
+        let names: Vec<_> = Threads::available_kernels().into_iter().filter(|name| *name != "scalar").collect();
+        let fused: Vec<_> = names.iter().map(|name| parts.embeddings(&kernels(name))).collect();
+        for (name, embeddings) in names.iter().zip(&fused) {
+            for (index, found) in embeddings.iter().enumerate() {
+                let (first, scalar) = (cosine(found, &fused[0][index]), cosine(found, &scalar[index]));
+                assert!(first >= 1.0 - 1e-5, "{weights:?}: {} and {name}: cosine {first}", names[0]);
+                assert!(scalar >= scalar_min, "{weights:?}: scalar and {name}: cosine {scalar}");
             }
         }
     }
