@@ -69,6 +69,15 @@ def faults(pixels, share):
     return torch.lerp(pixels, blurred, mix) + noise
 
 
+def coarse(pixels, share):
+    """Some of the pictures as if they had a half to a third of their lines."""
+    n, side, device = len(pixels), pixels.shape[-1], pixels.device
+    few = int(torch.randint(side // 3, side // 2 + 1, ()))
+    lost = F.interpolate(pixels, size=(few, few), mode="bilinear", antialias=True, align_corners=False)
+    lost = F.interpolate(lost, size=(side, side), mode="bilinear", align_corners=False)
+    return torch.where(torch.rand(n, 1, 1, 1, device=device) < share, lost, pixels)
+
+
 def erase(pixels, share):
     """A grey rectangle over some of the pictures."""
     n, side, device = len(pixels), pixels.shape[-1], pixels.device

@@ -1,5 +1,5 @@
 """Step 4: both towers together, with the loss of contrastive training: each picture of a batch against the sentences of
-all, and each sentence against all pictures.
+all, and each sentence against all pictures; beside it, the softmax over the classes of step 3. Some pictures are made coarse.
 
     python tune.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M]
 
@@ -15,6 +15,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 
+import augment
 import image
 import towers
 import training
@@ -23,6 +24,7 @@ from text import Tokens
 
 # Pictures of each kind in a batch.
 MIX = {"classes": 100, "captions": 64, "shapes": 24}
+COARSE = 0.35
 # Sentences of other kinds hold the text tower to what its teacher taught.
 HELD_TO_TEACHER = {"nouns": 48, "definitions": 16, "labels": 32}
 
@@ -39,7 +41,7 @@ def sentences(tower, tokens, rows):
 
 
 def batch_of(pictures, tokens, prompts, random, side):
-    """Pixels, and the row of the sentence of each."""
+    """Pixels, the row of the sentence of each, and the classes of the first ones."""
     few = random.choice(len(prompts.of_class), MIX["classes"], replace=False)
     chosen = numpy.array([random.choice(pictures.of_class[k]) for k in few])
     captioned = random.choice(len(pictures.captioned), MIX["captions"], replace=False)
@@ -53,7 +55,7 @@ def batch_of(pictures, tokens, prompts, random, side):
     rows = [random.choice(prompts.of_class[k]) for k in few]
     rows += [prompts.caption[random.choice(pictures.captions[k])] for k in captioned]
     rows += [random.choice(prompts.of_shape[k]) for k in shown]
-    return pixels, numpy.array(rows)
+    return augment.coarse(pixels, COARSE), numpy.array(rows), few
 
 
 @torch.no_grad()
@@ -70,8 +72,8 @@ def main():
     training.add_arguments(parser)
     parser.add_argument("--data", required=True)
     parser.add_argument("--preset", choices=image.PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--rate", type=float, default=2e-4)
     arguments = parser.parse_args()
     work, preset = pathlib.Path(arguments.work), image.PRESETS[arguments.preset]
     device = training.begin(arguments)
@@ -93,16 +95,19 @@ def main():
     side = towers.IMAGE[preset["tower"]]["image_size"]
     for step in run:
         random = numpy.random.default_rng((arguments.seed, 4, step))
-        pixels, rows = batch_of(pictures, tokens, prompts, random, side)
+        pixels, rows, few = batch_of(pictures, tokens, prompts, random, side)
         taught = numpy.concatenate([random.choice(tokens.kind(kind), n) for kind, n in HELD_TO_TEACHER.items()])
         taught = numpy.concatenate([taught, rows])
         said = sentences(module["text"], tokens, taught)
         teacher = 1 - (said * prompts.targets[torch.from_numpy(taught).to(device)]).sum(1).mean()
         scale = module["scale"].log_scale.exp().clamp(max=100)
-        logits = said[-len(rows):] @ module["image"](pixels).T * scale
+        seen = module["image"](pixels)
+        logits = said[-len(rows):] @ seen.T * scale
         own = torch.arange(len(rows), device=device)
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        run.step(loss + 5 * teacher, contrast=loss, teacher=teacher, scale=scale)
+        logits = seen[:len(few)] @ prompts.prototypes(prompts.of_class, random).T * scale
+        classes = F.cross_entropy(logits, torch.from_numpy(few).to(device))
+        run.step(loss + classes / 2 + 5 * teacher, contrast=loss, classes=classes, teacher=teacher, scale=scale)
         if run.at % 250 == 0 or run.done:
             averaged = run.averaged
             of_class = prototypes(averaged["text"], tokens, prompts)
