@@ -24,6 +24,7 @@ from text import Tokens
 
 # Pictures of each kind in a batch.
 MIX = {"classes": 100, "captions": 64, "shapes": 24}
+# The share of pictures that are made coarse, as those of small or distant things are.
 COARSE = 0.35
 # Sentences of other kinds hold the text tower to what its teacher taught.
 HELD_TO_TEACHER = {"nouns": 48, "definitions": 16, "labels": 32}
