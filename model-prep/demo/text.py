@@ -2,7 +2,8 @@
 
     python text.py --work WORK [--minutes M] [--begin CHECKPOINT]
 
-Reads what targets.py wrote; with --begin, goes on from the text tower and the tokenizer of an earlier checkpoint. Writes WORK/tokenizer.json, WORK/vocab.txt and WORK/text.pt, and goes on where it was stopped."""
+Reads what targets.py wrote; with --begin, the first call goes on from the text tower and the tokenizer of an earlier
+checkpoint. Writes WORK/tokenizer.json, WORK/vocab.txt and WORK/text.pt, and goes on where it was stopped."""
 
 import argparse
 import json
@@ -77,9 +78,12 @@ def main():
     arguments = parser.parse_args()
     work = pathlib.Path(arguments.work)
     device = training.begin(arguments)
-    if arguments.begin:
+    path = work / "text.pt"
+    # A run that goes on has its beginning in its state.
+    begin = None if path.exists() else arguments.begin
+    if begin:
         for name in ("tokenizer.json", "vocab.txt"):
-            shutil.copy(arguments.begin / name, work / name)
+            shutil.copy(begin / name, work / name)
     tokens = Tokens(work, device)
     targets = torch.from_numpy(numpy.load(work / "targets.npy").astype(numpy.float32)).to(device)
     rows = {kind: tokens.kind(kind) for kind in MIX}
@@ -87,10 +91,10 @@ def main():
     rows["captions"] = numpy.delete(rows["captions"], numpy.s_[::HELD])
 
     tower = towers.TextTower().to(device)
-    if arguments.begin:
-        begin_with(tower.eval(), arguments.begin, tokens, targets, numpy.concatenate([of[::9] for of in rows.values()]))
+    if begin:
+        begin_with(tower.eval(), begin, tokens, targets, numpy.concatenate([of[::9] for of in rows.values()]))
         tower.train()
-    run = training.Run(tower, arguments.steps, work / "text.pt", arguments.rate, arguments, weight_decay=0.01)
+    run = training.Run(tower, arguments.steps, path, arguments.rate, arguments, weight_decay=0.01)
     for step in run:
         draw = numpy.random.default_rng((arguments.seed, step))
         chosen = numpy.concatenate([draw.choice(rows[kind], number) for kind, number in MIX.items()])
