@@ -7,12 +7,14 @@ import pathlib
 import tarfile
 
 DEMO = pathlib.Path(__file__).resolve().parents[2] / "config/demo"
+MANIFEST = json.loads((DEMO / "bundle.json").read_text())
+# What the demo model's cosines are multiplied by.
+DEMO_SCALE = math.exp(MANIFEST["logit_scale"])
 
 
 def archive(path, name, scale):
     """Writes the archive; a score's logit is its cosine times `scale`, by which the bundles are told apart."""
-    manifest = json.loads((DEMO / "bundle.json").read_text())
-    manifest |= {"name": name, "logit_scale": math.log(scale)}
+    manifest = MANIFEST | {"name": name, "logit_scale": math.log(scale)}
     contents = {"bundle.json": json.dumps(manifest, indent=2).encode()}
     for file in ["vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"]:
         contents[file] = (DEMO / file).read_bytes()

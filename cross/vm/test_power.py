@@ -18,7 +18,7 @@ import tempfile
 import time
 import unittest
 
-from bundles import archive
+from bundles import DEMO_SCALE, archive
 from machine import Machine
 from program import Run
 
@@ -220,7 +220,7 @@ class PowerTest(unittest.TestCase):
         slots = board.listed()
         self.assertIn(slots.key(), [state.key() for state in allowed], f"after {when}")
         line = board.program.wait(lambda line: "frame" in line, "labelled frame", 60)
-        scale = 20.54 if slots.active == BUILT_IN else SCALES[kind(slots.active)]
+        scale = DEMO_SCALE if slots.active == BUILT_IN else SCALES[kind(slots.active)]
         best = line["labels"][0]
         self.assertAlmostEqual(best["logit"] / best["cosine"] / scale, 1, 1, f"after {when}: {slots.active} runs")
         self.check_contents(board.machine, slots)
