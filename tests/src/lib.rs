@@ -84,19 +84,19 @@ fn target(profile: &Path) -> Option<&str> {
 
 /// The program itself, or a script beside it where it needs the runner.
 fn startable(program: &Path) -> PathBuf {
+    static WRITING: Mutex<()> = Mutex::new(());
     let Some(runner) = std::env::var_os(RUNNER) else { return program.to_owned() };
     let script = program.with_extension("emulated");
     let text = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", runner.to_string_lossy(), program.display());
+    // The first tests start at the same time, and ask for the same script.
+    let _alone = WRITING.lock().expect("no test panics while it writes");
     if std::fs::read_to_string(&script).is_ok_and(|found| found == text) {
         return script;
     }
-    let write = || {
-        use std::os::unix::fs::PermissionsExt as _;
-        let new = script.with_extension(format!("{}.new", std::process::id()));
-        std::fs::write(&new, &text)?;
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755))?;
-        std::fs::rename(&new, &script)
-    };
-    write().unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    // Another process writes it: a file that this one has open is open too in every child that a thread is just starting, and
+    // what is open for writing cannot be executed.
+    let write = "printf %s \"$1\" >\"$2.new\" && chmod +x \"$2.new\" && mv \"$2.new\" \"$2\"";
+    let status = Command::new("sh").args(["-c", write, "sh", &text]).arg(&script).status().expect("there is a shell");
+    assert!(status.success(), "{}: {status}", script.display());
     script
 }
