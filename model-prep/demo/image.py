@@ -1,8 +1,9 @@
 """Step 3: the image tower. A ViT learns to point at the sentences of what it sees.
 
-    python image.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M]
+    python image.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M] [--begin CHECKPOINT]
 
-Reads what targets.py wrote. Three losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
+Reads what targets.py wrote, and with --begin text.py too: the first call goes on from the image tower of an earlier
+checkpoint. Three losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
 against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first.
 Writes WORK/image-PRESET.pt and goes on where it was stopped."""
 
@@ -14,6 +15,7 @@ import pathlib
 import numpy
 import torch
 import torch.nn.functional as F
+import transformers
 
 import augment
 import photos
@@ -21,6 +23,7 @@ import shapes
 import towers
 import training
 import words
+from text import Tokens
 
 PRESETS = {
     # `sizes`: until which part of the run pictures have which side; small ones cost little and teach most of it.
@@ -163,20 +166,46 @@ class Scale(torch.nn.Module):
         self.log_scale = torch.nn.Parameter(torch.tensor(value).log())
 
 
+@torch.no_grad()
+def begin_with(module, checkpoint, work, targets):
+    """The image tower and the logit scale of an earlier checkpoint, whose embedding space may be a turned one: the turn that
+    brings its sentences nearest to the targets (Schönemann, "A generalized solution of the orthogonal Procrustes problem",
+    1966) is put into the projection."""
+    earlier = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint)
+    module["tower"].model.load_state_dict(earlier.vision_model.state_dict())
+    module["scale"].log_scale.copy_(earlier.logit_scale)
+    tokens, text = Tokens(work, targets.device), towers.TextTower().eval()
+    text.model.load_state_dict(earlier.text_model.state_dict())
+    text.projection.load_state_dict(earlier.text_projection.state_dict())
+    text.to(targets.device)
+    rows = numpy.concatenate([tokens.kind(kind)[::step] for kind, step in (("captions", 20), ("labels", 4))])
+    said = torch.cat([text(*tokens.batch(some)) for some in numpy.array_split(rows, len(rows) // 200)])
+    left, sizes, right = torch.linalg.svd(said.T @ targets[torch.from_numpy(rows).to(targets.device)])
+    print(f"{checkpoint}: its sentences are at cosine {sizes.sum().item() / len(rows):.3f} to their targets", flush=True)
+    module["tower"].projection.weight.copy_((left @ right).T @ earlier.visual_projection.weight.to(targets.device))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     training.add_arguments(parser)
     parser.add_argument("--data", required=True)
     parser.add_argument("--preset", choices=PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--passes", type=float, help="over the photographs of classes, instead of the preset's")
+    parser.add_argument("--rate", type=float, help="instead of the preset's")
+    parser.add_argument("--begin", type=pathlib.Path)
     arguments = parser.parse_args()
     work, preset = pathlib.Path(arguments.work), PRESETS[arguments.preset]
     device = training.begin(arguments)
     prompts = Prompts(work, arguments.data, device)
     pictures = Photos(arguments, work, preset, prompts.classes, device)
     module = torch.nn.ModuleDict({"tower": towers.ImageTower(preset["tower"]), "scale": Scale()}).to(device)
-    steps = round((arguments.passes or preset["passes"]) * len(pictures.pictures) / preset["batch"])
-    run = training.Run(module, steps, work / f"image-{arguments.preset}.pt", preset["rate"], arguments,
+    passes = preset["passes"] if arguments.passes is None else arguments.passes
+    steps = round(passes * len(pictures.pictures) / preset["batch"])
+    path = work / f"image-{arguments.preset}.pt"
+    # A run that goes on has its beginning in its state.
+    if arguments.begin and not path.exists():
+        begin_with(module, arguments.begin, work, prompts.targets)
+    run = training.Run(module, steps, path, arguments.rate or preset["rate"], arguments,
                        weight_decay=preset["decay"])
     classes, drawn = prompts.prototypes(prompts.of_class), prompts.prototypes(prompts.of_shape)
     for step in run:

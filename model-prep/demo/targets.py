@@ -1,11 +1,13 @@
 """Step 1: what the towers shall say. Sentence vectors of a trained teacher (MiniLM), centred, partly whitened and
-reduced to the embedding space; phrases of shapes are given a direction for each colour and each shape besides.
+reduced to the embedding space; nouns are drawn to what WordNet says they are like; phrases of shapes are given a direction
+for each colour and each shape besides.
 
-    python targets.py --data PHOTOS --wordnet /usr/share/wordnet/data.noun --work WORK
+    python targets.py --data PHOTOS --wordnet /usr/share/wordnet --work WORK
 
 Writes WORK/texts.json and WORK/targets.npy [texts, DIM] of float16, rows of length 1."""
 
 import argparse
+import collections
 import importlib.util
 import json
 import pathlib
@@ -22,6 +24,8 @@ import words
 DIM = 256
 # How far a phrase of shapes goes towards the directions of its colour and of its shape.
 SHAPE_PULL = 0.6
+# How far a noun goes in each round towards what it is like, and how often: words two steps apart come together too.
+NOUN_PULL, NOUN_ROUNDS = 1.0, 3
 
 
 class Teacher:
@@ -55,33 +59,50 @@ def unit(vectors):
 
 
 def collect(arguments):
-    """All sentences, by kind."""
+    """All sentences by kind, the labels, what nouns are like, and the names of classes."""
     draw = random.Random(0)
     _, captions = photos.captioned(arguments.data, arguments.work, "train")
     names = words.classes(pathlib.Path(arguments.data) / "tiny-imagenet-classes.tsv")
     labels = sorted({name for synonyms in names.values() for name in synonyms} | set(words.EVERYDAY))
-    nouns, definitions = words.nouns(arguments.wordnet, arguments.nouns)
+    like, definitions = words.nouns(arguments.wordnet)
     return {
         "captions": [caption for several in captions for caption in several],
         "labels": [template.format(label) for label in labels for template in words.TEMPLATES],
-        "nouns": [template.format(noun) for noun in nouns for template in ("{}", draw.choice(words.TEMPLATES[1:]))],
-        "definitions": definitions[: arguments.nouns // 2],
+        "nouns": [template.format(noun) for noun in like for template in ("{}", draw.choice(words.TEMPLATES[1:]))],
+        "definitions": definitions,
         "shapes": [phrase for phrase, _, _ in words.shape_phrases()],
-    }, labels
+    }, labels, like, {name for synonyms in names.values() for name in synonyms}
+
+
+def pulled(targets, texts, places, labels, like, fixed):
+    """Targets of the sentences of nouns, drawn to what each noun is like: a teacher of sentences knows little of rare words,
+    and what a dictionary says of them it does not know at all. The names in `fixed` stay: the image tower is taught those.
+    The idea: Faruqui et al., "Retrofitting word vectors to semantic lexicons", 2015."""
+    rows = collections.defaultdict(list)
+    for start, names, number in ((places["nouns"][0], like, 2), (places["labels"][0], labels, len(words.TEMPLATES))):
+        for at, name in enumerate(names):
+            rows[name] += range(start + at * number, start + (at + 1) * number)
+    meant = {name: unit(targets[of].mean(0)) for name, of in rows.items()}
+    meant |= {texts[row]: targets[row] for row in range(*places["definitions"])}
+    result = targets.copy()
+    for noun, others in like.items():
+        near = [meant[other] * weight for other, weight in others.items() if other in meant]
+        if near and noun not in fixed:
+            result[rows[noun]] = unit(targets[rows[noun]] + NOUN_PULL * unit(sum(near)))
+    return result
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True)
-    parser.add_argument("--wordnet", default="/usr/share/wordnet/data.noun")
+    parser.add_argument("--wordnet", default="/usr/share/wordnet")
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--nouns", type=int, default=30000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
 
-    kinds, labels = collect(arguments)
+    kinds, labels, like, fixed = collect(arguments)
     texts = [text for kind in kinds.values() for text in kind]
     vectors = Teacher()(texts)
     places, at = {}, 0
@@ -98,6 +119,8 @@ def main():
     # The fourth root whitens half the way: rare directions count for more, noise is not blown up.
     whiten = directions[:, largest] / variances[largest] ** 0.25
     targets = unit((vectors - mean) @ whiten)
+    for _ in range(NOUN_ROUNDS):
+        targets = pulled(targets, texts, places, labels, like, fixed)
 
     codes = numpy.linalg.qr(numpy.random.default_rng(5).standard_normal((DIM, DIM)))[0]
     for row, (_, colour, shape) in enumerate(words.shape_phrases(), places["shapes"][0]):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+import training
+
 EMBEDDING = 256
 
 # A step of training sees fewer patches of a picture at first; the whole grid has these.
@@ -45,7 +47,7 @@ class ImageTower(Tower):
     def forward(self, pixels, corner=(0, 0)):
         """`pixels` [n, 3, side, side]; `corner`: where in the grid of positions a smaller picture's patches lie."""
         model = self.model
-        with torch.autocast(pixels.device.type, torch.bfloat16):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=training.HALF):
             x = model.embeddings.patch_embeddings.projection(pixels)
             rows, columns = x.shape[-2:]
             grid = model.config.image_size // model.config.patch_size
@@ -64,7 +66,7 @@ class TextTower(Tower):
         super().__init__(transformers.BertModel(config))
 
     def pooled(self, ids, mask):
-        with torch.autocast(ids.device.type, torch.bfloat16):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=training.HALF):
             return self.model(input_ids=ids, attention_mask=mask).pooler_output
 
     def forward(self, ids, mask):

@@ -2,7 +2,6 @@
 
 import itertools
 import pathlib
-import random
 import re
 
 COLOURS = "red green blue yellow orange purple white black".split()
@@ -41,6 +40,8 @@ eating drinking reading cooking dancing smiling empty room kitchen bathroom bedr
 
 # WordNet's files of nouns for what can be seen: animals, artifacts, bodies, food, objects, people, plants, substances.
 SEEN = {"05", "06", "08", "13", "17", "18", "20", "27"}
+# Senses of a noun that count, and of the kinds below it, how many stand for all.
+SENSES_MAX, KINDS_MAX = 3, 12
 
 
 def classes(path):
@@ -49,24 +50,53 @@ def classes(path):
     return {folder: [name.strip() for name in names.split(",")] for folder, names in lines}
 
 
-def nouns(path, number, seed=0):
-    """`number` nouns of WordNet's `data.noun` that name what can be seen, and as many definitions."""
-    words, definitions = set(), set()
-    for line in pathlib.Path(path).read_text().splitlines():
+def nouns(folder):
+    """WordNet's nouns that name what can be seen, and what each is like: {noun: {noun or definition:
+    weight}}; and the definitions, which begin with a noun. FOLDER has `data.noun` and `index.noun`.
+
+    Like a noun are its synonyms, its definition, the kinds above it, and the kinds one and two steps below it; rarer senses
+    count for less.
+    """
+    synsets = {}
+    for line in (pathlib.Path(folder) / "data.noun").read_text().splitlines():
         if line.startswith("  "):
             continue
         synset, _, gloss = line.partition(" | ")
         fields = synset.split()
         if fields[1] not in SEEN:
             continue
-        lemmas = [fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16))]
+        number = int(fields[3], 16)
+        lemmas = [fields[4 + 2 * i].replace("_", " ") for i in range(number)]
         lemmas = [lemma for lemma in lemmas if re.fullmatch(r"[a-z]+(?:[ -][a-z]+){0,2}", lemma)]
-        words.update(lemmas)
         definition = re.sub(r"\(.*?\)", "", gloss).split(";")[0].strip()
-        if lemmas and 2 < len(definition.split()) < 16:
-            definitions.add(f"{lemmas[0]}, {definition}")
-    draw = random.Random(seed)
-    return tuple(draw.sample(sorted(found), min(number, len(found))) for found in (words, definitions))
+        defined = [f"{lemmas[0]}, {definition}"] if lemmas and 2 < len(definition.split()) < 16 else []
+        # Each pointer is a symbol, where it points to, a part of speech, and the words that are meant.
+        pointers = fields[5 + 2 * number:]
+        above, below = (
+            [to for kind, to in zip(pointers[::4], pointers[1::4]) if kind == symbol] for symbol in ("@", "~")
+        )
+        synsets[fields[0]] = lemmas, defined, above, below
+
+    def heads(offsets):
+        return [synsets[to][0][0] for to in offsets if to in synsets and synsets[to][0]][:KINDS_MAX]
+
+    like, definitions = {}, set()
+    for line in (pathlib.Path(folder) / "index.noun").read_text().splitlines():
+        if line.startswith("  "):
+            continue
+        fields = line.split()
+        noun = fields[0].replace("_", " ")
+        # The commonest sense comes first.
+        senses = [to for to in fields[-int(fields[2]):] if to in synsets and noun in synsets[to][0]]
+        for rank, (lemmas, defined, above, below) in enumerate(synsets[to] for to in senses):
+            definitions.update(defined)
+            far = [to for kind in below if kind in synsets for to in synsets[kind][3]]
+            of_noun = like.setdefault(noun, {})
+            for group in (lemmas, defined, heads(above), heads(below), heads(far)) if rank < SENSES_MAX else ():
+                for word in group:
+                    if word != noun:
+                        of_noun[word] = of_noun.get(word, 0.0) + 1 / len(group) / (1 + rank)
+    return like, sorted(definitions)
 
 
 def shape_phrases():

@@ -297,7 +297,9 @@ struct Watching {
 
 impl Watching {
     fn start(place: &Place) -> Self {
-        let source = "test://shapes?seed=1&fps=5&size=64x64";
+        // Slow enough that no frame is lost for want of speed.
+        let fps = if e2e::emulated() { 1 } else { 5 };
+        let source = format!("test://shapes?seed=1&fps={fps}&size=64x64");
         let program = Running::start(place.spotter("run --output json --labels labels.toml --source").arg(source));
         let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
         Self { program, last }
