@@ -1,15 +1,26 @@
-"""Bundles for the tests: the demo model under another name and with another scale of its scores, as an archive."""
+"""Bundles for the tests: those of other checkpoints, and the demo model under another name and with another scale of its scores.
+
+SPOTTER_MODEL_PREP names model-prep for the machine that runs this.
+"""
 
 import io
 import json
 import math
+import os
 import pathlib
+import subprocess
 import tarfile
 
 DEMO = pathlib.Path(__file__).resolve().parents[2] / "config/demo"
 MANIFEST = json.loads((DEMO / "bundle.json").read_text())
 # What the demo model's cosines are multiplied by.
 DEMO_SCALE = math.exp(MANIFEST["logit_scale"])
+
+
+def export(checkpoint, out, *options):
+    """Makes a bundle of a checkpoint."""
+    command = [os.environ["SPOTTER_MODEL_PREP"], "export", checkpoint, "--out", out, *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def archive(path, name, scale):

@@ -1,7 +1,4 @@
-"""How little memory will do: the demo bundle on a board with 192 MB, a bundle of ViT-B/32 and BERT-base on one with 512 MB.
-
-SPOTTER_MODEL_PREP names model-prep for the machine that runs this.
-"""
+"""How little memory will do: the demo bundle on a board with 192 MB, a bundle of ViT-B/32 and BERT-base on one with 512 MB."""
 
 import os
 import pathlib
@@ -10,6 +7,7 @@ import tempfile
 import unittest
 
 import checkpoint
+from bundles import export
 from camera import Camera
 from machine import Machine
 from program import Run
@@ -40,9 +38,7 @@ class MemoryTest(unittest.TestCase):
     def test_vit_b32_in_512_mb(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         checkpoint.main(folder / "checkpoint")
-        program = os.environ["SPOTTER_MODEL_PREP"]
-        export = [program, "export", folder / "checkpoint", "--out", folder / "disk/bundle", "--weights", "int8"]
-        subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
+        export(folder / "checkpoint", folder / "disk/bundle", "--weights", "int8")
         files = (folder / "disk/bundle").iterdir()
         sizes = {file.name: file.stat().st_size // 1_000_000 for file in files}
         print(f"the bundle in MB: {sizes}")

@@ -179,8 +179,7 @@ def begin_with(module, checkpoint, work, targets):
     text.projection.load_state_dict(earlier.text_projection.state_dict())
     text.to(targets.device)
     rows = numpy.concatenate([tokens.kind(kind)[::step] for kind, step in (("captions", 20), ("labels", 4))])
-    said = torch.cat([text(*tokens.batch(some)) for some in numpy.array_split(rows, len(rows) // 200)])
-    left, sizes, right = torch.linalg.svd(said.T @ targets[torch.from_numpy(rows).to(targets.device)])
+    left, sizes, right = torch.linalg.svd(tokens.through(text, rows).T @ targets[torch.from_numpy(rows).to(targets.device)])
     print(f"{checkpoint}: its sentences are at cosine {sizes.sum().item() / len(rows):.3f} to their targets", flush=True)
     module["tower"].projection.weight.copy_((left @ right).T @ earlier.visual_projection.weight.to(targets.device))
 

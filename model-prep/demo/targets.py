@@ -75,21 +75,24 @@ def collect(arguments):
 
 
 def pulled(targets, texts, places, labels, like, fixed):
-    """Targets of the sentences of nouns, drawn to what each noun is like: a teacher of sentences knows little of rare words,
+    """The targets, those of nouns drawn to what each noun is like, in rounds: a teacher of sentences knows little of rare words,
     and what a dictionary says of them it does not know at all. The names in `fixed` stay: the image tower is taught those.
     The idea: Faruqui et al., "Retrofitting word vectors to semantic lexicons", 2015."""
     rows = collections.defaultdict(list)
-    for start, names, number in ((places["nouns"][0], like, 2), (places["labels"][0], labels, len(words.TEMPLATES))):
+    for kind, names in (("nouns", like), ("labels", labels)):
+        start, end = places[kind]
+        number = (end - start) // len(names)
         for at, name in enumerate(names):
             rows[name] += range(start + at * number, start + (at + 1) * number)
-    meant = {name: unit(targets[of].mean(0)) for name, of in rows.items()}
-    meant |= {texts[row]: targets[row] for row in range(*places["definitions"])}
-    result = targets.copy()
-    for noun, others in like.items():
-        near = [meant[other] * weight for other, weight in others.items() if other in meant]
-        if near and noun not in fixed:
-            result[rows[noun]] = unit(targets[rows[noun]] + NOUN_PULL * unit(sum(near)))
-    return result
+    targets = targets.copy()
+    for _ in range(NOUN_ROUNDS):
+        meant = {name: unit(targets[of].mean(0)) for name, of in rows.items()}
+        meant |= {texts[row]: targets[row] for row in range(*places["definitions"])}
+        for noun, others in like.items():
+            near = [meant[other] * weight for other, weight in others.items() if other in meant]
+            if near and noun not in fixed:
+                targets[rows[noun]] = unit(targets[rows[noun]] + NOUN_PULL * unit(sum(near)))
+    return targets
 
 
 def main():
@@ -118,9 +121,7 @@ def main():
     largest = numpy.argsort(-variances)[:DIM]
     # The fourth root whitens half the way: rare directions count for more, noise is not blown up.
     whiten = directions[:, largest] / variances[largest] ** 0.25
-    targets = unit((vectors - mean) @ whiten)
-    for _ in range(NOUN_ROUNDS):
-        targets = pulled(targets, texts, places, labels, like, fixed)
+    targets = pulled(unit((vectors - mean) @ whiten), texts, places, labels, like, fixed)
 
     codes = numpy.linalg.qr(numpy.random.default_rng(5).standard_normal((DIM, DIM)))[0]
     for row, (_, colour, shape) in enumerate(words.shape_phrases(), places["shapes"][0]):

@@ -55,6 +55,11 @@ class Tokens:
             mask[at, : len(self.ids[row])] = 1
         return ids.to(self.device), mask.to(self.device)
 
+    @torch.no_grad()
+    def through(self, function, rows):
+        """What `function` makes of the tokens of these rows, some at a time."""
+        return torch.cat([function(*self.batch(some)).float() for some in numpy.array_split(rows, len(rows) // 200)])
+
     def kind(self, kind):
         return numpy.arange(*self.places[kind])
 
@@ -64,7 +69,7 @@ def begin_with(tower, checkpoint, tokens, targets, rows):
     """The text tower of an earlier checkpoint, whose embedding space is another: its projection is fitted to the targets."""
     earlier = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint)
     tower.model.load_state_dict(earlier.text_model.state_dict())
-    pooled = torch.cat([tower.pooled(*tokens.batch(some)).float() for some in numpy.array_split(rows, len(rows) // 200)])
+    pooled = tokens.through(tower.pooled, rows)
     wanted = targets[torch.from_numpy(rows).to(pooled.device)]
     tower.projection.weight.copy_(torch.linalg.lstsq(pooled, wanted).solution.T)
 

@@ -47,15 +47,15 @@ class Run:
         matrices = [p for n, p in named if hidden(n, p)]
         rest = [p for n, p in named if not hidden(n, p) and p.ndim > 1]
         scalars = [p for n, p in named if p.ndim <= 1]
-        # Muon's own products are in half precision.
-        muon, rest = (matrices, rest) if HALF else ([], matrices + rest)
-        self.optimizers = [
+        self.optimizers = []
+        # Muon's own products are in half precision. The rate means the same for both: an update of that root mean square.
+        if HALF:
+            self.optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        else:
+            rest = matrices + rest
+        self.optimizers.append(
             torch.optim.AdamW([{"params": rest, "weight_decay": weight_decay}, {"params": scalars, "weight_decay": 0.0}],
-                              lr=rate, betas=(0.9, 0.98), fused=True),
-        ]
-        if muon:
-            # The rate means the same for both: an update of that root mean square.
-            self.optimizers.insert(0, torch.optim.Muon(muon, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+                              lr=rate, betas=(0.9, 0.98), fused=True))
         self.rate = rate
         self.averaged = copy.deepcopy(modules).eval().requires_grad_(False)
         if path.exists():
