@@ -20,7 +20,7 @@ import towers
 import training
 
 # Sentences of each kind in a batch.
-MIX = {"captions": 64, "labels": 64, "nouns": 56, "definitions": 16, "shapes": 24}
+MIX = {"captions": 32, "labels": 48, "nouns": 256, "definitions": 16, "shapes": 16}
 TOKENS_MAX = 40
 # Every so-manieth caption is kept to measure with.
 HELD = 50
