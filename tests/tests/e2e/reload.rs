@@ -11,7 +11,9 @@ use std::time::Instant;
 use crate::classify::{DEADLINE, Line, Place, Running, label_toml};
 
 /// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something.
-const SOURCE: &str = "test://shapes?seed=1&fps=5&size=64x64";
+fn source() -> String {
+    format!("test://shapes?seed=1&fps={}&size=64x64", if e2e::emulated() { 1 } else { 5 })
+}
 
 const OLD: [&str; 3] = ["red circle", "green square", "blue star"];
 const NEW: [&str; 4] = ["yellow heart", "red circle", "black cross", "white star"];
@@ -34,7 +36,7 @@ impl Watching {
     fn start(place: &Place, labels: &Path) -> Self {
         let config = place.write("spotter.toml", "[inference]\ntop_k = 1000\n");
         let mut command = place.spotter("run --output json --source");
-        let program = Running::start(command.arg(SOURCE).arg("--config").arg(config).arg("--labels").arg(labels));
+        let program = Running::start(command.arg(source()).arg("--config").arg(config).arg("--labels").arg(labels));
         let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
         assert_eq!(names(&last), BTreeSet::from(OLD));
         let dropped_at_start = last.dropped.unwrap();
@@ -247,7 +249,7 @@ fn a_file_deleted_and_made_anew() {
 #[test]
 fn labels_inside_the_program_outlive_a_hangup() {
     let place = Place::new();
-    let program = Running::start(place.spotter("run --output json --source").arg(SOURCE));
+    let program = Running::start(place.spotter("run --output json --source").arg(source()));
     program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
     program.signal("HUP");
     let start = Instant::now();
