@@ -24,7 +24,8 @@ tests() {
     local cpu=$1
     shift
     echo "--- $cpu: $*"
-    SPOTTER_TEST_RUNNER="qemu-aarch64-static -cpu $cpu -L /usr/aarch64-linux-gnu"
+    # By its whole path: some tests start the program with a PATH that leads nowhere.
+    SPOTTER_TEST_RUNNER="$(command -v qemu-aarch64-static) -cpu $cpu -L /usr/aarch64-linux-gnu"
     SPOTTER_TEST_RUNNER+=" -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib"
     export SPOTTER_TEST_RUNNER
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$SPOTTER_TEST_RUNNER arm64_cargo test --locked --workspace "$@"

@@ -47,7 +47,7 @@ class Teacher:
         for at in range(0, len(order), batch):
             rows = order[at:at + batch]
             tokens = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=48, return_tensors="pt")
-            with torch.autocast("cpu", torch.bfloat16, enabled=training.HALF):
+            with torch.autocast("cpu", torch.bfloat16, enabled=training.CPU_HALF):
                 states = self.model(**tokens).last_hidden_state.float()
             mask = tokens["attention_mask"][..., None]
             vectors[rows] = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()

@@ -8,7 +8,8 @@ import time
 import torch
 
 # Half precision where the machine computes in it; a CPU that only imitates it takes twenty times as long.
-HALF = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+CPU_HALF = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+HALF = torch.cuda.is_available() or CPU_HALF
 
 
 def begin(arguments):

@@ -87,13 +87,7 @@ fn startable(program: &Path) -> PathBuf {
     static WRITING: Mutex<()> = Mutex::new(());
     let Some(runner) = std::env::var_os(RUNNER) else { return program.to_owned() };
     let script = program.with_extension("emulated");
-    // The runner is looked for now: some tests start the program with a PATH that leads nowhere.
-    let runner = runner.to_str().expect("a command line of plain words");
-    let (runner, arguments) = runner.split_once(' ').unwrap_or((runner, ""));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(runner)).find(|file| file.is_file());
-    let runner = found.unwrap_or_else(|| runner.into());
-    let text = format!("#!/bin/sh\nexec {} {arguments} '{}' \"$@\"\n", runner.display(), program.display());
+    let text = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", runner.to_string_lossy(), program.display());
     // The first tests start at the same time, and ask for the same script.
     let _alone = WRITING.lock().expect("no test panics while it writes");
     if std::fs::read_to_string(&script).is_ok_and(|found| found == text) {

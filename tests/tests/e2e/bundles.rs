@@ -13,6 +13,7 @@ use serde::Deserialize;
 use spotter_engine::bundle::{Bundle, Contents, Manifest};
 
 use crate::classify::{DEADLINE, Done, Line, Place, Running, finish, lines};
+use crate::reload::source;
 
 const NAMES: [&str; 4] = ["red circle", "green square", "blue star", "black heart"];
 
@@ -297,10 +298,7 @@ struct Watching {
 
 impl Watching {
     fn start(place: &Place) -> Self {
-        // Slow enough that no frame is lost for want of speed.
-        let fps = if e2e::emulated() { 1 } else { 5 };
-        let source = format!("test://shapes?seed=1&fps={fps}&size=64x64");
-        let program = Running::start(place.spotter("run --output json --labels labels.toml --source").arg(source));
+        let program = Running::start(place.spotter("run --output json --labels labels.toml --source").arg(source()));
         let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
         Self { program, last }
     }

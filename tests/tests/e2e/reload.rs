@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::classify::{DEADLINE, Line, Place, Running, label_toml};
 
 /// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something.
-fn source() -> String {
+pub(crate) fn source() -> String {
     format!("test://shapes?seed=1&fps={}&size=64x64", if e2e::emulated() { 1 } else { 5 })
 }
 
