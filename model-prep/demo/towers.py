@@ -1,6 +1,7 @@
 """The two towers, and how the image tower begins."""
 
 import math
+import shutil
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,14 @@ TEXT = dict(vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention
             max_position_embeddings=64, attention_probs_dropout_prob=0.0)
 # PyTorch's fused attention takes six times as long on a CPU, forwards and back, for so few tokens.
 ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def encoded(encoder, x):
+    return encoder(x).last_hidden_state
+
+
+# What lies between the products costs a CPU as much as they do; fused by a C++ compiler, pictures of 40 px take a third less.
+fused = torch.compile(encoded, dynamic=False) if not torch.cuda.is_available() and shutil.which("g++") else encoded
 
 
 class Tower(torch.nn.Module):
@@ -55,7 +64,8 @@ class ImageTower(Tower):
             places = places[corner[0]:corner[0] + rows, corner[1]:corner[1] + columns].flatten(0, 1)
             first = model.embeddings.cls_token + model.embeddings.position_embeddings[:, :1]
             x = torch.cat([first.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2) + places], 1)
-            x = model.layernorm(model.encoder(x).last_hidden_state)
+            # Without gradients, sizes vary too much to compile for each.
+            x = model.layernorm((fused if torch.is_grad_enabled() else encoded)(model.encoder, x))
             pooled = model.pooler(x)
         return self.project(pooled)
 

@@ -16,7 +16,7 @@ use spotter_engine::bundle::{Bundle, Weights};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::pairs::{Goldens, checkpoint};
-use crate::quantization::{PROMPTS, dequantized, dot, drawn, towers, winners};
+use crate::quantization::{PROMPTS, dequantized, dot, drawn, drawn_number, towers, winners};
 use crate::towers::{Weight, tensors};
 
 /// Prompts that the vocabularies of all tiny text towers can tell from each other.
@@ -198,7 +198,8 @@ fn the_command_line_calibrates_and_writes_its_report() {
     let manifest = Bundle::open(&path("cats.tar")).unwrap().manifest().clone();
     assert_eq!((manifest.vision.weights, manifest.text.weights), (Weights::Int4, Weights::Int8));
     let found = manifest.quantization.calibration.as_ref().unwrap();
-    assert_eq!((found.pictures, found.prompts, found.max_drop), (16, PROMPTS.len(), 7.0));
+    let number = drawn_number();
+    assert_eq!((found.pictures, found.prompts, found.max_drop), (number, PROMPTS.len(), 7.0));
     assert!(found.drop <= 7.0, "{found:?}");
     let shown = String::from_utf8(output.stdout).unwrap();
     for part in ["layers stay floats", "cats.quantization.md", "cats.quantization.svg"] {
@@ -206,7 +207,13 @@ fn the_command_line_calibrates_and_writes_its_report() {
     }
     let words = std::fs::read_to_string(path("cats.quantization.md")).unwrap();
     assert_eq!(Some(&words), model_prep::report::words(&manifest).as_ref());
-    for part in ["Measured on 16 pictures", "8 prompts", "and 7 were allowed", "| layer | kind | stored as |", "int4"] {
+    for part in [
+        &*format!("Measured on {number} pictures"),
+        "8 prompts",
+        "and 7 were allowed",
+        "| layer | kind | stored as |",
+        "int4",
+    ] {
         assert!(words.contains(part), "{part:?} is not in: {words}");
     }
     let svg = std::fs::read_to_string(path("cats.quantization.svg")).unwrap();
@@ -214,12 +221,13 @@ fn the_command_line_calibrates_and_writes_its_report() {
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
     assert_eq!(svg.matches("<rect x=").count(), bars, "a bar for each layer");
 
-    // One of 16 pictures is more than may change, and that is said.
+    // One of the pictures is more than may change, and that is said.
     let again = name("again");
     let coarse = ["export", &demo, "--out", &again, "--calibrate", &pictures, "--max-drop", "0.5"];
     let (output, errors) = model_prep(&coarse);
     assert!(output.status.success(), "{errors}");
-    assert!(errors.contains("one of 16 pictures is 6.2 points") && errors.contains("200 pictures or more"), "{errors}");
+    let one = format!("one of {number} pictures is {:.1} points", 100.0 / number as f32);
+    assert!(errors.contains(&one) && errors.contains("200 pictures or more"), "{errors}");
 
     let check = |more: &[&str], parts: &[&str]| {
         let none = name("none");
