@@ -34,6 +34,7 @@ pub(crate) const PROMPTS: [&str; 8] = [
 /// The layer that is spoiled, and what runs before it.
 const SPOILED: &str = "vision_model.encoder.layer.1.intermediate.dense";
 const NORM: &str = "vision_model.encoder.layer.1.layernorm_after";
+const LAYERS_EMULATED: usize = 2;
 
 fn demo() -> PathBuf {
     e2e::root().join("model-prep/demo/checkpoint")
@@ -46,7 +47,7 @@ pub(crate) fn towers(bundle: &Path) -> (Manifest, ImageTower, TextTower) {
     (bundle.manifest().clone(), towers.0, towers.1)
 }
 
-/// How many pictures [`drawn`] makes: every layer is tried on each, which takes an emulated program a minute a picture.
+/// How many pictures [`drawn`] makes: every layer is tried on each, which takes an emulated program long.
 pub(crate) fn drawn_number() -> usize {
     if e2e::emulated() { 4 } else { 16 }
 }
@@ -63,34 +64,63 @@ pub(crate) fn drawn(folder: &Path) -> PathBuf {
     pictures
 }
 
+/// The demo checkpoint, where it is to be calibrated: emulated, a copy with fewer layers, since the towers are built
+/// anew for each layer that is tried.
+pub(crate) fn demo_to_calibrate(folder: &Path) -> PathBuf {
+    if e2e::emulated() { copied(folder, |_, _, _, _| ()) } else { demo() }
+}
+
 /// The demo checkpoint with one layer that int8 cannot hold: one input channel has weights a thousand times as large,
 /// and the norm before it makes its values a thousand times as small, which changes nothing in floats.
 fn spoiled(folder: &Path) -> PathBuf {
+    copied(folder, |name, dtype, shape, data| {
+        let factor = match name {
+            _ if name == format!("{SPOILED}.weight") => 1000.0,
+            _ if name == format!("{NORM}.weight") || name == format!("{NORM}.bias") => 0.001,
+            _ => return,
+        };
+        // The first column of the matrix, the first value of the vectors.
+        let row = if shape.len() == 2 { shape[1] } else { data.len() };
+        let size = dtype.bitsize() / 8;
+        for value in data.chunks_exact_mut(row * if shape.len() == 2 { size } else { 1 }) {
+            scale(dtype, &mut value[..size], factor);
+        }
+    })
+}
+
+/// A copy of the demo checkpoint with changed weights, and where it is emulated with the first [`LAYERS_EMULATED`] layers of
+/// its towers.
+fn copied(folder: &Path, change: impl Fn(&str, Dtype, &[usize], &mut [u8])) -> PathBuf {
     let copy = folder.join("checkpoint");
     std::fs::create_dir(&copy).unwrap();
     for entry in std::fs::read_dir(demo()).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
     }
+    let layers = if e2e::emulated() { LAYERS_EMULATED } else { usize::MAX };
+    let config = copy.join("config.json");
+    let mut read: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    for tower in ["vision_config", "text_config"] {
+        let number = &mut read[tower]["num_hidden_layers"];
+        *number = number.as_u64().unwrap().min(layers as u64).into();
+    }
+    std::fs::write(&config, read.to_string()).unwrap();
+
     let path = copy.join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensors = file.tensors().into_iter().map(|(name, view)| {
-        let (shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
-        let factor = match name.as_str() {
-            _ if name == format!("{SPOILED}.weight") => 1000.0,
-            _ if name == format!("{NORM}.weight") || name == format!("{NORM}.bias") => 0.001,
-            _ => return (name, (view.dtype(), shape, data)),
-        };
-        // The first column of the matrix, the first value of the vectors.
-        let row = if shape.len() == 2 { shape[1] } else { data.len() };
-        let size = view.dtype().bitsize() / 8;
-        for value in data.chunks_exact_mut(row * if shape.len() == 2 { size } else { 1 }) {
-            scale(view.dtype(), &mut value[..size], factor);
-        }
-        (name, (view.dtype(), shape, data))
+    let kept = file.tensors().into_iter().filter(|(name, _)| {
+        let layer =
+            name.split_once(".encoder.layer.").and_then(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok());
+        layer.is_none_or(|layer| layer < layers)
     });
-    let tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = tensors.collect();
+    let tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = kept
+        .map(|(name, view)| {
+            let (shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+            change(&name, view.dtype(), &shape, &mut data);
+            (name, (view.dtype(), shape, data))
+        })
+        .collect();
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
         let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
         (name.as_str(), view)
