@@ -16,7 +16,7 @@ use spotter_engine::bundle::{Bundle, Weights};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::pairs::{Goldens, checkpoint};
-use crate::quantization::{PROMPTS, demo_to_calibrate, dequantized, dot, drawn, drawn_number, towers, winners};
+use crate::quantization::{PROMPTS, demo_to_export, dequantized, dot, drawn, drawn_number, towers, winners};
 use crate::towers::{Weight, tensors};
 
 /// Prompts that the vocabularies of all tiny text towers can tell from each other.
@@ -188,7 +188,7 @@ fn the_command_line_calibrates_and_writes_its_report() {
     let pictures = drawn(guard.path()).display().to_string();
     let path = |name: &str| guard.path().join(name);
     let name = |name: &str| path(name).display().to_string();
-    let demo = demo_to_calibrate(guard.path()).display().to_string();
+    let demo = demo_to_export(guard.path()).display().to_string();
     std::fs::write(path("prompts.txt"), PROMPTS.join("\n")).unwrap();
     let (prompts, out) = (name("prompts.txt"), name("cats.tar"));
     let arguments =

@@ -64,9 +64,8 @@ pub(crate) fn drawn(folder: &Path) -> PathBuf {
     pictures
 }
 
-/// The demo checkpoint, where it is to be calibrated: emulated, a copy with fewer layers, since the towers are built
-/// anew for each layer that is tried.
-pub(crate) fn demo_to_calibrate(folder: &Path) -> PathBuf {
+/// The demo checkpoint, where it is exported again and again: emulated, a copy with fewer layers.
+pub(crate) fn demo_to_export(folder: &Path) -> PathBuf {
     if e2e::emulated() { copied(folder, |_, _, _, _| ()) } else { demo() }
 }
 
@@ -210,7 +209,7 @@ fn a_spoiled_layer_stays_float_and_the_drop_is_held() {
 #[test]
 fn towers_are_stored_separately() {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoint = Checkpoint::open(&demo()).unwrap();
+    let checkpoint = Checkpoint::open(&demo_to_export(folder.path())).unwrap();
     let sizes = |image: Weights, text: Weights| {
         let out = folder.path().join(format!("{image:?}-{text:?}.tar"));
         let manifest =
