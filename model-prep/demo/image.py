@@ -28,9 +28,9 @@ from text import Tokens
 PRESETS = {
     # `sizes`: until which part of the run pictures have which side; small ones cost little and teach most of it.
     "cpu": dict(tower="small", passes=13, batch=96, rate=1.5e-3, sizes=[(0.6, 40), (0.9, 48), (1.0, 64)],
-                scale=(0.4, 1.0), colour=0.25, mix=0.0, erase=0.0, decay=0.05),
+                scale=(0.4, 1.0), colour=0.25, mix=0.0, erase=0.0, coarse=0.25, decay=0.05),
     "gpu": dict(tower="large", passes=300, batch=512, rate=1.5e-3, sizes=[(0.5, 64), (1.0, 96)],
-                scale=(0.2, 1.0), colour=0.4, mix=0.5, erase=0.25, decay=0.1),
+                scale=(0.2, 1.0), colour=0.4, mix=0.5, erase=0.25, coarse=0.25, decay=0.1),
 }
 SHAPES_DRAWN = 20000
 
@@ -150,9 +150,13 @@ def batch_of(run, photos, prompts, preset, random):
     easy = random.random() > 3 * run.at / run.steps
     drawn, shown = photos.shapes["easy" if easy else "full"]
     chosen = random.integers(len(drawn), size=2 * few)
+    pixels = [pixels, photos.changed(photos.captioned[captioned], side, random),
+              photos.changed(drawn[chosen], side, random, crop=False)]
+    # The small pictures that come first are coarse anyway.
+    if side > preset["sizes"][0][1]:
+        pixels = [augment.coarse(part, preset["coarse"]) for part in pixels]
     return {
-        "pixels": [pixels, photos.changed(photos.captioned[captioned], side, random),
-                   photos.changed(drawn[chosen], side, random, crop=False)],
+        "pixels": pixels,
         "truths": photos.truths[rows], "share": share, "captions": captions, "shown": shown[chosen],
         "corner": tuple(int(c) for c in random.integers(0, room + 1, 2)),
     }
