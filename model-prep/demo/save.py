@@ -1,6 +1,9 @@
 """Step 5: the checkpoint, as transformers keeps it: a VisionTextDualEncoder with tokenizer and image processor.
 
-    python save.py --work WORK [--preset cpu|gpu] --out model-prep/demo/checkpoint"""
+    python save.py --work WORK [--preset cpu|gpu] [--mean-with CHECKPOINT] --out model-prep/demo/checkpoint
+
+With --mean-with, the image tower is the mean of the trained one and that of the checkpoint which `image.py` began with: it
+knows what it learned, and forgets less of what it knew (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 
 import argparse
 import pathlib
@@ -17,6 +20,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--preset", choices=image.PRESETS, required=True)
+    parser.add_argument("--mean-with", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     module = tune.load(torch.nn.ModuleDict({
@@ -30,6 +34,13 @@ def main():
     model.visual_projection.load_state_dict(module["image"].projection.state_dict())
     model.text_projection.load_state_dict(module["text"].projection.state_dict())
     model.logit_scale.data.copy_(module["scale"].log_scale.data)
+    if arguments.mean_with:
+        earlier = transformers.VisionTextDualEncoderModel.from_pretrained(arguments.mean_with)
+        for part in ("vision_model", "visual_projection"):
+            pairs = zip(getattr(model, part).parameters(), getattr(earlier, part).parameters(), strict=True)
+            for mine, theirs in pairs:
+                mine.data.lerp_(theirs.data, 0.5)
+        model.logit_scale.data.lerp_(earlier.logit_scale.data, 0.5)
     model.eval().save_pretrained(arguments.out)
 
     side = config.vision_config.image_size
