@@ -20,6 +20,9 @@ use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tract_onnx::pb;
 
+use crate::text_towers::json_of;
+use crate::towers::{Weight, copy_files, rewrite};
+
 pub(crate) const PROMPTS: [&str; 8] = [
     "red circle",
     "green square",
@@ -66,72 +69,49 @@ pub(crate) fn drawn(folder: &Path) -> PathBuf {
 
 /// The demo checkpoint, where it is exported again and again: emulated, a copy with fewer layers.
 pub(crate) fn demo_to_export(folder: &Path) -> PathBuf {
-    if e2e::emulated() { copied(folder, |_, _, _, _| ()) } else { demo() }
+    if e2e::emulated() { copied(folder, |_| ()) } else { demo() }
 }
 
 /// The demo checkpoint with one layer that int8 cannot hold: one input channel has weights a thousand times as large,
 /// and the norm before it makes its values a thousand times as small, which changes nothing in floats.
 fn spoiled(folder: &Path) -> PathBuf {
-    copied(folder, |name, dtype, shape, data| {
-        let factor = match name {
-            _ if name == format!("{SPOILED}.weight") => 1000.0,
-            _ if name == format!("{NORM}.weight") || name == format!("{NORM}.bias") => 0.001,
-            _ => return,
-        };
-        // The first column of the matrix, the first value of the vectors.
-        let row = if shape.len() == 2 { shape[1] } else { data.len() };
-        let size = dtype.bitsize() / 8;
-        for value in data.chunks_exact_mut(row * if shape.len() == 2 { size } else { 1 }) {
-            scale(dtype, &mut value[..size], factor);
+    copied(folder, |weights| {
+        for (name, factor) in
+            [(format!("{SPOILED}.weight"), 1000.0), (format!("{NORM}.weight"), 0.001), (format!("{NORM}.bias"), 0.001)]
+        {
+            let (dtype, shape, data) = weights.get_mut(&name).unwrap();
+            assert_eq!(*dtype, Dtype::F32);
+            // The first column of the matrix, the first value of the vectors.
+            let row = size_of::<f32>() * shape[shape.len() - 1];
+            for first in data.chunks_exact_mut(row).map(|row| &mut row[..size_of::<f32>()]) {
+                let scaled = f32::from_le_bytes((&*first).try_into().unwrap()) * factor;
+                first.copy_from_slice(&scaled.to_le_bytes());
+            }
         }
     })
 }
 
 /// A copy of the demo checkpoint with changed weights, and where it is emulated with the first [`LAYERS_EMULATED`] layers of
 /// its towers.
-fn copied(folder: &Path, change: impl Fn(&str, Dtype, &[usize], &mut [u8])) -> PathBuf {
+fn copied(folder: &Path, change: impl FnOnce(&mut BTreeMap<String, Weight>)) -> PathBuf {
     let copy = folder.join("checkpoint");
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(demo()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    copy_files(&demo(), &copy);
+    if e2e::emulated() {
+        let path = copy.join("config.json");
+        let mut config = json_of(&path);
+        for tower in ["vision_config", "text_config"] {
+            config[tower]["num_hidden_layers"] = LAYERS_EMULATED.into();
+        }
+        std::fs::write(path, config.to_string()).unwrap();
     }
-    let layers = if e2e::emulated() { LAYERS_EMULATED } else { usize::MAX };
-    let config = copy.join("config.json");
-    let mut read: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
-    for tower in ["vision_config", "text_config"] {
-        let number = &mut read[tower]["num_hidden_layers"];
-        *number = number.as_u64().unwrap().min(layers as u64).into();
-    }
-    std::fs::write(&config, read.to_string()).unwrap();
-
-    let path = copy.join("model.safetensors");
-    let bytes = std::fs::read(&path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let kept = file.tensors().into_iter().filter(|(name, _)| {
-        let layer =
-            name.split_once(".encoder.layer.").and_then(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok());
-        layer.is_none_or(|layer| layer < layers)
+    rewrite(&copy, |weights| {
+        if e2e::emulated() {
+            let layer = |name: &str| name.split_once(".encoder.layer.")?.1.split('.').next()?.parse::<usize>().ok();
+            weights.retain(|name, _| layer(name).is_none_or(|layer| layer < LAYERS_EMULATED));
+        }
+        change(weights);
     });
-    let tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = kept
-        .map(|(name, view)| {
-            let (shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
-            change(&name, view.dtype(), &shape, &mut data);
-            (name, (view.dtype(), shape, data))
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
-        let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
-        (name.as_str(), view)
-    });
-    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
     copy
-}
-
-fn scale(dtype: Dtype, value: &mut [u8], factor: f32) {
-    assert_eq!(dtype, Dtype::F32);
-    let scaled = f32::from_le_bytes(value.try_into().unwrap()) * factor;
-    value.copy_from_slice(&scaled.to_le_bytes());
 }
 
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {

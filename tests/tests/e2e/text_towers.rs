@@ -9,12 +9,13 @@ use std::process::Command;
 
 use model_prep::checkpoint::Checkpoint;
 use model_prep::export::export;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde_json::{Value, json};
 use spotter_engine::bundle::{Architecture, Bundle, PaddingSide, Weights};
 use spotter_engine::tokenize::{Encoding, Tokenizer};
 use spotter_engine::tower::{TextTower, Threads};
+
+use crate::towers::{Weight, copy_files, save, tensors};
 
 const TOWERS: [&str; 7] = ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip", "siglip"];
 
@@ -23,8 +24,7 @@ const GROUPS: [(&str, bool); 4] = [("many", false), ("one", false), ("long", fal
 
 const WORST_DIFFERENCE: f32 = 1e-4;
 
-/// Tensors by name, to be changed.
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+type Tensors = BTreeMap<String, Weight>;
 
 pub(crate) fn text(tower: &str) -> PathBuf {
     e2e::root().join("tests/golden/text").join(tower)
@@ -32,20 +32,6 @@ pub(crate) fn text(tower: &str) -> PathBuf {
 
 fn tiny(file: &str) -> PathBuf {
     e2e::root().join("tests/golden/tiny").join(file)
-}
-
-fn tensors(path: &Path) -> Tensors {
-    let bytes = std::fs::read(path).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let owned = |view: TensorView<'_>| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
-    tensors.tensors().into_iter().map(|(name, view)| (name, owned(view))).collect()
-}
-
-fn save(path: &Path, tensors: &Tensors) {
-    let views = tensors
-        .iter()
-        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
-    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
 pub(crate) fn json_of(path: &Path) -> Value {
@@ -57,11 +43,7 @@ pub(crate) fn json_of(path: &Path) -> Value {
 fn checkpoint(tower: &str, change: impl FnOnce(&mut Value, &mut Tensors)) -> (tempfile::TempDir, PathBuf) {
     let guard = tempfile::tempdir().unwrap();
     let folder = guard.path().join("checkpoint");
-    std::fs::create_dir(&folder).unwrap();
-    for entry in std::fs::read_dir(text(tower)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-    }
+    copy_files(&text(tower), &folder);
     std::fs::remove_file(folder.join("goldens.safetensors")).unwrap();
     std::fs::remove_file(folder.join("weights.safetensors")).unwrap();
     let mut config = json_of(&tiny("checkpoint/config.json"));

@@ -165,7 +165,7 @@ pub(crate) fn save(path: &Path, tensors: &BTreeMap<String, Weight>) {
 }
 
 /// Changes the weights of a checkpoint.
-fn rewrite(checkpoint: &Path, change: impl FnOnce(&mut BTreeMap<String, Weight>)) {
+pub(crate) fn rewrite(checkpoint: &Path, change: impl FnOnce(&mut BTreeMap<String, Weight>)) {
     let path = checkpoint.join("model.safetensors");
     let mut all = tensors(&path);
     change(&mut all);
@@ -211,15 +211,20 @@ fn remove(checkpoint: &Path, file: &str) {
     std::fs::remove_file(checkpoint.join(file)).unwrap();
 }
 
+/// Copies the files of a folder into another, which is made if it is not there.
+pub(crate) fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::write(to.join(entry.file_name()), std::fs::read(entry.path()).unwrap()).unwrap();
+    }
+}
+
 /// A copy of the tiny checkpoint, changed, in a folder called `checkpoint` like the original.
 pub(crate) fn changed(change: impl FnOnce(&Path)) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("checkpoint");
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(checkpoint("tiny")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::write(copy.join(entry.file_name()), std::fs::read(entry.path()).unwrap()).unwrap();
-    }
+    copy_files(&checkpoint("tiny"), &copy);
     change(&copy);
     (folder, copy)
 }

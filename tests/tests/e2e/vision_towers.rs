@@ -19,6 +19,7 @@ use spotter_engine::preprocess::Size;
 use spotter_engine::score::ScoringKind;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
+use crate::text_towers::json_of;
 use crate::towers::{Weight, save, tensors};
 
 pub(crate) fn golden(file: &str) -> PathBuf {
@@ -27,10 +28,6 @@ pub(crate) fn golden(file: &str) -> PathBuf {
 
 fn tiny(file: &str) -> PathBuf {
     e2e::root().join("tests/golden/tiny/checkpoint").join(file)
-}
-
-fn json_file(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// A configuration, its weights, and the size of the input.
@@ -44,7 +41,7 @@ pub(crate) struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let all = json_file(&golden("cases.json"));
+    let all = json_of(&golden("cases.json"));
     let case = |(name, value): (&String, &Value)| Case {
         name: name.clone(),
         weights: value["weights"].as_str().unwrap().to_owned(),
@@ -125,7 +122,7 @@ impl Case {
         let text = tensors(&tiny("model.safetensors"));
         weights.extend(text.into_iter().filter(|(name, _)| name.starts_with("text_model.") || name == "logit_scale"));
         weights.insert("text_projection.weight".into(), diagonal(dim, 40));
-        let mut config = json_file(&tiny("config.json"));
+        let mut config = json_of(&tiny("config.json"));
         config["vision_config"] = self.vision_config.clone();
         config["projection_dim"] = dim.into();
         change(&mut config, &mut weights);
@@ -239,7 +236,7 @@ fn renamed(weights: &mut BTreeMap<String, Weight>, names: &Value) {
 
 #[test]
 fn names_of_transformers_5_give_the_same_bundle() {
-    for (weights, names) in json_file(&golden("generation_5.json")).as_object().unwrap() {
+    for (weights, names) in json_of(&golden("generation_5.json")).as_object().unwrap() {
         let case = case(weights);
         let (_guard, expected) = case.bundle(Weights::Int8, as_it_is);
         let (_guard, found) = case.bundle(Weights::Int8, |_, weights| renamed(weights, names));
@@ -376,7 +373,7 @@ fn onnx_files_of_image_towers_are_standard() {
         let opened = Bundle::open(&bundle).unwrap();
         let threads = Threads::default().with_kernels("tract").unwrap();
         let mut text = TextTower::open(&opened, &threads).unwrap();
-        let prompts: Vec<String> = serde_json::from_value(json_file(&tiny("../prompts.json"))).unwrap();
+        let prompts: Vec<String> = serde_json::from_value(json_of(&tiny("../prompts.json"))).unwrap();
         assert_eq!(prompts.len(), ids[0]);
         let texts: Vec<f32> = prompts.iter().flat_map(|prompt| text.embed(prompt).unwrap()).collect();
         let mut insert = |name: &str, shape: &[usize], values: &[f32]| {

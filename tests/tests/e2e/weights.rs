@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 use spotter_engine::bundle::Weights;
 
 use crate::malicious::{archive, int, stored, text};
-use crate::towers::{Weight, changed, exported, save, tensors};
+use crate::towers::{Weight, changed, copy_files, exported, save, tensors};
 
 fn golden(file: &str) -> PathBuf {
     e2e::root().join("tests/golden/torch").join(file)
@@ -114,10 +114,7 @@ fn pickles_give_the_same_bundle() {
     check("pytorch_model.bin", whole, |_| ());
     let shards = |path: &Path| {
         std::fs::remove_file(path.join("model.safetensors")).unwrap();
-        for entry in std::fs::read_dir(golden("tiny")).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
-        }
+        copy_files(&golden("tiny"), path);
     };
     // The shards hold bfloat16.
     let same = |path: &Path| {
