@@ -3,8 +3,10 @@
     python image.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M] [--begin CHECKPOINT]
 
 Reads what targets.py wrote, and with --begin text.py too: the first call goes on from the image tower of an earlier
-checkpoint. Three losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
-against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first.
+checkpoint. Four losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
+against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first; and
+the place of each photograph among nouns, which shall be that of its class or caption: nouns that no photograph is called by
+are named rightly then too. Words of unseen.tsv are not among them.
 Writes WORK/image-PRESET.pt and goes on where it was stopped."""
 
 import argparse
@@ -15,24 +17,25 @@ import pathlib
 import numpy
 import torch
 import torch.nn.functional as F
-import transformers
 
 import augment
 import photos
 import shapes
+import text
 import towers
 import training
 import words
-from text import Tokens
 
 PRESETS = {
     # `sizes`: until which part of the run pictures have which side; small ones cost little and teach most of it.
-    "cpu": dict(tower="small", passes=13, batch=96, rate=1.5e-3, sizes=[(0.6, 40), (0.9, 48), (1.0, 64)],
+    "cpu": dict(tower="small", passes=13, batch=96, rate=1.5e-3, sizes=[(0.45, 40), (0.8, 48), (1.0, 64)],
                 scale=(0.4, 1.0), colour=0.25, mix=0.0, erase=0.0, coarse=0.25, decay=0.05),
     "gpu": dict(tower="large", passes=300, batch=512, rate=1.5e-3, sizes=[(0.5, 64), (1.0, 96)],
                 scale=(0.2, 1.0), colour=0.4, mix=0.5, erase=0.25, coarse=0.25, decay=0.1),
 }
 SHAPES_DRAWN = 20000
+# Nouns in a batch, and what their loss counts for.
+NOUNS, NOUNS_WEIGHT = 2048, 2.0
 
 
 class Prompts:
@@ -53,7 +56,7 @@ class Prompts:
             [at + i for i, phrase in enumerate(phrases) if phrase[1:] == pair]
             for pair in itertools.product(words.COLOURS, words.SHAPES)
         ]
-        self.everyday = [(rows[c], c) for c in "airplane automobile bird cat deer dog frog horse ship truck".split()]
+        self.nouns = numpy.array([row for row in range(*read["places"]["nouns"]) if not words.has_unseen(read["texts"][row])])
 
     def prototypes(self, of, random=None, number=3):
         """One row for each of the lists of rows `of`: the mean of `number` drawn ones, or of all."""
@@ -106,13 +109,14 @@ def measure(tower, pictures, truths, prototypes, side, device):
 
 
 def losses(module, batch, prompts, random):
-    """The three losses of one batch: (photographs, captions, shapes)."""
+    """The losses of one batch, (photographs, captions, shapes, nouns), and the share of the photographs that are right."""
     tower, scale = module["tower"], module["scale"].log_scale.exp().clamp(max=100)
     found = tower(torch.cat(batch["pixels"]), batch["corner"])
     photos_found, captions_found, shapes_found = found.split([len(part) for part in batch["pixels"]])
     device = found.device
 
-    logits = photos_found @ prompts.prototypes(prompts.of_class, random).T * scale
+    classes = prompts.prototypes(prompts.of_class, random)
+    logits = photos_found @ classes.T * scale
     truth = torch.from_numpy(batch["truths"]).to(device)
     loss = F.cross_entropy(logits, truth, label_smoothing=0.1)
     if batch["share"] < 1:
@@ -127,7 +131,12 @@ def losses(module, batch, prompts, random):
 
     logits = shapes_found @ prompts.prototypes(prompts.of_shape, random).T * scale
     drawn = F.cross_entropy(logits, torch.from_numpy(batch["shown"]).to(device))
-    return loss, captions, drawn, right
+
+    shown = classes[truth] * batch["share"] + classes[truth.flip(0)] * (1 - batch["share"])
+    shown = F.normalize(torch.cat([shown, wanted]), dim=-1)
+    nouns = prompts.targets[torch.from_numpy(random.choice(prompts.nouns, NOUNS, replace=False)).to(device)]
+    order = towers.order(torch.cat([photos_found, captions_found]), shown, nouns)
+    return loss, captions, drawn, order, right
 
 
 def batch_of(run, photos, prompts, preset, random):
@@ -172,20 +181,12 @@ class Scale(torch.nn.Module):
 
 @torch.no_grad()
 def begin_with(module, checkpoint, work, targets):
-    """The image tower and the logit scale of an earlier checkpoint, whose embedding space may be a turned one: the turn that
-    brings its sentences nearest to the targets (Schönemann, "A generalized solution of the orthogonal Procrustes problem",
-    1966) is put into the projection."""
-    earlier = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint)
+    """The image tower and the logit scale of an earlier checkpoint, turned as its text tower is to the targets."""
+    tower = towers.TextTower().eval().to(targets.device)
+    earlier, turn = text.begin_with(tower, checkpoint, text.Tokens(work, targets.device), targets)
     module["tower"].model.load_state_dict(earlier.vision_model.state_dict())
+    module["tower"].projection.weight.copy_(turn @ earlier.visual_projection.weight.to(turn.device))
     module["scale"].log_scale.copy_(earlier.logit_scale)
-    tokens, text = Tokens(work, targets.device), towers.TextTower().eval()
-    text.model.load_state_dict(earlier.text_model.state_dict())
-    text.projection.load_state_dict(earlier.text_projection.state_dict())
-    text.to(targets.device)
-    rows = numpy.concatenate([tokens.kind(kind)[::step] for kind, step in (("captions", 20), ("labels", 4))])
-    left, sizes, right = torch.linalg.svd(tokens.through(text, rows).T @ targets[torch.from_numpy(rows).to(targets.device)])
-    print(f"{checkpoint}: its sentences are at cosine {sizes.sum().item() / len(rows):.3f} to their targets", flush=True)
-    module["tower"].projection.weight.copy_((left @ right).T @ earlier.visual_projection.weight.to(targets.device))
 
 
 def main():
@@ -195,9 +196,12 @@ def main():
     parser.add_argument("--preset", choices=PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--passes", type=float, help="over the photographs of classes, instead of the preset's")
     parser.add_argument("--rate", type=float, help="instead of the preset's")
+    parser.add_argument("--side", type=int, help="of all pictures, instead of small ones first")
     parser.add_argument("--begin", type=pathlib.Path)
     arguments = parser.parse_args()
     work, preset = pathlib.Path(arguments.work), PRESETS[arguments.preset]
+    if arguments.side:
+        preset = preset | {"sizes": [(0.0, preset["sizes"][0][1]), (1.0, arguments.side)]}
     device = training.begin(arguments)
     prompts = Prompts(work, arguments.data, device)
     pictures = Photos(arguments, work, preset, prompts.classes, device)
@@ -214,8 +218,9 @@ def main():
     for step in run:
         random = numpy.random.default_rng((arguments.seed, step))
         batch = batch_of(run, pictures, prompts, preset, random)
-        photo_loss, caption_loss, shape_loss, right = losses(module, batch, prompts, random)
-        run.step(photo_loss + 0.3 * caption_loss + 0.3 * shape_loss, right=right, captions=caption_loss, shapes=shape_loss)
+        photo_loss, caption_loss, shape_loss, noun_loss, right = losses(module, batch, prompts, random)
+        run.step(photo_loss + 0.6 * caption_loss + 0.3 * shape_loss + NOUNS_WEIGHT * noun_loss,
+                 right=right, captions=caption_loss, shapes=shape_loss, nouns=noun_loss)
         if run.at % 500 == 0 or run.done:
             side, tower = side_at(preset, run.at / run.steps), run.averaged["tower"]
             run.note(**{"held top-1": measure(tower, pictures.held[::4], pictures.held_truths[::4], classes, side, device),

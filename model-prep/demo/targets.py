@@ -56,6 +56,19 @@ class Teacher:
         return vectors
 
 
+def taught(cache, texts):
+    """The teacher's vectors of the texts, kept: what is made of them is tried more often than they change."""
+    if cache.exists():
+        with numpy.load(cache) as read:
+            if read["texts"].tolist() == texts:
+                return read["vectors"]
+    vectors = Teacher()(texts)
+    partial = cache.with_suffix(".partial.npz")
+    numpy.savez(partial, texts=texts, vectors=vectors)
+    partial.rename(cache)
+    return vectors
+
+
 def unit(vectors):
     return vectors / numpy.linalg.norm(vectors, axis=-1, keepdims=True)
 
@@ -109,7 +122,7 @@ def main():
 
     kinds, labels, like, fixed = collect(arguments)
     texts = [text for kind in kinds.values() for text in kind]
-    vectors = Teacher()(texts)
+    vectors = taught(arguments.work / "teacher.npz", texts)
     places, at = {}, 0
     for kind, of_kind in kinds.items():
         places[kind] = [at, at + len(of_kind)]

@@ -13,7 +13,6 @@ import shutil
 import numpy
 import tokenizers
 import torch
-import torch.nn.functional as F
 import transformers
 
 import towers
@@ -65,13 +64,22 @@ class Tokens:
 
 
 @torch.no_grad()
-def begin_with(tower, checkpoint, tokens, targets, rows):
-    """The text tower of an earlier checkpoint, whose embedding space is another: its projection is fitted to the targets."""
+def begin_with(tower, checkpoint, tokens, targets):
+    """The weights of the text tower of an earlier checkpoint, turned to the targets; gives the checkpoint and the turn.
+
+    The embedding space of a checkpoint may be a turned one. The turn [EMBEDDING, EMBEDDING] is the one that brings its
+    sentences nearest to the targets (Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966).
+    """
     earlier = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint)
     tower.model.load_state_dict(earlier.text_model.state_dict())
-    pooled = tokens.through(tower.pooled, rows)
-    wanted = targets[torch.from_numpy(rows).to(pooled.device)]
-    tower.projection.weight.copy_(torch.linalg.lstsq(pooled, wanted).solution.T)
+    tower.projection.load_state_dict(earlier.text_projection.state_dict())
+    rows = numpy.concatenate([tokens.kind(kind)[::step] for kind, step in (("captions", 20), ("labels", 4))])
+    wanted = targets[torch.from_numpy(rows).to(targets.device)]
+    left, sizes, right = torch.linalg.svd(wanted.T @ tokens.through(tower, rows))
+    print(f"{checkpoint}: its sentences are at cosine {sizes.sum().item() / len(rows):.3f} to their targets", flush=True)
+    turn = left @ right
+    tower.projection.weight.copy_(turn @ tower.projection.weight)
+    return earlier, turn
 
 
 def main():
@@ -97,7 +105,7 @@ def main():
 
     tower = towers.TextTower().to(device)
     if begin:
-        begin_with(tower.eval(), begin, tokens, targets, numpy.concatenate([of[::9] for of in rows.values()]))
+        begin_with(tower.eval(), begin, tokens, targets)
         tower.train()
     run = training.Run(tower, arguments.steps, path, arguments.rate, arguments, weight_decay=0.01)
     for step in run:
@@ -109,9 +117,7 @@ def main():
         found = torch.cat([tower(*tokens.batch(short)), tower(*tokens.batch(long))])
         wanted = targets[torch.from_numpy(chosen).to(device)]
         cosine = (found * wanted).sum(1)
-        # The order of all sentences of the batch by likeness to each other.
-        order = F.kl_div(F.log_softmax(found @ wanted.T * 20, 1), F.softmax(wanted @ wanted.T * 20, 1), reduction="batchmean")
-        run.step(5 * (1 - cosine).mean() + order, cosine=cosine.mean())
+        run.step(5 * (1 - cosine).mean() + towers.order(found, wanted, wanted), cosine=cosine.mean())
         if run.at % 500 == 0 or run.done:
             figures = {}
             for kind, of_kind in held.items():

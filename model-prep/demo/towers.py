@@ -32,6 +32,13 @@ def encoded(encoder, x):
 fused = torch.compile(encoded, dynamic=False) if not torch.cuda.is_available() and shutil.which("g++") else encoded
 
 
+def order(found, wanted, others, sharpness=20.0):
+    """How far `found` [n, EMBEDDING] is from `wanted` in how like it is to each of `others` [m, EMBEDDING]: the divergence of
+    the two softmaxes. Where an embedding shall lie among all words, and not only nearer to its own than to a few."""
+    return F.kl_div(F.log_softmax(found @ others.T * sharpness, 1), F.softmax(wanted @ others.T * sharpness, 1),
+                    reduction="batchmean")
+
+
 class Tower(torch.nn.Module):
     """A transformer with a pooler and the projection over it: embeddings of length 1."""
 

@@ -27,8 +27,7 @@ def main():
     texts = [line.split("\t")[1] for line in captions.splitlines()] + [name for names in classes.values() for name in names]
     seen = set(re.findall(r"[a-z]+", " ".join(texts).lower()))
 
-    lines = (pathlib.Path(__file__).parent / "unseen.tsv").read_text().splitlines()
-    unseen = [line.split("\t") for line in lines]
+    unseen = words.unseen()
     known = [word for _, word in unseen if word in seen or word + "s" in seen]
     if known:
         raise SystemExit(f"unseen.tsv: expected words that no training text has, found {', '.join(known)}")

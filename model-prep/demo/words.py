@@ -50,6 +50,17 @@ def classes(path):
     return {folder: [name.strip() for name in names.split(",")] for folder, names in lines}
 
 
+def unseen():
+    """The words of `unseen.tsv`, and the class that each stands for: [(folder, word)]."""
+    lines = (pathlib.Path(__file__).parent / "unseen.tsv").read_text().splitlines()
+    return [tuple(line.split("\t")) for line in lines]
+
+
+def has_unseen(text):
+    """Whether one of these words, or its plural, is in a text."""
+    return any(word in UNSEEN or word.removesuffix("s") in UNSEEN for word in re.findall(r"[a-z]+", text.lower()))
+
+
 def nouns(folder):
     """WordNet's nouns that name what can be seen, and what each is like: {noun: {noun or definition:
     weight}}; and the definitions, which begin with a noun. FOLDER has `data.noun` and `index.noun`.
@@ -109,3 +120,6 @@ def shape_phrases():
         thing = " ".join([colour or "", shape or "thing"]).strip()
         named += [(template.format(thing), colour, shape) for template in SHAPE_TEMPLATES]
     return named
+
+
+UNSEEN = {word for _, word in unseen()}
