@@ -196,12 +196,9 @@ def main():
     parser.add_argument("--preset", choices=PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--passes", type=float, help="over the photographs of classes, instead of the preset's")
     parser.add_argument("--rate", type=float, help="instead of the preset's")
-    parser.add_argument("--side", type=int, help="of all pictures, instead of small ones first")
     parser.add_argument("--begin", type=pathlib.Path)
     arguments = parser.parse_args()
     work, preset = pathlib.Path(arguments.work), PRESETS[arguments.preset]
-    if arguments.side:
-        preset = preset | {"sizes": [(0.0, preset["sizes"][0][1]), (1.0, arguments.side)]}
     device = training.begin(arguments)
     prompts = Prompts(work, arguments.data, device)
     pictures = Photos(arguments, work, preset, prompts.classes, device)

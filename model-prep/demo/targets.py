@@ -4,7 +4,8 @@ for each colour and each shape besides.
 
     python targets.py --data PHOTOS --wordnet /usr/share/wordnet --work WORK
 
-Writes WORK/texts.json and WORK/targets.npy [texts, DIM] of float16, rows of length 1."""
+Writes WORK/texts.json, WORK/targets.npy [texts, DIM] of float16, rows of length 1, and WORK/teacher.npz, which spares the
+next call the teacher."""
 
 import argparse
 import collections
