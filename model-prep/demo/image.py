@@ -56,7 +56,7 @@ class Prompts:
             [at + i for i, phrase in enumerate(phrases) if phrase[1:] == pair]
             for pair in itertools.product(words.COLOURS, words.SHAPES)
         ]
-        self.nouns = numpy.array([row for row in range(*read["places"]["nouns"]) if not words.has_unseen(read["texts"][row])])
+        self.nouns = numpy.array([row for row in range(*read["places"]["nouns"]) if not words.unseen_in(read["texts"][row])])
 
     def prototypes(self, of, random=None, number=3):
         """One row for each of the lists of rows `of`: the mean of `number` drawn ones, or of all."""

@@ -37,8 +37,8 @@ def main():
     if arguments.mean_with:
         earlier = transformers.VisionTextDualEncoderModel.from_pretrained(arguments.mean_with)
         # What it began with was turned to the targets; its text tower tells how.
-        left, _, right = torch.linalg.svd(model.text_projection.weight.data @ earlier.text_projection.weight.data.T)
-        earlier.visual_projection.weight.data = left @ right @ earlier.visual_projection.weight.data
+        turn = towers.turn(earlier.text_projection.weight.data, model.text_projection.weight.data)
+        earlier.visual_projection.weight.data = turn @ earlier.visual_projection.weight.data
         for part in ("vision_model", "visual_projection"):
             pairs = zip(getattr(model, part).parameters(), getattr(earlier, part).parameters(), strict=True)
             for mine, theirs in pairs:

@@ -67,17 +67,18 @@ class Tokens:
 def begin_with(tower, checkpoint, tokens, targets):
     """The weights of the text tower of an earlier checkpoint, turned to the targets; gives the checkpoint and the turn.
 
-    The embedding space of a checkpoint may be a turned one. The turn [EMBEDDING, EMBEDDING] is the one that brings its
-    sentences nearest to the targets (Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966).
+    The embedding space of a checkpoint may be a turned one: the turn is the one that brings its sentences nearest to the
+    targets.
     """
     earlier = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint)
     tower.model.load_state_dict(earlier.text_model.state_dict())
     tower.projection.load_state_dict(earlier.text_projection.state_dict())
     rows = numpy.concatenate([tokens.kind(kind)[::step] for kind, step in (("captions", 20), ("labels", 4))])
     wanted = targets[torch.from_numpy(rows).to(targets.device)]
-    left, sizes, right = torch.linalg.svd(wanted.T @ tokens.through(tower, rows))
-    print(f"{checkpoint}: its sentences are at cosine {sizes.sum().item() / len(rows):.3f} to their targets", flush=True)
-    turn = left @ right
+    found = tokens.through(tower, rows)
+    turn = towers.turn(found.T, wanted.T)
+    cosine = (found @ turn.T * wanted).sum(1).mean()
+    print(f"{checkpoint}: its sentences are at cosine {cosine:.3f} to their targets", flush=True)
     tower.projection.weight.copy_(turn @ tower.projection.weight)
     return earlier, turn
 

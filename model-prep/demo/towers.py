@@ -39,6 +39,13 @@ def order(found, wanted, others, sharpness=20.0):
                     reduction="batchmean")
 
 
+def turn(found, wanted):
+    """The turn [EMBEDDING, EMBEDDING] that brings the columns of `found` [EMBEDDING, n] nearest to those of `wanted`
+    (Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966)."""
+    left, _, right = torch.linalg.svd(wanted @ found.T)
+    return left @ right
+
+
 class Tower(torch.nn.Module):
     """A transformer with a pooler and the projection over it: embeddings of length 1."""
 

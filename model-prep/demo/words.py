@@ -1,5 +1,6 @@
 """The sentences that the towers are taught: labels and their templates, nouns, phrases of drawn shapes."""
 
+import functools
 import itertools
 import pathlib
 import re
@@ -50,15 +51,17 @@ def classes(path):
     return {folder: [name.strip() for name in names.split(",")] for folder, names in lines}
 
 
+@functools.cache
 def unseen():
     """The words of `unseen.tsv`, and the class that each stands for: [(folder, word)]."""
     lines = (pathlib.Path(__file__).parent / "unseen.tsv").read_text().splitlines()
     return [tuple(line.split("\t")) for line in lines]
 
 
-def has_unseen(text):
-    """Whether one of these words, or its plural, is in a text."""
-    return any(word in UNSEEN or word.removesuffix("s") in UNSEEN for word in re.findall(r"[a-z]+", text.lower()))
+def unseen_in(text):
+    """Those of these words that a text has, themselves or with an s."""
+    found = set(re.findall(r"[a-z]+", text.lower()))
+    return [word for _, word in unseen() if word in found or word + "s" in found]
 
 
 def nouns(folder):
@@ -120,6 +123,3 @@ def shape_phrases():
         thing = " ".join([colour or "", shape or "thing"]).strip()
         named += [(template.format(thing), colour, shape) for template in SHAPE_TEMPLATES]
     return named
-
-
-UNSEEN = {word for _, word in unseen()}
