@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# The virtual board itself: runs the lines that the host sends, and answers each with exit code, length and output.
+# The virtual board itself: runs the numbered lines that the host sends, and answers each with its number, exit code, length
+# and output; with 0 once it has started.
 #
 # The line is the first virtio port. The host's folder is /share. Without the host the board switches itself off.
 fail() {
@@ -9,10 +10,10 @@ fail() {
 
 serve() {
     exec 3<>"$1" || fail "no line to the host"
-    echo ready >&3
-    while IFS= read -r line <&3; do
+    echo 0 0 0 >&3
+    while read -r number line <&3; do
         (eval "$line") >/tmp/answer 2>&1 </dev/null 3>&-
-        echo "$? $(wc -c </tmp/answer)" >&3
+        echo "$number $? $(wc -c </tmp/answer)" >&3
         cat /tmp/answer >&3
     done
 }

@@ -47,15 +47,13 @@ class Machine:
         self.errors = (self.folder / "errors").open("wb")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.errors, stderr=self.errors)
         self.line = socket.socket(socket.AF_UNIX)
-        self.received = b""
+        self.received, self.asked = b"", 0
         try:
             start = time.monotonic()
             while not line.exists() and time.monotonic() < start + 20 and self.process.poll() is None:
                 time.sleep(0.02)
             self.line.connect(str(line))
-            ready = self._read_line(BOOT_S)
-            if ready != "ready":
-                raise Failed(f"the board said {ready!r}")
+            self._answer(BOOT_S)
         except (OSError, Failed) as error:
             report = self.report()
             self.kill()
@@ -79,9 +77,9 @@ class Machine:
     def try_run(self, command, timeout=60):
         """Runs a line of shell on the board; its exit code and output."""
         assert "\n" not in command
-        self.line.sendall(command.encode() + b"\n")
-        code, length = self._read_line(timeout).split()
-        return int(code), self._read(int(length), timeout).decode(errors="replace")
+        self.asked += 1
+        self.line.sendall(f"{self.asked} {command}\n".encode())
+        return self._answer(timeout)
 
     def start(self, command, name):
         """Starts a program on the board; standard output and error go to the share as NAME.out and NAME.err."""
@@ -106,19 +104,19 @@ class Machine:
         console = self.console.read_text(errors="replace") if self.console.exists() else ""
         return "console: " + console[-2000:] + "\nqemu: " + (self.folder / "errors").read_text()[-1000:]
 
-    def _read_line(self, timeout):
+    def _answer(self, timeout):
+        """The board's answer to the last line. One to a line before, which came too late for it, is passed over."""
         deadline = time.monotonic() + timeout
-        while b"\n" not in self.received:
+        while True:
+            head, end, rest = self.received.partition(b"\n")
+            if end:
+                number, code, length = map(int, head.split())
+                if len(rest) >= length:
+                    self.received = rest[length:]
+                    if number == self.asked:
+                        return code, rest[:length].decode(errors="replace")
+                    continue
             self._more(deadline)
-        line, self.received = self.received.split(b"\n", 1)
-        return line.decode()
-
-    def _read(self, length, timeout):
-        deadline = time.monotonic() + timeout
-        while len(self.received) < length:
-            self._more(deadline)
-        answer, self.received = self.received[:length], self.received[length:]
-        return answer
 
     def _more(self, deadline):
         self.line.settimeout(max(0.01, deadline - time.monotonic()))

@@ -258,9 +258,9 @@ mod tests {
                     self.skipped = true;
                     Ok(true)
                 }
-                Does::Lost => Err(SourceError::TimedOut { path: path(), waited: Duration::from_secs(2) }),
+                Does::Lost => Err(SourceError::TimedOut { path: path(), limit: Duration::from_secs(2) }),
                 Does::Ends => Ok(false),
-                Does::Silent => Err(SourceError::Silent { name: "a pipe".into(), waited: Duration::from_secs(2) }),
+                Does::Silent => Err(SourceError::Silent { name: "a pipe".into(), limit: Duration::from_secs(2) }),
                 Does::Dies => {
                     let (how, said) = ("exit status: 1".into(), String::new());
                     Err(SourceError::Ended { name: "camera".into(), how, said })

@@ -98,9 +98,9 @@ impl Source for CommandSource {
             Ok(false) if stop.is_set() => Ok(false),
             // Nothing at all is for the program itself to explain; other things than MJPEG are not.
             Ok(false) | Err(SourceError::NoFrames { bytes: 0, .. }) => Err(self.ended()),
-            Err(SourceError::Silent { name, waited }) => {
+            Err(SourceError::Silent { name, limit }) => {
                 self.group.end(Some(Signal::TERM));
-                Err(SourceError::Hung { name, waited, said: self.last_words() })
+                Err(SourceError::Hung { name, limit, said: self.last_words() })
             }
             other => other,
         }

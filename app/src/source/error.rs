@@ -87,28 +87,28 @@ pub enum SourceError {
         source: io::Error,
     },
     /// No frame came.
-    #[error("{}: no frame within {:.1} s", path.display(), waited.as_secs_f32())]
+    #[error("{}: no frame within {:.1} s", path.display(), limit.as_secs_f32())]
     TimedOut {
         /// The device.
         path: PathBuf,
-        /// How long it was waited for.
-        waited: Duration,
+        /// How long a frame may take.
+        limit: Duration,
     },
     /// A pipe gave no frame for a while; it may yet.
-    #[error("{name}: no frame within {:.1} s", waited.as_secs_f32())]
+    #[error("{name}: no frame within {:.1} s", limit.as_secs_f32())]
     Silent {
         /// The stream.
         name: String,
-        /// How long it was waited for.
-        waited: Duration,
+        /// How long a frame may take.
+        limit: Duration,
     },
     /// A program that gives frames gave none, and was ended.
-    #[error("{name}: no frame within {:.1} s{said}", waited.as_secs_f32())]
+    #[error("{name}: no frame within {:.1} s{said}", limit.as_secs_f32())]
     Hung {
         /// The program.
         name: String,
-        /// How long it was waited for.
-        waited: Duration,
+        /// How long a frame may take.
+        limit: Duration,
         /// What it said of its errors, after a colon, or nothing.
         said: String,
     },
@@ -222,7 +222,7 @@ mod tests {
             assert!(device(code).is_transient(), "{code}");
         }
         assert!(!device(25).is_transient(), "ENOTTY: not a video device");
-        assert!(SourceError::TimedOut { path: path(), waited: Duration::from_secs(1) }.is_transient());
+        assert!(SourceError::TimedOut { path: path(), limit: Duration::from_secs(1) }.is_transient());
         assert!(SourceError::Missing { path: path(), hint: "" }.is_transient());
         assert!(!SourceError::Missing { path: "x.jpg".into(), hint: "" }.is_transient());
         assert!(!SourceError::RawSensor { path: path(), found: "pRAA".into() }.is_transient());

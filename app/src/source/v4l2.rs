@@ -122,7 +122,7 @@ impl Camera {
             let ready = self.handle.poll(POLLIN, STOP_CHECK_MS);
             match ready {
                 Ok(0) if start.elapsed() >= self.timeout => {
-                    return Err(SourceError::TimedOut { path: self.path.clone(), waited: start.elapsed() });
+                    return Err(SourceError::TimedOut { path: self.path.clone(), limit: self.timeout });
                 }
                 Ok(0) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -139,7 +139,7 @@ impl Camera {
         let stream = &mut self.stream;
         let (bytes, meta) = ask(&self.path, "read a frame", || stream.next()).map_err(|error| match error {
             SourceError::Device { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
-                SourceError::TimedOut { path: self.path.clone(), waited: start.elapsed() }
+                SourceError::TimedOut { path: self.path.clone(), limit: self.timeout }
             }
             error => error,
         })?;
