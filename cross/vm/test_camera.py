@@ -46,7 +46,7 @@ class CameraTest(unittest.TestCase):
         cls.camera = Camera(cls.machine)
 
     def setUp(self):
-        self.camera.set(test_pattern="75% Colorbar", percentage_of_dropped_buffers=0, **DEFAULTS)
+        self.camera.set(test_pattern="75% Colorbar", **DEFAULTS)
 
     def snapshot(self, format):
         (self.machine.share / "format.toml").write_text(f'[capture]\nformat = "{format}"\n')
