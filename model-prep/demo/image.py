@@ -1,12 +1,13 @@
-"""Step 3: the image tower. A ViT learns to point at the sentences of what it sees.
+"""Step 4: the image tower. A ViT learns to point at the sentences of what it sees.
 
     python image.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M] [--begin CHECKPOINT]
 
-Reads what targets.py wrote, and with --begin text.py too: the first call goes on from the image tower of an earlier
-checkpoint. Four losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
-against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first; and
+Reads what targets.py and seen.py wrote, and with --begin text.py too: the first call goes on from the image tower of an
+earlier checkpoint. Five losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
+against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first;
 the place of each photograph among nouns, which shall be that of its class or caption: nouns that no photograph is called by
-are named rightly then too. Words of unseen.tsv are not among them.
+are named rightly then too; and among the classes of ImageNet what a network took it for that knows all of them. Words of
+unseen.tsv are not among nouns and classes.
 Writes WORK/image-PRESET.pt and goes on where it was stopped."""
 
 import argparse
@@ -35,7 +36,9 @@ PRESETS = {
 }
 SHAPES_DRAWN = 20000
 # Nouns in a batch, and what their loss counts for.
-NOUNS, NOUNS_WEIGHT = 2048, 2.0
+NOUNS, NOUNS_WEIGHT = 2048, 1.0
+# What counts of the thing a network took the photograph for, how soft its answer is made, and the logit scale that meets it.
+SEEN_WEIGHT, SEEN_TEMPERATURE, SEEN_SCALE = 5.0, 2.0, 20.0
 
 
 class Prompts:
@@ -57,6 +60,9 @@ class Prompts:
             for pair in itertools.product(words.COLOURS, words.SHAPES)
         ]
         self.nouns = numpy.array([row for row in range(*read["places"]["nouns"]) if not words.unseen_in(read["texts"][row])])
+        at = read["places"]["seen"][0]
+        self.seen = numpy.array([k for k, name in enumerate(words.seen()) if not words.unseen_in(name)])
+        self.of_seen = [range(at + k * len(words.TEMPLATES), at + (k + 1) * len(words.TEMPLATES)) for k in self.seen]
 
     def prototypes(self, of, random=None, number=3):
         """One row for each of the lists of rows `of`: the mean of `number` drawn ones, or of all."""
@@ -75,6 +81,8 @@ class Photos:
         number = {name: i for i, name in enumerate(classes)}
         self.pictures, self.truths = pictures, numpy.array([number[name] for name in names])
         self.captioned, self.captions = photos.captioned(arguments.data, work, "train")
+        # Of photographs of classes, then of those with captions.
+        self.seen = numpy.load(work / "seen.npy", mmap_mode="r")
         held, names = photos.labelled(arguments.data, work, "val")
         self.held, self.held_truths = held, numpy.array([number[name] for name in names])
         cache = work / "photos" / "shapes.npz"
@@ -109,7 +117,7 @@ def measure(tower, pictures, truths, prototypes, side, device):
 
 
 def losses(module, batch, prompts, random):
-    """The losses of one batch, (photographs, captions, shapes, nouns), and the share of the photographs that are right."""
+    """The losses of one batch, (photographs, captions, shapes, nouns, seen), and the share of photographs that are right."""
     tower, scale = module["tower"], module["scale"].log_scale.exp().clamp(max=100)
     found = tower(torch.cat(batch["pixels"]), batch["corner"])
     photos_found, captions_found, shapes_found = found.split([len(part) for part in batch["pixels"]])
@@ -136,7 +144,18 @@ def losses(module, batch, prompts, random):
     shown = F.normalize(torch.cat([shown, wanted]), dim=-1)
     nouns = prompts.targets[torch.from_numpy(random.choice(prompts.nouns, NOUNS, replace=False)).to(device)]
     order = towers.order(torch.cat([photos_found, captions_found]), shown, nouns)
-    return loss, captions, drawn, order, right
+
+    answers = torch.from_numpy(batch["seen"][:, prompts.seen].astype(numpy.float32)).to(device)
+    answers = F.softmax(answers / SEEN_TEMPERATURE, 1)
+    if batch["share"] < 1:
+        own = answers[:len(truth)]
+        answers = torch.cat([own * batch["share"] + own.flip(0) * (1 - batch["share"]), answers[len(truth):]])
+    logits = torch.cat([photos_found, captions_found]) @ prompts.prototypes(prompts.of_seen, random).T * SEEN_SCALE
+    apart = F.kl_div(F.log_softmax(logits, 1), answers.nan_to_num(), reduction="none").sum(1)
+    # Not all need to have been looked at.
+    looked = answers.isfinite().all(1)
+    seen = (apart * looked).sum() / looked.sum().clamp(min=1)
+    return loss, captions, drawn, order, seen, right
 
 
 def batch_of(run, photos, prompts, preset, random):
@@ -166,6 +185,7 @@ def batch_of(run, photos, prompts, preset, random):
         pixels = [augment.coarse(part, preset["coarse"]) for part in pixels]
     return {
         "pixels": pixels,
+        "seen": photos.seen[numpy.concatenate([rows, len(photos.pictures) + captioned])],
         "truths": photos.truths[rows], "share": share, "captions": captions, "shown": shown[chosen],
         "corner": tuple(int(c) for c in random.integers(0, room + 1, 2)),
     }
@@ -209,15 +229,16 @@ def main():
     # A run that goes on has its beginning in its state.
     if arguments.begin and not path.exists():
         begin_with(module, arguments.begin, work, prompts.targets)
+    # The average of a short run reaches back for a quarter of it.
     run = training.Run(module, steps, path, arguments.rate or preset["rate"], arguments,
-                       weight_decay=preset["decay"])
+                       average=min(0.999, 1 - 4 / steps), weight_decay=preset["decay"])
     classes, drawn = prompts.prototypes(prompts.of_class), prompts.prototypes(prompts.of_shape)
     for step in run:
         random = numpy.random.default_rng((arguments.seed, step))
         batch = batch_of(run, pictures, prompts, preset, random)
-        photo_loss, caption_loss, shape_loss, noun_loss, right = losses(module, batch, prompts, random)
-        run.step(photo_loss + 0.6 * caption_loss + 0.3 * shape_loss + NOUNS_WEIGHT * noun_loss,
-                 right=right, captions=caption_loss, shapes=shape_loss, nouns=noun_loss)
+        photo_loss, caption_loss, shape_loss, noun_loss, seen_loss, right = losses(module, batch, prompts, random)
+        loss = photo_loss + 0.6 * caption_loss + 0.3 * shape_loss + NOUNS_WEIGHT * noun_loss + SEEN_WEIGHT * seen_loss
+        run.step(loss, right=right, captions=caption_loss, shapes=shape_loss, nouns=noun_loss, seen=seen_loss)
         if run.at % 500 == 0 or run.done:
             side, tower = side_at(preset, run.at / run.steps), run.averaged["tower"]
             run.note(**{"held top-1": measure(tower, pictures.held[::4], pictures.held_truths[::4], classes, side, device),

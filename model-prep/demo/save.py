@@ -1,4 +1,4 @@
-"""Step 5: the checkpoint, as transformers keeps it: a VisionTextDualEncoder with tokenizer and image processor.
+"""Step 6: the checkpoint, as transformers keeps it: a VisionTextDualEncoder with tokenizer and image processor.
 
     python save.py --work WORK [--preset cpu|gpu] [--mean-with CHECKPOINT] --out model-prep/demo/checkpoint
 

@@ -2,7 +2,10 @@
 reduced to the embedding space; nouns are drawn to what WordNet says they are like; phrases of shapes are given a direction
 for each colour and each shape besides.
 
-    python targets.py --data PHOTOS --wordnet /usr/share/wordnet --work WORK
+    python targets.py --data PHOTOS --wordnet /usr/share/wordnet --work WORK [--text-tower CHECKPOINT]
+
+With --text-tower, the targets are what the text tower of an earlier checkpoint says: an image tower that learns alone learns
+for the text tower that it will have.
 
 Writes WORK/texts.json, WORK/targets.npy [texts, DIM] of float16, rows of length 1, and WORK/teacher.npz, which spares the
 next call the teacher."""
@@ -72,6 +75,21 @@ def taught(cache, texts):
     return vectors
 
 
+@torch.no_grad()
+def said(checkpoint, texts, batch=256):
+    """What the text tower of a checkpoint says."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    model = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint).eval()
+    vectors = numpy.zeros((len(texts), model.config.projection_dim), numpy.float32)
+    # Sentences of like length share a batch, so that little of it is padding.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for at in range(0, len(order), batch):
+        rows = order[at:at + batch]
+        tokens = tokenizer([texts[i] for i in rows], padding=True, truncation=True, return_tensors="pt")
+        vectors[rows] = model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).numpy()
+    return unit(vectors)
+
+
 def unit(vectors):
     return vectors / numpy.linalg.norm(vectors, axis=-1, keepdims=True)
 
@@ -89,6 +107,7 @@ def collect(arguments):
         "nouns": [template.format(noun) for noun in like for template in ("{}", draw.choice(words.TEMPLATES[1:]))],
         "definitions": definitions,
         "shapes": [phrase for phrase, _, _ in words.shape_phrases()],
+        "seen": [template.format(name) for name in words.seen() for template in words.TEMPLATES],
     }, labels, like, {name for synonyms in names.values() for name in synonyms}
 
 
@@ -113,24 +132,8 @@ def pulled(targets, texts, places, labels, like, fixed):
     return targets
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--wordnet", default="/usr/share/wordnet")
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-
-    kinds, labels, like, fixed = collect(arguments)
-    texts = [text for kind in kinds.values() for text in kind]
-    vectors = taught(arguments.work / "teacher.npz", texts)
-    places, at = {}, 0
-    for kind, of_kind in kinds.items():
-        places[kind] = [at, at + len(of_kind)]
-        at += len(of_kind)
-
+def aimed(vectors, texts, places, labels, like, fixed):
+    """The teacher's vectors as targets."""
     # Captions and nouns are many, and labels are what is asked for.
     base = numpy.concatenate([vectors[slice(*places[kind])][::step] for kind, step in
                               [("captions", 4), ("labels", 1), ("nouns", 8), ("definitions", 8)]])
@@ -147,7 +150,31 @@ def main():
             targets[row] += SHAPE_PULL * codes[words.COLOURS.index(colour)]
         if shape:
             targets[row] += SHAPE_PULL * codes[len(words.COLOURS) + words.SHAPES.index(shape)]
-    targets = unit(targets)
+    return unit(targets)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--wordnet", default="/usr/share/wordnet")
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--text-tower", type=pathlib.Path, metavar="CHECKPOINT")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+
+    kinds, labels, like, fixed = collect(arguments)
+    texts = [text for kind in kinds.values() for text in kind]
+    places, at = {}, 0
+    for kind, of_kind in kinds.items():
+        places[kind] = [at, at + len(of_kind)]
+        at += len(of_kind)
+
+    if arguments.text_tower:
+        targets = said(arguments.text_tower, texts)
+    else:
+        targets = aimed(taught(arguments.work / "teacher.npz", texts), texts, places, labels, like, fixed)
 
     numpy.save(arguments.work / "targets.npy", targets.astype(numpy.float16))
     (arguments.work / "texts.json").write_text(json.dumps({"texts": texts, "places": places, "labels": labels}))

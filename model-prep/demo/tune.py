@@ -1,5 +1,5 @@
-"""Step 4: both towers together, with the loss of contrastive training: each picture of a batch against the sentences of
-all, and each sentence against all pictures; beside it, the softmax over the classes of step 3. Some pictures are made coarse.
+"""Step 5: both towers together, with the loss of contrastive training: each picture of a batch against the sentences of
+all, and each sentence against all pictures; beside it, the softmax over the classes of step 4. Some pictures are made coarse.
 
     python tune.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M]
 

@@ -5,6 +5,8 @@ import itertools
 import pathlib
 import re
 
+from torchvision.models._meta import _IMAGENET_CATEGORIES
+
 COLOURS = "red green blue yellow orange purple white black".split()
 SHAPES = "circle square triangle star cross heart".split()
 
@@ -62,6 +64,12 @@ def unseen_in(text):
     """Those of these words that a text has, themselves or with an s."""
     found = set(re.findall(r"[a-z]+", text.lower()))
     return [word for _, word in unseen() if word in found or word + "s" in found]
+
+
+@functools.cache
+def seen():
+    """The classes of ImageNet, in the order of the network of `seen.py`."""
+    return [name.lower() for name in _IMAGENET_CATEGORIES]
 
 
 def nouns(folder):
