@@ -231,7 +231,7 @@ def main():
         begin_with(module, arguments.begin, work, prompts.targets)
     # The average of a short run reaches back for a quarter of it.
     run = training.Run(module, steps, path, arguments.rate or preset["rate"], arguments,
-                       average=min(0.999, 1 - 4 / steps), weight_decay=preset["decay"])
+                       average=min(0.999, 1 - 4 / max(steps, 4)), weight_decay=preset["decay"])
     classes, drawn = prompts.prototypes(prompts.of_class), prompts.prototypes(prompts.of_shape)
     for step in run:
         random = numpy.random.default_rng((arguments.seed, step))

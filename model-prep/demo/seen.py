@@ -47,7 +47,9 @@ def main():
 
     path, number = arguments.work / "seen.npy", sum(len(pictures) for pictures in kinds)
     if not path.exists():
-        numpy.save(path, numpy.full((number, 1000), numpy.nan, numpy.float16))
+        partial = path.with_suffix(".partial.npy")
+        numpy.save(partial, numpy.full((number, 1000), numpy.nan, numpy.float16))
+        partial.rename(path)
     logits = numpy.load(path, mmap_mode="r+")
     start, at = time.monotonic(), 0
     for pictures in kinds:

@@ -34,6 +34,13 @@ SHAPE_PULL = 0.6
 NOUN_PULL, NOUN_ROUNDS = 1.0, 3
 
 
+def batches(texts, batch):
+    """Where each batch begins, and its rows: sentences of like length share one, so that little of it is padding."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    for at in range(0, len(order), batch):
+        yield at, order[at:at + batch]
+
+
 class Teacher:
     """Sentence vectors: means of MiniLM's last hidden states, of length 1."""
 
@@ -45,12 +52,9 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, texts, batch=128):
-        # Sentences of like length share a batch, so that little of it is padding.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = numpy.zeros((len(texts), self.model.config.hidden_size), numpy.float32)
         start = time.monotonic()
-        for at in range(0, len(order), batch):
-            rows = order[at:at + batch]
+        for at, rows in batches(texts, batch):
             tokens = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=48, return_tensors="pt")
             with torch.autocast("cpu", torch.bfloat16, enabled=training.CPU_HALF):
                 states = self.model(**tokens).last_hidden_state.float()
@@ -81,10 +85,7 @@ def said(checkpoint, texts, batch=256):
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     model = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint).eval()
     vectors = numpy.zeros((len(texts), model.config.projection_dim), numpy.float32)
-    # Sentences of like length share a batch, so that little of it is padding.
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    for at in range(0, len(order), batch):
-        rows = order[at:at + batch]
+    for _, rows in batches(texts, batch):
         tokens = tokenizer([texts[i] for i in rows], padding=True, truncation=True, return_tensors="pt")
         vectors[rows] = model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).numpy()
     return unit(vectors)

@@ -5,8 +5,6 @@ import itertools
 import pathlib
 import re
 
-from torchvision.models._meta import _IMAGENET_CATEGORIES
-
 COLOURS = "red green blue yellow orange purple white black".split()
 SHAPES = "circle square triangle star cross heart".split()
 
@@ -69,6 +67,7 @@ def unseen_in(text):
 @functools.cache
 def seen():
     """The classes of ImageNet, in the order of the network of `seen.py`."""
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
     return [name.lower() for name in _IMAGENET_CATEGORIES]
 
 
