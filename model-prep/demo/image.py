@@ -6,8 +6,8 @@ Reads what targets.py and seen.py wrote, and with --begin text.py too: the first
 earlier checkpoint. Five losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
 against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first;
 the place of each photograph among nouns, which shall be that of its class or caption: nouns that no photograph is called by
-are named rightly then too; and among the classes of ImageNet what a network took it for that knows all of them. Words of
-unseen.tsv are not among nouns and classes.
+are named rightly then too; and what a network took it for that knows the classes of ImageNet, among these or kinds of things
+above them. Words of unseen.tsv are not among nouns, classes and kinds.
 Writes WORK/image-PRESET.pt and goes on where it was stopped."""
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 import augment
+import kinds
 import photos
 import shapes
 import text
@@ -39,6 +40,8 @@ SHAPES_DRAWN = 20000
 NOUNS, NOUNS_WEIGHT = 2048, 1.0
 # What counts of the thing a network took the photograph for, how soft its answer is made, and the logit scale that meets it.
 SEEN_WEIGHT, SEEN_TEMPERATURE, SEEN_SCALE = 5.0, 2.0, 20.0
+# How probably, at most, a kind stands for all that is below it.
+STOP_MAX = 0.6
 
 
 class Prompts:
@@ -60,9 +63,10 @@ class Prompts:
             for pair in itertools.product(words.COLOURS, words.SHAPES)
         ]
         self.nouns = numpy.array([row for row in range(*read["places"]["nouns"]) if not words.unseen_in(read["texts"][row])])
-        at = read["places"]["seen"][0]
-        self.seen = numpy.array([k for k, name in enumerate(words.seen()) if not words.unseen_in(name)])
-        self.of_seen = [range(at + k * len(words.TEMPLATES), at + (k + 1) * len(words.TEMPLATES)) for k in self.seen]
+        self.kinds, at = read["kinds"], read["places"]["kinds"][0]
+        for kind in self.kinds:
+            kind["rows"] = range(at, at + len(kind["names"]) * len(words.TEMPLATES))
+            at = kind["rows"].stop
 
     def prototypes(self, of, random=None, number=3):
         """One row for each of the lists of rows `of`: the mean of `number` drawn ones, or of all."""
@@ -116,6 +120,27 @@ def measure(tower, pictures, truths, prototypes, side, device):
     return round(float(right) / len(pictures), 4)
 
 
+def taken_for(found, answers, prompts, random):
+    """How far `found` [n, EMBEDDING] is from what a network took the pictures for, its `answers` [n, 1000], rows of sum 1: the
+    divergence of two softmaxes over kinds of things, at a height that is drawn anew."""
+    # Every second time, the classes themselves.
+    cut = kinds.cut(prompts.kinds, random, max(0.0, random.uniform(-STOP_MAX, STOP_MAX)))
+    # What belongs to no kind is of the last one, which is not asked for.
+    of_class = torch.full((answers.shape[1],), len(cut))
+    for at, kind in enumerate(cut):
+        of_class[kind["classes"]] = at
+    shares = answers.new_zeros(len(answers), len(cut) + 1).index_add(1, of_class.to(answers.device), answers)[:, :-1]
+    # Less for a kind of many classes: some of ImageNet's 118 dogs are seen in anything.
+    number = torch.tensor([len(kind["classes"]) for kind in cut], device=answers.device)
+    shares = shares.clamp(min=1e-12) ** (1 / SEEN_TEMPERATURE) / number
+    shares = shares / shares.sum(1, keepdim=True)
+    logits = found @ prompts.prototypes([kind["rows"] for kind in cut], random).T * SEEN_SCALE
+    apart = F.kl_div(F.log_softmax(logits, 1), shares.nan_to_num(), reduction="none").sum(1)
+    # Not all need to have been looked at.
+    looked = shares.isfinite().all(1)
+    return (apart * looked).sum() / looked.sum().clamp(min=1)
+
+
 def losses(module, batch, prompts, random):
     """The losses of one batch, (photographs, captions, shapes, nouns, seen), and the share of photographs that are right."""
     tower, scale = module["tower"], module["scale"].log_scale.exp().clamp(max=100)
@@ -145,16 +170,11 @@ def losses(module, batch, prompts, random):
     nouns = prompts.targets[torch.from_numpy(random.choice(prompts.nouns, NOUNS, replace=False)).to(device)]
     order = towers.order(torch.cat([photos_found, captions_found]), shown, nouns)
 
-    answers = torch.from_numpy(batch["seen"][:, prompts.seen].astype(numpy.float32)).to(device)
-    answers = F.softmax(answers / SEEN_TEMPERATURE, 1)
+    answers = F.softmax(torch.from_numpy(batch["seen"].astype(numpy.float32)).to(device), 1)
     if batch["share"] < 1:
         own = answers[:len(truth)]
         answers = torch.cat([own * batch["share"] + own.flip(0) * (1 - batch["share"]), answers[len(truth):]])
-    logits = torch.cat([photos_found, captions_found]) @ prompts.prototypes(prompts.of_seen, random).T * SEEN_SCALE
-    apart = F.kl_div(F.log_softmax(logits, 1), answers.nan_to_num(), reduction="none").sum(1)
-    # Not all need to have been looked at.
-    looked = answers.isfinite().all(1)
-    seen = (apart * looked).sum() / looked.sum().clamp(min=1)
+    seen = taken_for(torch.cat([photos_found, captions_found]), answers, prompts, random)
     return loss, captions, drawn, order, seen, right
 
 

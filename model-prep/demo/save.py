@@ -1,9 +1,10 @@
 """Step 6: the checkpoint, as transformers keeps it: a VisionTextDualEncoder with tokenizer and image processor.
 
-    python save.py --work WORK [--preset cpu|gpu] [--mean-with CHECKPOINT] --out model-prep/demo/checkpoint
+    python save.py --work WORK [--preset cpu|gpu] [--mean-with CHECKPOINT [--share 0.7]] --out model-prep/demo/checkpoint
 
-With --mean-with, the image tower is the mean of the trained one and that of the checkpoint which `image.py` began with: it
-knows what it learned, and forgets less of what it knew (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
+With --mean-with, the image tower is the mean of the trained one, which counts for --share (0.5), and that of the checkpoint
+which `image.py` began with: it knows what it learned, and forgets less of what it knew (Wortsman et al., "Robust fine-tuning of
+zero-shot models", 2022)."""
 
 import argparse
 import pathlib
@@ -21,6 +22,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--preset", choices=image.PRESETS, required=True)
     parser.add_argument("--mean-with", type=pathlib.Path)
+    parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     module = tune.load(torch.nn.ModuleDict({
@@ -42,8 +44,8 @@ def main():
         for part in ("vision_model", "visual_projection"):
             pairs = zip(getattr(model, part).parameters(), getattr(earlier, part).parameters(), strict=True)
             for mine, theirs in pairs:
-                mine.data.lerp_(theirs.data, 0.5)
-        model.logit_scale.data.lerp_(earlier.logit_scale.data, 0.5)
+                mine.data.lerp_(theirs.data, 1 - arguments.share)
+        model.logit_scale.data.lerp_(earlier.logit_scale.data, 1 - arguments.share)
     model.eval().save_pretrained(arguments.out)
 
     side = config.vision_config.image_size

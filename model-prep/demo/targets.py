@@ -23,6 +23,7 @@ import numpy
 import torch
 import transformers
 
+import kinds
 import photos
 import training
 import words
@@ -95,8 +96,8 @@ def unit(vectors):
     return vectors / numpy.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def collect(arguments):
-    """All sentences by kind, the labels, what nouns are like, and the names of classes."""
+def collect(arguments, tree):
+    """All sentences by what they are for, the labels, what nouns are like, and the names of classes."""
     draw = random.Random(0)
     _, captions = photos.captioned(arguments.data, arguments.work, "train")
     names = words.classes(pathlib.Path(arguments.data) / "tiny-imagenet-classes.tsv")
@@ -108,7 +109,7 @@ def collect(arguments):
         "nouns": [template.format(noun) for noun in like for template in ("{}", draw.choice(words.TEMPLATES[1:]))],
         "definitions": definitions,
         "shapes": [phrase for phrase, _, _ in words.shape_phrases()],
-        "seen": [template.format(name) for name in words.seen() for template in words.TEMPLATES],
+        "kinds": [template.format(name) for kind in tree for name in kind["names"] for template in words.TEMPLATES],
     }, labels, like, {name for synonyms in names.values() for name in synonyms}
 
 
@@ -165,12 +166,13 @@ def main():
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
 
-    kinds, labels, like, fixed = collect(arguments)
-    texts = [text for kind in kinds.values() for text in kind]
+    tree = kinds.tree(arguments.wordnet)
+    sorts, labels, like, fixed = collect(arguments, tree)
+    texts = [text for sort in sorts.values() for text in sort]
     places, at = {}, 0
-    for kind, of_kind in kinds.items():
-        places[kind] = [at, at + len(of_kind)]
-        at += len(of_kind)
+    for sort, of_sort in sorts.items():
+        places[sort] = [at, at + len(of_sort)]
+        at += len(of_sort)
 
     if arguments.text_tower:
         targets = said(arguments.text_tower, texts)
@@ -178,8 +180,9 @@ def main():
         targets = aimed(taught(arguments.work / "teacher.npz", texts), texts, places, labels, like, fixed)
 
     numpy.save(arguments.work / "targets.npy", targets.astype(numpy.float16))
-    (arguments.work / "texts.json").write_text(json.dumps({"texts": texts, "places": places, "labels": labels}))
-    print({kind: end - start for kind, (start, end) in places.items()})
+    (arguments.work / "texts.json").write_text(json.dumps({"texts": texts, "places": places, "labels": labels,
+                                                              "kinds": tree}))
+    print({sort: end - start for sort, (start, end) in places.items()})
 
 
 if __name__ == "__main__":

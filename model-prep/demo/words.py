@@ -64,13 +64,6 @@ def unseen_in(text):
     return [word for _, word in unseen() if word in found or word + "s" in found]
 
 
-@functools.cache
-def seen():
-    """The classes of ImageNet, in the order of the network of `seen.py`."""
-    from torchvision.models._meta import _IMAGENET_CATEGORIES
-    return [name.lower() for name in _IMAGENET_CATEGORIES]
-
-
 def nouns(folder):
     """WordNet's nouns that name what can be seen, and what each is like: {noun: {noun or definition:
     weight}}; and the definitions, which begin with a noun. FOLDER has `data.noun` and `index.noun`.
