@@ -91,8 +91,8 @@ class Photos:
         self.held, self.held_truths = held, numpy.array([number[name] for name in names])
         cache = work / "photos" / "shapes.npz"
         if not cache.exists():
-            kinds = [shapes.many(SHAPES_DRAWN, seed, pictures, easy) for seed, easy in ((1, 1.0), (2, 0.0))]
-            numpy.savez(cache, easy=kinds[0][0], easy_shown=kinds[0][1], full=kinds[1][0], full_shown=kinds[1][1])
+            easy, full = (shapes.many(SHAPES_DRAWN, seed, pictures, easy) for seed, easy in ((1, 1.0), (2, 0.0)))
+            numpy.savez(cache, easy=easy[0], easy_shown=easy[1], full=full[0], full_shown=full[1])
         with numpy.load(cache) as read:
             self.shapes = {kind: (read[kind], read[f"{kind}_shown"]) for kind in ("easy", "full")}
         self.held_shapes = shapes.many(960, 3, held)

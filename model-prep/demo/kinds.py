@@ -24,17 +24,9 @@ def tree(wordnet):
     Names are the first two of WordNet's, without Latin ones; those that have words of unseen.tsv are left out.
     """
     synsets = {}
-    for line in (pathlib.Path(wordnet) / "data.noun").read_text().splitlines():
-        if line.startswith("  "):
-            continue
-        fields = line.partition(" | ")[0].split()
-        number = int(fields[3], 16)
-        lemmas = [lemma.replace("_", " ") for lemma in fields[4:4 + 2 * number:2]]
-        # Each pointer is a symbol, where it points to, a part of speech, and the words that are meant.
-        pointers = fields[5 + 2 * number:]
-        above = [to for kind, to in zip(pointers[::4], pointers[1::4]) if kind in ("@", "@i")]
+    for offset, _, lemmas, pointers, _ in words.synsets(wordnet):
         names = [lemma.lower() for lemma in lemmas[:1] + [lemma for lemma in lemmas[1:2] if lemma.islower()]]
-        synsets[fields[0]] = [name for name in names if not words.unseen_in(name)], above[:1]
+        synsets[offset] = [name for name in names if not words.unseen_in(name)], pointers["@"][:1]
 
     found, place = [], {}
     for number, synset in enumerate(classes()):
@@ -54,11 +46,11 @@ def tree(wordnet):
 def cut(tree, random, stop):
     """Kinds of which none is above another, and that have every class below them but those without a name: from the top down,
     each is taken with the probability `stop`, or what is below it is."""
-    taken, open = [], [0]
-    while open:
-        kind = tree[open.pop()]
+    taken, left = [], [0]
+    while left:
+        kind = tree[left.pop()]
         if kind["names"] and (not kind["below"] or len(kind["classes"]) <= CLASSES_MAX and random.random() < stop):
             taken.append(kind)
         else:
-            open += kind["below"]
+            left += kind["below"]
     return taken

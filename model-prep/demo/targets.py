@@ -180,8 +180,8 @@ def main():
         targets = aimed(taught(arguments.work / "teacher.npz", texts), texts, places, labels, like, fixed)
 
     numpy.save(arguments.work / "targets.npy", targets.astype(numpy.float16))
-    (arguments.work / "texts.json").write_text(json.dumps({"texts": texts, "places": places, "labels": labels,
-                                                              "kinds": tree}))
+    read_later = {"texts": texts, "places": places, "labels": labels, "kinds": tree}
+    (arguments.work / "texts.json").write_text(json.dumps(read_later))
     print({sort: end - start for sort, (start, end) in places.items()})
 
 

@@ -1,5 +1,6 @@
 """The sentences that the towers are taught: labels and their templates, nouns, phrases of drawn shapes."""
 
+import collections
 import functools
 import itertools
 import pathlib
@@ -64,6 +65,23 @@ def unseen_in(text):
     return [word for _, word in unseen() if word in found or word + "s" in found]
 
 
+def synsets(folder):
+    """WordNet's nouns, those that mean the same together: (offset, number of its file, lemmas, {symbol of a pointer: [offset]},
+    gloss). FOLDER has `data.noun`."""
+    for line in (pathlib.Path(folder) / "data.noun").read_text().splitlines():
+        if line.startswith("  "):
+            continue
+        synset, _, gloss = line.partition(" | ")
+        fields = synset.split()
+        number = int(fields[3], 16)
+        lemmas = [lemma.replace("_", " ") for lemma in fields[4:4 + 2 * number:2]]
+        # Each pointer is a symbol, where it points to, a part of speech, and the words that are meant.
+        rest, pointers = fields[5 + 2 * number:], collections.defaultdict(list)
+        for symbol, to in zip(rest[::4], rest[1::4]):
+            pointers[symbol].append(to)
+        yield fields[0], fields[1], lemmas, pointers, gloss
+
+
 def nouns(folder):
     """WordNet's nouns that name what can be seen, and what each is like: {noun: {noun or definition:
     weight}}; and the definitions, which begin with a noun. FOLDER has `data.noun` and `index.noun`.
@@ -71,28 +89,17 @@ def nouns(folder):
     Like a noun are its synonyms, its definition, the kinds above it, and the kinds one and two steps below it; rarer senses
     count for less.
     """
-    synsets = {}
-    for line in (pathlib.Path(folder) / "data.noun").read_text().splitlines():
-        if line.startswith("  "):
+    meanings = {}
+    for offset, file, lemmas, pointers, gloss in synsets(folder):
+        if file not in SEEN:
             continue
-        synset, _, gloss = line.partition(" | ")
-        fields = synset.split()
-        if fields[1] not in SEEN:
-            continue
-        number = int(fields[3], 16)
-        lemmas = [fields[4 + 2 * i].replace("_", " ") for i in range(number)]
         lemmas = [lemma for lemma in lemmas if re.fullmatch(r"[a-z]+(?:[ -][a-z]+){0,2}", lemma)]
         definition = re.sub(r"\(.*?\)", "", gloss).split(";")[0].strip()
         defined = [f"{lemmas[0]}, {definition}"] if lemmas and 2 < len(definition.split()) < 16 else []
-        # Each pointer is a symbol, where it points to, a part of speech, and the words that are meant.
-        pointers = fields[5 + 2 * number:]
-        above, below = (
-            [to for kind, to in zip(pointers[::4], pointers[1::4]) if kind == symbol] for symbol in ("@", "~")
-        )
-        synsets[fields[0]] = lemmas, defined, above, below
+        meanings[offset] = lemmas, defined, pointers["@"], pointers["~"]
 
     def heads(offsets):
-        return [synsets[to][0][0] for to in offsets if to in synsets and synsets[to][0]][:KINDS_MAX]
+        return [meanings[to][0][0] for to in offsets if to in meanings and meanings[to][0]][:KINDS_MAX]
 
     like, definitions = {}, set()
     for line in (pathlib.Path(folder) / "index.noun").read_text().splitlines():
@@ -101,10 +108,10 @@ def nouns(folder):
         fields = line.split()
         noun = fields[0].replace("_", " ")
         # The commonest sense comes first.
-        senses = [to for to in fields[-int(fields[2]):] if to in synsets and noun in synsets[to][0]]
-        for rank, (lemmas, defined, above, below) in enumerate(synsets[to] for to in senses):
+        senses = [to for to in fields[-int(fields[2]):] if to in meanings and noun in meanings[to][0]]
+        for rank, (lemmas, defined, above, below) in enumerate(meanings[to] for to in senses):
             definitions.update(defined)
-            far = [to for kind in below if kind in synsets for to in synsets[kind][3]]
+            far = [to for kind in below if kind in meanings for to in meanings[kind][3]]
             of_noun = like.setdefault(noun, {})
             for group in (lemmas, defined, heads(above), heads(below), heads(far)) if rank < SENSES_MAX else ():
                 for word in group:
