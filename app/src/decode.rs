@@ -85,6 +85,7 @@ impl Decoder {
     /// # Errors
     /// The frame is shorter than its size says, has no size, or is no picture.
     pub fn decode(&mut self, frame: &Frame, picture: &mut Picture) -> Result<(), FrameError> {
+        picture.transparent = None;
         match frame.format {
             PixelFormat::Encoded => picture::decode(&frame.bytes).map(|decoded| *picture = decoded),
             PixelFormat::Mjpeg => self.jpeg.decode_into(&frame.bytes, picture),

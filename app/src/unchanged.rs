@@ -59,7 +59,7 @@ impl Unchanged {
 /// Means of the cells, row by row, channels together. Every pixel counts in one cell; of pictures with fewer pixels than
 /// cells some cells are empty.
 fn shrink(picture: &Picture, small: &mut Small) {
-    let Picture { width, height, rgb } = picture;
+    let Picture { width, height, rgb, .. } = picture;
     for (row, cells) in small.chunks_exact_mut(COLUMNS * CHANNELS).enumerate() {
         let (top, bottom) = (row * height / ROWS, (row + 1) * height / ROWS);
         for (column, cell) in cells.chunks_exact_mut(CHANNELS).enumerate() {
@@ -100,7 +100,7 @@ mod tests {
     const HEIGHT: usize = 480;
 
     fn grey(value: u8) -> Picture {
-        Picture { width: WIDTH, height: HEIGHT, rgb: vec![value; WIDTH * HEIGHT * 3] }
+        Picture { width: WIDTH, height: HEIGHT, rgb: vec![value; WIDTH * HEIGHT * 3], transparent: None }
     }
 
     /// Sensor noise of about `level` grey levels.
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn other_sizes_are_a_change_and_tiny_ones_no_fault() {
         for (width, height) in [(1, 1), (31, 23), (320, 240), (641, 481)] {
-            let picture = Picture { width, height, rgb: vec![50; width * height * 3] };
+            let picture = Picture { width, height, rgb: vec![50; width * height * 3], transparent: None };
             assert!(!same(&grey(50), &picture), "{width} x {height}");
             assert!(same(&picture, &picture), "{width} x {height}");
         }

@@ -16,6 +16,7 @@ const NO_REASON: &str = "given on the command line";
 pub(crate) const RESIZE: &str = "resize";
 pub(crate) const CROP: &str = "crop";
 pub(crate) const IMAGE_SIZE: &str = "image-size";
+pub(crate) const IMAGE_PROCESSOR: &str = "image-processor";
 pub(crate) const LOGIT_SCALE: &str = "logit-scale";
 pub(crate) const TEMPLATE: &str = "template";
 /// Of ONNX towers only.
@@ -28,6 +29,8 @@ pub struct Overrides {
     pub resize: Option<ResizeTo>,
     /// The crop step of the preprocessing.
     pub crop: Option<CropTo>,
+    /// The implementation of the image processor.
+    pub image_processor: Option<ImageProcessor>,
     /// The size of the image tower's input; position embeddings are interpolated.
     pub image_size: Option<ImageSize>,
     /// The factor on cosines.
@@ -47,12 +50,16 @@ impl Overrides {
             match key.as_str() {
                 RESIZE => overrides.resize = Some(to.parse().map_err(wrong)?),
                 CROP => overrides.crop = Some(to.parse().map_err(wrong)?),
+                IMAGE_PROCESSOR => overrides.image_processor = Some(to.parse().map_err(wrong)?),
                 IMAGE_SIZE => overrides.image_size = Some(to.parse().map_err(wrong)?),
                 LOGIT_SCALE => overrides.logit_scale = Some(to.parse().map_err(wrong)?),
                 TEMPLATE => overrides.templates.push(to.clone()),
                 // Those have no checkpoint that could be read again.
                 TEXT_PADDING => {}
-                _ => return Err(wrong(format!("one of {RESIZE}, {CROP}, {IMAGE_SIZE}, {LOGIT_SCALE}, {TEMPLATE}"))),
+                _ => {
+                    let known = [RESIZE, CROP, IMAGE_SIZE, IMAGE_PROCESSOR, LOGIT_SCALE, TEMPLATE];
+                    return Err(wrong(format!("one of {}", known.join(", "))));
+                }
             }
         }
         Ok(overrides)
@@ -82,6 +89,45 @@ pub struct CropTo(pub Option<Size>);
 /// The size of the image tower's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageSize(pub Size);
+
+/// The reference's implementations of an image processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageProcessor {
+    /// transformers 4, a class without a suffix: on Pillow, each class with steps of its own.
+    Slow,
+    /// transformers 4, a class called `Fast`: on torchvision.
+    Fast,
+    /// transformers 5, on Pillow.
+    Pil,
+    /// transformers 5, on torchvision.
+    Torchvision,
+}
+
+impl ImageProcessor {
+    const ALL: [Self; 4] = [Self::Slow, Self::Fast, Self::Pil, Self::Torchvision];
+}
+
+impl FromStr for ImageProcessor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|known| known.to_string() == text);
+        found.ok_or_else(|| {
+            "slow or fast (of transformers 4, on Pillow or torchvision), pil or torchvision (of transformers 5)".to_owned()
+        })
+    }
+}
+
+impl fmt::Display for ImageProcessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Slow => "slow",
+            Self::Fast => "fast",
+            Self::Pil => "pil",
+            Self::Torchvision => "torchvision",
+        })
+    }
+}
 
 /// The factor on cosines, by its natural logarithm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -238,11 +284,16 @@ mod tests {
         check("crop", "8..9", Err("override crop: expected pixels of a square's side"));
         let image_size = Some(ImageSize(Size { height: 30, width: 40 }));
         check("image-size", "30x40", Ok(Overrides { image_size, ..none() }));
+        for image_processor in ImageProcessor::ALL {
+            let expected = Overrides { image_processor: Some(image_processor), ..none() };
+            check("image-processor", &image_processor.to_string(), Ok(expected));
+        }
+        check("image-processor", "5", Err("override image-processor: expected slow or fast"));
         check("image-size", "none", Err("override image-size: expected pixels of a square's side"));
         check(
             "colour",
             "blue",
-            Err("override colour: expected one of resize, crop, image-size, logit-scale, template, found \"blue\""),
+            Err("override colour: expected one of resize, crop, image-size, image-processor, logit-scale, template, found \"blue\""),
         );
     }
 }

@@ -40,7 +40,7 @@ fn picture(index: usize, height: usize, width: usize) -> Picture {
             rgb.extend(pixel);
         }
     }
-    Picture { width, height, rgb }
+    Picture { width, height, rgb, transparent: None }
 }
 
 fn pick(first: bool, one: [u8; 3], other: [u8; 3]) -> [u8; 3] {

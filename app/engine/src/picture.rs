@@ -6,11 +6,12 @@
 //!
 //! Image processors themselves turn nothing: a picture that is handed to one as `Image.open(f)` stays as it lies in the
 //! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright picture, so `load_image` is
-//! what is followed. The image processors of transformers 5.23, handed a picture with alpha, lay it on white; its
-//! `load_image` drops the alpha still.
+//! what is followed. It drops alpha channels and palettes' levels of transparency; one colour that a PNG or GIF marks as
+//! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
 
 mod jpeg;
 mod rgb;
+mod transparent;
 
 use std::io::Cursor;
 use std::path::Path;
@@ -41,6 +42,9 @@ pub struct Picture {
     pub height: usize,
     /// `width * height * 3` bytes.
     pub rgb: Vec<u8>,
+    /// The one colour that the file marks as transparent, as Pillow knows it once the picture is RGB; its pixels have that
+    /// colour still.
+    pub transparent: Option<[u8; 3]>,
 }
 
 /// Why bytes could not become a picture.
@@ -106,7 +110,8 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     // A TIFF carries its orientation as a tag of its own, outside EXIF.
     let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
     let pixels = image::DynamicImage::from_decoder(decoder)?;
-    rgb::upright(rgb::from_image(pixels, bytes)?, orientation)
+    let upright = rgb::upright(rgb::from_image(pixels, bytes)?, orientation)?;
+    Ok(Picture { transparent: transparent::color(format, bytes), ..upright })
 }
 
 /// Refuses sizes before anything is allocated for them.

@@ -1,12 +1,11 @@
 //! From an RGB picture to the image tower's input, as the checkpoint's own image processor does it.
 //!
-//! The recipe is the reference's: resize (Pillow's resampling on 8-bit pixels), centre crop, rescale, normalise.
+//! The recipe is the reference's: resize (on 8-bit pixels), centre crop, rescale, normalise, pad.
 //! This is the only copy of these steps; the live loop, calibration and evaluation all call it.
 //!
-//! The reference has each image processor twice, on Pillow with NumPy and on torchvision (the `Fast` ones). The recipe
-//! is the former's, bit for bit. The latter's resampling differs from it in under 1 % of the bytes, bilinear and bicubic
-//! alike, by one grey step of 255, seldom by two; where an odd number of rows or columns is cropped away, it
-//! may take those next to Pillow's.
+//! The reference has each image processor twice, on Pillow with NumPy and on torchvision. They differ in weights and order
+//! of resampling, in where a crop with an odd margin lies, and in the last bit of normalised values; [`Backend`] says which
+//! of them a recipe follows.
 
 mod filter;
 mod resample;
@@ -14,6 +13,9 @@ mod run;
 mod size;
 
 use serde::{Deserialize, Serialize};
+
+#[cfg(doc)]
+use crate::picture::Picture;
 
 pub use run::{PreprocessError, Preprocessor};
 
@@ -33,6 +35,57 @@ pub struct Recipe {
     pub rescale_factor: Option<f64>,
     /// Mean and standard deviation per channel, if any.
     pub normalize: Option<Normalize>,
+    /// Zeros below and to the right of the normalised picture, up to this size, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad: Option<Size>,
+    /// Whose arithmetic is followed.
+    #[serde(default, skip_serializing_if = "Backend::is_default")]
+    pub backend: Backend,
+    /// Whether pixels of the colour that a file marks as transparent ([`Picture::transparent`]) become white.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub transparent_on_white: bool,
+}
+
+impl Recipe {
+    /// A recipe without steps, on Pillow.
+    pub const NONE: Self = Self {
+        resize: None,
+        crop: None,
+        rescale_factor: None,
+        normalize: None,
+        pad: None,
+        backend: Backend::Pillow,
+        transparent_on_white: false,
+    };
+}
+
+/// The implementation of the reference's image processors that is followed where they differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Pillow and NumPy: image processors of transformers 4 without a suffix, and those of transformers 5 called `Pil`.
+    #[default]
+    Pillow,
+    /// torchvision, as the image processors of transformers 4 called `Fast` use it.
+    Fast,
+    /// torchvision, as the image processors of transformers 5 use it: crops lie elsewhere.
+    Torchvision,
+}
+
+impl Backend {
+    /// Whether a manifest needs not name it.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it resamples by this filter.
+    pub fn has(self, filter: Filter) -> bool {
+        self == Self::Pillow || !matches!(filter, Filter::Box | Filter::Hamming)
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Height and width in pixels.
@@ -114,8 +167,13 @@ impl Recipe {
                 Target::Edges { shortest, longest } => side(shortest) && side(longest),
             };
             accept(fits, &format!("resize.to: sides of 1 to {MAX_SIDE} pixels"))?;
+            let filter = "resize.filter: nearest, lanczos, bilinear or bicubic, which torchvision has";
+            accept(self.backend.has(resize.filter), filter)?;
         }
         accept(self.crop.is_none_or(size), &format!("crop: sides of 1 to {MAX_SIDE} pixels"))?;
+        accept(self.pad.is_none_or(size), &format!("pad: sides of 1 to {MAX_SIDE} pixels"))?;
+        let fits = self.crop.zip(self.pad).is_none_or(|(crop, pad)| crop.height <= pad.height && crop.width <= pad.width);
+        accept(fits, "pad: sides of the crop's or more")?;
         let factor = self.rescale_factor.is_none_or(|factor| factor.is_finite() && factor != 0.0);
         accept(factor, "rescale_factor: a finite number other than 0")?;
         let Some(Normalize { mean, std }) = self.normalize else { return Ok(()) };
@@ -133,9 +191,9 @@ mod tests {
     fn recipe() -> Recipe {
         Recipe {
             resize: Some(Resize { to: Target::Exact(SQUARE), filter: Filter::Bilinear }),
-            crop: None,
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
+            ..Recipe::NONE
         }
     }
 
@@ -151,7 +209,7 @@ mod tests {
         let edge = |edge| Some(Resize { to: Target::ShortestEdge(edge), filter: Filter::Box });
         let edges = |shortest, longest| Some(Resize { to: Target::Edges { shortest, longest }, filter: Filter::Box });
         check(&|_| {}, "");
-        check(&|r| *r = Recipe { resize: None, crop: None, rescale_factor: None, normalize: None }, "");
+        check(&|r| *r = Recipe::NONE, "");
         check(&|r| r.resize = exact(1, MAX_SIDE), "");
         check(&|r| r.resize = exact(0, 48), "resize.to");
         check(&|r| r.resize = exact(48, MAX_SIDE + 1), "resize.to");
@@ -161,6 +219,14 @@ mod tests {
         check(&|r| r.resize = edges(0, 48), "resize.to");
         check(&|r| r.resize = edges(48, 0), "resize.to");
         check(&|r| r.crop = Some(Size { height: 48, width: 0 }), "crop");
+        check(&|r| r.pad = Some(SQUARE), "");
+        check(&|r| r.pad = Some(Size { height: 48, width: 0 }), "pad");
+        check(&|r| (r.crop, r.pad) = (Some(SQUARE), Some(Size { height: 47, width: 48 })), "pad");
+        check(&|r| r.backend = Backend::Fast, "");
+        for filter in [Filter::Box, Filter::Hamming] {
+            let resize = Some(Resize { to: Target::Exact(SQUARE), filter });
+            check(&|r| (r.backend, r.resize) = (Backend::Torchvision, resize.clone()), "resize.filter");
+        }
         for factor in [0.0, f64::NAN, f64::INFINITY] {
             check(&|r| r.rescale_factor = Some(factor), "rescale_factor");
         }

@@ -1,6 +1,8 @@
-//! `preprocessor_config.json` to a preprocessing recipe: what the named image processor of transformers 4.56.2 does.
+//! `preprocessor_config.json` to a preprocessing recipe: what the named image processor of transformers 4.56.2 does, or of
+//! 5.24.0 where transformers 5 wrote the file.
 
 mod class;
+mod file;
 
 use std::path::Path;
 
@@ -9,19 +11,21 @@ use spotter_engine::bundle::Override;
 use spotter_engine::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target};
 
 use self::class::{Class, Crop, Sizes};
+use self::file::File;
 use super::json::Object;
 use super::{CheckpointError, Patching};
-use crate::overrides::{CROP, CropTo, IMAGE_SIZE, ImageSize, Overrides, RESIZE, ResizeTo};
+use crate::overrides::{
+    CROP, CropTo, IMAGE_PROCESSOR, IMAGE_SIZE, ImageProcessor, ImageSize, Overrides, RESIZE, ResizeTo,
+};
 
 /// The recipe of the image processor whose file lies in the directory `checkpoint`.
 pub fn recipe_of(checkpoint: &Path) -> Result<Recipe, CheckpointError> {
-    let object = file(checkpoint)?;
-    Ok(recipe(&object, &default_class(checkpoint)?, &Overrides::default())?.0)
+    Ok(recipe(&File::read(checkpoint)?, &Overrides::default())?.0)
 }
 
 /// The recipe of the folder `folder` with `overrides`, and the record of them.
 pub(crate) fn recipe_in(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
-    recipe(&file(folder)?, &default_class(folder)?, overrides)
+    recipe(&File::read(folder)?, overrides)
 }
 
 /// The recipe with `overrides`, and the record of them. Its results have the size of the image tower's input, which is what
@@ -31,8 +35,8 @@ pub(crate) fn read(
     tower: &Patching,
     overrides: &Overrides,
 ) -> Result<(Recipe, Vec<Override>), CheckpointError> {
-    let object = file(checkpoint)?;
-    let (mut recipe, mut record) = recipe(&object, &default_class(checkpoint)?, overrides)?;
+    let file = File::read(checkpoint)?;
+    let (mut recipe, mut record) = recipe(&file, overrides)?;
     let [height, width] = tower.trained_size;
     let mut input = Size { height, width };
     if let Some(ImageSize(asked)) = overrides.image_size {
@@ -48,12 +52,16 @@ pub(crate) fn read(
     }
     match recipe.output_size() {
         Some(size) if size == input => Ok((recipe, record)),
-        found => Err(other_size(&object, &recipe, input, found)),
+        found => Err(other_size(&file.object, &recipe, input, found)),
     }
 }
 
 fn other_size(object: &Object, recipe: &Recipe, input: Size, found: Option<Size>) -> CheckpointError {
-    let key = if recipe.crop.is_some() { "crop_size" } else { "size" };
+    let key = match recipe {
+        Recipe { pad: Some(_), .. } => "pad_size",
+        Recipe { crop: Some(_), .. } => "crop_size",
+        _ => "size",
+    };
     let Size { height, width } = input;
     let (other, found) = match found {
         Some(size) => (ImageSize(size).to_string(), format!("{} x {} pixels", size.height, size.width)),
@@ -66,38 +74,58 @@ fn other_size(object: &Object, recipe: &Recipe, input: Size, found: Option<Size>
     object.wrong_shown(key, &expected, found)
 }
 
-/// `preprocessor_config.json`, or the `image_processor` of the `processor_config.json` that newer versions of
-/// transformers write in its place.
-fn file(checkpoint: &Path) -> Result<Object, CheckpointError> {
-    let path = checkpoint.join("preprocessor_config.json");
-    let newer = checkpoint.join("processor_config.json");
-    if !path.exists() && newer.exists() { Object::read(&newer)?.object("image_processor") } else { Object::read(&path) }
-}
-
-/// Name of the image processor where its file names none: that of the image tower.
-fn default_class(checkpoint: &Path) -> Result<String, CheckpointError> {
-    let path = checkpoint.join("config.json");
-    if !path.exists() {
-        return Ok(Class::of_tower("").to_owned());
+/// The recipe of the implementation that the file means, or `overrides` name.
+fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+    let object = &file.object;
+    let (key, name) = file.class()?;
+    let of = |implementation| {
+        let class = Class::named(&name, implementation);
+        let class = class.ok_or_else(|| object.unsupported(key, format!("{name:?}"), class::KNOWN))?;
+        of_class(object, &class, &name, overrides)
+    };
+    let meant = file.implementation(&name);
+    if let Some(implementation) = overrides.image_processor {
+        let (recipe, mut record) = of(implementation)?;
+        let from = meant.map_or_else(|| "slow or pil".to_owned(), |meant| meant.to_string());
+        record.push(overrides.entry(IMAGE_PROCESSOR, from, implementation.to_string()));
+        return Ok((recipe, record));
     }
-    let config = Object::read(&path)?;
-    let tower = if config.get("vision_config").is_some() { config.object("vision_config")? } else { config };
-    Ok(Class::of_tower(&tower.text("model_type", "")?).to_owned())
+    if let Some(implementation) = meant {
+        if (implementation, name.ends_with("Pil")) == (ImageProcessor::Pil, false) {
+            log::info!("{name} of transformers 5 is followed on Pillow; --image-processor torchvision is the other");
+        }
+        return of(implementation);
+    }
+    let (older, newer) = (of(ImageProcessor::Slow)?, of(ImageProcessor::Pil));
+    let steps = |recipe: &Recipe| Recipe { transparent_on_white: false, ..recipe.clone() };
+    match newer {
+        Ok((newer, _)) if steps(&newer) != steps(&older.0) => {
+            let shown = |Recipe { resize, crop, .. }: Recipe| {
+                format!("resize {}, crop {}", ResizeTo(resize.map(|resize| resize.to)), CropTo(crop))
+            };
+            let reason = format!(
+                "transformers 4 and 5 do different things by this file ({}; {}), and no transformers_version in \
+                 config.json tells which wrote it: say --image-processor slow for 4, pil or torchvision for 5",
+                shown(older.0),
+                shown(newer)
+            );
+            Err(object.unsupported(key, format!("{name:?}"), reason))
+        }
+        _ => Ok(older),
+    }
 }
 
-fn recipe(
+/// The recipe of a class, with `overrides`, and the record of them.
+fn of_class(
     object: &Object,
-    default_class: &str,
+    class: &Class,
+    name: &str,
     overrides: &Overrides,
 ) -> Result<(Recipe, Vec<Override>), CheckpointError> {
-    let key =
-        if object.get("image_processor_type").is_some() { "image_processor_type" } else { "feature_extractor_type" };
-    let name = object.text(key, default_class)?;
-    let class = Class::named(&name).ok_or_else(|| object.unsupported(key, format!("{name:?}"), class::KNOWN))?;
     let mut record = Vec::new();
-    let geometry = geometry(object, &class, &name);
+    let geometry = geometry(object, class, name);
     let (to, crop) = overridden(object, geometry, overrides, &mut record)?;
-    let filter = filter(object, class.filter)?;
+    let resize = to.map(|to| filter(object, class).map(|filter| Resize { to, filter })).transpose()?;
     let rescale = flag(object, "do_rescale", true)?;
     let rescale_factor = if rescale { Some(object.number("rescale_factor", 1.0 / 255.0)?) } else { None };
     let normalize = if flag(object, "do_normalize", true)? {
@@ -107,7 +135,24 @@ fn recipe(
     } else {
         None
     };
-    Ok((Recipe { resize: to.map(|to| Resize { to, filter }), crop, rescale_factor, normalize }, record))
+    let pad = pad(object, class, crop)?;
+    let transparent_on_white =
+        class.on_white.map(|default| flag(object, "do_convert_rgb", default)).transpose()?.unwrap_or(false);
+    let backend = class.backend;
+    Ok((Recipe { resize, crop, rescale_factor, normalize, pad, backend, transparent_on_white }, record))
+}
+
+/// The size that pictures are padded to, if any.
+fn pad(object: &Object, class: &Class, crop: Option<Size>) -> Result<Option<Size>, CheckpointError> {
+    if !class.pads || !flag(object, "do_pad", false)? {
+        return Ok(None);
+    }
+    let pad = sides(object, "pad_size", None)?;
+    if let Some(crop) = crop.filter(|crop| crop.height > pad.height || crop.width > pad.width) {
+        let expected = format!("the {} x {} pixels of crop_size or more (--crop changes those)", crop.height, crop.width);
+        return Err(object.wrong("pad_size", &expected, object.get("pad_size")));
+    }
+    Ok(Some(pad))
 }
 
 /// The resize and the crop step, each as far as the file makes sense.
@@ -118,13 +163,13 @@ fn geometry(object: &Object, class: &Class, name: &str) -> Geometry {
     match class.crop {
         Crop::Never => {
             if object.get("do_center_crop") == Some(&Value::Bool(true)) {
-                log::warn!("do_center_crop is ignored, as {name} of transformers 4.56.2 does; --crop crops");
+                log::info!("do_center_crop has no effect, as in {name} of transformers 4.56.2; --crop crops");
             }
             (resize, Ok(None))
         }
         Crop::Switched { on, size } => {
-            let crop =
-                flag(object, "do_center_crop", on).and_then(|on| on.then(|| crop_size(object, size)).transpose());
+            let crop = flag(object, "do_center_crop", on)
+                .and_then(|on| on.then(|| sides(object, "crop_size", size)).transpose());
             (resize, crop)
         }
         Crop::Share => shared(object, class, resize),
@@ -166,7 +211,7 @@ fn shared(object: &Object, class: &Class, resize: Result<Option<Target>, Checkpo
     let share = || {
         let expected = "a number above 0";
         let share = object.or("crop_pct", 224.0 / 256.0, expected, |v| v.as_f64().filter(|n| *n > 0.0))?;
-        if class.fast && flag(object, "do_center_crop", false)? {
+        if class.shared && flag(object, "do_center_crop", false)? {
             return Err(object.unsupported("do_center_crop", "true", "a second crop, after that of crop_pct"));
         }
         Ok(share)
@@ -192,27 +237,29 @@ fn flag(object: &Object, key: &str, default: bool) -> Result<bool, CheckpointErr
 }
 
 fn size(object: &Object, class: &Class) -> Result<Target, CheckpointError> {
-    let square = if class.fast { object.flag("default_to_square", class.square)? } else { class.square };
+    if object.flag("use_square_size", false)? {
+        let reason = "it means other sizes in different versions of transformers; give yours with --resize HEIGHTxWIDTH";
+        return Err(object.unsupported("use_square_size", "true", reason));
+    }
+    let square = if class.shared { object.flag("default_to_square", class.square)? } else { class.square };
     let expected = class.sizes.expected(class.square);
     let target = object.or("size", class.size, expected, |v| target(v, square, class.sizes))?;
     if class.sizes != Sizes::All && object.get("size").is_some_and(|v| !v["longest_edge"].is_null()) {
-        log::warn!("size.longest_edge is ignored, as this image processor of transformers 4.56.2 does");
+        log::info!("size.longest_edge has no effect, as in this image processor of transformers 4.56.2");
     }
     Ok(target)
 }
 
-fn crop_size(object: &Object, default: Option<Size>) -> Result<Size, CheckpointError> {
+/// Height and width under `key`.
+fn sides(object: &Object, key: &str, default: Option<Size>) -> Result<Size, CheckpointError> {
     const EXPECTED: &str = "a whole number, or height and width";
     let exact = |v: &Value| match target(v, true, Sizes::Exact) {
         Some(Target::Exact(size)) => Some(size),
         _ => None,
     };
     match default {
-        Some(default) => object.or("crop_size", default, EXPECTED, exact),
-        None => object
-            .get("crop_size")
-            .and_then(exact)
-            .ok_or_else(|| object.wrong("crop_size", EXPECTED, object.get("crop_size"))),
+        Some(default) => object.or(key, default, EXPECTED, exact),
+        None => object.get(key).and_then(exact).ok_or_else(|| object.wrong(key, EXPECTED, object.get(key))),
     }
 }
 
@@ -252,17 +299,23 @@ fn target(value: &Value, square: bool, sizes: Sizes) -> Option<Target> {
     })
 }
 
-fn filter(object: &Object, default: u64) -> Result<Filter, CheckpointError> {
-    let number =
-        object.or("resample", default, "one of Pillow's filter numbers, 0 to 5", |v| v.as_u64().filter(|n| *n <= 5))?;
-    Ok(match number {
+fn filter(object: &Object, class: &Class) -> Result<Filter, CheckpointError> {
+    let known = |v: &Value| v.as_u64().filter(|n| *n <= 5);
+    let number = object.or("resample", class.filter, "one of Pillow's filter numbers, 0 to 5", known)?;
+    let filter = match number {
         0 => Filter::Nearest,
         1 => Filter::Lanczos,
         2 => Filter::Bilinear,
         3 => Filter::Bicubic,
         4 => Filter::Box,
         _ => Filter::Hamming,
-    })
+    };
+    if class.backend.has(filter) {
+        return Ok(filter);
+    }
+    let reason = "torchvision has no such filter, and this image processor fails in transformers, too; \
+                  --image-processor slow or pil resizes on Pillow";
+    Err(object.unsupported("resample", number, reason))
 }
 
 /// One number for all channels, or one for each.
@@ -289,8 +342,8 @@ mod tests {
     /// The file's steps in the words of the overrides, then its numbers; or what is wrong.
     fn shown(json: &str, overrides: &Overrides) -> Result<(String, Vec<Override>), CheckpointError> {
         let object = Object::parse(Path::new("p.json"), json.as_bytes())?;
-        let (recipe, record) = recipe(&object, "ViTImageProcessor", overrides)?;
-        let Recipe { resize, crop, rescale_factor, normalize } = recipe;
+        let (recipe, record) = recipe(&File::of(object, Some(4)), overrides)?;
+        let Recipe { resize, crop, rescale_factor, normalize, .. } = recipe;
         let (to, filter) = resize.map(|resize| (resize.to, resize.filter)).unzip();
         let filter = filter.map_or(String::new(), |filter| format!(" {filter:?}"));
         let factor = rescale_factor.map_or("as is".into(), |factor| format!("/ {:.1}", 1.0 / factor));

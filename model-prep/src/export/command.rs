@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cli::inside;
 use crate::import::{OnnxArguments, OnnxModel};
 use crate::model::Model;
-use crate::overrides::{CropTo, ImageSize, Overrides, ResizeTo, ScaleTo};
+use crate::overrides::{CropTo, ImageProcessor, ImageSize, Overrides, ResizeTo, ScaleTo};
 use crate::plan::{Plan, Plans};
 use crate::{calibrate, report};
 
@@ -61,6 +61,10 @@ pub(crate) struct Arguments {
     /// none.
     #[arg(long, value_name = "SIZE", group = "overrides")]
     crop: Option<CropTo>,
+    /// Follow this implementation of the image processor, not the one that the checkpoint's class name and version mean:
+    /// slow or fast (transformers 4, on Pillow or torchvision), pil or torchvision (transformers 5).
+    #[arg(long, value_name = "NAME", group = "overrides")]
+    image_processor: Option<ImageProcessor>,
     /// Make the image tower for pictures of this size, not of what it was trained for; position embeddings are
     /// interpolated. Pixels of a square's side, or HEIGHTxWIDTH.
     #[arg(long, value_name = "SIZE", group = "overrides")]
@@ -96,6 +100,7 @@ pub(crate) fn run(arguments: Arguments, bar: &ProgressBar) -> anyhow::Result<Exi
     let overrides = Overrides {
         resize: arguments.resize,
         crop: arguments.crop,
+        image_processor: arguments.image_processor,
         image_size: arguments.image_size,
         logit_scale: arguments.logit_scale,
         templates: arguments.template,

@@ -373,7 +373,7 @@ fn captions_find_their_pictures() {
         .map(|number| {
             let drawn = drawn(number);
             let (width, height) = (drawn.width() as usize, drawn.height() as usize);
-            let picture = spotter_engine::picture::Picture { width, height, rgb: drawn.into_raw() };
+            let picture = spotter_engine::picture::Picture { width, height, rgb: drawn.into_raw(), transparent: None };
             let mut pixels = Vec::new();
             preprocessor.run(&picture, &mut pixels).unwrap();
             image.embed(&pixels).unwrap()

@@ -50,7 +50,7 @@ fn drawn(height: usize, width: usize) -> Picture {
         let (y, x) = (at / (width * 3), at / 3 % width);
         ((noise / 2 + 64 * x / width + 64 * y / height) % 256) as u8
     };
-    Picture { width, height, rgb: (0..height * width * 3).map(byte).collect() }
+    Picture { width, height, rgb: (0..height * width * 3).map(byte).collect(), transparent: None }
 }
 
 /// Drawn where the name is a size, else what Pillow decoded.
@@ -61,7 +61,7 @@ fn picture(name: &str, decoded: &SafeTensors<'_>) -> Picture {
     }
     let tensor = decoded.tensor(name).expect("a decoded picture");
     let [height, width, 3] = *tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
-    Picture { width, height, rgb: tensor.data().to_vec() }
+    Picture { width, height, rgb: tensor.data().to_vec(), transparent: None }
 }
 
 /// The recipe as an export reads it.

@@ -43,9 +43,9 @@ pub(crate) fn manifest(width: usize) -> Manifest {
         },
         preprocess: Recipe {
             resize: Some(Resize { to: Target::Exact(Size { height: 8, width: 6 }), filter: Filter::Bilinear }),
-            crop: None,
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
+            ..Recipe::NONE
         },
         tokenizer: TokenizerSpec {
             file: file(),

@@ -27,22 +27,22 @@ pub(super) fn from_image(image: DynamicImage, bytes: &[u8]) -> Result<Picture, D
         DynamicImage::ImageRgba16(pixels) => drop_alpha(pixels.into_raw().into_iter().map(high).collect()),
         other => return Err(DecodeError::PixelType { found: format!("{:?}", other.color()) }),
     };
-    Ok(Picture { width, height, rgb })
+    Ok(Picture { width, height, rgb, transparent: None })
 }
 
 /// Turns and mirrors a picture as its EXIF orientation asks.
 pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Picture, DecodeError> {
-    let Picture { width, height, rgb } = picture;
     if orientation == Orientation::NoTransforms {
-        return Ok(Picture { width, height, rgb });
+        return Ok(picture);
     }
+    let Picture { width, height, rgb, transparent } = picture;
     let size = || DecodeError::Size { width, height };
     let columns = u32::try_from(width).map_err(|_| size())?;
     let rows = u32::try_from(height).map_err(|_| size())?;
     let mut image = DynamicImage::ImageRgb8(RgbImage::from_raw(columns, rows, rgb).ok_or_else(size)?);
     image.apply_orientation(orientation);
     let (width, height) = (image.width() as usize, image.height() as usize);
-    Ok(Picture { width, height, rgb: image.into_rgb8().into_raw() })
+    Ok(Picture { width, height, rgb: image.into_rgb8().into_raw(), transparent })
 }
 
 fn is_grey_png(bytes: &[u8]) -> bool {

@@ -1,11 +1,12 @@
-//! Resampling of 8-bit RGB, bit for bit as Pillow does it (`ImagingResampleInner` in `src/libImaging/Resample.c`):
-//! one pass over the columns and one over the rows, each with fixed-point weights and a result rounded to 8 bits.
-//! Nearest follows `ImagingScaleAffine` of `Geometry.c`.
+//! Resampling of 8-bit RGB, bit for bit as Pillow does it (`ImagingResampleInner` in `src/libImaging/Resample.c`), or
+//! torchvision (`upsample_…2d_aa` of ATen, for 8-bit tensors on a CPU): one pass over the columns and one over the rows,
+//! each with fixed-point weights and a result rounded to 8 bits. Nearest follows `ImagingScaleAffine` of Pillow's
+//! `Geometry.c`, or ATen's `nearest-exact`.
 
 use std::ops::Range;
 
-use super::filter::{FRACTION_BITS, for_each_output};
-use super::{Filter, Size};
+use super::filter::{FRACTION_BITS, Precision, for_each_output};
+use super::{Backend, Filter, Size};
 
 /// What rounds a sum of weighted pixels to the nearest.
 const HALF: i32 = 1 << (FRACTION_BITS - 1);
@@ -44,9 +45,12 @@ struct Axis {
 }
 
 /// Resizes pictures; keeps buffers and weights from one picture to the next of the same size.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Resampler {
-    plan: Option<(Filter, Size, Window)>,
+    backend: Backend,
+    filter: Filter,
+    /// What the axes are made for.
+    plan: Option<(Size, Window)>,
     columns: Axis,
     rows: Axis,
     /// One input row.
@@ -56,12 +60,19 @@ pub(super) struct Resampler {
 }
 
 impl Resampler {
-    /// Fills `out` with the `window` of the RGB picture `source` of size `from`, resized by `filter`.
-    pub(super) fn run(&mut self, filter: Filter, from: Size, source: &[u8], window: &Window, out: &mut Vec<u8>) {
-        if self.plan.as_ref().is_none_or(|plan| (plan.0, plan.1, &plan.2) != (filter, from, window)) {
-            self.columns = Axis::new(filter, from.width, window.size.width, window.columns.clone());
-            self.rows = Axis::new(filter, from.height, window.size.height, window.rows.clone());
-            self.plan = Some((filter, from, window.clone()));
+    pub(super) fn new(backend: Backend, filter: Filter) -> Self {
+        let (columns, rows) = (Axis::default(), Axis::default());
+        Self { backend, filter, plan: None, columns, rows, row: Vec::new(), between: Vec::new() }
+    }
+
+    /// Fills `out` with the `window` of the RGB picture `source` of size `from`, resized.
+    pub(super) fn run(&mut self, from: Size, source: &[u8], window: &Window, out: &mut Vec<u8>) {
+        if self.plan.as_ref().is_none_or(|plan| (plan.0, &plan.1) != (from, window)) {
+            let axis = |from, to, window: &Range<usize>| Axis::new(self.backend, self.filter, from, to, window.clone());
+            let columns = axis(from.width, window.size.width, &window.columns);
+            let rows = axis(from.height, window.size.height, &window.rows);
+            (self.columns, self.rows) = (columns, rows);
+            self.plan = Some((from, window.clone()));
         }
         let (wide, narrow) = (from.width * 3, window.columns.len() * 3);
         out.resize(window.rows.len() * narrow, 0);
@@ -69,7 +80,7 @@ impl Resampler {
             for (to, &(at, _)) in out.chunks_exact_mut(narrow).zip(&self.rows.bounds) {
                 self.columns.across(&source[at * wide..][..wide], &mut self.row, to);
             }
-        } else if rows_first(from, window.size) {
+        } else if self.backend == Backend::Pillow && rows_first(from, window.size) {
             self.between.resize(window.rows.len() * wide, 0);
             self.rows.down(source, 0, wide, &mut self.between);
             for (from, to) in self.between.chunks_exact(wide).zip(out.chunks_exact_mut(narrow)) {
@@ -88,7 +99,7 @@ impl Resampler {
 }
 
 /// Pillow takes the rows first where the height shrinks by more than twice the pixels that the width does. As each
-/// pass rounds and clips, the order is visible.
+/// pass rounds and clips, the order is visible. torchvision always takes the columns first.
 fn rows_first(from: Size, to: Size) -> bool {
     let shrinks = |from: usize, to: usize| from as i64 - to as i64;
     let height = shrinks(from.height, to.height);
@@ -96,9 +107,15 @@ fn rows_first(from: Size, to: Size) -> bool {
 }
 
 impl Axis {
-    fn new(filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
+    fn new(backend: Backend, filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
         if input == output {
             return Self { picks: true, bounds: window.map(|at| (at, 1)).collect(), weights: Vec::new() };
+        }
+        if filter == Filter::Nearest && backend != Backend::Pillow {
+            // ATen has the ratio in single precision.
+            let ratio = f64::from(input as f32 / output as f32);
+            let picked = |at: usize| ((((at as f64 + 0.5) * ratio) as f32 as usize).min(input - 1), 1);
+            return Self { picks: true, bounds: window.map(picked).collect(), weights: Vec::new() };
         }
         if filter == Filter::Nearest {
             // Pillow steps by adding, and what that rounds decides ties.
@@ -108,8 +125,9 @@ impl Axis {
             let bounds = picked.skip(window.start).take(window.len()).collect();
             return Self { picks: true, bounds, weights: Vec::new() };
         }
+        let precision = if backend == Backend::Pillow { Precision::Full } else { Precision::Short };
         let mut axis = Self::default();
-        for_each_output(filter, input, output, window, |first, weights| {
+        for_each_output(filter, precision, (input, output), window, |first, weights| {
             axis.bounds.push((first, weights.len()));
             axis.weights.extend(weights.iter().copied().map(Weight::new));
         });

@@ -5,7 +5,7 @@ use super::{Recipe, Resize, Size, Target};
 impl Recipe {
     /// Size of the result where the recipe alone decides it.
     pub fn output_size(&self) -> Option<Size> {
-        match (self.crop, &self.resize) {
+        match (self.pad.or(self.crop), &self.resize) {
             (Some(size), _) | (None, &Some(Resize { to: Target::Exact(size), .. })) => Some(size),
             _ => None,
         }
@@ -16,7 +16,7 @@ impl Recipe {
     /// Where there is a crop, the size before it grows or shrinks with it, rounded down, so that as much of the picture
     /// is cut away as before: 256, cropped to 224, becomes 438, cropped to 384. An exact size is scaled along each
     /// axis. Edges are scaled by the ratio of the crops' longer sides, so that a crop that is not square gets no
-    /// black bars where a square one had none.
+    /// black bars where a square one had none. Where there is padding, all steps before it are scaled alike.
     pub fn with_output_size(&self, size: Size) -> Option<Self> {
         let from = self.output_size()?;
         let scaled = |pixels: usize, to: usize, from: usize| (pixels.saturating_mul(to) / from.max(1)).max(1);
@@ -34,7 +34,11 @@ impl Recipe {
             };
             Resize { to, filter: resize.filter }
         });
-        Some(Self { resize, crop: self.crop.map(|_| size), ..self.clone() })
+        let crop = self.crop.map(|crop| Size {
+            height: scaled(crop.height, size.height, from.height),
+            width: scaled(crop.width, size.width, from.width),
+        });
+        Some(Self { resize, crop, pad: self.pad.map(|_| size), ..self.clone() })
     }
 
     /// Size that a picture has after the resize step and before the crop; may overflow the memory, never the number.
@@ -86,7 +90,7 @@ mod tests {
     fn recipe(resize: Option<Target>, crop: Option<(usize, usize)>) -> Recipe {
         let resize = resize.map(|to| Resize { to, filter: Filter::Bicubic });
         let crop = crop.map(|(height, width)| Size { height, width });
-        Recipe { resize, crop, rescale_factor: None, normalize: None }
+        Recipe { resize, crop, ..Recipe::NONE }
     }
 
     fn exact(height: usize, width: usize) -> Target {

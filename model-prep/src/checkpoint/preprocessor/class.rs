@@ -1,5 +1,5 @@
-//! The image processors of transformers 4.56.2 that are known: what each reads of its file, and what it does where the
-//! file says nothing.
+//! The image processors of transformers 4.56.2 and 5.24.0 that are known: what each reads of its file, and what it does
+//! where the file says nothing. Of those of transformers 4 without a suffix:
 //!
 //! | class | `size` | a number is | resized to, by | crop | mean, deviation |
 //! |---|---|---|---|---|---|
@@ -13,10 +13,13 @@
 //! BiT's, Swin with ViT's. BEiT's `do_reduce_labels` (once `reduce_labels`) is about label maps, `do_convert_rgb` about
 //! pictures that are not RGB: pictures are always made RGB here.
 //!
-//! The `Fast` twins, called `Pil` or nothing in transformers 5, share one implementation, which does more: every one
-//! takes a shortest edge, with a longest edge if there is one, as well as height and width, and crops if told to.
+//! The `Fast` classes, and all classes of transformers 5, share one implementation, which does more: every one takes a
+//! shortest edge, with a longest edge if there is one, as well as height and width, and crops if told to. Those of
+//! transformers 5 pad, too, and lay a transparent colour on white where they make pictures RGB.
 
-use spotter_engine::preprocess::{Size, Target};
+use spotter_engine::preprocess::{Backend, Size, Target};
+
+use crate::overrides::ImageProcessor;
 
 /// What an image processor reads, and its defaults.
 #[derive(Debug, Clone)]
@@ -30,8 +33,13 @@ pub(super) struct Class {
     pub(super) crop: Crop,
     pub(super) mean: [f32; 3],
     pub(super) std: [f32; 3],
-    /// Whether it is the implementation that all `Fast` processors share.
-    pub(super) fast: bool,
+    pub(super) backend: Backend,
+    /// Whether it is the implementation that all classes share but those of transformers 4 without a suffix.
+    pub(super) shared: bool,
+    /// Whether it pads if told to.
+    pub(super) pads: bool,
+    /// Where a transparent colour is laid on white if pictures are made RGB: whether they are by default.
+    pub(super) on_white: Option<bool>,
 }
 
 /// Forms of `size` that a class takes.
@@ -96,7 +104,10 @@ const VIT: Class = Class {
     crop: Crop::Never,
     mean: HALF,
     std: HALF,
-    fast: false,
+    backend: Backend::Pillow,
+    shared: false,
+    pads: false,
+    on_white: None,
 };
 
 const DEIT: Class = Class { size: Target::Exact(square(256)), filter: BICUBIC, crop: CROP, ..VIT };
@@ -111,7 +122,7 @@ const CLIP: Class = Class {
     crop: CROP,
     mean: CLIP_MEAN,
     std: CLIP_STD,
-    fast: false,
+    ..VIT
 };
 
 const CONVNEXT: Class =
@@ -122,12 +133,10 @@ pub(super) const KNOWN: &str = "image processors: ViTImageProcessor, DeiTImagePr
                                 CLIPImageProcessor, BitImageProcessor, SiglipImageProcessor, ConvNextImageProcessor";
 
 impl Class {
-    /// The class of this name: the image processors', their `Fast` or `Pil` twins', or that of the feature extractors
-    /// of old.
-    pub(super) fn named(name: &str) -> Option<Self> {
-        let twin = name.strip_suffix("Fast").or_else(|| name.strip_suffix("Pil"));
-        let full = twin.unwrap_or(name);
-        let family = full.strip_suffix("ImageProcessor").or_else(|| full.strip_suffix("FeatureExtractor"))?;
+    /// What `implementation` does by this class name, with or without its suffix, or by that of the feature extractors of
+    /// old.
+    pub(super) fn named(name: &str, implementation: ImageProcessor) -> Option<Self> {
+        let family = family(name)?;
         let class = match family {
             "ViT" => VIT,
             "DeiT" | "Beit" => DEIT,
@@ -136,18 +145,27 @@ impl Class {
             "ConvNext" => CONVNEXT,
             _ => return None,
         };
-        if twin.is_none() {
+        if implementation == ImageProcessor::Slow {
             return Some(class);
         }
         let crop = match class.crop {
             Crop::Never => Crop::Switched { on: false, size: None },
-            // This twin alone has other defaults.
+            // This class alone has other defaults.
             Crop::Switched { size, .. } if family == "Beit" => Crop::Switched { on: false, size },
             crop => crop,
         };
         let size = if family == "Beit" { Target::Exact(square(224)) } else { class.size };
         let sizes = if class.sizes == Sizes::Edge { Sizes::Edge } else { Sizes::All };
-        Some(Self { sizes, size, crop, fast: true, ..class })
+        let five = implementation != ImageProcessor::Fast;
+        let filter = if five && family == "ConvNext" { BICUBIC } else { class.filter };
+        let backend = match implementation {
+            ImageProcessor::Slow | ImageProcessor::Pil => Backend::Pillow,
+            ImageProcessor::Fast => Backend::Fast,
+            ImageProcessor::Torchvision => Backend::Torchvision,
+        };
+        let pads = five && !matches!(family, "Beit" | "ConvNext");
+        let on_white = five.then_some(matches!(family, "CLIP" | "Bit" | "Siglip"));
+        Some(Self { sizes, size, filter, crop, backend, shared: true, pads, on_white, ..class })
     }
 
     /// Name of the class that comes with an image tower, by the `model_type` of its configuration, as the reference's
@@ -165,32 +183,43 @@ impl Class {
     }
 }
 
+/// A class name without what all have in common.
+fn family(name: &str) -> Option<&str> {
+    let full = name.strip_suffix("Fast").or_else(|| name.strip_suffix("Pil")).unwrap_or(name);
+    full.strip_suffix("ImageProcessor").or_else(|| full.strip_suffix("FeatureExtractor"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn classes_are_known_by_all_their_names() {
-        let check = |name: &str, expected: Option<(usize, bool)>| {
-            let found = Class::named(name).map(|class| {
+        use ImageProcessor::{Fast, Pil, Slow, Torchvision};
+        let check = |name: &str, implementation, expected: Option<(usize, u64, bool, Option<bool>)>| {
+            let found = Class::named(name, implementation).map(|class| {
                 let (Target::Exact(Size { width: side, .. }) | Target::ShortestEdge(side)) = class.size else {
                     panic!("{name}: {:?}", class.size)
                 };
-                (side, class.fast)
+                (side, class.filter, class.pads, class.on_white)
             });
-            assert_eq!(found, expected, "{name}");
+            assert_eq!(found, expected, "{name} {implementation}");
         };
-        check("ViTImageProcessor", Some((224, false)));
-        check("ViTFeatureExtractor", Some((224, false)));
-        check("DeiTImageProcessorFast", Some((256, true)));
-        check("BeitImageProcessor", Some((256, false)));
-        check("BeitImageProcessorPil", Some((224, true)));
-        check("ConvNextFeatureExtractor", Some((384, false)));
+        check("ViTImageProcessor", Slow, Some((224, 2, false, None)));
+        check("ViTFeatureExtractor", Slow, Some((224, 2, false, None)));
+        check("ViTImageProcessor", Pil, Some((224, 2, true, Some(false))));
+        check("DeiTImageProcessorFast", Fast, Some((256, 3, false, None)));
+        check("BeitImageProcessor", Slow, Some((256, 3, false, None)));
+        check("BeitImageProcessorPil", Pil, Some((224, 3, false, Some(false))));
+        check("BeitImageProcessor", Torchvision, Some((224, 3, false, Some(false))));
+        check("CLIPImageProcessor", Torchvision, Some((224, 3, true, Some(true))));
+        check("ConvNextFeatureExtractor", Slow, Some((384, 2, false, None)));
+        check("ConvNextImageProcessor", Pil, Some((384, 3, false, Some(false))));
         for name in ["ViT", "Fast", "", "ViTImageProcessorFastFast", "ImageProcessor", "SamImageProcessor"] {
-            check(name, None);
+            check(name, Slow, None);
         }
         for tower in ["vit", "deit", "beit", "clip", "dinov2", "siglip_vision_model", "swin", "convnext", "?"] {
-            assert!(Class::named(Class::of_tower(tower)).is_some(), "{tower}");
+            assert!(Class::named(Class::of_tower(tower), Slow).is_some(), "{tower}");
         }
     }
 }
