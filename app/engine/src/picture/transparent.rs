@@ -92,7 +92,7 @@ fn gif(bytes: &[u8]) -> Option<[u8; 3]> {
     }
     let transparent = transparent?;
     // A table of grey levels in order is none to Pillow: pixels are grey levels then.
-    let (colors, _) = palette.unwrap_or_default().as_chunks();
+    let (colors, _) = palette.unwrap_or_default().as_chunks::<3>();
     if colors.iter().enumerate().all(|(level, color)| color.iter().all(|&value| usize::from(value) == level)) {
         return Some([transparent; 3]);
     }
