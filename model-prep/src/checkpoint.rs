@@ -23,7 +23,6 @@ pub use config::{
     TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
-pub(crate) use preprocessor::recipe_in;
 pub use preprocessor::recipe_of;
 pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;

@@ -18,13 +18,8 @@ use crate::overrides::{
     CROP, CropTo, IMAGE_PROCESSOR, IMAGE_SIZE, ImageProcessor, ImageSize, Overrides, RESIZE, ResizeTo,
 };
 
-/// The recipe of the image processor whose file lies in the directory `checkpoint`.
-pub fn recipe_of(checkpoint: &Path) -> Result<Recipe, CheckpointError> {
-    Ok(recipe(&File::read(checkpoint)?, &Overrides::default())?.0)
-}
-
-/// The recipe of the folder `folder` with `overrides`, and the record of them.
-pub(crate) fn recipe_in(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+/// The recipe of the image processor whose file lies in `folder`, with `overrides`, and the record of them.
+pub fn recipe_of(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
     recipe(&File::read(folder)?, overrides)
 }
 

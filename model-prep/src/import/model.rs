@@ -12,7 +12,7 @@ use spotter_engine::score::ScoringKind;
 
 use super::{ImportError, Modality, Options, Projection, tower};
 use crate::Error;
-use crate::checkpoint::{TokenizerFile, model_card_of, recipe_in, tokenizer_in};
+use crate::checkpoint::{TokenizerFile, model_card_of, recipe_of, tokenizer_in};
 use crate::model::Scores;
 use crate::overrides::{LOGIT_SCALE, Overrides, ScaleTo, TEXT_PADDING};
 use crate::plan::Target;
@@ -74,7 +74,7 @@ impl OnnxModel {
                             size, that of preprocessor_config.json or of --resize and --crop";
             return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower").into());
         }
-        let (preprocess, mut record) = recipe_in(&files.folder, overrides)?;
+        let (preprocess, mut record) = recipe_of(&files.folder, overrides)?;
         let Some(Size { height, width }) = preprocess.output_size() else {
             return Err(wrong(
                 &files.folder,
