@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 outputs=${CARGO_TARGET_DIR:-target}
-cargo build --quiet --workspace --bin model-prep
+cargo build --quiet --workspace --bin model-prep --example pixels
 python=${REFERENCE_PYTHON:-$outputs/reference/bin/python}
 five=${TRANSFORMERS_5:-$outputs/reference/transformers-5}
 if [ -z "${REFERENCE_PYTHON:-}" ]; then
@@ -37,5 +37,9 @@ compare() {
     "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"
 }
 compare
-PYTHONPATH=$torchvision "$python" tests/reference/make_processors.py --step fast
+fuzz() {
+    "$python" tests/reference/fuzz_pixels.py "$outputs/debug/examples/pixels" --count 2000
+}
+PYTHONPATH=$torchvision fuzz
+PYTHONPATH=$(cd "$five" && pwd):$torchvision${PYTHONPATH:+:$PYTHONPATH} fuzz
 PYTHONPATH=$(cd "$five" && pwd)${PYTHONPATH:+:$PYTHONPATH} compare

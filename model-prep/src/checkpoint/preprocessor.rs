@@ -337,7 +337,11 @@ mod tests {
     /// The file's steps in the words of the overrides, then its numbers; or what is wrong.
     fn shown(json: &str, overrides: &Overrides) -> Result<(String, Vec<Override>), CheckpointError> {
         let object = Object::parse(Path::new("p.json"), json.as_bytes())?;
-        let (recipe, record) = recipe(&File::of(object, Some(4)), overrides)?;
+        shown_of(&File::of(object, Some(4)), overrides)
+    }
+
+    fn shown_of(file: &File, overrides: &Overrides) -> Result<(String, Vec<Override>), CheckpointError> {
+        let (recipe, record) = recipe(file, overrides)?;
         let Recipe { resize, crop, rescale_factor, normalize, .. } = recipe;
         let (to, filter) = resize.map(|resize| (resize.to, resize.filter)).unzip();
         let filter = filter.map_or(String::new(), |filter| format!(" {filter:?}"));
@@ -426,6 +430,65 @@ mod tests {
             r#"{"image_processor_type": "SamImageProcessor"}"#,
             &format!("image_processor_type \"SamImageProcessor\" is not supported: {}", class::KNOWN),
         );
+    }
+
+    #[test]
+    fn versions_and_implementations() {
+        let check = |kind: &str, keys: &str, major: Option<u64>, choice: Option<ImageProcessor>, expected: &str| {
+            let json = format!(r#"{{"image_processor_type": "{kind}"{keys}}}"#);
+            let object = Object::parse(Path::new("p.json"), json.as_bytes()).expect("an object");
+            let overrides = Overrides { image_processor: choice, ..Overrides::default() };
+            let found = recipe(&File::of(object, major), &overrides).map_or_else(
+                |error| error.to_string(),
+                |(recipe, record)| {
+                    let Recipe { resize, crop, pad, backend, transparent_on_white, .. } = recipe;
+                    let (to, crop, pad) = (ResizeTo(resize.map(|resize| resize.to)), CropTo(crop), CropTo(pad));
+                    let record: String = record.iter().map(|o| format!("; {} > {}", o.from, o.to)).collect();
+                    format!("{to}, {crop}, {pad}, {backend:?}, {transparent_on_white}{record}")
+                },
+            );
+            assert!(found.starts_with(expected), "{json} {major:?} {choice:?}:\n{found}\n{expected}");
+        };
+        use ImageProcessor::{Fast, Pil, Slow, Torchvision};
+        let crop = r#", "size": {"height": 32, "width": 30}, "do_center_crop": true, "crop_size": 24"#;
+        let edges = r#", "size": {"shortest_edge": 24, "longest_edge": 30}, "crop_size": 24"#;
+        check("ViTImageProcessor", crop, Some(4), None, "32x30, none, none, Pillow, false");
+        check("ViTImageProcessor", crop, Some(5), None, "32x30, 24x24, none, Pillow, false");
+        check("ViTImageProcessor", crop, Some(6), None, "32x30, 24x24, none, Pillow, false");
+        check("ViTImageProcessor", crop, Some(5), Some(Torchvision), "32x30, 24x24, none, Torchvision, false; pil > tor");
+        check("ViTImageProcessor", crop, Some(5), Some(Slow), "32x30, none, none, Pillow, false; pil > slow");
+        check("ViTImageProcessorFast", crop, Some(5), None, "32x30, 24x24, none, Fast, false");
+        check("ViTImageProcessorFast", crop, None, Some(Pil), "32x30, 24x24, none, Pillow, false; fast > pil");
+        check("ViTImageProcessorPil", crop, None, None, "32x30, 24x24, none, Pillow, false");
+        check("SiglipImageProcessor", crop, Some(5), None, "32x30, 24x24, none, Pillow, true");
+        check("CLIPImageProcessor", edges, Some(4), None, "24, 24x24, none, Pillow, false");
+        check("CLIPImageProcessor", edges, Some(5), None, "24..30, 24x24, none, Pillow, true");
+        check("CLIPImageProcessor", edges, None, Some(Fast), "24..30, 24x24, none, Fast, false; slow or pil > fast");
+        // Nothing tells the version.
+        check("ViTImageProcessor", r#", "size": 24"#, None, None, "24x24, none, none, Pillow, false");
+        check("ViTImageProcessor", crop, None, None, "p.json: image_processor_type \"ViTImageProcessor\" is not supp");
+        check("CLIPImageProcessor", edges, None, None, "p.json: image_processor_type \"CLIPImageProcessor\" is not sup");
+        let null = format!(r#"{crop}, "do_convert_rgb": null"#);
+        check("ViTImageProcessor", &null, None, None, "32x30, none, none, Pillow, false");
+        // Transparency.
+        check("ViTImageProcessor", r#", "do_convert_rgb": true"#, Some(4), None, "224x224, none, none, Pillow, false");
+        check("ViTImageProcessor", r#", "do_convert_rgb": true"#, Some(5), None, "224x224, none, none, Pillow, true");
+        check("CLIPImageProcessor", r#", "do_convert_rgb": false"#, Some(5), None, "224, 224x224, none, Pillow, false");
+        check("BitImageProcessor", r#", "do_convert_rgb": null"#, Some(5), None, "224, 224x224, none, Pillow, false");
+        // Padding.
+        let pad = r#", "size": 24, "do_pad": true, "pad_size": {"height": 30, "width": 32}"#;
+        check("ViTImageProcessor", pad, Some(5), None, "24x24, none, 30x32, Pillow, false");
+        check("ViTImageProcessor", pad, Some(4), None, "24x24, none, none, Pillow, false");
+        check("BeitImageProcessor", pad, Some(5), None, "24x24, none, none, Pillow, false");
+        check("ViTImageProcessor", r#", "do_pad": true"#, Some(5), None, "p.json: pad_size: expected a whole number, or");
+        let small = r#", "do_pad": true, "pad_size": 20"#;
+        check("CLIPImageProcessor", small, Some(5), None, "p.json: pad_size: expected the 224 x 224 pixels of crop_size");
+        // What cannot be done.
+        let boxed = r#", "resample": 4"#;
+        check("ViTImageProcessorFast", boxed, Some(4), None, "p.json: resample 4 is not supported: torchvision has no");
+        check("ViTImageProcessorFast", boxed, Some(4), Some(Pil), "224x224, none, none, Pillow, false; fast > pil");
+        let square = r#", "use_square_size": true"#;
+        check("CLIPImageProcessor", square, Some(4), None, "p.json: use_square_size true is not supported: it means");
     }
 
     #[test]

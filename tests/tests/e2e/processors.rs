@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use model_prep::checkpoint::recipe_of;
+use model_prep::overrides::Overrides;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use spotter_engine::picture::Picture;
+use spotter_engine::picture::{Picture, decode};
 use spotter_engine::preprocess::{Preprocessor, Recipe};
 
 /// Where a sine in the kernel decides a rounding, C libraries differ by this many grey steps of 255.
@@ -19,8 +20,12 @@ struct Case {
     name: String,
     /// `preprocessor_config.json`.
     file: String,
-    /// `model_type` of the `config.json` beside it.
-    tower: Option<String>,
+    /// `transformers_version` of the `config.json` beside it.
+    version: String,
+    /// `model_type` there.
+    tower: String,
+    /// What `--image-processor` says.
+    choice: Option<String>,
     results: BTreeMap<String, Expected>,
 }
 
@@ -55,6 +60,11 @@ fn drawn(height: usize, width: usize) -> Picture {
 
 /// Drawn where the name is a size, else what Pillow decoded.
 fn picture(name: &str, decoded: &SafeTensors<'_>) -> Picture {
+    if let Some(size) = name.strip_prefix("contrast ") {
+        let mut picture = picture(size, decoded);
+        picture.rgb.iter_mut().for_each(|byte| *byte = if *byte > 127 { 255 } else { 0 });
+        return picture;
+    }
     let size = name.split_once('x').and_then(|(height, width)| Some((height.parse().ok()?, width.parse().ok()?)));
     if let Some((height, width)) = size {
         return drawn(height, width);
@@ -69,11 +79,13 @@ fn recipe(case: &Case, folder: &Path) -> Recipe {
     let folder = folder.join(&case.name);
     std::fs::create_dir(&folder).expect("a folder");
     std::fs::write(folder.join("preprocessor_config.json"), &case.file).expect("writes");
-    if let Some(tower) = &case.tower {
-        let config = format!(r#"{{"vision_config": {{"model_type": "{tower}"}}}}"#);
-        std::fs::write(folder.join("config.json"), config).expect("writes");
-    }
-    recipe_of(&folder).unwrap_or_else(|error| panic!("{}: {error}", case.name))
+    let config = serde_json::json!({
+        "transformers_version": case.version, "vision_config": { "model_type": case.tower }
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("writes");
+    let image_processor = case.choice.as_ref().map(|name| name.parse().expect("an implementation"));
+    let overrides = Overrides { image_processor, ..Overrides::default() };
+    recipe_of(&folder, &overrides).unwrap_or_else(|error| panic!("{}: {error}", case.name)).0
 }
 
 fn checksum(values: &[f32]) -> String {
@@ -130,4 +142,40 @@ fn odd_pictures_become_the_tensors_of_every_image_processor() {
         cases.len()
     );
     assert!(exact > 2000 && off <= 8, "{exact} tensors compared, {off} bytes off by a grey step");
+}
+
+#[derive(Deserialize)]
+struct Marked {
+    name: String,
+    /// The file's, as all bytes here in hexadecimal.
+    bytes: String,
+    size: [usize; 2],
+    dropped: String,
+    on_white: String,
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let (pairs, _) = text.as_bytes().as_chunks::<2>();
+    pairs.iter().map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex")).collect()
+}
+
+#[test]
+fn transparent_colours_are_dropped_or_white() {
+    let cases: Vec<Marked> = serde_json::from_slice(&golden("processors/transparent.json")).expect("cases");
+    let mut marked = 0;
+    for case in &cases {
+        let picture = decode(&unhex(&case.bytes)).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        for (transparent_on_white, expected) in [(false, &case.dropped), (true, &case.on_white)] {
+            let recipe = Recipe { transparent_on_white, ..Recipe::NONE };
+            let mut planes = Vec::new();
+            let size = Preprocessor::new(&recipe).and_then(|mut run| run.run(&picture, &mut planes)).expect("runs");
+            assert_eq!([size.height, size.width], case.size, "{}", case.name);
+            let plane = size.height * size.width;
+            let found: Vec<u8> =
+                (0..plane).flat_map(|at| [0, 1, 2].map(|channel| planes[channel * plane + at] as u8)).collect();
+            assert_eq!(found, unhex(expected), "{}: on white {transparent_on_white}", case.name);
+        }
+        marked += usize::from(case.dropped != case.on_white);
+    }
+    assert!(marked > 10, "{marked} of {} pictures change on white", cases.len());
 }
