@@ -113,7 +113,8 @@ impl FromStr for ImageProcessor {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|known| known.to_string() == text);
         found.ok_or_else(|| {
-            "slow or fast (of transformers 4, on Pillow or torchvision), pil or torchvision (of transformers 5)".to_owned()
+            "slow or fast (of transformers 4, on Pillow or torchvision), pil or torchvision (of transformers 5)"
+                .to_owned()
         })
     }
 }
@@ -293,7 +294,9 @@ mod tests {
         check(
             "colour",
             "blue",
-            Err("override colour: expected one of resize, crop, image-size, image-processor, logit-scale, template, found \"blue\""),
+            Err(
+                "override colour: expected one of resize, crop, image-size, image-processor, logit-scale, template, found \"blue\"",
+            ),
         );
     }
 }

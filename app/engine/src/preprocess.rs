@@ -172,7 +172,8 @@ impl Recipe {
         }
         accept(self.crop.is_none_or(size), &format!("crop: sides of 1 to {MAX_SIDE} pixels"))?;
         accept(self.pad.is_none_or(size), &format!("pad: sides of 1 to {MAX_SIDE} pixels"))?;
-        let fits = self.crop.zip(self.pad).is_none_or(|(crop, pad)| crop.height <= pad.height && crop.width <= pad.width);
+        let fits =
+            self.crop.zip(self.pad).is_none_or(|(crop, pad)| crop.height <= pad.height && crop.width <= pad.width);
         accept(fits, "pad: sides of the crop's or more")?;
         let factor = self.rescale_factor.is_none_or(|factor| factor.is_finite() && factor != 0.0);
         accept(factor, "rescale_factor: a finite number other than 0")?;

@@ -144,7 +144,8 @@ fn pad(object: &Object, class: &Class, crop: Option<Size>) -> Result<Option<Size
     }
     let pad = sides(object, "pad_size", None)?;
     if let Some(crop) = crop.filter(|crop| crop.height > pad.height || crop.width > pad.width) {
-        let expected = format!("the {} x {} pixels of crop_size or more (--crop changes those)", crop.height, crop.width);
+        let expected =
+            format!("the {} x {} pixels of crop_size or more (--crop changes those)", crop.height, crop.width);
         return Err(object.wrong("pad_size", &expected, object.get("pad_size")));
     }
     Ok(Some(pad))
@@ -233,7 +234,8 @@ fn flag(object: &Object, key: &str, default: bool) -> Result<bool, CheckpointErr
 
 fn size(object: &Object, class: &Class) -> Result<Target, CheckpointError> {
     if object.flag("use_square_size", false)? {
-        let reason = "it means other sizes in different versions of transformers; give yours with --resize HEIGHTxWIDTH";
+        let reason =
+            "it means other sizes in different versions of transformers; give yours with --resize HEIGHTxWIDTH";
         return Err(object.unsupported("use_square_size", "true", reason));
     }
     let square = if class.shared { object.flag("default_to_square", class.square)? } else { class.square };
@@ -455,7 +457,13 @@ mod tests {
         check("ViTImageProcessor", crop, Some(4), None, "32x30, none, none, Pillow, false");
         check("ViTImageProcessor", crop, Some(5), None, "32x30, 24x24, none, Pillow, false");
         check("ViTImageProcessor", crop, Some(6), None, "32x30, 24x24, none, Pillow, false");
-        check("ViTImageProcessor", crop, Some(5), Some(Torchvision), "32x30, 24x24, none, Torchvision, false; pil > tor");
+        check(
+            "ViTImageProcessor",
+            crop,
+            Some(5),
+            Some(Torchvision),
+            "32x30, 24x24, none, Torchvision, false; pil > tor",
+        );
         check("ViTImageProcessor", crop, Some(5), Some(Slow), "32x30, none, none, Pillow, false; pil > slow");
         check("ViTImageProcessorFast", crop, Some(5), None, "32x30, 24x24, none, Fast, false");
         check("ViTImageProcessorFast", crop, None, Some(Pil), "32x30, 24x24, none, Pillow, false; fast > pil");
@@ -467,7 +475,13 @@ mod tests {
         // Nothing tells the version.
         check("ViTImageProcessor", r#", "size": 24"#, None, None, "24x24, none, none, Pillow, false");
         check("ViTImageProcessor", crop, None, None, "p.json: image_processor_type \"ViTImageProcessor\" is not supp");
-        check("CLIPImageProcessor", edges, None, None, "p.json: image_processor_type \"CLIPImageProcessor\" is not sup");
+        check(
+            "CLIPImageProcessor",
+            edges,
+            None,
+            None,
+            "p.json: image_processor_type \"CLIPImageProcessor\" is not sup",
+        );
         let null = format!(r#"{crop}, "do_convert_rgb": null"#);
         check("ViTImageProcessor", &null, None, None, "32x30, none, none, Pillow, false");
         // Transparency.
@@ -480,9 +494,21 @@ mod tests {
         check("ViTImageProcessor", pad, Some(5), None, "24x24, none, 30x32, Pillow, false");
         check("ViTImageProcessor", pad, Some(4), None, "24x24, none, none, Pillow, false");
         check("BeitImageProcessor", pad, Some(5), None, "24x24, none, none, Pillow, false");
-        check("ViTImageProcessor", r#", "do_pad": true"#, Some(5), None, "p.json: pad_size: expected a whole number, or");
+        check(
+            "ViTImageProcessor",
+            r#", "do_pad": true"#,
+            Some(5),
+            None,
+            "p.json: pad_size: expected a whole number, or",
+        );
         let small = r#", "do_pad": true, "pad_size": 20"#;
-        check("CLIPImageProcessor", small, Some(5), None, "p.json: pad_size: expected the 224 x 224 pixels of crop_size");
+        check(
+            "CLIPImageProcessor",
+            small,
+            Some(5),
+            None,
+            "p.json: pad_size: expected the 224 x 224 pixels of crop_size",
+        );
         // What cannot be done.
         let boxed = r#", "resample": 4"#;
         check("ViTImageProcessorFast", boxed, Some(4), None, "p.json: resample 4 is not supported: torchvision has no");

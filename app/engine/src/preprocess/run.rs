@@ -179,7 +179,9 @@ fn tables(recipe: &Recipe) -> [[f32; 256]; 3] {
     std::array::from_fn(|channel| {
         std::array::from_fn(|value| {
             let value = rescaled(value);
-            recipe.normalize.map_or(value, |Normalize { mean, std }| (value - mean[channel] * unit) / (std[channel] * unit))
+            recipe
+                .normalize
+                .map_or(value, |Normalize { mean, std }| (value - mean[channel] * unit) / (std[channel] * unit))
         })
     })
 }
@@ -243,7 +245,8 @@ mod tests {
 
     #[test]
     fn planes_follow_the_recipe() {
-        let picture = Picture { width: 2, height: 1, rgb: vec![0, 51, 102, 255, 204, 153], transparent: Some([0, 51, 102]) };
+        let picture =
+            Picture { width: 2, height: 1, rgb: vec![0, 51, 102, 255, 204, 153], transparent: Some([0, 51, 102]) };
         let check = |recipe: Recipe, expected: &[f32]| {
             let mut out = vec![9.0; 99];
             let mut preprocessor = Preprocessor::new(&recipe).expect("a valid recipe");
