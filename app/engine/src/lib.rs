@@ -14,6 +14,7 @@ pub mod labels;
 mod linear_i8;
 pub mod picture;
 pub mod preprocess;
+pub mod printable;
 pub mod score;
 pub mod tokenize;
 pub mod tower;

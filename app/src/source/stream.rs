@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use self::splitter::Splitter;
+use self::splitter::{Skipped, Splitter};
+use super::found::found;
 use super::command::FIRST_FRAME;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
@@ -34,7 +35,6 @@ pub(super) struct JpegStream {
     splitter: Splitter,
     read_bytes: u64,
     number: u64,
-    reported_garbage_bytes: u64,
 }
 
 /// How long frames may take before a stream counts as silent.
@@ -66,23 +66,25 @@ impl JpegStream {
         thread::spawn(move || read_pieces(reader, &send, &reuse));
         let splitter = Splitter::new(MAX_FRAME_BYTES);
         let name = name.to_owned();
-        let (read_bytes, number, reported_garbage_bytes) = (0, 0, 0);
-        JpegStream { name, is_live, patience, pieces, used, splitter, read_bytes, number, reported_garbage_bytes }
+        let (read_bytes, number) = (0, 0);
+        JpegStream { name, is_live, patience, pieces, used, splitter, read_bytes, number }
     }
 
-    fn report_garbage(&mut self) {
-        let garbage_bytes = self.splitter.garbage_bytes();
-        // Once at the start and then at each doubling: multipart streams have some before every frame.
-        if garbage_bytes > 2 * self.reported_garbage_bytes {
-            log::debug!("{}: {garbage_bytes} bytes between the JPEG frames skipped so far", self.name);
-            self.reported_garbage_bytes = garbage_bytes;
-        }
+    /// What the stream gave since its last frame instead of another, after the words `before`; nothing where it gave
+    /// nothing.
+    pub(super) fn found(&self, before: &str) -> String {
+        found(before, self.splitter.noise())
     }
 
     /// The end of a stream that never had a frame is an error.
     fn end(&self) -> Result<bool, SourceError> {
         match self.number {
-            0 => Err(SourceError::NoFrames { name: self.name.clone(), bytes: self.read_bytes }),
+            0 => Err(SourceError::NoFrames {
+                name: self.name.clone(),
+                bytes: self.read_bytes,
+                found: self.found(", which start with"),
+                said: String::new(),
+            }),
             _ => Ok(false),
         }
     }
@@ -131,7 +133,7 @@ impl Source for JpegStream {
                 match self.pieces.recv_timeout(STOP_CHECK) {
                     Ok(piece) => break piece,
                     Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) if self.splitter.end() => continue 'whole,
+                    Err(RecvTimeoutError::Disconnected) if self.splitter.take_last(&mut frame.bytes) => break 'whole,
                     Err(RecvTimeoutError::Disconnected) => return self.end(),
                 }
             };
@@ -142,7 +144,6 @@ impl Source for JpegStream {
             // Where the other side has enough spare pieces this one is let go.
             let _ = self.used.try_send(piece);
         }
-        self.report_garbage();
         frame.set_encoded(PixelFormat::Mjpeg);
         frame.number = self.number;
         frame.path = None;
@@ -151,6 +152,15 @@ impl Source for JpegStream {
         frame.capture_time = start.elapsed();
         self.number += 1;
         Ok(true)
+    }
+
+    fn skipped(&mut self) -> Option<String> {
+        let Skipped { images, bytes, reason } = self.splitter.take_skipped()?;
+        let images = (images > 0).then(|| format!("{images} broken JPEG frames"));
+        let bytes = (bytes > 0).then(|| format!("{bytes} bytes between frames"));
+        let what: Vec<_> = images.into_iter().chain(bytes).collect();
+        let reason = reason.map_or_else(String::new, |reason| format!(", the last because {reason}"));
+        Some(format!("{}: {}{reason}", self.name, what.join(" and ")))
     }
 
     fn is_live(&self) -> bool {
@@ -204,7 +214,6 @@ mod tests {
             let mut source = JpegStream::new("test", Cursor::new(bytes), true, None);
             let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err();
             assert!(error.to_string().starts_with(&expected), "{name}: {error}");
-            assert!(!error.is_transient());
         }
         let mut endless = JpegStream::new("test", io::repeat(7), true, None);
         assert!(matches!(endless.next(&mut Frame::default(), &Stop::new()), Err(SourceError::NoFrames { .. })));
@@ -253,7 +262,6 @@ mod tests {
             assert!(began.elapsed() >= expected);
             let SourceError::Silent { ref name, limit } = error else { panic!("{error}") };
             assert_eq!((name.as_str(), limit), ("test", expected));
-            assert!(error.is_transient());
         };
         silent(&mut source, patience.first);
         io::Write::write_all(&mut pipe, &TINY).unwrap();
