@@ -10,6 +10,7 @@
 #![warn(missing_docs)]
 
 pub mod bundle;
+pub mod console;
 pub mod labels;
 mod linear_i8;
 pub mod picture;

@@ -1,7 +1,9 @@
 //! Text from outside, made fit for one line of a terminal or a log.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize as _, Serializer};
 
 /// `text` with everything escaped that could break its line, move the cursor, or turn the text around: control
 /// characters, line separators, and the marks that set the direction of text (`\n`, `\u{1b}`). Anything else stays.
@@ -18,8 +20,39 @@ pub fn printable_path(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
 }
 
+/// Serialises a path, or none, with U+FFFD in place of bytes that are not UTF-8, which formats of text cannot hold. For
+/// serde's `serialize_with`.
+pub fn serialize_path<S: Serializer>(path: &impl AnyPath, serializer: S) -> Result<S::Ok, S::Error> {
+    path.any_path().map(Path::to_string_lossy).serialize(serializer)
+}
+
+/// What holds a path, or none.
+pub trait AnyPath {
+    /// The path.
+    fn any_path(&self) -> Option<&Path>;
+}
+
+impl AnyPath for PathBuf {
+    fn any_path(&self) -> Option<&Path> {
+        Some(self)
+    }
+}
+
+impl AnyPath for &Path {
+    fn any_path(&self) -> Option<&Path> {
+        Some(self)
+    }
+}
+
+impl<P: AnyPath> AnyPath for Option<P> {
+    fn any_path(&self) -> Option<&Path> {
+        self.as_ref().and_then(AnyPath::any_path)
+    }
+}
+
 fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

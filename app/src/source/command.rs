@@ -226,7 +226,12 @@ mod tests {
         check(&format!("{TINY}; {TINY}; exit 0"), long, 2, "sh: ended (exit status: 0)");
         check(&format!("echo ' no light' >&2; {TINY}; exit 3"), long, 1, "sh: ended (exit status: 3): no light");
         check("echo no camera >&2; echo at all >&2; exit 1", long, 0, "sh: ended (exit status: 1): no camera; at all");
-        check(r"printf '1%%\r2%%\r\033[1mbroken\n' >&2; exit 1", long, 0, r"sh: ended (exit status: 1): 1%; 2%; \u{1b}[1mbroken");
+        check(
+            r"printf '1%%\r2%%\r\033[1mbroken\n' >&2; exit 1",
+            long,
+            0,
+            r"sh: ended (exit status: 1): 1%; 2%; \u{1b}[1mbroken",
+        );
         check(&format!("{TINY}; kill -9 $$"), long, 1, "sh: ended (signal: 9 (SIGKILL))");
         let closed = format!("echo closed >&2; {TINY}; exec >&-; sleep 100");
         check(&closed, long, 1, "sh: ended (signal: 9 (SIGKILL)): closed");
@@ -271,7 +276,11 @@ mod tests {
     #[test]
     fn other_things_than_frames_are_a_mistake() {
         for (script, start, end) in [
-            ("printf H264", "sh: 4 bytes without a JPEG frame, which start with `H264`, expected MJPEG", "`-f mjpeg` (ffmpeg)"),
+            (
+                "printf H264",
+                "sh: 4 bytes without a JPEG frame, which start with `H264`, expected MJPEG",
+                "`-f mjpeg` (ffmpeg)",
+            ),
             ("echo usage; echo 'no such flag' >&2; exit 2", "sh: 6 bytes without", "(ffmpeg); no such flag"),
         ] {
             let (mut source, mut frame, stop) = (open(script, 60_000), Frame::default(), Stop::new());

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::splitter::{Skipped, Splitter};
-use super::found::found;
 use super::command::FIRST_FRAME;
+use super::found::found;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
 
