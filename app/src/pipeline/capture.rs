@@ -22,6 +22,10 @@ const DEVICE: BackOff = BackOff { first: Duration::from_millis(100), max: Durati
 /// A camera program takes about a second to start, and all of a core meanwhile.
 const PROGRAM: BackOff = BackOff { first: Duration::from_millis(500), max: Duration::from_secs(5) };
 
+/// How old a frame of a pipe may be before a newer one takes its place: old enough that a short recording is labelled whole,
+/// which comes all at once, and young enough for a camera's.
+const PIPE_AGE_MAX: Duration = Duration::from_millis(500);
+
 /// Reasons of one loss that are told: a program whose words change each time would fill the log.
 const REASONS_TOLD: u32 = 3;
 
@@ -71,7 +75,7 @@ pub(super) fn run(begun: Begun, options: &CaptureOptions, target: Target<'_>) ->
     let Begun { opened: Opened { source, uri }, trouble } = begun;
     let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
     let back_off = if matches!(uri, Uri::Csi(_) | Uri::Command(_)) { PROGRAM } else { DEVICE };
-    let mut capture = Capture::new(target, back_off, uri.is_camera());
+    let mut capture = Capture::new(target, back_off, &uri);
     if let Some((lost, error)) = trouble {
         capture.lost = Some(lost);
         capture.lose(error, "trying to open it again");
@@ -114,6 +118,10 @@ struct Capture<'a> {
     back_off: BackOff,
     /// The source is a camera, which is opened again whatever happened to it.
     is_camera: bool,
+    /// Frames come through standard input.
+    is_pipe: bool,
+    /// What came before was waiting for the model.
+    begun: Instant,
     lost: Option<Lost>,
     /// A pipe gives no frames, and stays open.
     silent: bool,
@@ -121,9 +129,21 @@ struct Capture<'a> {
 }
 
 impl<'a> Capture<'a> {
-    fn new(target: Target<'a>, back_off: BackOff, is_camera: bool) -> Self {
+    fn new(target: Target<'a>, back_off: BackOff, uri: &Uri) -> Self {
         let frame = Frame::default();
-        Self { target, frame, number: 0, back_off, is_camera, lost: None, silent: false, skip_reported: None }
+        let (is_camera, is_pipe, begun) = (uri.is_camera(), *uri == Uri::Stdin, Instant::now());
+        Self {
+            target,
+            frame,
+            number: 0,
+            back_off,
+            is_camera,
+            is_pipe,
+            begun,
+            lost: None,
+            silent: false,
+            skip_reported: None,
+        }
     }
 
     fn run(
@@ -182,7 +202,10 @@ impl<'a> Capture<'a> {
             self.found(source);
             self.frame.number = self.number;
             self.number += 1;
-            if live {
+            if live && self.is_pipe {
+                let until = self.frame.captured.max(self.begun) + PIPE_AGE_MAX;
+                self.target.slot.put_by(&mut self.frame, until, self.target.stop);
+            } else if live {
                 self.target.slot.put_newest(&mut self.frame);
             } else if !self.target.slot.put_waiting(&mut self.frame, self.target.stop) {
                 return Ok(());
@@ -317,16 +340,10 @@ mod tests {
 
     /// Runs one source after the other (`None`: opening fails) and checks what is told, and how many frames came.
     fn check(sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
-        check_kind(true, sources, frames, ends_well, expected);
+        check_of(&Uri::Csi(0), sources, frames, ends_well, expected);
     }
 
-    fn check_kind(
-        is_camera: bool,
-        sources: &[Option<&[Does]>],
-        frames: u64,
-        ends_well: bool,
-        expected: &[(EventKind, &str)],
-    ) {
+    fn check_of(uri: &Uri, sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
         let (slot, stop) = (Slot::new(), Stop::new());
         let health = Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now());
         let (events, received) = sync_channel(64);
@@ -337,7 +354,7 @@ mod tests {
         });
         let first = sources.next().unwrap().unwrap();
         let quick = BackOff { first: Duration::from_millis(1), max: Duration::from_millis(2) };
-        let result = Capture::new(target, quick, is_camera).run(first, || sources.next().unwrap());
+        let result = Capture::new(target, quick, uri).run(first, || sources.next().unwrap());
         assert_eq!(result.is_ok(), ends_well, "{result:?}");
         let mut taken = Frame::default();
         slot.close();
@@ -361,8 +378,8 @@ mod tests {
         // Before the first frame, and of what is no camera, an error that will not pass is the end.
         check(&[Some(&[Fails])], 0, false, &[]);
         check(&[Some(&[Babbles])], 0, false, &[]);
-        check_kind(false, &[Some(&[Frame, Fails])], 1, false, &[]);
-        check_kind(false, &[Some(&[Frame, Babbles])], 1, false, &[]);
+        check_of(&Uri::Auto, &[Some(&[Frame, Fails])], 1, false, &[]);
+        check_of(&Uri::Auto, &[Some(&[Frame, Babbles])], 1, false, &[]);
         let refused = (SourceLost, "/dev/video7: not a capture device");
         check(&[Some(&[Frame, Fails]), Some(&[Frame, Ends])], 2, true, &[refused, (SourceBack, "1 tries")]);
         check(&[Some(&[Frame, Lost]), Some(&[Frame, Ends])], 2, true, &[lost, (SourceBack, "1 tries: scripted")]);

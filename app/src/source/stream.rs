@@ -29,13 +29,18 @@ pub(super) struct JpegStream {
     is_live: bool,
     /// `None` where frames may take any time.
     patience: Option<Patience>,
-    pieces: Receiver<io::Result<Vec<u8>>>,
+    pieces: Receiver<Piece>,
+    /// When the last bytes came.
+    arrived: Instant,
     /// Used pieces go back, so that nothing is allocated per piece.
     used: SyncSender<Vec<u8>>,
     splitter: Splitter,
     read_bytes: u64,
     number: u64,
 }
+
+/// Bytes and when they were read, or why none could be.
+type Piece = io::Result<(Vec<u8>, Instant)>;
 
 /// How long frames may take before a stream counts as silent.
 #[derive(Debug, Clone, Copy)]
@@ -66,14 +71,14 @@ impl JpegStream {
         thread::spawn(move || read_pieces(reader, &send, &reuse));
         let splitter = Splitter::new(MAX_FRAME_BYTES);
         let name = name.to_owned();
-        let (read_bytes, number) = (0, 0);
-        JpegStream { name, is_live, patience, pieces, used, splitter, read_bytes, number }
+        let (read_bytes, number, arrived) = (0, 0, Instant::now());
+        JpegStream { name, is_live, patience, pieces, arrived, used, splitter, read_bytes, number }
     }
 
     /// What the stream gave since its last frame instead of another, after the words `before`; nothing where it gave
     /// nothing.
     pub(super) fn found(&self, before: &str) -> String {
-        found(before, self.splitter.noise())
+        found(before, &self.splitter.noise())
     }
 
     /// The end of a stream that never had a frame is an error.
@@ -91,7 +96,7 @@ impl JpegStream {
 }
 
 /// Reads until the end, an error, or until nobody listens.
-fn read_pieces(mut reader: impl Read, send: &SyncSender<io::Result<Vec<u8>>>, reuse: &Receiver<Vec<u8>>) {
+fn read_pieces(mut reader: impl Read, send: &SyncSender<Piece>, reuse: &Receiver<Vec<u8>>) {
     loop {
         let mut piece = reuse.try_recv().unwrap_or_default();
         piece.resize(PIECE_BYTES, 0);
@@ -99,7 +104,7 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<io::Result<Vec<u8>>>, re
             Ok(0) => return,
             Ok(len) => {
                 piece.truncate(len);
-                send.send(Ok(piece))
+                send.send(Ok((piece, Instant::now())))
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
@@ -138,7 +143,8 @@ impl Source for JpegStream {
                 }
             };
             start = Instant::now();
-            let piece = piece.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
+            let (piece, arrived) = piece.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
+            self.arrived = arrived;
             self.read_bytes += piece.len() as u64;
             self.splitter.push(&piece);
             // Where the other side has enough spare pieces this one is let go.
@@ -148,7 +154,7 @@ impl Source for JpegStream {
         frame.number = self.number;
         frame.path = None;
         frame.truth = None;
-        frame.captured = Instant::now();
+        frame.captured = self.arrived;
         frame.capture_time = start.elapsed();
         self.number += 1;
         Ok(true)

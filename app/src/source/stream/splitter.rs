@@ -21,6 +21,15 @@ const FILL: u8 = 0xFF;
 /// The first bytes that are no image, which messages show.
 const NOISE_BYTES: usize = 200;
 
+/// Two searches of the longest segment.
+const BUDGET_BYTES: u64 = 4 << 16;
+
+/// So much is kept for later.
+const BUDGET_MAX_BYTES: u64 = 64 << 20;
+
+/// Bytes that may be searched for each that comes in.
+const BUDGET_PER_BYTE: u64 = 4;
+
 /// A multipart header is shorter; a longer text between two images is something else.
 const PART_HEADER_BYTES: u64 = 1024;
 
@@ -30,7 +39,8 @@ const PART_HEADER_BYTES: u64 = 1024;
 /// missing it is added. Stray bytes before a marker stay in the image, as decoders pass over them. Images that
 /// the one before announces as its own (Multi-Picture Format) are left out, as they are of a file.
 ///
-/// Every byte is looked at once, or twice at most, so the time grows with the bytes whatever they are.
+/// Every byte is looked at once, and some in a segment of a wrong length again, for which each byte that comes in allows a
+/// few; so the time grows with the bytes, whatever they are.
 #[derive(Debug)]
 pub(super) struct Splitter {
     buffer: Vec<u8>,
@@ -45,8 +55,8 @@ pub(super) struct Splitter {
     has_scan: bool,
     /// The last segment whose content may be anything, while it is not known that a marker follows it.
     open_segment: Option<Segment>,
-    /// Segments that start before this offset of the stream were searched for images once.
-    searched: u64,
+    /// Bytes of segments that may still be searched for images.
+    budget: u64,
     trailing: Trailing,
     max_frame_bytes: usize,
     garbage_bytes: u64,
@@ -120,7 +130,7 @@ impl Splitter {
             state: State::Between,
             has_scan: false,
             open_segment: None,
-            searched: 0,
+            budget: BUDGET_BYTES,
             trailing: Trailing::default(),
             max_frame_bytes,
             garbage_bytes: 0,
@@ -136,8 +146,13 @@ impl Splitter {
     }
 
     /// The first bytes since the last image that belong to none.
-    pub(super) fn noise(&self) -> &[u8] {
-        &self.noise
+    pub(super) fn noise(&self) -> Vec<u8> {
+        let mut noise = self.noise.clone();
+        if self.state == State::Between {
+            let rest = &self.buffer[self.start..];
+            noise.extend_from_slice(&rest[..rest.len().min(NOISE_BYTES - noise.len())]);
+        }
+        noise
     }
 
     /// What was left out since the last call; `None` where nothing was.
@@ -159,6 +174,7 @@ impl Splitter {
             self.state = State::Segment(moved(segment));
         }
         self.buffer.extend_from_slice(bytes);
+        self.budget = (self.budget + BUDGET_PER_BYTE * bytes.len() as u64).min(BUDGET_MAX_BYTES);
     }
 
     /// Replaces `frame` by the next image, from SOI to EOI; `false` when more bytes are needed.
@@ -189,12 +205,20 @@ impl Splitter {
     /// After the last bytes: says whether `frame` was replaced by an image that the end of the stream ends. To be called
     /// until it says no.
     pub(super) fn take_last(&mut self, frame: &mut Vec<u8>) -> bool {
+        if self.take_frame(frame) {
+            return true;
+        }
         let len = self.buffer.len();
         let end = match self.state {
             State::Between => {
                 self.skip_gap(len);
                 self.end_gap();
                 return false;
+            }
+            // What follows it is too short to hold the start of another image.
+            State::Segment(segment) if segment.end <= len => {
+                self.has_scan |= segment.code == SOS;
+                len
             }
             State::Segment(segment) => {
                 // A segment that reaches beyond the end was none, and images may lie where it was taken to be.
@@ -204,7 +228,7 @@ impl Splitter {
                     {
                         return true;
                     }
-                    return self.take_frame(frame) || self.take_last(frame);
+                    return self.take_last(frame);
                 }
                 segment.marker
             }
@@ -347,18 +371,22 @@ impl Splitter {
     }
 
     /// Where the first image starts that a segment of any content holds; not where all of them end in it too, as
-    /// thumbnails do, unless the segment is `cut`. No byte is searched twice.
+    /// thumbnails do, unless the segment is `cut`. `None` too where the budget is spent.
     fn image_in(&mut self, segment: Segment, cut: bool) -> Option<usize> {
         let from = segment.marker + 2;
-        if self.base + (from as u64) < self.searched {
+        let content = self.buffer.get(from..segment.end.min(self.buffer.len()))?;
+        if self.budget < 2 * content.len() as u64 {
             return None;
         }
-        let end = segment.end.min(self.buffer.len());
-        self.searched = self.base + end as u64;
-        let content = self.buffer.get(from..end)?;
-        let first = start_of_image(content)?;
-        let last_mark = content.windows(2).rposition(|pair| pair == [0xFF, SOI] || pair == [0xFF, EOI])?;
-        (cut || content[last_mark + 1] == SOI).then_some(from + first)
+        let first = start_of_image(content);
+        self.budget -= first.unwrap_or(content.len()) as u64;
+        let first = first?;
+        if cut {
+            return Some(from + first);
+        }
+        let last = content.windows(2).rposition(|pair| pair == [0xFF, SOI] || pair == [0xFF, EOI])?;
+        self.budget -= (content.len() - last) as u64;
+        (content[last + 1] == SOI).then_some(from + first)
     }
 
     fn segment(&mut self, segment: Segment) -> Step {
