@@ -47,7 +47,7 @@ fn marked(error: io::Error) -> io::Error {
 pub fn is_reader_gone<'a>(mut chain: impl Iterator<Item = &'a (dyn Error + 'static)>) -> bool {
     chain.any(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        inner.is_some_and(|inner| inner.is::<ReaderGone>())
+        inner.and_then(|inner| inner.downcast_ref::<ReaderGone>()).is_some()
     })
 }
 
