@@ -2,6 +2,7 @@
 //! SentencePiece model.
 
 mod byte_pairs;
+mod classes;
 mod configuration;
 mod sentence_pieces;
 mod word_pieces;
@@ -14,6 +15,7 @@ use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
+use self::classes::WordNormalizer;
 use self::configuration::{AddedToken, Class, Configuration};
 use super::{CheckpointError, TextConfig, read_optional};
 
@@ -147,8 +149,8 @@ fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8
         tokenizer.with_normalizer(Some(normalizer)).map_err(|e| unusable(path, &e))?;
         changes.push("its normaliser");
     }
-    let prefix = config.add_prefix_space()?;
-    if let Some(PreTokenizerWrapper::ByteLevel(found)) = tokenizer.get_pre_tokenizer()
+    if let Some(prefix) = config.add_prefix_space()?
+        && let Some(PreTokenizerWrapper::ByteLevel(found)) = tokenizer.get_pre_tokenizer()
         && found.add_prefix_space != prefix
     {
         let mut wanted = *found;
@@ -180,10 +182,10 @@ fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8
 fn normalizer(tokenizer: &Tokenizer, config: &Configuration) -> Result<Option<BertNormalizer>, CheckpointError> {
     let Some(NormalizerWrapper::BertNormalizer(found)) = tokenizer.get_normalizer() else { return Ok(None) };
     let wanted = config.normalization()?;
-    let chinese_chars = match config.class {
-        Class::Bert => wanted.chinese_chars,
-        Class::Mpnet => found.handle_chinese_chars,
-        _ => return Ok(None),
+    let chinese_chars = match config.word_normalizer() {
+        Some(WordNormalizer::Bert) => wanted.chinese_chars,
+        Some(WordNormalizer::Case) => found.handle_chinese_chars,
+        None => return Ok(None),
     };
     let same = found.lowercase == wanted.lowercase
         && found.strip_accents == wanted.strip_accents
