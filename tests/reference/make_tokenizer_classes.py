@@ -31,6 +31,7 @@ import re
 import transformers
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 FILE = pathlib.Path(__file__).resolve().parents[2] / "model-prep/src/checkpoint/tokenizer/classes.json"
 VERSION = transformers.__version__.split(".")[0]
@@ -109,19 +110,26 @@ def facts(name, kind):
         return row
     if any(name.startswith(language + "Tok") for language in LANGUAGES):
         row["refused"] = "it adds the token of a language"
-    elif (name.startswith("MarkupLM") or "boxes" in inspect.signature(kind.__call__).parameters) and "LMv2" not in name:
+    elif name.startswith("MarkupLM") or "boxes" in inspect.signature(kind.__call__).parameters:
         row["refused"] = "its text comes with boxes or nodes of a page"
     elif "Jieba" in initializer(kind) or name.startswith("CpmTok"):
         row["refused"] = "it splits words by rules of its own"
     source = initializer(kind)
     if "lowercase" in source and "normalizer" in source and VERSION == "4":
         row["normalizer"] = "bert" if "handle_chinese_chars" in source else "case"
+    # The newer release builds the tokenizer anew where the class itself says how.
+    own = inspect.getsource(vars(kind)["__init__"]) if "__init__" in vars(kind) else ""
+    if VERSION == "5" and "BertNormalizer(" in source and "do_lower_case=do_lower_case" in own:
+        row["normalizer"] = "bert"
     if given.get("do_lower_case") is False:
         row["lowercase"] = False
     if "add_prefix_space" in given:
         row["prefix_space"] = "file" if given["add_prefix_space"] is None else given["add_prefix_space"]
     if "update_post_processor()" in source and VERSION == "4":
         row["bos_eos"] = [given["add_bos_token"], given["add_eos_token"]]
+    # It reads neither key where there is a tokenizer.json.
+    if VERSION == "5" and name == "GPTNeoXTokenizer" and "self.update_post_processor()" in source:
+        row["bos_eos"] = [False, False]
     if "refused" in row:
         return row
     if VERSION == "4":
@@ -157,6 +165,11 @@ def table():
         rows[name] = facts(name, kind)
     if VERSION == "5":
         # A name in Fast that means what the plain one means.
+        for name in content["4"]:
+            kind = tokenizer_class_from_name(name)
+            if name not in rows and kind is not None and kind.__name__ in rows:
+                rows[name] = rows[kind.__name__]
+        rows = dict(sorted(rows.items()))
         rows = {n: r for n, r in rows.items() if not (n.endswith("Fast") and rows.get(n[:-4]) == r)}
     return rows
 

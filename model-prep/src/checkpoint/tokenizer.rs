@@ -4,6 +4,7 @@
 mod byte_pairs;
 mod classes;
 mod configuration;
+mod post_processor;
 mod sentence_pieces;
 mod word_pieces;
 
@@ -170,11 +171,16 @@ fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8
         tokenizer.add_tokens(tokens.collect::<Vec<_>>()).map_err(|e| unusable(path, &e))?;
         changes.push("its list of added tokens");
     }
+    changes.extend(post_processor::adjust(path, &mut tokenizer, config)?);
     if changes.is_empty() {
         return Ok(json);
     }
     let changes = changes.join(" and ");
-    log::warn!("{}: {changes} gives way to tokenizer_config.json, as in transformers", path.display());
+    let (class, release) = (&config.name, config.generation.release());
+    log::warn!(
+        "{}: {changes} gives way to tokenizer_config.json and its class {class}, as in transformers {release}",
+        path.display()
+    );
     tokenizer.to_string(false).map(String::into_bytes).map_err(|e| unusable(path, &e))
 }
 

@@ -26,6 +26,10 @@ impl Generation {
     }
 }
 
+/// Names of the class that does nothing but read `tokenizer.json`.
+const PLAIN_CLASSES: [&str; 4] =
+    ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend", "PythonBackend"];
+
 /// What a class does with the normaliser of `tokenizer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,16 +73,37 @@ impl ClassFacts {
     }
 }
 
-static TABLE: LazyLock<BTreeMap<String, BTreeMap<String, ClassFacts>>> =
-    LazyLock::new(|| serde_json::from_str(include_str!("classes.json")).unwrap_or_default());
+/// Classes by name, for each generation by its number.
+type Table = BTreeMap<String, BTreeMap<String, ClassFacts>>;
 
-/// The class that `name` leads to in a generation, with or without its `Fast`.
-pub(super) fn class(generation: Generation, name: &str) -> Option<&'static ClassFacts> {
-    let rows = TABLE.get(match generation {
+static TABLE: LazyLock<Result<Table, String>> =
+    LazyLock::new(|| serde_json::from_str(include_str!("classes.json")).map_err(|e| e.to_string()));
+
+static PLAIN_FOUR: LazyLock<ClassFacts> = LazyLock::new(|| ClassFacts { types: true, ..ClassFacts::default() });
+static PLAIN_FIVE: LazyLock<ClassFacts> = LazyLock::new(ClassFacts::default);
+
+/// The class that `name` leads to in a generation, with or without its `Fast`; an error where the table that is built in
+/// cannot be read.
+pub(super) fn class(generation: Generation, name: &str) -> Result<Option<&'static ClassFacts>, String> {
+    if PLAIN_CLASSES.contains(&name) {
+        return Ok(Some(plain(generation)));
+    }
+    let table =
+        TABLE.as_ref().map_err(|e| format!("the table of tokenizer classes that is built in is damaged: {e}"))?;
+    let rows = table.get(match generation {
         Generation::Four => "4",
         Generation::Five => "5",
-    })?;
-    rows.get(name).or_else(|| rows.get(name.strip_suffix("Fast")?))
+    });
+    let found = |name: &str| rows.and_then(|rows| rows.get(name));
+    Ok(found(name).or_else(|| found(name.strip_suffix("Fast")?)))
+}
+
+/// A class that does nothing but read `tokenizer.json`.
+pub(super) fn plain(generation: Generation) -> &'static ClassFacts {
+    match generation {
+        Generation::Four => &PLAIN_FOUR,
+        Generation::Five => &PLAIN_FIVE,
+    }
 }
 
 #[cfg(test)]
@@ -87,10 +112,8 @@ mod tests {
 
     #[test]
     fn the_table_is_read_whole() {
-        serde_json::from_str::<BTreeMap<String, BTreeMap<String, ClassFacts>>>(include_str!("classes.json"))
-            .expect("the table has the fields that are read");
         let check = |generation, name, left: bool, bos_eos| {
-            let facts = class(generation, name).expect(name);
+            let facts = class(generation, name).expect("the table has the fields that are read").expect(name);
             assert_eq!(facts.side.as_deref() == Some("left"), left, "{name}");
             assert_eq!(facts.bos_eos, bos_eos, "{name}");
         };
@@ -99,6 +122,7 @@ mod tests {
         check(Generation::Four, "GPTNeoXTokenizerFast", false, Some([false, false]));
         check(Generation::Four, "XLNetTokenizer", true, None);
         check(Generation::Five, "Siglip2Tokenizer", true, None);
-        assert!(class(Generation::Four, "Siglip2Tokenizer").is_none());
+        check(Generation::Five, "GPTNeoXTokenizer", false, Some([false, false]));
+        assert!(class(Generation::Four, "Siglip2Tokenizer").is_ok_and(|found| found.is_none()));
     }
 }

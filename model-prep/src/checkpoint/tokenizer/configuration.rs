@@ -126,11 +126,6 @@ pub(super) struct Configuration {
     special_tokens: Object,
 }
 
-/// Classes that do nothing but read `tokenizer.json`.
-const PLAIN_CLASSES: [&str; 3] = ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"];
-
-static PLAIN: std::sync::LazyLock<ClassFacts> = std::sync::LazyLock::new(ClassFacts::default);
-
 /// The generation of transformers that wrote `tokenizer_config.json`: 5 names a backend, 4 the added tokens with their
 /// ids; a file that shows neither was written by what wrote `config.json`.
 fn generation(main: &Object, model: &Object) -> Generation {
@@ -159,19 +154,28 @@ impl Configuration {
         let default_class = model.text("tokenizer_class", default_class)?;
         let name = main.text("tokenizer_class", &default_class)?;
         let written_by = generation(&main, &model);
-        let facts = |generation| match classes::class(generation, &name) {
-            None if PLAIN_CLASSES.contains(&name.as_str()) => Some(&*PLAIN),
-            facts => facts,
+        let facts = |generation| {
+            let damaged = |message| CheckpointError::Tokenizer { path: checkpoint.to_owned(), message };
+            classes::class(generation, &name).map_err(damaged)
         };
-        let unknown = || {
-            let reason = "what a class of that name sets by itself is not known: where tokenizer.json says everything, \
-                          write PreTrainedTokenizerFast there";
-            main.unsupported("tokenizer_class", format!("{name:?}"), reason)
+        let (generation, facts) = match (facts(written_by)?, facts(Generation::Five)?) {
+            // What the older release runs in Python has a tokenizer.json only where the newer one wrote it.
+            (Some(older), Some(newer)) if older.refused.is_some() && newer.refused.is_none() => {
+                (Generation::Five, newer)
+            }
+            (Some(found), _) => (written_by, found),
+            (None, Some(newer)) => (Generation::Five, newer),
+            (None, None) if main.get("auto_map").is_some() => {
+                let reason = "the class comes with code of its own, which is not run: where tokenizer.json says \
+                              everything, write PreTrainedTokenizerFast there and take auto_map out";
+                return Err(main.unsupported("tokenizer_class", format!("{name:?}"), reason));
+            }
+            // So does the newer release; the older one stops.
+            (None, None) => {
+                log::warn!("{}: no class {name:?} is known: tokenizer.json is taken as it is", checkpoint.display());
+                (Generation::Five, classes::plain(Generation::Five))
+            }
         };
-        // A class that only the newer release has was saved by it.
-        let found = facts(written_by).map(|found| (written_by, found));
-        let newer = || facts(Generation::Five).map(|found| (Generation::Five, found));
-        let (generation, facts) = found.or_else(newer).ok_or_else(unknown)?;
         if let Some(reason) = &facts.refused {
             let reason = format!(
                 "in transformers {}, {reason}: save the tokenizer as a PreTrainedTokenizerFast whose tokenizer.json gives \
@@ -210,16 +214,16 @@ impl Configuration {
     /// The tokens that the class puts before and behind a prompt, whatever `tokenizer.json` says; nothing where that
     /// decides.
     pub(super) fn bos_eos(&self) -> Result<Option<[Option<AddedToken>; 2]>, CheckpointError> {
-        let keys = ["add_bos_token", "add_eos_token"];
-        let defaults = match (self.facts.bos_eos, self.generation) {
-            (Some(defaults), _) => defaults,
-            // Every class of the newer release obeys where the file says one of the two.
-            (None, Generation::Five) if keys.iter().any(|key| self.main.get(key).is_some()) => [false, false],
-            _ => return Ok(None),
-        };
+        let Some(defaults) = self.facts.bos_eos else { return Ok(None) };
         let mut both = [None, None];
-        for (place, (key, token)) in keys.into_iter().zip(["bos_token", "eos_token"]).enumerate() {
-            if self.main.flag(key, defaults[place])? {
+        let keys = [("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")];
+        for (place, (key, token)) in keys.into_iter().enumerate() {
+            let wanted = match self.generation {
+                Generation::Four if self.main.map().contains_key(key) => self.main.flag(key, false)?,
+                // The newer release reads neither key where there is a tokenizer.json.
+                _ => defaults[place],
+            };
+            if wanted {
                 both[place] = Some(self.required(token)?);
             }
         }
@@ -289,7 +293,8 @@ impl Configuration {
 
     /// Further special tokens of the class, which it has where the files name none.
     fn further(&self) -> &'static [String] {
-        let given = ["additional_special_tokens", "extra_special_tokens"].iter().any(|key| self.main.get(key).is_some());
+        let given =
+            ["additional_special_tokens", "extra_special_tokens"].iter().any(|key| self.main.get(key).is_some());
         if given { &[] } else { &self.facts.further }
     }
 
@@ -350,8 +355,7 @@ impl Configuration {
 
     /// Whether token types are; without them the model counts every token as of the first type.
     pub(super) fn token_types(&self) -> Result<bool, CheckpointError> {
-        let plain = std::ptr::eq(self.facts, &raw const *PLAIN);
-        self.input("token_type_ids", self.facts.types || plain)
+        self.input("token_type_ids", self.facts.types)
     }
 
     fn input(&self, input: &str, default: bool) -> Result<bool, CheckpointError> {
@@ -362,6 +366,11 @@ impl Configuration {
 
     /// Token type of padding.
     pub(super) fn pad_type_id(&self) -> Result<u32, CheckpointError> {
-        self.main.or("pad_token_type_id", self.facts.pad_type, "a whole number", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
+        if !self.token_types()? {
+            return Ok(0);
+        }
+        self.main.or("pad_token_type_id", self.facts.pad_type, "a whole number", |v| {
+            v.as_u64().and_then(|n| u32::try_from(n).ok())
+        })
     }
 }
