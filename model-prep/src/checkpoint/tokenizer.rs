@@ -270,3 +270,80 @@ fn template(first: Option<(String, u64)>, last: (String, u64)) -> Value {
         .collect();
     json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials})
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// The half of `tests/golden/text/class_ids.json` of one release.
+    #[derive(Deserialize)]
+    struct Golden {
+        special: Map<String, Value>,
+        prompts: Vec<String>,
+        tokenizers: BTreeMap<String, Value>,
+        rows: Vec<Row>,
+    }
+
+    /// What some classes give for the prompts.
+    #[derive(Deserialize)]
+    struct Row {
+        tokenizer: String,
+        config: Map<String, Value>,
+        classes: Vec<String>,
+        ids: Vec<Vec<u32>>,
+        types: Vec<Vec<u32>>,
+        left: bool,
+        mask: bool,
+    }
+
+    fn differences(golden: &Golden, row: &Row, class: &str, release: &str) -> Result<Vec<String>, CheckpointError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, content: &Value| {
+            std::fs::write(folder.path().join(name), content.to_string()).expect("the file is written");
+        };
+        let mut config = golden.special.clone();
+        config.extend(row.config.clone());
+        config.extend([("tokenizer_class".into(), json!(class)), ("model_max_length".into(), json!(16))]);
+        write("tokenizer.json", &golden.tokenizers[&row.tokenizer]);
+        write("tokenizer_config.json", &Value::Object(config));
+        write("config.json", &json!({"transformers_version": release}));
+        let file = TokenizerFile::read(folder.path(), None)?;
+        let tokenizer = parse(folder.path(), &file.json)?;
+        let mut wrong = Vec::new();
+        for (at, prompt) in golden.prompts.iter().enumerate() {
+            let found = tokenizer.encode(prompt.as_str(), true).expect("a prompt");
+            // Where the class gives no types, the model takes all tokens for of the first.
+            let types = if row.types[at].is_empty() { vec![0; row.ids[at].len()] } else { row.types[at].clone() };
+            if found.get_ids() != row.ids[at] || found.get_type_ids() != types {
+                wrong.push(format!("{prompt:?}: {:?} {:?}", found.get_ids(), found.get_type_ids()));
+            }
+        }
+        if (file.padding_side == PaddingSide::Left, file.attention_mask) != (row.left, row.mask) {
+            wrong.push(format!("{:?}, mask {}", file.padding_side, file.attention_mask));
+        }
+        Ok(wrong)
+    }
+
+    #[test]
+    fn classes_give_the_ids_of_the_release_that_wrote_the_files() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/text/class_ids.json");
+        let goldens: BTreeMap<String, Golden> =
+            serde_json::from_slice(&std::fs::read(path).expect("the golden")).expect("its form");
+        let mut failed = Vec::new();
+        for (version, golden) in &goldens {
+            let release = if version == "5" { "5.24.0" } else { "4.56.2" };
+            for row in &golden.rows {
+                for class in &row.classes {
+                    let wrong = differences(golden, row, class, release).unwrap_or_else(|e| vec![e.to_string()]);
+                    let (name, config) = (&row.tokenizer, Value::Object(row.config.clone()));
+                    failed.extend(wrong.iter().map(|w| format!("{release} {class}, {name}, {config}: {w}")));
+                }
+            }
+        }
+        assert!(failed.is_empty(), "{failed:#?}");
+    }
+}

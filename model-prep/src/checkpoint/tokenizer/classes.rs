@@ -68,8 +68,14 @@ pub(super) struct ClassFacts {
 
 impl ClassFacts {
     /// Default of `add_prefix_space`; nothing where `tokenizer.json` is left as it is.
-    pub(super) fn prefix_space(&self) -> Option<bool> {
-        self.prefix_space.as_ref().map_or(Some(false), Value::as_bool)
+    pub(super) fn prefix_space(&self, generation: Generation) -> Option<bool> {
+        let without = (generation == Generation::Four).then_some(false);
+        self.prefix_space.as_ref().map_or(without, Value::as_bool)
+    }
+
+    /// Whether the class has such a setting at all.
+    pub(super) fn knows_prefix_space(&self, generation: Generation) -> bool {
+        generation == Generation::Four || self.prefix_space.is_some()
     }
 }
 

@@ -202,7 +202,10 @@ impl Configuration {
 
     /// Whether words at the start of a prompt are looked for as behind a space; nothing where `tokenizer.json` decides.
     pub(super) fn add_prefix_space(&self) -> Result<Option<bool>, CheckpointError> {
-        let by_class = self.facts.prefix_space();
+        if !self.facts.knows_prefix_space(self.generation) {
+            return Ok(None);
+        }
+        let by_class = self.facts.prefix_space(self.generation);
         let given = self.main.or("add_prefix_space", None, "true or false", |v| v.as_bool().map(Some))?;
         if by_class.is_none() && given.is_some() && self.generation == Generation::Four {
             let reason = format!("{} then builds its tokenizer of the SentencePiece model anew", self.name);
