@@ -81,9 +81,9 @@ def results(kind, made, config):
 
 
 def rows():
-    # CLIP takes none but its own, SigLIP no tokenizer.json.
+    # CLIP and Pegasus take none but their own, SigLIP no tokenizer.json.
     taken = [name for name, row in TABLE.items() if "refused" not in row]
-    taken = [name for name in taken if name not in ("CLIPTokenizer", "SiglipTokenizer")]
+    taken = [name for name in taken if name not in ("CLIPTokenizer", "PegasusTokenizer", "SiglipTokenizer")]
     if VERSION == "5":
         taken = FIVE
     configs = [("words", {}), ("words", {"do_lower_case": False, "tokenize_chinese_chars": False}), ("letters", {}),
@@ -94,6 +94,12 @@ def rows():
             if VERSION == "5" and tokenizer == "letters" and kind not in ["GPTNeoXTokenizer", *PLAIN]:
                 continue
             if VERSION == "5" and tokenizer == "words" and kind == "GPTNeoXTokenizer":
+                continue
+            # Its fast class refuses to add one.
+            if kind == "CodeGenTokenizer" and config.get("add_bos_token"):
+                continue
+            # BERT's relatives expect its normaliser.
+            if tokenizer == "letters" and "normalizer" in TABLE.get(kind, {}):
                 continue
             made = words() if tokenizer == "words" else letters()
             row = {"tokenizer": tokenizer, "config": config, **results(kind, made, config)}

@@ -217,6 +217,14 @@ impl Configuration {
     /// The tokens that the class puts before and behind a prompt, whatever `tokenizer.json` says; nothing where that
     /// decides.
     pub(super) fn bos_eos(&self) -> Result<Option<[Option<AddedToken>; 2]>, CheckpointError> {
+        if self.name.starts_with("CodeGenTokenizer")
+            && self.generation == Generation::Four
+            && self.main.flag("add_bos_token", false)?
+        {
+            let reason = "the fast class of transformers 4.56.2 adds none either: save the tokenizer as a \
+                          PreTrainedTokenizerFast whose tokenizer.json does";
+            return Err(self.main.unsupported("add_bos_token", true, reason));
+        }
         let Some(defaults) = self.facts.bos_eos else { return Ok(None) };
         let mut both = [None, None];
         let keys = [("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")];
