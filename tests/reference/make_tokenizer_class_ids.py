@@ -19,14 +19,14 @@ import pathlib
 import tempfile
 
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests/golden/text/class_ids.json"
 VERSION = transformers.__version__.split(".")[0]
 TABLE = json.loads((ROOT / "model-prep/src/checkpoint/tokenizer/classes.json").read_text())[VERSION]
-PROMPTS = ["a A \u00e9", "ab b", "A<mask> a</s> b"]
+PROMPTS = ["a A \u00e9", "ab b", "A<mask> a</s> b", "b a\nb^b a\n", "\nb\na$b\na"]
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]",
            "cls_token": "[CLS]", "mask_token": "<mask>"}
 # In the newer release most classes build the tokenizer anew, of files that they saved themselves.
@@ -45,10 +45,20 @@ def words():
 
 
 def letters():
-    made = Tokenizer(models.BPE(vocabulary("a A b \u0120 \u00c3 \u00a9 \u0120a \u0120b ab".split()),
+    made = Tokenizer(models.BPE(vocabulary("a A b \u0120 \u00c3 \u00a9 \u0120a \u0120b ab \u010a".split()),
                                 [("\u0120", "a"), ("\u0120", "b"), ("a", "b")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     template(made, "$A [SEP]")
+    return made
+
+
+def lines():
+    """Patterns that match at every line in the library's rules, which are Ruby's."""
+    made = letters()
+    replace = [("^b", "A"), ("a$", "b"), ("[$^]b", "a"), (r"\^|\$", "A"), ("(?m:b.A)", "aA")]
+    made.normalizer = normalizers.Sequence([normalizers.Replace(Regex(old), new) for old, new in replace])
+    split = pre_tokenizers.Split(Regex("^a|b$"), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)])
     return made
 
 
@@ -80,6 +90,9 @@ def results(kind, made, config):
     }
 
 
+MAKERS = {"words": words, "letters": letters, "lines": lines}
+
+
 def rows():
     # CLIP and Pegasus take none but their own, SigLIP no tokenizer.json.
     taken = [name for name, row in TABLE.items() if "refused" not in row]
@@ -87,7 +100,8 @@ def rows():
     if VERSION == "5":
         taken = FIVE
     configs = [("words", {}), ("words", {"do_lower_case": False, "tokenize_chinese_chars": False}), ("letters", {}),
-               ("letters", {"add_bos_token": True, "add_eos_token": True}), ("letters", {"add_bos_token": False})]
+               ("letters", {"add_bos_token": True, "add_eos_token": True}), ("letters", {"add_bos_token": False}),
+               ("lines", {})]
     found = {}
     for tokenizer, config in configs:
         for kind in [*taken, *(PLAIN if VERSION == "5" else PLAIN[:1])]:
@@ -101,7 +115,9 @@ def rows():
             # BERT's relatives expect its normaliser.
             if tokenizer == "letters" and "normalizer" in TABLE.get(kind, {}):
                 continue
-            made = words() if tokenizer == "words" else letters()
+            if tokenizer == "lines" and kind not in PLAIN:
+                continue
+            made = MAKERS[tokenizer]()
             row = {"tokenizer": tokenizer, "config": config, **results(kind, made, config)}
             found.setdefault(json.dumps(row), []).append(kind)
     return [{**json.loads(row), "classes": kinds} for row, kinds in found.items()]
@@ -109,6 +125,6 @@ def rows():
 
 content = json.loads(FILE.read_text()) if FILE.exists() else {}
 half = {"special": SPECIAL, "prompts": PROMPTS, "rows": rows(),
-        "tokenizers": {"words": json.loads(words().to_str()), "letters": json.loads(letters().to_str())}}
+        "tokenizers": {name: json.loads(make().to_str()) for name, make in MAKERS.items()}}
 content = dict(sorted({**content, VERSION: half}.items()))
 FILE.write_text(json.dumps(content, ensure_ascii=True) + "\n")

@@ -4,6 +4,7 @@
 mod byte_pairs;
 mod classes;
 mod configuration;
+mod patterns;
 mod post_processor;
 mod sentence_pieces;
 mod word_pieces;
@@ -144,6 +145,7 @@ fn refused(path: &Path, message: String) -> CheckpointError {
 /// `tokenizer.json` as it is, with what the reference puts in its place when it loads it: the configuration's
 /// normalisation of words, its prefix space, and the tokens that it keeps whole.
 fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
+    let json = with_patterns(path, json)?;
     let mut tokenizer = parse(path, &json)?;
     let mut changes = Vec::new();
     if let Some(normalizer) = normalizer(&tokenizer, config)? {
@@ -182,6 +184,15 @@ fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8
         path.display()
     );
     tokenizer.to_string(false).map(String::into_bytes).map_err(|e| unusable(path, &e))
+}
+
+/// `tokenizer.json` with its regular expressions in the words of the library used here.
+fn with_patterns(path: &Path, json: Vec<u8>) -> Result<Vec<u8>, CheckpointError> {
+    let mut file: Value =
+        serde_json::from_slice(&json).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })?;
+    let steps = ["normalizer", "pre_tokenizer"];
+    let changed = steps.map(|step| file.get_mut(step).is_some_and(patterns::translate));
+    Ok(if changed.contains(&true) { file.to_string().into_bytes() } else { json })
 }
 
 /// The configuration's normaliser of words where the file has another.
