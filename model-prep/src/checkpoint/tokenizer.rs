@@ -51,6 +51,8 @@ impl TokenizerFile {
         let default_class = text.map_or("PreTrainedTokenizerFast", TextConfig::tokenizer_class);
         let config = Configuration::read(checkpoint, default_class)?;
         let (path, json) = source(checkpoint, &config)?;
+        let (name, release) = (&config.name, config.generation.release());
+        log::info!("{}: what it leaves open is as {name} of transformers {release} has it", path.display());
         let tokenizer = parse(&path, &json)?;
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if let Some(size) = text.map(TextConfig::vocab_size).filter(|size| largest >= *size) {
@@ -337,6 +339,25 @@ mod tests {
             wrong.push(format!("{:?}, mask {}", file.padding_side, file.attention_mask));
         }
         Ok(wrong)
+    }
+
+    #[test]
+    fn first_tokens_of_funnel_are_of_a_type_of_their_own() {
+        let check = |release: &str, types: [u32; 3]| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let write = |name: &str, content: &str| {
+                std::fs::write(folder.path().join(name), content).expect("the file is written");
+            };
+            write("vocab.txt", "<pad>\n<unk>\n<cls>\n<sep>\na\n");
+            write("tokenizer_config.json", r#"{"tokenizer_class": "FunnelTokenizer", "model_max_length": 16}"#);
+            write("config.json", &json!({"transformers_version": release}).to_string());
+            let file = TokenizerFile::read(folder.path(), None).expect(release);
+            let found = parse(folder.path(), &file.json).expect(release).encode("A", true).expect("a prompt");
+            assert_eq!((found.get_ids(), found.get_type_ids()), (&[2, 4, 3][..], &types[..]), "{release}");
+        };
+        check("4.56.2", [2, 0, 0]);
+        // There the class gives the model no types.
+        check("5.24.0", [0, 0, 0]);
     }
 
     #[test]
