@@ -1,9 +1,9 @@
 """Ids that the tokenizer classes of the imported transformers give where tokenizer.json and tokenizer_config.json say other
 things, for tests/golden/text/class_ids.json.
 
-    python make_tokenizer_class_ids.py
+    python make_tokenizer_class_ids.py [--check]
 
-Updates the half of its version (4.56.2 or 5.24.0). Every class of the table of make_tokenizer_classes.py that is taken goes
+Updates the half of its version (4.56.2 or 5.24.0); with --check it compares and writes nothing. Every class of the table of make_tokenizer_classes.py that is taken goes
 through two tokenizers, of words and of bytes, and a few configurations; classes that give the same share a row:
 
     tokenizer   which of `tokenizers`
@@ -14,6 +14,7 @@ through two tokenizers, of words and of bytes, and a few configurations; classes
     mask        whether there is an attention mask
 """
 
+import argparse
 import json
 import pathlib
 import tempfile
@@ -123,8 +124,15 @@ def rows():
     return [{**json.loads(row), "classes": kinds} for row, kinds in found.items()]
 
 
+parser = argparse.ArgumentParser()
+parser.add_argument("--check", action="store_true")
+check = parser.parse_args().check
 content = json.loads(FILE.read_text()) if FILE.exists() else {}
 half = {"special": SPECIAL, "prompts": PROMPTS, "rows": rows(),
         "tokenizers": {name: json.loads(make().to_str()) for name, make in MAKERS.items()}}
-content = dict(sorted({**content, VERSION: half}.items()))
-FILE.write_text(json.dumps(content, ensure_ascii=True) + "\n")
+if check:
+    assert json.loads(json.dumps(half)) == content[VERSION], f"{FILE.name}: transformers {transformers.__version__} differs"
+    print(f"{FILE.name}: as transformers {transformers.__version__} gives them")
+else:
+    content = dict(sorted({**content, VERSION: half}.items()))
+    FILE.write_text(json.dumps(content, ensure_ascii=True) + "\n")
