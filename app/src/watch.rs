@@ -152,13 +152,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watch(
-    signals: &Signals,
-    mut places: Places,
-    mut known: Option<Stamp>,
-    means: &Means,
-    mut on_change: impl FnMut(),
-) {
+fn watch(signals: &Signals, mut places: Places, mut known: Option<Stamp>, means: &Means, mut on_change: impl FnMut()) {
     loop {
         let mut news = signals.take(means.look_every);
         if !(news.changed || news.poked || news.stop) {

@@ -40,7 +40,8 @@ impl Watching {
     fn start(place: &Place, labels: &Path, attempt: usize) -> Self {
         let config = place.write("spotter.toml", "[inference]\ntop_k = 1000\n");
         let mut command = place.spotter("run --output json --source");
-        let program = Running::start(command.arg(source(attempt)).arg("--config").arg(config).arg("--labels").arg(labels));
+        let program =
+            Running::start(command.arg(source(attempt)).arg("--config").arg(config).arg("--labels").arg(labels));
         let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
         assert_eq!(names(&last), BTreeSet::from(OLD));
         let dropped_at_start = last.dropped.unwrap();

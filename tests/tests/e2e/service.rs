@@ -160,7 +160,10 @@ fn the_program_says_when_it_is_ready_alive_and_stopping() {
         let mut manager = Manager::start(&place, source, Stdio::null(), Stdio::null());
         manager.until("READY=1");
         let before = manager.said.concat();
-        assert!(before.contains("STATUS=opening the source") && before.contains("STATUS=loading the model"), "{before}");
+        assert!(
+            before.contains("STATUS=opening the source") && before.contains("STATUS=loading the model"),
+            "{before}"
+        );
         assert!(before.contains("STATUS=waiting for the first frame of "), "{before}");
         assert!(!before.contains("WATCHDOG"), "signs of life before it is ready mean nothing: {before}");
         manager.until("frames labelled");
@@ -272,7 +275,8 @@ fn loading_ends_at_once() {
     const COMPUTED: u64 = 50;
     let mut text = String::from("templates = [");
     for number in 0..10 {
-        write!(text, "'the {number}th long row of words around {{}} that takes the tower its time, and more', ").unwrap();
+        write!(text, "'the {number}th long row of words around {{}} that takes the tower its time, and more', ")
+            .unwrap();
     }
     text.push_str("]\n");
     for number in 0..1000 {
