@@ -21,9 +21,10 @@ TRIES = 3
 
 FORMATS = ["yuyv", "uyvy", "nv12", "rgb24", "grey"]
 
-# Labelled frames over which memory must not grow, of the demo model where there is time, else of a tiny one.
-MANY_FRAMES = 2000
 SLOW = os.environ.get("SPOTTER_SLOW") == "1"
+
+# Labelled frames over which memory must not grow, of the demo model where there is time, else of a tiny one.
+MANY_FRAMES = 2000 if SLOW else 400
 TINY = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/tiny/checkpoint"
 
 # What the driver can be told to say, and to do.

@@ -23,8 +23,8 @@ from machine import Machine
 from program import Run
 
 SLOW = os.environ.get("SPOTTER_SLOW") == "1"
-CUTS = 50 if SLOW else 6
-LOST_WRITES = 200 if SLOW else 50
+CUTS = 50 if SLOW else 2
+LOST_WRITES = 200 if SLOW else 20
 DISK_MB = 64
 STATE = "/mnt/state"
 CACHE = "label-cache.safetensors"
@@ -297,7 +297,7 @@ class PowerTest(unittest.TestCase):
             self.assertIsNotNone(content, f"after {cut} of {len(writes)} writes")
             self.assertGreaterEqual(len(embeddings(content)), kept, f"after {cut} of {len(writes)} writes")
             whole.append(len(embeddings(content)))
-        self.assertGreater(len(set(whole)), 5, "the cuts fall between many label sets")
+        self.assertGreater(len(set(whole)), min(5, LOST_WRITES // 5), "the cuts fall between many label sets")
         print(f"{LOST_WRITES} disks with lost writes, of {len(writes)} writes; {min(whole)} to {max(whole)} labels kept")
 
     def slots_on(self, disk, expected):
@@ -344,7 +344,7 @@ class PowerTest(unittest.TestCase):
             allowed = [state.key() for _, state in marks[last : last + 2]]
             self.assertIn(slots.key(), allowed, f"after {cut} of {len(writes)} writes")
             found.add(slots.key())
-        self.assertGreater(len(found), 4, "the cuts fall between many states")
+        self.assertGreater(len(found), min(4, LOST_WRITES // 5), "the cuts fall between many states")
         print(f"{LOST_WRITES} disks with lost writes, of {len(writes)} writes; {len(found)} states of the slots")
 
 
