@@ -51,10 +51,15 @@ pub(super) struct Begun {
 /// Opens the source to begin with. A device that is there and answers with an error that may pass is tried again for a
 /// while; one that is missing, busy or not permitted is an error at once.
 pub(super) fn open(uri: &Uri, options: &CaptureOptions, stop: &Stop) -> Result<Begun, SourceError> {
-    begin(stop, || source::open(uri, options))
+    begin(stop, |waited| waited >= START_PATIENCE, || source::open(uri, options))
 }
 
-fn begin(stop: &Stop, mut open: impl FnMut() -> Result<Opened, SourceError>) -> Result<Begun, SourceError> {
+/// Opens the source until `is_over`, which is asked after each failure how long it has failed, ends the patience.
+fn begin(
+    stop: &Stop,
+    is_over: impl Fn(Duration) -> bool,
+    mut open: impl FnMut() -> Result<Opened, SourceError>,
+) -> Result<Begun, SourceError> {
     let mut trouble: Option<(Lost, SourceError)> = None;
     loop {
         let error = match open() {
@@ -63,7 +68,7 @@ fn begin(stop: &Stop, mut open: impl FnMut() -> Result<Opened, SourceError>) -> 
         };
         let may_pass = matches!(error, SourceError::Device { .. }) && error.is_transient();
         let mut lost = trouble.take().map_or_else(|| Lost::now(DEVICE), |(lost, _)| lost);
-        if !may_pass || lost.since.elapsed() >= START_PATIENCE || lost.wait(stop) {
+        if !may_pass || is_over(lost.since.elapsed()) || lost.wait(stop) {
             return Err(error);
         }
         trouble = Some((lost, error));
@@ -126,6 +131,8 @@ struct Capture<'a> {
     /// A pipe gives no frames, and stays open.
     silent: bool,
     skip_reported: Option<Instant>,
+    /// Time from one report of frames that were left out to the next.
+    skip_report_every: Duration,
 }
 
 impl<'a> Capture<'a> {
@@ -143,6 +150,7 @@ impl<'a> Capture<'a> {
             lost: None,
             silent: false,
             skip_reported: None,
+            skip_report_every: SKIP_REPORT_EVERY,
         }
     }
 
@@ -241,7 +249,7 @@ impl<'a> Capture<'a> {
             self.target.health.set_lost(false);
             self.tell(EventKind::SourceBack, message);
         }
-        if self.skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY) {
+        if self.skip_reported.is_none_or(|at| at.elapsed() >= self.skip_report_every) {
             self.tell_skipped(source);
         }
     }
@@ -354,7 +362,9 @@ mod tests {
         });
         let first = sources.next().unwrap().unwrap();
         let quick = BackOff { first: Duration::from_millis(1), max: Duration::from_millis(2) };
-        let result = Capture::new(target, quick, uri).run(first, || sources.next().unwrap());
+        let mut capture = Capture::new(target, quick, uri);
+        capture.skip_report_every = Duration::from_secs(24 * 3600);
+        let result = capture.run(first, || sources.next().unwrap());
         assert_eq!(result.is_ok(), ends_well, "{result:?}");
         let mut taken = Frame::default();
         slot.close();
@@ -420,7 +430,8 @@ mod tests {
         // EINVAL passes; then frames come and both are told.
         let mut answers = VecDeque::from([Err(device(22)), Err(device(5)), Ok(scripted())]);
         let stop = Stop::new();
-        let begun = begin(&stop, || answers.pop_front().unwrap()).unwrap_or_else(|error| panic!("{error}"));
+        let begun = begin(&stop, |_| false, || answers.pop_front().unwrap());
+        let begun = begun.unwrap_or_else(|error| panic!("{error}"));
         let (slot, health) = (Slot::new(), Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now()));
         let (events, received) = sync_channel(64);
         let target = Target { slot: &slot, stop: &stop, events, health: &health };
@@ -439,20 +450,22 @@ mod tests {
         // What will not pass ends at once, what does not pass in the end, and whatever is stopped.
         let stopped = Stop::new();
         stopped.set();
-        for (error, stop, least) in [
-            (&(|| SourceError::Missing { path: "/dev/video7".into(), hint: "" }) as &dyn Fn() -> _, &stop, 0),
-            (&|| device(25), &stop, 0),
-            (&|| device(22), &stopped, 0),
-            (&|| device(22), &stop, 3),
+        for (error, stop, expected) in [
+            (&(|| SourceError::Missing { path: "/dev/video7".into(), hint: "" }) as &dyn Fn() -> _, &stop, 1),
+            (&|| device(25), &stop, 1),
+            (&|| device(22), &stopped, 1),
+            (&|| device(22), &stop, 4),
         ] {
-            let mut tries = 0;
-            let begun = begin(stop, || {
-                tries += 1;
+            let tries = std::cell::Cell::new(0);
+            // The patience is over after four tries, however long they take here.
+            let is_over = |_| tries.get() == 4;
+            let begun = begin(stop, is_over, || {
+                tries.set(tries.get() + 1);
                 Err(error())
             });
             let found = begun.err().unwrap().to_string();
             assert_eq!(found, error().to_string());
-            assert!(if least == 0 { tries == 1 } else { tries > least }, "{found}: {tries}");
+            assert_eq!(tries.get(), expected, "{found}");
         }
     }
 }

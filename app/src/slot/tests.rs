@@ -3,7 +3,8 @@ use std::thread;
 use super::*;
 use crate::source::{Source, SourceError};
 
-const SOON: Duration = Duration::from_secs(20);
+/// Longest that a loaded machine may take to do what is waited for.
+const SOON: Duration = Duration::from_secs(300);
 
 /// Gives `count` frames whose bytes repeat their number.
 struct Counter {
@@ -109,8 +110,14 @@ fn stop_and_close_free_a_waiting_putter() {
         let (slot, stop) = (Slot::new(), Stop::new());
         assert!(slot.put_waiting(&mut Frame::default(), &stop));
         thread::scope(|scope| {
-            let putter = scope.spawn(|| slot.put_waiting(&mut Frame { number: 1, ..Frame::default() }, &stop));
-            thread::sleep(Duration::from_millis(5));
+            let (begins, begun) = std::sync::mpsc::channel();
+            let (slot, stop) = (&slot, &stop);
+            let putter = scope.spawn(move || {
+                begins.send(()).unwrap();
+                slot.put_waiting(&mut Frame { number: 1, ..Frame::default() }, stop)
+            });
+            // It waits by now, or is about to; the outcome is the same.
+            begun.recv().unwrap();
             if close {
                 slot.close();
             } else {
