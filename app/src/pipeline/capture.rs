@@ -161,7 +161,10 @@ impl<'a> Capture<'a> {
     ) -> Result<(), SourceError> {
         loop {
             let pumped = self.pump(&mut *source);
-            self.tell_skipped(&mut *source);
+            // That error says what came instead of frames.
+            if !matches!(pumped, Err(SourceError::NoFrames { .. })) {
+                self.tell_skipped(&mut *source);
+            }
             match pumped {
                 Ok(()) => return Ok(()),
                 // A camera program may have been asked to end together with this one.
