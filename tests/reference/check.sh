@@ -43,7 +43,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 programs=(--model-prep "$outputs/debug/model-prep" --spotter "$outputs/debug/spotter")
 "$python" tests/reference/full_size.py "$scratch" "${programs[@]}" --rows small
-cargo run --quiet --package e2e --example draw_shapes 'test://shapes?seed=7&fps=0&hold=1&frames=300' "$scratch/frames"
+cargo build --quiet --workspace --example draw_shapes
+"$outputs/debug/examples/draw_shapes" 'test://shapes?seed=7&fps=0&hold=1&frames=300' "$scratch/frames"
 "$python" tests/reference/make_accuracy.py --frames "$scratch/frames" --checkpoint model-prep/demo/checkpoint \
     --labels config/demo/labels.toml --out "$scratch/shapes.json"
 cmp "$scratch/shapes.json" tests/golden/shapes.json

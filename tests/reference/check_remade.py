@@ -7,6 +7,7 @@ come from, and of pickles of the older kind, which hold addresses in memory, onl
 transformers 5 too is compared where it is made without. Versions: requirements.txt.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -73,6 +74,9 @@ def main():
         for part in ["golden", "reference"]:
             shutil.copytree(ROOT / "tests" / part, scratch / "tests" / part, ignore=shutil.ignore_patterns("__pycache__", "rten"))
         for generator in sys.argv[1:] or GENERATORS:
+            if generator == "make_onnx_towers.py" and importlib.util.find_spec("onnxscript") is None:
+                print(f"{generator}: left out, there is no onnxscript", flush=True)
+                continue
             made = list(check(generator, scratch))
             wrong = [str(name) for name, fits in made if not fits]
             print(f"{generator}: {len(made)} files made again{', other ones: ' + ', '.join(wrong) if wrong else ''}", flush=True)

@@ -76,9 +76,10 @@ def vit(**keys):
     return t.ViTConfig(image_size=224, **{**BASE_768, **INITIAL, **keys})
 
 
-SMALL_SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+SMALL_SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
+               "initializer_range": 0.3}  # fmt: skip
 TEXT = {
-    "small BERT": (lambda: t.BertConfig(vocab_size=30_522, **{**BASE_768, **SMALL_SIZES, **INITIAL}), bert_tokenizer),
+    "small BERT": (lambda: t.BertConfig(vocab_size=30_522, **{**BASE_768, **SMALL_SIZES}), bert_tokenizer),
     "BERT-base": (lambda: t.BertConfig(vocab_size=30_522, **BASE_768, **INITIAL), bert_tokenizer),
     "RoBERTa-base": (lambda: t.RobertaConfig(vocab_size=50_265, **ROBERTA, **INITIAL), roberta_tokenizer),
     "XLM-R-base": (lambda: t.XLMRobertaConfig(vocab_size=250_002, **ROBERTA, **INITIAL), xlm_roberta_tokenizer),
