@@ -24,7 +24,7 @@ FORMATS = ["yuyv", "uyvy", "nv12", "rgb24", "grey"]
 SLOW = os.environ.get("SPOTTER_SLOW") == "1"
 
 # Labelled frames over which memory must not grow, of the demo model where there is time, else of a tiny one.
-MANY_FRAMES = 2000 if SLOW else 400
+MANY_FRAMES = 2000 if SLOW else 1000
 TINY = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/tiny/checkpoint"
 
 # What the driver can be told to say, and to do.

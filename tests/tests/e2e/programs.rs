@@ -276,3 +276,38 @@ fn a_pipe_that_falls_silent_is_told_and_may_go_on() {
     drop(writer);
     assert_eq!(program.end().0, Some(0), "the end of a pipe is the end");
 }
+
+/// A camera program whose second start writes something else, as a camera's web server does that restarts.
+#[test]
+fn a_camera_program_may_write_anything_once() {
+    let place = Place::new();
+    camera(&place, "camera");
+    for (name, writes, shown) in [
+        (
+            "page",
+            r"printf '<!DOCTYPE html>\n\033[2J<b>503</b>'",
+            r"which start with `<!DOCTYPE html> \u{1b}[2J<b>503</b>`",
+        ),
+        ("usage", "echo 'usage: camera [-o FILE]'", "which start with `usage: camera [-o FILE]`"),
+        ("gzip", r"printf '\037\213\010\000\000'", "(gzip)"),
+        ("H.264", r"printf '\000\000\000\001\147\102'", "(H.264 or H.265)"),
+        ("binary", "head -c 65536 /dev/zero", "65536 bytes without a JPEG frame"),
+        ("nothing", ":", "ended (exit status: 7)"),
+        ("half a picture", "head -c 50 frame.jpg", "50 bytes without a JPEG frame"),
+    ] {
+        let _ = fs::remove_file(place.at("starts"));
+        let script = format!(
+            "#!/bin/sh\ncd '{}'\necho >> starts\n[ $(wc -l < starts) = 2 ] && {{ {writes}; exit 7; }}\ncat frame.jpg\n",
+            place.at("").display()
+        );
+        let path = place.write("bin/once", script);
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let output = run(&place, "exec:once").args(["--frames", "2"]).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(stdout.matches("\"labels\"").count(), 2, "{name}: {stdout}");
+        let events: Vec<Event> = stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let told = events.iter().any(|event| event.event == "source_lost" && event.message.contains(shown));
+        assert!(told, "{name}: {events:?}");
+    }
+}

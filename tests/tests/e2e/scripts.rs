@@ -1,5 +1,6 @@
 //! Scripts that the other tests do not call, each in a form that takes seconds; `tests/README.md` has the list.
 
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::ffi::{OsStr, OsString};
