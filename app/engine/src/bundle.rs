@@ -10,9 +10,9 @@ mod read;
 mod write;
 
 pub use manifest::{
-    Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, MANIFEST_FILE, Manifest,
-    Override, Padding, PaddingSide, Positions, Quantization, Source, TEXT_INPUTS, TensorSpec, TokenizerSpec, Tower,
-    Weights,
+    Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
+    MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,
+    TensorSpec, TokenizerSpec, Tower, Weights,
 };
 pub use read::Bundle;
 pub use write::{Contents, NewFile, Part, Writer, write};
