@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 outputs=${CARGO_TARGET_DIR:-target}
-cargo build --quiet --workspace --bin model-prep --bin spotter
+cargo build --quiet --workspace --bin model-prep --bin spotter --example ids
 python=${REFERENCE_PYTHON:-$outputs/reference/bin/python}
 five=${TRANSFORMERS_5:-$outputs/reference/transformers-5}
 if [ -z "${REFERENCE_PYTHON:-}" ]; then
@@ -35,6 +35,8 @@ compare() {
     "$python" tests/reference/make_text_towers.py --out tests/golden/text --check
     "$python" tests/reference/make_tokenizer_classes.py --check
     "$python" tests/reference/make_tokenizer_class_ids.py --check
+    "$python" tests/reference/make_siglip_ids.py --check
+    "$python" tests/reference/fuzz_ids.py "$outputs/debug/examples/ids"
     "$python" tests/reference/make_pairs.py --golden tests/golden --check
     "$python" tests/reference/make_minilm.py "$minilm" --golden tests/golden --check
     "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"
