@@ -15,20 +15,38 @@ const LABELS_MAX: usize = 1000;
 /// cached in some 20 MB.
 const SENTENCES_MAX: usize = 10_000;
 
+/// A label file that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelFile {
+    /// The file, as messages call it.
+    pub path: String,
+    /// Its labels; there is at least one.
+    pub labels: Vec<Label>,
+    /// Where the name of each label stands, in the same order.
+    pub positions: Vec<Position>,
+}
+
 /// Reads the label file `path`; labels that name no templates get the file's, else `default_templates`.
-pub fn load(path: &Path, default_templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
+pub fn load(path: &Path, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
     let text = read_text(path).map_err(|problem| vec![problem])?;
     parse(&path.display().to_string(), &text, default_templates)
 }
 
 /// Parses the text of a label file, which messages call `path`.
-pub fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
+pub fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
     document::read(path, text, |root| {
         let templates = templates(root).unwrap_or_else(|| default_templates.to_vec());
         let mut set = LabelSet { templates: &templates, first_places: HashMap::new(), count: 0, sentences: 0 };
         root.require("label", "no labels: expected at least one `[[label]]` with a `name`");
-        root.tables("label", |section| set.read(section)).unwrap_or_default()
+        let labels = root.tables("label", |section| (set.read(section), position(section))).unwrap_or_default();
+        let (labels, positions) = labels.into_iter().unzip();
+        LabelFile { path: path.to_owned(), labels, positions }
     })
+}
+
+/// Where the name of a label stands.
+fn position(section: &Section<'_>) -> Position {
+    section.position(&section.string("name").map_or_else(|| section.span(), |name| name.span()))
 }
 
 /// What the labels read so far have in common.
@@ -116,7 +134,7 @@ mod tests {
     }
 
     fn parsed(text: &str) -> Result<Vec<Label>, Vec<Problem>> {
-        parse("l", text, &["default {}".to_owned()])
+        parse("l", text, &["default {}".to_owned()]).map(|file| file.labels)
     }
 
     fn check(text: &str, expected: &[&str]) {
@@ -132,6 +150,13 @@ mod tests {
         let text = format!("templates = ['one {{}}', 'two {{}}.']\n{text}");
         assert_eq!(parsed(&text), Ok(vec![label("cat", &["cat"], &["one {}", "two {}."]), own]));
         assert_eq!(parsed("label = [{ name = 'x' }]"), Ok(vec![label("x", &["x"], &["default {}"])]));
+    }
+
+    #[test]
+    fn names_have_their_places() {
+        let file = parse("l", "[[label]]\nname = 'cat'\n\n[[label]]\n  name = 'dog'", &["{}".to_owned()]).expect("labels");
+        let position = |line, column| Position { line, column };
+        assert_eq!((file.path.as_str(), file.positions), ("l", vec![position(2, 8), position(5, 10)]));
     }
 
     #[test]
@@ -189,13 +214,13 @@ mod tests {
     #[test]
     fn shipped_label_files_are_valid() {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
-        let everyday = load(&config.join("labels.toml"), &["{}".to_owned()]).expect("labels.toml");
+        let everyday = load(&config.join("labels.toml"), &["{}".to_owned()]).expect("labels.toml").labels;
         assert!(everyday.len() >= 40, "{}", everyday.len());
         let demo = load(&config.join("demo/labels.toml"), &["{}".to_owned()]).expect("demo/labels.toml");
         let colours = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
         let shapes = ["circle", "square", "triangle", "star", "cross", "heart"];
         let names = colours.iter().flat_map(|colour| shapes.iter().map(move |shape| format!("{colour} {shape}")));
         let expected: Vec<Label> = names.map(|name| label(&name, &[&name], &["a photo of a {}."])).collect();
-        assert_eq!(demo, expected);
+        assert_eq!(demo.labels, expected);
     }
 }

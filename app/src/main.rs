@@ -6,7 +6,9 @@ use clap::Parser as _;
 use spotter::cli::Cli;
 
 fn main() -> ExitCode {
-    let filter = env_logger::Env::default().default_filter_or("info,tract=warn,tract_core=warn,tract_onnx=warn");
+    // The watcher of files warns of watches that went with their folder, which is no news: they are set up again.
+    let filter = "info,tract=warn,tract_core=warn,tract_onnx=warn,notify=error";
+    let filter = env_logger::Env::default().default_filter_or(filter);
     env_logger::Builder::from_env(filter).format_target(false).init();
     match Cli::parse().run() {
         Ok(code) => code,

@@ -17,3 +17,4 @@ pub mod preprocess;
 pub mod score;
 pub mod tokenize;
 pub mod tower;
+pub mod vocabulary;

@@ -9,6 +9,7 @@
 //! what is followed. The image processors of transformers 5.23, handed a picture with alpha, lay it on white; its
 //! `load_image` drops the alpha still.
 
+mod foreign;
 mod jpeg;
 mod rgb;
 
@@ -17,6 +18,7 @@ use std::path::Path;
 
 use image::{ImageDecoder, ImageReader, metadata::Orientation};
 
+pub use foreign::{Foreign, START_BYTES, foreign};
 pub use jpeg::JpegDecoder;
 
 /// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
@@ -50,9 +52,9 @@ pub enum DecodeError {
     #[error("empty: expected a picture, found 0 bytes")]
     Empty,
     /// The bytes start like no format that is known.
-    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found bytes that start with {found}")]
+    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
     UnknownFormat {
-        /// The first bytes, escaped.
+        /// What they are and what to do, or the first bytes, escaped.
         found: String,
     },
     /// The header announces more pixels than [`MAX_PIXELS`], or none.
@@ -96,7 +98,14 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
+    if let Some(Foreign { what, advice, .. }) = foreign(bytes) {
+        return Err(DecodeError::UnknownFormat { found: format!("{what}; {advice}") });
+    }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat { found: start_of(bytes) })?;
+    if !format.reading_enabled() {
+        let found = format!("{format:?}; {}", foreign::CONVERT);
+        return Err(DecodeError::UnknownFormat { found });
+    }
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
     check_size(width as usize, height as usize)?;
@@ -129,7 +138,7 @@ fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
 
 /// The first bytes in a form that a message can carry.
 fn start_of(bytes: &[u8]) -> String {
-    format!("\"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
+    format!("bytes that start with \"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
 }
 
 #[cfg(test)]
@@ -175,6 +184,8 @@ mod tests {
         };
         check(b"", "0 bytes");
         check(b"hello\nworld", "start with \"hello\\nwo\"");
+        check(b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video; take pictures out of it");
+        check(b"\0\0\x01\0\x01\0", "Ico; save it as PNG or JPEG");
         check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported picture");
         check(b"\xff\xd8", "truncated JPEG");
         check(b"\xff\xd8\xff\xd9", "damaged or unsupported JPEG");
