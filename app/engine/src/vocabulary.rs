@@ -162,9 +162,9 @@ mod tests {
     #[test]
     fn unknown_pieces_of_every_kind_of_vocabulary() {
         let words = vocabulary(WORD_PIECE, BERT);
-        let case = |what, vocabulary, template, prompt, expected| {
+        fn case(what: &str, vocabulary: &Vocabulary, template: &str, prompt: &str, expected: (usize, usize, usize)) {
             check(&Case { what, vocabulary, template, prompt, expected });
-        };
+        }
         case("known", &words, "a {}.", "red", (1, 0, 3));
         case("Chinese", &words, "a {}.", "红色", (2, 2, 4));
         case("Cyrillic", &words, "{}", "красный круг", (2, 2, 2));

@@ -202,9 +202,12 @@ mod tests {
         }
     }
 
+    fn case(what: &str, files: &[(&str, &str)], named: &str, expected: Result<&str, &[&str]>) {
+        check(&Case { what, files, named, expected });
+    }
+
     #[test]
     fn what_people_name_is_told_apart() {
-        let case = |what, files, named, expected| check(&Case { what, files, named, expected });
         let adapter = "{\"peft_type\": \"LORA\", \"base_model_name_or_path\": \"some/base\"}";
         let both = &[("config.json", "{}"), ("open_clip_config.json", "{}"), ("adapter_config.json", "{}")];
         case("a checkpoint, whatever lies beside it", both, "", Ok(""));
@@ -231,7 +234,6 @@ mod tests {
 
     #[test]
     fn snapshots_of_a_hubs_cache_are_found() {
-        let case = |what, files, named, expected| check(&Case { what, files, named, expected });
         let one = &[("models--a--b/snapshots/01/config.json", "{}"), ("models--a--b/refs/main", "01\n")];
         case("a model", one, "models--a--b", Ok("models--a--b/snapshots/01"));
         case("the cache", one, "", Ok("models--a--b/snapshots/01"));
