@@ -12,6 +12,7 @@
 mod foreign;
 mod jpeg;
 mod rgb;
+mod tiff;
 
 use std::io::Cursor;
 use std::path::Path;
@@ -77,6 +78,15 @@ pub enum DecodeError {
         /// The type.
         found: String,
     },
+    /// A TIFF of a kind that is not read.
+    #[error("a TIFF with {found}, which is not read; save it as PNG or JPEG")]
+    Tiff {
+        /// What its samples are, in words.
+        found: String,
+    },
+    /// A TIFF that is damaged.
+    #[error("damaged TIFF")]
+    DamagedTiff(#[source] ::tiff::TiffError),
     /// The JPEG decoder refused the bytes.
     #[error("damaged or unsupported JPEG")]
     Jpeg(#[source] zune_jpeg::errors::DecodeErrors),
@@ -98,6 +108,10 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
+    if tiff::is_tiff(bytes) {
+        let (picture, orientation) = tiff::decode(bytes)?;
+        return rgb::upright(picture, orientation);
+    }
     if let Some(Foreign { what, advice, .. }) = foreign(bytes) {
         return Err(DecodeError::UnknownFormat { found: format!("{what}; {advice}") });
     }
@@ -112,7 +126,6 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     let exif = decoder.exif_metadata()?;
     let xmp = decoder.xmp_metadata()?;
     let orientation = orientation(exif.as_deref(), xmp.as_deref());
-    // A TIFF carries its orientation as a tag of its own, outside EXIF.
     let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
     let pixels = image::DynamicImage::from_decoder(decoder)?;
     rgb::upright(rgb::from_image(pixels, bytes)?, orientation)
