@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 
 use anyhow::{Context as _, Result};
 use spotter_engine::bundle::Bundle;
+use spotter_engine::console::write_line;
 use spotter_engine::tower::{ImageTower, TextTower};
 use spotter_engine::vocabulary::Vocabulary;
 
@@ -60,7 +61,7 @@ pub fn run(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<us
     }
     let lines = problems.iter().cloned().chain(warnings.iter().map(|warning| format!("warning: {warning}")));
     for line in lines {
-        writeln!(out, "{line}").context("standard output")?;
+        write_line(out, format_args!("{line}")).context("standard output")?;
     }
     Ok(problems.len())
 }
@@ -72,7 +73,7 @@ fn summarise(file: &LabelFile, warnings: usize, out: &mut dyn Write) -> std::io:
         1 => ", 1 warning".to_owned(),
         _ => format!(", {warnings} warnings"),
     };
-    writeln!(out, "no problems{warned}: {} labels, {sentences} sentences", file.labels.len())
+    write_line(out, format_args!("no problems{warned}: {} labels, {sentences} sentences", file.labels.len()))
 }
 
 /// Reads every file and runs both towers once.

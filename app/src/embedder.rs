@@ -12,8 +12,8 @@ use spotter_engine::labels::{self, Cache, Effort, Label, LabelEmbeddings};
 use spotter_engine::tower::{TextTower, Threads};
 use spotter_engine::vocabulary::Vocabulary;
 
-use crate::cli::all_of;
 use crate::config::Config;
+use crate::console::all_of;
 use crate::label_file::LabelFile;
 use crate::{demo, lint, store};
 
