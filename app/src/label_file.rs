@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn names_have_their_places() {
-        let file = parse("l", "[[label]]\nname = 'cat'\n\n[[label]]\n  name = 'dog'", &["{}".to_owned()]).expect("labels");
+        let file =
+            parse("l", "[[label]]\nname = 'cat'\n\n[[label]]\n  name = 'dog'", &["{}".to_owned()]).expect("labels");
         let position = |line, column| Position { line, column };
         assert_eq!((file.path.as_str(), file.positions), ("l", vec![position(2, 8), position(5, 10)]));
     }

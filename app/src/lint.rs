@@ -115,7 +115,8 @@ impl<'a> Examined<'a> {
     fn cut(&self, vocabulary: &Vocabulary) -> Option<String> {
         let (sentence, reading) = self.cut.as_ref()?;
         let (pieces, limit, cut) = (reading.sentence_pieces, vocabulary.limit(), reading.cut());
-        let more = if self.cut_count > 1 { format!(" ({} sentences are too long)", self.cut_count) } else { String::new() };
+        let more =
+            if self.cut_count > 1 { format!(" ({} sentences are too long)", self.cut_count) } else { String::new() };
         Some(format!(
             "the sentence `{}` has {pieces} word pieces and the text tower takes {limit}: {cut} are cut \
              off{more}; shorten it, or make several prompts of it",
@@ -185,14 +186,23 @@ mod tests {
     fn unknown_words_are_named_with_their_share() {
         check("[[label]]\nname = 'cat'", &[]);
         check("[[label]]\nname = '猫'", &[&["l:2:8: label `猫`: 1 of 1 word pieces is unknown", "knows nothing"]]);
-        check("[[label]]\nname = 'red 猫'", &[&["label `red 猫`: 1 of 2 word pieces is", "in words that the model knows"]]);
+        check(
+            "[[label]]\nname = 'red 猫'",
+            &[&["label `red 猫`: 1 of 2 word pieces is", "in words that the model knows"]],
+        );
         check("[[label]]\nname = '猫 犬'", &[&["2 of 2 word pieces are unknown"]]);
         // The template's own words are not the label's.
         check("templates = ['画 {}']\n[[label]]\nname = 'cat'", &[]);
-        check("[[label]]\nname = 'cat'\nprompts = ['cat', 'q']", &[&["prompt `q`: 1 of 1", "in words that the model knows"]]);
+        check(
+            "[[label]]\nname = 'cat'\nprompts = ['cat', 'q']",
+            &[&["prompt `q`: 1 of 1", "in words that the model knows"]],
+        );
         check("[[label]]\nname = 'cat'\nprompts = [\"q\\u001b\"]", &[&["prompt `q\\u{1b}`: 1 of 1", "knows nothing"]]);
         check("[[label]]\nname = 'cat'\nprompts = ['x', 'y red', 'z']", &[&["1 of 1", "some of 2 more prompts"]]);
-        check("[[label]]\nname = 'cat'\nprompts = ['\u{200b}']", &[&["prompt `\\u{200b}`: ", "leaves no word piece of it"]]);
+        check(
+            "[[label]]\nname = 'cat'\nprompts = ['\u{200b}']",
+            &[&["prompt `\\u{200b}`: ", "leaves no word piece of it"]],
+        );
     }
 
     #[test]
@@ -218,13 +228,16 @@ mod tests {
         two("prompts = ['cat', 'dog']", "prompts = ['cat']", &[]);
         two("prompts = ['cat', 'cat', 'dog']", "prompts = ['cat', 'dog']", &[]);
         two("prompts = ['cat', 'dog']", "prompts = ['cat', 'red']", &[]);
-        check("[[label]]\nname = '🔴'\n[[label]]\nname = '🟦'\n[[label]]\nname = '⭐'", &[
-            &["l:2:8: label `🔴`: 1 of 1"],
-            &["l:4:8: label `🟦`: 1 of 1"],
-            &["label `🟦`", SAME, "`🔴` in line 2"],
-            &["l:6:8: label `⭐`: 1 of 1"],
-            &["label `⭐`", SAME, "`🔴` in line 2"],
-        ]);
+        check(
+            "[[label]]\nname = '🔴'\n[[label]]\nname = '🟦'\n[[label]]\nname = '⭐'",
+            &[
+                &["l:2:8: label `🔴`: 1 of 1"],
+                &["l:4:8: label `🟦`: 1 of 1"],
+                &["label `🟦`", SAME, "`🔴` in line 2"],
+                &["l:6:8: label `⭐`: 1 of 1"],
+                &["label `⭐`", SAME, "`🔴` in line 2"],
+            ],
+        );
     }
 
     #[test]

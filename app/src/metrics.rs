@@ -123,7 +123,9 @@ pub(crate) fn problem(config: &config::Metrics) -> Option<String> {
         Ok(found) if !found.is_dir() => {
             Some(format!("metrics.file {file}: expected a folder in {folder_shown}, found a file: name another one"))
         }
-        Ok(_) if path.is_dir() => Some(format!("metrics.file {file}: expected a file, found a folder: name a file in it")),
+        Ok(_) if path.is_dir() => {
+            Some(format!("metrics.file {file}: expected a file, found a folder: name a file in it"))
+        }
         Ok(_) => None,
     }
 }

@@ -135,7 +135,8 @@ mod tests {
     const BERT: &str = r#", "pre_tokenizer": {"type": "BertPreTokenizer"}, "normalizer": {"type": "BertNormalizer",
         "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}"#;
 
-    const METASPACE: &str = r#", "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}"#;
+    const METASPACE: &str =
+        r#", "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}"#;
 
     const WORD_PIECE: &str = r###"{"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
         "max_input_chars_per_word": 100, "vocab": {"<pad>": 0, "[UNK]": 1, "a": 2, "red": 3, "##s": 4, ".": 5}}"###;

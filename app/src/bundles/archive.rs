@@ -82,7 +82,9 @@ pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(),
             Some(found) => found,
             None if found.is_dir() => {
                 let folder = path.display();
-                format!("the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)")
+                format!(
+                    "the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)"
+                )
             }
             None => "neither a file nor a folder".to_owned(),
         };

@@ -12,11 +12,11 @@ use super::Next;
 use crate::bundles::{BUILT_IN, Slots, Trial};
 use crate::config::Config;
 use crate::console::all_of;
+use crate::demo;
 use crate::embedder::Embedder;
+use crate::label_file::{self, LabelFile};
 use crate::output::{Event, EventKind, Item};
 use crate::recognizer::Recognizer;
-use crate::label_file::{self, LabelFile};
-use crate::demo;
 
 /// Loads what is to run; shared by the threads that watch for changes.
 pub(super) struct Loader {

@@ -18,8 +18,12 @@ const SHOWN_MAX: usize = 3;
 const NAME_CHARS_MAX: usize = 120;
 
 /// Files by which a folder is told that OpenCLIP wrote.
-const OPEN_CLIP_FILES: [&str; 4] =
-    ["open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt"];
+const OPEN_CLIP_FILES: [&str; 4] = [
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pt",
+];
 
 /// The folder of the checkpoint that `path` names: itself where it has a `config.json`.
 pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
@@ -33,7 +37,9 @@ pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
     }
     let shown = path.display();
     if path.join("bundle.json").exists() {
-        return refuse(format!("a bundle, which is ready: `spotter run --bundle {shown}`; name the checkpoint it was made of"));
+        return refuse(format!(
+            "a bundle, which is ready: `spotter run --bundle {shown}`; name the checkpoint it was made of"
+        ));
     }
     if let Some(adapter) = adapter(path) {
         return refuse(adapter);
@@ -97,9 +103,13 @@ fn file(path: &Path) -> String {
         return format!("a file of one: name its folder, {}", folder.display());
     }
     match path.extension().and_then(OsStr::to_str) {
-        Some("tar") => "a file: where it is a bundle, it is ready for `spotter run --bundle`; else unpack it".to_owned(),
+        Some("tar") => {
+            "a file: where it is a bundle, it is ready for `spotter run --bundle`; else unpack it".to_owned()
+        }
         Some("zip" | "gz" | "tgz" | "xz" | "zst" | "bz2" | "7z") => "a packed file: unpack it".to_owned(),
-        Some("onnx") => "an ONNX file: name the folder of its tokenizer, and the towers by --vision-onnx and --text-onnx".to_owned(),
+        Some("onnx") => {
+            "an ONNX file: name the folder of its tokenizer, and the towers by --vision-onnx and --text-onnx".to_owned()
+        }
         Some("safetensors" | "bin" | "pt" | "pth" | "ckpt") => {
             "a file of weights alone: name a folder that `save_pretrained` wrote, with all its files".to_owned()
         }
@@ -152,7 +162,8 @@ fn other(path: &Path) -> String {
     } else if ends(".gguf") {
         "a GGUF model, which is for other programs: name a checkpoint of transformers".to_owned()
     } else {
-        "a directory without config.json: name a folder that `save_pretrained` wrote, or that was downloaded whole".to_owned()
+        "a directory without config.json: name a folder that `save_pretrained` wrote, or that was downloaded whole"
+            .to_owned()
     }
 }
 
@@ -246,10 +257,7 @@ mod tests {
         ];
         case("main", old, "models--a--b", Ok("models--a--b/snapshots/02"));
         case("no main", &old[..2], "models--a--b", Err(&["name one of its snapshots", "snapshots/01", "snapshots/02"]));
-        let two = &[
-            ("models--a--b/snapshots/01/config.json", "{}"),
-            ("models--c--d/snapshots/02/config.json", "{}"),
-        ];
+        let two = &[("models--a--b/snapshots/01/config.json", "{}"), ("models--c--d/snapshots/02/config.json", "{}")];
         case("two models", two, "", Err(&["models--a--b/snapshots/01", "models--c--d/snapshots/02"]));
         let bare = &[("models--a--b/snapshots/01/README.md", "")];
         case("a snapshot of little", bare, "models--a--b", Err(&["without config.json"]));

@@ -99,7 +99,10 @@ mod tests {
                 (Ok(path), Ok(name)) => assert_eq!(path, folder.path().join(name), "{files:?}"),
                 (Err(error), Err(parts)) => {
                     let message = error.to_string();
-                    assert!(parts.iter().all(|part| message.contains(part)), "{files:?}: {parts:?} are not in {message}");
+                    assert!(
+                        parts.iter().all(|part| message.contains(part)),
+                        "{files:?}: {parts:?} are not in {message}"
+                    );
                 }
                 (found, _) => panic!("{files:?}: {found:?}"),
             }

@@ -190,9 +190,18 @@ fn labels_that_the_model_cannot_read_are_told() {
     place.labels("l.toml", &["红色的圆", "red 猫", long.trim_end(), "Red Circle", "red circle", "blue star"]);
     let line = |label: usize| format!("l.toml:{}:8: label", 3 * label + 1);
     let expected = [
-        vec![line(1), "`红色的圆`: 4 of 4 word pieces are unknown".to_owned(), "knows nothing of what is meant".to_owned()],
+        vec![
+            line(1),
+            "`红色的圆`: 4 of 4 word pieces are unknown".to_owned(),
+            "knows nothing of what is meant".to_owned(),
+        ],
         vec![line(2), "`red 猫`: 1 of 2 word pieces is unknown".to_owned()],
-        vec![line(3), "red red".to_owned(), "word pieces and the text tower takes".to_owned(), "are cut off".to_owned()],
+        vec![
+            line(3),
+            "red red".to_owned(),
+            "word pieces and the text tower takes".to_owned(),
+            "are cut off".to_owned(),
+        ],
         vec![line(5), "`red circle`".to_owned(), format!("the label `Red Circle` in line {}", 3 * 4 + 1)],
     ];
     let check = |arguments: &str, marks: &str| {

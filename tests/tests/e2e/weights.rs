@@ -190,7 +190,8 @@ fn weights_under_other_names_are_the_same_model() {
 fn pointers_of_git_lfs_are_told_in_every_file() {
     for file in ["model.safetensors", "tokenizer.json", "config.json", "preprocessor_config.json"] {
         let (_folder, checkpoint) = changed(|checkpoint| {
-            std::fs::write(checkpoint.join(file), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap();
+            std::fs::write(checkpoint.join(file), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+                .unwrap();
         });
         let error = model_prep::checkpoint::Checkpoint::open(&checkpoint).map(drop).expect_err(file).to_string();
         assert!(error.contains(file) && error.contains("git lfs pull"), "{file}: {error}");

@@ -48,8 +48,10 @@ pub(super) fn folder(path: &Path) -> String {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
     let entries = || path.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-    let weights = ["model.safetensors", "pytorch_model.bin", "adapter_config.json", "open_clip_config.json", "snapshots"];
-    let cached = || entries().any(|entry| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--")));
+    let weights =
+        ["model.safetensors", "pytorch_model.bin", "adapter_config.json", "open_clip_config.json", "snapshots"];
+    let cached =
+        || entries().any(|entry| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--")));
     if has("config.json") || weights.iter().any(|name| has(name)) || cached() {
         return format!("a checkpoint: make a bundle of it by `model-prep export {shown} --out BUNDLE`, and name that");
     }
@@ -75,7 +77,8 @@ pub(super) fn file(start: &[u8], path: &Path) -> Option<String> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     if WEIGHTS_ENDINGS.contains(&ending) {
         return Some(
-            "a file of weights: make a bundle of its checkpoint by `model-prep export CHECKPOINT --out BUNDLE`".to_owned(),
+            "a file of weights: make a bundle of its checkpoint by `model-prep export CHECKPOINT --out BUNDLE`"
+                .to_owned(),
         );
     }
     if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {

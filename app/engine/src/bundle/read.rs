@@ -239,7 +239,8 @@ impl Place {
 
     /// The size of a file that has another one than it should, in words.
     fn shown_size(&self, name: &str, bytes: u64) -> String {
-        let is_pointer = bytes < foreign::LFS_BYTES_MAX && self.read(name).is_ok_and(|b| b.starts_with(foreign::LFS_MARK));
+        let is_pointer =
+            bytes < foreign::LFS_BYTES_MAX && self.read(name).is_ok_and(|b| b.starts_with(foreign::LFS_MARK));
         if is_pointer {
             return format!("{bytes} bytes, a Git LFS pointer (run `git lfs pull` in the repository it came from)");
         }

@@ -6,7 +6,8 @@ pub const START_BYTES: u64 = 1024;
 /// What to do with a picture of another format.
 pub(super) const CONVERT: &str = "save it as PNG or JPEG";
 
-const FRAMES: &str = "take pictures out of it, or label them all: `ffmpeg -i VIDEO -f mjpeg -q:v 3 - | spotter run --source -`";
+const FRAMES: &str =
+    "take pictures out of it, or label them all: `ffmpeg -i VIDEO -f mjpeg -q:v 3 - | spotter run --source -`";
 
 const UNPACK: &str = "unpack it first";
 
@@ -83,7 +84,8 @@ pub fn foreign(bytes: &[u8]) -> Option<Foreign> {
     if image::guess_format(bytes).is_ok_and(|format| format.reading_enabled()) {
         return None;
     }
-    let has = |marks: &[Mark]| marks.iter().all(|(at, mark)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(mark)));
+    let has =
+        |marks: &[Mark]| marks.iter().all(|(at, mark)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(mark)));
     if has(&[(4, b"ftyp")]) {
         let picture = PICTURE_BRANDS.iter().find(|(brand, _)| has(&[(8, brand.as_slice())]));
         return Some(match picture {

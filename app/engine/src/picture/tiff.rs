@@ -308,7 +308,8 @@ fn unpacked(packed: &[u8], bits: u16, width: usize, stretched: bool) -> Vec<u8> 
     let factor = if stretched { 255 / largest } else { 1 };
     let rows = packed.chunks(width.div_ceil(per_byte));
     let row = |bytes: &[u8]| -> Vec<u8> {
-        let sample = |x: usize| bytes.get(x / per_byte).map_or(0, |b| b >> (8 - usize::from(bits) * (x % per_byte + 1)));
+        let sample =
+            |x: usize| bytes.get(x / per_byte).map_or(0, |b| b >> (8 - usize::from(bits) * (x % per_byte + 1)));
         (0..width).map(|x| (sample(x) & largest) * factor).collect()
     };
     rows.flat_map(row).collect()
