@@ -38,15 +38,10 @@ pub fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<Lab
         let templates = templates(root).unwrap_or_else(|| default_templates.to_vec());
         let mut set = LabelSet { templates: &templates, first_places: HashMap::new(), count: 0, sentences: 0 };
         root.require("label", "no labels: expected at least one `[[label]]` with a `name`");
-        let labels = root.tables("label", |section| (set.read(section), position(section))).unwrap_or_default();
+        let labels = root.tables("label", |section| set.read(section)).unwrap_or_default();
         let (labels, positions) = labels.into_iter().unzip();
         LabelFile { path: path.to_owned(), labels, positions }
     })
-}
-
-/// Where the name of a label stands.
-fn position(section: &Section<'_>) -> Position {
-    section.position(&section.string("name").map_or_else(|| section.span(), |name| name.span()))
 }
 
 /// What the labels read so far have in common.
@@ -58,8 +53,9 @@ struct LabelSet<'t> {
 }
 
 impl LabelSet<'_> {
-    fn read(&mut self, section: &Section<'_>) -> Label {
-        let name = self.name(section);
+    /// The label, and where its name stands.
+    fn read(&mut self, section: &Section<'_>) -> (Label, Position) {
+        let (name, position) = self.name(section);
         let prompts = prompts(section).unwrap_or_else(|| vec![name.clone()]);
         let templates = templates(section).unwrap_or_else(|| self.templates.to_vec());
         self.count += 1;
@@ -73,15 +69,17 @@ impl LabelSet<'_> {
             let why = "each prompt in each template is one, and has to be embedded and cached";
             section.problem(section.span(), format!("more than {SENTENCES_MAX} sentences: {why}"));
         }
-        Label { name, prompts, templates }
+        (Label { name, prompts, templates }, position)
     }
 
-    fn name(&mut self, section: &Section<'_>) -> String {
+    /// The name, and where it stands.
+    fn name(&mut self, section: &Section<'_>) -> (String, Position) {
         let Some(name) = section.string("name") else {
             section.require("name", "label without a `name`");
-            return String::new();
+            return (String::new(), section.position(&section.span()));
         };
         let (span, name) = (name.span(), name.into_inner());
+        let position = section.position(&span);
         if name.trim().is_empty() {
             section.problem(span, "`name`: expected a name, found nothing between the quotes".to_owned());
         } else if name.chars().any(char::is_control) {
@@ -90,9 +88,9 @@ impl LabelSet<'_> {
         } else if let Some(first) = self.first_places.get(name.trim()) {
             section.problem(span, format!("label `{}` is there already, in line {}", name.trim(), first.line));
         } else {
-            self.first_places.insert(name.trim().to_owned(), section.position(&span));
+            self.first_places.insert(name.trim().to_owned(), position);
         }
-        name.to_owned()
+        (name.to_owned(), position)
     }
 }
 
