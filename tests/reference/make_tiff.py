@@ -127,9 +127,13 @@ def files():
 
 def main():
     tensors, out = {}, Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
-    for name, data in files().items():
+    made = files()
+    for name, data in made.items():
         try:
-            image = Image.open(io.BytesIO(data))
+            Image.open(io.BytesIO(data)).load()
+            # Pillow takes planes of 16 bits for planes of 8: the same samples side by side are what is right.
+            right = made[name.replace("-planes", "")] if "-u16-planes" in name else data
+            image = Image.open(io.BytesIO(right))
             image = ImageOps.exif_transpose(image).convert("RGB")
         except Exception:  # Pillow has many ways to say that it does not read a file.
             if out != OUT or name.removesuffix("-little") in UNREAD:

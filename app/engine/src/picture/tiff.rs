@@ -34,7 +34,7 @@ pub(super) fn is_tiff(bytes: &[u8]) -> bool {
 pub(super) fn decode(bytes: &[u8]) -> Result<(Picture, Orientation), DecodeError> {
     let mut bytes = bytes.to_vec();
     let big_endian = bytes.starts_with(b"MM");
-    let photometric = replace_photometric(&mut bytes).ok_or_else(|| refused("no word of what its samples mean"))?;
+    let photometric = replace_photometric(&mut bytes);
     let limits = {
         let mut limits = Limits::default();
         limits.decoding_buffer_size = SAMPLE_BYTES_MAX;
@@ -42,6 +42,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Picture, Orientation), DecodeError
         limits
     };
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(failed)?.with_limits(limits);
+    let photometric = photometric.ok_or_else(|| refused("no word of what its samples mean"))?;
     let (width, height) = decoder.dimensions().map_err(failed)?;
     let (width, height) = (width as usize, height as usize);
     check_size(width, height)?;
@@ -78,7 +79,9 @@ fn refused(found: impl Into<String>) -> DecodeError {
 
 fn failed(error: TiffError) -> DecodeError {
     match error {
-        TiffError::UnsupportedError(what) => refused(what.to_string().escape_debug().to_string()),
+        TiffError::UnsupportedError(what) => {
+            refused(what.to_string().trim_end_matches(" is unsupported").escape_debug().to_string())
+        }
         other => DecodeError::DamagedTiff(other),
     }
 }
