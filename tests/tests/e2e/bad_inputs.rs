@@ -240,7 +240,8 @@ fn what_people_name_by_mistake_comes_with_what_to_do() {
     case("bundle install checkpoint", &["a checkpoint", "`model-prep export checkpoint "]);
     case("run --source test://shapes --bundle b.tar.gz", &["a gzip file", "`gunzip b.tar.gz`"]);
     case("run --source test://shapes --bundle checkpoint", &["a checkpoint", "`model-prep export checkpoint "]);
-    check_checks("a checkpoint", &files()[..0], "check --source none", &["source none: no such file or folder"]);
+    let source = vec![("s.toml", b"source = \"none\"\n".to_vec())];
+    check_checks("no source", &source, "check --config s.toml", &["source none: no such file or folder"]);
     let metrics = |file: &str| vec![("s.toml", format!("[metrics]\nfile = \"{file}\"\n").into_bytes())];
     let missing = ["metrics.file", "none/x.prom", "none is not there"];
     check_checks("metrics in no folder", &metrics("none/x.prom"), "check --config s.toml", &missing);

@@ -121,9 +121,13 @@ fn bytes_that_hold_no_whole_picture_are_refused_with_the_reason() {
     for length in [8, 30, png.len() / 2] {
         check("truncated PNG", &png[..length], |error| matches!(error, DecodeError::Image(_)));
     }
-    for name in ["rgb.bmp", "palette.gif", "rgb.tiff", "rgb.ppm", "lossless.webp", "lossy.webp"] {
+    for name in ["rgb.bmp", "palette.gif", "rgb.ppm", "lossless.webp", "lossy.webp"] {
         let bytes = file(name);
         check(name, &bytes[..bytes.len() / 2], |error| matches!(error, DecodeError::Image(_)));
+    }
+    let tiff = file("rgb.tiff");
+    for length in [4, 8, tiff.len() / 2, tiff.len() - 1] {
+        check("truncated TIFF", &tiff[..length], |error| matches!(error, DecodeError::DamagedTiff(_)));
     }
     let mut wide = jpeg.clone();
     let frame = wide.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame header");
