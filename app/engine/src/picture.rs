@@ -9,14 +9,17 @@
 //! what is followed. The image processors of transformers 5.23, handed a picture with alpha, lay it on white; its
 //! `load_image` drops the alpha still.
 
+mod foreign;
 mod jpeg;
 mod rgb;
+mod tiff;
 
 use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageDecoder, ImageReader, metadata::Orientation};
 
+pub use foreign::{Foreign, START_BYTES, foreign};
 pub use jpeg::JpegDecoder;
 
 /// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
@@ -50,9 +53,9 @@ pub enum DecodeError {
     #[error("empty: expected a picture, found 0 bytes")]
     Empty,
     /// The bytes start like no format that is known.
-    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found bytes that start with {found}")]
+    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
     UnknownFormat {
-        /// The first bytes, escaped.
+        /// What they are and what to do, or the first bytes, escaped.
         found: String,
     },
     /// The header announces more pixels than [`MAX_PIXELS`], or none.
@@ -75,6 +78,15 @@ pub enum DecodeError {
         /// The type.
         found: String,
     },
+    /// A TIFF of a kind that is not read.
+    #[error("a TIFF with {found}, which is not read; save it as PNG or JPEG")]
+    Tiff {
+        /// What its samples are, in words.
+        found: String,
+    },
+    /// A TIFF that is damaged.
+    #[error("damaged TIFF")]
+    DamagedTiff(#[source] ::tiff::TiffError),
     /// The JPEG decoder refused the bytes.
     #[error("damaged or unsupported JPEG")]
     Jpeg(#[source] zune_jpeg::errors::DecodeErrors),
@@ -96,14 +108,24 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
+    if tiff::is_tiff(bytes) {
+        let (picture, orientation) = tiff::decode(bytes)?;
+        return rgb::upright(picture, orientation);
+    }
+    if let Some(Foreign { what, advice, .. }) = foreign(bytes) {
+        return Err(DecodeError::UnknownFormat { found: format!("{what}; {advice}") });
+    }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat { found: start_of(bytes) })?;
+    if !format.reading_enabled() {
+        let found = format!("{format:?}; {}", foreign::CONVERT);
+        return Err(DecodeError::UnknownFormat { found });
+    }
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
     check_size(width as usize, height as usize)?;
     let exif = decoder.exif_metadata()?;
     let xmp = decoder.xmp_metadata()?;
     let orientation = orientation(exif.as_deref(), xmp.as_deref());
-    // A TIFF carries its orientation as a tag of its own, outside EXIF.
     let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
     let pixels = image::DynamicImage::from_decoder(decoder)?;
     rgb::upright(rgb::from_image(pixels, bytes)?, orientation)
@@ -129,7 +151,7 @@ fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
 
 /// The first bytes in a form that a message can carry.
 fn start_of(bytes: &[u8]) -> String {
-    format!("\"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
+    format!("bytes that start with \"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
 }
 
 #[cfg(test)]
@@ -175,6 +197,8 @@ mod tests {
         };
         check(b"", "0 bytes");
         check(b"hello\nworld", "start with \"hello\\nwo\"");
+        check(b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video; take pictures out of it");
+        check(b"\0\0\x01\0\x01\0", "Ico; save it as PNG or JPEG");
         check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported picture");
         check(b"\xff\xd8", "truncated JPEG");
         check(b"\xff\xd8\xff\xd9", "damaged or unsupported JPEG");

@@ -58,7 +58,7 @@ pub enum TokenizeError {
 }
 
 /// Calls the library, which believes the tables in a file and panics where they point outside of themselves.
-fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err("its tables contradict themselves".into()))
 }
