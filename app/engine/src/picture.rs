@@ -17,7 +17,7 @@ use std::path::Path;
 
 use image::{ImageDecoder, ImageReader, metadata::Orientation};
 
-pub use jpeg::JpegDecoder;
+pub use jpeg::{JpegDecoder, JpegError};
 
 /// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
 /// Larger than any 61-megapixel camera's picture, small enough for a board with 1 GiB.
@@ -75,9 +75,9 @@ pub enum DecodeError {
         /// The type.
         found: String,
     },
-    /// The JPEG decoder refused the bytes.
+    /// The JPEG is of a kind that is not decoded, or its headers are damaged.
     #[error("damaged or unsupported JPEG")]
-    Jpeg(#[source] zune_jpeg::errors::DecodeErrors),
+    Jpeg(#[from] JpegError),
     /// The decoder of another format refused the bytes.
     #[error("damaged or unsupported picture")]
     Image(#[from] image::ImageError),
