@@ -14,6 +14,8 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 CARGO_DENY_VERSION := 0.20.2
+# Programs that check this one: built here, kept with the build outputs.
+TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 VENV := .venv
 
 # Whoever automates this gets the dependencies of Cargo.lock and no others.
@@ -74,14 +76,16 @@ lint: tools
 
 # Known vulnerabilities need the advisory database, a Git repository on GitHub.
 deny: tools
-	@if ! cargo deny --version >/dev/null 2>&1; then \
-	    echo 'Installing cargo-deny $(CARGO_DENY_VERSION) with cargo (some minutes).'; \
-	    cargo install cargo-deny --locked --debug --version $(CARGO_DENY_VERSION); \
+	@if [ "$$($(TOOLS)/bin/cargo-deny --version 2>/dev/null)" != 'cargo-deny $(CARGO_DENY_VERSION)' ]; then \
+	    echo 'Installing cargo-deny $(CARGO_DENY_VERSION) with cargo into $(TOOLS) (some minutes).'; \
+	    CARGO_TARGET_DIR=$(TOOLS)/build CARGO_PROFILE_DEV_DEBUG=false \
+	        cargo install cargo-deny --quiet --locked --debug --version $(CARGO_DENY_VERSION) --root $(TOOLS); \
+	    rm -rf $(TOOLS)/build; \
 	fi
-	cargo deny $(LOCKED) check --hide-inclusion-graph licenses bans sources
-	@if cargo deny $(LOCKED) fetch db; then \
-	    echo 'cargo deny check advisories'; \
-	    cargo deny $(LOCKED) check --hide-inclusion-graph advisories; \
+	$(TOOLS)/bin/cargo-deny $(LOCKED) check --hide-inclusion-graph licenses bans sources
+	@if $(TOOLS)/bin/cargo-deny $(LOCKED) fetch db; then \
+	    echo 'cargo-deny check advisories'; \
+	    $(TOOLS)/bin/cargo-deny $(LOCKED) check --hide-inclusion-graph advisories; \
 	else \
 	    echo '*** The advisory database could not be fetched: known vulnerabilities were NOT checked.' >&2; \
 	fi

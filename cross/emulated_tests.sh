@@ -2,9 +2,9 @@
 # Runs the tests as 64-bit ARM Linux does, on x86-64 under qemu-user: cross/emulated_tests.sh [FILTER...]
 #
 # On an emulated Cortex-A76 all tests, or those whose names contain a FILTER; on a Cortex-A72, which lacks the dot product,
-# and on `max`, which has everything, those of towers and kernels. Emulated, that takes over an hour. The gate (CI=true) has
-# less of it, unless SPOTTER_SLOW=1: on the Cortex-A76 no end-to-end tests that check nothing but files, signals and messages,
-# on the others those of kernels, beside the whole towers that `same_results.sh` compares.
+# and on `max`, which has everything, those of towers and kernels. Emulated, that takes over an hour, so the gate runs it only
+# with SPOTTER_SLOW=1; it always runs the kernels' own tests (kernel_tests.sh), compares whole towers, decoders and
+# preprocessing with this machine's (same_results.sh), and runs the program on a virtual board (vm/tests.sh).
 # The accuracy on photographs is not measured anew. Programs and tests are built like those of `make test`. Installs what it
 # needs.
 set -euo pipefail
@@ -32,10 +32,7 @@ tests() {
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$SPOTTER_TEST_RUNNER arm64_cargo test --locked --workspace "$@"
 }
 
-# End-to-end tests whose results depend on how the CPU computes.
-readonly COMPUTED=(towers:: text_towers:: vision_towers:: pairs:: scores:: shapes:: pictures:: processors:: classify::
-    mjpeg:: minilm::)
-# Of those, the ones that go through the kernels; `towers::` are text_towers and vision_towers too.
+# End-to-end tests that go through the kernels; `towers::` are text_towers and vision_towers too.
 readonly KERNELS=(towers:: scores::)
 # Those in which frames come at a rate, which an emulated program keeps up with if nothing runs beside it.
 readonly TIMED=(board:: programs:: reload:: service:: bundles::a_running)
@@ -44,16 +41,10 @@ if [ $# -gt 0 ]; then
     tests cortex-a76 --lib --bins --tests -- "$@"
     exit
 fi
-slow=true
-if [ "${CI:-}" = true ] && [ "${SPOTTER_SLOW:-}" != 1 ]; then slow=false; fi
 tests cortex-a76 --lib --bins
-if $slow; then
-    tests cortex-a76 --test e2e -- "${TIMED[@]/#/--skip=}"
-    tests cortex-a76 --test e2e -- --test-threads=1 "${TIMED[@]}"
-else
-    tests cortex-a76 --test e2e -- "${COMPUTED[@]}"
-fi
+tests cortex-a76 --test e2e -- "${TIMED[@]/#/--skip=}"
+tests cortex-a76 --test e2e -- --test-threads=1 "${TIMED[@]}"
 for cpu in cortex-a72 max; do
     tests "$cpu" --lib -- linear_i8
-    if $slow; then tests "$cpu" --test e2e -- "${KERNELS[@]}"; fi
+    tests "$cpu" --test e2e -- "${KERNELS[@]}"
 done

@@ -1,22 +1,25 @@
 #!/bin/bash
 # Lists the sizes of the programs that are built, and how long the one for this machine takes to its first label:
-# cross/measure.sh
+# cross/measure.sh [PROGRAM]
 #
-# The programs are those in the folder `dist` of the target folder (make release, make arm64, …). No times of ARM programs:
-# under emulation they would mean nothing.
+# The programs are those in the folder `dist` of the target folder (make release, make arm64, …), or PROGRAM alone. No times
+# of ARM programs: under emulation they would mean nothing. REPEATS says how often each start is measured.
 set -euo pipefail
+[ $# = 0 ] || set -- "$(realpath "$1")"
 cd "$(dirname "$0")/.."
 CARGO_TARGET_DIR=$(realpath "${CARGO_TARGET_DIR:-target}")
 
-for program in "$CARGO_TARGET_DIR"/dist/*/spotter; do
+host=${1:-$CARGO_TARGET_DIR/dist/$(rustc -vV | sed -n 's/^host: //p')/spotter}
+[ -x "$host" ] || { echo "cross/measure.sh: no $host: make release" >&2; exit 1; }
+programs=("$@")
+[ $# -gt 0 ] || programs=("$CARGO_TARGET_DIR"/dist/*/spotter)
+for program in "${programs[@]}"; do
     printf '%-40s %6.1f MB, %5.1f MB as .xz\n' "$(basename "$(dirname "$program")")" \
         "$(stat -c %s "$program" | awk '{ print $1 / 1e6 }')" \
         "$(xz --stdout -1 "$program" | wc -c | awk '{ print $1 / 1e6 }')"
 done
 
-host=$CARGO_TARGET_DIR/dist/$(rustc -vV | sed -n 's/^host: //p')/spotter
-[ -x "$host" ] || { echo "cross/measure.sh: no $host: make release" >&2; exit 1; }
-python3 - "$host" <<'PYTHON'
+python3 - "$host" "${REPEATS:-10}" <<'PYTHON'
 import os
 import statistics
 import subprocess
@@ -24,7 +27,7 @@ import sys
 import tempfile
 import time
 
-REPEATS = 10
+REPEATS = int(sys.argv[2])
 
 
 def first_label_ms(state: str) -> float:

@@ -1,10 +1,12 @@
 #!/bin/bash
 # Checks that 64-bit ARM gives the results of x86-64: cross/same_results.sh [HOST_PROGRAM ARM_PROGRAM BUNDLE...]
 #
-# Both programs are spotter, by default built as the tests are, with the demo bundle; the ARM one is emulated, on a CPU for each of the kernels' ARM instances. Four pictures of noise
-# go through the image tower and some prompts, in several scripts, through tokenizer and text tower: every embedding must
-# have a cosine of at least 0.9999 to the one from x86-64. Each also takes the other's cache of label embeddings: no sentence
-# is embedded anew, and what each wrote by itself has the same keys.
+# Both programs are spotter, by default built as the tests are, with the demo bundle, a tiny one in int8 and one in float; the
+# ARM program is emulated, on a CPU for each of the kernels' ARM instances. Four images of noise go through the image tower and
+# some prompts, in several scripts, through tokenizer and text tower: every embedding must have a cosine of at least 0.9999 to
+# the one from x86-64. The test images, of every format, are classified by both: scores must agree as well, so decoders and
+# preprocessing are compared too. Each also takes the other's cache of label embeddings: no sentence is embedded again, and
+# what each wrote by itself has the same keys.
 set -euo pipefail
 arguments=("$@")
 for i in "${!arguments[@]}"; do arguments[i]=$(realpath "${arguments[i]}"); done
@@ -13,7 +15,7 @@ source cross/toolchain.sh
 install_emulation
 if [ $# = 0 ]; then
     arm64_toolchain
-    cargo build --locked --workspace --bin spotter
+    cargo build --locked --workspace --bin spotter --bin model-prep
     arm64_cargo build --locked --workspace --bin spotter
     arguments=("$CARGO_TARGET_DIR/debug/spotter" "$CARGO_TARGET_DIR/$TARGET/debug/spotter" "$PWD/config/demo")
 fi
@@ -21,6 +23,13 @@ host=${arguments[0]} arm=${arguments[1]:?the program for ARM}
 bundles=("${arguments[@]:2}")
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
+if [ $# = 0 ]; then
+    for weights in int8 f32; do
+        "$CARGO_TARGET_DIR/debug/model-prep" export tests/golden/tiny/checkpoint --out "$files/tiny-$weights" \
+            --weights "$weights" >/dev/null
+        bundles+=("$files/tiny-$weights")
+    done
+fi
 
 cat >"$files/prompts" <<'TEXT'
 cat
@@ -92,6 +101,40 @@ sys.exit(not least >= 0.9999)
 PYTHON
 }
 
+# same_scores BUNDLE: what both say of the test images; a cosine may differ by 0.001, as an int8 tower rounds.
+same_scores() {
+    python3 - "$files" "$1" <<'PYTHON'
+import json, pathlib, sys
+
+folder, bundle = sys.argv[1:]
+
+def cosines(name):
+    rows = [json.loads(line) for line in (pathlib.Path(folder) / name).read_text().splitlines()]
+    return {(row["path"], label["name"]): label["cosine"] for row in rows for label in row["labels"]}
+
+host, arm = cosines("host"), cosines("arm")
+assert host.keys() == arm.keys() and len(host) > 1000, (len(host), len(arm))
+worst = max(abs(host[key] - arm[key]) for key in host)
+images = len({path for path, _ in host})
+print(f"{bundle:16} cortex-a76   {images} images, {len(host)} scores: cosines differ by at most {worst:.6f}")
+sys.exit(not worst <= 0.001)
+PYTHON
+}
+
+# Every format that is read; huge.png is too large on purpose.
+images=()
+for image in tests/golden/pictures/*.{jpg,png,webp,bmp,gif,tiff,ppm,pgm}; do
+    [ "${image##*/}" = huge.png ] || images+=("$image")
+done
+
+# classify FILE PROGRAM...: the images' scores.
+classify() {
+    local out=$1
+    shift
+    STATE_DIRECTORY=$files/state-classify "$@" classify --json --top-k 48 --bundle "$bundle" \
+        --labels config/demo/labels.toml "${images[@]}" >"$out" 2>"$out.log" || { cat "$out.log" >&2; exit 1; }
+}
+
 for bundle in "${bundles[@]}"; do
     name=$(basename "$bundle")
     python3 - "$bundle" >"$files/pixels" <<'PYTHON'
@@ -112,6 +155,9 @@ PYTHON
     done
 
     export EMULATION="-cpu cortex-a76"
+    classify "$files/host" "$host"
+    classify "$files/arm" emulated "$arm"
+    same_scores "$name"
     count=$(grep -c '^name = ' config/demo/labels.toml)
     rm -rf "$files"/state-*
     labels "$host" "$files/state-host" "$count sentences: 0 cached, $count embedded"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Read by the scripts beside it: what compiling for ARM Linux needs, on x86-64.
 
 # SPOTTER_TARGET chooses: 64-bit ARM with the GNU C library, or with musl inside the program, or 32-bit ARM.

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
+use spotter_engine::console::write_line;
 
 use crate::bundles;
 use crate::compute;
 use crate::config::Config;
 use crate::doctor::Speed;
 use crate::embedder::embed_configured;
-use crate::output::json::{ms, write_line};
+use crate::output::json::{self, ms};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::{self, CaptureOptions, Frame, PixelFormat, ShapesOptions, Source, Stop, Uri, draw_shapes};
 
@@ -94,7 +95,7 @@ pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
             total: of(Latency::total),
         },
     };
-    if json { write_line(out, &results) } else { table(out, &results) }.context("standard output")
+    if json { json::write_line(out, &results) } else { table(out, &results) }.context("standard output")
 }
 
 /// Measures frames as an MJPEG camera of 640 x 480 gives them, one after the other, for about `time`; labels take next to
@@ -126,7 +127,7 @@ pub(crate) fn speed(recognizer: &mut Recognizer, time: Duration) -> Result<Speed
 
 fn table(out: &mut dyn Write, results: &Results) -> std::io::Result<()> {
     let Results { source, frames, labels, threads, load_ms, peak_rss_bytes, stages_ms: stages } = results;
-    writeln!(out, "{source}: {frames} frames, {labels} labels, {threads} threads")?;
+    write_line(out, format_args!("{source}: {frames} frames, {labels} labels, {threads} threads"))?;
     writeln!(out, "{:12} {:>10} {:>10} {:>10}", "stage", "median ms", "p95 ms", "p99 ms")?;
     let rows = [
         ("capture", &stages.capture),

@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 
 use anyhow::{Context as _, Result};
 use spotter_engine::bundle::Bundle;
+use spotter_engine::console::write_line;
 use spotter_engine::tower::{ImageTower, TextTower};
 
 use crate::bundles;
@@ -41,7 +42,7 @@ pub fn run(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<us
         Err(found) => problems.extend(found.iter().map(Problem::to_string)),
     }
     for problem in &problems {
-        writeln!(out, "{problem}").context("standard output")?;
+        write_line(out, format_args!("{problem}")).context("standard output")?;
     }
     Ok(problems.len())
 }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use spotter_engine::console;
 use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::printable::serialize_path;
 use spotter_engine::score::Score;
 
 use crate::compute;
 use crate::config::Config;
+use crate::console::tell_error;
 use crate::embedder::embed_configured;
 use crate::output::json::{LabelScore, write_line};
 use crate::recognizer::{Latency, Recognizer};
@@ -22,6 +25,7 @@ const PICTURE_BYTES_MAX: u64 = 256 << 20;
 
 #[derive(Serialize)]
 struct Line<'a> {
+    #[serde(serialize_with = "serialize_path")]
     path: &'a Path,
     labels: Vec<LabelScore<'a>>,
 }
@@ -41,7 +45,7 @@ pub fn run(config: &Config, json: bool, pictures: &[PathBuf], out: &mut dyn Writ
                 write(out, json, path, &labels, best).context("standard output")?;
             }
             Err(error) => {
-                eprintln!("error: {error:#}");
+                tell_error(&error);
                 failed += 1;
             }
         }
@@ -72,9 +76,9 @@ fn write(
     if json {
         return write_line(out, &Line { path, labels: named.collect() });
     }
-    writeln!(out, "{}", path.display())?;
+    console::write_line(out, format_args!("{}", path.display()))?;
     for label in named {
-        writeln!(out, "  {:5.1}%  {}", label.probability * 100.0, label.name)?;
+        console::write_line(out, format_args!("  {:5.1}%  {}", label.probability * 100.0, label.name))?;
     }
     out.flush()
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr as _;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::tower::Tower;
 use crate::bundles::command::{self, Action};
-use crate::config::{Config, Output, Problem};
+use crate::config::{Config, Output};
+use crate::console::{all_of, stdout};
 use crate::pipeline::{self, Deps};
 use crate::source::Uri;
 use crate::{bench, bundles, check, classify, compute, doctor, labels, output, signals, snapshot};
@@ -139,7 +140,7 @@ impl Alone {
     /// Runs what was asked for; `false` where nothing was.
     fn run(&self, config: &Config) -> Result<bool> {
         let tower = self.tower.unwrap_or(Tower::Image);
-        let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
+        let (mut input, mut out) = (io::stdin().lock(), stdout());
         let threads = compute::threads(config.inference.threads)?;
         let bundle = bundles::open(config)?;
         match self {
@@ -180,18 +181,16 @@ impl Cli {
             Command::Classify { common, json, top_k, pictures } => {
                 let mut config = common.load()?;
                 config.inference.top_k = top_k.map_or(config.inference.top_k, |k| k as usize);
-                let failed = classify::run(&config, json, &pictures, &mut io::stdout().lock())?;
+                let failed = classify::run(&config, json, &pictures, &mut stdout())?;
                 Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
-            Command::Labels { common } => {
-                labels::run(&common.load()?, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
-            }
+            Command::Labels { common } => labels::run(&common.load()?, &mut stdout()).map(|()| ExitCode::SUCCESS),
             Command::Check { common } => {
                 let (config, problems) = match Config::load(common.config.as_deref()) {
                     Ok(config) => (config, Vec::new()),
                     Err(problems) => (Config::default(), problems),
                 };
-                let problems = check::run(&common.apply(config), &problems, &mut io::stdout().lock())?;
+                let problems = check::run(&common.apply(config), &problems, &mut stdout())?;
                 Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Command::Doctor { common, json } => {
@@ -200,17 +199,17 @@ impl Cli {
                     Err(problems) => (Config::default(), problems),
                 };
                 let (config, root) = (common.apply(config), Path::new("/"));
-                let problems = doctor::run(&config, &problems, root, json, &mut io::stdout().lock())?;
+                let problems = doctor::run(&config, &problems, root, json, &mut stdout())?;
                 Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Command::Bundle { config, action } => {
                 let config = Config::load(config.as_deref()).map_err(|problems| all_of(&problems))?;
-                command::run(&config, action, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
+                command::run(&config, action, &mut stdout()).map(|()| ExitCode::SUCCESS)
             }
             Command::Snapshot { common, source, skip, file } => {
                 let config = common.load()?;
                 let uri = Uri::from_str(source.as_deref().unwrap_or(&config.source))?;
-                snapshot::run(&config, &uri, &file, skip, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
+                snapshot::run(&config, &uri, &file, skip, &mut stdout()).map(|()| ExitCode::SUCCESS)
             }
             Command::Bench { common, json, threads, frames, source, alone } => {
                 let mut config = common.load()?;
@@ -219,8 +218,7 @@ impl Cli {
                     return Ok(ExitCode::SUCCESS);
                 }
                 let source = source.as_deref().map(Uri::from_str).transpose()?;
-                bench::run(&config, source.as_ref(), frames as usize, json, &mut io::stdout().lock())
-                    .map(|()| ExitCode::SUCCESS)
+                bench::run(&config, source.as_ref(), frames as usize, json, &mut stdout()).map(|()| ExitCode::SUCCESS)
             }
         }
     }
@@ -239,15 +237,10 @@ impl Common {
     }
 }
 
-/// One error that tells every problem of a file, each on a line of its own.
-pub(crate) fn all_of(problems: &[Problem]) -> anyhow::Error {
-    anyhow!(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\nerror: "))
-}
-
 fn run(config: &Config, frames: Option<u64>) -> Result<()> {
     let deps = Deps { frames, ..Deps::default() };
     signals::handle(&deps).context("cannot install the signal handlers")?;
     let uri = Uri::from_str(&config.source)?;
-    let terminal = io::stdout().is_terminal();
+    let terminal = io::stdout().is_terminal() && output::is_smart(std::env::var_os("TERM").as_deref());
     pipeline::run(config, &uri, output::open(config.output, terminal), &deps)
 }

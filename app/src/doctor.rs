@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+use spotter_engine::console::write_line;
 
 use crate::config::{Config, Problem};
 use crate::governor::sensors::{self, Sensors};
-use crate::output::json::write_line;
+use crate::output::json;
 
 pub use camera::Camera;
 pub use model::{Model, Speed};
@@ -118,7 +119,7 @@ pub fn run(config: &Config, found: &[Problem], root: &Path, json: bool, out: &mu
     let mut checkup = Checkup { findings: findings.0, ..checkup };
     checkup.findings.sort_by_key(|finding| finding.severity);
     let problems = checkup.findings.iter().filter(|finding| finding.severity == Severity::Problem).count();
-    if json { write_line(out, &checkup) } else { print(out, &checkup, problems) }.context("standard output")?;
+    if json { json::write_line(out, &checkup) } else { print(out, &checkup, problems) }.context("standard output")?;
     Ok(problems)
 }
 
@@ -160,7 +161,7 @@ fn heat(root: &Path, config: &Config, findings: &mut Findings) -> Heat {
 
 fn print(out: &mut dyn Write, checkup: &Checkup, problems: usize) -> io::Result<()> {
     let Checkup { version, cpu, libc, memory, cameras, heat, storage, model, findings } = checkup;
-    let mut row = |name: &str, text: String| writeln!(out, "{name:10} {text}");
+    let mut row = |name: &str, text: String| write_line(out, format_args!("{name:10} {text}"));
     row("spotter", format!("{version}, {}", cpu.arch))?;
     row("board", cpu.model.clone().unwrap_or_else(|| "not known".to_owned()))?;
     row("cpu", format!("{} cores, {}", cpu.cores, cpu.features.join(" ")))?;
@@ -188,7 +189,9 @@ fn print(out: &mut dyn Write, checkup: &Checkup, problems: usize) -> io::Result<
     }
     for Finding { severity, what, todo } in findings {
         let severity = if *severity == Severity::Problem { "problem" } else { "note" };
-        writeln!(out, "\n{severity}: {what}\n  to do: {todo}")?;
+        writeln!(out)?;
+        write_line(out, format_args!("{severity}: {what}"))?;
+        write_line(out, format_args!("  to do: {todo}"))?;
     }
     match problems {
         0 => writeln!(out, "\nno problems"),

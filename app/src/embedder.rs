@@ -11,8 +11,8 @@ use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::{self, Cache, Effort, Label, LabelEmbeddings};
 use spotter_engine::tower::{TextTower, Threads};
 
-use crate::cli::all_of;
 use crate::config::Config;
+use crate::console::all_of;
 use crate::{demo, store};
 
 /// Name of the cache in the state folder.

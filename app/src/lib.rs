@@ -8,6 +8,7 @@ pub mod classify;
 pub mod cli;
 pub mod compute;
 pub mod config;
+pub mod console;
 pub mod decode;
 pub mod demo;
 pub mod doctor;

@@ -4,15 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use spotter::cli::Cli;
+use spotter::console;
 
 fn main() -> ExitCode {
-    let filter = env_logger::Env::default().default_filter_or("info,tract=warn,tract_core=warn,tract_onnx=warn");
-    env_logger::Builder::from_env(filter).format_target(false).init();
-    match Cli::parse().run() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    console::start_log();
+    console::end(Cli::parse().run())
 }

@@ -200,13 +200,16 @@ mod tests {
         assert!(Metrics::new(&config::Metrics::default()).is_none());
         let (metrics, stop) = (Metrics::new(&config).unwrap(), Stop::new());
         std::thread::scope(|scope| {
-            scope.spawn(|| metrics.keep(&stop));
-            while !path.exists() {
+            let keeper = scope.spawn(|| metrics.keep(&stop));
+            while !path.exists() && !keeper.is_finished() {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            assert!(fs::read_to_string(&path).unwrap().contains("spotter_info{"));
-            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
+            let found = fs::read_to_string(&path).and_then(|text| Ok((text, path.metadata()?.permissions().mode())));
+            // Before anything can fail: the scope waits for the thread.
             stop.set();
+            let (text, mode) = found.unwrap();
+            assert!(text.contains("spotter_info{"), "{text}");
+            assert_eq!(mode & 0o777, 0o644);
         });
         assert_eq!(folder.path().read_dir().unwrap().count(), 0, "nothing is left");
     }

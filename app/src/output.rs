@@ -3,6 +3,7 @@
 pub mod json;
 mod text;
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -105,12 +106,18 @@ pub trait Output: Send {
     }
 }
 
-/// The output of that kind on standard output; `terminal` says whether that is one.
+/// Whether a terminal of that type (`$TERM`) can move its cursor.
+pub fn is_smart(term: Option<&OsStr>) -> bool {
+    term.is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// The output of that kind on standard output; `terminal` says whether that is one
+/// whose cursor can be moved.
 pub fn open(kind: config::Output, terminal: bool) -> Box<dyn Output> {
     let out: Box<dyn Write + Send> = Box::new(io::stdout());
     match (kind, terminal) {
         (config::Output::Json, _) => Box::new(json::Json::new(out)),
-        (config::Output::Text, true) => Box::new(text::Table::new(out)),
+        (config::Output::Text, true) => Box::new(text::Table::new(out, text::terminal_size)),
         (config::Output::Text, false) => Box::new(text::Lines::new(out)),
     }
 }

@@ -66,6 +66,24 @@ impl Slot {
         true
     }
 
+    /// Waits until the frame before was taken, then puts `frame` in as [`Slot::put_newest`] does; at the latest at `until`,
+    /// when what nobody took is dropped and counted.
+    pub fn put_by(&self, frame: &mut Frame, until: Instant, stop: &Stop) {
+        let mut inner = self.lock();
+        while inner.full && !inner.closed && !stop.is_set() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            inner = self.changed.wait_timeout(inner, left.min(STOP_CHECK)).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if inner.closed {
+            return;
+        }
+        inner.dropped += u64::from(inner.full);
+        self.fill(&mut inner, frame);
+    }
+
     /// Waits for a frame, at most `timeout`, and swaps it with `frame`. A frame that was put in before the slot was
     /// closed is still given.
     pub fn take(&self, frame: &mut Frame, timeout: Duration) -> Taken {

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use image::codecs::pnm::{PnmEncoder, PnmSubtype, SampleEncoding};
 use image::{ExtendedColorType, ImageEncoder as _, ImageFormat};
+use spotter_engine::console::write_line;
 use spotter_engine::picture::Picture;
 
 use crate::config::Config;
@@ -43,5 +44,6 @@ pub fn run(config: &Config, uri: &Uri, file: &Path, skip: Option<u32>, out: &mut
     };
     written.with_context(|| format!("{}: cannot make the picture", file.display()))?;
     store::replace_file(file, bytes.get_ref()).with_context(|| format!("{}: cannot write", file.display()))?;
-    writeln!(out, "{}: {width} x {height} pixels of {}", file.display(), source.describe()).context("standard output")
+    let line = format_args!("{}: {width} x {height} pixels of {}", file.display(), source.describe());
+    write_line(out, line).context("standard output")
 }

@@ -3,6 +3,7 @@
 pub(crate) mod command;
 pub(crate) mod csi;
 mod error;
+mod found;
 mod pictures;
 mod shapes;
 mod stop;
@@ -175,10 +176,11 @@ pub trait Source: Send {
     /// Waits for the next frame and fills `frame`. `Ok(false)`: there are no more, or `stop` was set.
     ///
     /// # Errors
-    /// The source failed. After an error that `is_transient`, it should be opened again.
+    /// The source failed. It should be opened again after an error that `is_transient`, and after any once it gave frames.
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError>;
 
-    /// How many broken frames `next` left out since this was last asked, and why the last one; nothing where none was.
+    /// How many broken frames, or bytes that are none, `next` left out since this was last asked, and why the last one;
+    /// nothing where none was.
     fn skipped(&mut self) -> Option<String> {
         None
     }

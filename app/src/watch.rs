@@ -35,7 +35,7 @@ impl Watcher {
     /// Changes in quick succession give one call; the last call always comes after the last change. The file need not
     /// exist. Changes before this returns are not noticed, so read the file after it.
     pub fn start(path: &Path, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
-        Self::start_with(path, &Means { events: true, look_every: LOOK_EVERY }, on_change)
+        Self::start_with(path, &MEANS, on_change)
     }
 
     /// Has the call made as if the file had changed, without waiting for quiet.
@@ -56,8 +56,8 @@ impl Watcher {
         let stamp = places.stamp();
         let thread = {
             let signals = Arc::clone(&signals);
-            let look_every = means.look_every;
-            let work = move || watch(&signals, places, stamp, look_every, on_change);
+            let means = *means;
+            let work = move || watch(&signals, places, stamp, &means, on_change);
             std::thread::Builder::new().name("watcher".to_owned()).spawn(work)?
         };
         Ok(Self { signals, thread: Some(thread) })
@@ -75,13 +75,20 @@ impl Drop for Watcher {
     }
 }
 
-/// By what means changes are noticed.
+/// By what means changes are noticed, and when they are told.
+#[derive(Debug, Clone, Copy)]
 struct Means {
     /// The system is asked to tell of them.
     events: bool,
     /// Time after which the file is looked at if nothing was told.
     look_every: Duration,
+    /// Time without a change after which a burst of them is over.
+    quiet: Duration,
+    /// The longest that a burst may last before it is told.
+    burst_max: Duration,
 }
+
+const MEANS: Means = Means { events: true, look_every: LOOK_EVERY, quiet: QUIET, burst_max: BURST_MAX };
 
 fn warn(error: &notify::Error) {
     log::warn!("the system does not tell of changed files, so they are looked at every second: {error}");
@@ -145,22 +152,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watch(
-    signals: &Signals,
-    mut places: Places,
-    mut known: Option<Stamp>,
-    look_every: Duration,
-    mut on_change: impl FnMut(),
-) {
+fn watch(signals: &Signals, mut places: Places, mut known: Option<Stamp>, means: &Means, mut on_change: impl FnMut()) {
     loop {
-        let mut news = signals.take(look_every);
+        let mut news = signals.take(means.look_every);
         if !(news.changed || news.poked || news.stop) {
             news.changed = places.stamp() != known;
         }
         if news.changed && !news.poked {
             let burst = Instant::now();
-            while news.changed && !news.poked && !news.stop && burst.elapsed() < BURST_MAX {
-                news = signals.take(QUIET);
+            while news.changed && !news.poked && !news.stop && burst.elapsed() < means.burst_max {
+                news = signals.take(means.quiet);
             }
             news.changed = true;
         }

@@ -22,7 +22,7 @@ tool=$CARGO_TARGET_DIR/cargo-deb
 if ! "$tool/bin/cargo-deb" --version 2>/dev/null | grep -qFx "cargo-deb $CARGO_DEB_VERSION"; then
     say "installing cargo-deb $CARGO_DEB_VERSION with cargo"
     # Unoptimised, as it works for seconds only; xz compresses.
-    CARGO_TARGET_DIR=$tool/build cargo install --quiet --locked --debug --no-default-features \
+    CARGO_TARGET_DIR=$tool/build CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --locked --debug --no-default-features \
         --version "$CARGO_DEB_VERSION" --root "$tool" cargo-deb >&2
     rm -rf "$tool/build"
 fi

@@ -75,7 +75,7 @@ class Camera:
         self.set(osd_text_mode="None")
 
     def wait(self):
-        self.machine.run(f"i=0; until [ -c {DEVICE} ] || [ $i -gt 200 ]; do usleep 20000; i=$((i+1)); done; ls {DEVICE}")
+        self.machine.run(f"i=0; until [ -c {DEVICE} ] || [ $i -gt 6000 ]; do usleep 20000; i=$((i+1)); done; ls {DEVICE}")
 
     def set(self, **controls):
         """Sets controls by number, or by the name of a choice."""

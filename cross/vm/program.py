@@ -4,6 +4,7 @@ import json
 import time
 
 from camera import DEVICE
+from machine import PATIENCE_S
 
 
 class Run:
@@ -29,7 +30,7 @@ class Run:
                 raise AssertionError(f"no JSON in {self.path.name} from byte {self.read} on: {new[:end]}") from error
         self.read += end
 
-    def wait(self, condition, what, timeout=90):
+    def wait(self, condition, what, timeout=PATIENCE_S):
         """Waits for a line, after the last that was waited for, of which `condition` holds, and gives it."""
         deadline = time.monotonic() + timeout
         while True:
@@ -46,8 +47,16 @@ class Run:
         for _ in range(count):
             self.wait(lambda line: "frame" in line, "frame")
 
-    def event(self, kind, timeout=90):
+    def event(self, kind, timeout=PATIENCE_S):
         return self.wait(lambda line: line.get("event") == kind, kind, timeout)
+
+    def wait_log(self, text, timeout=PATIENCE_S):
+        """Waits until the log tells `text`: another thread writes it, perhaps a moment after a line."""
+        deadline = time.monotonic() + timeout
+        while text not in self.log.read_text():
+            if time.monotonic() > deadline or not self.machine.lives(self.pid):
+                raise AssertionError(f"{text!r} is not in the log: {self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
 
     def numbers(self):
         """Of the frames labelled so far."""
@@ -61,7 +70,7 @@ class Run:
     def end(self):
         """Ends it as a service manager does. Where it does not end, it is killed, so that the camera is free for what follows."""
         pid = self.pid
-        gone = f"i=0; while kill -0 {pid} 2>/dev/null; do [ $i -lt 3000 ] || exit 1; usleep 20000; i=$((i+1)); done"
-        if self.machine.try_run(f"kill {pid}; {gone}", 240)[0] != 0:
+        gone = f"i=0; while kill -0 {pid} 2>/dev/null; do [ $i -lt 6000 ] || exit 1; usleep 20000; i=$((i+1)); done"
+        if self.machine.try_run(f"kill {pid}; {gone}", 2 * PATIENCE_S)[0] != 0:
             at = self.machine.try_run(f"cat /proc/{pid}/task/*/wchan; kill -9 {pid}")[1]
             raise AssertionError(f"{self.path.stem} does not end; its threads are in {at}: {self.log.read_text()[-2000:]}")

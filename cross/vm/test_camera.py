@@ -15,14 +15,16 @@ from program import Run
 # Rounding to 8 bits of YUV and back again; a wrong matrix or range is off by 12 or more.
 TOLERANCE = 3
 
-# A lost camera must give frames again so soon after it could.
+# A lost camera must give frames again so soon after it could; in one of some tries, since the machine may be busy.
 RECOVERY_S = 3.0
+TRIES = 3
 
 FORMATS = ["yuyv", "uyvy", "nv12", "rgb24", "grey"]
 
-# Labelled frames over which memory must not grow, of the demo model where there is time, else of a tiny one.
-MANY_FRAMES = 2000
 SLOW = os.environ.get("SPOTTER_SLOW") == "1"
+
+# Labelled frames over which memory must not grow, of the demo model where there is time, else of a tiny one.
+MANY_FRAMES = 2000 if SLOW else 1000
 TINY = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/tiny/checkpoint"
 
 # What the driver can be told to say, and to do.
@@ -79,11 +81,20 @@ class CameraTest(unittest.TestCase):
                 with self.subTest(colors=colors, format=format):
                     self.check_picture(format, "75% Colorbar")
 
-    def check_recovery(self, begin, end=None, lost="", event="source_lost", arguments="", timeout=90, ends_late=False):
+    def check_recovery(self, begin, end=None, lost="", event="source_lost", arguments="", timeout=300, ends_late=False):
         """Makes a fault in a running stream, ends it where it does not end by itself, and waits for frames again.
 
         It is taken to end when the call that makes or ends it begins, or with `ends_late` when that call returns.
         """
+        for number in range(TRIES):
+            seconds = self.recovery(begin, end, lost, event, arguments, timeout, ends_late)
+            if seconds <= RECOVERY_S:
+                return
+            print(f"try {number}: too late")
+        self.fail(f"frames again only after {seconds:.2f} s")
+
+    def recovery(self, begin, end, lost, event, arguments, timeout, ends_late):
+        """As above; gives the seconds from the end of the fault to frames."""
         run, fault, ended = Run(self.machine, arguments), self.id().split(".")[-1], True
         try:
             run.frames(5)
@@ -105,13 +116,12 @@ class CameraTest(unittest.TestCase):
             run.frames(1)
             print(f"{fault}: {told['message']}; frames again after {seconds:.2f} s, labelled after "
                   f"{time.monotonic() - start:.2f} s")
-            self.assertLessEqual(seconds, RECOVERY_S)
             numbers = run.numbers()
             self.assertEqual(numbers, sorted(set(numbers)), "frames are counted on")
             self.assertTrue(self.machine.lives(run.pid), "the same process")
-            # Another thread writes the log, perhaps a moment later.
-            run.wait(lambda _: told["message"] in run.log.read_text(), f"a log that tells {told['message']!r}", 10)
+            run.wait_log(told["message"])
             self.assertNotIn("panicked", run.log.read_text())
+            return seconds
         finally:
             # No other test shall find it.
             if not ended:
@@ -148,7 +158,7 @@ class CameraTest(unittest.TestCase):
         begin = f"touch /tmp/damage; {loop} {loop}"
         end = "rm /tmp/damage; while pgrep v4l2-ctl >/dev/null; do usleep 10000; done"
         self.check_recovery(begin, end, "broken frames in a row, the last because the driver marked it as damaged",
-                            arguments="--config /share/slow.toml", timeout=240, ends_late=True)
+                            arguments="--config /share/slow.toml", timeout=600, ends_late=True)
 
     def test_dropped_frames(self):
         dropped = f"v4l2-ctl -d {DEVICE} -c percentage_of_dropped_buffers="
@@ -195,7 +205,7 @@ class CameraTest(unittest.TestCase):
     def test_doctor_knows_the_camera(self):
         (self.machine.share / "doctor.toml").write_text(f'source = "{DEVICE}"\n')
         ended, said = self.machine.try_run(
-            "STATE_DIRECTORY=/tmp/state spotter doctor --json --config /share/doctor.toml 2>/tmp/doctor.err", 120)
+            "STATE_DIRECTORY=/tmp/state spotter doctor --json --config /share/doctor.toml 2>/tmp/doctor.err", 600)
         found = json.loads(said)
         [camera] = found["cameras"]
         self.assertEqual((camera["path"], camera["name"]), (DEVICE, "vivid (vivid)"), camera)
@@ -210,13 +220,13 @@ class CameraTest(unittest.TestCase):
         run = Run(self.machine)
         try:
             run.frames(1)
-            said = self.machine.try_run("STATE_DIRECTORY=/tmp/other spotter doctor --config /share/doctor.toml 2>&1", 120)[1]
+            said = self.machine.try_run("STATE_DIRECTORY=/tmp/other spotter doctor --config /share/doctor.toml 2>&1", 600)[1]
             self.assertIn(f"{DEVICE}: vivid (vivid)", said)
         finally:
             run.end()
         (self.machine.share / "doctor.toml").write_text('source = "/dev/video9"\n')
         ended, said = self.machine.try_run(
-            "STATE_DIRECTORY=/tmp/other spotter doctor --config /share/doctor.toml 2>&1", 120)
+            "STATE_DIRECTORY=/tmp/other spotter doctor --config /share/doctor.toml 2>&1", 600)
         self.assertEqual(ended, 1, said)
         self.assertIn("/dev/video9: the configured camera is not there", said)
 
@@ -230,12 +240,12 @@ class CameraTest(unittest.TestCase):
             run.frames(5)
             for name in ["first", "second"]:
                 said = self.machine.run(
-                    f"STATE_DIRECTORY={state} spotter bundle install --activate /share/{name}.tar 2>&1", 120)
+                    f"STATE_DIRECTORY={state} spotter bundle install --activate /share/{name}.tar 2>&1", 600)
                 self.assertIn(f"{name} is active now", said)
-                self.assertEqual(run.event("bundle_loaded", 60)["message"], name)
+                self.assertEqual(run.event("bundle_loaded")["message"], name)
                 run.frames(5)
             self.machine.run(f"STATE_DIRECTORY={state} spotter bundle rollback")
-            self.assertEqual(run.event("bundle_loaded", 60)["message"], "first")
+            self.assertEqual(run.event("bundle_loaded")["message"], "first")
             run.frames(5)
             run.poll()
             kinds = [line["event"] for line in run.lines if "event" in line]
@@ -269,13 +279,12 @@ class CameraTest(unittest.TestCase):
             run.wait(lambda line: names(line) == sorted(second), "frame with the new labels")
             # A broken file changes nothing.
             self.machine.run("echo '[[label' >/tmp/labels.toml")
-            time.sleep(1)
+            run.wait_log("/tmp/labels.toml:1:")
             run.frames(5)
             run.poll()
             found = [names(line) for line in run.lines if "frame" in line]
             self.assertEqual([set_ for i, set_ in enumerate(found) if not i or set_ != found[i - 1]],
                              [sorted(first), sorted(second)])
-            self.assertIn("/tmp/labels.toml:1:", run.log.read_text())
             self.assertFalse([line for line in run.lines if "event" in line], "no frame was lost")
         finally:
             run.end()

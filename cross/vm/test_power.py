@@ -23,8 +23,8 @@ from machine import Machine
 from program import Run
 
 SLOW = os.environ.get("SPOTTER_SLOW") == "1"
-CUTS = 50 if SLOW else 6
-LOST_WRITES = 200 if SLOW else 50
+CUTS = 50 if SLOW else 2
+LOST_WRITES = 200 if SLOW else 20
 DISK_MB = 64
 STATE = "/mnt/state"
 CACHE = "label-cache.safetensors"
@@ -131,7 +131,7 @@ class Board:
         """How many sentences each change of labels or bundle embedded; the program says so once they are on the disk."""
         return [int(count) for count in re.findall(r"(\d+) embedded", self.log.read_text())]
 
-    def wait_kept(self, count, timeout=90):
+    def wait_kept(self, count, timeout=300):
         deadline = time.monotonic() + timeout
         while len(self.kept()) < count:
             assert time.monotonic() < deadline, self.log.read_text()
@@ -153,7 +153,7 @@ class Board:
         """Until a random moment, some commands later, labels change all the time."""
         start, commands, command_s = time.monotonic(), chance.randrange(6), 4.0
         while self.done() < commands:
-            assert time.monotonic() - start < 240, self.commands.read_text()
+            assert time.monotonic() - start < 900, self.commands.read_text()
             self.next()
             time.sleep(chance.uniform(0.0, 0.6))
             command_s = (time.monotonic() - start) / max(self.done(), 1)
@@ -219,7 +219,7 @@ class PowerTest(unittest.TestCase):
         board.wait_kept(1)
         slots = board.listed()
         self.assertIn(slots.key(), [state.key() for state in allowed], f"after {when}")
-        line = board.program.wait(lambda line: "frame" in line, "labelled frame", 60)
+        line = board.program.wait(lambda line: "frame" in line, "labelled frame")
         scale = DEMO_SCALE if slots.active == BUILT_IN else SCALES[kind(slots.active)]
         best = line["labels"][0]
         self.assertAlmostEqual(best["logit"] / best["cosine"] / scale, 1, 1, f"after {when}: {slots.active} runs")
@@ -297,7 +297,7 @@ class PowerTest(unittest.TestCase):
             self.assertIsNotNone(content, f"after {cut} of {len(writes)} writes")
             self.assertGreaterEqual(len(embeddings(content)), kept, f"after {cut} of {len(writes)} writes")
             whole.append(len(embeddings(content)))
-        self.assertGreater(len(set(whole)), 5, "the cuts fall between many label sets")
+        self.assertGreater(len(set(whole)), min(5, LOST_WRITES // 5), "the cuts fall between many label sets")
         print(f"{LOST_WRITES} disks with lost writes, of {len(writes)} writes; {min(whole)} to {max(whole)} labels kept")
 
     def slots_on(self, disk, expected):
@@ -330,7 +330,7 @@ class PowerTest(unittest.TestCase):
                           "install s3", "activate s3", "remove s1"]:
                 action, *slot = words.split()
                 path = f"/share/{kind(slot[0])}.tar --name " if action == "install" else ""
-                machine.run(f"STATE_DIRECTORY={STATE} spotter bundle {action} {path}{' '.join(slot)} 2>&1", 120)
+                machine.run(f"STATE_DIRECTORY={STATE} spotter bundle {action} {path}{' '.join(slot)} 2>&1")
                 slots = slots.after(*words.split())
                 marks.append((count_logged(log), slots))
             machine.kill()
@@ -344,7 +344,7 @@ class PowerTest(unittest.TestCase):
             allowed = [state.key() for _, state in marks[last : last + 2]]
             self.assertIn(slots.key(), allowed, f"after {cut} of {len(writes)} writes")
             found.add(slots.key())
-        self.assertGreater(len(found), 4, "the cuts fall between many states")
+        self.assertGreater(len(found), min(4, LOST_WRITES // 5), "the cuts fall between many states")
         print(f"{LOST_WRITES} disks with lost writes, of {len(writes)} writes; {len(found)} states of the slots")
 
 

@@ -7,8 +7,6 @@ Reads what text.py and image.py wrote; writes WORK/tuned-PRESET.pt and goes on w
 of a batch are of one class, so that no sentence but its own is right for any."""
 
 import argparse
-import itertools
-import json
 import pathlib
 
 import numpy

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::Bundle;
 
 use crate::checkpoint::Checkpoint;
+use crate::console::print_lines;
 use crate::overrides::Overrides;
 use crate::verify::COSINE_MIN;
 use crate::{compose, evaluate, export, verify};
@@ -94,7 +95,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             };
             let report = compose::compose(&options, &tick)?;
             bar.finish_and_clear();
-            print!("{report}");
+            print_lines(&report.to_string())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify { bundle, checkpoint, subfolder, goldens } => {
@@ -105,7 +106,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             bar.set_length(verify::steps(&checkpoint));
             let report = verify::verify(&bundle, &checkpoint, goldens.as_deref(), &tick)?;
             bar.finish_and_clear();
-            print!("{report}");
+            print_lines(&report.to_string())?;
             if report.passed() {
                 return Ok(ExitCode::SUCCESS);
             }

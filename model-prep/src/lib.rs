@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod compare;
 pub mod compose;
+pub mod console;
 mod error;
 pub mod evaluate;
 pub mod export;

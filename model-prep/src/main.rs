@@ -3,14 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use model_prep::console;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match model_prep::cli::run(model_prep::cli::Arguments::parse()) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    console::start_log();
+    console::end(model_prep::cli::run(model_prep::cli::Arguments::parse()))
 }

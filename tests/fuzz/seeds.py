@@ -1,6 +1,6 @@
-"""Writes a small corpus for each fuzz target into tests/fuzz/corpus: sound files, from which mutations start.
+"""Writes a small corpus for each fuzz target into tests/fuzz/corpus, or into FOLDER: sound files, from which mutations start.
 
-    python3 seeds.py
+    python3 seeds.py [FOLDER]
 
 Needs nothing but Python.
 """
@@ -10,15 +10,17 @@ import io
 import json
 import pathlib
 import struct
+import sys
 import tarfile
 import zipfile
 
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE.parent / "golden"
+CORPUS = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "corpus"
 
 
 def put(target, name, content):
-    folder = HERE / "corpus" / target
+    folder = CORPUS / target
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
 

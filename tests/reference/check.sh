@@ -32,6 +32,8 @@ compare() {
     "$python" tests/reference/make_towers.py --demo model-prep/demo/checkpoint --out tests/golden --check
     "$python" tests/reference/make_vision_towers.py --out tests/golden/vision --check
     "$python" tests/reference/make_text_towers.py --out tests/golden/text --check
+    "$python" tests/reference/make_tokenizer_classes.py --check
+    "$python" tests/reference/make_tokenizer_class_ids.py --check
     "$python" tests/reference/make_pairs.py --golden tests/golden --check
     "$python" tests/reference/make_minilm.py "$minilm" --golden tests/golden --check
     "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"

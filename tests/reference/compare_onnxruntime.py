@@ -6,6 +6,7 @@
     compare_onnxruntime.py compare WORK [--spotter PROGRAM] [--rten PROGRAM] [--threads N] [--rounds N] [--rows ...]
                                    [--isa avx2|avx512vnni|scalar] [--torch-export]
     compare_onnxruntime.py accuracy WORK --pictures FOLDER_OR_ZIP [--spotter PROGRAM] [-n 200] [--rows ...]
+    compare_onnxruntime.py small WORK --model-prep PROGRAM --spotter PROGRAM
 
 WORK is a folder of some gigabytes. `make`, `export` and `ort` fill it and skip what is there:
 
@@ -25,6 +26,9 @@ kernels; onnxruntime_avx2.py says how to limit ONNX Runtime's. --rten: the progr
 Spotter runs as `spotter bench --stdin`, a child that loads once and then runs as many passes as each line it gets says,
 so that all take turns of a tenth of a second. A ratio is Spotter's time to that of the fastest ONNX Runtime file,
 as the median over the rounds of the ratio in each round. Needs requirements.txt and, for --torch-export, onnxscript.
+
+`small` goes all these ways with the demo's two towers in some seconds, and fails where one leads nowhere or a cosine to the
+float tower is below 0.99; its times mean nothing. It needs requirements-check.txt alone.
 """
 
 import argparse
@@ -40,9 +44,10 @@ import onnxruntime as ort
 
 import comparison_files as files
 from comparison_files import TOKENS, file_of, fixed_inputs
-from make_models import long_captions, mean_cosine, read_captions, read_pictures
 
 TURN_SECONDS = 0.1
+# Of each int8 form of the demo's image tower, on noise.
+SMALL_COSINE_MIN = 0.99
 KINDS = {"int8": ["dynamic", "dynamic-matmul", "static"], "f32": ["float"]}
 # Checkpoint, tower, weights.
 ROWS = {
@@ -50,6 +55,7 @@ ROWS = {
     "vit-b32": ("vit-b32", "vision", "int8"),
     "deit-tiny": ("deit-tiny", "vision", "int8"),
     "demo": ("demo", "vision", "int8"),
+    "demo-text": ("demo", "text", "int8"),
     "bert-base": ("vit-b16", "text", "int8"),
     "minilm": ("vit-b32", "text", "int8"),
     "vit-b16-float": ("vit-b16", "vision", "f32"),
@@ -217,6 +223,8 @@ def cosines(a, b):
 
 
 def accuracy(args):
+    from make_models import long_captions, mean_cosine, read_captions, read_pictures
+
     pictures = read_pictures(args.pictures, args.n)
     captions = read_captions()
     texts = [*captions, *long_captions(captions, len(captions))]
@@ -234,21 +242,44 @@ def accuracy(args):
         else:
             inputs = texts
             feeds = files.tokenize(args.work, name, texts)
-        # The int8 bundle's own file with float activations: what the rounding of the weights costs.
-        exact = [("session.qdq_matmulnbits_accuracy_level", "1")]
-        sessions = {"float": Session(file_of(args.work, name, tower, "float"), 1),
-                    "weights alone": Session(args.work / f"bundles/{name}-int8/{tower}.onnx", 1, entries=exact)}
-        for kind in KINDS["int8"][:: 2 if tower == "text" else 1]:
-            sessions[f"ORT {kind}"] = Session(file_of(args.work, name, tower, kind), 1)
-        found = {column: np.concatenate([session.run(feed) for feed in feeds]) for column, session in sessions.items()}
-        if args.spotter:
-            found["Spotter"] = spotter_embeddings(args, name, tower, inputs)
+        found = embeddings(args, name, tower, inputs, feeds)
         to_float = {column: cosines(found[column], found["float"]) for column in columns if column in found}
         cells = [row, str(len(feeds)), f"{mean_cosine(found['float']):.2f}"]
         for values in (to_float.get(column) for column in columns):
             cells.append("" if values is None else
                          f"{values.min():.5f}, {np.percentile(values, 1):.5f}, {values.mean():.5f}")
         print("| " + " | ".join([*cells, verdict(to_float)]) + " |", flush=True)
+
+
+def embeddings(args, name, tower, inputs, feeds):
+    """Column to the embeddings of the inputs, which `feeds` are for ONNX Runtime."""
+    # The int8 bundle's own file with float activations: what the rounding of the weights costs.
+    exact = [("session.qdq_matmulnbits_accuracy_level", "1")]
+    sessions = {"float": Session(file_of(args.work, name, tower, "float"), 1),
+                "weights alone": Session(args.work / f"bundles/{name}-int8/{tower}.onnx", 1, entries=exact)}
+    for kind in KINDS["int8"][:: 2 if tower == "text" else 1]:
+        sessions[f"ORT {kind}"] = Session(file_of(args.work, name, tower, kind), 1)
+    found = {column: np.concatenate([session.run(feed) for feed in feeds]) for column, session in sessions.items()}
+    if args.spotter:
+        found["Spotter"] = spotter_embeddings(args, name, tower, inputs)
+    return found
+
+
+def small(args):
+    files.of_the_demo(args)
+    args.threads, args.rounds, args.rows = 1, 2, ["demo", "demo-text"]
+    args.torch_export = args.rten = args.isa = None
+    compare(args)
+    feeds = [fixed_inputs(args.work, "demo", "vision")]
+    found = embeddings(args, "demo", "vision", [feeds[0]["pixel_values"]], feeds)
+    for column, rows in found.items():
+        cosine = cosines(rows, found["float"])[0]
+        print(f"{column}: cosine {cosine:.5f} to the float tower")
+        assert cosine > SMALL_COSINE_MIN, column
+    files_wanted = [file_of(args.work, "demo", tower, kind) for tower in ["vision", "text"] for kind in ["dynamic", "static"]]
+    for path in files_wanted:
+        session = Session(path, 1, TOKENS if "-text-" in path.name else None)
+        assert "position_ids" in session.names or "-vision-" in path.name, session.names
 
 
 def verdict(to_float):
@@ -290,6 +321,9 @@ def main():
     command_compare.add_argument("--threads", type=int, default=1)
     command_compare.add_argument("--rounds", type=int, default=30)
     command("accuracy", accuracy, "pictures", "rows").add_argument("-n", type=int, default=200)
+    command_small = command("small", small)
+    command_small.add_argument("--model-prep", type=pathlib.Path, required=True)
+    command_small.add_argument("--spotter", type=pathlib.Path, required=True)
     args = parser.parse_args()
     args.function(args)
 

@@ -9,20 +9,23 @@ import shutil
 import subprocess
 
 import numpy as np
-
-from make_models import IMAGE_TOWERS, composed, long_captions, read_captions, read_pictures
+import onnx
 
 TOKENS = 32
 CALIBRATION = 16
 DEMO = pathlib.Path(__file__).parents[2] / "model-prep/demo/checkpoint"
-NAMES = [*IMAGE_TOWERS, "demo"]
+# Of make_models.py, which needs PyTorch: what reads pictures and composes checkpoints imports it when it is called.
+COMPOSED = ["vit-b16", "vit-b32", "deit-tiny"]
+NAMES = [*COMPOSED, "demo"]
 # The products with weights. With the attention's and the additions ONNX Runtime is slower and less exact.
 STATIC_OPS = ["MatMul", "Gemm", "Conv"]
 
 
 def make(args):
+    from make_models import composed, read_pictures
+
     pictures = read_pictures(args.pictures, 2 * CALIBRATION)
-    for name in IMAGE_TOWERS:
+    for name in COMPOSED:
         folder = args.work / "checkpoints" / name
         if not folder.exists():
             whole_or_not(folder, lambda path: composed(name, path, pictures, args.minilm))
@@ -41,8 +44,8 @@ def whole_or_not(path, write):
     partial.rename(path)
 
 
-def export(args):
-    for name in NAMES:
+def export(args, names=NAMES):
+    for name in names:
         for weights in ["int8", "f32"]:
             bundle = args.work / f"bundles/{name}-{weights}"
             checkpoint = args.work / "checkpoints" / name
@@ -55,8 +58,14 @@ def tokenize(work, name, texts, **options):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(work / "checkpoints" / name)
-    return [{key: np.asarray(value)[None] for key, value in tokenizer(text, truncation=True, **options).items()}
+    return [with_positions({key: np.asarray(value)[None] for key, value in tokenizer(text, truncation=True, **options).items()})
             for text in texts]
+
+
+def with_positions(feed):
+    """Adds the positions that the bundles' text towers take, counted from 0."""
+    ids = feed["input_ids"]
+    return feed | {"position_ids": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int64), ids.shape)}
 
 
 def manifest_of(work, name):
@@ -80,8 +89,9 @@ def pixels_of(work, name, pictures):
 class Calibration:
     """What quantize_static reads its inputs from."""
 
-    def __init__(self, feeds):
-        self.feeds = iter(feeds)
+    def __init__(self, source, feeds):
+        names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
+        self.feeds = iter([{name: feed[name] for name in names} for feed in feeds])
 
     def get_next(self):
         return next(self.feeds, None)
@@ -104,6 +114,8 @@ def torch_export(work, name, tower, path):
 
     model = VisionTextDualEncoderModel.from_pretrained(work / "checkpoints" / name, attn_implementation="eager")
     inputs = fixed_inputs(work, name, tower)
+    # transformers counts positions itself.
+    inputs.pop("position_ids", None)
     names = list(inputs)
     output = "image_embeds" if tower == "vision" else "text_embeds"
     torch.onnx.export(
@@ -132,7 +144,7 @@ def quantized(source, prefix, feeds, folder):
         if kind == "static":
             options = {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8, **weights}
             write = lambda path: quantize_static(
-                simplified, path, Calibration(feeds), op_types_to_quantize=ops, **options)
+                simplified, path, Calibration(simplified, feeds), op_types_to_quantize=ops, **options)
         else:
             write = lambda path: quantize_dynamic(simplified, path, op_types_to_quantize=ops, **weights)
         whole_or_not(path, write)
@@ -140,6 +152,8 @@ def quantized(source, prefix, feeds, folder):
 
 
 def onnxruntime_files(args):
+    from make_models import long_captions, read_captions, read_pictures
+
     (args.work / "ort").mkdir(exist_ok=True)
     pictures = read_pictures(args.pictures, CALIBRATION)
     for name in NAMES:
@@ -170,4 +184,16 @@ def fixed_inputs(work, name, tower):
         shape = (1, 3, size["height"], size["width"])
         return {"pixel_values": np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)}
     ids = 1000 + 37 * np.arange(TOKENS, dtype=np.int64)[None]
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return with_positions({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)})
+
+
+def of_the_demo(args):
+    """All files of the demo alone, without a package that the gate does not have, calibrated to the fixed inputs."""
+    args.demo = DEMO
+    if not (args.work / "checkpoints/demo").exists():
+        whole_or_not(args.work / "checkpoints/demo", lambda path: shutil.copytree(args.demo, path))
+    export(args, ["demo"])
+    (args.work / "ort").mkdir(exist_ok=True)
+    for tower in ["vision", "text"]:
+        feeds = [fixed_inputs(args.work, "demo", tower)]
+        quantized(file_of(args.work, "demo", tower, "float"), f"demo-{tower}-", feeds, args.work / "ort")

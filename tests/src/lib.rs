@@ -69,6 +69,37 @@ pub fn patience(time: Duration) -> Duration {
     if emulated() { time * EMULATED_SLOWER } else { time }
 }
 
+/// How often is tried what a busy machine may now and then be too slow for.
+const TRIES: usize = 5;
+
+/// Proves a claim about time. The machine may be busy with something else, so `attempt`, which gets its number from 0 and
+/// says what was late, must succeed once in a few tries. What has nothing to do with time it asserts.
+///
+/// # Panics
+/// Where every attempt was late.
+pub fn in_time(what: &str, mut attempt: impl FnMut(usize) -> Result<(), String>) {
+    let mut late = Vec::new();
+    for number in 0..TRIES {
+        match attempt(number) {
+            Ok(()) => return,
+            Err(why) => {
+                println!("{what}: try {number}: {why}");
+                late.push(why);
+            }
+        }
+    }
+    panic!("{what}: late in each of {TRIES} tries: {late:#?}");
+}
+
+/// The claim that a program ends within a second of SIGTERM, of one that took `took`.
+///
+/// # Errors
+/// It took longer.
+pub fn ended_in_time(what: &str, took: Duration) -> Result<(), String> {
+    println!("{what}: ended {:.0} ms after SIGTERM", took.as_secs_f64() * 1e3);
+    if took < patience(Duration::from_secs(1)) { Ok(()) } else { Err(format!("ended only {took:?} after SIGTERM")) }
+}
+
 /// Where cargo puts programs: the tests are in PROFILE/deps.
 fn profile() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");

@@ -10,10 +10,12 @@
 #![warn(missing_docs)]
 
 pub mod bundle;
+pub mod console;
 pub mod labels;
 mod linear_i8;
 pub mod picture;
 pub mod preprocess;
+pub mod printable;
 pub mod score;
 pub mod tokenize;
 pub mod tower;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 use spotter_engine::bundle::Bundle;
+use spotter_engine::console;
 use spotter_engine::tokenize::Encoding;
 use spotter_engine::tower::{ImageTower, Profile, TextTower, Threads, Work};
 
@@ -198,19 +199,27 @@ pub fn explain(tower: Tower, bundle: &Bundle, threads: &Threads, out: &mut dyn W
     let (profile, rows) = measure(&Loaded::open(tower, bundle, threads)?)?;
     let mut print = || -> std::io::Result<()> {
         if let Some(why) = &profile.unfused {
-            writeln!(out, "not fused, run by tract node by node, because of {why}")?;
-            writeln!(out, "{:24} node", "operator")?;
-            return rows.iter().try_for_each(|row| writeln!(out, "{:24} {}", row.kind, row.name));
+            console::write_line(out, format_args!("not fused, run by tract node by node, because of {why}"))?;
+            console::write_line(out, format_args!("{:24} node", "operator"))?;
+            return rows
+                .iter()
+                .try_for_each(|row| console::write_line(out, format_args!("{:24} {}", row.kind, row.name)));
         }
         let total: u64 = rows.iter().map(|row| row.ns).sum();
-        writeln!(out, "fused, kernels {}, one thread, medians of {PROFILE_PASSES} passes", profile.kernels)?;
-        writeln!(out, "{:>9} {:>6} {:>8}  {:20} ends in", "us", "%", "Gop/s", "step")?;
+        console::write_line(
+            out,
+            format_args!("fused, kernels {}, one thread, medians of {PROFILE_PASSES} passes", profile.kernels),
+        )?;
+        console::write_line(out, format_args!("{:>9} {:>6} {:>8}  {:20} ends in", "us", "%", "Gop/s", "step"))?;
         for row in &rows {
             let share = 100.0 * row.ns as f64 / total.max(1) as f64;
             let us = row.ns as f64 / 1e3;
-            writeln!(out, "{us:9.1} {share:6.2} {:>8}  {:20} {}", rate(row), row.kind, row.name)?;
+            console::write_line(
+                out,
+                format_args!("{us:9.1} {share:6.2} {:>8}  {:20} {}", rate(row), row.kind, row.name),
+            )?;
         }
-        writeln!(out, "{:9.1} in all", total as f64 / 1e3)
+        console::write_line(out, format_args!("{:9.1} in all", total as f64 / 1e3))
     };
     print().context("standard output")
 }
@@ -245,18 +254,21 @@ pub fn roofline(tower: Tower, bundle: &Bundle, threads: &Threads, out: &mut dyn 
     }
     let mut print = || -> std::io::Result<()> {
         if let Some(why) = &profile.unfused {
-            return writeln!(out, "not fused, run by tract node by node, because of {why}");
+            return console::write_line(out, format_args!("not fused, run by tract node by node, because of {why}"));
         }
-        writeln!(out, "kernels {}, one thread", profile.kernels)?;
-        writeln!(out, "peak: {:.0} Gop/s of int8, {:.0} Gflop/s", peaks.int8, peaks.float)?;
-        writeln!(out, "{:22} {:>10} {:>12} {:>8}", "step", "us", "at peak us", "share")?;
+        console::write_line(out, format_args!("kernels {}, one thread", profile.kernels))?;
+        console::write_line(out, format_args!("peak: {:.0} Gop/s of int8, {:.0} Gflop/s", peaks.int8, peaks.float))?;
+        console::write_line(out, format_args!("{:22} {:>10} {:>12} {:>8}", "step", "us", "at peak us", "share"))?;
         let (mut total, mut floor) = (0.0, 0.0);
         for Kind { name, ns, floor_ns } in &kinds {
             let share = if *floor_ns > 0.0 { format!("{:.0} %", 100.0 * floor_ns / ns) } else { String::new() };
-            writeln!(out, "{name:22} {:10.1} {:12.1} {share:>8}", ns / 1e3, floor_ns / 1e3)?;
+            console::write_line(out, format_args!("{name:22} {:10.1} {:12.1} {share:>8}", ns / 1e3, floor_ns / 1e3))?;
             (total, floor) = (total + ns, floor + floor_ns);
         }
-        writeln!(out, "{:22} {:10.1} {:12.1} {:7.0} %", "all", total / 1e3, floor / 1e3, 100.0 * floor / total)
+        console::write_line(
+            out,
+            format_args!("{:22} {:10.1} {:12.1} {:7.0} %", "all", total / 1e3, floor / 1e3, 100.0 * floor / total),
+        )
     };
     print().context("standard output")
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use serde::Serialize;
+use spotter_engine::console::write_line;
 
 use super::signature;
 use super::slots::{SlotError, Slots, Terms};
@@ -15,7 +16,7 @@ use super::state::{BUILT_IN, State};
 use crate::compute;
 use crate::config::Config;
 use crate::embedder::embed_configured;
-use crate::output::json::write_line;
+use crate::output::json;
 use crate::recognizer::Recognizer;
 
 /// What is done with the slots.
@@ -66,19 +67,19 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
         Action::Install { archive, name, activate: and_activate } => {
             let said = install(config, &slots, &archive, name.as_deref())?;
             match and_activate {
-                true => format!("{}\n{}", said.1, activate(config, &slots, &said.0)?),
-                false => said.1,
+                true => vec![said.1, activate(config, &slots, &said.0)?],
+                false => vec![said.1],
             }
         }
         Action::List { json } => return list(&slots, json, out),
-        Action::Activate { name } => activate(config, &slots, &name)?,
-        Action::Rollback => roll_back(config, &slots)?,
+        Action::Activate { name } => vec![activate(config, &slots, &name)?],
+        Action::Rollback => vec![roll_back(config, &slots)?],
         Action::Remove { name } => {
             slots.remove(&name)?;
-            changed(&slots, format!("removed {name}"))
+            vec![changed(&slots, format!("removed {name}"))]
         }
     };
-    writeln!(out, "{said}").context("standard output")
+    said.iter().try_for_each(|line| write_line(out, format_args!("{line}"))).context("standard output")
 }
 
 /// Root is refused a folder of another user: what root writes there, a program that runs as its owner could not change
@@ -187,7 +188,7 @@ fn list(slots: &Slots, json: bool, out: &mut dyn Write) -> Result<()> {
     }
     let rows = names.iter().map(|name| row(slots, &state, name)).collect();
     let listing = Listing { state, slots: rows };
-    if json { write_line(out, &listing) } else { table(out, &listing) }.context("standard output")
+    if json { json::write_line(out, &listing) } else { table(out, &listing) }.context("standard output")
 }
 
 fn row(slots: &Slots, state: &State, name: &str) -> Row {
@@ -225,7 +226,8 @@ fn table(out: &mut dyn Write, listing: &Listing) -> std::io::Result<()> {
         let mebibytes = row.bytes as f64 / f64::from(1 << 20);
         let bundle = row.bundle.as_deref().unwrap_or("?");
         let installed = row.installed.as_deref().unwrap_or("");
-        writeln!(out, "{:24} {bundle:24} {mebibytes:8.1} MiB  {installed:20}  {}", row.slot, notes.join(", "))?;
+        let (slot, notes) = (&row.slot, notes.join(", "));
+        write_line(out, format_args!("{slot:24} {bundle:24} {mebibytes:8.1} MiB  {installed:20}  {notes}"))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
 use serde::Serialize;
+use spotter_engine::printable::serialize_path;
 
 use super::{Findings, below};
 use crate::config::Config;
@@ -17,8 +18,10 @@ const BY_ID: &str = "/dev/v4l/by-id";
 /// A V4L2 node.
 #[derive(Debug, Serialize)]
 pub struct Camera {
+    #[serde(serialize_with = "serialize_path")]
     path: PathBuf,
     /// A name that stays the same when it is plugged in anew.
+    #[serde(serialize_with = "serialize_path")]
     by_id: Option<PathBuf>,
     /// What it is, and the formats that it gives.
     name: Option<String>,

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use spotter_engine::printable::serialize_path;
 use spotter_engine::tower::Threads;
 
 use super::{Findings, below, mib};
@@ -52,6 +53,7 @@ pub struct Memory {
 /// Where the state is kept.
 #[derive(Debug, Serialize)]
 pub struct Storage {
+    #[serde(serialize_with = "serialize_path")]
     pub(super) folder: PathBuf,
     pub(super) file_system: Option<String>,
     pub(super) free_bytes: u64,

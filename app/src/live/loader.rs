@@ -11,8 +11,8 @@ use spotter_engine::tower::Threads;
 
 use super::Next;
 use crate::bundles::{BUILT_IN, Slots, Trial};
-use crate::cli::all_of;
 use crate::config::Config;
+use crate::console::all_of;
 use crate::embedder::Embedder;
 use crate::output::{Event, EventKind, Item};
 use crate::recognizer::Recognizer;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
+use spotter_engine::printable::serialize_path;
 
 use super::{Event, EventKind, Output, Report};
 
@@ -25,7 +26,7 @@ pub struct LabelScore<'a> {
 struct Line<'a> {
     time: String,
     frame: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_path")]
     path: Option<&'a Path>,
     #[serde(skip_serializing_if = "Option::is_none")]
     truth: Option<&'a str>,

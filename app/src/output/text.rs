@@ -1,80 +1,111 @@
 //! For people: a table that is redrawn in place on a terminal, else a line a frame.
 
+mod layout;
+
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use spotter_engine::console::write_line;
+use spotter_engine::printable::printable_path;
+
+use self::layout::{Row, Size, lines, rows_taken};
 use super::{Output, Report};
 use crate::output::json::ms;
 
 /// Redraws closer together than this cannot be read, and cost the board time.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// Widest name shown whole; with bar and figures the table then fits 80 columns.
-const NAME_COLUMNS: usize = 32;
-
-const BAR_COLUMNS: usize = 24;
-
 /// The best labels with bars, redrawn in place.
 pub(super) struct Table {
     out: Box<dyn Write + Send>,
-    lines: usize,
+    /// Asked before each redraw, since windows change.
+    size: fn() -> Size,
+    shown: Vec<String>,
     drawn: Option<Instant>,
-    /// The last report's table, where it came too soon to be drawn.
-    pending: Option<String>,
+    /// The last report, where it came too soon to be drawn.
+    pending: Option<Report>,
 }
 
 impl Table {
-    pub(super) fn new(out: Box<dyn Write + Send>) -> Self {
-        Self { out, lines: 0, drawn: None, pending: None }
+    pub(super) fn new(out: Box<dyn Write + Send>, size: fn() -> Size) -> Self {
+        Self { out, size, shown: Vec::new(), drawn: None, pending: None }
     }
 
-    fn draw(&mut self, table: &str) -> io::Result<()> {
-        if self.lines > 0 {
-            // Back to the table's first line; what is below is cleared, for a shorter set of labels.
-            write!(self.out, "\x1b[{}A\r\x1b[J", self.lines)?;
-        }
-        self.lines = table.lines().count();
+    fn draw(&mut self, report: &Report) -> io::Result<()> {
+        let size = (self.size)();
+        let rows: Vec<_> = report.named().map(|(name, score)| Row { name, probability: score.probability }).collect();
+        let (text, lines) = redraw(&self.shown, &rows, &status(report), size);
+        self.shown = lines;
         self.drawn = Some(Instant::now());
-        self.out.write_all(table.as_bytes())?;
+        self.out.write_all(text.as_bytes())?;
         self.out.flush()
     }
 }
 
+/// What replaces the lines `shown` by the new ones, and these.
+fn redraw(shown: &[String], rows: &[Row<'_>], status: &str, size: Size) -> (String, Vec<String>) {
+    // Lines that are longer than the window must not wrap, whatever the terminal thinks of their characters.
+    let mut text = String::from("\x1b[?7l");
+    // Where the window became narrower, the old lines take more rows; what has scrolled away cannot be reached.
+    let taken: usize = shown.iter().map(|line| rows_taken(line, size)).sum();
+    let up = if size.rows > 1 { taken.min(size.rows - 1) } else { 0 };
+    // Back to the table's first line; what is below is cleared, for a shorter set of labels.
+    if up > 0 {
+        let _ = write!(text, "\x1b[{up}A");
+    }
+    if !shown.is_empty() {
+        text.push_str("\r\x1b[J");
+    }
+    let lines = lines(rows, status, size);
+    for line in &lines {
+        text.push_str(line);
+        // A window of one row shows nothing but the row below.
+        text.push_str(if size.rows > 1 { "\n" } else { "" });
+    }
+    text.push_str("\x1b[?7h");
+    (text, lines)
+}
+
+/// The size of the terminal at standard output; 80 columns and 24 rows where it does not know, as a serial line.
+pub(super) fn terminal_size() -> Size {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    let side = |found: Option<u16>, default| found.filter(|side| *side > 0).map_or(default, usize::from);
+    Size { columns: side(size.map(|size| size.ws_col), 80), rows: side(size.map(|size| size.ws_row), 24) }
+}
+
 impl Output for Table {
     fn write(&mut self, report: &Report) -> io::Result<()> {
-        let table = table(report);
         if self.drawn.is_some_and(|drawn| drawn.elapsed() < REDRAW_EVERY) {
-            self.pending = Some(table);
+            self.pending = Some(report.clone());
             return Ok(());
         }
         self.pending = None;
-        self.draw(&table)
+        self.draw(report)
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.pending.take().map_or(Ok(()), |table| self.draw(&table))
+        if let Some(report) = self.pending.take() {
+            self.draw(&report)?;
+        }
+        if !self.shown.is_empty() && (self.size)().rows <= 1 {
+            self.out.write_all(b"\n")?;
+        }
+        self.out.flush()
     }
 }
 
-fn table(report: &Report) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    for (name, score) in report.named() {
-        let filled = (score.probability * BAR_COLUMNS as f32).round() as usize;
-        let bar = "█".repeat(filled.min(BAR_COLUMNS));
-        let name = shortened(name);
-        let _ = writeln!(text, "{name:NAME_COLUMNS$} {bar:░<BAR_COLUMNS$} {:5.1}%", score.probability * 100.0);
-    }
+/// The line below the labels.
+fn status(report: &Report) -> String {
     let latency = ms(report.latency.total());
-    let _ = write!(text, "{:.1} frames/s, {latency:.1} ms a frame, frame {}", report.rate_hz, report.frame);
+    let mut text = format!("{:.1} frames/s, {latency:.1} ms a frame, frame {}", report.rate_hz, report.frame);
+    // Writing to a String cannot fail.
     if let Some(truth) = &report.truth {
         let _ = write!(text, ", drawn: {truth}");
     }
     if let Some(path) = &report.path {
-        let _ = write!(text, ", {}", shortened(&path.display().to_string()));
+        let _ = write!(text, ", {}", layout::cut(&printable_path(path), layout::NAME_COLUMNS));
     }
-    text.push('\n');
     text
 }
 
@@ -102,15 +133,10 @@ impl Output for Lines {
         if let Some(truth) = &report.truth {
             let _ = write!(line, " (drawn: {truth})");
         }
-        line.push('\n');
-        self.out.write_all(line.as_bytes())?;
+        write_line(&mut self.out, format_args!("{line}"))?;
         self.out.flush()
     }
 }
 
-fn shortened(name: &str) -> String {
-    if name.chars().count() <= NAME_COLUMNS {
-        return name.to_owned();
-    }
-    name.chars().take(NAME_COLUMNS - 1).chain(['…']).collect()
-}
+#[cfg(test)]
+mod tests;

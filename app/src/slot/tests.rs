@@ -3,7 +3,8 @@ use std::thread;
 use super::*;
 use crate::source::{Source, SourceError};
 
-const SOON: Duration = Duration::from_secs(20);
+/// Longest that a loaded machine may take to do what is waited for.
+const SOON: Duration = Duration::from_secs(300);
 
 /// Gives `count` frames whose bytes repeat their number.
 struct Counter {
@@ -109,8 +110,14 @@ fn stop_and_close_free_a_waiting_putter() {
         let (slot, stop) = (Slot::new(), Stop::new());
         assert!(slot.put_waiting(&mut Frame::default(), &stop));
         thread::scope(|scope| {
-            let putter = scope.spawn(|| slot.put_waiting(&mut Frame { number: 1, ..Frame::default() }, &stop));
-            thread::sleep(Duration::from_millis(5));
+            let (begins, begun) = std::sync::mpsc::channel();
+            let (slot, stop) = (&slot, &stop);
+            let putter = scope.spawn(move || {
+                begins.send(()).unwrap();
+                slot.put_waiting(&mut Frame { number: 1, ..Frame::default() }, stop)
+            });
+            // It waits by now, or is about to; the outcome is the same.
+            begun.recv().unwrap();
             if close {
                 slot.close();
             } else {
@@ -138,4 +145,36 @@ fn close_wakes_a_waiting_taker_after_the_last_frame() {
         slot.close();
         assert_eq!(taker.join().unwrap(), Taken::Ended);
     });
+}
+
+#[test]
+fn a_frame_waits_until_it_is_too_old() {
+    let (slot, stop) = (Slot::new(), Stop::new());
+    let put = |number, until| slot.put_by(&mut Frame { number, ..Frame::default() }, until, &stop);
+    let taken = || {
+        let mut frame = Frame::default();
+        slot.take(&mut frame, Duration::ZERO);
+        frame.number
+    };
+    put(1, Instant::now());
+    put(2, Instant::now());
+    assert_eq!((taken(), slot.dropped()), (2, 1));
+    put(3, Instant::now());
+    std::thread::scope(|scope| {
+        scope.spawn(|| put(4, Instant::now() + Duration::from_secs(600)));
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            let mut frame = Frame::default();
+            if slot.take(&mut frame, Duration::from_secs(60)) == Taken::Frame {
+                seen.push(frame.number);
+            }
+        }
+        assert_eq!(seen, [3, 4]);
+    });
+    put(5, Instant::now());
+    stop.set();
+    put(6, Instant::now() + Duration::from_secs(600));
+    slot.close();
+    put(7, Instant::now() + Duration::from_secs(600));
+    assert_eq!((taken(), slot.dropped()), (6, 2));
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use spotter_engine::printable::printable;
+
 use super::stream::{JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError, Stop};
 
@@ -25,6 +27,9 @@ const END_CHECK: Duration = Duration::from_millis(5);
 
 /// The end of what a program says of its errors; more is of no use in one line.
 const SAID_BYTES: usize = 600;
+
+/// Comes before what a program wrote instead of a frame.
+const AFTER: &str = ", after writing";
 
 /// Groups at work, for an end of this program that drops nothing.
 static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
@@ -76,7 +81,7 @@ impl CommandSource {
     fn ended(&mut self) -> SourceError {
         let status = self.group.end(None);
         let how = status.map_or_else(|| "it is gone".to_owned(), |status| status.to_string());
-        SourceError::Ended { name: self.name.clone(), how, said: self.last_words() }
+        SourceError::Ended { name: self.name.clone(), how, found: self.stream.found(AFTER), said: self.last_words() }
     }
 
     /// The last lines of standard error, as one; to be asked for once the group has ended.
@@ -87,7 +92,9 @@ impl CommandSource {
         }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said);
-        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        // A carriage return rewrites a line, as progress does.
+        let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
+        let lines: Vec<_> = lines.map(printable).collect();
         if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
     }
 }
@@ -98,12 +105,20 @@ impl Source for CommandSource {
             Ok(false) if stop.is_set() => Ok(false),
             // Nothing at all is for the program itself to explain; other things than MJPEG are not.
             Ok(false) | Err(SourceError::NoFrames { bytes: 0, .. }) => Err(self.ended()),
+            Err(SourceError::NoFrames { name, bytes, found, .. }) => {
+                self.group.end(Some(Signal::TERM));
+                Err(SourceError::NoFrames { name, bytes, found, said: self.last_words().replacen(':', ";", 1) })
+            }
             Err(SourceError::Silent { name, limit }) => {
                 self.group.end(Some(Signal::TERM));
-                Err(SourceError::Hung { name, limit, said: self.last_words() })
+                Err(SourceError::Hung { name, limit, found: self.stream.found(AFTER), said: self.last_words() })
             }
             other => other,
         }
+    }
+
+    fn skipped(&mut self) -> Option<String> {
+        self.stream.skipped()
     }
 
     fn is_live(&self) -> bool {
@@ -195,36 +210,55 @@ mod tests {
         CommandSource::open(&["sh", "-c", script].map(str::to_owned), "", &options).unwrap()
     }
 
-    /// Takes `frames` frames, then the error.
-    fn check(script: &str, frames: usize, expected: &str) {
-        let (mut source, mut frame, stop) = (open(script, 300), Frame::default(), Stop::new());
+    /// Takes `frames` frames of a program that may take `timeout_ms` for each but the first, then the error.
+    fn check(script: &str, timeout_ms: u64, frames: usize, expected: &str) {
+        let (mut source, mut frame, stop) = (open(script, timeout_ms), Frame::default(), Stop::new());
         for number in 0..frames {
             assert!(source.next(&mut frame, &stop).unwrap(), "{script}: frame {number}");
         }
         let error = source.next(&mut frame, &stop).unwrap_err();
         assert_eq!(error.to_string(), expected, "{script}");
-        assert!(error.is_transient(), "{script}");
     }
 
     #[test]
     fn every_end_is_told_with_the_last_words() {
-        check(&format!("{TINY}; {TINY}; exit 0"), 2, "sh: ended (exit status: 0)");
-        check(&format!("{TINY}; echo ' no light' >&2; exit 3"), 1, "sh: ended (exit status: 3): no light");
-        check("echo no camera >&2; echo at all >&2; exit 1", 0, "sh: ended (exit status: 1): no camera; at all");
-        check(&format!("{TINY}; kill -9 $$"), 1, "sh: ended (signal: 9 (SIGKILL))");
-        check(&format!("{TINY}; exec >&-; echo closed >&2; sleep 100"), 1, "sh: ended (signal: 9 (SIGKILL)): closed");
+        let long = 60_000;
+        check(&format!("{TINY}; {TINY}; exit 0"), long, 2, "sh: ended (exit status: 0)");
+        check(&format!("echo ' no light' >&2; {TINY}; exit 3"), long, 1, "sh: ended (exit status: 3): no light");
+        check("echo no camera >&2; echo at all >&2; exit 1", long, 0, "sh: ended (exit status: 1): no camera; at all");
+        check(
+            r"printf '1%%\r2%%\r\033[1mbroken\n' >&2; exit 1",
+            long,
+            0,
+            r"sh: ended (exit status: 1): 1%; 2%; \u{1b}[1mbroken",
+        );
+        check(&format!("{TINY}; kill -9 $$"), long, 1, "sh: ended (signal: 9 (SIGKILL))");
+        let closed = format!("echo closed >&2; {TINY}; exec >&-; sleep 100");
+        check(&closed, long, 1, "sh: ended (signal: 9 (SIGKILL)): closed");
+        let page = format!("{TINY}; echo '<html>503'");
+        check(&page, long, 1, "sh: ended (exit status: 0), after writing `<html>503`");
     }
 
     #[test]
     fn silence_is_told_and_what_was_started_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
-        let script = format!("{TINY}; sleep 100 & echo $! > {}; echo hm >&2; wait", file.display());
-        check(&script, 1, "sh: no frame within 0.3 s: hm");
+        // The last thing that it does in time is the frame.
+        let script = format!("sleep 100 & echo $! > {}; echo hm >&2; {TINY}; wait", file.display());
+        check(&script, 300, 1, "sh: no frame within 0.3 s: hm");
         let id = std::fs::read_to_string(file).unwrap();
-        // It may be a zombie until whoever inherited it has looked.
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        // The kernel takes a moment to end it, and it may be a zombie until whoever inherited it has looked.
+        let start = Instant::now();
+        loop {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
+            if state.is_empty() || state.contains(") Z ") || state.contains(") X ") {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{state}");
+            thread::sleep(END_CHECK);
+        }
+        let script = format!("{}busy'; exec sleep 100", TINY.trim_end_matches('\''));
+        check(&script, 300, 1, "sh: no frame within 0.3 s, after writing `busy`");
     }
 
     #[test]
@@ -241,10 +275,18 @@ mod tests {
 
     #[test]
     fn other_things_than_frames_are_a_mistake() {
-        let (mut source, mut frame, stop) = (open("printf H264", 300), Frame::default(), Stop::new());
-        let error = source.next(&mut frame, &stop).unwrap_err();
-        assert!(error.to_string().starts_with("sh: 4 bytes without a JPEG frame"), "{error}");
-        assert!(!error.is_transient());
+        for (script, start, end) in [
+            (
+                "printf H264",
+                "sh: 4 bytes without a JPEG frame, which start with `H264`, expected MJPEG",
+                "`-f mjpeg` (ffmpeg)",
+            ),
+            ("echo usage; echo 'no such flag' >&2; exit 2", "sh: 6 bytes without", "(ffmpeg); no such flag"),
+        ] {
+            let (mut source, mut frame, stop) = (open(script, 60_000), Frame::default(), Stop::new());
+            let error = source.next(&mut frame, &stop).unwrap_err().to_string();
+            assert!(error.starts_with(start) && error.ends_with(end), "{error}");
+        }
     }
 
     #[test]
@@ -256,6 +298,5 @@ mod tests {
         let words = ["no-such-camera".to_owned()];
         let error = CommandSource::open(&words, "; buy one", &CaptureOptions::default()).err().unwrap();
         assert_eq!(error.to_string(), "no-such-camera: not found; buy one");
-        assert!(!error.is_transient());
     }
 }

@@ -103,22 +103,26 @@ pub enum SourceError {
         limit: Duration,
     },
     /// A program that gives frames gave none, and was ended.
-    #[error("{name}: no frame within {:.1} s{said}", limit.as_secs_f32())]
+    #[error("{name}: no frame within {:.1} s{found}{said}", limit.as_secs_f32())]
     Hung {
         /// The program.
         name: String,
         /// How long a frame may take.
         limit: Duration,
+        /// What it wrote instead, after a comma, or nothing.
+        found: String,
         /// What it said of its errors, after a colon, or nothing.
         said: String,
     },
     /// A program that gives frames ended.
-    #[error("{name}: ended ({how}){said}")]
+    #[error("{name}: ended ({how}){found}{said}")]
     Ended {
         /// The program.
         name: String,
         /// Its exit status.
         how: String,
+        /// What it wrote instead of a frame, after a comma, or nothing.
+        found: String,
         /// What it said of its errors, after a colon, or nothing.
         said: String,
     },
@@ -168,19 +172,24 @@ pub enum SourceError {
     },
     /// A stream without a single frame.
     #[error(
-        "{name}: {bytes} bytes without a JPEG frame, expected MJPEG or concatenated JPEG files; \
-         try `--codec mjpeg` (rpicam-vid) or `-f mjpeg` (ffmpeg)"
+        "{name}: {bytes} bytes without a JPEG frame{found}, expected MJPEG or concatenated JPEG files; \
+         try `--codec mjpeg` (rpicam-vid) or `-f mjpeg` (ffmpeg){said}"
     )]
     NoFrames {
         /// The stream.
         name: String,
         /// How much was read.
         bytes: u64,
+        /// How they start, after a comma, or nothing.
+        found: String,
+        /// What its program said of its errors, after a semicolon, or nothing.
+        said: String,
     },
 }
 
 impl SourceError {
-    /// Whether opening the source again may help, once it has worked: the device was lost, reset or stuck.
+    /// Whether opening the source again may help although it gave no frame yet: the device was lost, reset or stuck. After
+    /// its first frame a camera is opened again whatever it failed with.
     pub fn is_transient(&self) -> bool {
         match self {
             // After a replug the node is missing, and then not permitted, until udev has done its work.

@@ -19,6 +19,8 @@ pub(super) struct Pictures {
     paths: Vec<PathBuf>,
     next: usize,
     number: u64,
+    /// Files that could not be read and were not told, and what was wrong with the last.
+    skipped: Option<(u64, String)>,
 }
 
 impl Pictures {
@@ -26,7 +28,7 @@ impl Pictures {
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let is_folder = fs::metadata(path).map_err(|e| SourceError::of_file(path, e))?.is_dir();
         let paths = if is_folder { folder(path)? } else { vec![path.to_path_buf()] };
-        Ok(Pictures { name: path.to_path_buf(), is_folder, paths, next: 0, number: 0 })
+        Ok(Pictures { name: path.to_path_buf(), is_folder, paths, next: 0, number: 0, skipped: None })
     }
 }
 
@@ -77,7 +79,8 @@ impl Source for Pictures {
                 Ok(()) => {}
                 Err(error) if self.is_folder => {
                     let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
-                    log::warn!("skipped {error}{cause}");
+                    let before = self.skipped.take().map_or(0, |(count, _)| count);
+                    self.skipped = Some((before + 1, format!("{error}{cause}")));
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -92,6 +95,10 @@ impl Source for Pictures {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    fn skipped(&mut self) -> Option<String> {
+        self.skipped.take().map(|(count, last)| format!("{count} files that cannot be read, the last {last}"))
     }
 
     fn is_live(&self) -> bool {

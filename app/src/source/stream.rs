@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use self::splitter::Splitter;
+use self::splitter::{Skipped, Splitter};
 use super::command::FIRST_FRAME;
+use super::found::found;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
 
@@ -28,14 +29,18 @@ pub(super) struct JpegStream {
     is_live: bool,
     /// `None` where frames may take any time.
     patience: Option<Patience>,
-    pieces: Receiver<io::Result<Vec<u8>>>,
+    pieces: Receiver<Piece>,
+    /// When the last bytes came.
+    arrived: Instant,
     /// Used pieces go back, so that nothing is allocated per piece.
     used: SyncSender<Vec<u8>>,
     splitter: Splitter,
     read_bytes: u64,
     number: u64,
-    reported_garbage_bytes: u64,
 }
+
+/// Bytes and when they were read, or why none could be.
+type Piece = io::Result<(Vec<u8>, Instant)>;
 
 /// How long frames may take before a stream counts as silent.
 #[derive(Debug, Clone, Copy)]
@@ -66,30 +71,32 @@ impl JpegStream {
         thread::spawn(move || read_pieces(reader, &send, &reuse));
         let splitter = Splitter::new(MAX_FRAME_BYTES);
         let name = name.to_owned();
-        let (read_bytes, number, reported_garbage_bytes) = (0, 0, 0);
-        JpegStream { name, is_live, patience, pieces, used, splitter, read_bytes, number, reported_garbage_bytes }
+        let (read_bytes, number, arrived) = (0, 0, Instant::now());
+        JpegStream { name, is_live, patience, pieces, arrived, used, splitter, read_bytes, number }
     }
 
-    fn report_garbage(&mut self) {
-        let garbage_bytes = self.splitter.garbage_bytes();
-        // Once at the start and then at each doubling: multipart streams have some before every frame.
-        if garbage_bytes > 2 * self.reported_garbage_bytes {
-            log::debug!("{}: {garbage_bytes} bytes between the JPEG frames skipped so far", self.name);
-            self.reported_garbage_bytes = garbage_bytes;
-        }
+    /// What the stream gave since its last frame instead of another, after the words `before`; nothing where it gave
+    /// nothing.
+    pub(super) fn found(&self, before: &str) -> String {
+        found(before, &self.splitter.noise())
     }
 
     /// The end of a stream that never had a frame is an error.
     fn end(&self) -> Result<bool, SourceError> {
         match self.number {
-            0 => Err(SourceError::NoFrames { name: self.name.clone(), bytes: self.read_bytes }),
+            0 => Err(SourceError::NoFrames {
+                name: self.name.clone(),
+                bytes: self.read_bytes,
+                found: self.found(", which start with"),
+                said: String::new(),
+            }),
             _ => Ok(false),
         }
     }
 }
 
 /// Reads until the end, an error, or until nobody listens.
-fn read_pieces(mut reader: impl Read, send: &SyncSender<io::Result<Vec<u8>>>, reuse: &Receiver<Vec<u8>>) {
+fn read_pieces(mut reader: impl Read, send: &SyncSender<Piece>, reuse: &Receiver<Vec<u8>>) {
     loop {
         let mut piece = reuse.try_recv().unwrap_or_default();
         piece.resize(PIECE_BYTES, 0);
@@ -97,7 +104,7 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<io::Result<Vec<u8>>>, re
             Ok(0) => return,
             Ok(len) => {
                 piece.truncate(len);
-                send.send(Ok(piece))
+                send.send(Ok((piece, Instant::now())))
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
@@ -131,26 +138,35 @@ impl Source for JpegStream {
                 match self.pieces.recv_timeout(STOP_CHECK) {
                     Ok(piece) => break piece,
                     Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) if self.splitter.end() => continue 'whole,
+                    Err(RecvTimeoutError::Disconnected) if self.splitter.take_last(&mut frame.bytes) => break 'whole,
                     Err(RecvTimeoutError::Disconnected) => return self.end(),
                 }
             };
             start = Instant::now();
-            let piece = piece.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
+            let (piece, arrived) = piece.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
+            self.arrived = arrived;
             self.read_bytes += piece.len() as u64;
             self.splitter.push(&piece);
             // Where the other side has enough spare pieces this one is let go.
             let _ = self.used.try_send(piece);
         }
-        self.report_garbage();
         frame.set_encoded(PixelFormat::Mjpeg);
         frame.number = self.number;
         frame.path = None;
         frame.truth = None;
-        frame.captured = Instant::now();
+        frame.captured = self.arrived;
         frame.capture_time = start.elapsed();
         self.number += 1;
         Ok(true)
+    }
+
+    fn skipped(&mut self) -> Option<String> {
+        let Skipped { images, bytes, reason } = self.splitter.take_skipped()?;
+        let images = (images > 0).then(|| format!("{images} broken JPEG frames"));
+        let bytes = (bytes > 0).then(|| format!("{bytes} bytes between frames"));
+        let what: Vec<_> = images.into_iter().chain(bytes).collect();
+        let reason = reason.map_or_else(String::new, |reason| format!(", the last because {reason}"));
+        Some(format!("{}: {}{reason}", self.name, what.join(" and ")))
     }
 
     fn is_live(&self) -> bool {
@@ -204,7 +220,6 @@ mod tests {
             let mut source = JpegStream::new("test", Cursor::new(bytes), true, None);
             let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err();
             assert!(error.to_string().starts_with(&expected), "{name}: {error}");
-            assert!(!error.is_transient());
         }
         let mut endless = JpegStream::new("test", io::repeat(7), true, None);
         assert!(matches!(endless.next(&mut Frame::default(), &Stop::new()), Err(SourceError::NoFrames { .. })));
@@ -253,7 +268,6 @@ mod tests {
             assert!(began.elapsed() >= expected);
             let SourceError::Silent { ref name, limit } = error else { panic!("{error}") };
             assert_eq!((name.as_str(), limit), ("test", expected));
-            assert!(error.is_transient());
         };
         silent(&mut source, patience.first);
         io::Write::write_all(&mut pipe, &TINY).unwrap();

@@ -70,6 +70,13 @@ pub enum UriError {
     },
 }
 
+impl Uri {
+    /// Whether it names a camera, which can be opened again and then goes on; a pipe cannot be, and files would start over.
+    pub(crate) fn is_camera(&self) -> bool {
+        matches!(self, Uri::V4l2(_) | Uri::Csi(_) | Uri::Command(_))
+    }
+}
+
 impl FromStr for Uri {
     type Err = UriError;
 

@@ -2,7 +2,10 @@
 //! SentencePiece model.
 
 mod byte_pairs;
+mod classes;
 mod configuration;
+mod patterns;
+mod post_processor;
 mod sentence_pieces;
 mod word_pieces;
 
@@ -14,6 +17,7 @@ use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
+use self::classes::WordNormalizer;
 use self::configuration::{AddedToken, Class, Configuration};
 use super::{CheckpointError, TextConfig, read_optional};
 
@@ -47,6 +51,8 @@ impl TokenizerFile {
         let default_class = text.map_or("PreTrainedTokenizerFast", TextConfig::tokenizer_class);
         let config = Configuration::read(checkpoint, default_class)?;
         let (path, json) = source(checkpoint, &config)?;
+        let (name, release) = (&config.name, config.generation.release());
+        log::info!("{}: what it leaves open is as {name} of transformers {release} has it", path.display());
         let tokenizer = parse(&path, &json)?;
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if let Some(size) = text.map(TextConfig::vocab_size).filter(|size| largest >= *size) {
@@ -141,14 +147,15 @@ fn refused(path: &Path, message: String) -> CheckpointError {
 /// `tokenizer.json` as it is, with what the reference puts in its place when it loads it: the configuration's
 /// normalisation of words, its prefix space, and the tokens that it keeps whole.
 fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
+    let json = with_patterns(path, json)?;
     let mut tokenizer = parse(path, &json)?;
     let mut changes = Vec::new();
     if let Some(normalizer) = normalizer(&tokenizer, config)? {
         tokenizer.with_normalizer(Some(normalizer)).map_err(|e| unusable(path, &e))?;
         changes.push("its normaliser");
     }
-    let prefix = config.add_prefix_space()?;
-    if let Some(PreTokenizerWrapper::ByteLevel(found)) = tokenizer.get_pre_tokenizer()
+    if let Some(prefix) = config.add_prefix_space()?
+        && let Some(PreTokenizerWrapper::ByteLevel(found)) = tokenizer.get_pre_tokenizer()
         && found.add_prefix_space != prefix
     {
         let mut wanted = *found;
@@ -168,22 +175,36 @@ fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8
         tokenizer.add_tokens(tokens.collect::<Vec<_>>()).map_err(|e| unusable(path, &e))?;
         changes.push("its list of added tokens");
     }
+    changes.extend(post_processor::adjust(path, &mut tokenizer, config)?);
     if changes.is_empty() {
         return Ok(json);
     }
     let changes = changes.join(" and ");
-    log::warn!("{}: {changes} gives way to tokenizer_config.json, as in transformers", path.display());
+    let (class, release) = (&config.name, config.generation.release());
+    log::warn!(
+        "{}: {changes} gives way to tokenizer_config.json and its class {class}, as in transformers {release}",
+        path.display()
+    );
     tokenizer.to_string(false).map(String::into_bytes).map_err(|e| unusable(path, &e))
+}
+
+/// `tokenizer.json` with its regular expressions in the words of the library used here.
+fn with_patterns(path: &Path, json: Vec<u8>) -> Result<Vec<u8>, CheckpointError> {
+    let mut file: Value =
+        serde_json::from_slice(&json).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })?;
+    let steps = ["normalizer", "pre_tokenizer"];
+    let changed = steps.map(|step| file.get_mut(step).is_some_and(patterns::translate));
+    Ok(if changed.contains(&true) { file.to_string().into_bytes() } else { json })
 }
 
 /// The configuration's normaliser of words where the file has another.
 fn normalizer(tokenizer: &Tokenizer, config: &Configuration) -> Result<Option<BertNormalizer>, CheckpointError> {
     let Some(NormalizerWrapper::BertNormalizer(found)) = tokenizer.get_normalizer() else { return Ok(None) };
     let wanted = config.normalization()?;
-    let chinese_chars = match config.class {
-        Class::Bert => wanted.chinese_chars,
-        Class::Mpnet => found.handle_chinese_chars,
-        _ => return Ok(None),
+    let chinese_chars = match config.word_normalizer() {
+        Some(WordNormalizer::Bert) => wanted.chinese_chars,
+        Some(WordNormalizer::Case) => found.handle_chinese_chars,
+        None => return Ok(None),
     };
     let same = found.lowercase == wanted.lowercase
         && found.strip_accents == wanted.strip_accents
@@ -261,4 +282,100 @@ fn template(first: Option<(String, u64)>, last: (String, u64)) -> Value {
         .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
         .collect();
     json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// The half of `tests/golden/text/class_ids.json` of one release.
+    #[derive(Deserialize)]
+    struct Golden {
+        special: Map<String, Value>,
+        prompts: Vec<String>,
+        tokenizers: BTreeMap<String, Value>,
+        rows: Vec<Row>,
+    }
+
+    /// What some classes give for the prompts.
+    #[derive(Deserialize)]
+    struct Row {
+        tokenizer: String,
+        config: Map<String, Value>,
+        classes: Vec<String>,
+        ids: Vec<Vec<u32>>,
+        types: Vec<Vec<u32>>,
+        left: bool,
+        mask: bool,
+    }
+
+    fn differences(golden: &Golden, row: &Row, class: &str, release: &str) -> Result<Vec<String>, CheckpointError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, content: &Value| {
+            std::fs::write(folder.path().join(name), content.to_string()).expect("the file is written");
+        };
+        let mut config = golden.special.clone();
+        config.extend(row.config.clone());
+        config.extend([("tokenizer_class".into(), json!(class)), ("model_max_length".into(), json!(16))]);
+        write("tokenizer.json", &golden.tokenizers[&row.tokenizer]);
+        write("tokenizer_config.json", &Value::Object(config));
+        write("config.json", &json!({"transformers_version": release}));
+        let file = TokenizerFile::read(folder.path(), None)?;
+        let tokenizer = parse(folder.path(), &file.json)?;
+        let mut wrong = Vec::new();
+        for (at, prompt) in golden.prompts.iter().enumerate() {
+            let found = tokenizer.encode(prompt.as_str(), true).expect("a prompt");
+            // Where the class gives no types, the model takes all tokens for of the first.
+            let types = if row.types[at].is_empty() { vec![0; row.ids[at].len()] } else { row.types[at].clone() };
+            if found.get_ids() != row.ids[at] || found.get_type_ids() != types {
+                wrong.push(format!("{prompt:?}: {:?} {:?}", found.get_ids(), found.get_type_ids()));
+            }
+        }
+        if (file.padding_side == PaddingSide::Left, file.attention_mask) != (row.left, row.mask) {
+            wrong.push(format!("{:?}, mask {}", file.padding_side, file.attention_mask));
+        }
+        Ok(wrong)
+    }
+
+    #[test]
+    fn first_tokens_of_funnel_are_of_a_type_of_their_own() {
+        let check = |release: &str, types: [u32; 3]| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let write = |name: &str, content: &str| {
+                std::fs::write(folder.path().join(name), content).expect("the file is written");
+            };
+            write("vocab.txt", "<pad>\n<unk>\n<cls>\n<sep>\na\n");
+            write("tokenizer_config.json", r#"{"tokenizer_class": "FunnelTokenizer", "model_max_length": 16}"#);
+            write("config.json", &json!({"transformers_version": release}).to_string());
+            let file = TokenizerFile::read(folder.path(), None).expect(release);
+            let found = parse(folder.path(), &file.json).expect(release).encode("A", true).expect("a prompt");
+            assert_eq!((found.get_ids(), found.get_type_ids()), (&[2, 4, 3][..], &types[..]), "{release}");
+        };
+        check("4.56.2", [2, 0, 0]);
+        // There the class gives the model no types.
+        check("5.24.0", [0, 0, 0]);
+    }
+
+    #[test]
+    fn classes_give_the_ids_of_the_release_that_wrote_the_files() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/text/class_ids.json");
+        let goldens: BTreeMap<String, Golden> =
+            serde_json::from_slice(&std::fs::read(path).expect("the golden")).expect("its form");
+        let mut failed = Vec::new();
+        for (version, golden) in &goldens {
+            let release = if version == "5" { "5.24.0" } else { "4.56.2" };
+            for row in &golden.rows {
+                for class in &row.classes {
+                    let wrong = differences(golden, row, class, release).unwrap_or_else(|e| vec![e.to_string()]);
+                    let (name, config) = (&row.tokenizer, Value::Object(row.config.clone()));
+                    failed.extend(wrong.iter().map(|w| format!("{release} {class}, {name}, {config}: {w}")));
+                }
+            }
+        }
+        assert!(failed.is_empty(), "{failed:#?}");
+    }
 }

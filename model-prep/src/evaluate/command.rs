@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use spotter_engine::console::write_line;
 
 use super::set::templates;
 use super::{EvaluateError, Options, Outcome, PictureSet, Places, Progress, evaluate, svg};
+use crate::console::stdout;
 
 /// Arguments of `model-prep evaluate`.
 #[derive(Debug, Args)]
@@ -79,8 +81,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     {
         std::fs::write(path, svg(found)).with_context(|| path.display().to_string())?;
     }
-    let text = if arguments.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+    let text = if arguments.json { serde_json::to_string(&report)? } else { report.to_string() };
+    let mut out = stdout();
+    if arguments.json {
+        out.write_all((text + "\n").as_bytes())
+    } else {
+        text.lines().try_for_each(|line| write_line(&mut out, format_args!("{line}")))
+    }
+    .context("standard output")?;
     Ok(ExitCode::SUCCESS)
 }
 

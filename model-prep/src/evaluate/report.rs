@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use spotter_engine::bundle::{Manifest, Weights};
+use spotter_engine::printable::serialize_path;
 
 use super::classification::Classification;
 use super::comparison::Comparison;
@@ -14,6 +15,7 @@ use super::set::LeftOut;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The folder of pictures.
+    #[serde(serialize_with = "serialize_path")]
     pub folder: PathBuf,
     /// How many pictures were read.
     pub pictures: usize,
@@ -37,6 +39,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unreadable {
     /// Its file, relative to the folder.
+    #[serde(serialize_with = "serialize_path")]
     pub file: PathBuf,
     /// Why.
     pub why: String,
@@ -46,6 +49,7 @@ pub struct Unreadable {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BundleReport {
     /// The bundle.
+    #[serde(serialize_with = "serialize_path")]
     pub bundle: PathBuf,
     /// Name of the model.
     pub name: String,

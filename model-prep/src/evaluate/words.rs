@@ -3,6 +3,7 @@
 use std::fmt::{self, Formatter};
 
 use spotter_engine::bundle::Weights;
+use spotter_engine::printable::{printable, printable_path};
 use spotter_engine::score::ScoringKind;
 
 use super::classification::{ClassAccuracy, Classification};
@@ -42,12 +43,12 @@ impl Report {
         writeln!(
             f,
             "{}: {pictures} pictures in {seconds:.1} s, {pictures_per_second:.0} pictures/s on {threads} threads",
-            folder.display()
+            printable_path(folder)
         )?;
         if !unreadable.is_empty() {
             writeln!(f, "{} pictures could not be read and count for nothing:", unreadable.len())?;
             for picture in unreadable.iter().take(LISTED) {
-                writeln!(f, "  {}: {}", picture.file.display(), picture.why)?;
+                writeln!(f, "  {}: {}", printable_path(&picture.file), picture.why)?;
             }
             if let Some(more) = unreadable.len().checked_sub(LISTED).filter(|more| *more > 0) {
                 writeln!(f, "  and {more} more, all of which --json lists")?;
@@ -90,7 +91,7 @@ impl Report {
         for (what, cosines) in [("pictures", pictures), ("texts", texts)] {
             match cosines {
                 Some(Cosines { min, mean, worst }) => {
-                    writeln!(f, "cosine of {what}: mean {mean:.6}, least {min:.6} ({worst})")?;
+                    writeln!(f, "cosine of {what}: mean {mean:.6}, least {min:.6} ({})", printable(worst))?;
                 }
                 None => writeln!(f, "cosine of {what}: none, since the embeddings differ in length")?,
             }
@@ -109,7 +110,7 @@ fn row(f: &mut Formatter<'_>, what: &str, columns: impl Iterator<Item = String>)
 
 /// A bundle's path, cut at the front where it is too long for a column.
 fn column_name(bundle: &BundleReport) -> String {
-    let path = bundle.bundle.display().to_string();
+    let path = printable_path(&bundle.bundle);
     let count = path.chars().count();
     if count < COLUMN { path } else { ['…'].into_iter().chain(path.chars().skip(count + 2 - COLUMN)).collect() }
 }
@@ -163,7 +164,8 @@ fn details(f: &mut Formatter<'_>, found: &Classification) -> fmt::Result {
     writeln!(f, "\nclasses, best first")?;
     for (index, (class, accuracy)) in classes.iter().enumerate() {
         if classes.len() <= LISTED || index < EXTREMES || index >= classes.len() - EXTREMES {
-            let ClassAccuracy { name, right, pictures, .. } = class;
+            let ClassAccuracy { right, pictures, .. } = class;
+            let name = printable(&class.name);
             writeln!(f, "  {:>8}  {name} ({right} of {pictures})", percent(*accuracy))?;
         } else if index == EXTREMES {
             writeln!(f, "       …  {} more, all of which --json lists", classes.len() - 2 * EXTREMES)?;
@@ -176,7 +178,14 @@ fn details(f: &mut Formatter<'_>, found: &Classification) -> fmt::Result {
         writeln!(f, "\nmost confused")?;
     }
     for pair in found.most_confused.iter().take(EXTREMES) {
-        writeln!(f, "  {} taken for {}: {} of {}", pair.truth, pair.answer, pair.count, pair.of)?;
+        writeln!(
+            f,
+            "  {} taken for {}: {} of {}",
+            printable(&pair.truth),
+            printable(&pair.answer),
+            pair.count,
+            pair.of
+        )?;
     }
     let kind = match found.scoring {
         ScoringKind::Softmax => "softmax",

@@ -7,10 +7,12 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::{Manifest, Weights};
+use spotter_engine::printable::{printable, printable_path};
 
 use super::{export_calibrated, steps};
 use crate::checkpoint::Checkpoint;
 use crate::cli::inside;
+use crate::console::print_lines;
 use crate::import::{OnnxArguments, OnnxModel};
 use crate::model::Model;
 use crate::overrides::{CropTo, ImageSize, Overrides, ResizeTo, ScaleTo};
@@ -126,31 +128,36 @@ pub(crate) fn run(arguments: Arguments, bar: &ProgressBar) -> anyhow::Result<Exi
     let manifest = export_calibrated(model, &out, &name, plans, settings.as_ref(), &|| bar.inc(1))
         .with_context(|| format!("no bundle was written to {}", out.display()))?;
     bar.finish_and_clear();
-    print_summary(&out, &manifest);
+    print_lines(&summary(&out, &manifest).join("\n"))?;
     let reports = report::write(&out, &manifest)
         .with_context(|| format!("the report beside {} could not be written", out.display()))?;
-    reports.iter().for_each(|path| println!("{}", path.display()));
+    reports.iter().try_for_each(|path| print_lines(&printable_path(path)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_summary(out: &Path, manifest: &Manifest) {
+/// Lines about a bundle.
+fn summary(out: &Path, manifest: &Manifest) -> Vec<String> {
     let bytes: u64 = manifest.files().iter().map(|file| file.bytes).sum();
     let accuracy = &manifest.quantization;
-    println!("{}: {}, {:.1} MB", out.display(), manifest.name, bytes as f64 / 1e6);
+    let (place, name) = (printable_path(out), printable(&manifest.name));
+    let mut lines = vec![format!("{place}: {name}, {:.1} MB", bytes as f64 / 1e6)];
     for made in &manifest.overrides {
-        println!("{}: {} in place of {}: {}", made.key, made.to, made.from, made.reason);
+        let line = format!("{}: {} in place of {}: {}", made.key, made.to, made.from, made.reason);
+        lines.push(printable(&line).into_owned());
     }
-    println!("smallest cosine to float: images {}, texts {}", accuracy.image_cosine_min, accuracy.text_cosine_min);
+    let (images, texts) = (accuracy.image_cosine_min, accuracy.text_cosine_min);
+    lines.push(format!("smallest cosine to float: images {images}, texts {texts}"));
     if let Some(found) = &accuracy.calibration {
         let floats = accuracy.layers.iter().filter(|layer| layer.stored == Weights::F32).count();
-        println!(
+        lines.push(format!(
             "{} of {} layers stay floats; {:.1} of 100 pictures have another winning prompt, {:.1} without them",
             floats,
             accuracy.layers.len(),
             found.drop,
             found.drop_without_floats
-        );
+        ));
     }
+    lines
 }
 
 fn template(text: &str) -> Result<String, String> {

@@ -1,12 +1,56 @@
-//! What the fuzz targets share.
+//! The fuzz targets, each of which takes any bytes. `tests/tests/e2e/scripts.rs` calls them, too.
 
 use std::path::Path;
 
-use model_prep::checkpoint::{CheckpointError, Tensors};
+use model_prep::checkpoint::{CheckpointError, DualEncoderConfig, Tensors};
+use spotter_engine::bundle::Bundle;
+
+/// A checkpoint whose `config.json` and `model.safetensors` are anything: it is refused or read, within bounds.
+pub fn checkpoint(bytes: &[u8]) {
+    // Two bytes say where one file ends and the other begins.
+    let Some((length, rest)) = bytes.split_first_chunk() else { return };
+    let at = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+    let (config, weights) = rest.split_at(at);
+    with_files([("config.json", config), ("model.safetensors", weights)], |folder| {
+        let config = DualEncoderConfig::read(&folder.join("config.json"));
+        drop(format!("{config:?}"));
+        read_all(Tensors::open(folder));
+    });
+}
+
+/// A `pytorch_model.bin` that is anything: it is refused or read, within bounds.
+pub fn pickle(bytes: &[u8]) {
+    // Most bytes are no zip archive, so that a pickle alone is put into one.
+    let archive;
+    let file = match bytes.split_first() {
+        Some((b'P', pickle)) if !bytes.starts_with(b"PK") => {
+            archive = torch_archive(pickle);
+            &archive[..]
+        }
+        _ => bytes,
+    };
+    with_files([("pytorch_model.bin", file)], |folder| read_all(Tensors::open(folder)));
+}
+
+/// A bundle that is anything, as a directory and as a `.tar`: it is refused or read, within bounds.
+pub fn bundle(bytes: &[u8]) {
+    let (name, folder) = match bytes.split_first() {
+        // The manifest alone; its files are empty.
+        Some((b'{', _)) => ("bundle.json", true),
+        _ => ("bundle.tar", false),
+    };
+    with_files([(name, bytes), ("file", &[])], |path| {
+        let path = if folder { path.to_owned() } else { path.join(name) };
+        match Bundle::open(&path) {
+            Ok(bundle) => drop(bundle.verify()),
+            Err(error) => drop(error.to_string()),
+        }
+    });
+}
 
 /// Calls `run` with a folder that holds these files and nothing else. It lies in memory where the system has such a
 /// place.
-pub fn with_files<const N: usize>(files: [(&str, &[u8]); N], run: impl FnOnce(&Path)) {
+fn with_files<const N: usize>(files: [(&str, &[u8]); N], run: impl FnOnce(&Path)) {
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     let folder = tempfile::tempdir_in(parent).expect("a folder");
@@ -17,7 +61,7 @@ pub fn with_files<const N: usize>(files: [(&str, &[u8]); N], run: impl FnOnce(&P
 }
 
 /// Reads every tensor, or shows the error.
-pub fn read_all(tensors: Result<Tensors, CheckpointError>) {
+fn read_all(tensors: Result<Tensors, CheckpointError>) {
     match tensors.and_then(|tensors| tensors.sha256()) {
         Ok(hash) => assert_eq!(hash.len(), 64),
         Err(error) => drop(error.to_string()),
@@ -26,7 +70,7 @@ pub fn read_all(tensors: Result<Tensors, CheckpointError>) {
 
 /// What `torch.save` would make of a pickle and of the storages "0", "1" and "2" of 48 bytes: a zip archive of stored
 /// entries. Checksums are left at 0, which PyTorch does not look at either.
-pub fn torch_archive(pickle: &[u8]) -> Vec<u8> {
+fn torch_archive(pickle: &[u8]) -> Vec<u8> {
     let storage = [0x3c; 48];
     let entries: [(&str, &[u8]); 4] =
         [("a/data.pkl", pickle), ("a/data/0", &storage), ("a/data/1", &storage), ("a/data/2", &storage)];

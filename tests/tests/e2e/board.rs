@@ -36,19 +36,26 @@ fn seconds(line: &Line) -> f64 {
 
 #[test]
 fn the_wanted_rate_is_held_and_the_newest_frame_taken() {
-    let place = Place::new();
     // An emulated program is not fast enough for more.
     let cases = if e2e::emulated() { [("1", 5), ("2", 9)] } else { [("4", 13), ("10", 31)] };
     for (max_fps, frames) in cases {
         let config = format!("[rate]\nmax_fps = {max_fps}\ngovernor = 'off'\n");
-        let lines = run(&place, &config, "test://shapes?size=64x64&fps=50", frames);
-        let took = (seconds(&lines[frames - 1]) - seconds(&lines[0])).rem_euclid(86_400.0);
-        let rate = (frames - 1) as f64 / took;
         let wanted: f64 = max_fps.parse().unwrap();
-        println!("{max_fps} frames/s wanted: {rate:.2}");
-        assert!((rate / wanted - 1.0).abs() < 0.15, "{max_fps}: {rate}");
-        let dropped = lines[frames - 1].dropped.unwrap();
-        assert!(dropped as f64 > 2.0 * frames as f64, "frames between are dropped, not kept waiting: {dropped}");
+        e2e::in_time(max_fps, |_| {
+            let lines = run(&Place::new(), &config, "test://shapes?size=64x64&fps=50", frames);
+            let times: Vec<f64> = lines.iter().map(seconds).collect();
+            let mut pauses: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).rem_euclid(86_400.0)).collect();
+            pauses.sort_by(f64::total_cmp);
+            // The middle one: what else the machine does may hold up a frame.
+            let rate = 1.0 / pauses[pauses.len() / 2];
+            let dropped = lines[frames - 1].dropped.unwrap();
+            println!("{max_fps} frames/s wanted: {rate:.2}; {dropped} frames between {frames}");
+            if (rate / wanted - 1.0).abs() >= 0.15 {
+                return Err(format!("{rate} frames/s"));
+            }
+            // Frames between are dropped, not kept waiting.
+            if dropped as f64 > 2.0 * frames as f64 { Ok(()) } else { Err(format!("only {dropped} frames dropped")) }
+        });
     }
 }
 
@@ -348,10 +355,10 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_told() {
         };
         let says = |line: &str| fs::read_to_string(&metrics).is_ok_and(|text| text.lines().any(|l| l == line));
         until(&|| !written.events().is_empty());
-        set(HEAT, "50000\n");
         until(&|| says("spotter_frame_rate_held{camera=\"front door\"} 1"));
         assert!(!says("spotter_frame_rate_limit_hertz{camera=\"front door\"} +Inf"));
         assert!(says("spotter_source_up{camera=\"front door\"} 1"));
+        set(HEAT, "50000\n");
         until(&|| written.events().len() == 2);
         until(&|| says("spotter_frame_rate_held{camera=\"front door\"} 0"));
         assert!(says("spotter_frame_rate_limit_hertz{camera=\"front door\"} +Inf"));

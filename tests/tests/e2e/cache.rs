@@ -93,7 +93,12 @@ fn a_write_killed_at_any_moment_leaves_a_whole_cache() {
     let (place, expected) = prepared();
     let started = place.state().join("started");
     let (mut spread, mut torn, mut sizes, start) = (Spread(3), 0, BTreeSet::new(), Instant::now());
-    for kill in 0..KILLS {
+    for kill in 0.. {
+        // Until one hits a write, however quick these are here.
+        if kill >= KILLS && torn > 0 {
+            break;
+        }
+        assert!(kill < 10 * KILLS, "no kill hit a write");
         let mut writer = Command::new(e2e::this_test());
         writer.args(["--ignored", "--exact", "cache::endless_writer"]).env(ENDLESS, place.cache());
         let mut child = writer.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -111,11 +116,10 @@ fn a_write_killed_at_any_moment_leaves_a_whole_cache() {
         check_after_kill(&format!("kill {kill}"), &place, &expected);
     }
     println!(
-        "{KILLS} writers killed, {torn} of them with a temporary file under way; caches of {} sizes; {:.0} s",
+        "{KILLS} writers and more killed, {torn} of them with a temporary file under way; caches of {} sizes; {:.0} s",
         sizes.len(),
         start.elapsed().as_secs_f64()
     );
-    assert!(torn > 0, "no kill hit a write");
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn a_program_killed_at_any_moment_leaves_a_usable_cache() {
         assert_eq!(finish(&mut writer(1_000_000 + round)).code, Some(0));
         start.elapsed()
     });
-    let life = lives.min().unwrap();
+    let mut life = lives.min().unwrap();
     let (mut killed, mut spread) = (0, Spread(1));
     for round in 0.. {
         assert!(round < 10 * KILLS, "only {killed} of {round} writers were killed: too fast to be hit");
@@ -150,7 +154,10 @@ fn a_program_killed_at_any_moment_leaves_a_usable_cache() {
         let share = if round % 2 == 0 { spread.below(1000) } else { 700 + spread.below(300) };
         std::thread::sleep(life.mul_f64(share as f64 / 1000.0));
         let _ = child.kill();
-        killed += usize::from(child.wait().unwrap().code().is_none());
+        let in_time = child.wait().unwrap().code().is_none();
+        killed += usize::from(in_time);
+        // What else runs on the machine comes and goes, and a life is shorter or longer for it.
+        life = if in_time { life * 21 / 20 } else { life * 4 / 5 };
         check_after_kill(&format!("round {round}"), &place, &expected);
     }
     println!("{killed} programs killed within their {:.0} ms", life.as_secs_f64() * 1e3);

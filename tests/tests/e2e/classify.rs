@@ -465,3 +465,101 @@ fn a_pipe_at_a_cameras_pace_loses_no_frame() {
     let (code, rest, stderr) = program.end();
     assert!(code == Some(0) && rest.is_empty(), "{code:?}, {rest:?}: {stderr}");
 }
+
+#[test]
+fn names_of_files_are_bytes_and_forge_no_line() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let place = Place::new();
+    std::fs::create_dir(place.at("pictures")).unwrap();
+    let source = place.picture("picture.png", 1);
+    // In the order of a folder: Latin-1, a line of its own, an escape sequence.
+    let names = [&b"a-caf\xe9.png"[..], b"b\nerror: forged.png", b"c\x1b[2J.png"];
+    let paths: Vec<_> =
+        names.iter().map(|name| Path::new("pictures").join(std::ffi::OsStr::from_bytes(name))).collect();
+    for path in &paths {
+        std::fs::copy(&source, place.at("").join(path)).unwrap();
+    }
+    let json = ["pictures/a-caf\u{fffd}.png", "pictures/b\nerror: forged.png", "pictures/c\x1b[2J.png"];
+    let text = ["pictures/a-caf\u{fffd}.png", "pictures/b\\nerror: forged.png", "pictures/c\\u{1b}[2J.png"];
+    for (arguments, by_name) in [("classify --json", true), ("run --source pictures --output json", false)] {
+        let mut command = place.spotter(arguments);
+        let done = finish(if by_name { command.args(&paths) } else { &mut command });
+        assert_eq!(done.code, Some(0), "{arguments}: {}", done.stderr);
+        let found: Vec<_> = lines(&done).into_iter().map(|line| line.path.unwrap()).collect();
+        assert_eq!(found, json.map(PathBuf::from), "{arguments}");
+    }
+    for (arguments, by_name) in [("classify --top-k 1", true), ("run --source pictures --output text", false)] {
+        let mut command = place.spotter(arguments);
+        let done = finish(if by_name { command.args(&paths) } else { &mut command });
+        assert_eq!(done.code, Some(0), "{arguments}: {}", done.stderr);
+        assert!(!done.stdout.contains('\x1b') && !done.stdout.contains("\nerror"), "{arguments}: {}", done.stdout);
+        text.iter().for_each(|name| assert!(done.stdout.contains(name), "{arguments}: {}", done.stdout));
+    }
+    // Nor in errors and the log.
+    paths.iter().for_each(|path| std::fs::write(place.at("").join(path), "no picture").unwrap());
+    for (arguments, by_name) in [("classify", true), ("run --source pictures --output text", false)] {
+        let mut command = place.spotter(arguments);
+        let done = finish(if by_name { command.args(&paths) } else { &mut command });
+        assert_eq!(done.code, Some(1), "{arguments}");
+        assert!(
+            !done.stderr.contains('\x1b') && !done.stderr.contains("\nerror: forged"),
+            "{arguments}: {}",
+            done.stderr
+        );
+        text.iter().for_each(|name| assert!(done.stderr.contains(name), "{arguments}: {}", done.stderr));
+    }
+}
+
+#[test]
+fn outputs_may_be_closed_or_full() {
+    let place = Place::new();
+    let picture = place.picture("picture.png", 1);
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    // An error that cannot be told is an error all the same.
+    for (arguments, code) in [
+        ("classify missing.png", 1),
+        ("classify missing.png picture.png", 1),
+        ("run --source missing.png", 1),
+        ("run --source test://shapes --frames 2", 0),
+        ("check --labels missing.toml", 1),
+        ("labels --labels missing.toml", 1),
+        ("snapshot --source missing.png out.png", 1),
+        ("bundle install missing.tar", 1),
+        ("nonsense", 2),
+    ] {
+        let status = place.spotter(arguments).stdout(Stdio::null()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments} 2>/dev/full");
+    }
+    // So is an output that is lost while somebody wants it.
+    for arguments in ["classify picture.png", "check", "bundle list"] {
+        let output = place.spotter(arguments).stdout(full()).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains("standard output"), "{arguments}: {stderr}");
+    }
+    // A reader who is gone wants no more, and no word about it.
+    for arguments in [
+        "run --source test://shapes --output json",
+        "classify picture.png",
+        "classify --json picture.png",
+        "labels",
+        "check",
+        "doctor",
+        "doctor --json",
+        "bundle list",
+        "bench --frames 2",
+        "bench --explain",
+        "snapshot --source picture.png out.png",
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = place.spotter(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments}: {stderr}");
+        assert!(stderr.lines().all(|line| line.contains(" INFO ")), "{arguments}: {stderr}");
+    }
+    // What was asked for is done.
+    assert!(place.at("out.png").exists() && place.cache().exists() && picture.exists());
+    let mut prep = Command::new(e2e::program("model-prep"));
+    let status = prep.args(["export", "missing", "--out", "bundle"]).current_dir(place.at("")).stderr(full()).status();
+    assert_eq!(status.unwrap().code(), Some(1));
+}

@@ -41,7 +41,7 @@ fn a_board_that_is_well() {
     let model = &found["model"];
     assert_eq!((model["name"].as_str(), model["place"].as_str()), (Some("demo"), Some("slot built-in")));
     assert_eq!((model["sentences_cached"].as_u64(), model["sentences_new"].as_u64()), (Some(0), Some(48)));
-    assert!(model["speed"]["frames_hz"].as_f64().unwrap() > 0.5);
+    assert!(model["speed"]["frames_hz"].as_f64().unwrap() > 0.0);
     assert!(!place.state().exists(), "it only looks");
     let findings = found["findings"].as_array().unwrap();
     let about_us =

@@ -25,6 +25,7 @@ mod programs;
 mod quantization;
 mod reload;
 mod scores;
+mod scripts;
 mod service;
 mod shapes;
 mod snapshot;

@@ -151,6 +151,18 @@ fn whole_frames_survive_what_is_between_them() {
         assert!(pixels(&place, &path, last) == pixels(&place, &place.at("good.mjpeg"), survivors[last]), "{what}");
     };
 
+    // Among what is found, in their order: a frame whose pixels are cut off is shown as far as it goes, as other decoders do.
+    let check_among = |what: &str, stream: Vec<u8>, survivors: &[usize]| {
+        let path = place.write("stream.mjpeg", stream);
+        let done = run(&place, &path);
+        let found = lines(&done);
+        assert!(found.len() <= FRAMES, "{what}");
+        let mut rest = found.iter();
+        for original in survivors {
+            assert!(rest.any(|line| line.labels == expected[*original].labels), "{what}: number {original} is missing");
+        }
+    };
+
     let all: Vec<_> = (0..FRAMES).collect();
     let mut chance = Chance(1);
     check("multipart", multipart, &all);
@@ -167,13 +179,47 @@ fn whole_frames_survive_what_is_between_them() {
             frame[..whole].to_vec()
         };
         let truncated = good.iter().enumerate().flat_map(cut).collect();
-        check("truncated frames", truncated, &survivors);
+        check_among("truncated frames", truncated, &survivors);
     }
     let everything = good.iter().enumerate().flat_map(|(number, frame)| {
         let frame = without_tables(frame);
         let whole = if survivors.contains(&number) { frame.len() } else { 3 + chance.below(frame.len() - 4) };
-        // What ends a frame early by chance makes a whole one of a truncated one, so text rather than garbage here.
         [&frame[..whole], b"\r\n--frame\r\nContent-Type: image/jpeg\r\n\r\n"].concat()
     });
-    check("everything", everything.collect(), &survivors);
+    check_among("everything", everything.collect(), &survivors);
+
+    // Without end markers, and with stray bytes before a segment of each.
+    let open: Vec<_> = good.iter().map(|frame| frame[..frame.len() - 2].to_vec()).collect();
+    check("no end markers", open.concat(), &all);
+    let stray = |frame: &Vec<u8>| {
+        let at = 4 + usize::from(u16::from_be_bytes([frame[4], frame[5]]));
+        [&frame[..at], b"\0\0stray", &frame[at..]].concat()
+    };
+    check("stray bytes", open.iter().map(stray).collect::<Vec<_>>().concat(), &all);
+}
+
+#[test]
+fn what_is_left_out_of_a_stream_is_counted() {
+    let place = Place::new();
+    let mut jpeg = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&crate::classify::drawn(1)).unwrap();
+    for (name, stream, frames, left_out, what) in [
+        ("whole", jpeg.repeat(3), 3, 0, "broken"),
+        ("no ends", jpeg[..jpeg.len() - 2].repeat(3), 3, 0, "broken"),
+        ("a header cut off", [&jpeg[..30], &jpeg[..], &jpeg[..30], &jpeg[..]].concat(), 2, 2, "broken JPEG frames"),
+        ("garbage", [&b"\x80\x81\x82"[..], &jpeg].concat(), 1, 3, "bytes between frames"),
+        ("the last one cut off", [&jpeg[..], &jpeg[..30]].concat(), 1, 1, "broken JPEG frames"),
+    ] {
+        let path = place.write("stream.mjpeg", stream);
+        let output = place.spotter("run --source - --output json").stdin(File::open(path).unwrap()).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(stdout.matches("\"labels\"").count(), frames, "{name}: {stdout}");
+        // In one event, or in one at once and one at the end.
+        let told: Vec<_> = stdout.lines().filter(|line| line.contains("frames_skipped")).collect();
+        let counts = told.iter().map(|line| {
+            let (_, count) = line.split(what).next().unwrap().trim_end().rsplit_once(' ').unwrap();
+            count.parse::<u64>().unwrap_or_else(|_| panic!("{name}: {line}"))
+        });
+        assert_eq!(counts.sum::<u64>(), left_out, "{name}: {told:?}");
+    }
 }

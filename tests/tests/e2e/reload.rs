@@ -10,9 +10,11 @@ use std::time::Instant;
 
 use crate::classify::{DEADLINE, Line, Place, Running, label_toml};
 
-/// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something.
-pub(crate) fn source() -> String {
-    format!("test://shapes?seed=1&fps={}&size=64x64", if e2e::emulated() { 1 } else { 5 })
+/// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something; slower with
+/// each try.
+pub(crate) fn source(attempt: usize) -> String {
+    let fps = if e2e::emulated() || attempt > 1 { 1 } else { 5 };
+    format!("test://shapes?seed=1&fps={fps}&size=64x64")
 }
 
 const OLD: [&str; 3] = ["red circle", "green square", "blue star"];
@@ -23,8 +25,10 @@ struct Watching {
     program: Running,
     last: Line,
     dropped_at_start: u64,
-    /// Set once a frame had other labels than the one before: how many frames.
+    /// How many frames had other labels than the one before.
     swaps: usize,
+    /// How many frames were dropped since the first.
+    lost: u64,
 }
 
 fn names(line: &Line) -> BTreeSet<&str> {
@@ -33,22 +37,25 @@ fn names(line: &Line) -> BTreeSet<&str> {
 
 impl Watching {
     /// Waits for the first frame, whose labels are `OLD`.
-    fn start(place: &Place, labels: &Path) -> Self {
+    fn start(place: &Place, labels: &Path, attempt: usize) -> Self {
         let config = place.write("spotter.toml", "[inference]\ntop_k = 1000\n");
         let mut command = place.spotter("run --output json --source");
-        let program = Running::start(command.arg(source()).arg("--config").arg(config).arg("--labels").arg(labels));
+        let program =
+            Running::start(command.arg(source(attempt)).arg("--config").arg(config).arg("--labels").arg(labels));
         let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
         assert_eq!(names(&last), BTreeSet::from(OLD));
         let dropped_at_start = last.dropped.unwrap();
-        Self { program, last, dropped_at_start, swaps: 0 }
+        Self { program, last, dropped_at_start, swaps: 0, lost: 0 }
     }
 
-    /// The next frame: the one after the last, none dropped between them, its labels one of the `known` sets, whole.
+    /// The next frame: its labels are one of the `known` sets, whole. Should be the one after the last, none dropped between
+    /// them.
     fn frame(&mut self, known: &[BTreeSet<&str>]) {
         let line = self.program.next().unwrap_or_else(|| panic!("ended: {}", self.program.stderr()));
         let (number, dropped) = (line.frame.unwrap(), line.dropped.unwrap());
-        assert_eq!(number, self.last.frame.unwrap() + 1, "consecutive frames; dropped {dropped} in all");
-        assert_eq!(dropped, self.dropped_at_start, "a frame was dropped");
+        let left_out = number.checked_sub(self.last.frame.unwrap() + 1).expect("frames in their order");
+        assert!(dropped >= self.last.dropped.unwrap() && left_out <= dropped - self.dropped_at_start, "{line:?}");
+        self.lost = dropped - self.dropped_at_start;
         assert!(known.contains(&names(&line)), "a mix of labels: {:?}", names(&line));
         let sum: f32 = line.labels.iter().map(|label| label.probability).sum();
         assert!((sum - 1.0).abs() < 1e-4, "probabilities add up to {sum}");
@@ -80,36 +87,39 @@ impl Watching {
         }
     }
 
-    /// The end, in good order; gives standard error.
-    fn end(self) -> String {
+    /// The end, in good order; gives standard error where no frame was dropped.
+    fn end(self) -> Result<String, String> {
         self.program.signal("TERM");
         let (code, _, stderr) = self.program.end();
         assert_eq!(code, Some(0), "SIGTERM is a clean end: {stderr}");
-        stderr
+        if self.lost == 0 { Ok(stderr) } else { Err(format!("{} frames were dropped", self.lost)) }
     }
 }
 
 /// Starts with `OLD`, makes `change`, and expects `wanted`, in one swap that embedded `embedded` new sentences.
 fn check(what: &str, prepare: fn(&Place), change: fn(&Place, &Running), wanted: &[&str], cost: (usize, usize)) {
-    let place = Place::new();
-    prepare(&place);
-    let labels = place.at("labels.toml");
-    let mut watching = Watching::start(&place, &labels);
-    let start = Instant::now();
-    change(&place, &watching.program);
-    watching.until(wanted, &[&OLD, wanted]);
-    let took = start.elapsed();
-    for _ in 0..3 {
-        watching.frame(&[wanted.iter().copied().collect()]);
-    }
-    assert_eq!(watching.swaps, 1, "{what}");
-    let last = watching.last.frame.unwrap();
-    let stderr = watching.end();
-    let (cached, embedded) = cost;
-    let said = format!("{cached} cached, {embedded} embedded");
-    println!("{what}: new labels after {:.2} s, frames 0 to {last} without a gap, {said}", took.as_secs_f64());
-    let line = stderr.lines().rfind(|line| line.contains("labels: ")).unwrap_or_default();
-    assert!(line.contains(&said), "{what}: expected {said}: {stderr}");
+    e2e::in_time(what, |attempt| {
+        let place = Place::new();
+        prepare(&place);
+        let labels = place.at("labels.toml");
+        let mut watching = Watching::start(&place, &labels, attempt);
+        let start = Instant::now();
+        change(&place, &watching.program);
+        watching.until(wanted, &[&OLD, wanted]);
+        let took = start.elapsed();
+        for _ in 0..3 {
+            watching.frame(&[wanted.iter().copied().collect()]);
+        }
+        assert_eq!(watching.swaps, 1, "{what}");
+        let last = watching.last.frame.unwrap();
+        let stderr = watching.end()?;
+        let (cached, embedded) = cost;
+        let said = format!("{cached} cached, {embedded} embedded");
+        println!("{what}: new labels after {:.2} s, frames 0 to {last} without a gap, {said}", took.as_secs_f64());
+        let line = stderr.lines().rfind(|line| line.contains("labels: ")).unwrap_or_default();
+        assert!(line.contains(&said), "{what}: expected {said}: {stderr}");
+        Ok(())
+    });
 }
 
 fn plain(place: &Place) {
@@ -169,87 +179,99 @@ fn fewer_labels_cost_nothing() {
 
 #[test]
 fn frames_go_on_while_many_sentences_are_embedded() {
-    let place = Place::new();
-    plain(&place);
-    let mut watching = Watching::start(&place, &place.at("labels.toml"));
-    // The tower takes several frames' time for these.
     let names: Vec<String> =
         (0..1000).map(|i| format!("thing number {i} in a very long row of many things that are all alike")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    place.labels("labels.toml", &names);
-    let (start, first) = (Instant::now(), watching.last.frame.unwrap());
-    watching.until(&names, &[&OLD, &names]);
-    let frames = watching.last.frame.unwrap() - first;
-    println!("1000 sentences: {frames} frames in {:.1} s, none dropped", start.elapsed().as_secs_f64());
-    assert!(frames >= 3, "embedded too quickly to show anything: {frames} frames");
-    assert_eq!(watching.swaps, 1);
-    let stderr = watching.end();
-    assert!(stderr.contains("0 cached, 1000 embedded"), "{stderr}");
+    e2e::in_time("many sentences", |attempt| {
+        let place = Place::new();
+        plain(&place);
+        let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);
+        // The tower takes several frames' time for these; more with each try.
+        let templates: Vec<String> = (0..=2 * attempt).map(|number| format!("'photo {number} of a {{}}.'")).collect();
+        let labels: String = names.iter().map(|name| format!("[[label]]\nname = '{name}'\n")).collect();
+        place.write("labels.toml", format!("templates = [{}]\n{labels}", templates.join(", ")));
+        let (start, first) = (Instant::now(), watching.last.frame.unwrap());
+        watching.until(&names, &[&OLD, &names]);
+        let frames = watching.last.frame.unwrap() - first;
+        let sentences = names.len() * templates.len();
+        println!("{sentences} sentences: {frames} frames in {:.1} s", start.elapsed().as_secs_f64());
+        assert_eq!(watching.swaps, 1);
+        let stderr = watching.end()?;
+        assert!(stderr.contains(&format!("0 cached, {sentences} embedded")), "{stderr}");
+        if frames >= 3 { Ok(()) } else { Err(format!("embedded too quickly to show anything: {frames} frames")) }
+    });
 }
 
 #[test]
 fn a_burst_of_saves_ends_in_the_last_content() {
-    let place = Place::new();
-    plain(&place);
-    let mut watching = Watching::start(&place, &place.at("labels.toml"));
-    let drafts: Vec<String> = (0..9).map(|draft| format!("draft {draft}")).collect();
-    for draft in &drafts {
-        place.labels("labels.toml", &["red circle", draft]);
-    }
-    place.labels("labels.toml", &NEW);
-    let mut known: Vec<Vec<&str>> = drafts.iter().map(|draft| vec!["red circle", draft]).collect();
-    known.extend([OLD.to_vec(), NEW.to_vec()]);
-    let known: Vec<&[&str]> = known.iter().map(Vec::as_slice).collect();
-    watching.until(&NEW, &known);
-    for _ in 0..10 {
-        watching.frame(&[BTreeSet::from(NEW)]);
-    }
-    println!("ten saves at once: {} swaps", watching.swaps);
-    watching.end();
+    e2e::in_time("a burst of saves", |attempt| {
+        let place = Place::new();
+        plain(&place);
+        let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);
+        let drafts: Vec<String> = (0..9).map(|draft| format!("draft {draft}")).collect();
+        for draft in &drafts {
+            place.labels("labels.toml", &["red circle", draft]);
+        }
+        place.labels("labels.toml", &NEW);
+        let mut known: Vec<Vec<&str>> = drafts.iter().map(|draft| vec!["red circle", draft]).collect();
+        known.extend([OLD.to_vec(), NEW.to_vec()]);
+        let known: Vec<&[&str]> = known.iter().map(Vec::as_slice).collect();
+        watching.until(&NEW, &known);
+        for _ in 0..10 {
+            watching.frame(&[BTreeSet::from(NEW)]);
+        }
+        println!("ten saves at once: {} swaps", watching.swaps);
+        watching.end().map(drop)
+    });
 }
 
 #[test]
 fn a_broken_file_changes_nothing_and_is_named_by_line_and_column() {
-    let place = Place::new();
-    plain(&place);
-    let mut watching = Watching::start(&place, &place.at("labels.toml"));
-    for (text, expected) in [
-        ("[[label]]\nname = \"red circle\n", "labels.toml:2:"),
-        ("[[label]]\nname = \"x\"\n[[label]]\nname = \"x\"\n", "labels.toml:4:8: label `x` is there already"),
-        ("[[label]]\nname = 3\n", "labels.toml:2:8: `name`: expected a string"),
-        ("[[label]]\nnmae = \"x\"\n", "labels.toml:2:1: unknown key `nmae`"),
-        ("templates = [\"{}\"]\n\n", "labels.toml:1:1: no labels"),
-    ] {
-        place.write("labels.toml", text);
-        watching.until_said(expected);
-    }
-    assert_eq!(watching.swaps, 0);
-    // A file that is mended counts again.
-    place.labels("labels.toml", &NEW);
-    watching.until(&NEW, &[&OLD, &NEW]);
-    let stderr = watching.end();
-    let errors: Vec<_> = stderr.lines().filter(|line| line.contains("ERROR")).collect();
-    println!("five broken files:\n{}", errors.join("\n"));
-    assert!(errors.iter().all(|line| line.contains("labels.toml:")), "{stderr}");
+    e2e::in_time("broken files", |attempt| {
+        let place = Place::new();
+        plain(&place);
+        let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);
+        for (text, expected) in [
+            ("[[label]]\nname = \"red circle\n", "labels.toml:2:"),
+            ("[[label]]\nname = \"x\"\n[[label]]\nname = \"x\"\n", "labels.toml:4:8: label `x` is there already"),
+            ("[[label]]\nname = 3\n", "labels.toml:2:8: `name`: expected a string"),
+            ("[[label]]\nnmae = \"x\"\n", "labels.toml:2:1: unknown key `nmae`"),
+            ("templates = [\"{}\"]\n\n", "labels.toml:1:1: no labels"),
+        ] {
+            place.write("labels.toml", text);
+            watching.until_said(expected);
+        }
+        assert_eq!(watching.swaps, 0);
+        // A file that is mended counts again.
+        place.labels("labels.toml", &NEW);
+        watching.until(&NEW, &[&OLD, &NEW]);
+        let stderr = watching.end()?;
+        let errors: Vec<_> = stderr.lines().filter(|line| line.contains("ERROR")).collect();
+        println!("five broken files:\n{}", errors.join("\n"));
+        assert!(errors.iter().all(|line| line.contains("labels.toml:")), "{stderr}");
+        Ok(())
+    });
 }
 
 #[test]
 fn a_file_deleted_and_made_anew() {
-    let place = Place::new();
-    plain(&place);
-    let mut watching = Watching::start(&place, &place.at("labels.toml"));
-    fs::remove_file(place.at("labels.toml")).unwrap();
-    watching.until_said("labels.toml: no such file");
-    fs::write(place.at("labels.toml"), label_toml(&NEW)).unwrap();
-    watching.until(&NEW, &[&OLD, &NEW]);
-    assert_eq!(watching.swaps, 1);
-    watching.end();
+    e2e::in_time("deleted and made anew", |attempt| {
+        let place = Place::new();
+        plain(&place);
+        let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);
+        fs::remove_file(place.at("labels.toml")).unwrap();
+        watching.until_said("labels.toml: no such file");
+        fs::write(place.at("labels.toml"), label_toml(&NEW)).unwrap();
+        watching.until(&NEW, &[&OLD, &NEW]);
+        assert_eq!(watching.swaps, 1);
+        watching.end().map(drop)
+    });
 }
 
 #[test]
 fn labels_inside_the_program_outlive_a_hangup() {
     let place = Place::new();
-    let program = Running::start(place.spotter("run --output json --source").arg(source()));
+    let program = Running::start(place.spotter("run --output json --source").arg(source(0)));
     program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
     program.signal("HUP");
     let start = Instant::now();

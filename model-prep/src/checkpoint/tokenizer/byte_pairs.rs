@@ -27,7 +27,7 @@ pub(super) fn tokenizer(
     let merges = read_merges(merges_path, merges, clip)?;
     let [first, last] = if clip { ["bos_token", "eos_token"] } else { ["cls_token", "sep_token"] };
     let (first, last) = (with_id(path, config, first, id)?, with_id(path, config, last, id)?);
-    let prefix = !clip && config.add_prefix_space()?;
+    let prefix = !clip && config.add_prefix_space()?.unwrap_or(false);
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
     let (normalizer, pre_tokenizer) = if clip {
         let space = json!({"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "});

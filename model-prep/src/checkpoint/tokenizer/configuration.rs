@@ -1,19 +1,22 @@
-//! `tokenizer_config.json`, and what the tokenizer classes of transformers 4.56.2 set where it says nothing.
+//! `tokenizer_config.json`, and what the tokenizer classes of transformers set where it says nothing: those of the
+//! generation that wrote the files.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 use spotter_engine::bundle::PaddingSide;
 
+use super::classes::{self, ClassFacts, ClassToken, Generation, WordNormalizer};
 use crate::checkpoint::json::Object;
 use crate::checkpoint::{CheckpointError, read_optional};
 
 /// A maximum length above this stands for "not known".
 const TOKENS_MAX: f64 = 65536.0;
 
-/// Tokenizer classes that do more than read `tokenizer.json`; the names that end in `Fast` mean the same.
+/// Classes that have no file but a vocabulary, by how a tokenizer is built of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
+    /// BERT's, and those of its relatives that read the same `vocab.txt`.
     Bert,
     Mpnet,
     Roberta,
@@ -21,79 +24,37 @@ pub(super) enum Class {
     XlmRoberta,
     Camembert,
     Siglip,
-    /// Any other: its `tokenizer.json` says everything.
+    /// Any other: its `tokenizer.json` says how prompts are cut.
     Generic,
 }
 
 impl Class {
-    fn named(name: &str) -> Self {
+    fn named(name: &str, facts: &ClassFacts) -> Self {
         match name.strip_suffix("Fast").unwrap_or(name) {
-            "BertTokenizer" => Self::Bert,
             "MPNetTokenizer" => Self::Mpnet,
             "RobertaTokenizer" => Self::Roberta,
             "CLIPTokenizer" => Self::Clip,
             "XLMRobertaTokenizer" => Self::XlmRoberta,
             "CamembertTokenizer" => Self::Camembert,
             "SiglipTokenizer" => Self::Siglip,
+            _ if facts.normalizer.is_some() => Self::Bert,
             _ => Self::Generic,
         }
     }
 
-    /// The special tokens that the class has by itself, by their keys.
-    fn special_tokens(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Bert => &[
-                ("unk_token", "[UNK]"),
-                ("sep_token", "[SEP]"),
-                ("pad_token", "[PAD]"),
-                ("cls_token", "[CLS]"),
-                ("mask_token", "[MASK]"),
-            ],
-            Self::Mpnet => &[
-                ("bos_token", "<s>"),
-                ("eos_token", "</s>"),
-                ("unk_token", "[UNK]"),
-                ("sep_token", "</s>"),
-                ("pad_token", "<pad>"),
-                ("cls_token", "<s>"),
-                ("mask_token", "<mask>"),
-            ],
-            Self::Roberta | Self::XlmRoberta | Self::Camembert => &[
-                ("bos_token", "<s>"),
-                ("eos_token", "</s>"),
-                ("unk_token", "<unk>"),
-                ("sep_token", "</s>"),
-                ("pad_token", "<pad>"),
-                ("cls_token", "<s>"),
-                ("mask_token", "<mask>"),
-            ],
-            Self::Clip => &[
-                ("bos_token", "<|startoftext|>"),
-                ("eos_token", "<|endoftext|>"),
-                ("unk_token", "<|endoftext|>"),
-                ("pad_token", "<|endoftext|>"),
-            ],
-            Self::Siglip => &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "</s>")],
-            Self::Generic => &[],
-        }
-    }
-
-    /// Further special tokens of the class.
-    fn additional_tokens(self) -> &'static [&'static str] {
-        if self == Self::Camembert { &["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"] } else { &[] }
-    }
-
-    /// How the class looks for a special token that is given as a plain string: the mask takes the space before it along.
-    fn flags(self, key: &str) -> Flags {
+    /// How the class looks for a special token that is given as a plain string: the mask takes the space before it
+    /// along. Nothing where the table of classes says it.
+    fn flags(self, key: &str) -> Option<Flags> {
         let mask = key == "mask_token" && self != Self::Bert;
         let both_sides = self == Self::Siglip;
         let normalized = match self {
             Self::Mpnet | Self::Clip => true,
             Self::Roberta => !mask,
             Self::XlmRoberta => mask,
-            Self::Bert | Self::Camembert | Self::Siglip | Self::Generic => false,
+            Self::Bert | Self::Camembert | Self::Siglip => false,
+            Self::Generic => return None,
         };
-        Flags { lstrip: mask || both_sides, rstrip: both_sides, normalized, single_word: false }
+        Some(Flags { lstrip: mask || both_sides, rstrip: both_sides, normalized, single_word: false })
     }
 }
 
@@ -155,8 +116,27 @@ pub(super) struct Normalization {
 /// `tokenizer_config.json`, and `special_tokens_map.json` behind it; both may be absent.
 pub(super) struct Configuration {
     pub(super) class: Class,
+    /// The class as it is named.
+    pub(super) name: String,
+    /// The version of transformers that wrote the files.
+    pub(super) generation: Generation,
+    /// What the class decides.
+    pub(super) facts: &'static ClassFacts,
     main: Object,
     special_tokens: Object,
+}
+
+/// The generation of transformers that wrote `tokenizer_config.json`: 5 names a backend, 4 the added tokens with their
+/// ids; a file that shows neither was written by what wrote `config.json`.
+fn generation(main: &Object, model: &Object) -> Generation {
+    let backend = ["PythonBackend", "TokenizersBackend", "SentencePieceBackend"];
+    let class = main.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+    if main.get("backend").is_some() || backend.contains(&class) {
+        return Generation::Five;
+    }
+    let version = model.get("transformers_version").and_then(Value::as_str).unwrap_or_default();
+    let later = version.split('.').next().and_then(|n| n.parse::<u32>().ok()).is_some_and(|major| major >= 5);
+    if later && main.get("added_tokens_decoder").is_none() { Generation::Five } else { Generation::Four }
 }
 
 impl Configuration {
@@ -170,20 +150,95 @@ impl Configuration {
             }
         };
         let (main, special_tokens) = (open("tokenizer_config.json")?, open("special_tokens_map.json")?);
-        Ok(Self { class: Class::named(&main.text("tokenizer_class", default_class)?), main, special_tokens })
+        let model = open("config.json")?;
+        let default_class = model.text("tokenizer_class", default_class)?;
+        let name = main.text("tokenizer_class", &default_class)?;
+        let written_by = generation(&main, &model);
+        let facts = |generation| {
+            let damaged = |message| CheckpointError::Tokenizer { path: checkpoint.to_owned(), message };
+            classes::class(generation, &name).map_err(damaged)
+        };
+        let (generation, facts) = match (facts(written_by)?, facts(Generation::Five)?) {
+            // What the older release runs in Python has a tokenizer.json only where the newer one wrote it.
+            (Some(older), Some(newer)) if older.refused.is_some() && newer.refused.is_none() => {
+                (Generation::Five, newer)
+            }
+            (Some(found), _) => (written_by, found),
+            (None, Some(newer)) => (Generation::Five, newer),
+            (None, None) if main.get("auto_map").is_some() => {
+                let reason = "the class comes with code of its own, which is not run: where tokenizer.json says \
+                              everything, write PreTrainedTokenizerFast there and take auto_map out";
+                return Err(main.unsupported("tokenizer_class", format!("{name:?}"), reason));
+            }
+            // So does the newer release; the older one stops.
+            (None, None) => {
+                log::warn!("{}: no class {name:?} is known: tokenizer.json is taken as it is", checkpoint.display());
+                (Generation::Five, classes::plain(Generation::Five))
+            }
+        };
+        if let Some(reason) = &facts.refused {
+            let reason = format!(
+                "in transformers {}, {reason}: save the tokenizer as a PreTrainedTokenizerFast whose tokenizer.json gives \
+                 the same ids",
+                generation.release()
+            );
+            return Err(main.unsupported("tokenizer_class", format!("{name:?}"), reason));
+        }
+        Ok(Self { class: Class::named(&name, facts), name, generation, facts, main, special_tokens })
     }
 
     pub(super) fn normalization(&self) -> Result<Normalization, CheckpointError> {
         Ok(Normalization {
-            lowercase: self.main.flag("do_lower_case", true)?,
+            lowercase: self.main.flag("do_lower_case", self.facts.lowercase.unwrap_or(true))?,
             strip_accents: self.main.or("strip_accents", None, "true, false or null", |v| v.as_bool().map(Some))?,
             chinese_chars: self.main.flag("tokenize_chinese_chars", true)?,
         })
     }
 
-    /// Whether words at the start of a prompt are looked for as behind a space.
-    pub(super) fn add_prefix_space(&self) -> Result<bool, CheckpointError> {
-        self.main.flag("add_prefix_space", false)
+    /// What the class does with the normaliser of `tokenizer.json`.
+    pub(super) fn word_normalizer(&self) -> Option<WordNormalizer> {
+        self.facts.normalizer
+    }
+
+    /// Whether words at the start of a prompt are looked for as behind a space; nothing where `tokenizer.json` decides.
+    pub(super) fn add_prefix_space(&self) -> Result<Option<bool>, CheckpointError> {
+        if !self.facts.knows_prefix_space(self.generation) {
+            return Ok(None);
+        }
+        let by_class = self.facts.prefix_space(self.generation);
+        let given = self.main.or("add_prefix_space", None, "true or false", |v| v.as_bool().map(Some))?;
+        if by_class.is_none() && given.is_some() && self.generation == Generation::Four {
+            let reason = format!("{} then builds its tokenizer of the SentencePiece model anew", self.name);
+            return Err(self.main.unsupported("add_prefix_space", given == Some(true), reason));
+        }
+        Ok(given.or(by_class))
+    }
+
+    /// The tokens that the class puts before and behind a prompt, whatever `tokenizer.json` says; nothing where that
+    /// decides.
+    pub(super) fn bos_eos(&self) -> Result<Option<[Option<AddedToken>; 2]>, CheckpointError> {
+        if self.name.starts_with("CodeGenTokenizer")
+            && self.generation == Generation::Four
+            && self.main.flag("add_bos_token", false)?
+        {
+            let reason = "the fast class of transformers 4.56.2 adds none either: save the tokenizer as a \
+                          PreTrainedTokenizerFast whose tokenizer.json does";
+            return Err(self.main.unsupported("add_bos_token", true, reason));
+        }
+        let Some(defaults) = self.facts.bos_eos else { return Ok(None) };
+        let mut both = [None, None];
+        let keys = [("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")];
+        for (place, (key, token)) in keys.into_iter().enumerate() {
+            let wanted = match self.generation {
+                Generation::Four if self.main.map().contains_key(key) => self.main.flag(key, false)?,
+                // The newer release reads neither key where there is a tokenizer.json.
+                _ => defaults[place],
+            };
+            if wanted {
+                both[place] = Some(self.required(token)?);
+            }
+        }
+        Ok(Some(both))
     }
 
     /// The special token under `key`: a string, or an object whose `content` it is. Nothing where neither the files nor
@@ -191,18 +246,30 @@ impl Configuration {
     pub(super) fn special(&self, key: &str) -> Result<Option<AddedToken>, CheckpointError> {
         let named = |v: &Value| v.as_str().map(|s| Err(s.to_owned())).or_else(|| AddedToken::of(v).map(Ok)).map(Some);
         let expected = "a string, or an object with content";
-        let default = self.class.special_tokens().iter().find(|(name, _)| *name == key);
-        let default = default.map(|(_, token)| Err((*token).to_owned()));
+        let default = self.facts.tokens.get(key).map(|token| match token {
+            ClassToken::Plain(content) | ClassToken::Flagged(content, ..) => Err(content.clone()),
+        });
         let default = self.special_tokens.or(key, default, expected, named)?;
         let token = match self.main.or(key, default, expected, named)? {
             None => return Ok(None),
             Some(Ok(token)) => token,
             Some(Err(content)) => {
                 let declared = self.declared()?.into_iter().map(|(_, token)| token).find(|t| t.content == content);
-                declared.unwrap_or_else(|| AddedToken { content, special: true, flags: self.class.flags(key) })
+                declared.unwrap_or_else(|| AddedToken { content, special: true, flags: self.flags(key) })
             }
         };
         Ok(Some(AddedToken { special: true, ..token }))
+    }
+
+    /// How a special token is found that is given as a plain string.
+    fn flags(&self, key: &str) -> Flags {
+        let plain = Flags { lstrip: false, rstrip: false, normalized: false, single_word: false };
+        self.class.flags(key).unwrap_or_else(|| match self.facts.tokens.get(key) {
+            Some(ClassToken::Flagged(_, lstrip, rstrip, normalized)) => {
+                Flags { lstrip: *lstrip, rstrip: *rstrip, normalized: *normalized, ..plain }
+            }
+            _ => plain,
+        })
     }
 
     /// The special token under `key`, which a tokenizer that is built from a vocabulary must have.
@@ -220,8 +287,8 @@ impl Configuration {
             all.extend(self.special(key)?);
         }
         let flags = Flags { lstrip: false, rstrip: false, normalized: false, single_word: false };
-        for content in self.class.additional_tokens() {
-            all.push(AddedToken { content: (*content).to_owned(), special: true, flags });
+        for content in self.further() {
+            all.push(AddedToken { content: content.clone(), special: true, flags });
         }
         // `additional_special_tokens` in transformers 4, `extra_special_tokens` in 5.
         for key in ["additional_special_tokens", "extra_special_tokens"] {
@@ -233,6 +300,13 @@ impl Configuration {
         let mut seen = std::collections::BTreeSet::new();
         all.retain(|token| seen.insert(token.content.clone()));
         Ok(all)
+    }
+
+    /// Further special tokens of the class, which it has where the files name none.
+    fn further(&self) -> &'static [String] {
+        let given =
+            ["additional_special_tokens", "extra_special_tokens"].iter().any(|key| self.main.get(key).is_some());
+        if given { &[] } else { &self.facts.further }
     }
 
     /// `added_tokens_decoder`: tokens with their ids, in the order of these.
@@ -271,11 +345,13 @@ impl Configuration {
 
     /// Where padding goes; `file` is `tokenizer.json`, which may say so too.
     pub(super) fn padding_side(&self, file: &Value) -> Result<PaddingSide, CheckpointError> {
-        let in_file = |section: &str| file[section]["direction"].as_str().unwrap_or("right").to_lowercase();
-        if self.main.text("truncation_side", &in_file("truncation"))? != "right" {
+        let in_file = |section: &str| file[section]["direction"].as_str().map(str::to_lowercase);
+        if self.main.text("truncation_side", &in_file("truncation").unwrap_or_else(|| "right".into()))? != "right" {
             return Err(self.main.unsupported("truncation_side", "\"left\"", "prompts are cut at their end"));
         }
-        let default = if in_file("padding") == "left" { PaddingSide::Left } else { PaddingSide::Right };
+        // What tokenizer.json was saved with goes before the class.
+        let side = in_file("padding").or_else(|| self.facts.side.clone());
+        let default = if side.as_deref() == Some("left") { PaddingSide::Left } else { PaddingSide::Right };
         self.main.or("padding_side", default, "\"left\" or \"right\"", |v| match v.as_str() {
             Some("left") => Some(PaddingSide::Left),
             Some("right") => Some(PaddingSide::Right),
@@ -285,13 +361,27 @@ impl Configuration {
 
     /// Whether the attention mask is among what the model is given.
     pub(super) fn attention_mask(&self) -> Result<bool, CheckpointError> {
-        self.main.or("model_input_names", true, "a list of names", |v| {
-            Some(v.as_array()?.iter().any(|name| name.as_str() == Some("attention_mask")))
+        self.input("attention_mask", self.facts.mask.unwrap_or(true))
+    }
+
+    /// Whether token types are; without them the model counts every token as of the first type.
+    pub(super) fn token_types(&self) -> Result<bool, CheckpointError> {
+        self.input("token_type_ids", self.facts.types)
+    }
+
+    fn input(&self, input: &str, default: bool) -> Result<bool, CheckpointError> {
+        self.main.or("model_input_names", default, "a list of names", |v| {
+            Some(v.as_array()?.iter().any(|name| name.as_str() == Some(input)))
         })
     }
 
     /// Token type of padding.
     pub(super) fn pad_type_id(&self) -> Result<u32, CheckpointError> {
-        self.main.or("pad_token_type_id", 0, "a whole number", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
+        if !self.token_types()? {
+            return Ok(0);
+        }
+        self.main.or("pad_token_type_id", self.facts.pad_type, "a whole number", |v| {
+            v.as_u64().and_then(|n| u32::try_from(n).ok())
+        })
     }
 }

@@ -146,8 +146,8 @@ pub(super) fn siglip(path: &Path, bytes: &[u8], config: &Configuration) -> Resul
     // The pre-tokenizer adds it to prompts that start with neither.
     let front = format!("{SPACE} ");
     steps.extend([
-        replace(&format!("^[{marks}]*[{spaces}][{marks}{spaces}]*"), &front),
-        replace(&format!("^[{marks}]+"), SPACE),
+        replace(&format!(r"\A[{marks}]*[{spaces}][{marks}{spaces}]*"), &front),
+        replace(&format!(r"\A[{marks}]+"), SPACE),
         replace(&format!("[{marks}]"), ""),
         replace(&format!("[{spaces}]+"), " "),
         strip(),
@@ -160,7 +160,7 @@ pub(super) fn siglip(path: &Path, bytes: &[u8], config: &Configuration) -> Resul
         // At the end too, where nothing but the space in front is left.
         steps.extend([replace(" {2,}", " "), strip()]);
         if !front_is_space {
-            steps.extend([replace("^ ", &front), replace(&format!("^{SPACE}$"), "")]);
+            steps.extend([replace(r"\A ", &front), replace(&format!(r"\A{SPACE}\z"), "")]);
         }
     }
     let id = id_in(&vocab);

@@ -18,12 +18,17 @@ pub(super) fn tokenizer(path: &Path, vocab: &[u8], config: &Configuration) -> Re
     let cls = with_id(path, config, "cls_token", id)?;
     let sep = with_id(path, config, "sep_token", id)?;
     let normalization = config.normalization()?;
+    let mut post_processor = template(Some(cls), sep);
+    // Funnel's first token is of a type of its own.
+    if config.name.starts_with("FunnelTokenizer") && config.token_types()? {
+        post_processor["single"][0]["SpecialToken"]["type_id"] = 2.into();
+    }
     let parts = Parts {
         normalizer: json!({"type": "BertNormalizer", "clean_text": true,
             "handle_chinese_chars": normalization.chinese_chars, "strip_accents": normalization.strip_accents,
             "lowercase": normalization.lowercase}),
         pre_tokenizer: json!({"type": "BertPreTokenizer"}),
-        post_processor: template(Some(cls), sep),
+        post_processor,
         model: json!({"type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": &ids}),
     };

@@ -1,0 +1,146 @@
+//! What command lines print: lines that cannot be forged, and a reader who may leave at any time.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+
+use crate::printable::printable;
+
+/// Nobody reads the output any more, as in `… | head -1`. A program ends quietly then, and is right to.
+#[derive(Debug)]
+struct ReaderGone;
+
+impl fmt::Display for ReaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads it any more")
+    }
+}
+
+impl Error for ReaderGone {}
+
+/// Standard output, whose errors tell whether the reader is gone.
+#[derive(Debug)]
+pub struct Output<W>(W);
+
+impl<W: Write> Output<W> {
+    /// Writes to `out`.
+    pub fn new(out: W) -> Self {
+        Self(out)
+    }
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(marked)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(marked)
+    }
+}
+
+fn marked(error: io::Error) -> io::Error {
+    if error.kind() == ErrorKind::BrokenPipe { io::Error::new(ErrorKind::BrokenPipe, ReaderGone) } else { error }
+}
+
+/// Whether an error, given with its causes, is that the reader of an [`Output`] is gone.
+pub fn is_reader_gone<'a>(mut chain: impl Iterator<Item = &'a (dyn Error + 'static)>) -> bool {
+    chain.any(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.and_then(|inner| inner.downcast_ref::<ReaderGone>()).is_some()
+    })
+}
+
+/// An output that work does not depend on: once the reader is gone the rest is dropped, and the work goes on.
+pub struct Onward<'a>(&'a mut dyn Write);
+
+impl<'a> Onward<'a> {
+    /// Writes to `out`.
+    pub fn new(out: &'a mut dyn Write) -> Self {
+        Self(out)
+    }
+}
+
+impl Write for Onward<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(bytes.len()),
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Writes one line, as [`printable`], whatever is in it.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_line(out: &mut dyn Write, line: fmt::Arguments<'_>) -> io::Result<()> {
+    let line = line.to_string();
+    let mut line = printable(&line).into_owned();
+    line.push('\n');
+    out.write_all(line.as_bytes())
+}
+
+/// Tells an error, on standard error. That it cannot be told is no further error: there is nowhere to tell it.
+pub fn tell(err: &mut dyn Write, error: &str) {
+    let _ = write_line(err, format_args!("error: {error}")).and_then(|()| err.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes, then fails.
+    struct Limited(usize, ErrorKind);
+
+    impl Write for Limited {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.0);
+            self.0 -= taken;
+            if taken == 0 { Err(self.1.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_a_reader_that_left_is_no_error() {
+        for (kind, of_output, gone) in [
+            (ErrorKind::BrokenPipe, true, true),
+            (ErrorKind::StorageFull, true, false),
+            // A pipe to somebody else.
+            (ErrorKind::BrokenPipe, false, false),
+        ] {
+            let mut out = Output::new(Limited(5, kind));
+            let error = if of_output {
+                write_line(&mut out, format_args!("longer")).map_or_else(|error| error, |()| io::Error::other("none"))
+            } else {
+                kind.into()
+            };
+            let error: &(dyn Error + 'static) = &error;
+            assert_eq!(is_reader_gone(std::iter::once(error)), gone, "{kind}");
+        }
+        let mut out = Output::new(Limited(5, ErrorKind::BrokenPipe));
+        assert!(Onward::new(&mut out).write_all(b"longer").is_ok());
+        let mut full = Limited(5, ErrorKind::StorageFull);
+        assert!(Onward::new(&mut full).write_all(b"longer").is_err());
+        tell(&mut Limited(0, ErrorKind::StorageFull), "nowhere to tell it");
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        let mut out = Vec::new();
+        assert!(write_line(&mut out, format_args!("{}: {}", "a\nerror: b", "\x1b[1m")).is_ok());
+        tell(&mut out, "x\r\ny");
+        assert_eq!(String::from_utf8_lossy(&out), "a\\nerror: b: \\u{1b}[1m\nerror: x\\r\\ny\n");
+    }
+}

@@ -1,0 +1,65 @@
+//! Standard output and standard error of the program: the one place that opens them.
+
+use std::fmt;
+use std::io::{self, StdoutLock, Write as _};
+use std::process::ExitCode;
+
+use spotter_engine::console::{Output, is_reader_gone, tell};
+use spotter_engine::printable::printable;
+
+use crate::config::Problem;
+
+/// All problems of a file, as one error.
+#[derive(Debug)]
+struct Problems(Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// One error that tells every problem of a file, each on a line of its own.
+pub(crate) fn all_of(problems: &[Problem]) -> anyhow::Error {
+    Problems(problems.iter().map(Problem::to_string).collect()).into()
+}
+
+/// Standard output; its errors tell a reader who is gone from all else.
+pub(crate) fn stdout() -> Output<StdoutLock<'static>> {
+    Output::new(io::stdout().lock())
+}
+
+/// Tells an error on standard error, where that can be.
+pub(crate) fn tell_error(error: &anyhow::Error) {
+    let mut err = io::stderr().lock();
+    match error.downcast_ref::<Problems>() {
+        Some(Problems(problems)) => problems.iter().for_each(|problem| tell(&mut err, problem)),
+        None => tell(&mut err, &format!("{error:#}")),
+    }
+}
+
+/// Has the log write to standard error, one line a message.
+pub fn start_log() {
+    let filter = env_logger::Env::default().default_filter_or("info,tract=warn,tract_core=warn,tract_onnx=warn");
+    let mut log = env_logger::Builder::from_env(filter);
+    log.format(|out, record| {
+        let (time, level) = (out.timestamp(), record.level());
+        let style = out.default_level_style(level);
+        writeln!(out, "[{time} {style}{level:<5}{style:#}] {}", printable(&record.args().to_string()))
+    });
+    log.init();
+}
+
+/// What the program ends with. Where nobody reads its output any more it ends quietly, and well.
+pub fn end(result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) if is_reader_gone(error.chain()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The table as lines that fit a window of any size.
+
+use spotter_engine::printable::printable;
+use unicode_segmentation::UnicodeSegmentation as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// Widest name shown whole; with bar and figures the table then fits 80 columns.
+pub(super) const NAME_COLUMNS: usize = 32;
+
+/// Widest bar.
+const BAR_COLUMNS: usize = 24;
+
+/// A shorter bar tells nothing and leaves its place to the name.
+const BAR_COLUMNS_MIN: usize = 4;
+
+/// A blank and a probability, as in ` 100.0%`.
+const FIGURE_COLUMNS: usize = 7;
+
+/// Columns of a name that a figure still stands beside.
+const NAME_COLUMNS_MIN: usize = 4;
+
+/// The size of a window, in characters; one or more each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
+}
+
+/// A label and its probability.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) name: &'a str,
+    pub(super) probability: f32,
+}
+
+/// The best labels, as many as there is room for, and the status where there is room for more than one line. The row
+/// below is left free, where the cursor waits.
+pub(super) fn lines(rows: &[Row<'_>], status: &str, size: Size) -> Vec<String> {
+    let room = size.rows.saturating_sub(1).max(1);
+    let shown = if room == 1 { 1 } else { room - 1 };
+    let names: Vec<_> = rows.iter().take(shown).map(|row| printable(row.name)).collect();
+    let longest = names.iter().map(|name| width(name)).max().unwrap_or(0);
+    let (name_columns, bar_columns) = columns(longest, size.columns);
+    let mut lines: Vec<_> = names
+        .iter()
+        .zip(rows)
+        .map(|(name, row)| line(name, row.probability, name_columns, bar_columns, size.columns))
+        .collect();
+    if lines.len() < room {
+        lines.push(cut(&printable(status), size.columns));
+    }
+    lines
+}
+
+/// Columns of the name and of the bar; no bar where it would be too short.
+fn columns(longest: usize, columns: usize) -> (usize, usize) {
+    if columns > NAME_COLUMNS + BAR_COLUMNS + FIGURE_COLUMNS {
+        return (NAME_COLUMNS, BAR_COLUMNS);
+    }
+    let name = longest.min(NAME_COLUMNS);
+    let bar = columns.saturating_sub(name + 1 + FIGURE_COLUMNS).min(BAR_COLUMNS);
+    if bar >= BAR_COLUMNS_MIN {
+        return (name, bar);
+    }
+    (columns.saturating_sub(FIGURE_COLUMNS).min(name), 0)
+}
+
+fn line(name: &str, probability: f32, name_columns: usize, bar_columns: usize, columns: usize) -> String {
+    if columns < NAME_COLUMNS_MIN + FIGURE_COLUMNS {
+        return cut(name, columns);
+    }
+    let mut line = cut(name, name_columns);
+    let blanks = name_columns - width(&line);
+    line.extend(std::iter::repeat_n(' ', blanks));
+    if !line.is_ascii() {
+        // Terminals do not agree on the width of every character; what follows stands in its column all the same.
+        line.push_str(&format!("\x1b[{}G", name_columns + 1));
+    }
+    if bar_columns > 0 {
+        let filled = ((probability * bar_columns as f32).round() as usize).min(bar_columns);
+        line.push(' ');
+        line.extend(std::iter::repeat_n('█', filled));
+        line.extend(std::iter::repeat_n('░', bar_columns - filled));
+    }
+    line.push_str(&format!(" {:5.1}%", probability * 100.0));
+    line
+}
+
+/// `text` where it fits, else its start and `…`; what a terminal shows as one character stays whole.
+pub(super) fn cut(text: &str, columns: usize) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let (mut out, mut taken) = (String::new(), 0);
+    for cluster in text.graphemes(true) {
+        let wide = width(cluster);
+        if taken + wide + 1 > columns {
+            break;
+        }
+        out.push_str(cluster);
+        taken += wide;
+    }
+    if columns > 0 {
+        out.push('…');
+    }
+    out
+}
+
+/// Columns that `text` takes at most: terminals show joined emoji as one or side by side.
+fn width(text: &str) -> usize {
+    let apart = |cluster: &str| cluster.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>();
+    text.graphemes(true).map(|cluster| cluster.width().max(apart(cluster))).sum()
+}
+
+/// Rows of a window that a line takes which was drawn when the window had another size.
+pub(super) fn rows_taken(line: &str, size: Size) -> usize {
+    let shown = line.split("\x1b[").enumerate().map(|(index, part)| match index {
+        0 => width(part),
+        // A column to go to, and the letter that says so.
+        _ => width(part.trim_start_matches(|c: char| c.is_ascii_digit())).saturating_sub(1),
+    });
+    shown.sum::<usize>().div_ceil(size.columns).max(1)
+}

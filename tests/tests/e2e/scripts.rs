@@ -1,0 +1,135 @@
+//! Scripts that the other tests do not call, each in a form that takes seconds; `tests/README.md` has the list.
+
+#![allow(clippy::type_complexity, reason = "tables of cases")]
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::classify::{Place, finish};
+
+#[allow(unreachable_pub, reason = "a crate of its own elsewhere")]
+#[path = "../../fuzz/src/lib.rs"]
+mod fuzz;
+
+/// The Python that `SPOTTER_PYTHON` names, if it has all these modules. What is emulated is not what the scripts run.
+fn python(modules: &[&str]) -> Option<OsString> {
+    if e2e::emulated() {
+        return None;
+    }
+    let found = std::env::var_os("SPOTTER_PYTHON").filter(|python| {
+        let imports = format!("import {}", modules.join(", "));
+        Command::new(python).args(["-c", &imports]).output().is_ok_and(|done| done.status.success())
+    });
+    if found.is_none() {
+        assert!(
+            !e2e::is_ci(),
+            "SPOTTER_PYTHON names no Python with {modules:?} (tests/reference/requirements-check.txt)"
+        );
+        println!("skipped: SPOTTER_PYTHON names no Python with {modules:?}");
+    }
+    found
+}
+
+/// Runs a script of the repository, which must succeed; gives its output.
+fn run(program: &OsStr, script: &str, arguments: &[&OsStr]) -> String {
+    let done = finish(Command::new(program).arg(e2e::root().join(script)).args(arguments).env("REPEATS", "1"));
+    println!("{}", done.stdout);
+    assert_eq!(done.code, Some(0), "{script}: {}{}", done.stdout, done.stderr);
+    done.stdout
+}
+
+#[test]
+fn all_scripts_are_sound() {
+    let Some(python) = python(&["ruff"]) else { return };
+    run(&python, "tests/reference/check_scripts.py", &[]);
+}
+
+#[test]
+fn the_comparison_with_onnx_runtime_goes_all_its_ways() {
+    let Some(python) = python(&["onnx", "onnxruntime"]) else { return };
+    let place = Place::new();
+    let (work, model_prep, spotter) = (place.at("work"), e2e::program("model-prep"), e2e::program("spotter"));
+    let arguments =
+        ["small".as_ref(), work.as_ref(), "--model-prep".as_ref(), model_prep.as_ref(), "--spotter".as_ref()];
+    let found = run(&python, "tests/reference/compare_onnxruntime.py", &[&arguments[..], &[spotter.as_ref()]].concat());
+    assert!(found.contains("| demo-text | ") && found.contains("Spotter: cosine "), "{found}");
+
+    // A bundle whose image tower ONNX Runtime quantised, which tract runs by itself.
+    let (float, dynamic) = (work.join("bundles/demo-f32"), place.at("dynamic"));
+    run(&python, "cross/dynamic_bundle.py", &[float.as_ref(), dynamic.as_ref()]);
+    let size = |folder: &Path| fs::metadata(folder.join("vision.onnx")).unwrap().len();
+    assert!(size(&dynamic) < size(&float) / 2, "{} bytes", size(&dynamic));
+    let mut command = place.spotter("bench --tower image --stdin --threads 1 --bundle dynamic");
+    command.env("SPOTTER_KERNELS", "tract").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"1\n").unwrap();
+    let done = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && text.contains("\"ready\":true") && text.contains("\"ms\":["), "{text}");
+}
+
+#[test]
+fn sizes_and_starts_are_measured() {
+    if e2e::emulated() {
+        return;
+    }
+    let spotter = e2e::program("spotter");
+    let found = run("bash".as_ref(), "cross/measure.sh", &[spotter.as_ref()]);
+    assert!(found.contains(" MB as .xz") && found.contains("all embeddings kept: "), "{found}");
+}
+
+/// Numbers that look random and are the same every time.
+struct Spread(u64);
+
+impl Spread {
+    /// From 0 to below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % end as u64) as usize
+    }
+}
+
+/// Changes some bytes, or cuts, or doubles a part.
+fn mutated(seed: &[u8], spread: &mut Spread) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=spread.below(4) {
+        let at = spread.below(bytes.len());
+        match spread.below(4) {
+            0 => bytes[at] = spread.below(256) as u8,
+            1 => bytes[at] ^= 1 << spread.below(8),
+            2 => bytes.truncate(at.max(1)),
+            _ => bytes.extend_from_within(at..),
+        }
+    }
+    bytes
+}
+
+/// What `tests/fuzz/run.sh` does for long: no panic, whatever the bytes.
+#[test]
+fn fuzz_targets_take_their_seeds_and_what_is_near_them() {
+    const MUTATIONS: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let seeds = run("python3".as_ref(), "tests/fuzz/seeds.py", &[folder.path().as_ref()]);
+    assert_eq!(seeds, "");
+    let targets: [(&str, fn(&[u8])); 3] =
+        [("checkpoint", fuzz::checkpoint), ("pickle", fuzz::pickle), ("bundle", fuzz::bundle)];
+    for (name, target) in targets {
+        let mut seeds: Vec<PathBuf> =
+            fs::read_dir(folder.path().join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        seeds.sort();
+        assert!(seeds.len() >= 4, "{name}: {seeds:?}");
+        let mut spread = Spread(7);
+        for seed in &seeds {
+            let seed = fs::read(seed).unwrap();
+            target(&seed);
+            for _ in 0..MUTATIONS / seeds.len() {
+                target(&mutated(&seed, &mut spread));
+            }
+        }
+        println!("{name}: {} seeds, {MUTATIONS} mutations", seeds.len());
+    }
+}
