@@ -1,5 +1,6 @@
 #!/bin/bash
-# Compares the golden files, and what `model-prep compose` writes, with Python's transformers: 4.56.2, and 5.24.0.
+# Compares the golden files, and what `model-prep compose` writes, with Python's transformers: 4.56.2, and 5.24.0; and runs
+# in a small form the scripts beside it that need PyTorch and that nothing else calls.
 #
 #   tests/reference/check.sh
 #
@@ -9,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 outputs=${CARGO_TARGET_DIR:-target}
-cargo build --quiet --workspace --bin model-prep
+cargo build --quiet --workspace --bin model-prep --bin spotter
 python=${REFERENCE_PYTHON:-$outputs/reference/bin/python}
 five=${TRANSFORMERS_5:-$outputs/reference/transformers-5}
 if [ -z "${REFERENCE_PYTHON:-}" ]; then
@@ -39,5 +40,15 @@ compare() {
     "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"
 }
 compare
+"$python" tests/reference/check_remade.py
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+programs=(--model-prep "$outputs/debug/model-prep" --spotter "$outputs/debug/spotter")
+"$python" tests/reference/full_size.py "$scratch" "${programs[@]}" --rows small
+cargo build --quiet --workspace --example draw_shapes
+"$outputs/debug/examples/draw_shapes" 'test://shapes?seed=7&fps=0&hold=1&frames=300' "$scratch/frames"
+"$python" tests/reference/make_accuracy.py --frames "$scratch/frames" --checkpoint model-prep/demo/checkpoint \
+    --labels config/demo/labels.toml --out "$scratch/shapes.json"
+cmp "$scratch/shapes.json" tests/golden/shapes.json
 PYTHONPATH=$torchvision "$python" tests/reference/make_processors.py --step fast
 PYTHONPATH=$(cd "$five" && pwd)${PYTHONPATH:+:$PYTHONPATH} compare

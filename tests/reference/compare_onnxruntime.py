@@ -25,7 +25,7 @@ kernels; onnxruntime_avx2.py says how to limit ONNX Runtime's. --rten: the progr
 
 Spotter runs as `spotter bench --stdin`, a child that loads once and then runs as many passes as each line it gets says,
 so that all take turns of a tenth of a second. A ratio is Spotter's time to that of the fastest ONNX Runtime file,
-as the median over the rounds of the ratio in each round. Needs requirements.txt and, for --torch-export, onnxscript.
+as the median over the rounds of the ratio in each round. Needs requirements.txt.
 
 `small` goes all these ways with the demo's two towers in some seconds, and fails where one leads nowhere or a cosine to the
 float tower is below 0.99; its times mean nothing. It needs requirements-check.txt alone.

@@ -76,7 +76,10 @@ def vit(**keys):
     return t.ViTConfig(image_size=224, **{**BASE_768, **INITIAL, **keys})
 
 
+SMALL_SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
+               "initializer_range": 0.3}  # fmt: skip
 TEXT = {
+    "small BERT": (lambda: t.BertConfig(vocab_size=30_522, **{**BASE_768, **SMALL_SIZES}), bert_tokenizer),
     "BERT-base": (lambda: t.BertConfig(vocab_size=30_522, **BASE_768, **INITIAL), bert_tokenizer),
     "RoBERTa-base": (lambda: t.RobertaConfig(vocab_size=50_265, **ROBERTA, **INITIAL), roberta_tokenizer),
     "XLM-R-base": (lambda: t.XLMRobertaConfig(vocab_size=250_002, **ROBERTA, **INITIAL), xlm_roberta_tokenizer),
@@ -87,8 +90,11 @@ BEIT = {"use_relative_position_bias": True, "use_absolute_position_embeddings": 
 CLIP = {"image_size": 224, "patch_size": 32, "initializer_factor": 2.5}
 SWIN = {"image_size": 224, "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
 DINOV2 = {"hidden_size": 384, "num_attention_heads": 6, "mlp_ratio": 4, "image_size": 518, "patch_size": 14}
+# Small enough for a test of this script; the program's own memory is more than its checkpoint.
+SMALL = "small"
 # Image tower, its configuration, its processor, the text tower beside it.
 ROWS = {
+    SMALL: (lambda: vit(patch_size=32, **SMALL_SIZES), t.ViTImageProcessor, "small BERT"),
     "ViT-B/16": (lambda: vit(patch_size=16), t.ViTImageProcessor, "BERT-base"),
     "ViT-B/32": (lambda: vit(patch_size=32), t.ViTImageProcessor, "RoBERTa-base"),
     "DeiT-tiny": (lambda: t.DeiTConfig(**{**BASE_768, **DEIT_TINY, **INITIAL}), t.DeiTImageProcessor, "XLM-R-base"),
@@ -183,7 +189,7 @@ def run(args, row):
           f"| {size(int8) / 1e6:.0f} | {loads[0]:.0f}, {loads[1]:.0f} | {worst:.1e} "
           f"| {cosines[0]:.5f}, {cosines[1]:.5f} |", flush=True)  # fmt: skip
     shutil.rmtree(folder)
-    assert peak <= PEAK_MAX * whole, f"{row}: {peak / whole:.2f} times the checkpoint, at most {PEAK_MAX} wanted"
+    assert row == SMALL or peak <= PEAK_MAX * whole, f"{row}: {peak / whole:.2f} times the checkpoint, at most {PEAK_MAX} wanted"
 
 
 def main():
@@ -191,7 +197,7 @@ def main():
     parser.add_argument("work", type=pathlib.Path)
     parser.add_argument("--model-prep", type=pathlib.Path, required=True)
     parser.add_argument("--spotter", type=pathlib.Path, required=True)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[row for row in ROWS if row != SMALL])
     args = parser.parse_args()
     print("| towers | checkpoint MB | export s | peak MB | bundle MB | load ms, image, text | float: worst difference "
           "| int8: least cosine, image, text |\n|---|---|---|---|---|---|---|---|")  # fmt: skip

@@ -143,7 +143,7 @@ def main():
     cases |= {name: case(name) for name in TOWERS if name.endswith("-5") == args.as_generation_5}
     lines = [f"{json.dumps(name)}: {json.dumps(each, separators=(',', ':'))}" for name, each in cases.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    if not args.as_generation_5:
+    if args.transformers_5 and not args.as_generation_5:
         environment = {**os.environ, "PYTHONPATH": str(args.transformers_5)}
         subprocess.run([sys.executable, *sys.argv, "--as-generation-5"], check=True, env=environment)
 

@@ -1,8 +1,8 @@
 """Makes towers as other people's exporters write them, and what they give.
 
-    PYTHONPATH=... python make_onnx_towers.py --out tests/golden/onnx
+    python make_onnx_towers.py --out tests/golden/onnx
 
-Needs onnxscript besides requirements.txt. A tiny random ViT + BERT dual encoder, exported by both of torch's exporters:
+Versions: requirements.txt beside this file. A tiny random ViT + BERT dual encoder, exported by both of torch's exporters:
 
 OUT/script/vision.onnx   get_image_features by the older exporter, open batch
 OUT/script/text.onnx     get_text_features, open batch and sequence

@@ -115,7 +115,8 @@ fn fuzz_targets_take_their_seeds_and_what_is_near_them() {
     let folder = tempfile::tempdir().unwrap();
     let seeds = run("python3".as_ref(), "tests/fuzz/seeds.py", &[folder.path().as_ref()]);
     assert_eq!(seeds, "");
-    let targets: [(&str, fn(&[u8])); 3] =
+    type Target = fn(&[u8]);
+    let targets: [(&str, Target); 3] =
         [("checkpoint", fuzz::checkpoint), ("pickle", fuzz::pickle), ("bundle", fuzz::bundle)];
     for (name, target) in targets {
         let mut seeds: Vec<PathBuf> =
