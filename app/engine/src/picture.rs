@@ -2,7 +2,7 @@
 //!
 //! The pixels are those of `transformers.image_utils.load_image`, that is
 //! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: turned upright, grey copied to three channels, alpha
-//! dropped. Lossless formats come out identical; lossy ones differ by the decoders' rounding.
+//! dropped. They are equal to the last bit, JPEG and WebP included.
 //!
 //! Image processors themselves turn nothing: a picture that is handed to one as `Image.open(f)` stays as it lies in the
 //! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright picture, so `load_image` is

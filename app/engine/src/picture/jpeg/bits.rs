@@ -175,7 +175,7 @@ mod tests {
     fn bits_end_at_a_marker_and_zeros_follow() {
         let bytes = [0xa5, 0xff, 0x00, 0x0f, 0xff, 0xff, 0xd9, 0x77];
         let mut reader = Reader::new(&bytes);
-        let mut take = |reader: &mut Reader<'_>, count| {
+        let take = |reader: &mut Reader<'_>, count| {
             reader.refill();
             reader.take(count)
         };
