@@ -80,11 +80,13 @@ def magnitude(value):
     return size, format(value if value > 0 else value + (1 << size) - 1, f"0{size}b") if size else ""
 
 
-def coded_block(rng, last_dc, table):
-    """Bits of a random block, and its DC value."""
+def coded_block(rng, last_dc, table, band):
+    """Bits of a random block, of its DC value, of the rest, or of all; and its DC value."""
     dc = int(np.clip(last_dc + rng.integers(-60, 61), -500, 500))
     size, bits = magnitude(dc - last_dc)
-    out = CODES[table][size] + bits
+    out = "" if band == "ac" else CODES[table][size] + bits
+    if band == "dc":
+        return out, dc
     ac, at = CODES[0x10 | table], 1
     for _ in range(int(rng.integers(0, 4))):
         run, value = int(rng.integers(0, 16)), int(rng.integers(1, 30)) * (1 if rng.integers(2) else -1)
@@ -101,8 +103,8 @@ def entropy_coded(bits):
     return int("1" + bits, 2).to_bytes(len(bits) // 8 + 1, "big")[1:].replace(b"\xff", b"\xff\x00") if bits else b""
 
 
-def scan(rng, size, factors, members, ids, restart):
-    """A scan header and its data."""
+def scan(rng, size, factors, members, ids, restart, band="all"):
+    """A scan header and its data. `band`: "dc" or "ac" in a progressive file."""
     (width, height), most = size, (max(f[0] for f in factors), max(f[1] for f in factors))
     up = lambda a, b: -(-a // b)
     if len(members) == 1:
@@ -112,14 +114,15 @@ def scan(rng, size, factors, members, ids, restart):
     else:
         mcus = up(width, most[0] * 8) * up(height, most[1] * 8)
         blocks = [(at, m) for at, m in enumerate(members) for _ in range(factors[m][0] * factors[m][1])]
-    header = bytes([len(members)]) + b"".join(bytes([ids[m], 0x11 if 0 < m < 3 else 0]) for m in members) + b"\0\x3f\0"
+    header = bytes([len(members)]) + b"".join(bytes([ids[m], 0x11 if 0 < m < 3 else 0]) for m in members)
+    header += {"all": b"\0\x3f\0", "dc": b"\0\0\0", "ac": b"\1\x3f\0"}[band]
     data, bits, last = segment(0xDA, header), "", [0] * len(members)
     for mcu in range(mcus):
         if restart and mcu and mcu % restart == 0:
             data += entropy_coded(bits) + bytes([0xFF, 0xD0 + (mcu // restart - 1) % 8])
             bits, last = "", [0] * len(members)
         for at, member in blocks:
-            block, last[at] = coded_block(rng, last[at], int(0 < member < 3))
+            block, last[at] = coded_block(rng, last[at], int(0 < member < 3), band)
             bits += block
     return data + entropy_coded(bits)
 
@@ -132,7 +135,8 @@ def adobe(transform):
 
 
 def coded(rng, size, factors, ids=(1, 2, 3, 4), markers=b"", scans=None, restart=0, wide=False, frame=0xC0):
-    """A JPEG of random coefficients. `scans`: the components of each scan. `wide`: 16-bit quantisation tables."""
+    """A JPEG of random coefficients. `scans`: the components of each scan, in a progressive file (`frame` 0xC2) each with its
+    band. `wide`: 16-bit quantisation tables."""
     count = len(factors)
     tables = b""
     for number in range(2):
@@ -144,7 +148,8 @@ def coded(rng, size, factors, ids=(1, 2, 3, 4), markers=b"", scans=None, restart
     if restart:
         out += segment(0xDD, restart.to_bytes(2, "big"))
     for members in scans or [list(range(count))]:
-        out += scan(rng, size, factors, members, ids, restart)
+        members, band = members if frame == 0xC2 else (members, "all")
+        out += scan(rng, size, factors, members, ids, restart, band)
     return out + EOI
 
 
@@ -167,6 +172,18 @@ FACTORS = {
     "all-22": [(2, 2), (1, 1), (2, 2)],
     "half-of-four": [(4, 1), (2, 1), (1, 1)],
 }
+
+
+# The scans of a progressive file, each component by itself or, last, the DC values together.
+APART = [([component], "dc") for component in range(3)]
+BANDS = [([component], "ac") for component in range(3)]
+PROGRESSIVE = [*APART, ([0, 1, 2], "dc"), *BANDS]
+
+
+def missing_scans():
+    """Progressive files some of whose AC coefficients never come."""
+    together = PROGRESSIVE[3]
+    return [[together], [together, BANDS[0]], [*APART, BANDS[2], BANDS[1]], [*APART, BANDS[0]]]
 
 
 def cut_after_scan(jpeg, count):
@@ -211,6 +228,9 @@ def files():
     for name, factors in FACTORS.items():
         out[f"factors-{name}"] = coded(rng, (41, 37), factors)
         out[f"factors-{name}-apart"] = coded(rng, (39, 35), factors, scans=[[2], [0], [1]], restart=3)
+        out[f"factors-{name}-progressive"] = coded(rng, (39, 35), factors, scans=PROGRESSIVE[3:], frame=0xC2)
+    for at, scans in enumerate(missing_scans()):
+        out[f"missing-scans-{at}"] = coded(rng, (37, 35), FACTORS["420"], scans=scans, frame=0xC2)
     out["factors-grey-22"] = coded(rng, (21, 19), [(2, 2)])
     out["two-scans"] = coded(rng, (37, 19), FACTORS["420"], scans=[[0], [1, 2]])
     out["extended"] = coded(rng, (21, 19), FACTORS["420"], frame=0xC1)
@@ -252,7 +272,11 @@ def random_file(rng):
         factors = FACTORS[list(FACTORS)[rng.integers(len(FACTORS))]]
         orders = [None, [[0], [1], [2]], [[2], [1], [0]], [[0], [1, 2]], [[1], [0, 2]]]
         order = orders[rng.integers(len(orders))]
-        data = coded(rng, size, factors, scans=order, restart=restart, wide=bool(rng.integers(2)))
+        frame = 0xC0
+        if rng.integers(3) == 0:
+            frame, choice = 0xC2, [PROGRESSIVE[3:], [*APART, *BANDS], *missing_scans()]
+            order = choice[rng.integers(len(choice))]
+        data = coded(rng, size, factors, scans=order, restart=restart, wide=bool(rng.integers(2)), frame=frame)
     else:
         mode = ["RGB", "RGB", "RGB", "L", "CMYK"][rng.integers(5)]
         options = {

@@ -75,7 +75,11 @@ fn jpegs_that_are_not_decoded_are_refused_with_the_reason() {
     check("no height", changed(frame.start + 1, &[0, 0]), "without a height");
     check("no width", changed(frame.start + 3, &[0, 0]), "0 x 27 pixels");
     check("two components", changed(frame.start + 5, &[2]), "2 components");
-    check("sampling factors that do not divide", changed(frame.start + 7, &[0x32, 0, 2, 0x21]), "sampling factors 2 x 1");
+    check(
+        "sampling factors that do not divide",
+        changed(frame.start + 7, &[0x32, 0, 2, 0x21]),
+        "sampling factors 2 x 1",
+    );
     check("a sampling factor of 0", changed(frame.start + 7, &[0x02]), "sampling factors 0 x 2");
     check("too large an MCU", changed(frame.start + 7, &[0x44]), "more than 10 blocks");
     check("missing quantisation table", changed(frame.start + 8, &[3]), "quantisation table 3 is missing");

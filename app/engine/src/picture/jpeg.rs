@@ -152,6 +152,8 @@ impl JpegDecoder {
         self.planes.prepare(&frame);
         self.output.prepare(&frame, picture);
         if frame.coding == Coding::Sequential && scan.members().len() == frame.components.len() {
+            // They are as large as the largest picture was.
+            self.coefficients = Default::default();
             self.decode_single(&mut reader, &scan, (&frame, space), &headers, picture)?;
             headers.frame = Some(frame);
             match headers.read(&mut reader, &mut self.tables)? {
@@ -192,9 +194,12 @@ impl JpegDecoder {
         mut headers: Headers<'a>,
         picture: &mut Picture,
     ) -> Result<(), Failure> {
-        for (blocks, component) in self.coefficients.iter_mut().zip(&frame.components) {
+        for (number, blocks) in self.coefficients.iter_mut().enumerate() {
+            let component = frame.components.get(number);
+            let count = component.map_or(0, |own| own.stride_blocks * own.rows * frame.mcu_rows());
             blocks.clear();
-            blocks.resize(component.stride_blocks * component.rows * frame.mcu_rows(), [0; 64]);
+            blocks.shrink_to(count);
+            blocks.resize(count, [0; 64]);
         }
         let mut known = [Known::default(); MAX_COMPONENTS];
         let mut has_steps = [false; MAX_COMPONENTS];
@@ -229,7 +234,8 @@ impl JpegDecoder {
             && has_steps[..frame.components.len()].iter().all(|&has| has)
             && smoothing::is_useful(&frame, &known, &self.planes.steps);
         for mcu_row in 0..frame.mcu_rows() {
-            let known = is_smoothed.then(|| known.each_ref().map(|k| if mcu_row > last_row { &k.before } else { &k.now }));
+            let known =
+                is_smoothed.then(|| known.each_ref().map(|k| if mcu_row > last_row { &k.before } else { &k.now }));
             self.transform_row(mcu_row, &frame, known);
             self.output.write(&self.planes, mcu_row, &frame, space, picture);
         }
@@ -288,7 +294,9 @@ impl<'a> Headers<'a> {
                 }
                 0xe0 => self.has_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
                 0xe1 => self.take_app1(segment),
-                0xee if segment.len() >= 12 && segment.starts_with(b"Adobe") => self.adobe_transform = Some(segment[11]),
+                0xee if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
+                    self.adobe_transform = Some(segment[11])
+                }
                 0xc0..=0xcf if marker != 0xcc => self.frame = Some(Frame::read(marker, segment)?),
                 _ => {}
             }

@@ -4,10 +4,10 @@
 //! it are left as they are.
 
 use super::bits::Reader;
+use super::frame::MAX_COMPONENTS;
 use super::frame::{Scan, ZIGZAG};
 use super::huffman::{Table, extend};
 use super::idct::Block;
-use super::frame::MAX_COMPONENTS;
 
 /// What goes from block to block within a restart interval.
 #[derive(Debug, Clone, Copy, Default)]

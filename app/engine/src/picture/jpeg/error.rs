@@ -7,7 +7,9 @@ pub struct JpegError(#[from] pub(super) Problem);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Problem {
-    #[error("{found} JPEG: expected baseline, extended or progressive with Huffman coding; save it again as one of them")]
+    #[error(
+        "{found} JPEG: expected baseline, extended or progressive with Huffman coding; save it again as one of them"
+    )]
     Coding { found: &'static str },
     #[error("{bits} bits a sample: expected 8; save it again with 8")]
     Precision { bits: u8 },

@@ -184,8 +184,7 @@ impl Scan {
             let component = (0..frame.components.len())
                 .find(|index| frame.components[*index].id == id && is_free(index))
                 .ok_or(JpegError(Problem::ScanComponent { id }))?;
-            members[at] =
-                Member { component, dc_table: usize::from(tables >> 4), ac_table: usize::from(tables & 15) };
+            members[at] = Member { component, dc_table: usize::from(tables >> 4), ac_table: usize::from(tables & 15) };
         }
         let &[first, last, bits] = &rest[count * 2..] else { return Err(malformed()) };
         let (first, last) = (usize::from(first), usize::from(last));
@@ -202,11 +201,8 @@ impl Scan {
         if frame.coding == Coding::Sequential {
             return Ok(());
         }
-        let is_band = if self.first == 0 {
-            self.last == 0
-        } else {
-            self.count == 1 && (self.first..64).contains(&self.last)
-        };
+        let is_band =
+            if self.first == 0 { self.last == 0 } else { self.count == 1 && (self.first..64).contains(&self.last) };
         let is_step = self.high == 0 || self.low + 1 == self.high;
         if is_band && is_step && self.low <= 13 { Ok(()) } else { Err(JpegError(Problem::Progression)) }
     }
@@ -223,11 +219,7 @@ impl Scan {
 
     /// MCUs in a row.
     pub(super) fn mcus_per_row(&self, frame: &Frame) -> usize {
-        if self.is_single() {
-            frame.components[self.members[0].component].width_blocks
-        } else {
-            frame.mcus_per_row()
-        }
+        if self.is_single() { frame.components[self.members[0].component].width_blocks } else { frame.mcus_per_row() }
     }
 
     /// Rows of this scan's MCUs that lie in one row of MCUs of all components.

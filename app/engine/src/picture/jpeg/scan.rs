@@ -138,14 +138,13 @@ pub(super) fn decode_directly(
                 restarts.before_mcu(reader, &mut state, &mut can_read)?;
                 for (number, member) in scan.members().iter().enumerate() {
                     let component = &frame.components[member.component];
-                    let (columns, rows) =
-                        if scan.is_single() { (1, 1) } else { (component.columns, component.rows) };
+                    let (columns, rows) = if scan.is_single() { (1, 1) } else { (component.columns, component.rows) };
                     for y in 0..rows {
                         let block_row = mcu_row * component.rows + row + y;
                         for x in 0..columns {
                             let mut block: Block = [0; 64];
-                            let has_ac = can_read
-                                && entropy::sequential(reader, tables[number], &mut state, number, &mut block);
+                            let has_ac =
+                                can_read && entropy::sequential(reader, tables[number], &mut state, number, &mut block);
                             let (steps, out, stride) = planes.at(member.component, block_row, mcu * columns + x);
                             if has_ac {
                                 idct::transform(&block, steps, out, stride);
@@ -193,8 +192,7 @@ pub(super) fn decode_into_coefficients(
                 }
                 for (number, member) in scan.members().iter().enumerate() {
                     let component = &frame.components[member.component];
-                    let (columns, rows) =
-                        if scan.is_single() { (1, 1) } else { (component.columns, component.rows) };
+                    let (columns, rows) = if scan.is_single() { (1, 1) } else { (component.columns, component.rows) };
                     for y in 0..rows {
                         let start = (mcu_row * component.rows + row + y) * component.stride_blocks + mcu * columns;
                         for block in &mut coefficients[member.component][start..start + columns] {

@@ -38,9 +38,7 @@ impl Known {
 /// missing.
 pub(super) fn is_useful(frame: &Frame, known: &[Known; 4], steps: &[Block; 4]) -> bool {
     let components = || known.iter().zip(steps).take(frame.components.len());
-    let can_be = components().all(|(known, steps)| {
-        known.now[0] >= 0 && PLACES.iter().all(|&place| steps[place] != 0)
-    });
+    let can_be = components().all(|(known, steps)| known.now[0] >= 0 && PLACES.iter().all(|&place| steps[place] != 0));
     can_be && components().any(|(known, _)| known.now[1..LOOKED_AT].iter().any(|&bits| bits != 0))
 }
 
@@ -103,8 +101,7 @@ impl Neighbourhood<'_> {
         let down = usize::from(row_here + 1 < total);
         let down2 = if row_here + 2 < total { 2 } else { down };
         let rows = [row - up2, row - up, row, row + down, row + down2];
-        let columns: [usize; 5] =
-            std::array::from_fn(|at| (column + at).saturating_sub(2).min(self.width - 1));
+        let columns: [usize; 5] = std::array::from_fn(|at| (column + at).saturating_sub(2).min(self.width - 1));
         std::array::from_fn(|at| {
             self.blocks.get(rows[at / 5] * self.stride + columns[at % 5]).map_or(0, |block| i32::from(block[0]))
         })
