@@ -2,7 +2,8 @@
 //!
 //! The pixels are those of `transformers.image_utils.load_image`, that is
 //! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: turned upright, grey copied to three channels, alpha
-//! dropped. They are equal to the last bit, JPEG and WebP included.
+//! dropped. They are equal to the last bit, JPEG and WebP included; only values of JPEG inside TIFF, which another decoder
+//! reads, can be 1 of 255 off.
 //!
 //! Image processors themselves turn nothing: a picture that is handed to one as `Image.open(f)` stays as it lies in the
 //! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright picture, so `load_image` is
