@@ -163,6 +163,7 @@ mod tests {
             pad_id: 0,
             pad_type_id: 0,
             positions: Positions::Sequential,
+            siglip: None,
         };
         Vocabulary::from_bytes(json.as_bytes(), &spec).expect("a tokenizer")
     }

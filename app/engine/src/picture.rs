@@ -2,7 +2,8 @@
 //!
 //! The pixels are those of `transformers.image_utils.load_image`, that is
 //! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: turned upright, grey copied to three channels, alpha
-//! dropped. Lossless formats come out identical; lossy ones differ by the decoders' rounding.
+//! dropped. They are equal to the last bit, JPEG and WebP included; only values of JPEG inside TIFF, which another decoder
+//! reads, can be 1 of 255 off.
 //!
 //! Image processors themselves turn nothing: a picture that is handed to one as `Image.open(f)` stays as it lies in the
 //! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright picture, so `load_image` is
@@ -20,7 +21,7 @@ use std::path::Path;
 use image::{ImageDecoder, ImageReader, metadata::Orientation};
 
 pub use foreign::{Foreign, START_BYTES, foreign};
-pub use jpeg::JpegDecoder;
+pub use jpeg::{JpegDecoder, JpegError};
 
 /// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
 /// Larger than any 61-megapixel camera's picture, small enough for a board with 1 GiB.
@@ -87,9 +88,9 @@ pub enum DecodeError {
     /// A TIFF that is damaged.
     #[error("damaged TIFF")]
     DamagedTiff(#[source] ::tiff::TiffError),
-    /// The JPEG decoder refused the bytes.
+    /// The JPEG is of a kind that is not decoded, or its headers are damaged.
     #[error("damaged or unsupported JPEG")]
-    Jpeg(#[source] zune_jpeg::errors::DecodeErrors),
+    Jpeg(#[from] JpegError),
     /// The decoder of another format refused the bytes.
     #[error("damaged or unsupported picture")]
     Image(#[from] image::ImageError),

@@ -123,6 +123,7 @@ mod tests {
             pad_id: 0,
             pad_type_id: 0,
             positions: Positions::Sequential,
+            siglip: None,
         }
     }
 
