@@ -295,7 +295,7 @@ impl<'a> Headers<'a> {
                 0xe0 => self.has_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
                 0xe1 => self.take_app1(segment),
                 0xee if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
-                    self.adobe_transform = Some(segment[11])
+                    self.adobe_transform = Some(segment[11]);
                 }
                 0xc0..=0xcf if marker != 0xcc => self.frame = Some(Frame::read(marker, segment)?),
                 _ => {}

@@ -20,7 +20,7 @@ impl Upsampling {
     /// What is done for factors `own` of a picture whose largest are `largest` (columns, rows), `width` samples wide.
     /// `None`: the factors do not divide.
     pub(super) fn of(own: (usize, usize), largest: (usize, usize), width: usize) -> Option<Self> {
-        if largest.0 % own.0 != 0 || largest.1 % own.1 != 0 {
+        if !largest.0.is_multiple_of(own.0) || !largest.1.is_multiple_of(own.1) {
             return None;
         }
         Some(match (largest.0 / own.0, largest.1 / own.1) {
@@ -87,7 +87,7 @@ impl<'a> Plane<'a> {
     /// three quarters of a row; beyond the edge the last row again.
     fn neighbours(&self, y: usize) -> (&'a [u8], &'a [u8]) {
         let row = y / 2;
-        let other = if y % 2 == 0 { row.saturating_sub(1) } else { (row + 1).min(self.height - 1) };
+        let other = if y.is_multiple_of(2) { row.saturating_sub(1) } else { (row + 1).min(self.height - 1) };
         (self.row(row), self.row(other))
     }
 }
