@@ -42,8 +42,9 @@ pub(crate) fn tell_error(error: &anyhow::Error) {
 
 /// Has the log write to standard error, one line a message.
 pub fn start_log() {
-    let filter = env_logger::Env::default().default_filter_or("info,tract=warn,tract_core=warn,tract_onnx=warn");
-    let mut log = env_logger::Builder::from_env(filter);
+    // The watcher of files warns of watches that went with their folder, which is no news: they are set up again.
+    let filter = "info,tract=warn,tract_core=warn,tract_onnx=warn,notify=error";
+    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter));
     log.format(|out, record| {
         let (time, level) = (out.timestamp(), record.level());
         let style = out.default_level_style(level);

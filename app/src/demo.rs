@@ -2,10 +2,9 @@
 //! built small, without the feature `demo`, looks for them in a folder instead.
 
 use spotter_engine::bundle::{Bundle, BundleError};
-use spotter_engine::labels::Label;
 
 use crate::config::{Config, Problem};
-use crate::label_file;
+use crate::label_file::{self, LabelFile};
 
 #[cfg(feature = "demo")]
 use inside as place;
@@ -25,7 +24,7 @@ pub fn bundle() -> Result<Bundle, DemoError> {
 }
 
 /// The labels that the configuration names, else those of the demo; `templates` are the bundle's.
-pub fn labels(config: &Config, templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
+pub fn labels(config: &Config, templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
     match &config.labels {
         Some(path) => label_file::load(path, templates),
         None => place::labels(templates),
@@ -34,7 +33,7 @@ pub fn labels(config: &Config, templates: &[String]) -> Result<Vec<Label>, Vec<P
 
 #[cfg(feature = "demo")]
 mod inside {
-    use super::{Bundle, BundleError, Label, Problem, label_file};
+    use super::{Bundle, BundleError, LabelFile, Problem, label_file};
 
     /// Stands for the path of the bundle.
     pub const BUNDLE_NAME: &str = "demo bundle inside the program";
@@ -56,7 +55,7 @@ mod inside {
         Bundle::from_memory(BUNDLE_NAME, FILES)
     }
 
-    pub(super) fn labels(templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
+    pub(super) fn labels(templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
         label_file::parse(LABELS_NAME, LABELS, templates)
     }
 }
@@ -65,7 +64,7 @@ mod inside {
 mod outside {
     use std::path::Path;
 
-    use super::{Bundle, BundleError, Label, Problem, label_file};
+    use super::{Bundle, BundleError, LabelFile, Problem, label_file};
 
     /// Where the package puts the bundle.
     pub const BUNDLE_NAME: &str = "/usr/share/spotter/demo";
@@ -77,7 +76,7 @@ mod outside {
         Bundle::open(Path::new(BUNDLE_NAME))
     }
 
-    pub(super) fn labels(templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
+    pub(super) fn labels(templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
         let mut labels = label_file::load(Path::new(LABELS_NAME), templates);
         if let Err(problems) = &mut labels
             && let Some(first) = problems.first_mut()

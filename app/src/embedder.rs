@@ -10,10 +10,12 @@ use anyhow::Result;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::{self, Cache, Effort, Label, LabelEmbeddings};
 use spotter_engine::tower::{TextTower, Threads};
+use spotter_engine::vocabulary::Vocabulary;
 
 use crate::config::Config;
 use crate::console::all_of;
-use crate::{demo, store};
+use crate::label_file::LabelFile;
+use crate::{demo, lint, store};
 
 /// Name of the cache in the state folder.
 pub const CACHE_FILE: &str = "label-cache.safetensors";
@@ -56,9 +58,10 @@ impl Embedder {
         labels::count_cached(labels, self.bundle.manifest(), &self.cache)
     }
 
-    /// Embeds `labels` and keeps what was new. That the cache cannot be written is reported once, and is no error.
-    pub fn embed(&mut self, labels: &[Label]) -> Result<(LabelEmbeddings, Effort)> {
-        let (bundle, threads) = (&self.bundle, &self.threads);
+    /// Embeds the labels of `file` and keeps what was new; warns of what the model cannot read of them, or tell apart.
+    /// That the cache cannot be written is reported once, and is no error.
+    pub fn embed(&mut self, file: &LabelFile) -> Result<(LabelEmbeddings, Effort)> {
+        let (bundle, threads, labels) = (&self.bundle, &self.threads, file.labels.as_slice());
         // Opened beforehand, so that a damaged file is not blamed on a label; and only where it is needed.
         let new = self.count(labels).iter().any(|effort| effort.embedded > 0);
         let mut tower = new.then(|| TextTower::open(bundle, threads)).transpose()?;
@@ -67,8 +70,21 @@ impl Embedder {
             // Not reached, since both look into the same cache; it would be right all the same.
             None => tower.insert(TextTower::open(bundle, threads)?).embed(sentence),
         });
+        // No longer needed, and as large as what comes.
+        drop(tower);
         self.save();
-        Ok(result?)
+        let embedded = result?;
+        self.warn(file);
+        Ok(embedded)
+    }
+
+    /// The tokenizer is read for this alone, as labels that are cached need none: that fails only where it is damaged.
+    fn warn(&self, file: &LabelFile) {
+        let found = Vocabulary::open(&self.bundle).map_err(anyhow::Error::from);
+        match found.and_then(|vocabulary| Ok(lint::warnings(file, &vocabulary)?)) {
+            Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("{warning}")),
+            Err(error) => log::warn!("the labels cannot be compared with the model's vocabulary: {error:#}"),
+        }
     }
 
     fn save(&mut self) {

@@ -15,19 +15,32 @@ const LABELS_MAX: usize = 1000;
 /// cached in some 20 MB.
 const SENTENCES_MAX: usize = 10_000;
 
+/// A label file that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelFile {
+    /// The file, as messages call it.
+    pub path: String,
+    /// Its labels; there is at least one.
+    pub labels: Vec<Label>,
+    /// Where the name of each label stands, in the same order.
+    pub positions: Vec<Position>,
+}
+
 /// Reads the label file `path`; labels that name no templates get the file's, else `default_templates`.
-pub fn load(path: &Path, default_templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
+pub fn load(path: &Path, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
     let text = read_text(path).map_err(|problem| vec![problem])?;
     parse(&path.display().to_string(), &text, default_templates)
 }
 
 /// Parses the text of a label file, which messages call `path`.
-pub fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<Vec<Label>, Vec<Problem>> {
+pub fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
     document::read(path, text, |root| {
         let templates = templates(root).unwrap_or_else(|| default_templates.to_vec());
         let mut set = LabelSet { templates: &templates, first_places: HashMap::new(), count: 0, sentences: 0 };
         root.require("label", "no labels: expected at least one `[[label]]` with a `name`");
-        root.tables("label", |section| set.read(section)).unwrap_or_default()
+        let labels = root.tables("label", |section| set.read(section)).unwrap_or_default();
+        let (labels, positions) = labels.into_iter().unzip();
+        LabelFile { path: path.to_owned(), labels, positions }
     })
 }
 
@@ -40,8 +53,9 @@ struct LabelSet<'t> {
 }
 
 impl LabelSet<'_> {
-    fn read(&mut self, section: &Section<'_>) -> Label {
-        let name = self.name(section);
+    /// The label, and where its name stands.
+    fn read(&mut self, section: &Section<'_>) -> (Label, Position) {
+        let (name, position) = self.name(section);
         let prompts = prompts(section).unwrap_or_else(|| vec![name.clone()]);
         let templates = templates(section).unwrap_or_else(|| self.templates.to_vec());
         self.count += 1;
@@ -55,15 +69,17 @@ impl LabelSet<'_> {
             let why = "each prompt in each template is one, and has to be embedded and cached";
             section.problem(section.span(), format!("more than {SENTENCES_MAX} sentences: {why}"));
         }
-        Label { name, prompts, templates }
+        (Label { name, prompts, templates }, position)
     }
 
-    fn name(&mut self, section: &Section<'_>) -> String {
+    /// The name, and where it stands.
+    fn name(&mut self, section: &Section<'_>) -> (String, Position) {
         let Some(name) = section.string("name") else {
             section.require("name", "label without a `name`");
-            return String::new();
+            return (String::new(), section.position(&section.span()));
         };
         let (span, name) = (name.span(), name.into_inner());
+        let position = section.position(&span);
         if name.trim().is_empty() {
             section.problem(span, "`name`: expected a name, found nothing between the quotes".to_owned());
         } else if name.chars().any(char::is_control) {
@@ -72,9 +88,9 @@ impl LabelSet<'_> {
         } else if let Some(first) = self.first_places.get(name.trim()) {
             section.problem(span, format!("label `{}` is there already, in line {}", name.trim(), first.line));
         } else {
-            self.first_places.insert(name.trim().to_owned(), section.position(&span));
+            self.first_places.insert(name.trim().to_owned(), position);
         }
-        name.to_owned()
+        (name.to_owned(), position)
     }
 }
 
@@ -116,7 +132,7 @@ mod tests {
     }
 
     fn parsed(text: &str) -> Result<Vec<Label>, Vec<Problem>> {
-        parse("l", text, &["default {}".to_owned()])
+        parse("l", text, &["default {}".to_owned()]).map(|file| file.labels)
     }
 
     fn check(text: &str, expected: &[&str]) {
@@ -132,6 +148,14 @@ mod tests {
         let text = format!("templates = ['one {{}}', 'two {{}}.']\n{text}");
         assert_eq!(parsed(&text), Ok(vec![label("cat", &["cat"], &["one {}", "two {}."]), own]));
         assert_eq!(parsed("label = [{ name = 'x' }]"), Ok(vec![label("x", &["x"], &["default {}"])]));
+    }
+
+    #[test]
+    fn names_have_their_places() {
+        let file =
+            parse("l", "[[label]]\nname = 'cat'\n\n[[label]]\n  name = 'dog'", &["{}".to_owned()]).expect("labels");
+        let position = |line, column| Position { line, column };
+        assert_eq!((file.path.as_str(), file.positions), ("l", vec![position(2, 8), position(5, 10)]));
     }
 
     #[test]
@@ -189,13 +213,13 @@ mod tests {
     #[test]
     fn shipped_label_files_are_valid() {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
-        let everyday = load(&config.join("labels.toml"), &["{}".to_owned()]).expect("labels.toml");
+        let everyday = load(&config.join("labels.toml"), &["{}".to_owned()]).expect("labels.toml").labels;
         assert!(everyday.len() >= 40, "{}", everyday.len());
         let demo = load(&config.join("demo/labels.toml"), &["{}".to_owned()]).expect("demo/labels.toml");
         let colours = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
         let shapes = ["circle", "square", "triangle", "star", "cross", "heart"];
         let names = colours.iter().flat_map(|colour| shapes.iter().map(move |shape| format!("{colour} {shape}")));
         let expected: Vec<Label> = names.map(|name| label(&name, &[&name], &["a photo of a {}."])).collect();
-        assert_eq!(demo, expected);
+        assert_eq!(demo.labels, expected);
     }
 }

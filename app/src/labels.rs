@@ -19,13 +19,13 @@ pub fn run(config: &Config, out: &mut dyn Write) -> Result<()> {
     let mut out = Onward::new(out);
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
-    let labels = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
+    let file = demo::labels(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(bundle, config.state_dir.as_deref(), &threads);
-    for (label, count) in labels.iter().zip(embedder.count(&labels)) {
+    for (label, count) in file.labels.iter().zip(embedder.count(&file.labels)) {
         let line = format_args!("{}: {} cached, {} new", label.name, count.cached, count.embedded);
         write_line(&mut out, line).context("standard output")?;
     }
-    let (_, effort) = embedder.embed(&labels)?;
+    let (_, effort) = embedder.embed(&file)?;
     let place = embedder.cache_path().map_or_else(|| "kept nowhere".to_owned(), |p| format!("in {}", p.display()));
     let sum = effort.cached + effort.embedded;
     let line = format_args!("{sum} sentences: {} cached, {} embedded, {place}", effort.cached, effort.embedded);

@@ -16,6 +16,7 @@ pub mod embedder;
 pub mod governor;
 pub mod label_file;
 pub mod labels;
+mod lint;
 pub mod live;
 mod metrics;
 pub mod output;

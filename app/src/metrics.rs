@@ -108,6 +108,28 @@ impl Metrics {
     }
 }
 
+/// Why the file of figures could not be written, as far as that can be told without writing; nothing where it can be, or
+/// none is wanted.
+pub(crate) fn problem(config: &config::Metrics) -> Option<String> {
+    let path = config.file.as_deref()?;
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let (file, folder_shown) = (path.display(), folder.display());
+    match fs::metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
+            "metrics.file {file}: the folder {folder_shown} is not there: make it, or name another one (systemd makes \
+             /run/spotter while the service runs)"
+        )),
+        Err(error) => Some(format!("metrics.file {file}: the folder {folder_shown} cannot be used: {error}")),
+        Ok(found) if !found.is_dir() => {
+            Some(format!("metrics.file {file}: expected a folder in {folder_shown}, found a file: name another one"))
+        }
+        Ok(_) if path.is_dir() => {
+            Some(format!("metrics.file {file}: expected a file, found a folder: name a file in it"))
+        }
+        Ok(_) => None,
+    }
+}
+
 /// Replaces the file by one rename, so that nobody reads half of it.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     // The collector reads whatever ends in `.prom`.

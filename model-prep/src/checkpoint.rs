@@ -6,6 +6,7 @@
 mod bounded;
 mod config;
 mod error;
+mod folder;
 mod json;
 mod names;
 mod pickle;
@@ -16,6 +17,7 @@ mod tokenizer;
 mod torch_archive;
 mod torch_file;
 mod weights_file;
+mod weights_name;
 
 pub use config::{
     Activation, BeitConfig, BertConfig, ClipPooling, ClipTextConfig, ClipVisionConfig, Dinov2Config, DualEncoderConfig,
@@ -28,6 +30,7 @@ pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
 
 pub(crate) use bounded::read_optional;
+pub(crate) use folder::locate;
 pub(crate) use json::Object;
 pub(crate) use names::without_old_ends;
 
@@ -75,10 +78,7 @@ impl Checkpoint {
 
     /// The same, with `overrides` in the place of what the checkpoint says.
     pub fn open_with(path: &Path, given: &Overrides) -> Result<Self, CheckpointError> {
-        let kind = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
-        if !kind.is_dir() {
-            return Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found: "a file" });
-        }
+        let path = &locate(path)?;
         let config_file = path.join("config.json");
         let mut config = DualEncoderConfig::read(&config_file)?;
         let (preprocess, overrides) = preprocessor::read(path, config.vision.patching(), given)?;

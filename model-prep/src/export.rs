@@ -5,9 +5,7 @@ pub(crate) mod command;
 use std::io;
 use std::path::Path;
 
-use spotter_engine::bundle::{
-    self, FileEntry, Manifest, Part, Quantization, Source, TokenizerSpec, Tower, Weights, Writer,
-};
+use spotter_engine::bundle::{self, FileEntry, Manifest, Part, Quantization, Source, Tower, Weights, Writer};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::compare::{self, Agreement, image_probes, text_probes};
@@ -149,16 +147,7 @@ pub fn assemble<'a>(
         vision: tower(&vision, plans.image.weights),
         text: tower(&text, plans.text.weights),
         preprocess: model.preprocess().clone(),
-        tokenizer: TokenizerSpec {
-            file: no_file_yet(),
-            max_length: tokenizer.max_length,
-            padding: model.padding(),
-            padding_side: tokenizer.padding_side,
-            pad_token: tokenizer.pad_token.clone(),
-            pad_id: tokenizer.pad_id,
-            pad_type_id: tokenizer.pad_type_id,
-            positions: model.positions(),
-        },
+        tokenizer: tokenizer.spec(no_file_yet(), model.padding(), model.positions()),
         templates: if model.templates().is_empty() {
             vec![DEFAULT_TEMPLATE.to_owned()]
         } else {

@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 outputs=${CARGO_TARGET_DIR:-target}
-cargo build --quiet --workspace --bin model-prep --bin spotter --example pixels
+cargo build --quiet --workspace --bin model-prep --bin spotter --example ids --example pixels
 python=${REFERENCE_PYTHON:-$outputs/reference/bin/python}
 five=${TRANSFORMERS_5:-$outputs/reference/transformers-5}
 if [ -z "${REFERENCE_PYTHON:-}" ]; then
@@ -35,6 +35,8 @@ compare() {
     "$python" tests/reference/make_text_towers.py --out tests/golden/text --check
     "$python" tests/reference/make_tokenizer_classes.py --check
     "$python" tests/reference/make_tokenizer_class_ids.py --check
+    "$python" tests/reference/make_siglip_ids.py --check
+    "$python" tests/reference/fuzz_ids.py "$outputs/debug/examples/ids"
     "$python" tests/reference/make_pairs.py --golden tests/golden --check
     "$python" tests/reference/make_minilm.py "$minilm" --golden tests/golden --check
     "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"
@@ -50,7 +52,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 programs=(--model-prep "$outputs/debug/model-prep" --spotter "$outputs/debug/spotter")
 "$python" tests/reference/full_size.py "$scratch" "${programs[@]}" --rows small
-cargo build --quiet --workspace --example draw_shapes
+cargo build --quiet --workspace --example draw_shapes --example decode_pictures
+"$python" tests/reference/make_jpegs.py --random 300 --program "$outputs/debug/examples/decode_pictures"
 "$outputs/debug/examples/draw_shapes" 'test://shapes?seed=7&fps=0&hold=1&frames=300' "$scratch/frames"
 "$python" tests/reference/make_accuracy.py --frames "$scratch/frames" --checkpoint model-prep/demo/checkpoint \
     --labels config/demo/labels.toml --out "$scratch/shapes.json"

@@ -124,15 +124,20 @@ def rows():
     return [{**json.loads(row), "classes": kinds} for row, kinds in found.items()]
 
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--check", action="store_true")
-check = parser.parse_args().check
-content = json.loads(FILE.read_text()) if FILE.exists() else {}
-half = {"special": SPECIAL, "prompts": PROMPTS, "rows": rows(),
-        "tokenizers": {name: json.loads(make().to_str()) for name, make in MAKERS.items()}}
-if check:
-    assert json.loads(json.dumps(half)) == content[VERSION], f"{FILE.name}: transformers {transformers.__version__} differs"
-    print(f"{FILE.name}: as transformers {transformers.__version__} gives them")
-else:
-    content = dict(sorted({**content, VERSION: half}.items()))
-    FILE.write_text(json.dumps(content, ensure_ascii=True) + "\n")
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    content = json.loads(FILE.read_text()) if FILE.exists() else {}
+    half = {"special": SPECIAL, "prompts": PROMPTS, "rows": rows(),
+            "tokenizers": {name: json.loads(make().to_str()) for name, make in MAKERS.items()}}
+    if check:
+        assert json.loads(json.dumps(half)) == content[VERSION], f"{FILE.name}: transformers {transformers.__version__} differs"
+        print(f"{FILE.name}: as transformers {transformers.__version__} gives them")
+    else:
+        content = dict(sorted({**content, VERSION: half}.items()))
+        FILE.write_text(json.dumps(content, ensure_ascii=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

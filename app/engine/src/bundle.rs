@@ -5,14 +5,16 @@
 //! reading a file checks its SHA-256. Whatever fails a check is refused with the file, what was expected and what
 //! was found, and no byte of it is used.
 
+mod foreign;
 mod manifest;
 mod read;
 mod write;
 
+pub use foreign::found_instead;
 pub use manifest::{
-    Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, MANIFEST_FILE, Manifest,
-    Override, Padding, PaddingSide, Positions, Quantization, Source, TEXT_INPUTS, TensorSpec, TokenizerSpec, Tower,
-    Weights,
+    Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
+    MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,
+    TensorSpec, TokenizerSpec, Tower, Weights,
 };
 pub use read::Bundle;
 pub use write::{Contents, NewFile, Part, Writer, write};

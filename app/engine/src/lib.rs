@@ -19,3 +19,4 @@ pub mod printable;
 pub mod score;
 pub mod tokenize;
 pub mod tower;
+pub mod vocabulary;

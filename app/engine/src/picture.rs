@@ -2,15 +2,18 @@
 //!
 //! The pixels are those of `transformers.image_utils.load_image`, that is
 //! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: turned upright, grey copied to three channels, alpha
-//! dropped. Lossless formats come out identical; lossy ones differ by the decoders' rounding.
+//! dropped. They are equal to the last bit, JPEG and WebP included; only values of JPEG inside TIFF, which another decoder
+//! reads, can be 1 of 255 off.
 //!
 //! Image processors themselves turn nothing: a picture that is handed to one as `Image.open(f)` stays as it lies in the
 //! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright picture, so `load_image` is
 //! what is followed. It drops alpha channels and palettes' levels of transparency; one colour that a PNG or GIF marks as
 //! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
 
+mod foreign;
 mod jpeg;
 mod rgb;
+mod tiff;
 mod transparent;
 
 use std::io::Cursor;
@@ -18,7 +21,8 @@ use std::path::Path;
 
 use image::{ImageDecoder, ImageReader, metadata::Orientation};
 
-pub use jpeg::JpegDecoder;
+pub use foreign::{Foreign, START_BYTES, foreign};
+pub use jpeg::{JpegDecoder, JpegError};
 
 /// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
 /// Larger than any 61-megapixel camera's picture, small enough for a board with 1 GiB.
@@ -54,9 +58,9 @@ pub enum DecodeError {
     #[error("empty: expected a picture, found 0 bytes")]
     Empty,
     /// The bytes start like no format that is known.
-    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found bytes that start with {found}")]
+    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
     UnknownFormat {
-        /// The first bytes, escaped.
+        /// What they are and what to do, or the first bytes, escaped.
         found: String,
     },
     /// The header announces more pixels than [`MAX_PIXELS`], or none.
@@ -79,9 +83,18 @@ pub enum DecodeError {
         /// The type.
         found: String,
     },
-    /// The JPEG decoder refused the bytes.
+    /// A TIFF of a kind that is not read.
+    #[error("a TIFF with {found}, which is not read; save it as PNG or JPEG")]
+    Tiff {
+        /// What its samples are, in words.
+        found: String,
+    },
+    /// A TIFF that is damaged.
+    #[error("damaged TIFF")]
+    DamagedTiff(#[source] ::tiff::TiffError),
+    /// The JPEG is of a kind that is not decoded, or its headers are damaged.
     #[error("damaged or unsupported JPEG")]
-    Jpeg(#[source] zune_jpeg::errors::DecodeErrors),
+    Jpeg(#[from] JpegError),
     /// The decoder of another format refused the bytes.
     #[error("damaged or unsupported picture")]
     Image(#[from] image::ImageError),
@@ -100,14 +113,24 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
+    if tiff::is_tiff(bytes) {
+        let (picture, orientation) = tiff::decode(bytes)?;
+        return rgb::upright(picture, orientation);
+    }
+    if let Some(Foreign { what, advice, .. }) = foreign(bytes) {
+        return Err(DecodeError::UnknownFormat { found: format!("{what}; {advice}") });
+    }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat { found: start_of(bytes) })?;
+    if !format.reading_enabled() {
+        let found = format!("{format:?}; {}", foreign::CONVERT);
+        return Err(DecodeError::UnknownFormat { found });
+    }
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
     check_size(width as usize, height as usize)?;
     let exif = decoder.exif_metadata()?;
     let xmp = decoder.xmp_metadata()?;
     let orientation = orientation(exif.as_deref(), xmp.as_deref());
-    // A TIFF carries its orientation as a tag of its own, outside EXIF.
     let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
     let pixels = image::DynamicImage::from_decoder(decoder)?;
     let upright = rgb::upright(rgb::from_image(pixels, bytes)?, orientation)?;
@@ -134,7 +157,7 @@ fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
 
 /// The first bytes in a form that a message can carry.
 fn start_of(bytes: &[u8]) -> String {
-    format!("\"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
+    format!("bytes that start with \"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
 }
 
 #[cfg(test)]
@@ -180,6 +203,8 @@ mod tests {
         };
         check(b"", "0 bytes");
         check(b"hello\nworld", "start with \"hello\\nwo\"");
+        check(b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video; take pictures out of it");
+        check(b"\0\0\x01\0\x01\0", "Ico; save it as PNG or JPEG");
         check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported picture");
         check(b"\xff\xd8", "truncated JPEG");
         check(b"\xff\xd8\xff\xd9", "damaged or unsupported JPEG");

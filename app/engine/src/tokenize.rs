@@ -1,16 +1,22 @@
 //! Prompts to token ids, attention mask and token types, as `VisionTextDualEncoderProcessor` gives them, and to the
 //! position ids that the text tower counts by itself in the reference.
 
+mod charsmap;
+mod siglip;
+
 use std::sync::Arc;
 
 use tokenizers::TruncationParams;
 
+use self::siglip::Siglip;
 use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 
 /// A tokenizer with the truncation of its checkpoint; clones share its vocabulary.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
+    siglip: Option<Arc<Siglip>>,
+    max_length: usize,
     /// The length that every prompt has, where it is the same for all.
     fixed_length: Option<usize>,
     padding_side: PaddingSide,
@@ -52,7 +58,7 @@ pub enum TokenizeError {
 }
 
 /// Calls the library, which believes the tables in a file and panics where they point outside of themselves.
-fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err("its tables contradict themselves".into()))
 }
@@ -72,8 +78,11 @@ impl Tokenizer {
         inner
             .with_truncation(Some(TruncationParams { max_length: spec.max_length, ..TruncationParams::default() }))
             .map_err(file_error)?;
+        let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         Ok(Self {
             inner: Arc::new(inner),
+            siglip: siglip.map(Arc::new),
+            max_length: spec.max_length,
             fixed_length: (spec.padding == Padding::MaxLength).then_some(spec.max_length),
             padding_side: spec.padding_side,
             pad_id: i64::from(spec.pad_id),
@@ -84,16 +93,20 @@ impl Tokenizer {
 
     /// Ids of one prompt, cut to the maximum length, and padded to it where [`TokenizerSpec::padding`] says so.
     pub fn encode(&self, prompt: &str) -> Result<Encoding, TokenizeError> {
-        let encoding = guarded(|| self.inner.encode(prompt, true))
-            .map_err(|e| TokenizeError::Prompt { prompt: prompt.to_owned(), message: e.to_string() })?;
         let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
-        let ids = widen(encoding.get_ids());
-        let encoding = Encoding {
-            position_ids: self.position_ids(&ids),
-            ids,
-            mask: widen(encoding.get_attention_mask()),
-            type_ids: widen(encoding.get_type_ids()),
+        let (ids, mask, type_ids) = match &self.siglip {
+            Some(siglip) => {
+                let ids = widen(&siglip.ids(prompt, self.max_length)?);
+                (ids.clone(), vec![1; ids.len()], vec![0; ids.len()])
+            }
+            None => {
+                let encoding = guarded(|| self.inner.encode(prompt, true))
+                    .map_err(|e| TokenizeError::Prompt { prompt: prompt.to_owned(), message: e.to_string() })?;
+                let lists = [encoding.get_ids(), encoding.get_attention_mask(), encoding.get_type_ids()];
+                lists.map(widen).into()
+            }
         };
+        let encoding = Encoding { position_ids: self.position_ids(&ids), ids, mask, type_ids };
         Ok(match self.fixed_length {
             Some(length) => self.pad(&encoding, length),
             None => encoding,
@@ -175,6 +188,7 @@ mod tests {
             pad_id: 0,
             pad_type_id: 0,
             positions: Positions::Sequential,
+            siglip: None,
         };
         // A double array of one unit, at which every search starts and which says to go on at place 5.
         let json = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null,

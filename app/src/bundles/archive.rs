@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+use spotter_engine::bundle;
 use tar::{Archive, Entry, EntryType};
 
 use super::slots::SLOT_FILE;
@@ -47,11 +48,13 @@ pub enum ArchiveError {
         /// What it may take.
         bytes_max: u64,
     },
-    /// It is no file, such as a folder.
-    #[error("{}: not a file: expected a .tar of a bundle", .path.display())]
-    NotAFile {
+    /// It is something else, such as a folder or a packed file.
+    #[error("{}: expected a .tar of a bundle, found {found}", .path.display())]
+    NotAnArchive {
         /// The path.
         path: PathBuf,
+        /// What it is, and what to do.
+        found: String,
     },
     /// It cannot be read as an archive.
     #[error("{}: cannot be read as a tar archive", .path.display())]
@@ -71,11 +74,24 @@ pub enum ArchiveError {
     },
 }
 
-/// Refuses archives larger than bundles may be before anything is read of them.
+/// Refuses what is no archive, and archives larger than bundles may be, before they are unpacked.
 pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
     let found = file.metadata().map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?;
     if !found.is_file() {
-        return Err(ArchiveError::NotAFile { path: path.to_owned() });
+        let found = match bundle::found_instead(path) {
+            Some(found) => found,
+            None if found.is_dir() => {
+                let folder = path.display();
+                format!(
+                    "the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)"
+                )
+            }
+            None => "neither a file nor a folder".to_owned(),
+        };
+        return Err(ArchiveError::NotAnArchive { path: path.to_owned(), found });
+    }
+    if let Some(found) = bundle::found_instead(path) {
+        return Err(ArchiveError::NotAnArchive { path: path.to_owned(), found });
     }
     if found.len() > bytes_max {
         return Err(ArchiveError::Size { path: path.to_owned(), bytes: found.len(), bytes_max });
@@ -83,9 +99,18 @@ pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(),
     Ok(())
 }
 
+/// What the reader said, without the bytes of the file that it may have put into it.
+fn said(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    if text.chars().all(|c| (' '..='~').contains(&c)) {
+        return error;
+    }
+    io::Error::new(error.kind(), "its headers are damaged, or it is a file of another kind")
+}
+
 /// Unpacks the archive into the folder `out`, where its files are on the disk then; gives the SHA-256 of the archive.
 pub(super) fn unpack(path: &Path, file: &mut File, out: &Path, bytes_max: u64) -> Result<String, ArchiveError> {
-    let read = |source| ArchiveError::Read { path: path.to_owned(), source };
+    let read = |source| ArchiveError::Read { path: path.to_owned(), source: said(source) };
     // One more byte than may be, so that a file that grows meanwhile is noticed and does not fill the disk.
     let mut archive = Archive::new(Hashed { reader: file.take(bytes_max + 1), hash: Sha256::new() });
     let mut unpacker = Unpacker { path, out, bytes_max, bytes: 0, names: BTreeSet::new() };
@@ -145,7 +170,7 @@ impl Unpacker<'_> {
     fn write(&self, name: &str, size: u64, entry: &mut impl Read) -> Result<(), ArchiveError> {
         let path = self.out.join(name);
         let write = |source| ArchiveError::Write { path: path.clone(), source };
-        let read = |source| ArchiveError::Read { path: self.path.to_owned(), source };
+        let read = |source| ArchiveError::Read { path: self.path.to_owned(), source: said(source) };
         let mut file = File::create_new(&path).map_err(write)?;
         // Whatever the umask of the one who installs it: the service must be able to read it.
         file.set_permissions(Permissions::from_mode(store::FILE_MODE)).map_err(write)?;

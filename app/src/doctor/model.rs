@@ -142,7 +142,7 @@ struct Labels {
 /// Counts sentences; finds broken labels and a damaged cache.
 fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> Labels {
     let labels = match demo::labels(config, &bundle.manifest().templates) {
-        Ok(labels) => labels,
+        Ok(file) => file.labels,
         Err(problems) => {
             for problem in problems {
                 findings

@@ -1,6 +1,5 @@
 //! Loads bundles and embeds labels, aside from the loop.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -13,10 +12,11 @@ use super::Next;
 use crate::bundles::{BUILT_IN, Slots, Trial};
 use crate::config::Config;
 use crate::console::all_of;
+use crate::demo;
 use crate::embedder::Embedder;
+use crate::label_file::{self, LabelFile};
 use crate::output::{Event, EventKind, Item};
 use crate::recognizer::Recognizer;
-use crate::{demo, label_file};
 
 /// Loads what is to run; shared by the threads that watch for changes.
 pub(super) struct Loader {
@@ -99,23 +99,23 @@ impl Loader {
             return followed;
         }
         let (Some(path), Some(loaded)) = (self.config.labels.clone(), &mut self.loaded) else { return followed };
-        let labels = match label_file::load(&path, &loaded.templates) {
-            Ok(labels) => labels,
+        let file = match label_file::load(&path, &loaded.templates) {
+            Ok(file) => file,
             Err(problems) => {
                 problems.iter().for_each(|problem| log::error!("{problem}"));
                 log::warn!("the labels stay as they were");
                 return Next::default();
             }
         };
-        if labels == loaded.labels {
+        if file.labels == loaded.labels {
             log::info!("labels unchanged: {}", path.display());
             return Next::default();
         }
-        let embedded = embed(&mut loaded.embedder, &labels, &path.display().to_string())
+        let embedded = embed(&mut loaded.embedder, &file)
             .inspect_err(|error| log::error!("{}: {error:#}; the labels stay as they were", path.display()))
             .ok();
         if embedded.is_some() {
-            loaded.labels = labels;
+            loaded.labels = file.labels;
         }
         Next { model: None, labels: embedded }
     }
@@ -159,16 +159,15 @@ impl Loader {
         let mut recognizer = Recognizer::open(&bundle, &self.threads)?;
         recognizer.probe()?;
         let templates = bundle.manifest().templates.clone();
-        let labels = self.labels(&templates)?;
+        let file = self.labels(&templates)?;
         let mut embedder = Embedder::new(bundle, self.config.state_dir.as_deref(), &self.threads);
-        let place = self.config.labels.as_ref().map_or_else(|| PathBuf::from(demo::LABELS_NAME), Clone::clone);
-        let embeddings = embed(&mut embedder, &labels, &place.display().to_string())?;
+        let embeddings = embed(&mut embedder, &file)?;
         log::info!("bundle: {name}");
-        self.loaded = Some(Loaded { name, embedder, templates, labels });
+        self.loaded = Some(Loaded { name, embedder, templates, labels: file.labels });
         Ok((recognizer, embeddings))
     }
 
-    fn labels(&self, templates: &[String]) -> Result<Vec<Label>> {
+    fn labels(&self, templates: &[String]) -> Result<LabelFile> {
         demo::labels(&self.config, templates).map_err(|problems| all_of(&problems))
     }
 
@@ -178,11 +177,12 @@ impl Loader {
     }
 }
 
-fn embed(embedder: &mut Embedder, labels: &[Label], place: &str) -> Result<Arc<LabelEmbeddings>> {
-    let (embeddings, effort) = embedder.embed(labels)?;
+fn embed(embedder: &mut Embedder, file: &LabelFile) -> Result<Arc<LabelEmbeddings>> {
+    let (embeddings, effort) = embedder.embed(file)?;
     log::info!(
-        "labels: {} from {place}, {} sentences: {} cached, {} embedded",
-        labels.len(),
+        "labels: {} from {}, {} sentences: {} cached, {} embedded",
+        file.labels.len(),
+        file.path,
         effort.cached + effort.embedded,
         effort.cached,
         effort.embedded

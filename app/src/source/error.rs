@@ -4,12 +4,21 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use spotter_engine::picture;
+
 /// Linux error numbers that drivers answer with when a device is lost or stuck.
 const EIO: i32 = 5;
 const ENXIO: i32 = 6;
 const ENODEV: i32 = 19;
 const EINVAL: i32 = 22;
 const EPROTO: i32 = 71;
+
+/// What a file of JPEG frames is called.
+pub(super) const MJPEG: &str = "an MJPEG video";
+
+/// What to do where there is no such file, and its name is none of a picture.
+const NO_PICTURE: &str = "; expected a picture, a folder of them, or another source, such as `auto`, `/dev/video0`, \
+                          `csi://0` or `-`";
 
 /// Why a source could not be opened, or gave no frame.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +171,18 @@ pub enum SourceError {
         /// The limit.
         limit_bytes: u64,
     },
+    /// A file is a video.
+    #[error(
+        "{}: found {what}, expected pictures; to label every frame: `{reader} | spotter run --source -`", path.display()
+    )]
+    Video {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// The command that writes its frames.
+        reader: String,
+    },
     /// A folder without pictures.
     #[error("{}: no pictures in this folder, expected files that end in {expected}", path.display())]
     EmptyFolder {
@@ -207,11 +228,28 @@ impl SourceError {
         }
     }
 
+    /// The error of naming a video where pictures are expected.
+    pub(super) fn of_video(path: &std::path::Path, what: &'static str) -> Self {
+        let name = path.display().to_string();
+        // A name that begins with a dash would be an option.
+        let name = if name.starts_with('-') { format!("./{name}") } else { name };
+        let is_plain = |c: char| c.is_alphanumeric() || "/._-+,=@%".contains(c);
+        let name = if name.chars().all(is_plain) { name } else { format!("'{}'", name.replace('\'', r"'\''")) };
+        let reader = match what {
+            MJPEG => format!("cat {name}"),
+            _ => format!("ffmpeg -loglevel error -i {name} -f mjpeg -q:v 3 -"),
+        };
+        SourceError::Video { path: path.to_path_buf(), what, reader }
+    }
+
     /// The error of opening or reading a file.
     pub(super) fn of_file(path: &std::path::Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
-            io::ErrorKind::NotFound => SourceError::Missing { path, hint: "" },
+            io::ErrorKind::NotFound => {
+                let hint = if picture::has_known_ending(&path) { "" } else { NO_PICTURE };
+                SourceError::Missing { path, hint }
+            }
             io::ErrorKind::PermissionDenied => SourceError::Permission { path, hint: "" },
             _ => SourceError::Read { name: path.display().to_string(), source },
         }
@@ -221,6 +259,21 @@ impl SourceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_video_comes_with_the_command_that_reads_it() {
+        let check = |path: &str, what: &'static str, expected: &str| {
+            let message = SourceError::of_video(std::path::Path::new(path), what).to_string();
+            let command = format!("`{expected} | spotter run --source -`");
+            assert!(message.starts_with(&format!("{path}: found {what}, ")) && message.contains(&command), "{message}");
+        };
+        let ffmpeg = |name: &str| format!("ffmpeg -loglevel error -i {name} -f mjpeg -q:v 3 -");
+        check("a/video.mp4", "an MP4 video", &ffmpeg("a/video.mp4"));
+        check("my video.mkv", "a video", &ffmpeg("'my video.mkv'"));
+        check("it's.avi", "a video", &ffmpeg(r"'it'\''s.avi'"));
+        check("-x.mp4", "a video", &ffmpeg("./-x.mp4"));
+        check("x.mjpeg", MJPEG, "cat x.mjpeg");
+    }
 
     #[test]
     fn which_errors_are_transient() {

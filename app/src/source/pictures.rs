@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use spotter_engine::picture;
 
+use super::error::MJPEG;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
 
 /// Larger files are refused: no camera writes them, and they would fill the memory of a small board.
@@ -26,15 +27,35 @@ pub(super) struct Pictures {
 impl Pictures {
     /// Opens a picture file, or a folder, whose pictures come sorted by name.
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
-        let is_folder = fs::metadata(path).map_err(|e| SourceError::of_file(path, e))?.is_dir();
+        let kind = fs::metadata(path).map_err(|e| SourceError::of_file(path, e))?;
+        let is_folder = kind.is_dir();
+        // What is read of a pipe is gone.
+        if kind.is_file()
+            && let Some(what) = video(path)
+        {
+            return Err(SourceError::of_video(path, what));
+        }
         let paths = if is_folder { folder(path)? } else { vec![path.to_path_buf()] };
         Ok(Pictures { name: path.to_path_buf(), is_folder, paths, next: 0, number: 0, skipped: None })
     }
 }
 
+/// What kind of video a file is, if it is one.
+fn video(path: &Path) -> Option<&'static str> {
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(picture::START_BYTES).read_to_end(&mut start)).ok()?;
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+    // Its first frame alone looks like a picture.
+    if start.starts_with(b"\xff\xd8") && ["mjpeg", "mjpg"].iter().any(|known| known.eq_ignore_ascii_case(ending)) {
+        return Some(MJPEG);
+    }
+    picture::foreign(&start).filter(|foreign| foreign.is_video).map(|foreign| foreign.what)
+}
+
 /// The pictures of a folder, sorted by name; folders in it are not entered.
 fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let read = |e| SourceError::of_file(path, e);
+    let mut first_video = None;
     let mut paths = Vec::new();
     for entry in fs::read_dir(path).map_err(read)? {
         let path = entry.map_err(read)?.path();
@@ -42,9 +63,14 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         let special = fs::metadata(&path).is_ok_and(|data| !data.is_file());
         if !special && picture::has_known_ending(&path) {
             paths.push(path);
+        } else if !special && first_video.is_none() {
+            first_video = video(&path).map(|what| SourceError::of_video(&path, what));
         }
     }
     paths.sort();
+    if let (true, Some(error)) = (paths.is_empty(), first_video) {
+        return Err(error);
+    }
     if paths.is_empty() {
         return Err(SourceError::EmptyFolder { path: path.to_path_buf(), expected: picture::ENDINGS.join(", ") });
     }
@@ -154,6 +180,23 @@ mod tests {
         let mut source = Pictures::open(&path).unwrap();
         assert_eq!(names(&mut source), [(0, "picture".into(), b"x".to_vec())]);
         assert!(!source.is_live());
+    }
+
+    #[test]
+    fn videos_are_named_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.mp4");
+        fs::write(&path, b"\0\0\0\x1cftypisom\0\0\x02\0isomiso2mp41").unwrap();
+        let error = |path: &Path| Pictures::open(path).err().unwrap().to_string();
+        for path in [&path, dir.path()] {
+            assert!(error(path).contains("x.mp4: found an MP4 or QuickTime video"), "{}", error(path));
+        }
+        // Beside pictures it is only another file.
+        fs::write(dir.path().join("a.png"), "a.png").unwrap();
+        assert_eq!(names(&mut Pictures::open(dir.path()).unwrap()).len(), 1);
+        let frames = dir.path().join("x.MJPEG");
+        fs::write(&frames, b"\xff\xd8\xff\xe0").unwrap();
+        assert!(error(&frames).contains("an MJPEG video") && error(&frames).contains("`cat "), "{}", error(&frames));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use super::ShapesOptions;
 pub enum Uri {
     /// The first camera that works, else the drawn shapes.
     Auto,
-    /// A V4L2 camera: `v4l2:///dev/video0` or `/dev/video0`.
+    /// A V4L2 camera: `/dev/video0`, `v4l2:///dev/video0`, or what else people call it: `0`, `video0`, `usb:0`,
+    /// `v4l2:/dev/video0`.
     V4l2(PathBuf),
     /// A picture file or a folder of them: `file:///x.jpg`, `x.jpg`, `folder/`.
     Pictures(PathBuf),
@@ -87,6 +88,9 @@ impl FromStr for Uri {
             "auto" => return Ok(Uri::Auto),
             _ => {}
         }
+        if let Some(camera) = camera(text)? {
+            return Ok(camera);
+        }
         if let Some(rest) = text.strip_prefix("exec:") {
             return command(text, rest).map(Uri::Command);
         }
@@ -117,6 +121,47 @@ impl FromStr for Uri {
             _ => Err(UriError::Scheme { uri: text.into(), scheme: scheme.into() }),
         }
     }
+}
+
+/// The camera that `text` names in one of the ways of other programs; nothing where it names no camera. A folder that is
+/// called like one is named by `./0`.
+fn camera(text: &str) -> Result<Option<Uri>, UriError> {
+    if let Some(path) = camera_node(text) {
+        return Ok(Some(Uri::V4l2(path)));
+    }
+    let Some((scheme, rest)) = text.split_once(':') else { return Ok(None) };
+    let scheme = scheme.to_ascii_lowercase();
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let rest = rest.strip_prefix("device=").unwrap_or(rest);
+    match scheme.as_str() {
+        "usb" | "uvc" | "v4l" | "v4l2" | "video" | "camera" | "cam" | "webcam" => {}
+        "csi" if !text.contains("://") => return format!("csi://{rest}").parse().map(Some),
+        _ => return Ok(None),
+    }
+    if let Some(path) = camera_node(rest) {
+        return Ok(Some(Uri::V4l2(path)));
+    }
+    // Others are left to the scheme's own rules: a path with percent signs, or a picture called so.
+    if rest.starts_with('/') && !text.contains("://") {
+        return Ok(Some(Uri::V4l2(rest.into())));
+    }
+    if matches!(scheme.as_str(), "camera" | "cam" | "video" | "webcam") || (scheme == "v4l2" && text.contains("://")) {
+        return Ok(None);
+    }
+    let expected = "a camera's number or path, as in `/dev/video0`";
+    Err(UriError::Part { uri: text.into(), expected, found: rest.into() })
+}
+
+/// The device node that `0`, `video0`, `dev/video0` or `/dev/video0` means.
+fn camera_node(text: &str) -> Option<PathBuf> {
+    let number = text.trim_start_matches('/');
+    let number = number.strip_prefix("dev/").unwrap_or(number);
+    let number = number.strip_prefix("video").unwrap_or(number);
+    // Longer numbers are folders of a year, or of a camera's memory card.
+    let is_number = (1..=2).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+    let is_node = !text.starts_with('/') || text.starts_with("/dev/video");
+    let number = number.parse::<u8>().ok().filter(|_| is_number && is_node)?;
+    Some(PathBuf::from(format!("/dev/video{number}")))
 }
 
 /// The words of a command: separated by blanks, but for those within single or double quotes or after a backslash.
@@ -235,6 +280,31 @@ mod tests {
             ("/dev/video0", Uri::V4l2("/dev/video0".into())),
             ("/dev/v4l/by-id/usb-cam", Uri::V4l2("/dev/v4l/by-id/usb-cam".into())),
             ("v4l2:///dev/video2", Uri::V4l2("/dev/video2".into())),
+            ("0", Uri::V4l2("/dev/video0".into())),
+            ("12", Uri::V4l2("/dev/video12".into())),
+            ("video1", Uri::V4l2("/dev/video1".into())),
+            ("dev/video1", Uri::V4l2("/dev/video1".into())),
+            ("usb:0", Uri::V4l2("/dev/video0".into())),
+            ("USB:0", Uri::V4l2("/dev/video0".into())),
+            ("usb://2", Uri::V4l2("/dev/video2".into())),
+            ("usb:/dev/video3", Uri::V4l2("/dev/video3".into())),
+            ("camera:0", Uri::V4l2("/dev/video0".into())),
+            ("webcam://1", Uri::V4l2("/dev/video1".into())),
+            ("v4l2:0", Uri::V4l2("/dev/video0".into())),
+            ("v4l2://0", Uri::V4l2("/dev/video0".into())),
+            ("v4l2:video0", Uri::V4l2("/dev/video0".into())),
+            ("v4l2:/dev/video0", Uri::V4l2("/dev/video0".into())),
+            ("v4l2://dev/video0", Uri::V4l2("/dev/video0".into())),
+            ("v4l2:device=/dev/video4", Uri::V4l2("/dev/video4".into())),
+            ("v4l2:/dev/v4l/by-id/usb-cam", Uri::V4l2("/dev/v4l/by-id/usb-cam".into())),
+            ("csi:0", Uri::Csi(0)),
+            ("./0", Uri::Pictures("./0".into())),
+            ("0/", Uri::Pictures("0/".into())),
+            ("/0", Uri::Pictures("/0".into())),
+            ("2024", Uri::Pictures("2024".into())),
+            ("0.jpg", Uri::Pictures("0.jpg".into())),
+            ("video1/", Uri::Pictures("video1/".into())),
+            ("camera:front.jpg", Uri::Pictures("camera:front.jpg".into())),
             ("x.jpg", Uri::Pictures("x.jpg".into())),
             ("folder/", Uri::Pictures("folder/".into())),
             ("a b%20c", Uri::Pictures("a b%20c".into())),
@@ -280,7 +350,10 @@ mod tests {
             ("exec:a b\\", "something after the last backslash"),
             ("file://x.jpg", "an absolute path"),
             ("file:///x%2", "percent-encoded"),
-            ("v4l2://0", "an absolute path"),
+            ("v4l2://front", "an absolute path"),
+            ("v4l2:front", "a camera's number or path, as in `/dev/video0`, found `front`"),
+            ("usb:", "a camera's number or path"),
+            ("csi:x", "the number of the camera, 0 for the first, found `x`"),
             ("test://bars", "found `bars`"),
             ("test://shapes?seed=x", "found `seed=x`"),
             ("test://shapes?fps=1001", "at most 1000"),

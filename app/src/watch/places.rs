@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
@@ -22,13 +23,16 @@ pub(super) struct Stamp {
     bytes: u64,
 }
 
+/// Device, inode and time of birth of a folder: a new folder often has the inode of one that was just removed.
+type FolderIdentity = ((u64, u64), Option<SystemTime>);
+
 /// The folders watched for the sake of one file.
 #[derive(Debug)]
 pub(super) struct Places {
     file: PathBuf,
     notifier: Option<RecommendedWatcher>,
-    /// Each watched folder, with its device and inode: a folder may be another one under the same name.
-    watched: BTreeMap<PathBuf, (u64, u64)>,
+    /// Each watched folder, with what tells it from another one under the same name.
+    watched: BTreeMap<PathBuf, FolderIdentity>,
 }
 
 impl Places {
@@ -53,8 +57,8 @@ impl Places {
         let steps = steps(&self.file);
         let Some(notifier) = &mut self.notifier else { return steps };
         let folders = steps.iter().filter_map(|step| step.parent());
-        let wanted: BTreeMap<PathBuf, (u64, u64)> =
-            folders.filter_map(|folder| Some((folder.to_owned(), identity(&folder.metadata().ok()?)))).collect();
+        let wanted: BTreeMap<PathBuf, FolderIdentity> =
+            folders.filter_map(|folder| Some((folder.to_owned(), folder_identity(&folder.metadata().ok()?)))).collect();
         self.watched.retain(|folder, identity| {
             let stays = wanted.get(folder) == Some(identity);
             if !stays {
@@ -110,6 +114,11 @@ fn parts(path: &Path) -> Vec<OsString> {
 
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
+}
+
+fn folder_identity(metadata: &Metadata) -> FolderIdentity {
+    // Some file systems keep no time of birth.
+    (identity(metadata), metadata.created().ok())
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ pub enum CheckpointError {
     NotACheckpoint {
         /// The path as given.
         path: PathBuf,
-        /// What is there.
-        found: &'static str,
+        /// What is there, and what to do.
+        found: String,
     },
     /// A file of the checkpoint is none.
     #[error("{}: expected a file, found {found}", .path.display())]
@@ -44,7 +44,7 @@ pub enum CheckpointError {
     },
     /// Git left a pointer in the place of a large file.
     #[error(
-        "{}: a Git LFS pointer instead of the weights; run `git lfs pull` in the repository that it came from",
+        "{}: a Git LFS pointer instead of the file; run `git lfs pull` in the repository that it came from",
         .path.display()
     )]
     LfsPointer {
@@ -53,14 +53,14 @@ pub enum CheckpointError {
     },
     /// No weights in a form that is read.
     #[error(
-        "{}: no weights: expected model.safetensors, pytorch_model.bin, or the .index.json of either; found {found}; \
-         save the model again with `save_pretrained(..., safe_serialization=True)`", .path.display()
+        "{}: no weights: expected model.safetensors, pytorch_model.bin, or the .index.json of either; found {found}",
+        .path.display()
     )]
     NoWeights {
         /// The checkpoint.
         path: PathBuf,
-        /// What is there instead.
-        found: &'static str,
+        /// What is there instead, and what to do.
+        found: String,
     },
     /// A file is not JSON.
     #[error("{}: not valid JSON", .path.display())]

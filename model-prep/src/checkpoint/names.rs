@@ -32,6 +32,26 @@ const BLOCK: Renamed<7> = [
 /// Ends of names in checkpoints converted from TensorFlow, which transformers 4 renames when it loads them.
 const OLD_ENDS: [(&str, &str); 2] = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
 
+/// Parts of names that wrappers around a model or its modules leave in a state dict, and what they come from.
+const WRAPPERS: [(&str, &str); 4] = [
+    ("_orig_mod.", "torch.compile"),
+    ("module.", "DataParallel or DistributedDataParallel"),
+    ("_fsdp_wrapped_module.", "FullyShardedDataParallel"),
+    ("_checkpoint_wrapped_module.", "activation checkpointing"),
+];
+
+/// The name without what wrappers put into it, wherever and in whatever order they do, and the last wrapper that was
+/// found, with its origin.
+pub(crate) fn unwrapped(name: &str) -> (String, Option<(&'static str, &'static str)>) {
+    let mut found = None;
+    let kept = name.split_inclusive('.').filter(|part| {
+        let wrapper = WRAPPERS.iter().find(|(wrapper, _)| wrapper == part);
+        found = wrapper.copied().or(found);
+        wrapper.is_none()
+    });
+    (kept.collect(), found)
+}
+
 /// The name that transformers 4.56.2 gives the tensor called `name` in a file of any generation, with one
 /// `vision_model.` or `text_model.` in front where a tower of CLIP or SigLIP inside a dual encoder has two.
 pub(crate) fn canonical(name: &str) -> String {
@@ -73,7 +93,28 @@ fn replaced<const N: usize>(name: &str, renamed: &Renamed<N>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::canonical;
+    use super::{canonical, unwrapped};
+
+    #[test]
+    fn wrappers_leave_no_trace() {
+        let check = |name: &str, expected: &str, wrapper: Option<&str>| {
+            let (found, by) = unwrapped(name);
+            assert_eq!((found.as_str(), by.map(|(part, _)| part)), (expected, wrapper), "{name}");
+        };
+        let name = "vision_model.encoder.layer.0.output.dense.bias";
+        check(name, name, None);
+        check("logit_scale", "logit_scale", None);
+        check(&format!("_orig_mod.{name}"), name, Some("_orig_mod."));
+        check(&format!("module.{name}"), name, Some("module."));
+        check(&format!("_orig_mod.module.{name}"), name, Some("module."));
+        check(&format!("module._orig_mod.{name}"), name, Some("_orig_mod."));
+        check(&format!("module.module.{name}"), name, Some("module."));
+        check("vision_model._orig_mod.layernorm.weight", "vision_model.layernorm.weight", Some("_orig_mod."));
+        check("_fsdp_wrapped_module.text_model._fsdp_wrapped_module.x", "text_model.x", Some("_fsdp_wrapped_module."));
+        check("a._checkpoint_wrapped_module.weight", "a.weight", Some("_checkpoint_wrapped_module."));
+        check("submodule.weight", "submodule.weight", None);
+        check("module", "module", None);
+    }
 
     #[test]
     fn names_of_all_generations() {

@@ -6,17 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::CheckpointError;
 use super::json::Object;
-use super::names::canonical;
+use super::names::{canonical, unwrapped};
 use super::weights_file::{Stored, Take, WeightsFile};
-
-/// Files that weights may be in, in the order in which the reference looks for them; an index names shards.
-const WEIGHTS_FILES: [&str; 4] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-
-/// Weights that other frameworks write, for the message.
-const FOREIGN_FILES: [&str; 4] = ["tf_model.h5", "flax_model.msgpack", "adapter_model.safetensors", "model.ckpt.index"];
+use super::{CheckpointError, weights_name};
 
 /// Names, shapes and places of all tensors; values are read when asked for.
 #[derive(Debug)]
@@ -35,22 +28,24 @@ impl Tensors {
 
     /// The same with other names: `rename` makes them of those in the files.
     pub(crate) fn open_renamed(checkpoint: &Path, rename: fn(&str) -> String) -> Result<Self, CheckpointError> {
-        let exists = |name: &&&str| checkpoint.join(name).exists();
-        let Some(name) = WEIGHTS_FILES.iter().find(exists) else {
-            let found = FOREIGN_FILES.iter().find(exists).copied().unwrap_or("none of them");
-            return Err(CheckpointError::NoWeights { path: checkpoint.to_owned(), found });
-        };
-        let path = checkpoint.join(name);
-        let paths = if name.ends_with(".json") { shards(&path)? } else { vec![path] };
+        let path = weights_name::find(checkpoint)?;
+        let paths = if path.extension().is_some_and(|ending| ending == "json") { shards(&path)? } else { vec![path] };
         let files = paths.iter().map(|path| WeightsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut places = BTreeMap::new();
+        let mut wrapped = None;
         for (file_index, file) in files.iter().enumerate() {
             for (name, _) in file.tensors() {
-                if let Some((_, other)) = places.insert(rename(name), (file_index, name.clone())) {
+                let (bare, wrapper) = unwrapped(name);
+                wrapped = wrapped.or(wrapper);
+                if let Some((_, other)) = places.insert(rename(&bare), (file_index, name.clone())) {
                     let (path, first, second) = (file.path.clone(), other, name.clone());
                     return Err(CheckpointError::TwoTensors { path, first, second });
                 }
             }
+        }
+        if let Some((part, origin)) = wrapped {
+            let path = checkpoint.display();
+            log::warn!("{path}: names of tensors hold `{part}`, which {origin} puts there; they are taken without it");
         }
         Ok(Self { checkpoint: checkpoint.to_owned(), files, places })
     }
@@ -148,7 +143,7 @@ fn hint(name: &str) -> &'static str {
 
 /// Paths of the shards, each named once; all of them exist.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    let torch = index.ends_with("pytorch_model.bin.index.json");
+    let torch = index.file_name().is_some_and(|name| name.to_string_lossy().contains(".bin.index."));
     let ending = if torch { ".bin" } else { ".safetensors" };
     let map = Object::read(index)?.object("weight_map")?;
     let mut tensors_per_shard = BTreeMap::<String, usize>::new();

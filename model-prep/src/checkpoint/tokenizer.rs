@@ -12,7 +12,7 @@ mod word_pieces;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use spotter_engine::bundle::{Padding, PaddingSide};
+use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, SiglipSteps, TokenizerSpec};
 use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -43,14 +43,34 @@ pub struct TokenizerFile {
     pub attention_mask: bool,
     /// How far its own files say that prompts are padded. The text tower, where it is known, knows better.
     pub padding: Padding,
+    /// SigLIP's own steps, where the tokenizer is made of its `spiece.model`.
+    pub siglip: Option<SiglipSteps>,
 }
 
 impl TokenizerFile {
+    /// What a manifest says of it; `file` is the entry of its content.
+    pub fn spec(&self, file: FileEntry, padding: Padding, positions: Positions) -> TokenizerSpec {
+        TokenizerSpec {
+            file,
+            max_length: self.max_length,
+            padding,
+            padding_side: self.padding_side,
+            pad_token: self.pad_token.clone(),
+            pad_id: self.pad_id,
+            pad_type_id: self.pad_type_id,
+            positions,
+            siglip: self.siglip.clone(),
+        }
+    }
+
     /// Reads the tokenizer of the checkpoint in the directory `checkpoint`, whose text tower is `text` where that is known.
-    pub(crate) fn read(checkpoint: &Path, text: Option<&TextConfig>) -> Result<Self, CheckpointError> {
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or asks for what is not done.
+    pub fn read(checkpoint: &Path, text: Option<&TextConfig>) -> Result<Self, CheckpointError> {
         let default_class = text.map_or("PreTrainedTokenizerFast", TextConfig::tokenizer_class);
         let config = Configuration::read(checkpoint, default_class)?;
-        let (path, json) = source(checkpoint, &config)?;
+        let Made { path, json, siglip } = source(checkpoint, &config)?;
         let (name, release) = (&config.name, config.generation.release());
         log::info!("{}: what it leaves open is as {name} of transformers {release} has it", path.display());
         let tokenizer = parse(&path, &json)?;
@@ -87,12 +107,20 @@ impl TokenizerFile {
             json,
             pad_token,
             pad_id,
+            siglip,
         })
     }
 }
 
-/// The tokenizer in the format of the tokenizers library, and the file it came from.
-fn source(checkpoint: &Path, config: &Configuration) -> Result<(PathBuf, Vec<u8>), CheckpointError> {
+/// A tokenizer in the format of the tokenizers library, the file it came from, and SigLIP's own steps.
+struct Made {
+    path: PathBuf,
+    json: Vec<u8>,
+    siglip: Option<SiglipSteps>,
+}
+
+/// The checkpoint's tokenizer.
+fn source(checkpoint: &Path, config: &Configuration) -> Result<Made, CheckpointError> {
     let find = |name: &str| {
         let path = checkpoint.join(name);
         Ok::<_, CheckpointError>(read_optional(&path)?.map(|bytes| (path, bytes)))
@@ -101,12 +129,12 @@ fn source(checkpoint: &Path, config: &Configuration) -> Result<(PathBuf, Vec<u8>
     if config.class == Class::Siglip
         && let Some((path, model)) = find("spiece.model")?
     {
-        let json = sentence_pieces::siglip(&path, &model, config)?;
-        return Ok((path, json));
+        let (json, steps) = sentence_pieces::siglip(&path, &model, config)?;
+        return Ok(Made { path, json, siglip: Some(steps) });
     }
     if let Some((path, json)) = find("tokenizer.json")? {
         let json = adjusted(&path, json, config)?;
-        return Ok((path, json));
+        return Ok(Made { path, json, siglip: None });
     }
     let build = match config.class {
         Class::Bert | Class::Mpnet => find("vocab.txt")?.map(|(path, vocab)| {
@@ -126,10 +154,11 @@ fn source(checkpoint: &Path, config: &Configuration) -> Result<(PathBuf, Vec<u8>
         }),
         Class::Siglip | Class::Generic => None,
     };
-    build.unwrap_or_else(|| {
+    let build = build.unwrap_or_else(|| {
         let message = format!("no file that a {:?} tokenizer is made of is there: {SOURCES}", config.class);
         Err(CheckpointError::Tokenizer { path: checkpoint.to_owned(), message })
-    })
+    });
+    build.map(|(path, json)| Made { path, json, siglip: None })
 }
 
 fn parse(path: &Path, json: &[u8]) -> Result<Tokenizer, CheckpointError> {
@@ -358,6 +387,50 @@ mod tests {
         check("4.56.2", [2, 0, 0]);
         // There the class gives the model no types.
         check("5.24.0", [0, 0, 0]);
+    }
+
+    /// A tokenizer of `tests/golden/text/siglip_ids.json`.
+    #[derive(Deserialize)]
+    struct SiglipCase {
+        what: String,
+        charsmap: bool,
+        normalizer: Map<String, Value>,
+        config: Map<String, Value>,
+        prompts: Vec<(String, Vec<i64>)>,
+    }
+
+    fn check_siglip(release: &str, case: &SiglipCase) {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/text");
+        let folder = tempfile::tempdir().expect("a folder");
+        let read = |name: &str| std::fs::read(golden.join("siglip").join(name)).expect(name);
+        let model = sentence_pieces::changed(&read("spiece.model"), case.charsmap, &case.normalizer);
+        let mut config: Map<String, Value> = serde_json::from_slice(&read("tokenizer_config.json")).expect("its form");
+        config.extend(case.config.clone());
+        let write = |name: &str, content: &[u8]| {
+            std::fs::write(folder.path().join(name), content).expect("the file is written");
+        };
+        write("spiece.model", &model);
+        write("tokenizer_config.json", Value::Object(config).to_string().as_bytes());
+        write("config.json", json!({"transformers_version": release}).to_string().as_bytes());
+        let file = TokenizerFile::read(folder.path(), None).expect(&case.what);
+        let entry = FileEntry { name: String::new(), bytes: 0, sha256: String::new() };
+        let spec = file.spec(entry, Padding::Longest, Positions::Sequential);
+        let tokenizer = spotter_engine::tokenize::Tokenizer::from_bytes(&file.json, &spec).expect(&case.what);
+        for (prompt, ids) in &case.prompts {
+            let found = tokenizer.encode(prompt).expect("a prompt");
+            assert_eq!(&found.ids, ids, "{release}, {}: {prompt:?}", case.what);
+        }
+    }
+
+    #[test]
+    fn siglip_has_the_ids_of_sentencepiece_and_its_own_steps() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/text/siglip_ids.json");
+        let goldens: BTreeMap<String, Vec<SiglipCase>> =
+            serde_json::from_slice(&std::fs::read(path).expect("the golden")).expect("its form");
+        assert_eq!(goldens.keys().collect::<Vec<_>>(), ["4.56.2", "5.24.0"]);
+        for (release, cases) in &goldens {
+            cases.iter().for_each(|case| check_siglip(release, case));
+        }
     }
 
     #[test]

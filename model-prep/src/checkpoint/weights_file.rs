@@ -68,7 +68,7 @@ impl WeightsFile {
         // Long enough for the first line of a Git LFS pointer.
         const START_BYTES: u64 = 40;
         (&mut file).take(START_BYTES).read_to_end(&mut start).map_err(|source| CheckpointError::io(path, source))?;
-        if start.starts_with(b"version https://git-lfs") {
+        if start.starts_with(bounded::LFS_MARK) {
             return Err(CheckpointError::LfsPointer { path: path.to_owned() });
         }
         let torch = path.extension().is_some_and(|extension| extension == "bin");

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::draw::Distribution;
 use super::families::{Family, NESTED, Pooler, Side};
 use super::weights::{Planned, Values};
-use crate::checkpoint::{CheckpointError, Object, Tensors, without_old_ends};
+use crate::checkpoint::{CheckpointError, Object, Tensors, locate, without_old_ends};
 
 /// A tower that was checked as far as its own architecture goes.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(super) struct Tower {
 impl Tower {
     /// Opens the checkpoint in the directory `path`.
     pub(super) fn open(path: &Path, side: Side) -> Result<Self, CheckpointError> {
+        let path = &locate(path)?;
         let (config, family) = read_config(&path.join("config.json"), side)?;
         let tensors = Tensors::open_renamed(path, without_old_ends)?;
         let mask_token = match family.mask_token {

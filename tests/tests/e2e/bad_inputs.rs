@@ -183,6 +183,73 @@ fn sources_that_give_nothing_are_named() {
 }
 
 #[test]
+fn labels_that_the_model_cannot_read_are_told() {
+    let long = "red ".repeat(100);
+    let place = Place::new();
+    place.picture("x.png", 1);
+    place.labels("l.toml", &["红色的圆", "red 猫", long.trim_end(), "Red Circle", "red circle", "blue star"]);
+    let line = |label: usize| format!("l.toml:{}:8: label", 3 * label + 1);
+    let expected = [
+        vec![
+            line(1),
+            "`红色的圆`: 4 of 4 word pieces are unknown".to_owned(),
+            "knows nothing of what is meant".to_owned(),
+        ],
+        vec![line(2), "`red 猫`: 1 of 2 word pieces is unknown".to_owned()],
+        vec![
+            line(3),
+            "red red".to_owned(),
+            "word pieces and the text tower takes".to_owned(),
+            "are cut off".to_owned(),
+        ],
+        vec![line(5), "`red circle`".to_owned(), format!("the label `Red Circle` in line {}", 3 * 4 + 1)],
+    ];
+    let check = |arguments: &str, marks: &str| {
+        let done = finish(&mut place.spotter(arguments));
+        assert_eq!(done.code, Some(0), "{arguments}: {}{}", done.stdout, done.stderr);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        let found: Vec<&str> = said.lines().filter(|line| line.contains(marks)).collect();
+        assert_eq!(found.len(), expected.len(), "{arguments}: {said}");
+        for (found, parts) in found.iter().zip(&expected) {
+            assert!(parts.iter().all(|part| found.contains(part)), "{arguments}: {parts:?} are not in: {found}");
+        }
+    };
+    check("check --labels l.toml", "warning: ");
+    check("labels --labels l.toml", "WARN");
+    // Those that are cached are told, too.
+    check("labels --labels l.toml", "WARN");
+    check("run --output json --source x.png --labels l.toml", "WARN");
+}
+
+#[test]
+fn what_people_name_by_mistake_comes_with_what_to_do() {
+    let files = || -> Vec<(&'static str, Vec<u8>)> {
+        vec![
+            ("v.mp4", b"\0\0\0\x1cftypisom\0\0\x02\0isomiso2mp41".to_vec()),
+            ("checkpoint/config.json", b"{}".to_vec()),
+            ("b.tar.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x1b[31m\xff\xfe".to_vec()),
+        ]
+    };
+    let case = |arguments, parts| check(&Case { what: arguments, files: files(), arguments, code: 1, parts });
+    case("run --output json --source 99", &["/dev/video99", "not found", "ls /dev/video*"]);
+    case("run --output json --source usb:99", &["/dev/video99", "not found"]);
+    case("run --output json --source v4l2:/dev/video99", &["/dev/video99", "not found"]);
+    case("run --output json --source v.mp4", &["an MP4 or QuickTime video", "`ffmpeg -loglevel error -i v.mp4 "]);
+    case("classify v.mp4", &["an MP4 or QuickTime video", "ffmpeg"]);
+    case("bundle install b.tar.gz", &["a gzip file", "`gunzip b.tar.gz`"]);
+    case("bundle install checkpoint", &["a checkpoint", "`model-prep export checkpoint "]);
+    case("run --source test://shapes --bundle b.tar.gz", &["a gzip file", "`gunzip b.tar.gz`"]);
+    case("run --source test://shapes --bundle checkpoint", &["a checkpoint", "`model-prep export checkpoint "]);
+    let source = vec![("s.toml", b"source = \"none\"\n".to_vec())];
+    check_checks("no source", &source, "check --config s.toml", &["source none: no such file or folder"]);
+    let metrics = |file: &str| vec![("s.toml", format!("[metrics]\nfile = \"{file}\"\n").into_bytes())];
+    let missing = ["metrics.file", "none/x.prom", "none is not there"];
+    check_checks("metrics in no folder", &metrics("none/x.prom"), "check --config s.toml", &missing);
+    check_checks("metrics in a file", &metrics("s.toml/x.prom"), "check --config s.toml", &["s.toml", "found a file"]);
+    check_checks("metrics as a folder", &metrics("/tmp"), "check --config s.toml", &["/tmp", "found a folder"]);
+}
+
+#[test]
 fn wrong_calls_are_explained() {
     let case = |what, arguments, parts| check(&Case { what, files: vec![], arguments, code: 2, parts });
     case("no picture", "classify --json", &["required arguments"]);

@@ -329,7 +329,7 @@ fn scores_are_the_librarys() {
     let demo = e2e::root().join("config/demo");
     let bundle = Bundle::open(&demo).unwrap();
     let manifest = bundle.manifest();
-    let labels = label_file::load(&demo.join("labels.toml"), &manifest.templates).unwrap();
+    let labels = label_file::load(&demo.join("labels.toml"), &manifest.templates).unwrap().labels;
     let mut text = TextTower::open(&bundle, &Threads::default()).unwrap();
     let (labels, _) = embed_labels(&labels, manifest, &mut Cache::default(), |sentence| text.embed(sentence)).unwrap();
     let mut pixels = Vec::new();

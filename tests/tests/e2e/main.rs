@@ -14,6 +14,7 @@ mod doctor;
 mod evaluate;
 mod fused;
 mod imported;
+mod jpegs;
 mod malicious;
 mod minilm;
 mod mjpeg;

@@ -152,3 +152,48 @@ fn files_that_would_run_code_are_refused() {
     check("nested.bin", &["no tensor under its keys", "\"model\", \"epoch\"", "save_pretrained"]);
     assert!(!Path::new("/tmp/pickle-was-run").exists(), "a pickle was run");
 }
+
+#[test]
+fn weights_under_other_names_are_the_same_model() {
+    let (_plain, bundle) = exported(&e2e::root().join("tests/golden/tiny/checkpoint"), Weights::F32);
+    let towers = |bundle: &Path| ["vision.onnx", "text.onnx"].map(|file| std::fs::read(bundle.join(file)).unwrap());
+    let expected = towers(&bundle);
+    let check = |what: &str, change: &dyn Fn(&Path)| {
+        let (_folder, checkpoint) = changed(change);
+        let (_out, bundle) = exported(&checkpoint, Weights::F32);
+        assert!(towers(&bundle) == expected, "{what}: other towers");
+    };
+    let prefixed = |prefix: &'static str| {
+        move |checkpoint: &Path| {
+            let path = checkpoint.join("model.safetensors");
+            let all = tensors(&path).into_iter().map(|(name, weight)| (format!("{prefix}{name}"), weight)).collect();
+            save(&path, &all);
+        }
+    };
+    check("torch.compile", &prefixed("_orig_mod."));
+    check("DataParallel", &prefixed("module."));
+    check("both", &prefixed("module._orig_mod."));
+    let renamed = |name: &'static str| {
+        move |folder: &Path| std::fs::rename(folder.join("model.safetensors"), folder.join(name)).unwrap()
+    };
+    check("a variant", &renamed("model.fp16.safetensors"));
+    check("a hub's cache", &|checkpoint: &Path| {
+        let snapshot = checkpoint.join("hub/models--a--b/snapshots/0123");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        for entry in checkpoint.read_dir().unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            std::fs::rename(entry.path(), snapshot.join(entry.file_name())).unwrap();
+        }
+    });
+}
+
+#[test]
+fn pointers_of_git_lfs_are_told_in_every_file() {
+    for file in ["model.safetensors", "tokenizer.json", "config.json", "preprocessor_config.json"] {
+        let (_folder, checkpoint) = changed(|checkpoint| {
+            std::fs::write(checkpoint.join(file), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+                .unwrap();
+        });
+        let error = model_prep::checkpoint::Checkpoint::open(&checkpoint).map(drop).expect_err(file).to_string();
+        assert!(error.contains(file) && error.contains("git lfs pull"), "{file}: {error}");
+    }
+}

@@ -211,6 +211,43 @@ pub struct TokenizerSpec {
     /// How the tokens' position ids are counted.
     #[serde(default)]
     pub positions: Positions,
+    /// The steps of SigLIP's tokenizer, which `tokenizer.json` can only come close to: where they are given, its
+    /// normalizer, pre-tokenizer and template are not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub siglip: Option<SiglipSteps>,
+}
+
+/// What SigLIP's tokenizer does beside its vocabulary, its special tokens and its table of characters, which are in
+/// `tokenizer.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiglipSteps {
+    /// How letters are lowered.
+    pub lowercase: Lowercase,
+    /// The text that each stretch of text stands behind while pieces are looked for.
+    pub unk_token: String,
+    /// The id of unknown pieces.
+    pub unk_id: u32,
+    /// The token behind a prompt that does not end in it.
+    pub eos_id: u32,
+    /// SentencePiece's `remove_extra_whitespaces`.
+    pub remove_extra_whitespaces: bool,
+    /// SentencePiece's `add_dummy_prefix`, which transformers 4 turns off.
+    pub add_dummy_prefix: bool,
+    /// Ids of pieces that stand for no text: control pieces, the unknown one, unused ones.
+    pub reserved: Vec<u32>,
+}
+
+/// How letters are lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lowercase {
+    /// Not at all.
+    No,
+    /// Each by itself, as transformers 4 does it.
+    Letters,
+    /// A text as a whole, so that a sigma at the end of a word becomes a final one, as transformers 5 does it.
+    Text,
 }
 
 /// How far prompts are padded.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
+use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest, foreign};
 
 /// A manifest is a few kilobytes; what is larger is not one.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
@@ -38,7 +38,7 @@ impl Bundle {
         let kind = std::fs::metadata(path).map_err(io)?;
         let place = if kind.is_dir() {
             if !path.join(MANIFEST_FILE).exists() {
-                return Err(not_a_bundle(path, "a directory without one"));
+                return Err(not_a_bundle(path, foreign::folder(path)));
             }
             Place::Directory(path.to_owned())
         } else {
@@ -73,7 +73,7 @@ impl Bundle {
                     path: place.path_of(&file.name),
                     what: "size",
                     expected: format!("{} bytes", file.bytes),
-                    found: format!("{found} bytes"),
+                    found: place.shown_size(&file.name, found),
                 });
             }
         }
@@ -237,6 +237,16 @@ impl Place {
         }
     }
 
+    /// The size of a file that has another one than it should, in words.
+    fn shown_size(&self, name: &str, bytes: u64) -> String {
+        let is_pointer =
+            bytes < foreign::LFS_BYTES_MAX && self.read(name).is_ok_and(|b| b.starts_with(foreign::LFS_MARK));
+        if is_pointer {
+            return format!("{bytes} bytes, a Git LFS pointer (run `git lfs pull` in the repository it came from)");
+        }
+        format!("{bytes} bytes")
+    }
+
     fn missing(&self, name: &str) -> BundleError {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         BundleError::Io { path: self.path_of(name).into(), source }
@@ -257,15 +267,22 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn not_a_bundle(path: &Path, found: &str) -> BundleError {
-    BundleError::NotABundle { path: path.display().to_string(), found: found.to_owned() }
+fn not_a_bundle(path: &Path, found: String) -> BundleError {
+    BundleError::NotABundle { path: path.display().to_string(), found }
 }
 
 /// Where each file of an archive starts and how long it is; folders, links and nested names are left out.
 fn tar_index(path: &Path) -> Result<BTreeMap<String, (u64, u64)>, BundleError> {
-    let file = File::open(path).map_err(|source| BundleError::Io { path: path.to_owned(), source })?;
+    let io = |source| BundleError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let mut start = Vec::new();
+    (&mut file).take(foreign::START_BYTES).read_to_end(&mut start).map_err(io)?;
+    if let Some(found) = foreign::file(&start, path) {
+        return Err(not_a_bundle(path, found));
+    }
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
     let mut archive = tar::Archive::new(file);
-    let foreign = |_| not_a_bundle(path, "a file that is no tar archive");
+    let foreign = |_| not_a_bundle(path, "a file that is no tar archive".to_owned());
     let mut index = BTreeMap::new();
     for entry in archive.entries_with_seek().map_err(foreign)? {
         let entry = entry.map_err(foreign)?;
@@ -277,7 +294,8 @@ fn tar_index(path: &Path) -> Result<BTreeMap<String, (u64, u64)>, BundleError> {
         index.insert(name, (entry.raw_file_position(), entry.size()));
     }
     if !index.contains_key(MANIFEST_FILE) {
-        return Err(not_a_bundle(path, "a file that is no tar archive of one"));
+        let inside = "a file that is no tar archive of one (its files must lie at the top, not in a folder)";
+        return Err(not_a_bundle(path, inside.to_owned()));
     }
     Ok(index)
 }

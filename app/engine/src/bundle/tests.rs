@@ -56,6 +56,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             pad_id: 0,
             pad_type_id: 0,
             positions: Positions::Sequential,
+            siglip: None,
         },
         templates: vec!["a photo of a {}.".into()],
         source: Source { checkpoint: "test".into(), sha256: "0".repeat(64) },

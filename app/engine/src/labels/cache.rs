@@ -60,9 +60,9 @@ impl Key {
     /// The key of one sentence under a bundle's text tower.
     pub fn new(manifest: &Manifest, template: &str, prompt: &str) -> Self {
         let mut hash = Sha256::new();
-        // The tokenizer's limit changes ids too, though its file stays the same.
-        let max_length = manifest.tokenizer.max_length.to_string();
-        let parts = [&manifest.text.file.sha256, &manifest.tokenizer.file.sha256, &max_length, template, prompt];
+        // The tokenizer's limit, its padding and its further steps change ids too, though its file stays the same.
+        let tokenizer = serde_json::to_string(&manifest.tokenizer).unwrap_or_default();
+        let parts = [&manifest.text.file.sha256, &tokenizer, template, prompt];
         for part in parts {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());

@@ -1,22 +1,107 @@
 //! JPEG files and the frames of MJPEG streams.
+//!
+//! The pixels are those of Pillow, that is of libjpeg-turbo with its defaults: the accurate integer transform, triangle
+//! filters for halved chroma, smoothing of progressive pictures whose last scans are missing. Coefficients and tables are
+//! read as ITU-T T.81 says; where libjpeg-turbo goes its own way with what T.81 leaves open, it is followed.
+//!
+//! The work is bounded by the bytes and the pixels: at most [`MAX_SCANS`] scans, each of which visits a block once.
 
-use zune_core::bytestream::ZCursor;
-use zune_core::colorspace::ColorSpace;
-use zune_core::options::DecoderOptions;
+mod bits;
+mod color;
+mod entropy;
+mod error;
+mod frame;
+mod huffman;
+mod idct;
+mod output;
+mod scan;
+mod smoothing;
+mod upsample;
 
-use super::{DecodeError, Picture, check_size, orientation, rgb, start_of};
 use image::metadata::Orientation;
+
+use self::bits::Reader;
+use self::color::ColorSpace;
+pub use self::error::JpegError;
+use self::error::Problem;
+use self::frame::{Coding, Frame, MAX_COMPONENTS, Scan};
+use self::idct::Block;
+use self::output::{Output, Planes};
+use self::scan::{Surroundings, Tables};
+use self::smoothing::{Known, Neighbourhood};
+use super::{DecodeError, Picture, orientation, rgb, start_of};
+
+/// The most scans of one picture. Encoders write about ten, and libjpeg's own tools at most 100.
+const MAX_SCANS: usize = 256;
 
 const SOI: [u8; 2] = [0xff, 0xd8];
 
-/// Decodes one JPEG after another into the same picture, as a live loop needs it.
+/// Decodes one JPEG after another into the same picture, as a live loop needs it: buffers are kept, so frames of the same
+/// kind and size allocate next to nothing.
 ///
 /// Frames of webcams often lack Huffman tables; the standard's are put in. What follows the end-of-image marker is
 /// ignored.
 #[derive(Debug, Default)]
 pub struct JpegDecoder {
-    /// A frame with the standard Huffman tables put in.
-    patched: Vec<u8>,
+    tables: Tables,
+    planes: Planes,
+    output: Output,
+    /// Of pictures with several scans.
+    coefficients: [Vec<Block>; MAX_COMPONENTS],
+}
+
+/// The bytes ended too early.
+#[derive(Debug)]
+struct Truncated;
+
+/// Why decoding stopped.
+#[derive(Debug)]
+enum Failure {
+    Truncated,
+    Refused(DecodeError),
+}
+
+impl From<Truncated> for Failure {
+    fn from(_: Truncated) -> Self {
+        Failure::Truncated
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        Failure::Refused(error)
+    }
+}
+
+impl From<JpegError> for Failure {
+    fn from(error: JpegError) -> Self {
+        Failure::Refused(error.into())
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        JpegError(problem).into()
+    }
+}
+
+/// What the headers before a scan have told.
+#[derive(Debug, Default)]
+struct Headers<'a> {
+    frame: Option<Frame>,
+    quantization: [Option<Block>; 4],
+    restart_interval: usize,
+    has_jfif: bool,
+    adobe_transform: Option<u8>,
+    /// EXIF segments before the first scan, without their names, joined; most files have one.
+    exif: Option<std::borrow::Cow<'a, [u8]>>,
+    xmp: Option<&'a [u8]>,
+}
+
+/// What comes after headers.
+enum Next<'a> {
+    Scan(&'a [u8]),
+    End,
 }
 
 impl JpegDecoder {
@@ -26,6 +111,11 @@ impl JpegDecoder {
     }
 
     /// Decodes `bytes` into `picture`, whose buffer is used again. After an error the picture's pixels are undefined.
+    ///
+    /// # Errors
+    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the picture has too many pixels; it
+    /// is of a kind that is not decoded, or its headers are damaged. Damage within entropy-coded data is no error: the
+    /// picture shows it, as Pillow's does.
     pub fn decode_into(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<(), DecodeError> {
         if bytes.is_empty() {
             return Err(DecodeError::Empty);
@@ -33,131 +123,206 @@ impl JpegDecoder {
         if !is_jpeg(bytes) {
             return Err(DecodeError::UnknownFormat { found: start_of(bytes) });
         }
-        let survey = survey(bytes).ok_or(DecodeError::Truncated { found_bytes: bytes.len() })?;
-        let bytes =
-            if survey.has_huffman_tables { &bytes[..survey.length] } else { self.patch(&bytes[..survey.length]) };
-
-        // Sizes are checked below, by area.
-        let options = DecoderOptions::default()
-            .set_strict_mode(false)
-            .set_max_width(usize::MAX)
-            .set_max_height(usize::MAX)
-            .jpeg_set_out_colorspace(ColorSpace::RGB);
-        let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-        decoder.decode_headers().map_err(DecodeError::Jpeg)?;
-        let (width, height) = decoder.dimensions().unwrap_or_default();
-        check_size(width, height)?;
-        (picture.width, picture.height) = (width, height);
-        picture.rgb.resize(width * height * 3, 0);
-        decoder.decode_into(&mut picture.rgb).map_err(DecodeError::Jpeg)?;
-
-        let exif = decoder.exif().map(Vec::as_slice);
-        let orientation = orientation(exif, decoder.xmp().map(Vec::as_slice));
-        if let Some(orientation) = orientation.filter(|&turn| turn != Orientation::NoTransforms) {
-            *picture = rgb::upright(std::mem::take(picture), orientation)?;
+        let turn = self.decode(Reader::new(&bytes[SOI.len()..]), picture).map_err(|failure| match failure {
+            Failure::Truncated => DecodeError::Truncated { found_bytes: bytes.len() },
+            Failure::Refused(error) => error,
+        })?;
+        if let Some(turn) = turn.filter(|&turn| turn != Orientation::NoTransforms) {
+            *picture = rgb::upright(std::mem::take(picture), turn)?;
         }
         Ok(())
     }
 
-    /// The frame with the standard Huffman tables before all else.
-    fn patch(&mut self, bytes: &[u8]) -> &[u8] {
-        self.patched.clear();
-        self.patched.extend(SOI);
-        self.patched.extend(HUFFMAN_TABLES);
-        self.patched.extend(&bytes[SOI.len()..]);
-        &self.patched
+    /// Decodes all that follows the first marker; how the picture is to be turned.
+    fn decode(&mut self, mut reader: Reader<'_>, picture: &mut Picture) -> Result<Option<Orientation>, Failure> {
+        for table in self.tables.dc.iter_mut().chain(&mut self.tables.ac) {
+            table.is_defined = false;
+        }
+        let mut headers = Headers::default();
+        let Next::Scan(segment) = headers.read(&mut reader, &mut self.tables)? else {
+            return Err(Problem::NoPicture.into());
+        };
+        let frame = headers.frame.take().ok_or(Problem::NoPicture)?;
+        let scan = Scan::read(segment, &frame)?;
+        let space = frame.color_space(headers.has_jfif, headers.adobe_transform);
+        let turn = orientation(headers.exif.as_deref(), headers.xmp);
+        if frame.coding == Coding::Sequential {
+            self.tables.define_standard()?;
+        }
+        self.planes.prepare(&frame);
+        self.output.prepare(&frame, picture);
+        if frame.coding == Coding::Sequential && scan.members().len() == frame.components.len() {
+            // They are as large as the largest picture was.
+            self.coefficients = Default::default();
+            self.decode_single(&mut reader, &scan, (&frame, space), &headers, picture)?;
+            headers.frame = Some(frame);
+            match headers.read(&mut reader, &mut self.tables)? {
+                Next::Scan(_) => return Err(Problem::SecondScan.into()),
+                Next::End => {}
+            }
+        } else {
+            self.decode_many(&mut reader, scan, (frame, space), headers, picture)?;
+        }
+        Ok(turn)
+    }
+
+    /// A picture with all components in one scan.
+    fn decode_single(
+        &mut self,
+        reader: &mut Reader<'_>,
+        scan: &Scan,
+        (frame, space): (&Frame, ColorSpace),
+        headers: &Headers<'_>,
+        picture: &mut Picture,
+    ) -> Result<(), Failure> {
+        let JpegDecoder { tables, planes, output, .. } = self;
+        for member in scan.members() {
+            planes.steps[member.component] = headers.steps(frame.components[member.component].table)?;
+        }
+        let surroundings = Surroundings { frame, tables, restart_interval: headers.restart_interval };
+        scan::decode_directly(reader, scan, surroundings, planes, |planes, mcu_row| {
+            output.write(planes, mcu_row, frame, space, picture);
+        })
+    }
+
+    /// A picture whose coefficients come in several scans.
+    fn decode_many<'a>(
+        &mut self,
+        reader: &mut Reader<'a>,
+        first: Scan,
+        (frame, space): (Frame, ColorSpace),
+        mut headers: Headers<'a>,
+        picture: &mut Picture,
+    ) -> Result<(), Failure> {
+        for (number, blocks) in self.coefficients.iter_mut().enumerate() {
+            let component = frame.components.get(number);
+            let count = component.map_or(0, |own| own.stride_blocks * own.rows * frame.mcu_rows());
+            blocks.clear();
+            blocks.shrink_to(count);
+            blocks.resize(count, [0; 64]);
+        }
+        let mut known = [Known::default(); MAX_COMPONENTS];
+        let mut has_steps = [false; MAX_COMPONENTS];
+        let (mut scan, mut scans) = (first, 1);
+        // A second frame header is refused by what reads headers.
+        headers.frame = Some(frame.clone());
+        let last_row = loop {
+            for member in scan.members() {
+                if !has_steps[member.component] {
+                    let table = frame.components[member.component].table;
+                    self.planes.steps[member.component] = headers.steps(table)?;
+                    has_steps[member.component] = true;
+                }
+                if frame.coding == Coding::Progressive {
+                    known[member.component].note(scan.first, scan.last, scan.low, scans == 1);
+                }
+            }
+            let surroundings =
+                Surroundings { frame: &frame, tables: &self.tables, restart_interval: headers.restart_interval };
+            let last_row = scan::decode_into_coefficients(reader, &scan, surroundings, &mut self.coefficients)?;
+            match headers.read(reader, &mut self.tables)? {
+                Next::End => break last_row,
+                Next::Scan(_) if scans == MAX_SCANS => return Err(Problem::Scans.into()),
+                Next::Scan(segment) => scan = Scan::read(segment, &frame)?,
+            }
+            scans += 1;
+        };
+        if scans == 1 {
+            known.iter_mut().for_each(|known| known.before = [-1; 64]);
+        }
+        let is_smoothed = frame.coding == Coding::Progressive
+            && has_steps[..frame.components.len()].iter().all(|&has| has)
+            && smoothing::is_useful(&frame, &known, &self.planes.steps);
+        for mcu_row in 0..frame.mcu_rows() {
+            let known =
+                is_smoothed.then(|| known.each_ref().map(|k| if mcu_row > last_row { &k.before } else { &k.now }));
+            self.transform_row(mcu_row, &frame, known);
+            self.output.write(&self.planes, mcu_row, &frame, space, picture);
+        }
+        Ok(())
+    }
+
+    /// One row of MCUs from coefficients to samples, smoothed where it is known which are missing.
+    fn transform_row(&mut self, mcu_row: usize, frame: &Frame, known: Option<[&[i8; 64]; MAX_COMPONENTS]>) {
+        for (number, component) in frame.components.iter().enumerate() {
+            let blocks = &self.coefficients[number];
+            let rows = component.rows.min(component.height_blocks.saturating_sub(mcu_row * component.rows));
+            let neighbourhood = Neighbourhood {
+                blocks,
+                stride: component.stride_blocks,
+                width: component.width_blocks,
+                rows,
+                mcu_rows: frame.mcu_rows(),
+            };
+            for y in 0..rows {
+                let row = mcu_row * component.rows + y;
+                for column in 0..component.width_blocks {
+                    let (steps, out, stride) = self.planes.at(number, row, column);
+                    if let Some(known) = known {
+                        let at = (row, mcu_row * rows + y, column);
+                        idct::transform(&neighbourhood.smoothed(at, known[number], steps), steps, out, stride);
+                    } else {
+                        idct::transform(&blocks[row * component.stride_blocks + column], steps, out, stride);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Headers<'a> {
+    /// Reads segments up to the next scan or the end of the image.
+    fn read(&mut self, reader: &mut Reader<'a>, tables: &mut Tables) -> Result<Next<'a>, Failure> {
+        loop {
+            let marker = reader.next_marker().ok_or(Truncated)?;
+            match marker {
+                0xd9 => return Ok(Next::End),
+                // TEM and restart markers have no segment.
+                0x01 | 0xd0..=0xd7 => continue,
+                0xc4 | 0xcc | 0xda..=0xdd | 0xe0..=0xef | 0xfe => {}
+                0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf if self.frame.is_none() => {}
+                found => return Err(Problem::Marker { found }.into()),
+            }
+            let segment = reader.segment().ok_or(Truncated)?;
+            match marker {
+                0xc4 => tables.define(segment)?,
+                0xdb => frame::read_quantization(segment, &mut self.quantization)?,
+                0xda => return Ok(Next::Scan(segment)),
+                0xdd => {
+                    let interval = segment.try_into().map_err(|_| Problem::Segment { marker })?;
+                    self.restart_interval = usize::from(u16::from_be_bytes(interval));
+                }
+                0xe0 => self.has_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
+                0xe1 => self.take_app1(segment),
+                0xee if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
+                    self.adobe_transform = Some(segment[11]);
+                }
+                0xc0..=0xcf if marker != 0xcc => self.frame = Some(Frame::read(marker, segment)?),
+                _ => {}
+            }
+        }
+    }
+
+    /// EXIF or XMP. Pillow joins segments of EXIF, and keeps the last of XMP.
+    fn take_app1(&mut self, segment: &'a [u8]) {
+        if let Some(exif) = segment.strip_prefix(b"Exif\0\0") {
+            self.exif = Some(match self.exif.take() {
+                None => exif.into(),
+                Some(start) => [&start, exif].concat().into(),
+            });
+        } else if let Some(xmp) = segment.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0") {
+            self.xmp = Some(xmp);
+        }
+    }
+
+    /// A quantisation table.
+    fn steps(&self, number: usize) -> Result<Block, JpegError> {
+        let table = self.quantization.get(number).copied().flatten();
+        table.ok_or(JpegError(Problem::NoQuantization { number }))
     }
 }
 
 /// Whether bytes start as every JPEG does.
 pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&SOI)
-}
-
-/// What a walk over the markers of a JPEG finds.
-struct Survey {
-    has_huffman_tables: bool,
-    /// Bytes up to and with the end-of-image marker.
-    length: usize,
-}
-
-/// Walks from marker to marker; `None` where the bytes end before the end-of-image marker. Pillow too refuses such
-/// files, while the decoder would fill the missing part with grey.
-fn survey(bytes: &[u8]) -> Option<Survey> {
-    const DHT: u8 = 0xc4;
-    const EOI: u8 = 0xd9;
-    // SOI, TEM, RSTn and, inside entropy-coded data, a stuffed zero: markers without a length.
-    const BARE: [u8; 11] = [0x00, 0x01, 0xd0, 0xd1, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8];
-
-    let mut has_huffman_tables = false;
-    let mut at = SOI.len();
-    loop {
-        // Entropy-coded data and stray bytes before a marker are passed over alike.
-        at += bytes.get(at..)?.iter().position(|&byte| byte == 0xff)?;
-        at += bytes[at..].iter().position(|&byte| byte != 0xff)?;
-        let marker = bytes[at];
-        at += 1;
-        match marker {
-            EOI => return Some(Survey { has_huffman_tables, length: at }),
-            _ if BARE.contains(&marker) => {}
-            _ => {
-                has_huffman_tables |= marker == DHT;
-                let length = bytes.get(at..at + 2)?;
-                at += usize::from(u16::from_be_bytes([length[0], length[1]]));
-            }
-        }
-    }
-}
-
-/// One DHT segment with the four typical tables of ITU-T T.81, annex K.3.
-#[rustfmt::skip]
-const HUFFMAN_TABLES: [u8; 420] = [
-    0xff, 0xc4, 0x01, 0xa2, 0x00, 0x00, 0x01, 0x05, 0x01, 0x01, 0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-    0x00, 0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x10, 0x00, 0x02, 0x01, 0x03, 0x03, 0x02,
-    0x04, 0x03, 0x05, 0x05, 0x04, 0x04, 0x00, 0x00, 0x01, 0x7d, 0x01, 0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31,
-    0x41, 0x06, 0x13, 0x51, 0x61, 0x07, 0x22, 0x71, 0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52,
-    0xd1, 0xf0, 0x24, 0x33, 0x62, 0x72, 0x82, 0x09, 0x0a, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a,
-    0x34, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55, 0x56, 0x57,
-    0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x83,
-    0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5,
-    0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7,
-    0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe1, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8,
-    0xe9, 0xea, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa, 0x01, 0x00, 0x03, 0x01, 0x01, 0x01, 0x01, 0x01,
-    0x01, 0x01, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a,
-    0x0b, 0x11, 0x00, 0x02, 0x01, 0x02, 0x04, 0x04, 0x03, 0x04, 0x07, 0x05, 0x04, 0x04, 0x00, 0x01, 0x02, 0x77, 0x00, 0x01,
-    0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61, 0x71, 0x13, 0x22, 0x32, 0x81, 0x08, 0x14,
-    0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33, 0x52, 0xf0, 0x15, 0x62, 0x72, 0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25,
-    0xf1, 0x17, 0x18, 0x19, 0x1a, 0x26, 0x27, 0x28, 0x29, 0x2a, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46,
-    0x47, 0x48, 0x49, 0x4a, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a,
-    0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x92, 0x93, 0x94,
-    0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6,
-    0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8,
-    0xd9, 0xda, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa,
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_walk_over_the_markers_finds_the_end() {
-        let check = |bytes: &[u8], expected: Option<(bool, usize)>| {
-            let found = survey(bytes).map(|s| (s.has_huffman_tables, s.length));
-            assert_eq!(found, expected, "{bytes:02x?}");
-        };
-        check(b"\xff\xd8", None);
-        check(b"\xff\xd8\xff", None);
-        check(b"\xff\xd8\xff\xd9", Some((false, 4)));
-        check(b"\xff\xd8\xff\xd9rest", Some((false, 4)));
-        check(b"\xff\xd8\xff\xff\xff\xd9", Some((false, 6)));
-        check(b"\xff\xd8\xff\xc4\x00\x02\xff\xd9", Some((true, 8)));
-        // A thumbnail's end inside a segment is not the picture's.
-        check(b"\xff\xd8\xff\xe1\x00\x04\xff\xd9", None);
-        check(b"\xff\xd8\xff\xe1\x00\x04\xff\xd9\xff\xd9", Some((false, 10)));
-        // Stuffed zeros and restart markers belong to the scan.
-        check(b"\xff\xd8\xff\xda\x00\x02\x12\xff\x00\x34\xff\xd0\x56\xff\xd9", Some((false, 15)));
-        check(b"\xff\xd8\xff\xda\x00\x02\x12\xff\x00\x34\xff\xd0\x56", None);
-        check(b"\xff\xd8\xff\xe1\xff\xff\xff\xd9", None);
-        check(b"\xff\xd8\xff\xe1\xff", None);
-    }
 }

@@ -61,7 +61,7 @@ pub(super) fn ask<T>(
 pub(super) fn open(path: &Path) -> Result<Device, SourceError> {
     let missing = || SourceError::Missing {
         path: path.into(),
-        hint: "; plug the camera in, or name another one of `ls /dev/video*`",
+        hint: "; plug the camera in, or use another one of `ls /dev/video*`",
     };
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(missing());

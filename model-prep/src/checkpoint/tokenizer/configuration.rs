@@ -96,6 +96,11 @@ impl AddedToken {
         Some(Self { content: value.get("content")?.as_str()?.to_owned(), special, flags })
     }
 
+    /// Whether it is special and found anywhere in a text.
+    pub(super) fn is_plain_special(&self) -> bool {
+        self.special && !self.flags.single_word
+    }
+
     /// As the tokenizers library takes it.
     pub(super) fn to_library(&self) -> tokenizers::AddedToken {
         tokenizers::AddedToken::from(self.content.clone(), self.special)

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use prost::Message;
 use serde_json::json;
+use spotter_engine::bundle::{Lowercase, SiglipSteps};
 use tokenizers::normalizers::Precompiled;
 
+use super::classes::Generation;
 use super::configuration::{Class, Configuration};
 use super::{Parts, assemble, refused, template, with_id};
 use crate::checkpoint::CheckpointError;
@@ -35,6 +37,8 @@ struct Piece {
 struct Trainer {
     #[prost(int32, optional, tag = "3")]
     algorithm: Option<i32>,
+    #[prost(bool, optional, tag = "24")]
+    treat_whitespace_as_suffix: Option<bool>,
     #[prost(int32, optional, tag = "40")]
     unk_id: Option<i32>,
 }
@@ -43,10 +47,16 @@ struct Trainer {
 struct Normalizer {
     #[prost(bytes = "vec", optional, tag = "2")]
     precompiled_charsmap: Option<Vec<u8>>,
+    #[prost(bool, optional, tag = "3")]
+    add_dummy_prefix: Option<bool>,
     #[prost(bool, optional, tag = "4")]
     remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    escape_whitespaces: Option<bool>,
 }
 
+/// The kind of a piece of text.
+const NORMAL: i32 = 1;
 /// Kinds of pieces that are neither text nor control: symbols of the user, unused ones and single bytes.
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
@@ -124,14 +134,20 @@ pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Resu
     assemble(path, parts, &id, config)
 }
 
-/// What `SiglipTokenizer`, which transformers runs by SentencePiece itself, makes of a prompt: a space in front, then
-/// lower case, no punctuation and single spaces.
+/// What `SiglipTokenizer`, which transformers runs by SentencePiece itself, makes of a prompt: its own steps, and a
+/// tokenizer in the library's format that comes close to them: a space in front, then lower case, no punctuation and
+/// single spaces.
 ///
-/// Some things remain that the format cannot say. Behind a special token typed as text, punctuation leaves a space;
-/// after a prompt that ends in `</s>` the reference adds no second one; and a combining mark behind a character that the
-/// table replaces goes with it, as in all fast tokenizers of transformers.
-pub(super) fn siglip(path: &Path, bytes: &[u8], config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
+/// What that format cannot say: behind a special token typed as text, punctuation leaves a space; after a prompt that ends
+/// in `</s>` the reference adds no second one; and a combining mark behind a character that the table replaces goes with
+/// it, as in all fast tokenizers of transformers.
+pub(super) fn siglip(
+    path: &Path,
+    bytes: &[u8],
+    config: &Configuration,
+) -> Result<(Vec<u8>, SiglipSteps), CheckpointError> {
     let model = Model::read(path, bytes)?;
+    let own = siglip_steps(path, &model, config)?;
     let vocab: Vec<_> = model.scores(0).collect();
     let unk_id = model.trainer.as_ref().and_then(|t| t.unk_id).unwrap_or(0);
     let replace = |regex: &str, by: &str| json!({"type": "Replace", "pattern": {"Regex": regex}, "content": by});
@@ -171,7 +187,47 @@ pub(super) fn siglip(path: &Path, bytes: &[u8], config: &Configuration) -> Resul
         post_processor: template(None, with_id(path, config, "eos_token", &id)?),
         model: json!({"type": "Unigram", "unk_id": unk_id, "vocab": &vocab, "byte_fallback": false}),
     };
-    assemble(path, parts, &id, config)
+    Ok((assemble(path, parts, &id, config)?, own))
+}
+
+/// The steps that the library's format has no words for.
+fn siglip_steps(path: &Path, model: &Model, config: &Configuration) -> Result<SiglipSteps, CheckpointError> {
+    if let Some(token) = config.added_tokens()?.iter().find(|token| !token.is_plain_special()) {
+        let reason = "tokens of that kind are not read for SigLIP: take it out of added_tokens_decoder";
+        return Err(refused(
+            path,
+            format!("the added token {:?} is not special, or a word of its own: {reason}", token.content),
+        ));
+    }
+    let trainer = model.trainer.clone().unwrap_or_default();
+    let normalizer = model.normalizer.clone().unwrap_or_default();
+    let unusual = [
+        ("treat_whitespace_as_suffix true", trainer.treat_whitespace_as_suffix()),
+        ("escape_whitespaces false", !normalizer.escape_whitespaces.unwrap_or(true)),
+    ];
+    if let Some((what, _)) = unusual.iter().find(|(_, found)| *found) {
+        return Err(refused(path, format!("a SentencePiece model with {what}, which is not read")));
+    }
+    let scores: Vec<_> = model.scores(0).collect();
+    let (_, eos_id) = with_id(path, config, "eos_token", id_in(&scores))?;
+    let four = config.generation == Generation::Four;
+    Ok(SiglipSteps {
+        lowercase: match (config.normalization()?.lowercase, four) {
+            (false, _) => Lowercase::No,
+            (true, true) => Lowercase::Letters,
+            (true, false) => Lowercase::Text,
+        },
+        unk_token: config.required("unk_token")?.content,
+        unk_id: u32::try_from(trainer.unk_id.unwrap_or(0)).map_err(|_| refused(path, "unk_id is negative".into()))?,
+        eos_id: eos_id as u32,
+        remove_extra_whitespaces: normalizer.remove_extra_whitespaces.unwrap_or(true),
+        add_dummy_prefix: !four && normalizer.add_dummy_prefix.unwrap_or(true),
+        reserved: (0..)
+            .zip(&model.pieces)
+            .filter(|(_, p)| p.kind.unwrap_or(NORMAL) != NORMAL)
+            .map(|(id, _)| id)
+            .collect(),
+    })
 }
 
 /// Finds the id of a piece; the first where there are several.
@@ -181,4 +237,25 @@ fn id_in(vocab: &[(String, f64)]) -> impl Fn(&str) -> Option<u64> {
         ids.entry(piece.clone()).or_insert(id);
     }
     move |piece| ids.get(piece).copied()
+}
+
+/// A model file with some of its settings changed, and with or without its table of characters.
+#[cfg(test)]
+pub(super) fn changed(
+    bytes: &[u8],
+    charsmap: bool,
+    normalizer: &serde_json::Map<String, serde_json::Value>,
+) -> Vec<u8> {
+    let mut model = Model::decode(bytes).expect("a model");
+    let settings = model.normalizer.get_or_insert_default();
+    settings.precompiled_charsmap = settings.precompiled_charsmap.take().filter(|_| charsmap);
+    for (key, value) in normalizer {
+        let place = match key.as_str() {
+            "add_dummy_prefix" => &mut settings.add_dummy_prefix,
+            "remove_extra_whitespaces" => &mut settings.remove_extra_whitespaces,
+            other => panic!("no setting {other}"),
+        };
+        *place = value.as_bool();
+    }
+    model.encode_to_vec()
 }

@@ -1,0 +1,319 @@
+//! What the headers of a JPEG say: its size, its components, and which of them a scan holds.
+
+use super::color::ColorSpace;
+use super::idct::Block;
+use super::upsample::Upsampling;
+use super::{JpegError, Problem};
+use crate::picture::{DecodeError, check_size};
+
+/// How the coefficients of a picture are spread over scans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// Baseline or extended sequential.
+    Sequential,
+    Progressive,
+}
+
+/// One component of a picture.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Component {
+    id: u8,
+    /// Sampling factors: 1 to 4.
+    pub(super) columns: usize,
+    pub(super) rows: usize,
+    /// Number of its quantisation table.
+    pub(super) table: usize,
+    /// Samples that show something.
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// Blocks that show something.
+    pub(super) width_blocks: usize,
+    pub(super) height_blocks: usize,
+    /// Blocks in a row when filled up to whole MCUs.
+    pub(super) stride_blocks: usize,
+    pub(super) upsampling: Upsampling,
+}
+
+/// A picture's header.
+#[derive(Debug, Clone)]
+pub(super) struct Frame {
+    pub(super) coding: Coding,
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) components: Vec<Component>,
+    /// The largest sampling factors.
+    pub(super) columns: usize,
+    pub(super) rows: usize,
+}
+
+/// The most components that a picture may have.
+pub(super) const MAX_COMPONENTS: usize = 4;
+
+/// The most blocks that an MCU may have: T.81, B.2.3.
+const MAX_BLOCKS: usize = 10;
+
+impl Frame {
+    /// Reads a frame header, SOF0, SOF1 or SOF2; checks the size.
+    pub(super) fn read(marker: u8, segment: &[u8]) -> Result<Self, DecodeError> {
+        let coding = match marker {
+            0xc0 | 0xc1 => Coding::Sequential,
+            0xc2 => Coding::Progressive,
+            _ => return Err(JpegError(Problem::Coding { found: coding_name(marker) }).into()),
+        };
+        let Some((&[precision, h1, h0, w1, w0, count], specifications)) = segment.split_first_chunk() else {
+            return Err(JpegError(Problem::Segment { marker }).into());
+        };
+        let (height, width) = (usize::from(u16::from_be_bytes([h1, h0])), usize::from(u16::from_be_bytes([w1, w0])));
+        if precision != 8 {
+            return Err(JpegError(Problem::Precision { bits: precision }).into());
+        }
+        if height == 0 {
+            return Err(JpegError(Problem::NoHeight).into());
+        }
+        check_size(width, height)?;
+        if !matches!(count, 1 | 3 | 4) {
+            return Err(JpegError(Problem::Components { count }).into());
+        }
+        let (specifications, rest) = specifications.as_chunks::<3>();
+        if specifications.len() != usize::from(count) || !rest.is_empty() {
+            return Err(JpegError(Problem::Segment { marker }).into());
+        }
+        Self::new(coding, width, height, specifications).map_err(DecodeError::from)
+    }
+
+    fn new(coding: Coding, width: usize, height: usize, specifications: &[[u8; 3]]) -> Result<Self, JpegError> {
+        let factors: Vec<_> = specifications.iter().map(|s| (usize::from(s[1] >> 4), usize::from(s[1] & 15))).collect();
+        let columns = factors.iter().map(|own| own.0).max().unwrap_or(1);
+        let rows = factors.iter().map(|own| own.1).max().unwrap_or(1);
+        let mut frame = Frame { coding, width, height, components: Vec::new(), columns, rows };
+        for (&[id, _, table], &own) in specifications.iter().zip(&factors) {
+            let sampling = || JpegError(Problem::Sampling { component: id, found: own, largest: (columns, rows) });
+            if !(1..=4).contains(&own.0) || !(1..=4).contains(&own.1) {
+                return Err(sampling());
+            }
+            let (own_width, own_height) = ((width * own.0).div_ceil(columns), (height * own.1).div_ceil(rows));
+            frame.components.push(Component {
+                id,
+                columns: own.0,
+                rows: own.1,
+                table: usize::from(table),
+                width: own_width,
+                height: own_height,
+                width_blocks: (width * own.0).div_ceil(columns * 8),
+                height_blocks: (height * own.1).div_ceil(rows * 8),
+                stride_blocks: frame.mcus_per_row() * own.0,
+                upsampling: Upsampling::of(own, (columns, rows), own_width).ok_or_else(sampling)?,
+            });
+        }
+        Ok(frame)
+    }
+
+    /// MCUs in a row of a scan with all components.
+    pub(super) fn mcus_per_row(&self) -> usize {
+        self.width.div_ceil(self.columns * 8)
+    }
+
+    /// Rows of such MCUs.
+    pub(super) fn mcu_rows(&self) -> usize {
+        self.height.div_ceil(self.rows * 8)
+    }
+
+    /// What the components are, by the rules of libjpeg: number, JFIF marker, Adobe's transform, names.
+    pub(super) fn color_space(&self, has_jfif: bool, adobe_transform: Option<u8>) -> ColorSpace {
+        let ids: Vec<_> = self.components.iter().map(|component| component.id).collect();
+        match (ids.len(), adobe_transform) {
+            (1, _) => ColorSpace::Grey,
+            (3, _) if has_jfif => ColorSpace::YCbCr,
+            (3, Some(0)) => ColorSpace::Rgb,
+            (3, None) if ids == *b"RGB" => ColorSpace::Rgb,
+            (3, _) => ColorSpace::YCbCr,
+            (_, None | Some(0)) => ColorSpace::Cmyk,
+            _ => ColorSpace::Ycck,
+        }
+    }
+}
+
+/// The coding that a frame header stands for, where it is not decoded.
+fn coding_name(marker: u8) -> &'static str {
+    match marker {
+        0xc3 => "lossless",
+        0xc9 => "sequential with arithmetic coding",
+        0xca => "progressive with arithmetic coding",
+        0xcb => "lossless with arithmetic coding",
+        _ => "hierarchical",
+    }
+}
+
+/// A component's part in a scan.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Member {
+    /// Its index in the frame.
+    pub(super) component: usize,
+    /// Numbers of its Huffman tables.
+    pub(super) dc_table: usize,
+    pub(super) ac_table: usize,
+}
+
+/// A scan's header.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scan {
+    members: [Member; MAX_COMPONENTS],
+    count: usize,
+    /// First and last coefficient, in zigzag order.
+    pub(super) first: usize,
+    pub(super) last: usize,
+    /// The bit that was the lowest before, 0 for none.
+    pub(super) high: u32,
+    /// The lowest bit that is sent.
+    pub(super) low: u32,
+}
+
+impl Scan {
+    /// Reads a scan header and checks it against its frame.
+    pub(super) fn read(segment: &[u8], frame: &Frame) -> Result<Self, JpegError> {
+        let malformed = || JpegError(Problem::Segment { marker: 0xda });
+        let (&count, rest) = segment.split_first().ok_or_else(malformed)?;
+        let count = usize::from(count);
+        if !(1..=MAX_COMPONENTS).contains(&count) || rest.len() != count * 2 + 3 {
+            return Err(malformed());
+        }
+        let mut members = [Member::default(); MAX_COMPONENTS];
+        for at in 0..count {
+            let (id, tables) = (rest[at * 2], rest[at * 2 + 1]);
+            let is_free = |index: &usize| members[..at].iter().all(|member| member.component != *index);
+            let component = (0..frame.components.len())
+                .find(|index| frame.components[*index].id == id && is_free(index))
+                .ok_or(JpegError(Problem::ScanComponent { id }))?;
+            members[at] = Member { component, dc_table: usize::from(tables >> 4), ac_table: usize::from(tables & 15) };
+        }
+        let &[first, last, bits] = &rest[count * 2..] else { return Err(malformed()) };
+        let (first, last) = (usize::from(first), usize::from(last));
+        let scan = Scan { members, count, first, last, high: u32::from(bits >> 4), low: u32::from(bits & 15) };
+        scan.check(frame)?;
+        Ok(scan)
+    }
+
+    fn check(&self, frame: &Frame) -> Result<(), JpegError> {
+        let blocks = self.members().iter().map(|member| frame.components[member.component]);
+        if self.count > 1 && blocks.map(|component| component.columns * component.rows).sum::<usize>() > MAX_BLOCKS {
+            return Err(JpegError(Problem::McuSize));
+        }
+        if frame.coding == Coding::Sequential {
+            return Ok(());
+        }
+        let is_band =
+            if self.first == 0 { self.last == 0 } else { self.count == 1 && (self.first..64).contains(&self.last) };
+        let is_step = self.high == 0 || self.low + 1 == self.high;
+        if is_band && is_step && self.low <= 13 { Ok(()) } else { Err(JpegError(Problem::Progression)) }
+    }
+
+    /// The components that take part, in their order.
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members[..self.count]
+    }
+
+    /// Whether one component stands alone, and a block is an MCU.
+    pub(super) fn is_single(&self) -> bool {
+        self.count == 1
+    }
+
+    /// MCUs in a row.
+    pub(super) fn mcus_per_row(&self, frame: &Frame) -> usize {
+        if self.is_single() { frame.components[self.members[0].component].width_blocks } else { frame.mcus_per_row() }
+    }
+
+    /// Rows of this scan's MCUs that lie in one row of MCUs of all components.
+    pub(super) fn rows_within(&self, mcu_row: usize, frame: &Frame) -> usize {
+        if !self.is_single() {
+            return 1;
+        }
+        let component = &frame.components[self.members[0].component];
+        component.rows.min(component.height_blocks.saturating_sub(mcu_row * component.rows))
+    }
+}
+
+/// The place of each coefficient in a block, in the order in which they are coded; T.81, figure A.6. Runs of zeros that
+/// reach beyond the last one end there.
+pub(super) const ZIGZAG: [u8; 128] = {
+    let mut order = [63; 128];
+    let (mut row, mut column, mut at) = (0_usize, 0_usize, 0);
+    while at < 64 {
+        order[at] = (row * 8 + column) as u8;
+        at += 1;
+        if (row + column) % 2 == 0 {
+            if column == 7 {
+                row += 1;
+            } else {
+                column += 1;
+                row = row.saturating_sub(1);
+            }
+        } else if row == 7 {
+            column += 1;
+        } else {
+            row += 1;
+            column = column.saturating_sub(1);
+        }
+    }
+    order
+};
+
+/// Reads a DQT segment into its tables. Steps are held as 16 bits with a sign, as libjpeg-turbo multiplies them.
+pub(super) fn read_quantization(mut segment: &[u8], tables: &mut [Option<Block>; 4]) -> Result<(), JpegError> {
+    let malformed = || JpegError(Problem::Segment { marker: 0xdb });
+    while let Some((&number, rest)) = segment.split_first() {
+        let table = tables.get_mut(usize::from(number & 15)).ok_or_else(malformed)?;
+        let mut steps = [0; 64];
+        let bytes = if number >> 4 == 0 { 64 } else { 128 };
+        let (values, rest) = rest.split_at_checked(bytes).ok_or_else(malformed)?;
+        for (at, place) in ZIGZAG[..64].iter().enumerate() {
+            let step = if bytes == 64 {
+                u16::from(values[at])
+            } else {
+                u16::from_be_bytes([values[at * 2], values[at * 2 + 1]])
+            };
+            steps[usize::from(*place)] = step as i16;
+        }
+        *table = Some(steps);
+        segment = rest;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_zigzag_is_that_of_the_standard() {
+        let start = [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48];
+        assert_eq!(ZIGZAG[..22], start);
+        assert_eq!(ZIGZAG[55..64], [46, 53, 60, 61, 54, 47, 55, 62, 63]);
+        assert!(ZIGZAG[64..].iter().all(|place| *place == 63));
+        let mut places = ZIGZAG[..64].to_vec();
+        places.sort_unstable();
+        assert!(places.iter().enumerate().all(|(at, place)| at == usize::from(*place)));
+    }
+
+    #[test]
+    fn color_spaces_are_guessed_as_libjpeg_does() {
+        let check = |ids: &[u8], jfif, adobe, expected| {
+            let specifications: Vec<_> = ids.iter().map(|id| [*id, 0x11, 0]).collect();
+            let frame = Frame::new(Coding::Sequential, 8, 8, &specifications).unwrap();
+            assert_eq!(frame.color_space(jfif, adobe), expected, "{ids:?} {jfif} {adobe:?}");
+        };
+        check(&[1], true, Some(0), ColorSpace::Grey);
+        check(&[1, 2, 3], false, None, ColorSpace::YCbCr);
+        check(&[1, 2, 3], true, Some(0), ColorSpace::YCbCr);
+        check(&[1, 2, 3], false, Some(0), ColorSpace::Rgb);
+        check(&[1, 2, 3], false, Some(1), ColorSpace::YCbCr);
+        check(&[1, 2, 3], false, Some(9), ColorSpace::YCbCr);
+        check(b"RGB", false, None, ColorSpace::Rgb);
+        check(b"RGB", true, None, ColorSpace::YCbCr);
+        check(b"RGB", false, Some(1), ColorSpace::YCbCr);
+        check(&[0, 1, 2], false, None, ColorSpace::YCbCr);
+        check(&[1, 2, 3, 4], true, None, ColorSpace::Cmyk);
+        check(&[1, 2, 3, 4], false, Some(0), ColorSpace::Cmyk);
+        check(&[1, 2, 3, 4], false, Some(2), ColorSpace::Ycck);
+        check(&[1, 2, 3, 4], false, Some(1), ColorSpace::Ycck);
+    }
+}

@@ -1,0 +1,235 @@
+//! What a tokenizer makes of a sentence that it does not know, or that is too long: unknown pieces and pieces cut off.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+
+use crate::bundle::{Bundle, TokenizerSpec};
+use crate::tokenize::{TokenizeError, guarded};
+use crate::tower::TowerError;
+
+/// A tokenizer without its limit of tokens, to examine sentences with. It takes as much memory as the
+/// [`Tokenizer`](crate::tokenize::Tokenizer) and is needed for a moment only.
+#[derive(Debug)]
+pub struct Vocabulary {
+    inner: tokenizers::Tokenizer,
+    /// `None` where no piece can be unknown, as in byte-level vocabularies.
+    unknown_id: Option<u32>,
+    /// The most word pieces that a sentence can have, special tokens left out.
+    limit: usize,
+}
+
+/// How a sentence reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Word pieces that have to do with the part of the sentence that was asked about; separators left out.
+    pub pieces: usize,
+    /// How many of them are the unknown token.
+    pub unknown: usize,
+    /// Word pieces of the whole sentence.
+    pub sentence_pieces: usize,
+    /// Ids of the word pieces that the text tower is given, special tokens left out.
+    pub ids: Vec<u32>,
+}
+
+impl Reading {
+    /// How many word pieces of the whole sentence are beyond the limit of the text tower.
+    pub fn cut(&self) -> usize {
+        self.sentence_pieces - self.ids.len()
+    }
+}
+
+/// The part of a `tokenizer.json` that names the unknown token.
+#[derive(Deserialize)]
+struct File {
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    /// Of WordPiece, WordLevel and BPE.
+    unk_token: Option<String>,
+    /// Of Unigram.
+    unk_id: Option<u32>,
+}
+
+impl Vocabulary {
+    /// Reads the tokenizer of a bundle.
+    ///
+    /// # Errors
+    /// The file is damaged, or not one that the tokenizers library reads.
+    pub fn open(bundle: &Bundle) -> Result<Self, TowerError> {
+        let spec = &bundle.manifest().tokenizer;
+        Ok(Self::from_bytes(&bundle.read(&spec.file)?, spec)?)
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// It is not one that the tokenizers library reads.
+    pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
+        let file_error = |message: String| TokenizeError::File { message };
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(|e| file_error(e.to_string()))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| file_error(e.to_string()))?;
+        let special = guarded(|| inner.encode("", true)).map_err(|e| file_error(e.to_string()))?.len();
+        let Model { unk_token, unk_id } =
+            serde_json::from_slice::<File>(json).map_err(|e| file_error(e.to_string()))?.model;
+        let unknown_id = unk_id.or_else(|| inner.token_to_id(&unk_token?));
+        Ok(Self { inner, unknown_id, limit: spec.max_length.saturating_sub(special) })
+    }
+
+    /// The most word pieces of a sentence that the text tower is given.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Reads `sentence`; `part` is the range of bytes in it whose word pieces are counted. Pieces that reach into the
+    /// part count, as a word has them that a template only adds an ending to.
+    ///
+    /// # Errors
+    /// The tokenizers library refuses the sentence.
+    pub fn read(&self, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
+        let encoding = guarded(|| self.inner.encode(sentence, false))
+            .map_err(|e| TokenizeError::Prompt { prompt: sentence.to_owned(), message: e.to_string() })?;
+        let mut reading = Reading { sentence_pieces: encoding.len(), ..Reading::default() };
+        reading.ids = encoding.get_ids().iter().take(self.limit).copied().collect();
+        let pieces = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
+        for ((id, token), &(start, end)) in pieces {
+            // SentencePiece marks the start of a word by a piece of its own where the word is unknown.
+            let is_separator = token.chars().all(|c| c == '\u{2581}' || c.is_whitespace());
+            if start >= part.end || end <= part.start || is_separator {
+                continue;
+            }
+            reading.pieces += 1;
+            reading.unknown += usize::from(self.unknown_id == Some(*id));
+        }
+        Ok(reading)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::{FileEntry, Padding, PaddingSide, Positions};
+
+    fn spec(max_length: usize) -> TokenizerSpec {
+        TokenizerSpec {
+            file: FileEntry { name: String::new(), bytes: 0, sha256: String::new() },
+            max_length,
+            padding: Padding::Longest,
+            padding_side: PaddingSide::Right,
+            pad_token: "<pad>".into(),
+            pad_id: 0,
+            pad_type_id: 0,
+            positions: Positions::Sequential,
+            siglip: None,
+        }
+    }
+
+    /// A tokenizer of that model, with further parts of a `tokenizer.json`.
+    fn vocabulary(model: &str, parts: &str) -> Vocabulary {
+        let file = format!(r#"{{"version": "1.0", "added_tokens": []{parts}, "model": {model}}}"#);
+        Vocabulary::from_bytes(file.as_bytes(), &spec(8)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
+    const BERT: &str = r#", "pre_tokenizer": {"type": "BertPreTokenizer"}, "normalizer": {"type": "BertNormalizer",
+        "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}"#;
+
+    const METASPACE: &str =
+        r#", "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}"#;
+
+    const WORD_PIECE: &str = r###"{"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100, "vocab": {"<pad>": 0, "[UNK]": 1, "a": 2, "red": 3, "##s": 4, ".": 5}}"###;
+
+    struct Case<'a> {
+        what: &'a str,
+        vocabulary: &'a Vocabulary,
+        template: &'a str,
+        prompt: &'a str,
+        /// Pieces of the prompt, how many are unknown, pieces of the sentence.
+        expected: (usize, usize, usize),
+    }
+
+    fn check(case: &Case<'_>) {
+        let Case { what, vocabulary, template, prompt, expected } = case;
+        let start = template.find("{}").expect("a place for the prompt");
+        let sentence = template.replacen("{}", prompt, 1);
+        let found = vocabulary.read(&sentence, &(start..start + prompt.len())).expect("a sentence");
+        assert_eq!((found.pieces, found.unknown, found.sentence_pieces), *expected, "{what}: {sentence}");
+        assert_eq!(found.ids.len(), found.sentence_pieces.min(8), "{what}");
+        assert_eq!(found.cut(), found.sentence_pieces.saturating_sub(8), "{what}");
+    }
+
+    #[test]
+    fn unknown_pieces_of_every_kind_of_vocabulary() {
+        let words = vocabulary(WORD_PIECE, BERT);
+        fn case(what: &str, vocabulary: &Vocabulary, template: &str, prompt: &str, expected: (usize, usize, usize)) {
+            check(&Case { what, vocabulary, template, prompt, expected });
+        }
+        case("known", &words, "a {}.", "red", (1, 0, 3));
+        case("Chinese", &words, "a {}.", "红色", (2, 2, 4));
+        case("Cyrillic", &words, "{}", "красный круг", (2, 2, 2));
+        case("partly", &words, "a {}.", "red 円", (2, 1, 4));
+        case("the template's own words do not count", &words, "猫 {}.", "red", (1, 0, 3));
+        case("a word that the template ends", &words, "{}s", "red", (1, 0, 2));
+        case("an unknown word that the template ends", &words, "{}s", "rot", (1, 1, 1));
+        case("nothing is left", &words, "a {}.", "\u{200b}\u{fe0f}", (0, 0, 2));
+        case("cut", &words, "{}", "red red red red red red red red red red", (10, 0, 10));
+
+        let level = r#"{"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "red": 1}}"#;
+        case("WordLevel", &vocabulary(level, BERT), "{}", "red rot", (2, 1, 2));
+
+        let unigram = |byte_fallback: bool| {
+            let bytes: String = (0..256).map(|b| format!(r#", ["<0x{b:02X}>", -9.0]"#)).collect();
+            let model = format!(
+                r#"{{"type": "Unigram", "unk_id": 1, "byte_fallback": {byte_fallback},
+                "vocab": [["<pad>", 0.0], ["<unk>", 0.0], ["▁", -2.0], ["▁red", -1.0]{bytes}]}}"#
+            );
+            vocabulary(&model, METASPACE)
+        };
+        case("Unigram, the separator is no piece", &unigram(false), "red {}", "猫", (1, 1, 3));
+        case("Unigram, two words", &unigram(false), "{}", "猫 red", (2, 1, 3));
+        case("Unigram with bytes", &unigram(true), "red {}", "猫", (3, 0, 5));
+
+        let pairs = |unk: &str| {
+            let model = format!(
+                r#"{{"type": "BPE", "unk_token": {unk}, "fuse_unk": true, "merges": [],
+                "vocab": {{"<unk>": 0, "▁": 1, "r": 2, "e": 3, "d": 4}}}}"#
+            );
+            vocabulary(&model, METASPACE)
+        };
+        case("BPE, unknown letters are one piece", &pairs("\"<unk>\""), "{}", "красный", (1, 1, 2));
+        case("BPE without an unknown token drops them", &pairs("null"), "{}", "красный", (0, 0, 1));
+    }
+
+    #[test]
+    fn bytes_are_never_unknown() {
+        // The table of bytes as GPT-2's vocabulary has it: printable ones stand for themselves, others from 256 on.
+        let mut next = 256;
+        let letters = (0..=255_u32).map(|byte| {
+            let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
+            let code = if printable { byte } else { next };
+            next += u32::from(!printable);
+            char::from_u32(code).expect("a letter")
+        });
+        let vocab: serde_json::Map<String, serde_json::Value> =
+            letters.enumerate().map(|(id, letter)| (letter.to_string(), id.into())).collect();
+        let model = serde_json::json!({"type": "BPE", "unk_token": "<|endoftext|>", "merges": [], "vocab": vocab});
+        let parts = r#", "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true}"#;
+        let bytes = vocabulary(&model.to_string(), parts);
+        check(&Case {
+            what: "byte-level BPE",
+            vocabulary: &bytes,
+            template: "{}",
+            prompt: "猫 ж",
+            expected: (6, 0, 6),
+        });
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_an_error() {
+        let error = Vocabulary::from_bytes(b"{}", &spec(8)).expect_err("no tokenizer").to_string();
+        assert!(error.contains("not a usable tokenizer.json"), "{error}");
+    }
+}

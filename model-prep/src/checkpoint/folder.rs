@@ -1,0 +1,265 @@
+//! Where a checkpoint lies that a path names: in that folder, or in a snapshot of a hub's cache. What people name
+//! instead is told apart, with what to do.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{CheckpointError, bounded};
+
+/// `adapter_config.json` has some tens of keys.
+const ADAPTER_BYTES_MAX: u64 = 1 << 20;
+
+/// Folders that are listed in a message.
+const SHOWN_MAX: usize = 3;
+
+/// Letters of a name out of a file that a message shows.
+const NAME_CHARS_MAX: usize = 120;
+
+/// Files by which a folder is told that OpenCLIP wrote.
+const OPEN_CLIP_FILES: [&str; 4] = [
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pt",
+];
+
+/// The folder of the checkpoint that `path` names: itself where it has a `config.json`.
+pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
+    let kind = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
+    let refuse = |found: String| Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found });
+    if !kind.is_dir() {
+        return refuse(file(path));
+    }
+    if path.join("config.json").exists() {
+        return Ok(path.to_owned());
+    }
+    let shown = path.display();
+    if path.join("bundle.json").exists() {
+        return refuse(format!(
+            "a bundle, which is ready: `spotter run --bundle {shown}`; name the checkpoint it was made of"
+        ));
+    }
+    if let Some(adapter) = adapter(path) {
+        return refuse(adapter);
+    }
+    if OPEN_CLIP_FILES.iter().any(|name| path.join(name).exists()) {
+        return refuse(
+            "an OpenCLIP checkpoint (open_clip_config.json): convert it to transformers' format \
+             (convert_open_clip_to_hf of transformers, or a copy on the hub with config.json), or export its towers to \
+             ONNX and name these by --vision-onnx and --text-onnx"
+                .to_owned(),
+        );
+    }
+    let snapshots = snapshots(path);
+    match snapshots.as_slice() {
+        [] => refuse(other(path)),
+        [snapshot] => {
+            log::warn!("{shown}: a hub's cache; its snapshot {} is taken", snapshot.display());
+            Ok(snapshot.clone())
+        }
+        several => refuse(format!("a hub's cache: name one of its snapshots, {}", list(several))),
+    }
+}
+
+/// What to do with an adapter of a model, if the folder holds one.
+pub(super) fn adapter(path: &Path) -> Option<String> {
+    let config = path.join("adapter_config.json");
+    let weights = ["adapter_model.safetensors", "adapter_model.bin"];
+    if !config.exists() && !weights.iter().any(|name| path.join(name).exists()) {
+        return None;
+    }
+    let config = bounded::read_at_most(&config, ADAPTER_BYTES_MAX).ok();
+    let config: Value = config.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let base = config["base_model_name_or_path"].as_str().map(|name| {
+        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        format!(" of {}", name.escape_debug())
+    });
+    let kind = match config["peft_type"].as_str() {
+        Some("LORA") | None => "a LoRA adapter",
+        Some(_) => "a PEFT adapter",
+    };
+    Some(format!(
+        "{kind}{} without the model itself (adapter_config.json): merge it in Python, \
+         `PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()`, save that with `save_pretrained`, with tokenizer \
+         and image processor, and name that folder",
+        base.unwrap_or_default()
+    ))
+}
+
+/// Names of what is in a folder, sorted; none where it cannot be read.
+pub(super) fn names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// What a file is that was named in the place of a folder.
+fn file(path: &Path) -> String {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    if folder.join("config.json").exists() {
+        return format!("a file of one: name its folder, {}", folder.display());
+    }
+    match path.extension().and_then(OsStr::to_str) {
+        Some("tar") => {
+            "a file: where it is a bundle, it is ready for `spotter run --bundle`; else unpack it".to_owned()
+        }
+        Some("zip" | "gz" | "tgz" | "xz" | "zst" | "bz2" | "7z") => "a packed file: unpack it".to_owned(),
+        Some("onnx") => {
+            "an ONNX file: name the folder of its tokenizer, and the towers by --vision-onnx and --text-onnx".to_owned()
+        }
+        Some("safetensors" | "bin" | "pt" | "pth" | "ckpt") => {
+            "a file of weights alone: name a folder that `save_pretrained` wrote, with all its files".to_owned()
+        }
+        _ => "a file".to_owned(),
+    }
+}
+
+/// The snapshots of a hub's cache, of one model or of all: of each model the one that its `main` is, else all.
+fn snapshots(path: &Path) -> Vec<PathBuf> {
+    if path.join("snapshots").is_dir() {
+        return of_model(path);
+    }
+    let models = |folder: &Path| -> Vec<PathBuf> {
+        names(folder).iter().filter(|name| name.starts_with("models--")).map(|name| folder.join(name)).collect()
+    };
+    let mut found = models(path);
+    // As ~/.cache/huggingface has it.
+    found.extend(models(&path.join("hub")));
+    found.iter().flat_map(|model| of_model(model)).collect()
+}
+
+fn of_model(model: &Path) -> Vec<PathBuf> {
+    let folder = model.join("snapshots");
+    let all: Vec<PathBuf> = names(&folder).iter().map(|name| folder.join(name)).collect();
+    let all: Vec<PathBuf> = all.into_iter().filter(|snapshot| snapshot.join("config.json").exists()).collect();
+    let main = std::fs::read_to_string(model.join("refs/main")).unwrap_or_default();
+    let main: Vec<PathBuf> = all.iter().filter(|snapshot| snapshot.ends_with(main.trim())).cloned().collect();
+    if main.len() == 1 { main } else { all }
+}
+
+/// What a folder is that holds no checkpoint itself.
+fn other(path: &Path) -> String {
+    let names = names(path);
+    let inner: Vec<PathBuf> =
+        names.iter().map(|name| path.join(name)).filter(|inner| inner.join("config.json").exists()).collect();
+    if let Some(newest) = inner.iter().max_by_key(|inner| number(inner)) {
+        return match inner.as_slice() {
+            [only] => format!("one that lies deeper: name {}", only.display()),
+            _ if number(newest).is_some() => {
+                format!("several that lie deeper, {}: name one, the newest is {}", list(&inner), newest.display())
+            }
+            _ => format!("several that lie deeper: name one of {}", list(&inner)),
+        };
+    }
+    let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
+    if names.is_empty() {
+        "an empty directory: download the checkpoint into it".to_owned()
+    } else if ends(".onnx") {
+        "ONNX files without config.json: name the towers by --vision-onnx and --text-onnx".to_owned()
+    } else if ends(".gguf") {
+        "a GGUF model, which is for other programs: name a checkpoint of transformers".to_owned()
+    } else {
+        "a directory without config.json: name a folder that `save_pretrained` wrote, or that was downloaded whole"
+            .to_owned()
+    }
+}
+
+/// The number at the end of `checkpoint-500`, as a trainer names its folders.
+fn number(folder: &Path) -> Option<u64> {
+    folder.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let shown: Vec<String> = paths.iter().take(SHOWN_MAX).map(|path| path.display().to_string()).collect();
+    let more = if paths.len() > SHOWN_MAX { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Case<'a> {
+        what: &'a str,
+        /// Files to make, with their content.
+        files: &'a [(&'a str, &'a str)],
+        /// What is named, within the folder.
+        named: &'a str,
+        /// The checkpoint that is found, or what the message says.
+        expected: Result<&'a str, &'a [&'a str]>,
+    }
+
+    fn check(case: &Case<'_>) {
+        let Case { what, files, named, expected } = case;
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, content) in *files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, content).expect("a file");
+        }
+        let named = folder.path().join(named);
+        std::fs::create_dir_all(&named).ok();
+        match (locate(&named), expected) {
+            (Ok(found), Ok(wanted)) => assert_eq!(found, folder.path().join(wanted), "{what}"),
+            (Err(error), Err(parts)) => {
+                let message = error.to_string();
+                assert!(parts.iter().all(|part| message.contains(part)), "{what}: {parts:?} are not in {message}");
+                assert!(!message.chars().any(char::is_control), "{what}: {message:?}");
+            }
+            (found, _) => panic!("{what}: {found:?}"),
+        }
+    }
+
+    fn case(what: &str, files: &[(&str, &str)], named: &str, expected: Result<&str, &[&str]>) {
+        check(&Case { what, files, named, expected });
+    }
+
+    #[test]
+    fn what_people_name_is_told_apart() {
+        let adapter = "{\"peft_type\": \"LORA\", \"base_model_name_or_path\": \"some/base\"}";
+        let both = &[("config.json", "{}"), ("open_clip_config.json", "{}"), ("adapter_config.json", "{}")];
+        case("a checkpoint, whatever lies beside it", both, "", Ok(""));
+        case("LoRA", &[("adapter_config.json", adapter)], "", Err(&["LoRA adapter of some/base", "merge_and_unload"]));
+        case("LoRA without a word", &[("adapter_model.bin", "")], "", Err(&["LoRA adapter", "merge_and_unload"]));
+        let wild = "{\"peft_type\": \"IA3\", \"base_model_name_or_path\": \"a\\u001bb\"}";
+        case("another adapter", &[("adapter_config.json", wild)], "", Err(&["a PEFT adapter of a\\u{1b}b"]));
+        case("OpenCLIP", &[("open_clip_config.json", "{}")], "", Err(&["OpenCLIP", "--vision-onnx"]));
+        case("OpenCLIP's weights", &[("open_clip_pytorch_model.bin", "")], "", Err(&["OpenCLIP"]));
+        case("a bundle", &[("bundle.json", "{}")], "", Err(&["a bundle", "spotter run --bundle"]));
+        case("a bundle's archive", &[("x.tar", "")], "x.tar", Err(&["spotter run --bundle"]));
+        case("an archive", &[("x.tar.gz", "")], "x.tar.gz", Err(&["unpack it"]));
+        case("the weights", &[("a/config.json", "{}"), ("a/m.bin", "")], "a/m.bin", Err(&["name its folder"]));
+        case("weights alone", &[("m.safetensors", "")], "m.safetensors", Err(&["save_pretrained"]));
+        case("nothing", &[], "", Err(&["an empty directory"]));
+        case("ONNX", &[("model.onnx", "")], "", Err(&["--vision-onnx"]));
+        case("something", &[("notes.txt", "")], "", Err(&["without config.json"]));
+        case("one deeper", &[("run/checkpoint-5/config.json", "{}")], "run", Err(&["name ", "run/checkpoint-5"]));
+        let steps = &[("checkpoint-90/config.json", "{}"), ("checkpoint-500/config.json", "{}")];
+        case("a training run", steps, "", Err(&["several", "the newest is", "checkpoint-500"]));
+        let parts = &[("text_encoder/config.json", "{}"), ("unet/config.json", "{}")];
+        case("parts", parts, "", Err(&["several", "text_encoder", "unet"]));
+    }
+
+    #[test]
+    fn snapshots_of_a_hubs_cache_are_found() {
+        let one = &[("models--a--b/snapshots/01/config.json", "{}"), ("models--a--b/refs/main", "01\n")];
+        case("a model", one, "models--a--b", Ok("models--a--b/snapshots/01"));
+        case("the cache", one, "", Ok("models--a--b/snapshots/01"));
+        let home = &[("hub/models--a--b/snapshots/01/config.json", "{}")];
+        case("the cache's home", home, "", Ok("hub/models--a--b/snapshots/01"));
+        let old = &[
+            ("models--a--b/snapshots/01/config.json", "{}"),
+            ("models--a--b/snapshots/02/config.json", "{}"),
+            ("models--a--b/refs/main", "02"),
+        ];
+        case("main", old, "models--a--b", Ok("models--a--b/snapshots/02"));
+        case("no main", &old[..2], "models--a--b", Err(&["name one of its snapshots", "snapshots/01", "snapshots/02"]));
+        let two = &[("models--a--b/snapshots/01/config.json", "{}"), ("models--c--d/snapshots/02/config.json", "{}")];
+        case("two models", two, "", Err(&["models--a--b/snapshots/01", "models--c--d/snapshots/02"]));
+        let bare = &[("models--a--b/snapshots/01/README.md", "")];
+        case("a snapshot of little", bare, "models--a--b", Err(&["without config.json"]));
+    }
+}

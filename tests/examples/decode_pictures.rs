@@ -1,0 +1,29 @@
+//! Decodes picture files; for each prints its name and either `WIDTH HEIGHT SHA256`, the hash being that of its RGB bytes, or
+//! `refused: REASON`. For `reference/make_jpegs.py`.
+//!
+//!     cargo run --package e2e --example decode_pictures FILE...
+
+use std::error::Error as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
+use spotter_engine::picture::decode;
+
+fn main() -> Result<()> {
+    for path in std::env::args_os().skip(1).map(PathBuf::from) {
+        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let name = path.file_name().unwrap_or_default().display();
+        match decode(&bytes) {
+            Ok(picture) => {
+                let hash: String = Sha256::digest(&picture.rgb).iter().map(|byte| format!("{byte:02x}")).collect();
+                println!("{name} {} {} {hash}", picture.width, picture.height);
+            }
+            Err(error) => {
+                let reason = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+                println!("{name} refused: {reason}");
+            }
+        }
+    }
+    Ok(())
+}
