@@ -70,7 +70,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Picture, Orientation), DecodeError
             Meaning::YCbCr => from_ycbcr(first(3)),
         });
     }
-    Ok((Picture { width, height, rgb }, turned))
+    Ok((Picture { transparent: None, width, height, rgb }, turned))
 }
 
 fn refused(found: impl Into<String>) -> DecodeError {
