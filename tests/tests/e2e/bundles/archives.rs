@@ -147,7 +147,7 @@ fn archives_that_are_damaged_or_no_bundles_are_refused() {
         other[0].1 = changed.into_bytes();
         refused(&place, what, &with(&other, b"", true), expected);
     }
-    check(&place, "install . --name x", 1, "not a file: expected a .tar of a bundle");
+    check(&place, "install . --name x", 1, "expected a .tar of a bundle, found a directory without one");
 }
 
 #[test]
