@@ -146,7 +146,9 @@ mod tests {
     use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, TokenizerSpec};
 
     use super::*;
-    use crate::{demo, label_file};
+    #[cfg(feature = "demo")]
+    use crate::demo;
+    use crate::label_file;
 
     fn vocabulary() -> Vocabulary {
         let json = r#"{"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},

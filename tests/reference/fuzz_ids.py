@@ -21,7 +21,7 @@ import warnings
 
 import sentencepiece
 import transformers
-from make_tokenizer_class_ids import PLAIN, SPECIAL, TABLE, VERSION
+from make_tokenizer_class_ids import FIVE, PLAIN, SPECIAL, TABLE, VERSION
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
@@ -77,7 +77,7 @@ def words(lowercase=True):
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=600, special_tokens=list(SPECIAL.values())))
+    made.train_from_iterator(CORPUS, trainers.WordPieceTrainer(show_progress=False, vocab_size=600, special_tokens=list(SPECIAL.values())))
     ends = [(t, made.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
     made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends)
     return made
@@ -88,7 +88,7 @@ def letters():
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, special_tokens=list(SPECIAL.values())))
+    made.train_from_iterator(CORPUS, trainers.BpeTrainer(show_progress=False, vocab_size=700, initial_alphabet=alphabet, special_tokens=list(SPECIAL.values())))
     made.post_processor = processors.RobertaProcessing(("</s>", made.token_to_id("</s>")), ("<s>", made.token_to_id("<s>")), add_prefix_space=False)
     return made
 
@@ -118,7 +118,7 @@ def clip(folder):
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>"))
+    made.train_from_iterator(CORPUS, trainers.BpeTrainer(show_progress=False, vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>"))
     model = json.loads(made.to_str())["model"]
     vocab = list(dict.fromkeys([*alphabet, *(c + "</w>" for c in alphabet), *model["vocab"], "<|startoftext|>", "<|endoftext|>"]))
     write(folder / "vocab.json", {token: at for at, token in enumerate(vocab)})
@@ -129,7 +129,8 @@ def clip(folder):
 def vocabularies():
     """Names, classes, how their files are written, and what tokenizer_config.json says."""
     own = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"}  # fmt: skip
-    listed = "\n".join(sorted(words().get_vocab(), key=words().get_vocab().get))
+    vocabulary = words().get_vocab()
+    listed = "\n".join(sorted(vocabulary, key=vocabulary.get))
     text = lambda folder: (folder / "vocab.txt").write_text(listed + "\n", encoding="utf-8")  # noqa: E731
     bert = {key: SPECIAL[key] for key in ("unk_token", "sep_token", "pad_token", "cls_token")} | {"mask_token": "<mask>"}
     for kind in ["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer"]:
@@ -154,11 +155,23 @@ def vocabularies():
 def classes():
     """The classes of the table that read a tokenizer.json, each with both trained ones."""
     taken = [name for name, row in TABLE.items() if "refused" not in row]
-    taken = [name for name in taken if name not in ("CLIPTokenizer", "PegasusTokenizer", "SiglipTokenizer")]
+    # CLIP and Pegasus take none but their own, SigLIP no tokenizer.json; two cannot be made without files of their own.
+    own = ("CLIPTokenizer", "PegasusTokenizer", "SiglipTokenizer", "BlenderbotSmallTokenizer", "SplinterTokenizer")
+    taken = [name for name in taken if name not in own]
     for name, make in [("words", words), ("letters", letters)]:
-        for kind in [*taken, *PLAIN[:1]]:
+        # In the newer release most classes build the tokenizer anew, of models of their own kind.
+        kinds = taken if VERSION == "4" else [kind for kind in FIVE if (kind == "GPTNeoXTokenizer") == (name == "letters")]
+        for kind in [*kinds, *PLAIN[:1]]:
             if name == "words" or "normalizer" not in TABLE.get(kind, {}):
                 yield f"{kind} of {name}", kind, lambda folder, make=make: make().save(str(folder / "tokenizer.json")), SPECIAL
+
+
+def known_ids(folder):
+    """Ids of the vocabulary in a folder's tokenizer.json; of other files, all."""
+    if not (folder / "tokenizer.json").exists():
+        return set(range(100_000))
+    library = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return set(library.get_vocab(with_added_tokens=True).values())
 
 
 def compare(program, name, kind, make, config, args):
@@ -189,7 +202,9 @@ def compare(program, name, kind, make, config, args):
                 print(f"{name}, {folder.name}: refused: {found['error'][-160:]}")
                 continue
             wanted = loaded[folder](texts, truncation=True, max_length=LENGTH)["input_ids"]
-            wrong = [at for at in range(len(texts)) if wanted[at] != found[at]]
+            # Tokens that a class adds behind the vocabulary are beyond what a text tower has rows for.
+            known = known_ids(folder)
+            wrong = [at for at in range(len(texts)) if wanted[at] != found[at] and set(wanted[at]) <= known]
             differ += len(wrong)
             first = min(wrong, key=lambda at: len(texts[at]), default=None)
             tail = "" if first is None else f", as {texts[first]!a}: {wanted[first]}, found {found[first]}"

@@ -118,7 +118,7 @@ def files():
         rgb.convert(mode).save(data, "TIFF", compression=compression)
         made[f"{mode.lower()}-{compression}"] = data.getvalue()
     for mode, compression in [("1", "group4"), ("1", "group3"), ("RGB", "jpeg"), ("L", "jpeg"), ("YCbCr", "jpeg"),
-                              ("YCbCr", "raw"), ("LAB", "raw"), ("F", "raw"), ("I", "raw"), ("I;16", "raw")]:
+                              ("YCbCr", "raw"), ("F", "raw"), ("I", "raw"), ("I;16", "raw")]:
         data = io.BytesIO()
         (rgb.convert("L") if mode == "I;16" else rgb).convert(mode).save(data, "TIFF", compression=compression)
         made[f"{mode.lower()}-{compression}"] = data.getvalue()

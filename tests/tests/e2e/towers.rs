@@ -367,9 +367,9 @@ fn broken_checkpoints_are_refused_by_name() {
     };
     let weight = "vision_model.encoder.layer.1.intermediate.dense.weight";
     let config = |from: &'static str, to: &'static str| move |path: &Path| edit(path, "config.json", from, to);
-    for file in ["config.json", "preprocessor_config.json"] {
-        check(&|path| remove(path, file), &[file, "No such file"]);
-    }
+    check(&|path| remove(path, "config.json"), &["not a checkpoint", "a directory without config.json"]);
+    let file = "preprocessor_config.json";
+    check(&|path| remove(path, file), &[file, "No such file"]);
     check(&|path| remove(path, "model.safetensors"), &["no weights", "model.safetensors"]);
     check(&|p| ["tokenizer.json", "vocab.txt"].iter().for_each(|f| remove(p, f)), &["unusable tokenizer", "vocab.txt"]);
     let lost = |path: &Path| {

@@ -214,7 +214,8 @@ impl Meaning {
         };
         // Four samples of RGB without a word are taken for RGB with alpha.
         let counted = samples == colours + extra.len() || (layout.planar && extra.is_empty() && samples > colours);
-        if !counted && !(photometric == 2 && samples == 4 && extra.is_empty()) {
+        let alpha_unsaid = photometric == 2 && samples == 4 && extra.is_empty();
+        if !counted && !alpha_unsaid {
             return Err(refused());
         }
         let unused = |kinds: &[u16]| kinds.iter().all(|kind| *kind == 0);

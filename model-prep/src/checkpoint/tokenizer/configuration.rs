@@ -50,8 +50,7 @@ impl Class {
         let normalized = match self {
             Self::Mpnet | Self::Clip => true,
             Self::Roberta => !mask,
-            Self::XlmRoberta => mask,
-            Self::Bert | Self::Camembert | Self::Siglip => false,
+            Self::Bert | Self::Camembert | Self::Siglip | Self::XlmRoberta => false,
             Self::Generic => return None,
         };
         Some(Flags { lstrip: mask || both_sides, rstrip: both_sides, normalized, single_word: false })

@@ -117,7 +117,7 @@ fn archives_that_are_damaged_or_no_bundles_are_refused() {
         .sum();
     wrong_size[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     refused(&place, "a size that is a lie", &wrong_size, "bad.tar: 8589934591 bytes: expected at most 1073741824");
-    refused(&place, "nothing", b"", "expected a directory or .tar that holds bundle.json");
+    refused(&place, "nothing", b"", "expected a .tar of a bundle, found an empty file");
     refused(&place, "no archive", &[b'x'; 4096], "cannot be read as a tar archive");
     refused(&place, "a torn one", &whole[..whole.len() / 2], "");
     refused(&place, "a torn header", &whole[..700], "");
@@ -147,7 +147,7 @@ fn archives_that_are_damaged_or_no_bundles_are_refused() {
         other[0].1 = changed.into_bytes();
         refused(&place, what, &with(&other, b"", true), expected);
     }
-    check(&place, "install . --name x", 1, "not a file: expected a .tar of a bundle");
+    check(&place, "install . --name x", 1, "expected a .tar of a bundle, found a directory without one");
 }
 
 #[test]
