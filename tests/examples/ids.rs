@@ -11,8 +11,6 @@ use anyhow::{Context as _, Result};
 use model_prep::checkpoint::TokenizerFile;
 use serde::Deserialize;
 use serde_json::json;
-use spotter_engine::bundle::{FileEntry, Padding, Positions};
-use spotter_engine::tokenize::Tokenizer;
 
 #[derive(Deserialize)]
 struct Job {
@@ -32,9 +30,6 @@ fn main() -> Result<()> {
 }
 
 fn ids(folder: &Path, prompts: &[String]) -> Result<Vec<Vec<i64>>> {
-    let file = TokenizerFile::read(folder, None)?;
-    let entry = FileEntry { name: String::new(), bytes: 0, sha256: String::new() };
-    let spec = file.spec(entry, Padding::Longest, Positions::Sequential);
-    let tokenizer = Tokenizer::from_bytes(&file.json, &spec)?;
+    let tokenizer = TokenizerFile::read(folder, None)?.tokenizer()?;
     prompts.iter().map(|prompt| Ok(tokenizer.encode(prompt)?.ids)).collect()
 }

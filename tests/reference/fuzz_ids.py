@@ -21,7 +21,7 @@ import warnings
 
 import sentencepiece
 import transformers
-from make_tokenizer_class_ids import FIVE, PLAIN, SPECIAL, TABLE, VERSION
+from make_tokenizer_class_ids import PLAIN, SPECIAL, TABLE, VERSION, taken
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
@@ -154,13 +154,12 @@ def vocabularies():
 
 def classes():
     """The classes of the table that read a tokenizer.json, each with both trained ones."""
-    taken = [name for name, row in TABLE.items() if "refused" not in row]
-    # CLIP and Pegasus take none but their own, SigLIP no tokenizer.json; two cannot be made without files of their own.
-    own = ("CLIPTokenizer", "PegasusTokenizer", "SiglipTokenizer", "BlenderbotSmallTokenizer", "SplinterTokenizer")
-    taken = [name for name in taken if name not in own]
+    # Two cannot be made without files of their own.
+    kinds_of_all = [kind for kind in taken() if kind not in ("BlenderbotSmallTokenizer", "SplinterTokenizer")]
     for name, make in [("words", words), ("letters", letters)]:
         # In the newer release most classes build the tokenizer anew, of models of their own kind.
-        kinds = taken if VERSION == "4" else [kind for kind in FIVE if (kind == "GPTNeoXTokenizer") == (name == "letters")]
+        fits = lambda kind, name=name: VERSION == "4" or (kind == "GPTNeoXTokenizer") == (name == "letters")  # noqa: E731
+        kinds = filter(fits, kinds_of_all)
         for kind in [*kinds, *PLAIN[:1]]:
             if name == "words" or "normalizer" not in TABLE.get(kind, {}):
                 yield f"{kind} of {name}", kind, lambda folder, make=make: make().save(str(folder / "tokenizer.json")), SPECIAL

@@ -94,18 +94,22 @@ def results(kind, made, config):
 MAKERS = {"words": words, "letters": letters, "lines": lines}
 
 
-def rows():
-    # CLIP and Pegasus take none but their own, SigLIP no tokenizer.json.
-    taken = [name for name, row in TABLE.items() if "refused" not in row]
-    taken = [name for name in taken if name not in ("CLIPTokenizer", "PegasusTokenizer", "SiglipTokenizer")]
+def taken():
+    """The classes that read a tokenizer.json of any kind."""
     if VERSION == "5":
-        taken = FIVE
+        return FIVE
+    # CLIP and Pegasus take none but their own, SigLIP no tokenizer.json.
+    own = ("CLIPTokenizer", "PegasusTokenizer", "SiglipTokenizer")
+    return [name for name, row in TABLE.items() if "refused" not in row and name not in own]
+
+
+def rows():
     configs = [("words", {}), ("words", {"do_lower_case": False, "tokenize_chinese_chars": False}), ("letters", {}),
                ("letters", {"add_bos_token": True, "add_eos_token": True}), ("letters", {"add_bos_token": False}),
                ("lines", {})]
     found = {}
     for tokenizer, config in configs:
-        for kind in [*taken, *(PLAIN if VERSION == "5" else PLAIN[:1])]:
+        for kind in [*taken(), *(PLAIN if VERSION == "5" else PLAIN[:1])]:
             if VERSION == "5" and tokenizer == "letters" and kind not in ["GPTNeoXTokenizer", *PLAIN]:
                 continue
             if VERSION == "5" and tokenizer == "words" and kind == "GPTNeoXTokenizer":

@@ -63,14 +63,25 @@ pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokeni
         .unwrap_or_else(|_| Err("its tables contradict themselves".into()))
 }
 
+fn file_error(error: tokenizers::Error) -> TokenizeError {
+    TokenizeError::File { message: error.to_string() }
+}
+
+/// The library's tokenizer for the content of a `tokenizer.json`, without padding or truncation, and how many special
+/// tokens it puts around a prompt.
+pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize), TokenizeError> {
+    let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(file_error)?;
+    // A file that pads to one length has no empty prompt.
+    inner.with_padding(None);
+    inner.with_truncation(None).map_err(file_error)?;
+    let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
+    Ok((inner, special))
+}
+
 impl Tokenizer {
     /// Reads the content of a `tokenizer.json`; truncation and padding come from `spec`, not from the file.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let file_error = |e: tokenizers::Error| TokenizeError::File { message: e.to_string() };
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(file_error)?;
-        // A file that pads to one length has no empty prompt.
-        inner.with_padding(None);
-        let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
+        let (mut inner, special) = library(json)?;
         if spec.max_length <= special {
             let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
             return Err(TokenizeError::File { message });
@@ -175,21 +186,11 @@ impl Encoding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::FileEntry;
+    use crate::bundle::tests::manifest;
 
     #[test]
     fn tables_that_point_outside_of_themselves_are_an_error() {
-        let spec = TokenizerSpec {
-            file: FileEntry { name: String::new(), bytes: 0, sha256: String::new() },
-            max_length: 8,
-            padding: Padding::Longest,
-            padding_side: PaddingSide::Right,
-            pad_token: "<pad>".into(),
-            pad_id: 0,
-            pad_type_id: 0,
-            positions: Positions::Sequential,
-            siglip: None,
-        };
+        let spec = TokenizerSpec { max_length: 8, ..manifest(1).tokenizer };
         // A double array of one unit, at which every search starts and which says to go on at place 5.
         let json = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null,
             "post_processor": null, "decoder": null,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::Deserialize;
 
 use crate::bundle::{Bundle, TokenizerSpec};
-use crate::tokenize::{TokenizeError, guarded};
+use crate::tokenize::{TokenizeError, guarded, library};
 use crate::tower::TowerError;
 
 /// A tokenizer without its limit of tokens, to examine sentences with. It takes as much memory as the
@@ -68,13 +68,9 @@ impl Vocabulary {
     /// # Errors
     /// It is not one that the tokenizers library reads.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let file_error = |message: String| TokenizeError::File { message };
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(|e| file_error(e.to_string()))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| file_error(e.to_string()))?;
-        let special = guarded(|| inner.encode("", true)).map_err(|e| file_error(e.to_string()))?.len();
-        let Model { unk_token, unk_id } =
-            serde_json::from_slice::<File>(json).map_err(|e| file_error(e.to_string()))?.model;
+        let (inner, special) = library(json)?;
+        let file_error = |e: serde_json::Error| TokenizeError::File { message: e.to_string() };
+        let Model { unk_token, unk_id } = serde_json::from_slice::<File>(json).map_err(file_error)?.model;
         let unknown_id = unk_id.or_else(|| inner.token_to_id(&unk_token?));
         Ok(Self { inner, unknown_id, limit: spec.max_length.saturating_sub(special) })
     }
@@ -111,20 +107,10 @@ impl Vocabulary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::{FileEntry, Padding, PaddingSide, Positions};
+    use crate::bundle::tests::manifest;
 
     fn spec(max_length: usize) -> TokenizerSpec {
-        TokenizerSpec {
-            file: FileEntry { name: String::new(), bytes: 0, sha256: String::new() },
-            max_length,
-            padding: Padding::Longest,
-            padding_side: PaddingSide::Right,
-            pad_token: "<pad>".into(),
-            pad_id: 0,
-            pad_type_id: 0,
-            positions: Positions::Sequential,
-            siglip: None,
-        }
+        TokenizerSpec { max_length, ..manifest(1).tokenizer }
     }
 
     /// A tokenizer of that model, with further parts of a `tokenizer.json`.

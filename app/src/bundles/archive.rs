@@ -77,20 +77,17 @@ pub enum ArchiveError {
 /// Refuses what is no archive, and archives larger than bundles may be, before they are unpacked.
 pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
     let found = file.metadata().map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?;
-    if !found.is_file() {
-        let found = match bundle::found_instead(path) {
-            Some(found) => found,
-            None if found.is_dir() => {
-                let folder = path.display();
-                format!(
-                    "the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)"
-                )
-            }
-            None => "neither a file nor a folder".to_owned(),
-        };
-        return Err(ArchiveError::NotAnArchive { path: path.to_owned(), found });
-    }
-    if let Some(found) = bundle::found_instead(path) {
+    let instead = bundle::found_instead(path).or_else(|| {
+        let folder = path.display();
+        match (found.is_file(), found.is_dir()) {
+            (true, _) => None,
+            (_, true) => Some(format!(
+                "the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)"
+            )),
+            _ => Some("neither a file nor a folder".to_owned()),
+        }
+    });
+    if let Some(found) = instead {
         return Err(ArchiveError::NotAnArchive { path: path.to_owned(), found });
     }
     if found.len() > bytes_max {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, SiglipSteps, TokenizerSpec};
+use spotter_engine::tokenize::{self, TokenizeError};
 use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -61,6 +62,15 @@ impl TokenizerFile {
             positions,
             siglip: self.siglip.clone(),
         }
+    }
+
+    /// The same, ready to be used; positions are counted from 0.
+    ///
+    /// # Errors
+    /// It is not one that the tokenizers library reads.
+    pub fn tokenizer(&self) -> Result<tokenize::Tokenizer, TokenizeError> {
+        let entry = FileEntry { name: String::new(), bytes: 0, sha256: String::new() };
+        tokenize::Tokenizer::from_bytes(&self.json, &self.spec(entry, Padding::Longest, Positions::Sequential))
     }
 
     /// Reads the tokenizer of the checkpoint in the directory `checkpoint`, whose text tower is `text` where that is known.
@@ -413,9 +423,7 @@ mod tests {
         write("tokenizer_config.json", Value::Object(config).to_string().as_bytes());
         write("config.json", json!({"transformers_version": release}).to_string().as_bytes());
         let file = TokenizerFile::read(folder.path(), None).expect(&case.what);
-        let entry = FileEntry { name: String::new(), bytes: 0, sha256: String::new() };
-        let spec = file.spec(entry, Padding::Longest, Positions::Sequential);
-        let tokenizer = spotter_engine::tokenize::Tokenizer::from_bytes(&file.json, &spec).expect(&case.what);
+        let tokenizer = file.tokenizer().expect(&case.what);
         for (prompt, ids) in &case.prompts {
             let found = tokenizer.encode(prompt).expect("a prompt");
             assert_eq!(&found.ids, ids, "{release}, {}: {prompt:?}", case.what);

@@ -30,6 +30,16 @@ pub(super) fn from_image(image: DynamicImage, bytes: &[u8]) -> Result<Picture, D
     Ok(Picture { width, height, rgb, transparent: None })
 }
 
+/// Pillow's conversion of CMYK, in which 255 is all of an ink.
+pub(super) fn from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let white = 255 - k;
+    [c, m, y].map(|ink| {
+        // Divides by 255, rounding to the nearest.
+        let product = u32::from(ink) * u32::from(white) + 128;
+        white.saturating_sub(((product + (product >> 8)) >> 8) as u8)
+    })
+}
+
 /// Turns and mirrors a picture as its EXIF orientation asks.
 pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Picture, DecodeError> {
     if orientation == Orientation::NoTransforms {

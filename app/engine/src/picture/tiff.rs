@@ -8,6 +8,7 @@ use ::tiff::decoder::{Decoder, DecodingResult, Limits};
 use ::tiff::tags::Tag;
 use image::metadata::Orientation;
 
+use super::rgb::from_cmyk;
 use super::{DecodeError, MAX_PIXELS, Picture, check_size, orientation};
 
 /// Bytes of the samples of the largest picture: four of 16 bits a pixel.
@@ -324,15 +325,6 @@ fn divided_by_alpha([r, g, b, alpha]: [u8; 4]) -> [u8; 3] {
     [r, g, b].map(|value| match alpha {
         0 => 0,
         _ => (u32::from(value) * 255 / u32::from(alpha)).min(255) as u8,
-    })
-}
-
-fn from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
-    let white = 255 - k;
-    [c, m, y].map(|ink| {
-        // Divides by 255, rounding to the nearest.
-        let product = u32::from(ink) * u32::from(white) + 128;
-        white.saturating_sub(((product + (product >> 8)) >> 8) as u8)
     })
 }
 

@@ -147,13 +147,13 @@ pub(super) fn siglip(
     config: &Configuration,
 ) -> Result<(Vec<u8>, SiglipSteps), CheckpointError> {
     let model = Model::read(path, bytes)?;
-    let own = siglip_steps(path, &model, config)?;
     let vocab: Vec<_> = model.scores(0).collect();
-    let unk_id = model.trainer.as_ref().and_then(|t| t.unk_id).unwrap_or(0);
+    let id = id_in(&vocab);
+    let own = siglip_steps(path, &model, config, &id)?;
     let replace = |regex: &str, by: &str| json!({"type": "Replace", "pattern": {"Regex": regex}, "content": by});
     let strip = || json!({"type": "Strip", "strip_left": false, "strip_right": true});
     let mut steps = vec![json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "})];
-    if config.normalization()?.lowercase {
+    if own.lowercase != Lowercase::No {
         steps.push(json!({"type": "Lowercase"}));
     }
     // Python's `string.punctuation`, and its idea of white space, which has the separators of ASCII too.
@@ -172,26 +172,30 @@ pub(super) fn siglip(
     // Most models have it: the space in front and the prompt's own are one then.
     let front_is_space = characters.as_ref().is_some_and(|table| table.normalize_string(SPACE) == " ");
     steps.extend(characters.map(|table| json!(table)));
-    if model.normalizer.as_ref().and_then(|n| n.remove_extra_whitespaces).unwrap_or(true) {
+    if own.remove_extra_whitespaces {
         // At the end too, where nothing but the space in front is left.
         steps.extend([replace(" {2,}", " "), strip()]);
         if !front_is_space {
             steps.extend([replace(r"\A ", &front), replace(&format!(r"\A{SPACE}\z"), "")]);
         }
     }
-    let id = id_in(&vocab);
     let parts = Parts {
         normalizer: json!({"type": "Sequence", "normalizers": steps}),
         // Not split: SentencePiece looks for pieces in the whole text.
         pre_tokenizer: json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": false}),
         post_processor: template(None, with_id(path, config, "eos_token", &id)?),
-        model: json!({"type": "Unigram", "unk_id": unk_id, "vocab": &vocab, "byte_fallback": false}),
+        model: json!({"type": "Unigram", "unk_id": own.unk_id, "vocab": &vocab, "byte_fallback": false}),
     };
     Ok((assemble(path, parts, &id, config)?, own))
 }
 
 /// The steps that the library's format has no words for.
-fn siglip_steps(path: &Path, model: &Model, config: &Configuration) -> Result<SiglipSteps, CheckpointError> {
+fn siglip_steps(
+    path: &Path,
+    model: &Model,
+    config: &Configuration,
+    vocabulary: impl Fn(&str) -> Option<u64>,
+) -> Result<SiglipSteps, CheckpointError> {
     if let Some(token) = config.added_tokens()?.iter().find(|token| !token.is_plain_special()) {
         let reason = "tokens of that kind are not read for SigLIP: take it out of added_tokens_decoder";
         return Err(refused(
@@ -208,8 +212,7 @@ fn siglip_steps(path: &Path, model: &Model, config: &Configuration) -> Result<Si
     if let Some((what, _)) = unusual.iter().find(|(_, found)| *found) {
         return Err(refused(path, format!("a SentencePiece model with {what}, which is not read")));
     }
-    let scores: Vec<_> = model.scores(0).collect();
-    let (_, eos_id) = with_id(path, config, "eos_token", id_in(&scores))?;
+    let (_, eos_id) = with_id(path, config, "eos_token", vocabulary)?;
     let four = config.generation == Generation::Four;
     Ok(SiglipSteps {
         lowercase: match (config.normalization()?.lowercase, four) {

@@ -1,5 +1,7 @@
 //! Colour spaces: components of JPEG to RGB, as libjpeg-turbo converts them and Pillow then CMYK.
 
+use crate::picture::rgb::from_cmyk;
+
 /// What the components of a picture are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ColorSpace {
@@ -33,23 +35,18 @@ impl ColorSpace {
             ColorSpace::YCbCr => ycbcr(&a[..width], &b[..width], &c[..width], rgb),
             ColorSpace::Cmyk => {
                 for (at, pixel) in rgb.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-                    *pixel = [a[at], b[at], c[at]].map(|ink| times_black(ink, d[at]));
+                    // Adobe's programs store inks inverted, which Pillow takes for granted.
+                    *pixel = from_cmyk([a[at], b[at], c[at], d[at]].map(|ink| 255 - ink));
                 }
             }
             ColorSpace::Ycck => {
                 for (at, pixel) in rgb.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-                    *pixel = rgb_of(a[at], b[at], c[at]).map(|color| times_black(255 - color, d[at]));
+                    let [cyan, magenta, yellow] = rgb_of(a[at], b[at], c[at]);
+                    *pixel = from_cmyk([cyan, magenta, yellow, 255 - d[at]]);
                 }
             }
         }
     }
-}
-
-/// Ink and black, both stored inverted as Adobe's programs do and Pillow takes for granted, as one colour:
-/// Pillow's conversion of CMYK to RGB, in which `a * b / 255` is rounded.
-fn times_black(ink: u8, black: u8) -> u8 {
-    let product = u32::from(255 - ink) * u32::from(black) + 128;
-    black.saturating_sub((((product >> 8) + product) >> 8) as u8)
 }
 
 /// One pixel of YCbCr.
