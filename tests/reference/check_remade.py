@@ -27,6 +27,7 @@ GENERATORS = {
     "make_torch_files.py": ["--tiny", "tests/golden/tiny/checkpoint", "--out", "tests/golden/torch"],
     "make_pictures.py": [],
     "make_jpegs.py": ["--out", "tests/golden/jpegs"],
+    "make_gifs.py": ["--out", "tests/golden/gifs"],
     "make_tiff.py": [],
     "make_compose.py": ["--out", "tests/golden/compose"],
     "make_onnx_towers.py": ["--out", "tests/golden/onnx"],

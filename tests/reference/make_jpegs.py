@@ -11,18 +11,12 @@ What Pillow does not write (other sampling factors, scans of one component, 16-b
 coded here from random coefficients with the Huffman tables of a file of Pillow's: ITU-T T.81.
 """
 
-import argparse
-import hashlib
 import io
-import json
-import subprocess
-import sys
-import tempfile
-import warnings
-from pathlib import Path
+from functools import partial
 
+import goldens_of_pillow
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 EOI = b"\xff\xd9"
 
@@ -293,52 +287,5 @@ def random_file(rng):
     return damaged(rng, data) if rng.integers(6) == 0 else data
 
 
-def read(data):
-    """Width, height and hash of what Pillow reads; `None`: it refuses."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    except OSError:
-        return None
-    return [*image.size, hashlib.sha256(image.tobytes()).hexdigest()]
-
-
-def compare(count, seed, program):
-    rng = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        made = {f"{number}.jpg": random_file(rng) for number in range(count)}
-        for name, data in made.items():
-            Path(folder, name).write_bytes(data)
-        run = subprocess.run([program, *made], cwd=folder, check=True, capture_output=True, text=True)
-    wrong, refused = [], 0
-    lines = run.stdout.splitlines()
-    for line, (name, data) in zip(lines, made.items(), strict=True):
-        expected = read(data)
-        refused += expected is None
-        if expected is not None and line != " ".join(map(str, [name, *expected])):
-            wrong.append(f"{line}, expected {expected}")
-    print(f"{count} JPEGs, seed {seed}: {len(wrong)} differ from Pillow, which refuses {refused}", *wrong, sep="\n")
-    sys.exit(bool(wrong) or refused > count // 4)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--random", type=int)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--program", type=Path)
-    arguments = parser.parse_args()
-    if arguments.random:
-        compare(arguments.random, arguments.seed, arguments.program.resolve())
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    made = files()
-    for name, data in made.items():
-        (arguments.out / name).write_bytes(data)
-    pixels = {name: read(data) for name, data in made.items()}
-    (arguments.out / "pixels.json").write_text(json.dumps(pixels, indent=0, sort_keys=True) + "\n")
-    print(f"{len(made)} files, {sum(map(len, made.values()))} bytes; refused: {[n for n, p in pixels.items() if p is None]}")
-
-
 if __name__ == "__main__":
-    main()
+    goldens_of_pillow.main(__doc__, ".jpg", files, lambda seed: partial(random_file, np.random.default_rng(seed)))

@@ -21,7 +21,7 @@ import tempfile
 
 import numpy as np
 import safetensors.numpy
-from fuzz_pixels import FAMILIES, class_name, marked_png, random_file
+from fuzz_pixels import FAMILIES, marked_png, random_file
 from PIL import Image
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -46,6 +46,8 @@ SINES = ("lanczos", "hamming")
 FEW = ["5x3", "24x25", "37x53", "16x200", "480x640", "grey.png"]
 # Contrasts overshoot; in some, one side grows and the other shrinks.
 SOME = ["1x7", "11x13", "25x24", "31x32", "53x37", "200x16", "255x257", "contrast 20x30", "contrast 90x13", "contrast 9x17"]
+# Where nearest ends between two pixels.
+BETWEEN = ["4x2", "20x16"]
 # Random files of each implementation.
 RANDOM = 14
 
@@ -61,10 +63,9 @@ def drawn(height, width):
 def pictures():
     decoded = safetensors.numpy.load_file(GOLDEN / "pictures" / "decoded.safetensors")
     table = {f"{h}x{w}": drawn(h, w) for h, w in DRAWN} | {name: decoded[name] for name in FILES}
-    for name in SOME:
-        if name.startswith("contrast "):
-            sides = map(int, name.removeprefix("contrast ").split("x"))
-            table[name] = (drawn(*sides) > 127) * np.uint8(255)
+    for name in [*SOME, *BETWEEN]:
+        sides = map(int, name.removeprefix("contrast ").split("x"))
+        table[name] = (drawn(*sides) > 127) * np.uint8(255) if name.startswith("contrast ") else drawn(*sides)
     return table
 
 
@@ -142,6 +143,9 @@ def files():
         for name, number in list(FILTERS.items())[:4]:
             table[f"{made} {name} square"] = kind("ViT", size=24, resample=number)
             table[f"{made} {name} edge"] = kind("CLIP", size=24, resample=number, crop_size=23)
+        # Where a middle lies between two pixels: the small kernel of ATen, and the other one.
+        for height, width in [(82, 41), (410, 200), (82, 470)]:
+            table[f"{made} between {height}x{width}"] = kind("ViT", size=sides(height, width), resample=0)
     edge_of_24 = edges(24, 30)
     five = {
         "vit crop": kind("ViT", size=sides(32, 32), do_center_crop=True, crop_size=24),
@@ -223,8 +227,8 @@ def measure(generation):
         whole = "default" in name or "as it is" in name or "no resize" in name
         # Whole pictures are dear, and what each implementation has for itself shows on some.
         some = own in ("fast", "torchvision") or "random" in name or "_version" in file
-        all_but = [p for p in drawings if not (whole and p == "1080x1920") and not p.startswith("contrast")]
-        chosen = FEW if sine else SOME if some else all_but
+        all_but = [p for p in drawings if p not in BETWEEN and not (whole and p == "1080x1920") and not p.startswith("contrast")]
+        chosen = FEW if sine else BETWEEN if "between" in name else SOME if some else all_but
         results = cases[name] = {}
         try:
             made = processor(file)

@@ -11,6 +11,7 @@
 //! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
 
 mod foreign;
+mod gif;
 mod jpeg;
 mod rgb;
 mod tiff;
@@ -19,9 +20,10 @@ mod transparent;
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{ImageDecoder, ImageReader, metadata::Orientation};
+use image::{ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
 
 pub use foreign::{Foreign, START_BYTES, foreign};
+pub use gif::Damage as GifDamage;
 pub use jpeg::{JpegDecoder, JpegError};
 
 /// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
@@ -89,6 +91,12 @@ pub enum DecodeError {
         /// What its samples are, in words.
         found: String,
     },
+    /// A GIF that is damaged.
+    #[error("damaged GIF: {what}")]
+    Gif {
+        /// What is wrong with it.
+        what: GifDamage,
+    },
     /// A TIFF that is damaged.
     #[error("damaged TIFF")]
     DamagedTiff(#[source] ::tiff::TiffError),
@@ -117,6 +125,9 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         let (picture, orientation) = tiff::decode(bytes)?;
         return rgb::upright(picture, orientation);
     }
+    if gif::is_gif(bytes) {
+        return gif::decode(bytes);
+    }
     if let Some(Foreign { what, advice, .. }) = foreign(bytes) {
         return Err(DecodeError::UnknownFormat { found: format!("{what}; {advice}") });
     }
@@ -134,7 +145,8 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
     let pixels = image::DynamicImage::from_decoder(decoder)?;
     let upright = rgb::upright(rgb::from_image(pixels, bytes)?, orientation)?;
-    Ok(Picture { transparent: transparent::color(format, bytes), ..upright })
+    let transparent = if format == ImageFormat::Png { transparent::color_of_png(bytes) } else { None };
+    Ok(Picture { transparent, ..upright })
 }
 
 /// Refuses sizes before anything is allocated for them.

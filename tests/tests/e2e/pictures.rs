@@ -1,12 +1,13 @@
-//! Pictures and preprocessing against Pillow and transformers; `tests/reference/make_pictures.py` and
-//! `make_tiff.py` beside it made the goldens.
+//! Pictures and preprocessing against Pillow and transformers; `tests/reference/make_pictures.py`, and `make_gifs.py` and
+//! `make_tiff.py` beside it, made the goldens.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use spotter_engine::picture::{DecodeError, JpegDecoder, Picture, decode};
+use sha2::{Digest as _, Sha256};
+use spotter_engine::picture::{DecodeError, GifDamage, JpegDecoder, Picture, decode};
 use spotter_engine::preprocess::{Preprocessor, Recipe, Size};
 
 /// The most that a resized pixel may be off, of 255. Nothing else is asked of the resampling; it is in fact exact, but
@@ -113,9 +114,15 @@ fn bytes_that_hold_no_whole_picture_are_refused_with_the_reason() {
     for length in [8, 30, png.len() / 2] {
         check("truncated PNG", &png[..length], |error| matches!(error, DecodeError::Image(_)));
     }
-    for name in ["rgb.bmp", "palette.gif", "rgb.ppm", "lossless.webp", "lossy.webp"] {
+    for name in ["rgb.bmp", "rgb.ppm", "lossless.webp", "lossy.webp"] {
         let bytes = file(name);
         check(name, &bytes[..bytes.len() / 2], |error| matches!(error, DecodeError::Image(_)));
+    }
+    let gif = file("palette.gif");
+    for length in [6, 20, gif.len() / 2] {
+        check("truncated GIF", &gif[..length], |error| {
+            matches!(error, DecodeError::Gif { what: GifDamage::Truncated })
+        });
     }
     let tiff = file("rgb.tiff");
     for length in [4, 8, tiff.len() / 2] {
@@ -147,6 +154,43 @@ fn damaged_pictures_never_panic() {
             }
         }
     }
+}
+
+#[test]
+fn gifs_of_every_kind_are_read_as_pillow_reads_them_or_refused_with_the_reason() {
+    /// Width, height and SHA-256 of the RGB bytes; nothing where Pillow refuses the file.
+    type Pixels = Option<(usize, usize, String)>;
+    let golden: BTreeMap<String, Pixels> = serde_json::from_slice(&file("../gifs/pixels.json")).expect("goldens");
+    assert!(golden.len() > 50, "{} goldens", golden.len());
+    let damage = |name: &str| match name.trim_end_matches(".gif") {
+        "cut" | "cut-palette" | "cut-head" => "found the end of the file",
+        "no-columns" => "a frame with pixels, found one without",
+        "no-frame" => "a frame, found none",
+        "too-few" => "35 pixels in the frame, found 20",
+        "too-few-interlaced" => "105 pixels in the frame, found 40",
+        "nothing" => "35 pixels in the frame, found 0",
+        "bits-1" => "24 pixels in the frame, found 5",
+        _ => "an unknown file",
+    };
+    let mut wrong = Vec::new();
+    for (name, expected) in &golden {
+        let bytes = file(&format!("../gifs/{name}"));
+        let fault = match (decode(&bytes), expected) {
+            (Ok(_), None) => Some("Pillow does not read it".to_owned()),
+            (Ok(found), Some((width, height, hash))) => {
+                let found_hash: String = Sha256::digest(&found.rgb).iter().map(|byte| format!("{byte:02x}")).collect();
+                let same = (found.width, found.height, &found_hash) == (*width, *height, hash);
+                (!same).then(|| format!("{} x {}, {found_hash}", found.width, found.height))
+            }
+            (Err(error), None) => {
+                let message = error.to_string();
+                (!message.contains(damage(name))).then_some(message)
+            }
+            (Err(error), Some(_)) => Some(error.to_string()),
+        };
+        wrong.extend(fault.map(|fault| format!("{name}: {fault}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Kinds of TIFF that Pillow reads and that are refused: colours that it converts by a colour profile, bytes with their

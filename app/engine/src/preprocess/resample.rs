@@ -68,7 +68,15 @@ impl Resampler {
     /// Fills `out` with the `window` of the RGB picture `source` of size `from`, resized.
     pub(super) fn run(&mut self, from: Size, source: &[u8], window: &Window, out: &mut Vec<u8>) {
         if self.plan.as_ref().is_none_or(|plan| (plan.0, &plan.1) != (from, window)) {
-            let axis = |from, to, window: &Range<usize>| Axis::new(self.backend, self.filter, from, to, window.clone());
+            let axis = |input, output, part: &Range<usize>| {
+                let part = part.clone();
+                match (self.filter, self.backend) {
+                    _ if input == output => Axis::copied(part),
+                    (Filter::Nearest, Backend::Pillow) => Axis::nearest_of_pillow(input, output, part),
+                    (Filter::Nearest, _) => Axis::nearest_of_torchvision(input, output, part, window.size),
+                    _ => Axis::weighted(self.backend, self.filter, (input, output), part),
+                }
+            };
             let columns = axis(from.width, window.size.width, &window.columns);
             let rows = axis(from.height, window.size.height, &window.rows);
             (self.columns, self.rows) = (columns, rows);
@@ -107,27 +115,40 @@ fn rows_first(from: Size, to: Size) -> bool {
 }
 
 impl Axis {
-    fn new(backend: Backend, filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
-        if input == output {
-            return Self { picks: true, bounds: window.map(|at| (at, 1)).collect(), weights: Vec::new() };
-        }
-        if filter == Filter::Nearest && backend != Backend::Pillow {
-            // ATen has the ratio in single precision.
-            let ratio = f64::from(input as f32 / output as f32);
-            let picked = |at: usize| ((((at as f64 + 0.5) * ratio) as f32 as usize).min(input - 1), 1);
-            return Self { picks: true, bounds: window.map(picked).collect(), weights: Vec::new() };
-        }
-        if filter == Filter::Nearest {
-            // Pillow steps by adding, and what that rounds decides ties.
-            let step = input as f64 / output as f64;
-            let steps = std::iter::successors(Some(step * 0.5), |at| Some(at + step));
-            let picked = steps.map(|at| ((at as usize).min(input - 1), 1));
-            let bounds = picked.skip(window.start).take(window.len()).collect();
-            return Self { picks: true, bounds, weights: Vec::new() };
-        }
+    /// Every output is the input at its place.
+    fn copied(window: Range<usize>) -> Self {
+        Self { picks: true, bounds: window.map(|at| (at, 1)).collect(), weights: Vec::new() }
+    }
+
+    /// Pillow steps by adding, and what that rounds decides ties.
+    fn nearest_of_pillow(input: usize, output: usize, window: Range<usize>) -> Self {
+        let step = input as f64 / output as f64;
+        let steps = std::iter::successors(Some(step * 0.5), |at| Some(at + step));
+        let picked = steps.map(|at| ((at as usize).min(input - 1), 1));
+        let bounds = picked.skip(window.start).take(window.len()).collect();
+        Self { picks: true, bounds, weights: Vec::new() }
+    }
+
+    /// ATen has the ratio in single precision, and two kernels: one for small pictures, which floors the middle of an
+    /// output in input steps, and one for the others, which rounds what lies half a step before it, and there does
+    /// product and difference as one operation. They round otherwise where an output's middle is between two inputs.
+    fn nearest_of_torchvision(input: usize, output: usize, window: Range<usize>, size: Size) -> Self {
+        const SMALL: usize = 128;
+        let ratio = input as f32 / output as f32;
+        let picked = |at: usize| {
+            // Exact: 24 bits of each factor.
+            let middle = (at as f64 + 0.5) * f64::from(ratio);
+            let at =
+                if size.width + size.height <= SMALL { middle as f32 } else { ((middle - 0.5) as f32).max(0.0) + 0.5 };
+            ((at as usize).min(input - 1), 1)
+        };
+        Self { picks: true, bounds: window.map(picked).collect(), weights: Vec::new() }
+    }
+
+    fn weighted(backend: Backend, filter: Filter, sizes: (usize, usize), window: Range<usize>) -> Self {
         let precision = if backend == Backend::Pillow { Precision::Full } else { Precision::Short };
         let mut axis = Self::default();
-        for_each_output(filter, precision, (input, output), window, |first, weights| {
+        for_each_output(filter, precision, sizes, window, |first, weights| {
             axis.bounds.push((first, weights.len()));
             axis.weights.extend(weights.iter().copied().map(Weight::new));
         });
