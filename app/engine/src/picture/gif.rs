@@ -1,6 +1,8 @@
 //! GIF: the first frame on its screen, as Pillow 13 reads it, for interlaced and plain frames alike. No metadata turns a
 //! GIF, and a frame that ends early is refused.
 
+mod lzw;
+
 use super::{DecodeError, Picture, check_size};
 
 const SIGNATURES: [&[u8]; 2] = [b"GIF87a", b"GIF89a"];
@@ -11,10 +13,6 @@ const IMAGE: u8 = b',';
 const TRAILER: u8 = b';';
 /// The extension that marks an index as transparent.
 const GRAPHIC_CONTROL: u8 = 0xf9;
-
-/// Most bits of a code, and with it most entries of the table.
-const CODE_BITS_MAX: u32 = 12;
-const CODES_MAX: usize = 1 << CODE_BITS_MAX;
 
 /// Whether a file begins as GIF does.
 pub(super) fn is_gif(bytes: &[u8]) -> bool {
@@ -56,7 +54,7 @@ pub enum Damage {
     #[error("expected a frame with pixels, found one without")]
     EmptyFrame,
     /// Indices with more bits than a code may have.
-    #[error("expected indices of at most {CODE_BITS_MAX} bits, found some of {0}")]
+    #[error("expected indices of at most {max} bits, found some of {0}", max = lzw::CODE_BITS_MAX)]
     IndexSize(u8),
     /// A code that stands for nothing yet.
     #[error("expected a code of the table, found another")]
@@ -152,7 +150,7 @@ impl Frame {
     /// Puts the frame's indices into a picture of `stride` columns.
     fn decode(&self, reader: &mut Reader<'_>, picture: &mut [u8], stride: usize) -> Result<(), Damage> {
         let mut indices = vec![0; self.width * self.height];
-        decode_codes(reader, &mut indices)?;
+        lzw::decode(reader, &mut indices)?;
         for (from, row) in indices.chunks_exact(self.width).zip(rows(self.height, self.is_interlaced)) {
             let at = (self.top + row) * stride + self.left;
             picture[at..at + self.width].copy_from_slice(from);
@@ -185,110 +183,6 @@ fn rows(height: usize, is_interlaced: bool) -> impl Iterator<Item = usize> {
     passes.iter().flat_map(move |&(first, step)| (first..height).step_by(step))
 }
 
-/// Fills `out` from the codes that follow: the number of bits that an index has, then blocks of codes with their lowest
-/// bit first (Appendix F of the specification of GIF 89a).
-fn decode_codes(reader: &mut Reader<'_>, out: &mut [u8]) -> Result<(), Damage> {
-    let [index_bits] = reader.array()?;
-    if u32::from(index_bits) > CODE_BITS_MAX {
-        return Err(Damage::IndexSize(index_bits));
-    }
-    let mut table = Table::new(index_bits);
-    let (mut bits, mut bit_count, mut block) = (0u32, 0u32, &[][..]);
-    let (mut filled, expected) = (0, out.len());
-    while filled < expected {
-        while bit_count < table.code_bits {
-            let Some((&byte, rest)) = block.split_first() else {
-                block = reader.block()?;
-                if block.is_empty() {
-                    return Err(Damage::Pixels { expected, found: filled });
-                }
-                continue;
-            };
-            (bits, bit_count, block) = (bits | u32::from(byte) << bit_count, bit_count + 8, rest);
-        }
-        let code = (bits & ((1 << table.code_bits) - 1)) as usize;
-        (bits, bit_count) = (bits >> table.code_bits, bit_count - table.code_bits);
-        if code == table.clear {
-            table.reset();
-        } else if code == table.clear + 1 {
-            return Err(Damage::Pixels { expected, found: filled });
-        } else {
-            filled += table.write(code, out, filled).ok_or(Damage::Code)?;
-        }
-    }
-    Ok(())
-}
-
-/// The strings that codes stand for. Each is a part of what was written: where it begins and how long it is.
-struct Table {
-    index_bits: u8,
-    /// The code that empties the table; the next one ends the frame.
-    clear: usize,
-    code_bits: u32,
-    /// Per code above the end code.
-    strings: Vec<(usize, usize)>,
-    /// The string written last since the table was emptied.
-    last: Option<(usize, usize)>,
-}
-
-impl Table {
-    fn new(index_bits: u8) -> Self {
-        let mut table = Self {
-            index_bits,
-            clear: 1 << index_bits,
-            code_bits: 0,
-            strings: Vec::with_capacity(CODES_MAX),
-            last: None,
-        };
-        table.reset();
-        table
-    }
-
-    fn reset(&mut self) {
-        self.code_bits = u32::from(self.index_bits) + 1;
-        self.strings.clear();
-        self.last = None;
-    }
-
-    /// Writes the string of a code at `at`, up to the end of `out`; gives its length there. `None` where the code
-    /// stands for nothing.
-    fn write(&mut self, code: usize, out: &mut [u8], at: usize) -> Option<usize> {
-        let first_string = self.clear + 2;
-        // A new string is the one before it and the first index of this one; where both are one text, the code that
-        // is being made can be used at once.
-        let made = self.last.map(|(start, length)| (start, length + 1));
-        let (start, length) = if code < self.clear {
-            (None, 1)
-        } else {
-            let &(start, length) = self.strings.get(code - first_string).or_else(|| {
-                let is_next = code - first_string == self.strings.len() && code < CODES_MAX;
-                made.as_ref().filter(|_| is_next)
-            })?;
-            (Some(start), length)
-        };
-        let length = length.min(out.len() - at);
-        match start {
-            None => out[at] = code as u8,
-            Some(start) => {
-                for offset in 0..length {
-                    out[at + offset] = out[start + offset];
-                }
-            }
-        }
-        if let Some(made) = made
-            && first_string + self.strings.len() < CODES_MAX
-        {
-            self.strings.push(made);
-            let next = first_string + self.strings.len();
-            if next == 1 << self.code_bits && self.code_bits < CODE_BITS_MAX {
-                self.code_bits += 1;
-            }
-        }
-        self.last = Some((at, length));
-        Some(length)
-    }
-}
-
 /// The colour of each index.
 struct Palette([[u8; 3]; 256]);
 
@@ -298,8 +192,8 @@ impl Palette {
     fn new(tables: [Option<&[u8]>; 2]) -> Self {
         let grey = std::array::from_fn(|level| [level as u8; 3]);
         let tables = tables.into_iter().flatten().map(|table| table.as_chunks::<3>().0);
-        let is_grey = |table: &&[[u8; 3]]| table.iter().eq(grey.iter().take(table.len()));
-        let table = tables.skip_while(is_grey).next();
+        let mut colored = tables.filter(|table| !table.iter().eq(grey.iter().take(table.len())));
+        let table = colored.next();
         Self(table.map_or(grey, |table| std::array::from_fn(|index| table.get(index).copied().unwrap_or_default())))
     }
 }
