@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use spotter_engine::bundle::Bundle;
-use spotter_engine::labels::{self, Cache, Effort, Label, LabelEmbeddings};
+use spotter_engine::labels::{self, Cache, Effort, Key, Label, LabelEmbeddings};
 use spotter_engine::tower::{TextTower, Threads};
 use spotter_engine::vocabulary::Vocabulary;
 
@@ -72,19 +72,26 @@ impl Embedder {
         });
         // No longer needed, and as large as what comes.
         drop(tower);
+        if result.is_ok() {
+            self.warn(file);
+        }
         self.save();
-        let embedded = result?;
-        self.warn(file);
-        Ok(embedded)
+        Ok(result?)
     }
 
-    /// The tokenizer is read for this alone, as labels that are cached need none: that fails only where it is damaged.
-    fn warn(&self, file: &LabelFile) {
-        let found = Vocabulary::open(&self.bundle).map_err(anyhow::Error::from);
-        match found.and_then(|vocabulary| Ok(lint::warnings(file, &vocabulary)?)) {
-            Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("{warning}")),
-            Err(error) => log::warn!("the labels cannot be compared with the model's vocabulary: {error:#}"),
+    /// Labels that are the same as last time, under the same tokenizer, get the same warnings without its being read: a
+    /// large one takes seconds and hundreds of megabytes on a board.
+    fn warn(&mut self, file: &LabelFile) {
+        let tokenizer = format!("{:?}", self.bundle.manifest().tokenizer);
+        let key = Key::of(&[env!("CARGO_PKG_VERSION"), &tokenizer, &format!("{file:?}")]);
+        if self.cache.remarks(&key).is_none() {
+            let found = Vocabulary::open(&self.bundle).map_err(anyhow::Error::from);
+            match found.and_then(|vocabulary| Ok(lint::warnings(file, &vocabulary)?)) {
+                Ok(warnings) => self.cache.set_remarks(&key, warnings.iter().map(ToString::to_string).collect()),
+                Err(error) => log::warn!("the labels cannot be compared with the model's vocabulary: {error:#}"),
+            }
         }
+        self.cache.remarks(&key).into_iter().flatten().for_each(|warning| log::warn!("{warning}"));
     }
 
     fn save(&mut self) {

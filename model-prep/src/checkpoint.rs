@@ -105,10 +105,12 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Name of the checkpoint's folder.
+    /// Name of the checkpoint's folder, or of the model where that is a snapshot of a hub's cache.
     pub fn name(&self) -> String {
         let absolute = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        absolute.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
+        let model = folder::model_of_snapshot(&absolute).map(str::to_owned);
+        let folder = || absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+        model.or_else(folder).unwrap_or_else(|| "checkpoint".into())
     }
 
     /// Inputs of the text tower, in the order of the reference's arguments.

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use spotter_engine::bundle::{Bundle, Manifest, Weights};
-use spotter_engine::tokenize::Encoding;
-use spotter_engine::tower::{ImageTower, TextTower};
+use spotter_engine::tokenize::{Encoding, Tokenizer};
+use spotter_engine::tower::{ImageTower, TextTower, TowerError};
 
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Agreement, image_probes, text_probes, threads};
@@ -28,17 +28,47 @@ pub struct Row {
     pub text: Agreement,
 }
 
+/// How the bundle's tokenizer did on the prompts of the goldens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// How many prompts there are.
+    pub prompts: usize,
+    /// Those whose tokens are others than the goldens have.
+    pub wrong: Vec<WrongTokens>,
+}
+
+/// A prompt with other tokens than the reference gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongTokens {
+    /// The prompt.
+    pub prompt: String,
+    /// The first of ids, mask and type ids that differs.
+    pub what: &'static str,
+    /// What the goldens have.
+    pub expected: Vec<i64>,
+    /// What the bundle's tokenizer gave.
+    pub found: Vec<i64>,
+}
+
 /// All comparisons.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// In the order of printing.
     pub rows: Vec<Row>,
+    /// `None` where no goldens say to which prompts they belong.
+    pub tokens: Option<Tokens>,
 }
 
 impl Report {
-    /// Whether every cosine is at least [`COSINE_MIN`].
-    pub fn passed(&self) -> bool {
-        self.rows.iter().all(|row| row.image.cosine_min >= COSINE_MIN && row.text.cosine_min >= COSINE_MIN)
+    /// What is not as it must be, in words; `None` where all is.
+    pub fn fault(&self) -> Option<String> {
+        let wrong = self.tokens.iter().map(|tokens| tokens.wrong.len()).sum::<usize>();
+        if wrong > 0 {
+            return Some(format!("the tokenizer gives other tokens than the goldens have for {wrong} of the prompts"));
+        }
+        let low = |agreement: Agreement| agreement.cosine_min < COSINE_MIN;
+        let is_low = self.rows.iter().any(|row| low(row.image) || low(row.text));
+        is_low.then(|| format!("a cosine is under {COSINE_MIN}"))
     }
 }
 
@@ -51,6 +81,12 @@ impl fmt::Display for Report {
                 let Agreement { cosine_min, cosine_mean, worst_difference } = agreement;
                 let what = format!("{}, {kind}", row.what);
                 writeln!(f, "{what:34} {cosine_min:>12.6} {cosine_mean:>9.6} {worst_difference:>13.2e}")?;
+            }
+        }
+        if let Some(Tokens { prompts, wrong }) = &self.tokens {
+            writeln!(f, "bundle and goldens, tokens: {} of {prompts} prompts are the same", prompts - wrong.len())?;
+            for WrongTokens { prompt, what, expected, found } in wrong {
+                writeln!(f, "  {prompt:?}: {what}: expected {expected:?}, found {found:?}")?;
             }
         }
         Ok(())
@@ -93,17 +129,24 @@ pub fn verify(bundle: &Path, checkpoint: &Checkpoint, goldens: Option<&Path>, ti
     };
     let (mut ours, mut theirs) = (TextTower::open(&opened, &threads)?, float.text_tower(&threads)?);
     let mut texts = vec![Agreement::of(&text_probes(&mut ours, tick)?, &text_probes(&mut theirs, tick)?)];
+    let mut tokens = None;
     if let Some(goldens) = &goldens {
+        tokens = goldens.compare_tokens(ours.tokenizer())?;
         texts.push(goldens.compare_texts(&mut ours, tick)?);
         texts.push(goldens.compare_texts(&mut theirs, tick)?);
     }
     let names = ["bundle and float, probes", "bundle and goldens", "float and goldens"];
     let rows = names.into_iter().zip(images).zip(texts).map(|((what, image), text)| Row { what, image, text });
-    Ok(Report { rows: rows.collect() })
+    Ok(Report { rows: rows.collect(), tokens })
 }
+
+/// Name of the entry of a safetensors header that says to which prompts the rows of `input_ids` belong: a JSON list.
+const PROMPTS: &str = "prompts";
 
 /// Inputs and embeddings that the reference gave; position ids are for the tokenizer to count.
 struct Goldens {
+    /// The prompt of each encoding, where the file says so.
+    prompts: Option<Vec<String>>,
     pixels: Vec<Vec<f32>>,
     encodings: Vec<Encoding>,
     image_embeds: Vec<Vec<f32>>,
@@ -113,12 +156,14 @@ struct Goldens {
 impl Goldens {
     fn read(path: &Path, manifest: &Manifest) -> Result<Self, Error> {
         let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::Goldens {
+        let unusable = |e: SafeTensorError| Error::Goldens {
             path: path.to_owned(),
             what: "file".into(),
             expected: "safetensors".into(),
             found: e.to_string(),
-        })?;
+        };
+        let file = SafeTensors::deserialize(&bytes).map_err(unusable)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(unusable)?;
         let file = GoldenFile { path: path.to_owned(), file };
         let [height, width] = manifest.image_size();
         let dim = manifest.projection_dim;
@@ -140,7 +185,33 @@ impl Goldens {
                 return Err(file.wrong(what, format!("a row for each of {inputs} inputs"), format!("{outputs} rows")));
             }
         }
-        Ok(Self { pixels, encodings, image_embeds, text_embeds })
+        let prompts = header.metadata().as_ref().and_then(|entries| entries.get(PROMPTS));
+        let prompts = prompts.map(|text| file.prompts(text, encodings.len())).transpose()?;
+        Ok(Self { prompts, pixels, encodings, image_embeds, text_embeds })
+    }
+
+    /// Padding is compared where both are padded to the same length.
+    fn compare_tokens(&self, tokenizer: &Tokenizer) -> Result<Option<Tokens>, Error> {
+        let Some(prompts) = &self.prompts else { return Ok(None) };
+        let mut wrong = Vec::new();
+        for (prompt, expected) in prompts.iter().zip(&self.encodings) {
+            let found = tokenizer.encode(prompt).map_err(TowerError::from)?;
+            let (expected, found) = match expected.ids.len() == found.ids.len() {
+                true => (expected.clone(), found),
+                false => (without_padding(expected), without_padding(&found)),
+            };
+            let parts = [
+                ("input_ids", expected.ids, found.ids),
+                ("attention_mask", expected.mask, found.mask),
+                ("token_type_ids", expected.type_ids, found.type_ids),
+            ];
+            let other = parts.into_iter().find(|(_, expected, found)| expected != found);
+            wrong.extend(other.map(|(what, expected, found)| {
+                let prompt = prompt.clone();
+                WrongTokens { prompt, what, expected, found }
+            }));
+        }
+        Ok(Some(Tokens { prompts: prompts.len(), wrong }))
     }
 
     fn compare_images(&self, tower: &ImageTower, tick: Tick<'_>) -> Result<Agreement, Error> {
@@ -163,6 +234,20 @@ impl Goldens {
     }
 }
 
+/// The tokens that count.
+fn without_padding(encoding: &Encoding) -> Encoding {
+    let counted = |values: &[i64]| {
+        let pairs = values.iter().zip(&encoding.mask);
+        pairs.filter(|(_, mask)| **mask != 0).map(|(value, _)| *value).collect()
+    };
+    Encoding {
+        ids: counted(&encoding.ids),
+        mask: counted(&encoding.mask),
+        type_ids: counted(&encoding.type_ids),
+        position_ids: Vec::new(),
+    }
+}
+
 struct GoldenFile<'a> {
     path: PathBuf,
     file: SafeTensors<'a>,
@@ -171,6 +256,13 @@ struct GoldenFile<'a> {
 impl GoldenFile<'_> {
     fn wrong(&self, what: &str, expected: String, found: String) -> Error {
         Error::Goldens { path: self.path.clone(), what: what.to_owned(), expected, found }
+    }
+
+    /// The prompts of the header's entry.
+    fn prompts(&self, text: &str, expected: usize) -> Result<Vec<String>, Error> {
+        let wrong = |found| self.wrong(PROMPTS, format!("a JSON list of {expected} texts, one for each row"), found);
+        let prompts: Vec<String> = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        if prompts.len() == expected { Ok(prompts) } else { Err(wrong(format!("{} texts", prompts.len()))) }
     }
 
     /// Rows of a tensor whose further axes are `shape`.

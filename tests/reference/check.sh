@@ -35,7 +35,7 @@ compare() {
     "$python" tests/reference/make_text_towers.py --out tests/golden/text --check
     "$python" tests/reference/make_tokenizer_classes.py --check
     "$python" tests/reference/make_tokenizer_class_ids.py --check
-    "$python" tests/reference/make_siglip_ids.py --check
+    "$python" tests/reference/make_sentence_piece_ids.py --check
     "$python" tests/reference/fuzz_ids.py "$outputs/debug/examples/ids"
     "$python" tests/reference/make_pairs.py --golden tests/golden --check
     "$python" tests/reference/make_minilm.py "$minilm" --golden tests/golden --check

@@ -233,7 +233,7 @@ def main():
         for name, (checkpoint, prompts, count) in sets.items():
             tensors, _ = goldens(checkpoint, prompts, count)
             check(tensors, load_file(pathlib.Path(scratch) / f"{name}.safetensors"), name)
-            save_file(tensors, args.out / name / "goldens.safetensors")
+            save_file(tensors, args.out / name / "goldens.safetensors", metadata={"prompts": json.dumps(prompts)})
             if name == "tiny":
                 tensors = variants(checkpoint, tensors)
                 check(tensors, load_file(pathlib.Path(scratch) / "variants.safetensors"), "variants")

@@ -13,6 +13,7 @@ pub mod bundle;
 pub mod console;
 pub mod labels;
 mod linear_i8;
+pub mod marks;
 pub mod picture;
 pub mod preprocess;
 pub mod printable;

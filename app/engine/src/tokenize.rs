@@ -2,7 +2,7 @@
 //! position ids that the text tower counts by itself in the reference.
 
 mod charsmap;
-mod siglip;
+pub(crate) mod siglip;
 
 use std::sync::Arc;
 

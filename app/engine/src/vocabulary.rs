@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::Deserialize;
 
 use crate::bundle::{Bundle, TokenizerSpec};
+use crate::tokenize::siglip::Siglip;
 use crate::tokenize::{TokenizeError, guarded, library};
 use crate::tower::TowerError;
 
@@ -13,6 +14,7 @@ use crate::tower::TowerError;
 #[derive(Debug)]
 pub struct Vocabulary {
     inner: tokenizers::Tokenizer,
+    siglip: Option<Siglip>,
     /// `None` where no piece can be unknown, as in byte-level vocabularies.
     unknown_id: Option<u32>,
     /// The most word pieces that a sentence can have, special tokens left out.
@@ -69,10 +71,11 @@ impl Vocabulary {
     /// It is not one that the tokenizers library reads.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
         let (inner, special) = library(json)?;
+        let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         let file_error = |e: serde_json::Error| TokenizeError::File { message: e.to_string() };
         let Model { unk_token, unk_id } = serde_json::from_slice::<File>(json).map_err(file_error)?.model;
         let unknown_id = unk_id.or_else(|| inner.token_to_id(&unk_token?));
-        Ok(Self { inner, unknown_id, limit: spec.max_length.saturating_sub(special) })
+        Ok(Self { inner, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
     }
 
     /// The most word pieces of a sentence that the text tower is given.
@@ -86,21 +89,40 @@ impl Vocabulary {
     /// # Errors
     /// The tokenizers library refuses the sentence.
     pub fn read(&self, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
+        if let Some(siglip) = &self.siglip {
+            return self.read_siglip(siglip, sentence, part);
+        }
         let encoding = guarded(|| self.inner.encode(sentence, false))
             .map_err(|e| TokenizeError::Prompt { prompt: sentence.to_owned(), message: e.to_string() })?;
         let mut reading = Reading { sentence_pieces: encoding.len(), ..Reading::default() };
         reading.ids = encoding.get_ids().iter().take(self.limit).copied().collect();
         let pieces = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
         for ((id, token), &(start, end)) in pieces {
-            // SentencePiece marks the start of a word by a piece of its own where the word is unknown.
-            let is_separator = token.chars().all(|c| c == '\u{2581}' || c.is_whitespace());
-            if start >= part.end || end <= part.start || is_separator {
-                continue;
+            if start < part.end && end > part.start {
+                self.count(&mut reading, *id, token);
             }
-            reading.pieces += 1;
-            reading.unknown += usize::from(self.unknown_id == Some(*id));
         }
         Ok(reading)
+    }
+
+    /// SigLIP's steps know no places; its pieces never reach from one word into the next.
+    fn read_siglip(&self, siglip: &Siglip, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
+        let mut ids = siglip.all_ids(sentence)?;
+        let mut reading = Reading { sentence_pieces: ids.len(), ..Reading::default() };
+        ids.truncate(self.limit);
+        reading.ids = ids;
+        for id in siglip.all_ids(sentence.get(part.clone()).unwrap_or_default())? {
+            self.count(&mut reading, id, &self.inner.id_to_token(id).unwrap_or_default());
+        }
+        Ok(reading)
+    }
+
+    fn count(&self, reading: &mut Reading, id: u32, token: &str) {
+        // SentencePiece marks the start of a word by a piece of its own where the word is unknown.
+        if !token.chars().all(|c| c == '\u{2581}' || c.is_whitespace()) {
+            reading.pieces += 1;
+            reading.unknown += usize::from(self.unknown_id == Some(id));
+        }
     }
 }
 

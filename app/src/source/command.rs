@@ -236,7 +236,7 @@ mod tests {
         let closed = format!("echo closed >&2; {TINY}; exec >&-; sleep 100");
         check(&closed, long, 1, "sh: ended (signal: 9 (SIGKILL)): closed");
         let page = format!("{TINY}; echo '<html>503'");
-        check(&page, long, 1, "sh: ended (exit status: 0), after writing `<html>503`");
+        check(&page, long, 1, "sh: ended (exit status: 0), after writing `<html>503` (a web page)");
     }
 
     #[test]

@@ -5,13 +5,12 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use spotter_engine::marks;
+
 use super::CheckpointError;
 
 /// For whole files that are held in memory. The largest tokenizers, of a million tokens, take half of it.
 const FILE_BYTES_MAX: u64 = 128 << 20;
-
-/// How the file begins that Git leaves in the place of one that Git LFS keeps.
-pub(crate) const LFS_MARK: &[u8] = b"version https://git-lfs";
 
 /// Opens a regular file, or a link to one as the Hugging Face cache has them; pipes and devices would never end.
 pub(crate) fn open(path: &Path) -> Result<File, CheckpointError> {
@@ -34,7 +33,7 @@ pub(crate) fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Check
     }
     let mut bytes = Vec::new();
     file.take(bytes_max).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.starts_with(LFS_MARK) {
+    if bytes.starts_with(marks::LFS) {
         return Err(CheckpointError::LfsPointer { path: path.to_owned() });
     }
     Ok(bytes)

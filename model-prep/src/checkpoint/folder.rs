@@ -117,6 +117,13 @@ fn file(path: &Path) -> String {
     }
 }
 
+/// The name of the model, without its owner's, of which the folder `snapshot` is one in a hub's cache.
+pub(super) fn model_of_snapshot(snapshot: &Path) -> Option<&str> {
+    let folder = snapshot.parent().filter(|folder| folder.ends_with("snapshots"))?;
+    let model = folder.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    model.rsplit("--").next()
+}
+
 /// The snapshots of a hub's cache, of one model or of all: of each model the one that its `main` is, else all.
 fn snapshots(path: &Path) -> Vec<PathBuf> {
     if path.join("snapshots").is_dir() {
@@ -241,6 +248,16 @@ mod tests {
         case("a training run", steps, "", Err(&["several", "the newest is", "checkpoint-500"]));
         let parts = &[("text_encoder/config.json", "{}"), ("unet/config.json", "{}")];
         case("parts", parts, "", Err(&["several", "text_encoder", "unet"]));
+    }
+
+    #[test]
+    fn a_snapshot_has_the_name_of_its_model() {
+        let check = |path: &str, expected| assert_eq!(model_of_snapshot(Path::new(path)), expected, "{path}");
+        check("/hub/models--owner--a-model/snapshots/0123", Some("a-model"));
+        check("/hub/models--model/snapshots/0123", Some("model"));
+        check("/hub/models--owner--a-model/elsewhere/0123", None);
+        check("/other/snapshots/0123", None);
+        check("/", None);
     }
 
     #[test]

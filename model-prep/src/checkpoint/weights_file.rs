@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
+use spotter_engine::marks;
 
 use super::{CheckpointError, bounded, safetensors_file, torch_file};
 
@@ -68,7 +69,7 @@ impl WeightsFile {
         // Long enough for the first line of a Git LFS pointer.
         const START_BYTES: u64 = 40;
         (&mut file).take(START_BYTES).read_to_end(&mut start).map_err(|source| CheckpointError::io(path, source))?;
-        if start.starts_with(bounded::LFS_MARK) {
+        if start.starts_with(marks::LFS) {
             return Err(CheckpointError::LfsPointer { path: path.to_owned() });
         }
         let torch = path.extension().is_some_and(|extension| extension == "bin");

@@ -284,17 +284,49 @@ fn state_that_cannot_be_written_costs_time_and_nothing_else() {
     }
 }
 
-/// Copies the demo bundle, damages it, and expects a refusal that says all of `parts`.
-fn check_bundle(what: &str, damage: &dyn Fn(&Path), parts: &[&str]) {
-    let place = Place::new();
-    place.picture("x.png", 7);
-    place.labels("labels.toml", &NAMES);
+/// A copy of the demo bundle.
+fn copied_bundle(place: &Place) -> PathBuf {
     let bundle = place.at("bundle");
     fs::create_dir(&bundle).unwrap();
     for file in ["bundle.json", "vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"] {
         fs::copy(e2e::root().join("config/demo").join(file), bundle.join(file)).unwrap();
     }
-    damage(&bundle);
+    bundle
+}
+
+#[test]
+fn labels_that_are_known_need_neither_text_tower_nor_tokenizer() {
+    let place = Place::new();
+    let bundle = copied_bundle(&place);
+    let run = || finish(&mut place.spotter("labels --bundle bundle --labels labels.toml"));
+    place.labels("labels.toml", &["red circle", "红色"]);
+    let first = run();
+    let unknown =
+        |done: &Done| matches!(said(done)[..], [line] if line.contains("`红色`: 2 of 2 word pieces are unknown"));
+    assert!(first.code == Some(0) && unknown(&first), "{}", first.stderr);
+    for file in ["text.onnx", "tokenizer.json"] {
+        let mut bytes = fs::read(bundle.join(file)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(bundle.join(file), bytes).unwrap();
+    }
+    let second = run();
+    assert!(second.code == Some(0) && unknown(&second), "{}", second.stderr);
+    // The same sentences, of which something else is to be said, need the tokenizer.
+    place.labels("labels.toml", &["红色", "red circle"]);
+    let third = run();
+    assert_eq!(third.code, Some(0), "{}", third.stderr);
+    assert!(
+        matches!(said(&third)[..], [line] if line.contains("cannot be compared") && line.contains("tokenizer.json"))
+    );
+}
+
+/// Copies the demo bundle, damages it, and expects a refusal that says all of `parts`.
+fn check_bundle(what: &str, damage: &dyn Fn(&Path), parts: &[&str]) {
+    let place = Place::new();
+    place.picture("x.png", 7);
+    place.labels("labels.toml", &NAMES);
+    damage(&copied_bundle(&place));
     let done = finish(&mut place.spotter("classify --json --bundle bundle --labels labels.toml x.png"));
     assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""), "{what}: {}", done.stderr);
     let errors: Vec<_> = done.stderr.lines().filter(|line| line.starts_with("error: ")).collect();

@@ -432,22 +432,46 @@ fn broken_checkpoints_are_refused_by_name() {
 #[test]
 fn verify_compares_a_bundle_with_its_checkpoint() {
     let program = e2e::program("model-prep");
-    let verify = |bundle: &Path, model: &str| {
+    let verify = |bundle: &Path, model: &str, goldens: &Path| {
         let mut command = Command::new(&program);
         command.arg("verify").arg(bundle).arg("--checkpoint").arg(checkpoint(model));
-        let output = command.arg("--goldens").arg(golden(model, "goldens.safetensors")).output().unwrap();
+        let output = command.arg("--goldens").arg(goldens).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     let demo = e2e::root().join("config/demo");
-    let (code, table, errors) = verify(&demo, "demo");
+    let goldens = golden("demo", "goldens.safetensors");
+    let (code, table, errors) = verify(&demo, "demo", &goldens);
     assert_eq!((code, errors.as_str()), (Some(0), ""), "{table}");
-    for row in ["bundle and float, probes, images", "bundle and goldens, texts", "float and goldens, images"] {
+    for row in [
+        "bundle and float, probes, images",
+        "bundle and goldens, texts",
+        "float and goldens, images",
+        "bundle and goldens, tokens: 16 of 16 prompts are the same",
+    ] {
         assert!(table.contains(row), "{row} is not in: {table}");
     }
     println!("{table}");
-    let (code, _, errors) = verify(&demo, "tiny");
+    let (code, _, errors) = verify(&demo, "tiny", &golden("tiny", "goldens.safetensors"));
     assert_eq!(code, Some(1));
     assert!(errors.contains("source.sha256"), "{errors}");
+    let good = std::fs::read(&goldens).unwrap();
+    let ids = SafeTensors::deserialize(&good).unwrap().tensor("input_ids").unwrap().data().as_ptr().addr();
+    let first_id = ids - good.as_ptr().addr();
+    let prompts = good.windows(9).position(|text| text == b"\"prompts\"").unwrap();
+    let changed = |at: usize, byte: u8| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    };
+    let (code, table, errors) = verify(&demo, "demo", changed(first_id + 8, 255).path());
+    assert_eq!(code, Some(1), "{table}");
+    assert!(table.contains("15 of 16 prompts are the same") && table.contains(": input_ids: expected ["), "{table}");
+    assert!(errors.contains("the tokenizer gives other tokens than the goldens have for 1 of the prompts"), "{errors}");
+    let (code, _, errors) = verify(&demo, "demo", changed(prompts + "\"prompts\":\"".len(), b'!').path());
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("prompts: expected a JSON list of 16 texts"), "{errors}");
 }
 
 #[test]

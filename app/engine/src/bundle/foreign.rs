@@ -4,28 +4,10 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use crate::marks::{self, Packed};
+
 /// Bytes at the start of a file by which its kind is told.
 pub(super) const START_BYTES: u64 = 512;
-
-/// How the file begins that Git leaves in the place of one that Git LFS keeps.
-pub(super) const LFS_MARK: &[u8] = b"version https://git-lfs";
-
-/// Such a file is smaller than this.
-pub(super) const LFS_BYTES_MAX: u64 = 1024;
-
-/// Marks of packed files, what they are, and the command that unpacks them.
-const PACKED: [(&[u8], &str, &str); 10] = [
-    (b"\x1f\x8b", "a gzip file", "gunzip"),
-    (b"\x1f\x9d", "a compress file", "uncompress"),
-    (b"BZh", "a bzip2 file", "bunzip2"),
-    (b"\xfd7zXZ\0", "an xz file", "unxz"),
-    (b"\x5d\0\0", "an LZMA file", "unlzma"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unzstd"),
-    (b"\x04\x22\x4d\x18", "an LZ4 file", "unlz4"),
-    (b"LZIP", "an lzip file", "lunzip"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x"),
-    (b"Rar!\x1a\x07", "a RAR archive", "unrar x"),
-];
 
 /// Ends of the names of weights files.
 const WEIGHTS_ENDINGS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
@@ -71,7 +53,7 @@ pub(super) fn file(start: &[u8], path: &Path) -> Option<String> {
     if start.get(257..262) == Some(b"ustar") {
         return None;
     }
-    if let Some((_, what, command)) = PACKED.iter().find(|(mark, ..)| start.starts_with(mark)) {
+    if let Some(Packed { what, command }) = marks::packed(start) {
         return Some(format!("{what}: unpack it (`{command} {shown}`), and name the .tar that comes of it"));
     }
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
@@ -81,10 +63,10 @@ pub(super) fn file(start: &[u8], path: &Path) -> Option<String> {
                 .to_owned(),
         );
     }
-    if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
+    if marks::is_zip(start) {
         return Some(format!("a zip archive: unpack it into a folder (`unzip {shown} -d FOLDER`), and name that"));
     }
-    if start.starts_with(LFS_MARK) {
+    if start.starts_with(marks::LFS) {
         return Some("a Git LFS pointer: run `git lfs pull` in the repository that it came from".to_owned());
     }
     if path.file_name().is_some_and(|name| name == super::MANIFEST_FILE) {
@@ -117,7 +99,7 @@ mod tests {
                 _ => panic!("{name}: {found:?}"),
             }
         };
-        for (mark, what, command) in PACKED {
+        for (mark, Packed { what, command }) in marks::all_packed() {
             check("a.tar.x", mark, "a.tar.x", Some(what));
             check("a.tar.x", &[mark, b"\0\xff\x1b[31m"].concat(), "a.tar.x", Some(command));
         }

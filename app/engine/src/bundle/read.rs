@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest, foreign};
+use crate::marks;
 
 /// A manifest is a few kilobytes; what is larger is not one.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
@@ -239,8 +240,7 @@ impl Place {
 
     /// The size of a file that has another one than it should, in words.
     fn shown_size(&self, name: &str, bytes: u64) -> String {
-        let is_pointer =
-            bytes < foreign::LFS_BYTES_MAX && self.read(name).is_ok_and(|b| b.starts_with(foreign::LFS_MARK));
+        let is_pointer = bytes < marks::LFS_BYTES_MAX && self.read(name).is_ok_and(|b| b.starts_with(marks::LFS));
         if is_pointer {
             return format!("{bytes} bytes, a Git LFS pointer (run `git lfs pull` in the repository it came from)");
         }

@@ -1,4 +1,5 @@
-//! The label cache's content and its codec: sentence embeddings by key, in the safetensors format.
+//! The label cache's content and its codec: sentence embeddings by key, in the safetensors format, and what was said of
+//! the labels when they were read last.
 //!
 //! The file's metadata holds a SHA-256 over all names and values, so that a torn, flipped or foreign file is
 //! recognised as such and never gives a score.
@@ -7,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::bundle::Manifest;
@@ -17,7 +19,8 @@ const ENTRIES_MAX: usize = 8192;
 /// Names the layout below; another value means a file of another release.
 const FORMAT: &str = "spotter-label-cache-1";
 
-/// Names a sentence's embedding: SHA-256 over text tower, tokenizer, template and prompt.
+/// Names what is kept by SHA-256 over what it was made of: a sentence's embedding by text tower, tokenizer, template and
+/// prompt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key([u8; 32]);
 
@@ -25,7 +28,16 @@ pub struct Key([u8; 32]);
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cache {
     entries: BTreeMap<Key, Vec<f32>>,
+    remarks: Option<Remarks>,
     changed: bool,
+}
+
+/// Lines of text that cost much to find again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Remarks {
+    /// Of what they were made, in hexadecimal digits.
+    key: String,
+    lines: Vec<String>,
 }
 
 /// Why a cache file was ignored.
@@ -59,10 +71,14 @@ pub enum CacheError {
 impl Key {
     /// The key of one sentence under a bundle's text tower.
     pub fn new(manifest: &Manifest, template: &str, prompt: &str) -> Self {
-        let mut hash = Sha256::new();
         // The tokenizer's limit, its padding and its further steps change ids too, though its file stays the same.
         let tokenizer = serde_json::to_string(&manifest.tokenizer).unwrap_or_default();
-        let parts = [&manifest.text.file.sha256, &tokenizer, template, prompt];
+        Self::of(&[&manifest.text.file.sha256, &tokenizer, template, prompt])
+    }
+
+    /// The key of what is made of these parts.
+    pub fn of(parts: &[&str]) -> Self {
+        let mut hash = Sha256::new();
         for part in parts {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
@@ -114,11 +130,12 @@ impl Cache {
             };
             entries.insert(key, values);
         }
-        let (expected, found) = (meta("sha256"), checksum(&entries));
+        let remarks = meta("remarks");
+        let (expected, found) = (meta("sha256"), checksum(&entries, &remarks));
         if expected != found {
             return Err(CacheError::Checksum { expected, found });
         }
-        Ok(Self { entries, changed: false })
+        Ok(Self { entries, remarks: serde_json::from_str(&remarks).ok(), changed: false })
     }
 
     /// The content of a cache file.
@@ -132,8 +149,14 @@ impl Cache {
             .iter()
             .map(|(name, data)| Ok((name, TensorView::new(Dtype::F32, vec![data.len() / 4], data)?)))
             .collect::<Result<Vec<_>, CacheError>>()?;
-        let metadata =
-            HashMap::from([("format".to_owned(), FORMAT.to_owned()), ("sha256".to_owned(), checksum(&self.entries))]);
+        let remarks = self.remarks.as_ref().and_then(|remarks| serde_json::to_string(remarks).ok()).unwrap_or_default();
+        let checksum = checksum(&self.entries, &remarks);
+        let metadata = [("format", FORMAT.to_owned()), ("sha256", checksum), ("remarks", remarks)];
+        let metadata: HashMap<_, _> = metadata
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
         Ok(safetensors::serialize(views, Some(metadata))?)
     }
 
@@ -145,6 +168,17 @@ impl Cache {
     /// Adds or replaces an embedding.
     pub fn insert(&mut self, key: Key, embedding: Vec<f32>) {
         self.entries.insert(key, embedding);
+        self.changed = true;
+    }
+
+    /// The lines that were kept under `key`, if they are the last that were.
+    pub fn remarks(&self, key: &Key) -> Option<&[String]> {
+        self.remarks.as_ref().filter(|remarks| remarks.key == key.to_string()).map(|remarks| remarks.lines.as_slice())
+    }
+
+    /// Keeps lines in the place of those before.
+    pub fn set_remarks(&mut self, key: &Key, lines: Vec<String>) {
+        self.remarks = Some(Remarks { key: key.to_string(), lines });
         self.changed = true;
     }
 
@@ -186,13 +220,14 @@ impl Cache {
     }
 }
 
-fn checksum(entries: &BTreeMap<Key, Vec<f32>>) -> String {
+fn checksum(entries: &BTreeMap<Key, Vec<f32>>, remarks: &str) -> String {
     let mut hash = Sha256::new();
     for (key, values) in entries {
         hash.update(key.0);
         hash.update((values.len() as u64).to_le_bytes());
         values.iter().for_each(|v| hash.update(v.to_le_bytes()));
     }
+    hash.update(remarks);
     Key(hash.finalize().into()).to_string()
 }
 
@@ -216,6 +251,12 @@ mod tests {
         let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
         before.mark_saved();
         assert_eq!(before, after);
+        let (key, other) = (Key::of(&["these labels"]), Key::of(&["these", " labels"]));
+        assert_eq!(after.remarks(&key), None);
+        before.set_remarks(&key, vec!["a line".into()]);
+        assert!(before.is_changed());
+        let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
+        assert_eq!((after.remarks(&key), after.remarks(&other)), (Some(&["a line".to_owned()][..]), None));
     }
 
     #[test]

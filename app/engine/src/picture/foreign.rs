@@ -1,5 +1,7 @@
 //! Files that are no pictures, or pictures of a kind that is not read: what they are and what to do.
 
+use crate::marks::{self, Packed};
+
 /// Bytes at the start of a file by which [`foreign`] tells all that it knows.
 pub const START_BYTES: u64 = 1024;
 
@@ -10,6 +12,8 @@ const FRAMES: &str =
     "take pictures out of it, or label them all: `ffmpeg -i VIDEO -f mjpeg -q:v 3 - | spotter run --source -`";
 
 const UNPACK: &str = "unpack it first";
+
+const PULL: &str = "run `git lfs pull` in the repository that it came from";
 
 const DOWNLOAD: &str = "look at it in an editor, and download the picture itself";
 
@@ -45,25 +49,13 @@ const VIDEOS: [(&str, &[Mark]); 15] = [
     ("a QuickTime video", &[(4, b"wide")]),
 ];
 
-const OTHERS: [(&str, &[Mark], &str); 14] = [
-    ("a JPEG XL picture", &[(0, b"\xff\x0a")], CONVERT),
-    ("a JPEG XL picture", &[(0, b"\0\0\0\x0cJXL ")], CONVERT),
-    ("a JPEG 2000 picture", &[(0, b"\0\0\0\x0cjP  ")], CONVERT),
-    ("a JPEG 2000 picture", &[(0, b"\xff\x4f\xff\x51")], CONVERT),
-    ("a Photoshop file", &[(0, b"8BPS")], CONVERT),
-    ("a PDF file", &[(0, b"%PDF")], CONVERT),
-    ("a zip archive", &[(0, b"PK\x03\x04")], UNPACK),
-    ("a gzip file", &[(0, b"\x1f\x8b")], UNPACK),
-    ("an xz file", &[(0, b"\xfd7zXZ\0")], UNPACK),
-    ("a Zstandard file", &[(0, b"\x28\xb5\x2f\xfd")], UNPACK),
-    ("a bzip2 file", &[(0, b"BZh")], UNPACK),
-    ("a 7z archive", &[(0, b"7z\xbc\xaf\x27\x1c")], UNPACK),
-    ("a RAR archive", &[(0, b"Rar!\x1a\x07")], UNPACK),
-    (
-        "a Git LFS pointer in the place of the picture",
-        &[(0, b"version https://git-lfs")],
-        "run `git lfs pull` in the repository that it came from",
-    ),
+const OTHERS: [(&str, &[Mark]); 6] = [
+    ("a JPEG XL picture", &[(0, b"\xff\x0a")]),
+    ("a JPEG XL picture", &[(0, b"\0\0\0\x0cJXL ")]),
+    ("a JPEG 2000 picture", &[(0, b"\0\0\0\x0cjP  ")]),
+    ("a JPEG 2000 picture", &[(0, b"\xff\x4f\xff\x51")]),
+    ("a Photoshop file", &[(0, b"8BPS")]),
+    ("a PDF file", &[(0, b"%PDF")]),
 ];
 
 /// Brands of ISO base media files that are pictures.
@@ -96,8 +88,18 @@ pub fn foreign(bytes: &[u8]) -> Option<Foreign> {
     if let Some((what, _)) = VIDEOS.iter().find(|(_, marks)| has(marks)) {
         return Some(Foreign { what, advice: FRAMES, is_video: true });
     }
-    if let Some((what, _, advice)) = OTHERS.iter().find(|(_, marks, _)| has(marks)) {
-        return Some(Foreign { what, advice, is_video: false });
+    let other = |what, advice| Some(Foreign { what, advice, is_video: false });
+    if let Some((what, _)) = OTHERS.iter().find(|(_, marks)| has(marks)) {
+        return other(what, CONVERT);
+    }
+    if let Some(Packed { what, .. }) = marks::packed(bytes) {
+        return other(what, UNPACK);
+    }
+    if marks::is_zip(bytes) {
+        return other("a zip archive", UNPACK);
+    }
+    if bytes.starts_with(marks::LFS) {
+        return other("a Git LFS pointer in the place of the picture", PULL);
     }
     markup(bytes)
 }

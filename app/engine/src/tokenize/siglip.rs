@@ -15,7 +15,7 @@ const SPACE: &str = "\u{2581}";
 
 /// The tokenizer's parts, ready to be used.
 #[derive(Debug)]
-pub(super) struct Siglip {
+pub(crate) struct Siglip {
     steps: SiglipSteps,
     specials: Vec<(AddedToken, u32)>,
     charsmap: Charsmap,
@@ -33,7 +33,7 @@ enum Part<'a> {
 
 impl Siglip {
     /// `json` is the content of `tokenizer.json`, which `library` was made of.
-    pub(super) fn new(json: &[u8], library: &tokenizers::Tokenizer, steps: SiglipSteps) -> Result<Self, TokenizeError> {
+    pub(crate) fn new(json: &[u8], library: &tokenizers::Tokenizer, steps: SiglipSteps) -> Result<Self, TokenizeError> {
         let error = |message: &str| TokenizeError::File { message: message.to_owned() };
         let ModelWrapper::Unigram(model) = library.get_model() else {
             return Err(error("SigLIP's steps go with a Unigram model"));
@@ -57,7 +57,7 @@ impl Siglip {
     }
 
     /// Ids of `prompt`, at most `max_length` of them, with the token at the end.
-    pub(super) fn ids(&self, prompt: &str, max_length: usize) -> Result<Vec<u32>, TokenizeError> {
+    pub(crate) fn ids(&self, prompt: &str, max_length: usize) -> Result<Vec<u32>, TokenizeError> {
         let text = self.lowercase(&format!("{SPACE}{}", prompt.replace(SPACE, " ")));
         let parts = self.parts(&text);
         let mut ids = Vec::new();
@@ -79,6 +79,13 @@ impl Siglip {
         if ids.last() != Some(&self.steps.eos_id) {
             ids.push(self.steps.eos_id);
         }
+        Ok(ids)
+    }
+
+    /// Ids of all of `prompt`, without the token at the end.
+    pub(crate) fn all_ids(&self, prompt: &str) -> Result<Vec<u32>, TokenizeError> {
+        let mut ids = self.ids(prompt, usize::MAX)?;
+        ids.pop();
         Ok(ids)
     }
 

@@ -119,11 +119,19 @@ pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Resu
     let space = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE});
     let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
     let characters = model.characters(path)?.map(|table| json!(table));
-    let steps: Vec<_> = characters.into_iter().chain([strip, space]).collect();
+    let words = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": true});
+    // Transformers 5 splits at every white space instead of making one space of several.
+    let (own, pre_tokenizer) = match config.generation {
+        Generation::Four => (vec![strip, space], words),
+        Generation::Five => {
+            (vec![], json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, words]}))
+        }
+    };
+    let steps: Vec<_> = characters.into_iter().chain(own).collect();
     let id = id_in(&vocab);
     let parts = Parts {
         normalizer: json!({"type": "Sequence", "normalizers": steps}),
-        pre_tokenizer: json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": true}),
+        pre_tokenizer,
         post_processor: template(
             Some(with_id(path, config, "bos_token", &id)?),
             with_id(path, config, "eos_token", &id)?,
