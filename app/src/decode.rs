@@ -87,7 +87,11 @@ impl Decoder {
     pub fn decode(&mut self, frame: &Frame, picture: &mut Picture) -> Result<(), FrameError> {
         picture.transparent = None;
         match frame.format {
-            PixelFormat::Encoded => picture::decode(&frame.bytes).map(|decoded| *picture = decoded),
+            PixelFormat::Encoded => {
+                // The picture before makes room first.
+                picture.rgb = Vec::new();
+                picture::decode(&frame.bytes).map(|decoded| *picture = decoded)
+            }
             PixelFormat::Mjpeg => self.jpeg.decode_into(&frame.bytes, picture),
             _ => return decode_raw(frame, picture),
         }

@@ -6,9 +6,9 @@ use anyhow::Result;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::picture::Picture;
-use spotter_engine::preprocess::Preprocessor;
+use spotter_engine::preprocess::{PreprocessError, Preprocessor};
 use spotter_engine::score::{Score, Scoring, score};
-use spotter_engine::tower::{ImageTower, Threads};
+use spotter_engine::tower::{ImageTower, Threads, TowerError};
 
 use crate::decode::{Decoder, FrameError};
 use crate::source::{Frame, ShapesOptions, draw_shapes};
@@ -35,6 +35,17 @@ impl Latency {
     }
 }
 
+/// Why a decoded picture has no scores.
+#[derive(Debug, thiserror::Error)]
+pub enum RecognizeError {
+    /// The picture cannot become the image tower's input. Others can: this frame may be skipped.
+    #[error(transparent)]
+    Picture(#[from] PreprocessError),
+    /// The image tower failed, as it will for other pictures.
+    #[error(transparent)]
+    Tower(#[from] TowerError),
+}
+
 /// Everything between a frame and its scores; buffers are kept from frame to frame.
 pub struct Recognizer {
     decoder: Decoder,
@@ -52,7 +63,7 @@ impl Recognizer {
         let manifest = bundle.manifest();
         Ok(Self {
             decoder: Decoder::new(),
-            preprocessor: Preprocessor::new(&manifest.preprocess)?,
+            preprocessor: manifest.preprocessor()?,
             tower: ImageTower::open(bundle, threads)?,
             scoring: Scoring::of(manifest),
             picture: Picture::default(),
@@ -84,7 +95,10 @@ impl Recognizer {
     }
 
     /// Scores the decoded picture against `labels`, best first; `latency` gets the stages' times.
-    pub fn recognize(&mut self, labels: &LabelEmbeddings, latency: &mut Latency) -> Result<&[Score]> {
+    ///
+    /// # Errors
+    /// The picture cannot become the tower's input, or the tower failed.
+    pub fn recognize(&mut self, labels: &LabelEmbeddings, latency: &mut Latency) -> Result<&[Score], RecognizeError> {
         let embedding = self.embed(latency)?;
         let embedded = Instant::now();
         score(&embedding, labels, &self.scoring, &mut self.scores);
@@ -93,7 +107,7 @@ impl Recognizer {
     }
 
     /// Embeds the decoded picture: `projection_dim` values.
-    pub(crate) fn embed(&mut self, latency: &mut Latency) -> Result<Vec<f32>> {
+    pub(crate) fn embed(&mut self, latency: &mut Latency) -> Result<Vec<f32>, RecognizeError> {
         let start = Instant::now();
         self.preprocessor.run(&self.picture, &mut self.pixels)?;
         let preprocessed = Instant::now();

@@ -1,7 +1,6 @@
 //! Running towers on probes, and how far two sets of embeddings are apart.
 
 use spotter_engine::bundle::Manifest;
-use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::tower::{ImageTower, TextTower};
 
 use crate::probes;
@@ -20,7 +19,7 @@ pub struct Agreement {
 
 /// Embeddings of the probe pictures, preprocessed by the bundle's own recipe.
 pub fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
-    let mut preprocessor = Preprocessor::new(&manifest.preprocess)?;
+    let mut preprocessor = manifest.preprocessor()?;
     let mut pixels = Vec::new();
     let embed = |picture: &_| {
         preprocessor.run(picture, &mut pixels)?;

@@ -10,6 +10,8 @@
 //! what is followed. It drops alpha channels and palettes' levels of transparency; one colour that a PNG or GIF marks as
 //! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
 
+mod announced;
+mod budget;
 mod foreign;
 mod gif;
 mod jpeg;
@@ -20,15 +22,15 @@ mod transparent;
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
+use image::{ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
+use self::announced::Announced;
+use self::budget::{check_bytes, check_size, decoder_bytes, upright_bytes};
+
+pub use budget::{MAX_BYTES, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
 pub use foreign::{Foreign, START_BYTES, foreign};
 pub use gif::Damage as GifDamage;
 pub use jpeg::{JpegDecoder, JpegError};
-
-/// The most pixels a picture may have: 256 MiB of RGB, which is where Pillow too starts to warn of decompression bombs.
-/// Larger than any 61-megapixel camera's picture, small enough for a board with 1 GiB.
-pub const MAX_PIXELS: usize = (1 << 28) / 3;
 
 /// Endings of the names of picture files, by which they are told from others in a folder.
 pub const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
@@ -65,13 +67,29 @@ pub enum DecodeError {
         /// What they are and what to do, or the first bytes, escaped.
         found: String,
     },
-    /// The header announces more pixels than [`MAX_PIXELS`], or none.
-    #[error("{width} x {height} pixels: expected 1 to {MAX_PIXELS} in all; scale the picture down")]
+    /// The header announces a side that is longer than [`MAX_SIDE`], more pixels than [`MAX_PIXELS`], or none.
+    #[error(
+        "{width} x {height} pixels: expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels in all; scale the \
+         picture down, or cut it"
+    )]
     Size {
         /// Columns announced.
         width: usize,
         /// Rows announced.
         height: usize,
+    },
+    /// Reading the picture would take more memory than [`MAX_BYTES`].
+    #[error(
+        "{width} x {height} pixels: reading them takes {needed_bytes} bytes of memory, expected at most {MAX_BYTES}; scale \
+         the picture down, or save it upright with 8 bits a channel, as a JPEG that is not progressive"
+    )]
+    Memory {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// The file, what its decoder works with, and the pixels.
+        needed_bytes: u64,
     },
     /// The file ends before its picture does.
     #[error("truncated JPEG: expected an end-of-image marker, found the end of {found_bytes} bytes; copy it again")]
@@ -111,7 +129,11 @@ pub enum DecodeError {
 /// Decodes a whole file: JPEG, PNG, WebP, BMP, GIF (its first frame), TIFF (its first page) or PNM.
 ///
 /// 16-bit grey keeps values up to 255 and turns all above white, as Pillow's conversion does; 16-bit colour keeps
-/// the high byte. The size is checked before pixels are allocated.
+/// the high byte.
+///
+/// # Errors
+/// The bytes are no picture, or a damaged one; a side is longer than [`MAX_SIDE`], there are more than [`MAX_PIXELS`], or
+/// reading takes more than [`MAX_BYTES`] of memory, which is known before any is allocated.
 pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if jpeg::is_jpeg(bytes) {
         let mut picture = Picture::default();
@@ -136,23 +158,31 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
         let found = format!("{format:?}; {}", foreign::CONVERT);
         return Err(DecodeError::UnknownFormat { found });
     }
-    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    check_size(width as usize, height as usize)?;
-    let exif = decoder.exif_metadata()?;
-    let xmp = decoder.xmp_metadata()?;
-    let orientation = orientation(exif.as_deref(), xmp.as_deref());
-    let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
-    let pixels = image::DynamicImage::from_decoder(decoder)?;
+    let (pixels, orientation) = decode_by_image(bytes, format)?;
     let upright = rgb::upright(rgb::from_image(pixels, bytes)?, orientation)?;
     let transparent = if format == ImageFormat::Png { transparent::color_of_png(bytes) } else { None };
     Ok(Picture { transparent, ..upright })
 }
 
-/// Refuses sizes before anything is allocated for them.
-fn check_size(width: usize, height: usize) -> Result<(), DecodeError> {
-    let pixels = width.saturating_mul(height);
-    if (1..=MAX_PIXELS).contains(&pixels) { Ok(()) } else { Err(DecodeError::Size { width, height }) }
+/// Decodes a format that is left to the `image` crate; how the pixels are to be turned.
+fn decode_by_image(bytes: &[u8], format: ImageFormat) -> Result<(image::DynamicImage, Orientation), DecodeError> {
+    let Announced { sizes, is_animated } = Announced::read(format, bytes);
+    sizes.into_iter().try_for_each(|(width, height)| check_size(width, height))?;
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    let size = (width as usize, height as usize);
+    check_size(size.0, size.1)?;
+    check_bytes(size, bytes.len(), decoder_bytes(format, decoder.color_type(), size, is_animated))?;
+    let exif = decoder.exif_metadata()?;
+    let xmp = decoder.xmp_metadata()?;
+    let orientation = orientation(exif.as_deref(), xmp.as_deref());
+    let orientation = orientation.map_or_else(|| decoder.orientation(), Ok)?;
+    check_bytes(size, bytes.len(), upright_bytes(size, orientation))?;
+    Ok((image::DynamicImage::from_decoder(decoder)?, orientation))
 }
 
 /// The orientation that EXIF or else XMP asks for; `None` where neither has one.
@@ -175,18 +205,6 @@ fn start_of(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_refused_before_allocation() {
-        let check = |width, height, ok: bool| assert_eq!(check_size(width, height).is_ok(), ok, "{width} x {height}");
-        check(1, 1, true);
-        check(0, 1, false);
-        check(1, 0, false);
-        check(MAX_PIXELS, 1, true);
-        check(MAX_PIXELS, 2, false);
-        check(20_000, 10_000, false);
-        check(usize::MAX, usize::MAX, false);
-    }
 
     #[test]
     fn orientation_comes_from_exif_else_xmp() {

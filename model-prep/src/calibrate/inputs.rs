@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::Manifest;
 use spotter_engine::picture::decode;
-use spotter_engine::preprocess::Preprocessor;
 
 use super::{PICTURES, PIXELS_BYTES_MAX, Settings};
 use crate::{Error, probes};
@@ -37,7 +36,7 @@ impl Inputs {
         let picture_bytes = 3 * size_of::<f32>() * manifest.image_size().iter().product::<usize>();
         let count = paths.len().min(PICTURES).min((PIXELS_BYTES_MAX / picture_bytes.max(1)).max(1));
         let chosen: Vec<&PathBuf> = (0..count).map(|index| &paths[index * paths.len() / count]).collect();
-        let mut preprocessor = Preprocessor::new(&manifest.preprocess)?;
+        let mut preprocessor = manifest.preprocessor()?;
         let mut pixels = Vec::with_capacity(count);
         for path in chosen {
             let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;

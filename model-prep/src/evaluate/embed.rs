@@ -45,7 +45,7 @@ pub(super) fn pictures(
     let towers = bundles.iter().map(|bundle| ImageTower::open(bundle, &Threads::default()));
     let towers = towers.collect::<Result<Vec<_>, _>>()?;
     let worker = || {
-        let preprocessors = manifests.iter().map(|manifest| Preprocessor::new(&manifest.preprocess));
+        let preprocessors = manifests.iter().map(|manifest| manifest.preprocessor());
         let preprocessors = preprocessors.collect::<Result<Vec<_>, _>>()?;
         Ok::<_, EvaluateError>(Worker { preprocessors, towers: towers.clone(), pixels: Vec::new() })
     };

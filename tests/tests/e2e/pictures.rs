@@ -134,6 +134,63 @@ fn bytes_that_hold_no_whole_picture_are_refused_with_the_reason() {
     check("JPEG of 65535 x 65535", &wide, |error| matches!(error, DecodeError::Size { .. }));
 }
 
+/// A chunk of a PNG with its checksum.
+fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let checked = [&kind[..], data].concat();
+    let crc = checked.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    });
+    [&(data.len() as u32).to_be_bytes()[..], &checked, &(!crc).to_be_bytes()].concat()
+}
+
+/// A PNG of that size and type of pixels, of which no pixel is there.
+fn png_header(width: u32, height: u32, bits: u8, color: u8) -> Vec<u8> {
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[bits, color, 0, 0, 0]].concat();
+    [&b"\x89PNG\r\n\x1a\n"[..], &png_chunk(b"IHDR", &header), &png_chunk(b"IDAT", &[0; 64])].concat()
+}
+
+#[test]
+fn pictures_beyond_the_budget_are_refused_before_memory_is_taken() {
+    struct Case {
+        what: &'static str,
+        size: (u32, u32),
+        bits: u8,
+        /// PNG's number: 0 for grey, 2 for RGB, 6 for RGBA.
+        color: u8,
+        expected: fn(&DecodeError) -> bool,
+    }
+    let is_size = |error: &DecodeError| matches!(error, DecodeError::Size { .. });
+    let is_memory = |error: &DecodeError| matches!(error, DecodeError::Memory { .. });
+    // What fits is read, and found to end.
+    let is_cut = |error: &DecodeError| matches!(error, DecodeError::Image(_));
+    let cases = [
+        Case { what: "a strip", size: (89_478_485, 1), bits: 1, color: 0, expected: is_size },
+        Case { what: "a column", size: (1, 65_536), bits: 8, color: 2, expected: is_size },
+        Case { what: "1 bit", size: (9459, 9459), bits: 1, color: 0, expected: is_size },
+        Case { what: "RGBA of 16 bits", size: (9459, 9459), bits: 16, color: 6, expected: is_size },
+        Case { what: "fewer of 16 bits", size: (6000, 4000), bits: 16, color: 6, expected: is_memory },
+        Case { what: "RGB of 16 bits", size: (9504, 6336), bits: 16, color: 2, expected: is_memory },
+        Case { what: "few of 16 bits", size: (5000, 4000), bits: 16, color: 6, expected: is_cut },
+        Case { what: "a camera's", size: (9504, 6336), bits: 8, color: 2, expected: is_cut },
+        Case { what: "a long one", size: (65_535, 1000), bits: 8, color: 2, expected: is_cut },
+    ];
+    for Case { what, size: (width, height), bits, color, expected } in cases {
+        let error = decode(&png_header(width, height, bits, color)).expect_err(what);
+        assert!(expected(&error), "{what}: {error:?}");
+        let names_size = error.to_string().contains(&format!("{width} x {height}"));
+        assert!(names_size || is_cut(&error), "{what}: {error}");
+    }
+    // Coefficients of a progressive JPEG are larger than its pixels.
+    let jpeg = |name: &str, marker: u8, height: u16, width: u16| {
+        let mut jpeg = file(name);
+        let frame = jpeg.windows(2).position(|pair| pair == [0xff, marker]).expect("a frame header") + 5;
+        jpeg[frame..frame + 4].copy_from_slice(&[height.to_be_bytes(), width.to_be_bytes()].concat());
+        decode(&jpeg)
+    };
+    let found = jpeg("progressive.jpg", 0xc2, 8000, 8000).expect_err("coefficients");
+    assert!(is_memory(&found), "{found:?}");
+}
+
 #[test]
 fn damaged_pictures_never_panic() {
     let mut seed = 1_u64;

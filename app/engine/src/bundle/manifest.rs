@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::BundleError;
-use crate::preprocess::Recipe;
+use crate::preprocess::{PreprocessError, Preprocessor, Recipe, Size};
 use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, ScoringKind};
 
 /// Version of the bundle format that this crate reads and writes.
@@ -396,6 +396,15 @@ impl Manifest {
             // `validate` lets no other shape through.
             _ => unreachable!("a validated manifest has a fixed image size"),
         }
+    }
+
+    /// What turns pictures into the image tower's input, and refuses those that become another size.
+    ///
+    /// # Errors
+    /// [`Self::preprocess`] has a value that cannot be right, which [`Self::parse`] lets through for none.
+    pub fn preprocessor(&self) -> Result<Preprocessor, PreprocessError> {
+        let [height, width] = self.image_size();
+        Preprocessor::for_size(&self.preprocess, Size { height, width })
     }
 
     fn validate(&self, path: &str) -> Result<(), BundleError> {

@@ -3,7 +3,8 @@
 
 mod lzw;
 
-use super::{DecodeError, Picture, check_size};
+use super::budget::{check_bytes, check_size, rgb_bytes};
+use super::{DecodeError, Picture};
 
 const SIGNATURES: [&[u8]; 2] = [b"GIF87a", b"GIF89a"];
 
@@ -25,6 +26,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     let frame = Frame::read(&mut reader).map_err(damaged)?;
     let (width, height) = frame.size();
     check_size(width, height)?;
+    // Indices of the picture, then its pixels.
+    check_bytes((width, height), bytes.len(), rgb_bytes(width, height) + (width * height) as u64)?;
     // Around the frame lies the transparent index, else the first one.
     let mut indices = vec![frame.transparent.unwrap_or(0); width * height];
     frame.decode(&mut reader, &mut indices, width).map_err(damaged)?;

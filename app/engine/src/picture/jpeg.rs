@@ -29,6 +29,7 @@ use self::idct::Block;
 use self::output::{Output, Planes};
 use self::scan::{Surroundings, Tables};
 use self::smoothing::{Known, Neighbourhood};
+use super::budget::{check_bytes, is_quarter_turn};
 use super::{DecodeError, Picture, orientation, rgb, start_of};
 
 /// The most scans of one picture. Encoders write about ten, and libjpeg's own tools at most 100.
@@ -113,9 +114,9 @@ impl JpegDecoder {
     /// Decodes `bytes` into `picture`, whose buffer is used again. After an error the picture's pixels are undefined.
     ///
     /// # Errors
-    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the picture has too many pixels; it
-    /// is of a kind that is not decoded, or its headers are damaged. Damage within entropy-coded data is no error: the
-    /// picture shows it, as Pillow's does.
+    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the picture has too many pixels, or
+    /// takes too much memory; it is of a kind that is not decoded, or its headers are damaged. Damage within entropy-coded
+    /// data is no error: the picture shows it, as Pillow's does.
     pub fn decode_into(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<(), DecodeError> {
         if bytes.is_empty() {
             return Err(DecodeError::Empty);
@@ -123,18 +124,23 @@ impl JpegDecoder {
         if !is_jpeg(bytes) {
             return Err(DecodeError::UnknownFormat { found: start_of(bytes) });
         }
-        let turn = self.decode(Reader::new(&bytes[SOI.len()..]), picture).map_err(|failure| match failure {
+        let turn = self.decode(bytes, picture).map_err(|failure| match failure {
             Failure::Truncated => DecodeError::Truncated { found_bytes: bytes.len() },
             Failure::Refused(error) => error,
         })?;
         if let Some(turn) = turn.filter(|&turn| turn != Orientation::NoTransforms) {
+            if is_quarter_turn(turn) {
+                // The copy has no room beside them.
+                self.coefficients = Default::default();
+            }
             *picture = rgb::upright(std::mem::take(picture), turn)?;
         }
         Ok(())
     }
 
     /// Decodes all that follows the first marker; how the picture is to be turned.
-    fn decode(&mut self, mut reader: Reader<'_>, picture: &mut Picture) -> Result<Option<Orientation>, Failure> {
+    fn decode(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<Option<Orientation>, Failure> {
+        let mut reader = Reader::new(&bytes[SOI.len()..]);
         for table in self.tables.dc.iter_mut().chain(&mut self.tables.ac) {
             table.is_defined = false;
         }
@@ -149,9 +155,12 @@ impl JpegDecoder {
         if frame.coding == Coding::Sequential {
             self.tables.define_standard()?;
         }
+        let is_single = frame.coding == Coding::Sequential && scan.members().len() == frame.components.len();
+        let needed = frame.bytes(!is_single, turn.unwrap_or(Orientation::NoTransforms));
+        check_bytes((frame.width, frame.height), bytes.len(), needed)?;
         self.planes.prepare(&frame);
         self.output.prepare(&frame, picture);
-        if frame.coding == Coding::Sequential && scan.members().len() == frame.components.len() {
+        if is_single {
             // They are as large as the largest picture was.
             self.coefficients = Default::default();
             self.decode_single(&mut reader, &scan, (&frame, space), &headers, picture)?;
@@ -199,6 +208,7 @@ impl JpegDecoder {
             let count = component.map_or(0, |own| own.stride_blocks * own.rows * frame.mcu_rows());
             blocks.clear();
             blocks.shrink_to(count);
+            blocks.reserve_exact(count);
             blocks.resize(count, [0; 64]);
         }
         let mut known = [Known::default(); MAX_COMPONENTS];

@@ -75,5 +75,6 @@ fn drop_alpha(mut rgba: Vec<u8>) -> Vec<u8> {
         rgba.copy_within(pixel * 4..pixel * 4 + 3, pixel * 3);
     }
     rgba.truncate(pixels * 3);
+    rgba.shrink_to_fit();
     rgba
 }

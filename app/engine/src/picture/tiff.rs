@@ -8,11 +8,15 @@ use ::tiff::decoder::{Decoder, DecodingResult, Limits};
 use ::tiff::tags::Tag;
 use image::metadata::Orientation;
 
+use super::budget::{MAX_BYTES, check_bytes, check_size, rgb_bytes, upright_bytes};
 use super::rgb::from_cmyk;
-use super::{DecodeError, MAX_PIXELS, Picture, check_size, orientation};
+use super::{DecodeError, Picture, orientation};
 
-/// Bytes of the samples of the largest picture: four of 16 bits a pixel.
-const SAMPLE_BYTES_MAX: usize = MAX_PIXELS * 8;
+/// Bytes of the largest compressed strip or tile, which the `tiff` crate may hold while it is decoded.
+const CHUNK_BYTES_MAX: usize = 64 << 20;
+
+/// JPEG as a compression: its strips are decoded aside.
+const JPEG: u16 = 7;
 
 /// Number of the tag that says what samples mean, and the value that has them left as they are.
 const PHOTOMETRIC: u16 = 262;
@@ -32,14 +36,14 @@ pub(super) fn is_tiff(bytes: &[u8]) -> bool {
 }
 
 /// The pixels of the first page as they lie in the file, and how they are to be turned.
-pub(super) fn decode(bytes: &[u8]) -> Result<(Picture, Orientation), DecodeError> {
-    let mut bytes = bytes.to_vec();
+pub(super) fn decode(file: &[u8]) -> Result<(Picture, Orientation), DecodeError> {
+    let mut bytes = file.to_vec();
     let big_endian = bytes.starts_with(b"MM");
     let photometric = replace_photometric(&mut bytes);
     let limits = {
         let mut limits = Limits::default();
-        limits.decoding_buffer_size = SAMPLE_BYTES_MAX;
-        limits.intermediate_buffer_size = SAMPLE_BYTES_MAX;
+        limits.decoding_buffer_size = MAX_BYTES as usize;
+        limits.intermediate_buffer_size = CHUNK_BYTES_MAX;
         limits
     };
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(failed)?.with_limits(limits);
@@ -49,11 +53,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Picture, Orientation), DecodeError
     check_size(width, height)?;
     let layout = Layout::read(&mut decoder, photometric, big_endian).map_err(failed)?;
     let meaning = Meaning::of(&layout).map_err(refused)?;
+    check_bytes((width, height), 2 * file.len(), layout.bytes(width, height))?;
     let colours = match meaning {
         Meaning::Palette => Some(palette(&mut decoder, layout.bits)?),
         _ => None,
     };
     let turned = turned(&mut decoder);
+    check_bytes((width, height), file.len(), upright_bytes((width, height), turned))?;
     let samples = samples(&mut decoder, &layout, meaning, width, height)?;
     let planar = layout.planar && layout.samples > 1;
     let at = |pixel: usize, sample: usize| {
@@ -153,6 +159,14 @@ impl Layout {
             reversed_bits: first(values(Tag::FillOrder)?, 1) == 2,
             subsampled: subsampling.iter().any(|step| *step != 1),
         })
+    }
+
+    /// Bytes of its samples as they are stored, as 8 bits, and of the pixels, as far as they are held at once.
+    fn bytes(&self, width: usize, height: usize) -> u64 {
+        let samples = (width * height) as u64 * self.samples as u64;
+        let stored = samples * u64::from(self.bits.div_ceil(8));
+        let aside = if self.compression == JPEG { stored } else { 0 };
+        samples + (stored + aside).max(rgb_bytes(width, height))
     }
 
     /// In words, for a message.

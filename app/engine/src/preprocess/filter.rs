@@ -51,6 +51,12 @@ pub(super) fn for_each_output(
     }
 }
 
+/// The most inputs that an output has a weight for.
+pub(super) fn taps_max(filter: Filter, input: usize, output: usize) -> usize {
+    let support = Taps::new(filter, input, output).support;
+    ((2.0 * support) as usize).saturating_add(2).min(input)
+}
+
 /// The most fraction bits with which `largest` rounds to less than 2^15.
 fn short_bits(largest: f64) -> u32 {
     let too_large = |bits: &u32| (0.5 + largest * f64::from(1 << (bits + 1))) as i32 >= 1 << 15;

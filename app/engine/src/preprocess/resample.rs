@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::filter::{FRACTION_BITS, Precision, for_each_output};
+use super::filter::{FRACTION_BITS, Precision, for_each_output, taps_max};
 use super::{Backend, Filter, Size};
 
 /// What rounds a sum of weighted pixels to the nearest.
@@ -65,9 +65,38 @@ impl Resampler {
         Self { backend, filter, plan: None, columns, rows, row: Vec::new(), between: Vec::new() }
     }
 
+    /// Bytes of the weights and of the buffers for such a resize; `out` is not among them.
+    pub(super) fn bytes(&self, from: Size, window: &Window) -> u64 {
+        const BOUNDS_BYTES: u64 = size_of::<(usize, usize)>() as u64;
+        const WEIGHT_BYTES: u64 = size_of::<Weight>() as u64;
+        let product = |a: usize, b: usize| (a as u64).saturating_mul(b as u64);
+        let axis = |input: usize, output: usize, part: &Range<usize>| {
+            let picks = input == output || self.filter == Filter::Nearest;
+            let weights = if picks { 0 } else { product(part.len(), taps_max(self.filter, input, output)) };
+            weights.saturating_mul(WEIGHT_BYTES).saturating_add(product(part.len(), 1) * BOUNDS_BYTES)
+        };
+        let between = if from.height == window.size.height || self.filter == Filter::Nearest {
+            0
+        } else if self.takes_rows_first(from, window.size) {
+            product(window.rows.len(), from.width)
+        } else {
+            product(from.height, window.columns.len())
+        };
+        let row = product(from.width, 3 * size_of::<f64>());
+        let columns = axis(from.width, window.size.width, &window.columns);
+        let rows = axis(from.height, window.size.height, &window.rows);
+        [columns, rows, row, between.saturating_mul(3)].into_iter().fold(0, u64::saturating_add)
+    }
+
+    fn takes_rows_first(&self, from: Size, to: Size) -> bool {
+        self.backend == Backend::Pillow && rows_first(from, to)
+    }
+
     /// Fills `out` with the `window` of the RGB picture `source` of size `from`, resized.
     pub(super) fn run(&mut self, from: Size, source: &[u8], window: &Window, out: &mut Vec<u8>) {
         if self.plan.as_ref().is_none_or(|plan| (plan.0, &plan.1) != (from, window)) {
+            // The old ones make room first.
+            (self.columns, self.rows) = (Axis::default(), Axis::default());
             let axis = |input, output, part: &Range<usize>| {
                 let part = part.clone();
                 match (self.filter, self.backend) {
@@ -83,20 +112,20 @@ impl Resampler {
             self.plan = Some((from, window.clone()));
         }
         let (wide, narrow) = (from.width * 3, window.columns.len() * 3);
-        out.resize(window.rows.len() * narrow, 0);
+        fit(out, window.rows.len() * narrow);
         if self.rows.picks {
             for (to, &(at, _)) in out.chunks_exact_mut(narrow).zip(&self.rows.bounds) {
                 self.columns.across(&source[at * wide..][..wide], &mut self.row, to);
             }
-        } else if self.backend == Backend::Pillow && rows_first(from, window.size) {
-            self.between.resize(window.rows.len() * wide, 0);
+        } else if self.takes_rows_first(from, window.size) {
+            fit(&mut self.between, window.rows.len() * wide);
             self.rows.down(source, 0, wide, &mut self.between);
             for (from, to) in self.between.chunks_exact(wide).zip(out.chunks_exact_mut(narrow)) {
                 self.columns.across(from, &mut self.row, to);
             }
         } else {
             let needed = self.rows.inputs();
-            self.between.resize(needed.len() * narrow, 0);
+            fit(&mut self.between, needed.len() * narrow);
             let source = source[needed.start * wide..needed.end * wide].chunks_exact(wide);
             for (from, to) in source.zip(self.between.chunks_exact_mut(narrow)) {
                 self.columns.across(from, &mut self.row, to);
@@ -104,6 +133,16 @@ impl Resampler {
             self.rows.down(&self.between, needed.start, narrow, out);
         }
     }
+}
+
+/// Gives `buffer` that many values, whatever they are. One that is too small is replaced, so that it takes no more memory
+/// than is needed, and not twice that while it grows.
+pub(super) fn fit<T: Clone + Default>(buffer: &mut Vec<T>, count: usize) {
+    if buffer.capacity() < count {
+        *buffer = Vec::new();
+        buffer.reserve_exact(count);
+    }
+    buffer.resize(count, T::default());
 }
 
 /// Pillow takes the rows first where the height shrinks by more than twice the pixels that the width does. As each
@@ -148,6 +187,8 @@ impl Axis {
     fn weighted(backend: Backend, filter: Filter, sizes: (usize, usize), window: Range<usize>) -> Self {
         let precision = if backend == Backend::Pillow { Precision::Full } else { Precision::Short };
         let mut axis = Self::default();
+        axis.bounds.reserve_exact(window.len());
+        axis.weights.reserve_exact(window.len() * taps_max(filter, sizes.0, sizes.1));
         for_each_output(filter, precision, sizes, window, |first, weights| {
             axis.bounds.push((first, weights.len()));
             axis.weights.extend(weights.iter().copied().map(Weight::new));

@@ -2,11 +2,15 @@
 
 use std::ops::Range;
 
-use super::resample::{Resampler, Window};
+use super::resample::{Resampler, Window, fit};
 use super::{Backend, Filter, Normalize, Recipe, Size};
-use crate::picture::{MAX_PIXELS, Picture};
+use crate::picture::{MAX_BYTES, Picture};
 
-/// Why a picture could not become a tensor.
+/// The longest side that a picture may have once it is resized, before the crop: a strip that is 4000 times as long as it is
+/// high, for an image tower of 256 pixels.
+const RESIZED_SIDE_MAX: usize = 1 << 20;
+
+/// Why a picture could not become a tensor. All but [`Self::Recipe`] are about that one picture: others may be fine.
 #[derive(Debug, thiserror::Error)]
 pub enum PreprocessError {
     /// The recipe has a value that cannot be right.
@@ -54,15 +58,53 @@ pub enum PreprocessError {
         /// Columns wanted.
         pad_width: usize,
     },
-    /// The picture is so elongated that the whole of it, resized, is too large.
+    /// The picture is so elongated that it would have an endless side when resized.
     #[error(
-        "picture of {width} x {height}: expected at most {MAX_PIXELS} pixels when resized; use a less elongated one"
+        "picture of {width} x {height}: expected sides of at most {RESIZED_SIDE_MAX} pixels when resized, found \
+         {resized_width} x {resized_height}; use a less elongated one"
     )]
     Output {
         /// Columns.
         width: usize,
         /// Rows.
         height: usize,
+        /// Columns when resized.
+        resized_width: usize,
+        /// Rows when resized.
+        resized_height: usize,
+    },
+    /// The picture, what resizes it, and the tensor take more memory than [`MAX_BYTES`].
+    #[error(
+        "picture of {width} x {height}: preprocessing it takes {needed_bytes} bytes of memory, expected at most \
+         {MAX_BYTES}; use a smaller or less elongated one"
+    )]
+    Memory {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// Bytes that are needed.
+        needed_bytes: u64,
+    },
+    /// The recipe leaves the picture's shape to the picture, and the image tower takes another one.
+    #[error(
+        "picture of {width} x {height}: {found_height} rows and {found_width} columns when preprocessed, expected \
+         {expected_height} and {expected_width}, which the image tower takes; use one of that shape, or export the \
+         checkpoint again with --crop {expected_height}x{expected_width}"
+    )]
+    Shape {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// Rows of the tensor.
+        found_height: usize,
+        /// Columns of the tensor.
+        found_width: usize,
+        /// Rows that the image tower takes.
+        expected_height: usize,
+        /// Columns that the image tower takes.
+        expected_width: usize,
     },
 }
 
@@ -73,9 +115,9 @@ pub struct Preprocessor {
     /// Per channel the tensor's value for each pixel value.
     tables: [[f32; 256]; 3],
     resampler: Resampler,
-    /// The picture with its transparent pixels white, where there are some.
-    whitened: Vec<u8>,
     resized: Vec<u8>,
+    /// The only size that the tensor may have, where there is one.
+    expected: Option<Size>,
 }
 
 impl Preprocessor {
@@ -85,8 +127,13 @@ impl Preprocessor {
         // Without a resize step the sizes are equal, and every filter copies.
         let filter = recipe.resize.as_ref().map_or(Filter::Nearest, |resize| resize.filter);
         let resampler = Resampler::new(recipe.backend, filter);
-        let (whitened, resized) = (Vec::new(), Vec::new());
-        Ok(Self { recipe: recipe.clone(), tables: tables(recipe), resampler, whitened, resized })
+        let tables = tables(recipe);
+        Ok(Self { recipe: recipe.clone(), tables, resampler, resized: Vec::new(), expected: None })
+    }
+
+    /// The same for an image tower that takes pictures of `size` and no others.
+    pub fn for_size(recipe: &Recipe, size: Size) -> Result<Self, PreprocessError> {
+        Ok(Self { expected: Some(size), ..Self::new(recipe)? })
     }
 
     /// Size of the tensor's planes for a picture of the given size.
@@ -95,6 +142,11 @@ impl Preprocessor {
     }
 
     /// Fills `out` with three planes (red, green, blue), rows top to bottom, and returns their size.
+    ///
+    /// # Errors
+    /// The picture has another number of bytes than its size says; it is too elongated for the recipe, or larger than what
+    /// it is padded to; the tensor would have another size than the tower's ([`Self::for_size`]); all that is needed takes
+    /// more memory than [`MAX_BYTES`], which is known before any is allocated.
     pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> Result<Size, PreprocessError> {
         let Picture { width, height, ref rgb, transparent } = *picture;
         let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
@@ -103,40 +155,73 @@ impl Preprocessor {
         }
         let from = Size { height, width };
         let resized = self.recipe.resized(from);
-        if resized.height == 0 || resized.width == 0 {
+        let cropped = self.recipe.crop.unwrap_or(resized);
+        let size = self.recipe.pad.unwrap_or(cropped);
+        self.check_sizes(from, resized, cropped, size)?;
+        let rows = Span::new(self.recipe.backend, resized.height, cropped.height);
+        let columns = Span::new(self.recipe.backend, resized.width, cropped.width);
+        let window = Window { size: resized, rows: rows.source.clone(), columns: columns.source.clone() };
+        let transparent = transparent.filter(|_| self.recipe.transparent_on_white);
+        self.check_bytes(from, &window, size, transparent.is_some())?;
+        let whitened = transparent.map(|color| whitened(rgb, color));
+        self.resampler.run(from, whitened.as_ref().unwrap_or(rgb), &window, &mut self.resized);
+        self.spread(cropped, size, &rows, &columns, out);
+        Ok(size)
+    }
+
+    /// Refuses a picture that becomes none, or one of a size that is not wanted.
+    fn check_sizes(&self, from: Size, resized: Size, cropped: Size, size: Size) -> Result<(), PreprocessError> {
+        let Size { height, width } = from;
+        let Size { height: resized_height, width: resized_width } = resized;
+        if resized_height == 0 || resized_width == 0 {
             return Err(PreprocessError::Vanished { width, height });
         }
-        let cropped = self.recipe.crop.unwrap_or(resized);
-        if cropped.height.saturating_mul(cropped.width) > MAX_PIXELS {
-            return Err(PreprocessError::Output { width, height });
+        if resized_height.max(resized_width) > RESIZED_SIDE_MAX.max(height.max(width)) {
+            return Err(PreprocessError::Output { width, height, resized_width, resized_height });
         }
-        let size = self.recipe.pad.unwrap_or(cropped);
         if cropped.height > size.height || cropped.width > size.width {
             let (resized_height, resized_width) = (cropped.height, cropped.width);
             let (pad_height, pad_width) = (size.height, size.width);
             let error = PreprocessError::Pad { width, height, resized_height, resized_width, pad_height, pad_width };
             return Err(error);
         }
-        let rows = Span::new(self.recipe.backend, resized.height, cropped.height);
-        let columns = Span::new(self.recipe.backend, resized.width, cropped.width);
-        let window = Window { size: resized, rows: rows.source.clone(), columns: columns.source.clone() };
-        let rgb = match transparent {
-            Some(color) if self.recipe.transparent_on_white => {
-                whiten(rgb, color, &mut self.whitened);
-                &self.whitened
-            }
-            _ => rgb,
-        };
-        self.resampler.run(from, rgb, &window, &mut self.resized);
-        self.spread(cropped, size, &rows, &columns, out);
-        Ok(size)
+        match self.expected {
+            Some(expected) if expected != size => Err(PreprocessError::Shape {
+                width,
+                height,
+                found_height: size.height,
+                found_width: size.width,
+                expected_height: expected.height,
+                expected_width: expected.width,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a picture that takes too much memory on its way to a tensor of `size`.
+    fn check_bytes(&self, from: Size, window: &Window, size: Size, is_copied: bool) -> Result<(), PreprocessError> {
+        const RGB_BYTES: u64 = 3;
+        const TENSOR_BYTES: u64 = 3 * size_of::<f32>() as u64;
+        let bytes =
+            |height: usize, width: usize, each: u64| (height as u64).saturating_mul(width as u64).saturating_mul(each);
+        let parts = [
+            bytes(from.height, from.width, if is_copied { 2 * RGB_BYTES } else { RGB_BYTES }),
+            self.resampler.bytes(from, window),
+            bytes(window.rows.len(), window.columns.len(), RGB_BYTES),
+            bytes(size.height, size.width, TENSOR_BYTES),
+        ];
+        let needed_bytes = parts.into_iter().fold(0, u64::saturating_add);
+        if needed_bytes <= MAX_BYTES {
+            return Ok(());
+        }
+        Err(PreprocessError::Memory { width: from.width, height: from.height, needed_bytes })
     }
 
     /// Interleaved bytes to planes of numbers of the given size, with black around where the crop is larger than the
     /// picture, and zeros behind the crop.
     fn spread(&self, cropped: Size, size: Size, rows: &Span, columns: &Span, out: &mut Vec<f32>) {
         let plane = size.height * size.width;
-        out.resize(plane * 3, 0.0);
+        fit(out, plane * 3);
         for (channel, (plane, table)) in out.chunks_exact_mut(plane).zip(&self.tables).enumerate() {
             if cropped != size {
                 plane.fill(0.0);
@@ -156,12 +241,12 @@ impl Preprocessor {
     }
 }
 
-/// Fills `out` with `rgb`, whose pixels of the given color become white.
-fn whiten(rgb: &[u8], color: [u8; 3], out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(rgb);
+/// A copy of `rgb` whose pixels of the given color are white.
+fn whitened(rgb: &[u8], color: [u8; 3]) -> Vec<u8> {
+    let mut out = rgb.to_vec();
     let (pixels, _) = out.as_chunks_mut();
     pixels.iter_mut().filter(|pixel| **pixel == color).for_each(|pixel| *pixel = [255; 3]);
+    out
 }
 
 /// Per channel the tensor's value for each pixel value.
@@ -288,7 +373,56 @@ mod tests {
         check(&AS_IS, usize::MAX, 2, 12, "found 12 bytes");
         check(&Recipe { resize: edge, ..AS_IS }, 1, 50_000, 150_000, "less elongated");
         check(&Recipe { resize: edges, ..AS_IS }, 300, 1, 900, "1 pixel or more a side");
+        let exact = Some(Resize { to: Target::Exact(Size { height: 4096, width: 4096 }), filter: Filter::Bicubic });
+        let backend = Backend::Torchvision;
+        // The picture is small, what lies between the two passes is not.
+        check(&Recipe { resize: exact, backend, ..AS_IS }, 1, 60_000, 180_000, "a smaller or less elongated one");
+        check(&AS_IS, 5000, 3000, 45_000_000, "a smaller or less elongated one");
         let pad = Some(Size { height: 9, width: 2 });
         check(&Recipe { pad, ..AS_IS }, 3, 9, 81, "9 rows and 3 columns before padding, expected at most 9 and 2");
+    }
+    #[test]
+    fn a_tensor_that_the_tower_does_not_take_is_refused() {
+        let check = |to: Target, crop: Option<Size>, (width, height): (usize, usize), expected: Option<&str>| {
+            let recipe = Recipe { resize: Some(Resize { to, filter: Filter::Bilinear }), crop, ..AS_IS };
+            let mut preprocessor = Preprocessor::for_size(&recipe, Size { height: 8, width: 8 }).expect("valid");
+            let picture = Picture { width, height, rgb: vec![0; width * height * 3], transparent: None };
+            let found = preprocessor.run(&picture, &mut Vec::new()).err().map(|error| error.to_string());
+            let is_right = match (&found, expected) {
+                (Some(found), Some(part)) => found.contains(part),
+                (found, expected) => found.is_none() && expected.is_none(),
+            };
+            assert!(is_right, "{to:?} of {width} x {height}: {found:?}");
+        };
+        let (edge, square) = (Target::ShortestEdge(8), Some(Size { height: 8, width: 8 }));
+        check(edge, None, (20, 20), None);
+        check(edge, square, (1, 400), None);
+        check(edge, None, (1, 400), Some("3200 rows and 8 columns when preprocessed, expected 8 and 8"));
+        check(edge, None, (1, 40_000), Some("320000 rows and 8 columns when preprocessed"));
+        check(Target::Exact(Size { height: 9, width: 8 }), None, (20, 20), Some("9 rows and 8 columns"));
+    }
+
+    #[test]
+    fn pictures_of_a_camera_fit_whatever_becomes_of_them() {
+        let check = |to: Target, backend: Backend, (width, height): (usize, usize), fits: bool| {
+            let resize = Some(Resize { to, filter: Filter::Bicubic });
+            let crop = Some(Size { height: 224, width: 224 });
+            let preprocessor = Preprocessor::new(&Recipe { resize, crop, backend, ..AS_IS }).expect("valid");
+            let from = Size { height, width };
+            let size = preprocessor.recipe.resized(from);
+            let window = Window { size, rows: 0..224, columns: 0..224 };
+            let found = preprocessor.check_bytes(from, &window, Size { height: 224, width: 224 }, false);
+            assert_eq!(found.is_ok(), fits, "{to:?} of {width} x {height}: {found:?}");
+        };
+        let (edge, exact) = (Target::ShortestEdge(256), Target::Exact(Size { height: 256, width: 256 }));
+        for backend in [Backend::Pillow, Backend::Fast, Backend::Torchvision] {
+            for to in [edge, exact] {
+                check(to, backend, (9504, 6336), true);
+                check(to, backend, (6336, 9504), true);
+                check(to, backend, (65_535, 1_024), true);
+                check(to, backend, (1_000, 65_535), true);
+            }
+            check(exact, backend, (10_000, 10_000), false);
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! What the headers of a JPEG say: its size, its components, and which of them a scan holds.
 
+use image::metadata::Orientation;
+
 use super::color::ColorSpace;
 use super::idct::Block;
 use super::upsample::Upsampling;
 use super::{JpegError, Problem};
-use crate::picture::{DecodeError, check_size};
+use crate::picture::DecodeError;
+use crate::picture::budget::{check_size, rgb_bytes, upright_bytes};
 
 /// How the coefficients of a picture are spread over scans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +119,20 @@ impl Frame {
     /// Rows of such MCUs.
     pub(super) fn mcu_rows(&self) -> usize {
         self.height.div_ceil(self.rows * 8)
+    }
+
+    /// Bytes that are held at once while the picture is decoded and turned: its pixels, two rows of MCUs, and the
+    /// coefficients where they come in several scans, which are gone when the picture is turned.
+    pub(super) fn bytes(&self, has_coefficients: bool, turn: Orientation) -> u64 {
+        const COEFFICIENT_BYTES: u64 = 2;
+        let (mut samples, mut coefficients) = (0, 0);
+        for component in &self.components {
+            let row = (component.stride_blocks * component.rows * 64) as u64;
+            samples += 2 * row;
+            coefficients += row * self.mcu_rows() as u64 * COEFFICIENT_BYTES;
+        }
+        let decoded = rgb_bytes(self.width, self.height) + if has_coefficients { coefficients } else { 0 };
+        samples + decoded.max(upright_bytes((self.width, self.height), turn))
     }
 
     /// What the components are, by the rules of libjpeg: number, JFIF marker, Adobe's transform, names.

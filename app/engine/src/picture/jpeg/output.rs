@@ -51,7 +51,13 @@ impl Output {
     /// Makes room for a picture's pixels.
     pub(super) fn prepare(&mut self, frame: &Frame, picture: &mut Picture) {
         (picture.width, picture.height) = (frame.width, frame.height);
-        picture.rgb.resize(frame.width * frame.height * 3, 0);
+        let bytes = frame.width * frame.height * 3;
+        // A buffer that grows by itself would take more than is needed, and the old one beside it.
+        if picture.rgb.capacity() < bytes {
+            picture.rgb = Vec::new();
+            picture.rgb.reserve_exact(bytes);
+        }
+        picture.rgb.resize(bytes, 0);
         let width = frame.mcus_per_row() * frame.columns * 8;
         for row in &mut self.rows[..frame.components.len()] {
             row.resize(width, 0);

@@ -1,0 +1,168 @@
+//! How large a picture may be, and how much memory reading it may take.
+
+use image::{ColorType, ImageFormat, metadata::Orientation};
+
+use super::DecodeError;
+
+/// The longest side in pixels: what JPEG and GIF can say. A longer one is a strip of which no model sees anything, and the
+/// tables that resize it would grow with it.
+pub const MAX_SIDE: usize = 65_535;
+
+/// The most pixels a picture may have: 192 MiB of RGB. Larger than any 61-megapixel camera's picture.
+pub const MAX_PIXELS: usize = 64 << 20;
+
+/// The most bytes that a picture may take while it is decoded (its file, what the decoder works with, and its pixels), and
+/// again while it is preprocessed (its pixels, what resizes them, and the tensor).
+///
+/// A board with 512 MB has room for that beside a ViT-B/32 as int8, which takes 90 MB, and a system without a desktop.
+/// 64 megapixels of 8 bits are within it from a baseline JPEG, and from a PNG of RGB; a progressive JPEG (4:2:0), and a
+/// picture that its metadata turn by a quarter, may have 40, one of 16-bit RGB 28, and one of 16-bit RGBA 20.
+pub const MAX_BYTES: u64 = 256 << 20;
+
+/// The largest file of a picture: half of [`MAX_BYTES`], as one that is not compressed takes as much again when it is read.
+pub const MAX_FILE_BYTES: u64 = MAX_BYTES / 2;
+
+/// Bytes of a pixel of [`super::Picture`].
+const RGB_BYTES: u64 = 3;
+
+/// Refuses sizes before anything is allocated for them.
+pub(super) fn check_size(width: usize, height: usize) -> Result<(), DecodeError> {
+    let sides = 1..=MAX_SIDE;
+    let fits = sides.contains(&width) && sides.contains(&height) && width * height <= MAX_PIXELS;
+    if fits { Ok(()) } else { Err(DecodeError::Size { width, height }) }
+}
+
+/// Refuses a picture whose file has `file_bytes` and whose decoding takes `work_bytes` more, pixels included.
+pub(super) fn check_bytes(
+    (width, height): (usize, usize),
+    file_bytes: usize,
+    work_bytes: u64,
+) -> Result<(), DecodeError> {
+    let needed_bytes = work_bytes.saturating_add(file_bytes as u64);
+    if needed_bytes <= MAX_BYTES { Ok(()) } else { Err(DecodeError::Memory { width, height, needed_bytes }) }
+}
+
+/// Bytes of the pixels of a picture as RGB.
+pub(super) fn rgb_bytes(width: usize, height: usize) -> u64 {
+    pixels(width, height) * RGB_BYTES
+}
+
+/// Bytes for turning a picture: a quarter turn needs a second copy, all others happen in place.
+pub(super) fn upright_bytes((width, height): (usize, usize), orientation: Orientation) -> u64 {
+    rgb_bytes(width, height) * if is_quarter_turn(orientation) { 2 } else { 1 }
+}
+
+/// Whether width and height change places.
+pub(super) fn is_quarter_turn(orientation: Orientation) -> bool {
+    match orientation {
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            true
+        }
+        Orientation::NoTransforms
+        | Orientation::Rotate180
+        | Orientation::FlipHorizontal
+        | Orientation::FlipVertical => false,
+    }
+}
+
+/// Bytes that the `image` crate's decoder of that format and the conversion to RGB take at their peak.
+pub(super) fn decoder_bytes(
+    format: ImageFormat,
+    color: ColorType,
+    (width, height): (usize, usize),
+    is_animated: bool,
+) -> u64 {
+    let decoded = u64::from(color.bytes_per_pixel());
+    // 8 bits with or without alpha become RGB in place; 16 bits with alpha become 8 bits with alpha first.
+    let converted = match color {
+        ColorType::Rgb8 | ColorType::Rgba8 => 0,
+        ColorType::Rgba16 => 4,
+        _ => RGB_BYTES,
+    };
+    // WebP: a canvas, a frame and its planes; planes, and alpha that is decoded as RGBA; RGBA and the tables of
+    // transforms, or planes.
+    let internal = match format {
+        ImageFormat::WebP if is_animated => 15,
+        ImageFormat::WebP if color.has_alpha() => 7,
+        ImageFormat::WebP => 5,
+        _ => 0,
+    };
+    pixels(width, height) * (decoded + converted.max(internal))
+}
+
+fn pixels(width: usize, height: usize) -> u64 {
+    (width as u64).saturating_mul(height as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A camera's 61 megapixels.
+    const LARGE: (usize, usize) = (9504, 6336);
+
+    #[test]
+    fn sizes_are_refused_before_allocation() {
+        let check = |width, height, ok: bool| assert_eq!(check_size(width, height).is_ok(), ok, "{width} x {height}");
+        check(1, 1, true);
+        check(0, 1, false);
+        check(1, 0, false);
+        check(LARGE.0, LARGE.1, true);
+        check(MAX_SIDE, 1, true);
+        check(1, MAX_SIDE, true);
+        check(MAX_SIDE + 1, 1, false);
+        check(1, MAX_SIDE + 1, false);
+        check(8192, 8192, true);
+        check(8192, 8193, false);
+        check(9459, 9459, false);
+        check(89_478_485, 1, false);
+        check(20_000, 10_000, false);
+        check(usize::MAX, usize::MAX, false);
+    }
+
+    #[test]
+    fn memory_is_counted_before_it_is_allocated() {
+        struct Case {
+            format: ImageFormat,
+            color: ColorType,
+            size: (usize, usize),
+            is_animated: bool,
+            fits: bool,
+        }
+        let check = |case: Case| {
+            let Case { format, color, size, is_animated, fits } = case;
+            let found = check_bytes(size, 1 << 20, decoder_bytes(format, color, size, is_animated));
+            assert_eq!(found.is_ok(), fits, "{format:?} {color:?} {size:?}: {found:?}");
+        };
+        let png = |color, size, fits| check(Case { format: ImageFormat::Png, color, size, is_animated: false, fits });
+        png(ColorType::Rgb8, LARGE, true);
+        png(ColorType::Rgba8, LARGE, true);
+        png(ColorType::L8, LARGE, true);
+        png(ColorType::Rgb8, (8192, 8192), true);
+        png(ColorType::L16, LARGE, false);
+        png(ColorType::Rgb16, LARGE, false);
+        png(ColorType::Rgb16, (7000, 4000), true);
+        png(ColorType::Rgba16, (7000, 4000), false);
+        png(ColorType::Rgba16, (5000, 4000), true);
+        let webp = |color, size, is_animated, fits| {
+            check(Case { format: ImageFormat::WebP, color, size, is_animated, fits });
+        };
+        webp(ColorType::Rgb8, (6000, 5000), false, true);
+        webp(ColorType::Rgb8, (7000, 5000), false, false);
+        webp(ColorType::Rgba8, (6000, 4000), false, true);
+        webp(ColorType::Rgba8, (6000, 4000), true, false);
+    }
+
+    #[test]
+    fn a_file_counts_with_what_is_made_of_it() {
+        assert!(check_bytes((1, 1), 0, MAX_BYTES).is_ok());
+        assert!(check_bytes((1, 1), 1, MAX_BYTES).is_err());
+        let error = check_bytes((7000, 4000), 5, u64::MAX).expect_err("too much").to_string();
+        assert!(error.contains("7000 x 4000") && error.contains(&MAX_BYTES.to_string()), "{error}");
+        let turned = |orientation| upright_bytes((6000, 4000), orientation);
+        assert_eq!(turned(Orientation::NoTransforms), 72_000_000);
+        assert_eq!(turned(Orientation::Rotate180), 72_000_000);
+        assert_eq!(turned(Orientation::Rotate90), 144_000_000);
+        assert_eq!(turned(Orientation::Rotate270FlipH), 144_000_000);
+    }
+}
