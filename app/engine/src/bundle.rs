@@ -14,7 +14,7 @@ pub use foreign::found_instead;
 pub use manifest::{
     Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
     MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,
-    TensorSpec, TokenizerSpec, Tower, Weights,
+    TOKENS_MAX, TensorSpec, TokenizerSpec, Tower, Weights,
 };
 pub use read::Bundle;
 pub use write::{Contents, NewFile, Part, Writer, write};

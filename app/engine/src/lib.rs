@@ -11,6 +11,7 @@
 
 pub mod bundle;
 pub mod console;
+pub mod files;
 pub mod labels;
 mod linear_i8;
 pub mod marks;

@@ -18,7 +18,7 @@ use prost::Message as _;
 use tract_onnx::pb;
 
 use crate::bundle::{self, Bundle, Dim};
-use crate::linear_i8::{self, Inputs, OnnxFile, Outcome, Runner};
+use crate::linear_i8::{self, Inputs, OnnxFile, Outcome, Program, Runner};
 use crate::score::normalize;
 
 pub use error::TowerError;
@@ -107,7 +107,39 @@ fn checked<T>(
     })
 }
 
+/// Reads and prepares a graph. Whatever a graph says, this ends in a tower or in an error.
 fn load(
+    tower: &'static str,
+    source: Box<dyn Source + '_>,
+    spec: &bundle::Tower,
+    inputs: Inputs<'_>,
+    projection_dim: usize,
+    threads: &Threads,
+) -> Result<(Engine, profile::Layers), TowerError> {
+    guarded(|| prepare(tower, source, spec, inputs, projection_dim, threads)).unwrap_or_else(|| {
+        let message = "its shapes or attributes contradict themselves; export the checkpoint again".to_owned();
+        Err(TowerError::Load { tower, message })
+    })
+}
+
+/// Calls what believes a graph and may panic where that makes no sense, such as a node without its inputs; nothing where
+/// it did.
+fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
+}
+
+/// A prompt may be no longer than the table of positions.
+fn check_positions(tower: &'static str, inputs: Inputs<'_>, program: &Program) -> Result<(), TowerError> {
+    let Inputs::Tokens { tokens_max, first_position, .. } = inputs else { return Ok(()) };
+    let most = program.positions_max.saturating_add(1).saturating_sub(first_position);
+    if tokens_max <= most {
+        return Ok(());
+    }
+    let (expected, found) = (tokens_max.to_string(), format!("{most} in the position table"));
+    Err(TowerError::Mismatch { tower, what: "tokens of the longest prompt".into(), expected, found })
+}
+
+fn prepare(
     tower: &'static str,
     mut source: Box<dyn Source + '_>,
     spec: &bundle::Tower,
@@ -130,6 +162,7 @@ fn load(
                 let (expected, found) = (format!("f32 [1, {projection_dim}]"), format!("f32 [1, {found}]"));
                 return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
             }
+            check_positions(tower, inputs, &program)?;
             linear_i8::load(&mut program, &mut file, threads.kernels).map_err(error)?;
             let runner = Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
             let layers = profile::Layers::fused(&runner);
@@ -145,9 +178,8 @@ fn load(
             if let Some(graph) = &mut model.graph {
                 groups::expand(graph).map_err(|message| TowerError::Load { tower, message })?;
             }
-            // tract panics on graphs that make no sense, such as a node without its inputs.
             let load = || tract::Towers::load(tower, &model, spec, inputs, projection_dim, threads);
-            let towers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load)).unwrap_or_else(|_| {
+            let towers = guarded(load).unwrap_or_else(|| {
                 let message = format!(
                     "tract gave up on it; it was not fused because of {}",
                     layers.unfused().unwrap_or_default()

@@ -1,9 +1,9 @@
 //! What people name in the place of a bundle, and what to do about it.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use crate::files;
 use crate::marks::{self, Packed};
 
 /// Bytes at the start of a file by which its kind is told.
@@ -17,11 +17,8 @@ pub fn found_instead(path: &Path) -> Option<String> {
     if path.is_dir() {
         return if path.join(super::MANIFEST_FILE).exists() { None } else { Some(folder(path)) };
     }
-    if !path.is_file() {
-        return None;
-    }
     let mut start = Vec::new();
-    File::open(path).ok()?.take(START_BYTES).read_to_end(&mut start).ok()?;
+    files::open(path).ok()?.take(START_BYTES).read_to_end(&mut start).ok()?;
     file(&start, path)
 }
 

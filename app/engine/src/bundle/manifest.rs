@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::BundleError;
-use crate::preprocess::{PreprocessError, Preprocessor, Recipe, Size};
+use crate::preprocess::{MAX_SIDE, PreprocessError, Preprocessor, Recipe, Size};
 use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, ScoringKind};
 
 /// Version of the bundle format that this crate reads and writes.
@@ -13,6 +13,16 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// Inputs that a text tower may have, in the order of the reference's arguments.
 pub const TEXT_INPUTS: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
+
+/// The most tokens that a text tower may take. The towers that are read take 64 to 514, long ones of other exporters some
+/// thousand, and the memory of a run grows with it. A position table in the tower bounds it further when that is loaded.
+pub const TOKENS_MAX: usize = 4096;
+
+/// Bytes of the largest tower: an ONNX file, which is one protobuf message, ends there.
+const TOWER_BYTES_MAX: u64 = 1 << 31;
+
+/// Bytes of the largest file that is held in memory whole. Tokenizers of a million tokens take half of it.
+const WHOLE_BYTES_MAX: u64 = 128 << 20;
 
 /// Name of the manifest inside a bundle.
 pub const MANIFEST_FILE: &str = "bundle.json";
@@ -195,7 +205,8 @@ pub enum Dim {
 pub struct TokenizerSpec {
     /// `tokenizer.json` in the format of the tokenizers library.
     pub file: FileEntry,
-    /// Longest sequence in tokens, special tokens included; longer prompts are cut.
+    /// Longest sequence in tokens, special tokens included; longer prompts are cut. 2 to [`TOKENS_MAX`], and no more than
+    /// the text tower has positions for.
     pub max_length: usize,
     /// How far prompts are padded.
     #[serde(default, skip_serializing_if = "Padding::is_default")]
@@ -415,11 +426,14 @@ impl Manifest {
             Err(BundleError::Field { path: path.to_owned(), field, expected: expected.to_owned(), found })
         };
         let all = |specs: &[TensorSpec]| specs.iter().map(TensorSpec::to_string).collect::<Vec<_>>().join("; ");
-        for file in self.files() {
+        let sizes_max = [TOWER_BYTES_MAX, TOWER_BYTES_MAX, WHOLE_BYTES_MAX, WHOLE_BYTES_MAX];
+        for (file, bytes_max) in self.files().into_iter().zip(sizes_max) {
             let plain = !file.name.is_empty() && !file.name.contains(['/', '\\']) && !file.name.starts_with('.');
             check(plain && file.name != MANIFEST_FILE, "file.name", "a plain file name", file.name.clone())?;
             let hex = file.sha256.len() == 64 && file.sha256.bytes().all(|b| b.is_ascii_hexdigit());
             check(hex, "file.sha256", "64 hexadecimal digits", file.sha256.clone())?;
+            let wanted = format!("at most {bytes_max} for {:?}", file.name);
+            check(file.bytes <= bytes_max, "file.bytes", &wanted, file.bytes.to_string())?;
         }
         check(self.projection_dim > 0, "projection_dim", "1 or more", self.projection_dim.to_string())?;
         let scale_fits = self.logit_scale.is_finite() && self.logit_scale < LOGIT_SCALE_MAX;
@@ -448,6 +462,9 @@ impl Manifest {
                 if matches!(shape[..], [Dim::Named(_) | Dim::Fixed(1), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
         let found = all(&self.vision.inputs);
         check(pixels, "vision.inputs", "one f32 [batch, 3, height, width]", found)?;
+        let [height, width] = self.image_size();
+        let wanted = format!("sides of at most {MAX_SIDE} pixels");
+        check(height.max(width) <= MAX_SIDE, "vision.inputs", &wanted, all(&self.vision.inputs))?;
         let tokens = !self.text.inputs.is_empty()
             && self.text.inputs.iter().all(|i| {
                 i.dtype == Dtype::I64
@@ -456,12 +473,9 @@ impl Manifest {
             });
         let wanted = format!("i64 [batch, sequence] inputs among {}", TEXT_INPUTS.join(", "));
         check(tokens, "text.inputs", &wanted, all(&self.text.inputs))?;
-        check(
-            self.tokenizer.max_length >= 2,
-            "tokenizer.max_length",
-            "2 or more",
-            self.tokenizer.max_length.to_string(),
-        )?;
+        let length = self.tokenizer.max_length;
+        let wanted = format!("2 to {TOKENS_MAX}");
+        check((2..=TOKENS_MAX).contains(&length), "tokenizer.max_length", &wanted, length.to_string())?;
         check(!self.templates.is_empty(), "templates", "one or more", "none".into())?;
         for template in &self.templates {
             check(template.matches("{}").count() == 1, "templates", "one {} in each", template.clone())?;
@@ -476,7 +490,6 @@ impl Manifest {
         let size = self.preprocess.output_size();
         let fits = size.is_none_or(|s| [s.height, s.width] == self.image_size());
         let found = size.map_or_else(String::new, |s| format!("{} x {}", s.height, s.width));
-        let [height, width] = self.image_size();
         check(fits, "preprocess", &format!("pictures of {height} x {width}, the image tower's input"), found)
     }
 }

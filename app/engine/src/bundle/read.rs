@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest, foreign};
-use crate::marks;
+use crate::printable::printable;
+use crate::{files, marks};
 
 /// A manifest is a few kilobytes; what is larger is not one.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+
+/// Files of an archive that are looked at: a bundle has five, and labels and notes may lie beside them.
+const ENTRIES_MAX: usize = 4096;
 
 /// Bytes that are hashed at a time: few enough for a cache, many enough for system calls not to matter.
 const HASH_BYTES: usize = 256 << 10;
@@ -34,6 +38,10 @@ enum Place {
 
 impl Bundle {
     /// Opens a bundle directory or the `.tar` of one; checks the manifest and the size of every file.
+    ///
+    /// # Errors
+    /// There is no bundle; a file is missing, is no regular file, is a link out of the directory, or reaches beyond the
+    /// archive; a field or a size is not what it must be.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
         let io = |source| BundleError::Io { path: path.to_owned(), source };
         let kind = std::fs::metadata(path).map_err(io)?;
@@ -57,16 +65,8 @@ impl Bundle {
     }
 
     fn from_place(place: Place) -> Result<Self, BundleError> {
-        let bytes = place.size(MANIFEST_FILE)?;
-        if bytes > MANIFEST_BYTES_MAX {
-            return Err(BundleError::Content {
-                path: place.path_of(MANIFEST_FILE),
-                what: "size",
-                expected: format!("at most {MANIFEST_BYTES_MAX} bytes"),
-                found: format!("{bytes} bytes"),
-            });
-        }
-        let manifest = Manifest::parse(&place.path_of(MANIFEST_FILE), &place.read(MANIFEST_FILE)?)?;
+        let json = place.read(MANIFEST_FILE, MANIFEST_BYTES_MAX)?;
+        let manifest = Manifest::parse(&place.path_of(MANIFEST_FILE), &json)?;
         for file in manifest.files() {
             let found = place.size(&file.name)?;
             if found != file.bytes {
@@ -93,7 +93,7 @@ impl Bundle {
 
     /// The content of a file that the manifest names, once its SHA-256 has been checked.
     pub fn read(&self, file: &FileEntry) -> Result<Cow<'static, [u8]>, BundleError> {
-        let bytes = self.place.read(&file.name)?;
+        let bytes = self.place.read(&file.name, file.bytes)?;
         self.compare_hash(file, sha256_hex(&bytes))?;
         Ok(bytes)
     }
@@ -145,6 +145,15 @@ pub(crate) enum Piece {
     Memory(Cursor<&'static [u8]>),
 }
 
+impl Piece {
+    fn size(&self) -> u64 {
+        match self {
+            Self::File { size, .. } => *size,
+            Self::Memory(cursor) => cursor.get_ref().len() as u64,
+        }
+    }
+}
+
 impl Read for Piece {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -188,46 +197,44 @@ impl Place {
 
     fn size(&self, name: &str) -> Result<u64, BundleError> {
         match self {
-            Self::Directory(path) => {
-                let path = path.join(name);
-                std::fs::metadata(&path).map(|m| m.len()).map_err(|source| BundleError::Io { path, source })
-            }
             Self::Tar(_, index) => index.get(name).map(|(_, size)| *size).ok_or_else(|| self.missing(name)),
-            Self::Memory(_, files) => files.get(name).map(|f| f.len() as u64).ok_or_else(|| self.missing(name)),
+            Self::Directory(_) | Self::Memory(..) => self.open(name).map(|piece| piece.size()),
         }
     }
 
-    fn read(&self, name: &str) -> Result<Cow<'static, [u8]>, BundleError> {
-        match self {
-            Self::Directory(path) => {
-                let path = path.join(name);
-                std::fs::read(&path).map(Cow::Owned).map_err(|source| BundleError::Io { path, source })
-            }
-            Self::Tar(path, index) => {
-                let (offset, size) = *index.get(name).ok_or_else(|| self.missing(name))?;
-                let read = || {
-                    let mut file = File::open(path)?;
-                    file.seek(SeekFrom::Start(offset))?;
-                    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-                    file.take(size).read_to_end(&mut bytes)?;
-                    Ok(bytes)
-                };
-                read().map(Cow::Owned).map_err(|source| BundleError::Io { path: path.clone(), source })
-            }
-            Self::Memory(_, files) => files.get(name).map(|f| Cow::Borrowed(*f)).ok_or_else(|| self.missing(name)),
+    /// The whole of a file of at most `bytes_max` bytes.
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Cow<'static, [u8]>, BundleError> {
+        if let Self::Memory(_, files) = self {
+            return files.get(name).map(|bytes| Cow::Borrowed(*bytes)).ok_or_else(|| self.missing(name));
         }
+        let io = |source| BundleError::Io { path: self.path_of(name).into(), source };
+        let mut piece = self.open(name)?;
+        let size = piece.size();
+        if size > bytes_max {
+            return Err(BundleError::Content {
+                path: self.path_of(name),
+                what: "size",
+                expected: format!("at most {bytes_max} bytes"),
+                found: format!("{size} bytes"),
+            });
+        }
+        let mut bytes = Vec::new();
+        files::reserve(&mut bytes, size).map_err(io)?;
+        piece.read_to_end(&mut bytes).map_err(io)?;
+        Ok(Cow::Owned(bytes))
     }
 
     fn open(&self, name: &str) -> Result<Piece, BundleError> {
         let io = |source| BundleError::Io { path: self.path_of(name).into(), source };
         match self {
             Self::Directory(path) => {
-                let size = self.size(name)?;
-                Ok(Piece::File { file: File::open(path.join(name)).map_err(io)?, start: 0, size, at: 0 })
+                let file = files::open_contained(&path.join(name)).map_err(io)?;
+                let size = file.metadata().map_err(io)?.len();
+                Ok(Piece::File { file, start: 0, size, at: 0 })
             }
             Self::Tar(path, index) => {
                 let (start, size) = *index.get(name).ok_or_else(|| self.missing(name))?;
-                let mut file = File::open(path).map_err(io)?;
+                let mut file = files::open(path).map_err(io)?;
                 file.seek(SeekFrom::Start(start)).map_err(io)?;
                 Ok(Piece::File { file, start, size, at: 0 })
             }
@@ -240,7 +247,8 @@ impl Place {
 
     /// The size of a file that has another one than it should, in words.
     fn shown_size(&self, name: &str, bytes: u64) -> String {
-        let is_pointer = bytes < marks::LFS_BYTES_MAX && self.read(name).is_ok_and(|b| b.starts_with(marks::LFS));
+        let is_pointer =
+            bytes < marks::LFS_BYTES_MAX && self.read(name, bytes).is_ok_and(|b| b.starts_with(marks::LFS));
         if is_pointer {
             return format!("{bytes} bytes, a Git LFS pointer (run `git lfs pull` in the repository it came from)");
         }
@@ -271,10 +279,12 @@ fn not_a_bundle(path: &Path, found: String) -> BundleError {
     BundleError::NotABundle { path: path.display().to_string(), found }
 }
 
-/// Where each file of an archive starts and how long it is; folders, links and nested names are left out.
+/// Where each file of an archive starts and how long it is; folders, links and nested names are left out. No entry reaches
+/// beyond the archive.
 fn tar_index(path: &Path) -> Result<BTreeMap<String, (u64, u64)>, BundleError> {
     let io = |source| BundleError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = files::open(path).map_err(io)?;
+    let archive_bytes = file.metadata().map_err(io)?.len();
     let mut start = Vec::new();
     (&mut file).take(foreign::START_BYTES).read_to_end(&mut start).map_err(io)?;
     if let Some(found) = foreign::file(&start, path) {
@@ -284,14 +294,27 @@ fn tar_index(path: &Path) -> Result<BTreeMap<String, (u64, u64)>, BundleError> {
     let mut archive = tar::Archive::new(file);
     let foreign = |_| not_a_bundle(path, "a file that is no tar archive".to_owned());
     let mut index = BTreeMap::new();
-    for entry in archive.entries_with_seek().map_err(foreign)? {
+    // Raw: long names, which no file of a bundle has, would be read into memory whatever their length.
+    for (number, entry) in archive.entries_with_seek().map_err(foreign)?.raw(true).enumerate() {
         let entry = entry.map_err(foreign)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
+        let (at, size) = (entry.raw_file_position(), entry.size());
         let name = entry.path().map_err(foreign)?;
         let name = name.strip_prefix(".").unwrap_or(&name).to_string_lossy().into_owned();
-        index.insert(name, (entry.raw_file_position(), entry.size()));
+        let room = archive_bytes.saturating_sub(at);
+        if size > room {
+            return Err(BundleError::Content {
+                path: format!("{}: {}", path.display(), printable(&name)),
+                what: "size",
+                expected: format!("at most {room} bytes, where the archive ends"),
+                found: format!("{size} bytes"),
+            });
+        }
+        if number >= ENTRIES_MAX {
+            return Err(not_a_bundle(path, format!("an archive of more than {ENTRIES_MAX} files")));
+        }
+        if entry.header().entry_type().is_file() {
+            index.insert(name, (at, size));
+        }
     }
     if !index.contains_key(MANIFEST_FILE) {
         let inside = "a file that is no tar archive of one (its files must lie at the top, not in a folder)";

@@ -122,7 +122,7 @@ fn a_bundle_is_replaced_whole_and_nothing_else_is() {
 #[test]
 fn damage_is_named() {
     type Damage = fn(&Path);
-    let cases: [(&str, Damage, &str); 14] = [
+    let cases: [(&str, Damage, &str); 22] = [
         ("bit flip", |p| flip(&p.join("vision.onnx")), "SHA-256"),
         ("truncated", |p| std::fs::write(p.join("text.onnx"), b"the text").expect("writes"), "expected 14 bytes"),
         ("missing file", |p| std::fs::remove_file(p.join("tokenizer.json")).expect("removes"), "tokenizer.json"),
@@ -136,6 +136,26 @@ fn damage_is_named() {
         ("infinite bias", |p| edit(p, "2.6592,", "2.6592, \"logit_bias\": 2e38,"), "logit_bias"),
         ("unknown scoring", |p| edit(p, "2.6592,", "2.6592, \"scoring\": \"argmax\","), "not a valid manifest"),
         ("other picture size", |p| edit(p, "\"height\": 8", "\"height\": 9"), "preprocess"),
+        ("2^63 tokens", |p| length(p, "9223372036854775808"), "tokenizer.max_length: expected 2 to 4096"),
+        ("10^12 tokens", |p| length(p, "1000000000000"), "tokenizer.max_length: expected 2 to 4096"),
+        ("a table of tokens", |p| length(p, "4097"), "tokenizer.max_length: expected 2 to 4096"),
+        ("one token", |p| length(p, "1"), "tokenizer.max_length: expected 2 to 4096"),
+        (
+            "wide pictures",
+            |p| edit(p, "          6\n", "          4097\n"),
+            "vision.inputs: expected sides of at most 4096",
+        ),
+        (
+            "large tower",
+            |p| edit(p, "\"bytes\": 15", "\"bytes\": 2147483649"),
+            "file.bytes: expected at most 2147483648",
+        ),
+        (
+            "large tokenizer",
+            |p| edit(p, "\"bytes\": 2,", "\"bytes\": 134217729,"),
+            "file.bytes: expected at most 134217728",
+        ),
+        ("large manifest", |p| grow(&p.join(MANIFEST_FILE), 1 << 40), "expected at most 1048576 bytes"),
         ("path in a name", |p| edit(p, "\"name\": \"text.onnx\"", "\"name\": \"../text.onnx\""), "plain file name"),
     ];
     for (name, damage, expected) in cases {
@@ -153,6 +173,16 @@ fn edit(bundle: &Path, from: &str, to: &str) {
     let text = std::fs::read_to_string(&path).expect("a manifest");
     assert!(text.contains(from), "{from} is in the manifest");
     std::fs::write(path, text.replacen(from, to, 1)).expect("writes");
+}
+
+/// Another length of prompts.
+fn length(bundle: &Path, tokens: &str) {
+    edit(bundle, "\"max_length\": 64", &format!("\"max_length\": {tokens}"));
+}
+
+/// Makes a file longer, with nothing on the disk.
+fn grow(path: &Path, bytes: u64) {
+    std::fs::File::options().write(true).open(path).and_then(|file| file.set_len(bytes)).expect("grows");
 }
 
 fn flip(path: &Path) {
@@ -184,4 +214,89 @@ fn other_paths_are_refused_by_name() {
         let error = Bundle::open(&path).expect_err("no bundle").to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
     }
+}
+
+#[test]
+fn files_that_are_none_of_the_bundles_are_refused() {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, Mode, mkfifoat};
+
+    struct Case {
+        what: &'static str,
+        file: &'static str,
+        make: fn(&Path),
+        expected: &'static str,
+    }
+    let pipe = |path: &Path| mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a pipe");
+    let cases = [
+        Case { what: "a pipe", file: MANIFEST_FILE, make: pipe, expected: "found a named pipe" },
+        Case { what: "a pipe", file: "vision.onnx", make: pipe, expected: "found a named pipe" },
+        Case {
+            what: "a device",
+            file: "text.onnx",
+            make: |path| symlink("/dev/zero", path).expect("a link"),
+            expected: "found a device",
+        },
+        Case {
+            what: "a folder",
+            file: "tokenizer.json",
+            make: |path| std::fs::create_dir(path).expect("a folder"),
+            expected: "found a directory",
+        },
+        Case {
+            what: "a link outside",
+            file: "MODEL_CARD.md",
+            make: |path| symlink("../outside", path).expect("a link"),
+            expected: "outside of its folder",
+        },
+    ];
+    for Case { what, file, make, expected } in cases {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bundle");
+        written(&path);
+        std::fs::write(folder.path().join("outside"), CONTENTS.model_card).expect("a file");
+        std::fs::remove_file(path.join(file)).expect("removes");
+        make(&path.join(file));
+        let error = Bundle::open(&path).expect_err(what);
+        let message = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+        assert!(error.to_string().contains(file) && message.contains(expected), "{what}: {error}: {message}");
+    }
+    // Within the folder, a link is a file.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bundle");
+    written(&path);
+    std::fs::rename(path.join("text.onnx"), path.join("text.data")).expect("renames");
+    symlink("text.data", path.join("text.onnx")).expect("a link");
+    open_and_read(&path).expect("opens");
+    // An archive that is none.
+    let archive = folder.path().join("bundle.tar");
+    pipe(&archive);
+    let error = Bundle::open(&archive).expect_err("a pipe");
+    let message = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+    assert!(message.contains("found a named pipe"), "{error}: {message}");
+}
+
+#[test]
+fn an_archive_whose_headers_lie_about_sizes_is_refused() {
+    let check = |what: &str, kind: tar::EntryType, name: &str, bytes: u64| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bundle.tar");
+        written(&path);
+        let good = std::fs::read(&path).expect("a file");
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_path(name).expect("a short name");
+        header.set_mode(0o644);
+        header.set_size(bytes);
+        header.set_cksum();
+        std::fs::write(&path, [&header.as_bytes()[..], &good[..]].concat()).expect("writes");
+        let error = Bundle::open(&path).expect_err(what).to_string();
+        assert!(error.contains(name) && error.contains("where the archive ends"), "{what}: {error}");
+        assert!(error.contains(&format!("found {bytes} bytes")), "{what}: {error}");
+    };
+    check("a tower", tar::EntryType::Regular, "vision.onnx", 1 << 40);
+    check("a manifest", tar::EntryType::Regular, MANIFEST_FILE, 1 << 40);
+    check("a long name", tar::EntryType::GNULongName, "@LongLink", 1 << 40);
+    check("attributes", tar::EntryType::XHeader, "pax", 1 << 62);
 }

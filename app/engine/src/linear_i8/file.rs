@@ -16,6 +16,10 @@ const SMALL_BYTES: u64 = 1 << 14;
 /// Bytes that are neither data nor strings of weights: a graph of thousands of nodes has one megabyte.
 const SKELETON_BYTES_MAX: u64 = 64 << 20;
 
+/// Nodes, and constants, that a graph may have. That of a tower with 40 layers has 4000 where each is written at its most
+/// verbose; what prepares a graph takes a time that grows with the square.
+const NODES_MAX: usize = 1 << 14;
+
 /// Bytes that are turned into floats at a time.
 const PIECE_BYTES: usize = 1 << 18;
 
@@ -85,6 +89,7 @@ impl<'a> OnnxFile<'a> {
             check(len <= end - at)?;
             // Field 5 of GraphProto is an initializer.
             if key == (5, Wire::Length) {
+                check_count(tensors.len(), "constants")?;
                 tensors.push(self.read_tensor(at, len)?);
             } else {
                 skeleton.extend_from_slice(&header);
@@ -97,6 +102,7 @@ impl<'a> OnnxFile<'a> {
             at += len;
         }
         self.graph = pb::GraphProto::decode(&*skeleton).map_err(io::Error::other)?;
+        check_count(self.graph.node.len(), "nodes")?;
         for (tensor, place) in tensors {
             if let Some(place) = place {
                 self.places.insert(tensor.name.clone(), place);
@@ -281,6 +287,13 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+fn check_count(count: usize, what: &str) -> io::Result<()> {
+    if count <= NODES_MAX {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("more than {NODES_MAX} {what}; a tower has some hundred")))
 }
 
 fn check(holds: bool) -> io::Result<()> {

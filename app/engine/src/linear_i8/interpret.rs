@@ -53,8 +53,8 @@ pub(crate) enum Outcome {
 pub(crate) enum Inputs<'a> {
     /// One picture of this height and width.
     Pixels([usize; 2]),
-    /// Names of ids, mask and types (any of them may be absent), and the most tokens.
-    Tokens { names: &'a [String], tokens_max: usize },
+    /// Names of ids, mask and types (any of them may be absent), the most tokens, and the position id of the first.
+    Tokens { names: &'a [String], tokens_max: usize, first_position: usize },
 }
 
 /// Order of the axes of heads, batch aside.
@@ -169,6 +169,9 @@ struct Interpreter<'a, 'b> {
     program: Program,
 }
 
+/// The most tokens of a picture: 1024 x 1024 pixels in patches of 8. Runs take memory for each, which is had beforehand.
+const PATCHES_MAX: usize = 1 << 14;
+
 /// Walks the graph of `file` to its output called `output`, one embedding, and fuses what can be fused. Weights are not
 /// read yet.
 pub(crate) fn interpret(file: &mut OnnxFile<'_>, inputs: Inputs<'_>, output: &str) -> io::Result<Outcome> {
@@ -250,6 +253,9 @@ impl Interpreter<'_, '_> {
         let output = self.rows(output, output)?;
         if self.program.values[output.value].rows != Rows::One {
             return unknown("the output is not one embedding");
+        }
+        if !(1..=PATCHES_MAX).contains(&self.program.tokens) {
+            return unknown(format!("{} tokens, of 1 to {PATCHES_MAX}", self.program.tokens));
         }
         self.program.output = output;
         self.program.fuse();

@@ -5,7 +5,7 @@ use std::io::{Cursor, Read, Seek};
 use ndarray::Array2;
 
 use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
-use crate::bundle::{Bundle, Manifest, Padding};
+use crate::bundle::{Bundle, Manifest, Padding, Positions};
 use crate::linear_i8::{Input, Inputs};
 use crate::tokenize::{Encoding, Tokenizer};
 
@@ -58,7 +58,11 @@ impl TextTower {
     ) -> Result<Self, TowerError> {
         let (spec, projection_dim) = (&manifest.tokenizer, manifest.projection_dim);
         let names: Vec<String> = manifest.text.inputs.iter().map(|input| input.name.clone()).collect();
-        let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length };
+        let first_position = match spec.positions {
+            Positions::Sequential => 0,
+            Positions::AfterPadding => spec.pad_id as usize + 1,
+        };
+        let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length, first_position };
         // What was trained on one length may look at the last token, which a tail would move.
         let tail = spec.padding == Padding::Longest && names.iter().any(|name| name == "attention_mask");
         let (mut engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;

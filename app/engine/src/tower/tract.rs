@@ -10,7 +10,7 @@ use tract_linalg::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::pb;
 use tract_onnx::prelude::{InferenceModel, InferenceModelExt as _};
 
-use super::{Inputs, Threads, TowerError};
+use super::{Inputs, Threads, TowerError, guarded};
 use crate::bundle;
 use crate::tokenize::Encoding;
 
@@ -114,7 +114,8 @@ impl Towers {
             Some(plan) => plan.clone(),
             None => {
                 let facts = vec![TypedFact::dt_shape(DatumType::I64, [1, length]); self.inputs.len()];
-                slot.1.insert(self.graph.prepare(&facts, self.projection_dim)?).clone()
+                let prepared = guarded(|| self.graph.prepare(&facts, self.projection_dim));
+                slot.1.insert(prepared.unwrap_or_else(|| Err(gave_up(tower)))?).clone()
             }
         };
         let mut inputs = tvec!();
@@ -133,7 +134,9 @@ impl Towers {
 
     fn run(&self, plan: &Arc<TypedRunnableModel>, inputs: TVec<TValue>, out: &mut [f32]) -> Result<(), TowerError> {
         let error = |e: TractError| run_error(self.graph.tower, &e);
-        let outputs = multithread_tract_scope(self.executor.clone(), || plan.run(inputs)).map_err(error)?;
+        // The scope does not end where a panic leaves it.
+        let outputs = multithread_tract_scope(self.executor.clone(), || guarded(|| plan.run(inputs)));
+        let outputs = outputs.ok_or_else(|| gave_up(self.graph.tower))?.map_err(error)?;
         let embedding = outputs[self.output].to_plain_array_view::<f32>().map_err(error)?;
         out.iter_mut().zip(&embedding).for_each(|(out, value)| *out = *value);
         Ok(())
@@ -171,6 +174,10 @@ impl Graph {
         }
         model.into_runnable().map_err(|e| load_error(self.tower, &e))
     }
+}
+
+fn gave_up(tower: &'static str) -> TowerError {
+    TowerError::Run { tower, message: "its graph makes no sense of this input; export the checkpoint again".into() }
 }
 
 fn load_error(tower: &'static str, error: &TractError) -> TowerError {

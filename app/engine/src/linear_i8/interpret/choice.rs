@@ -1,5 +1,6 @@
 //! Operators that choose: some rows, one row made of all, or as much of a table as there are tokens.
 
+use std::io;
 use std::sync::Arc;
 
 use tract_onnx::pb;
@@ -47,7 +48,9 @@ impl Interpreter<'_, '_> {
     fn cut_table(&mut self, table: usize, axis: i64, node: &pb::NodeProto) -> Known<Meaning> {
         let shape = self.shape(table);
         let enough = |count: usize, tokens: usize| {
-            if count >= tokens { Ok(()) } else { unknown(format!("the table has {count} places for {tokens} tokens")) }
+            // Nothing else would run it either.
+            let short = || format!("a table has {count} places for the {tokens} tokens of the longest prompt");
+            if count >= tokens { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, short())) }
         };
         match shape[..] {
             [count, width] if axis == 0 => {

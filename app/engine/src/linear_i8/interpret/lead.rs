@@ -3,7 +3,7 @@
 use tract_onnx::pb;
 
 use super::attributes::{input, int, text};
-use super::{Interpreter, Known, Meaning, Op, Rows, View, unknown};
+use super::{Interpreter, Known, Meaning, Op, PATCHES_MAX, Rows, View, unknown};
 
 impl Interpreter<'_, '_> {
     /// A row of zeros before the patches, where a class token will be.
@@ -53,6 +53,9 @@ impl Interpreter<'_, '_> {
 
     /// Makes room for `lead` rows before the patches `view`, called `name`, that were embedded by the last step.
     fn lead(&mut self, name: &str, view: View, lead: usize) -> Known<()> {
+        if lead > PATCHES_MAX {
+            return unknown(format!("{lead} rows before the patches, of at most {PATCHES_MAX}"));
+        }
         let last = self.program.steps.last_mut().map(|step| &mut step.op);
         match last {
             Some(Op::PatchEmbedding { patches, out, .. })

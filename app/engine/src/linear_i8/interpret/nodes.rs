@@ -4,7 +4,9 @@ use tract_onnx::pb;
 
 use super::attributes::{float, input, int, ints, text};
 use super::function::{gelu, gelu_tanh};
-use super::{Function, Inputs, Interpreter, Known, Meaning, Order, Patches, Rows, Terms, View, Weights, unknown};
+use super::{
+    Function, Inputs, Interpreter, Known, Meaning, Order, PATCHES_MAX, Patches, Rows, Terms, View, Weights, unknown,
+};
 use crate::linear_i8::file::INT4;
 use crate::linear_i8::program::{Attention, Op};
 
@@ -105,7 +107,11 @@ impl Interpreter<'_, '_> {
         if self.program.tokens != 0 {
             return unknown("a second patch embedding");
         }
-        self.program.tokens = grid[0] * grid[1];
+        let tokens = grid[0].saturating_mul(grid[1]);
+        if tokens > PATCHES_MAX {
+            return unknown(format!("{tokens} patches, of at most {PATCHES_MAX}"));
+        }
+        self.program.tokens = tokens;
         let out = self.value(Rows::Tokens, hidden);
         let op = Op::PatchEmbedding { patches, weights: Weights::Parts(vec![part]), out: out.value };
         self.push(&node.output[0], op);

@@ -1,0 +1,285 @@
+//! Opening and reading files that somebody else made: pictures, bundles, checkpoints, label files.
+//!
+//! Only regular files are opened: a pipe or a device would block, or never end. A file that lies in a folder which came
+//! from elsewhere may be a link within that folder and no further. Sizes are compared with what the caller can use before
+//! memory is taken, and no more than that is read, whatever a file says of its size.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// Why a file was refused; the payload of the [`io::Error`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is no regular file. The error is of the kind `IsADirectory` or `InvalidInput`.
+    #[error("expected a file, found {found}")]
+    NotAFile {
+        /// What it is.
+        found: &'static str,
+    },
+    /// A link leads out of the folder that it lies in. The error is of the kind `InvalidInput`.
+    #[error("a link to {target:?}, which is outside of its folder: put the file itself into the folder")]
+    Outside {
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// It is larger than its reader can use. The error is of the kind `FileTooLarge`.
+    #[error("larger than {bytes_max} bytes: {found} found")]
+    TooLarge {
+        /// The limit.
+        bytes_max: u64,
+        /// Its size, or how much of it was read.
+        found: u64,
+    },
+}
+
+impl Refusal {
+    /// The refusal in an error of this module; nothing where it is the system's.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match &refusal {
+            Refusal::NotAFile { found } if *found == DIRECTORY => ErrorKind::IsADirectory,
+            Refusal::NotAFile { .. } | Refusal::Outside { .. } => ErrorKind::InvalidInput,
+            Refusal::TooLarge { .. } => ErrorKind::FileTooLarge,
+        };
+        Self::new(kind, refusal)
+    }
+}
+
+const DIRECTORY: &str = "a directory";
+
+/// Opens a file that a person named: a regular file, or a link to one wherever it is.
+///
+/// # Errors
+/// The system's, or a [`Refusal`].
+pub fn open(path: &Path) -> io::Result<File> {
+    // Opening a device may do something already.
+    check_kind(&std::fs::metadata(path)?)?;
+    // Should a pipe take its place meanwhile, opening it does not wait for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    check_kind(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Opens a file of a folder that somebody else filled: a regular file, or a link within that folder. In a snapshot of a
+/// hub's cache, links lead to the blobs of the same model.
+///
+/// # Errors
+/// The system's, or a [`Refusal`].
+pub fn open_contained(path: &Path) -> io::Result<File> {
+    check_kind(&std::fs::metadata(path)?)?;
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize()?;
+    let target = path.canonicalize()?;
+    if !target.starts_with(model_of_cache(&folder).unwrap_or(&folder)) {
+        return Err(Refusal::Outside { target }.into());
+    }
+    open(&target)
+}
+
+/// The whole content of a file that a person named, of at most `bytes_max` bytes.
+///
+/// # Errors
+/// The system's, or a [`Refusal`].
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read_into(&open(path)?, bytes_max, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Puts the rest of an opened file into `bytes`, whose memory is used again; the file has at most `bytes_max` bytes.
+///
+/// # Errors
+/// The system's, or [`Refusal::TooLarge`].
+pub fn read_into(file: &File, bytes_max: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    let size = file.metadata()?.len();
+    if size > bytes_max {
+        return Err(Refusal::TooLarge { bytes_max, found: size }.into());
+    }
+    reserve(bytes, size)?;
+    // It may grow, or not know its size.
+    file.take(bytes_max.saturating_add(1)).read_to_end(bytes)?;
+    let found = bytes.len() as u64;
+    if found > bytes_max { Err(Refusal::TooLarge { bytes_max, found }.into()) } else { Ok(()) }
+}
+
+/// Makes room for `size` bytes, and no more; an error where there is no memory for them.
+pub(crate) fn reserve(bytes: &mut Vec<u8>, size: u64) -> io::Result<()> {
+    let size = usize::try_from(size).map_err(|_| ErrorKind::OutOfMemory)?;
+    bytes.try_reserve_exact(size).map_err(|_| ErrorKind::OutOfMemory.into())
+}
+
+fn check_kind(metadata: &Metadata) -> io::Result<()> {
+    let kind = metadata.file_type();
+    let found = if kind.is_file() {
+        return Ok(());
+    } else if kind.is_dir() {
+        DIRECTORY
+    } else if kind.is_fifo() {
+        "a named pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(Refusal::NotAFile { found }.into())
+}
+
+/// The folder `models--OWNER--NAME` that `folder` is a snapshot of, or lies in a snapshot of.
+fn model_of_cache(folder: &Path) -> Option<&Path> {
+    let snapshots = folder.ancestors().find(|folder| folder.ends_with("snapshots"))?;
+    let model = snapshots.parent()?;
+    model.file_name()?.to_str()?.starts_with("models--").then_some(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use rustix::fs::{CWD, Mode, mkfifoat};
+
+    use super::*;
+
+    const BYTES_MAX: u64 = 100;
+
+    /// How a file is opened.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Reader {
+        Named,
+        Contained,
+    }
+
+    fn read_by(reader: Reader, path: &Path) -> io::Result<Vec<u8>> {
+        match reader {
+            Reader::Named => read(path, BYTES_MAX),
+            Reader::Contained => {
+                let mut bytes = Vec::new();
+                read_into(&open_contained(path)?, BYTES_MAX, &mut bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    #[test]
+    fn only_regular_files_of_a_known_size_are_read() {
+        struct Case {
+            what: &'static str,
+            make: fn(&Path),
+            /// The content, or a part of the message, for files that are named and for those in a folder.
+            named: Result<&'static str, &'static str>,
+            contained: Result<&'static str, &'static str>,
+        }
+        let refused = |what: &'static str, make: fn(&Path), message: &'static str| Case {
+            what,
+            make,
+            named: Err(message),
+            contained: Err(message),
+        };
+        let read = |what: &'static str, make: fn(&Path), content: &'static str| Case {
+            what,
+            make,
+            named: Ok(content),
+            contained: Ok(content),
+        };
+        let cases = [
+            read("a file", |path| std::fs::write(path, "content").expect("a file"), "content"),
+            read("nothing", |path| std::fs::write(path, "").expect("a file"), ""),
+            read("a link beside", |path| symlink("beside", path).expect("a link"), "beside"),
+            read("a link that winds", |path| symlink("./../inside/beside", path).expect("a link"), "beside"),
+            Case {
+                what: "a link outside",
+                make: |path| symlink("../outside", path).expect("a link"),
+                named: Ok("outside"),
+                contained: Err("outside of its folder"),
+            },
+            refused("a folder", |path| std::fs::create_dir(path).expect("a folder"), "found a directory"),
+            refused(
+                "a pipe",
+                |path| mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a pipe"),
+                "found a named pipe",
+            ),
+            refused("a socket", |path| drop(UnixListener::bind(path).expect("a socket")), "found a socket"),
+            refused("an endless device", |path| symlink("/dev/zero", path).expect("a link"), "found a device"),
+            refused(
+                "4 GB of nothing",
+                |path| File::create(path).and_then(|file| file.set_len(4 << 30)).expect("a file"),
+                "larger than 100 bytes: 4294967296 found",
+            ),
+            refused("a byte too many", |path| std::fs::write(path, [0_u8; 101]).expect("a file"), "101 found"),
+            refused("itself", |path| symlink("file", path).expect("a link"), ""),
+            refused("a link to nothing", |path| symlink("nothing", path).expect("a link"), ""),
+            refused("not there", |_| {}, ""),
+        ];
+        let folder = tempfile::tempdir().expect("a folder");
+        for (number, Case { what, make, named, contained }) in cases.into_iter().enumerate() {
+            let root = folder.path().join(number.to_string());
+            std::fs::create_dir_all(root.join("inside")).expect("a folder");
+            std::fs::write(root.join("outside"), "outside").expect("a file");
+            std::fs::write(root.join("inside/beside"), "beside").expect("a file");
+            let path = root.join("inside/file");
+            make(&path);
+            for (reader, expected) in [(Reader::Named, named), (Reader::Contained, contained)] {
+                match (read_by(reader, &path), expected) {
+                    (Ok(found), Ok(content)) => assert_eq!(found, content.as_bytes(), "{what}, {reader:?}"),
+                    (Err(error), Err(part)) => {
+                        assert!(error.to_string().contains(part), "{what}, {reader:?}: {error}");
+                        assert!(part.is_empty() || Refusal::of(&error).is_some(), "{what}, {reader:?}: {error:?}");
+                    }
+                    (found, _) => panic!("{what}, {reader:?}: {found:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_read_is_an_error_of_the_system() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "secret").expect("a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).expect("a mode");
+        // Root may read everything.
+        if let Err(error) = read(&path, BYTES_MAX) {
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            assert_eq!(Refusal::of(&error), None);
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_size_ends_at_the_limit() {
+        // The system says 0 bytes of it, and gives more.
+        let error = read(Path::new("/proc/self/maps"), BYTES_MAX).expect_err("more than 100 bytes");
+        assert_eq!(Refusal::of(&error), Some(&Refusal::TooLarge { bytes_max: BYTES_MAX, found: BYTES_MAX + 1 }));
+    }
+
+    #[test]
+    fn snapshots_lead_to_the_blobs_of_their_model_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for name in ["models--a--b/blobs", "models--a--b/snapshots/01/inner", "models--c--d/blobs"] {
+            std::fs::create_dir_all(at(name)).expect("a folder");
+        }
+        for name in ["models--a--b/blobs/x", "models--c--d/blobs/x", "x"] {
+            std::fs::write(at(name), name).expect("a file");
+        }
+        let check = |place: &str, target: &str, expected: Option<&str>| {
+            symlink(target, at(place)).expect("a link");
+            let found = read_by(Reader::Contained, &at(place)).ok();
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{place} -> {target}");
+        };
+        let snapshot = "models--a--b/snapshots/01";
+        check(&format!("{snapshot}/own"), "../../blobs/x", Some("models--a--b/blobs/x"));
+        check(&format!("{snapshot}/inner/own"), "../../../blobs/x", Some("models--a--b/blobs/x"));
+        check(&format!("{snapshot}/other"), "../../../models--c--d/blobs/x", None);
+        check(&format!("{snapshot}/far"), "../../../x", None);
+    }
+}
