@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use spotter_engine::console;
 use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::picture::MAX_FILE_BYTES;
 use spotter_engine::printable::serialize_path;
 use spotter_engine::score::Score;
 
@@ -19,9 +20,6 @@ use crate::output::json::{LabelScore, write_line};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::Frame;
 use crate::{bundles, store};
-
-/// Largest picture file that is read: no camera writes larger ones, and a board has little memory.
-const PICTURE_BYTES_MAX: u64 = 256 << 20;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -60,7 +58,7 @@ fn scores<'a>(
     labels: &LabelEmbeddings,
 ) -> Result<&'a [Score]> {
     frame.path = Some(path.to_owned());
-    frame.bytes = store::read_bounded(path, PICTURE_BYTES_MAX).with_context(|| path.display().to_string())?;
+    frame.bytes = store::read_bounded(path, MAX_FILE_BYTES).with_context(|| path.display().to_string())?;
     recognizer.decode(frame)?;
     recognizer.recognize(labels, &mut Latency::default()).with_context(|| path.display().to_string())
 }

@@ -2,10 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+
+use spotter_engine::files;
 
 /// Modes of what is in the state folder, which holds no secrets. The folder itself keeps others out where that is wanted.
 pub(crate) const FILE_MODE: u32 = 0o644;
@@ -72,14 +74,10 @@ pub(crate) fn make_state_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads a file of at most `bytes_max` bytes; a larger one is an error of the kind `FileTooLarge`.
+/// Reads a regular file of at most `bytes_max` bytes; a larger one is an error of the kind `FileTooLarge`, and what is no
+/// file one of the kind `IsADirectory` or `InvalidInput`.
 pub fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
-    }
-    Ok(bytes)
+    files::read(path, bytes_max)
 }
 
 fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8], shared: bool) -> io::Result<()> {
@@ -242,7 +240,7 @@ mod tests {
         std::fs::write(&path, "12345").expect("a file");
         assert_eq!(read_bounded(&path, 5).expect("a file"), b"12345");
         assert_eq!(read_bounded(&path, 4).expect_err("too large").kind(), ErrorKind::FileTooLarge);
-        assert_eq!(read_bounded(Path::new("/dev/zero"), 9).expect_err("endless").kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read_bounded(Path::new("/dev/zero"), 9).expect_err("endless").kind(), ErrorKind::InvalidInput);
         assert_eq!(read_bounded(folder.path(), 5).expect_err("a folder").kind(), ErrorKind::IsADirectory);
     }
 }

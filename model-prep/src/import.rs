@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 use spotter_engine::bundle::{Architecture, Dim, Dtype, TEXT_INPUTS, TensorSpec, Weights};
+use spotter_engine::files;
 use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -161,13 +162,16 @@ struct File {
 impl File {
     fn read(path: &Path) -> Result<Self, ImportError> {
         let io = |source| ImportError::Io { path: path.to_owned(), source };
-        let bytes = std::fs::metadata(path).map_err(io)?.len();
+        let file = files::open(path).map_err(io)?;
+        let bytes = file.metadata().map_err(io)?.len();
         let not_onnx = |message: String| ImportError::NotOnnx { path: path.to_owned(), message };
         if bytes > FILE_BYTES_MAX {
             return Err(not_onnx(format!("{bytes} bytes are more than a protobuf message can have")));
         }
-        let mut model =
-            pb::ModelProto::decode(&*std::fs::read(path).map_err(io)?).map_err(|e| not_onnx(e.to_string()))?;
+        let mut content = Vec::new();
+        files::read_into(&file, FILE_BYTES_MAX, &mut content).map_err(io)?;
+        let mut model = pb::ModelProto::decode(&*content).map_err(|e| not_onnx(e.to_string()))?;
+        drop(content);
         let Some(graph) = model.graph.take().filter(|graph| !graph.node.is_empty()) else {
             return Err(not_onnx("it holds no graph".into()));
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use spotter_engine::bundle::{Bundle, Manifest, Weights};
+use spotter_engine::files;
 use spotter_engine::tokenize::{Encoding, Tokenizer};
 use spotter_engine::tower::{ImageTower, TextTower, TowerError};
 
@@ -16,6 +17,9 @@ use crate::{Error, Tick, probes};
 
 /// Below this cosine a bundle does not stand for its checkpoint any more.
 pub const COSINE_MIN: f32 = 0.995;
+
+/// Bytes of the largest file of goldens: 1000 pictures of 300 pixels.
+const GOLDENS_BYTES_MAX: u64 = 1 << 30;
 
 /// One comparison of two sets of embeddings.
 #[derive(Debug, Clone, PartialEq)]
@@ -155,7 +159,8 @@ struct Goldens {
 
 impl Goldens {
     fn read(path: &Path, manifest: &Manifest) -> Result<Self, Error> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let bytes = files::read(path, GOLDENS_BYTES_MAX);
+        let bytes = bytes.map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let unusable = |e: SafeTensorError| Error::Goldens {
             path: path.to_owned(),
             what: "file".into(),

@@ -1,10 +1,11 @@
 //! A picture file, or all pictures of a folder by name.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use spotter_engine::files::{self, Refusal};
 use spotter_engine::picture;
 
 use super::error::MJPEG;
@@ -43,7 +44,7 @@ impl Pictures {
 /// What kind of video a file is, if it is one.
 fn video(path: &Path) -> Option<&'static str> {
     let mut start = Vec::new();
-    File::open(path).and_then(|file| file.take(picture::START_BYTES).read_to_end(&mut start)).ok()?;
+    files::open(path).and_then(|file| file.take(picture::START_BYTES).read_to_end(&mut start)).ok()?;
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     // Its first frame alone looks like a picture.
     if start.starts_with(b"\xff\xd8") && ["mjpeg", "mjpg"].iter().any(|known| known.eq_ignore_ascii_case(ending)) {
@@ -79,18 +80,13 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
 
 /// Reads a file into `bytes`, which keeps its capacity.
 fn read(path: &Path, bytes: &mut Vec<u8>) -> Result<(), SourceError> {
-    let file = File::open(path).map_err(|e| SourceError::of_file(path, e))?;
-    bytes.clear();
-    // One byte more than allowed tells a file that is too large, also where its size is not known beforehand.
-    let mut limited = (&file).take(MAX_FILE_BYTES + 1);
-    limited.read_to_end(bytes).map_err(|e| SourceError::of_file(path, e))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let known = file.metadata().map_or(0, |data| data.len());
-        let found_bytes = known.max(bytes.len() as u64);
-        *bytes = Vec::new();
-        return Err(SourceError::TooLarge { path: path.to_path_buf(), found_bytes, limit_bytes: MAX_FILE_BYTES });
-    }
-    Ok(())
+    let read = files::open(path).and_then(|file| files::read_into(&file, MAX_FILE_BYTES, bytes));
+    read.map_err(|error| match Refusal::of(&error) {
+        Some(&Refusal::TooLarge { bytes_max, found }) => {
+            SourceError::TooLarge { path: path.to_path_buf(), found_bytes: found, limit_bytes: bytes_max }
+        }
+        _ => SourceError::of_file(path, error),
+    })
 }
 
 impl Source for Pictures {
@@ -142,6 +138,7 @@ impl Source for Pictures {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::Manifest;
-use spotter_engine::picture::decode;
+use spotter_engine::files;
+use spotter_engine::picture::{MAX_FILE_BYTES, decode};
 
 use super::{PICTURES, PIXELS_BYTES_MAX, Settings};
 use crate::{Error, probes};
@@ -39,9 +40,9 @@ impl Inputs {
         let mut preprocessor = manifest.preprocessor()?;
         let mut pixels = Vec::with_capacity(count);
         for path in chosen {
-            let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;
             let mut values = Vec::new();
-            let read = decode(&bytes).map_err(|error| error.to_string());
+            let read = files::read(path, MAX_FILE_BYTES).map_err(|error| error.to_string());
+            let read = read.and_then(|bytes| decode(&bytes).map_err(|error| error.to_string()));
             let read = read.and_then(|picture| {
                 preprocessor.run(&picture, &mut values).map(|_| ()).map_err(|error| error.to_string())
             });

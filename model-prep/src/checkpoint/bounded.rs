@@ -1,10 +1,10 @@
-//! Files of a checkpoint, which comes from anywhere: only regular files are opened, and no more is read than any real
-//! checkpoint has.
+//! Files of a checkpoint, which comes from anywhere: only regular files that lie in its folder, or in its model's cache, are
+//! opened, and no more is read than any real checkpoint has.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
+use spotter_engine::files::{self, Refusal};
 use spotter_engine::marks;
 
 use super::CheckpointError;
@@ -12,27 +12,15 @@ use super::CheckpointError;
 /// For whole files that are held in memory. The largest tokenizers, of a million tokens, take half of it.
 const FILE_BYTES_MAX: u64 = 128 << 20;
 
-/// Opens a regular file, or a link to one as the Hugging Face cache has them; pipes and devices would never end.
+/// Opens a regular file, or a link to one within the folder or to a blob of the hub's cache.
 pub(crate) fn open(path: &Path) -> Result<File, CheckpointError> {
-    let io = |source| CheckpointError::io(path, source);
-    let kind = std::fs::metadata(path).map_err(io)?;
-    if !kind.is_file() {
-        let found = if kind.is_dir() { "a directory" } else { "neither a file nor a directory" };
-        return Err(CheckpointError::NotAFile { path: path.to_owned(), found });
-    }
-    File::open(path).map_err(io)
+    files::open_contained(path).map_err(|source| refused(path, source))
 }
 
 /// The whole content of a file of at most `bytes_max` bytes.
 pub(crate) fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, CheckpointError> {
-    let io = |source| CheckpointError::io(path, source);
-    let file = open(path)?;
-    let size = file.metadata().map_err(io)?.len();
-    if size > bytes_max {
-        return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes_max, found: size });
-    }
     let mut bytes = Vec::new();
-    file.take(bytes_max).read_to_end(&mut bytes).map_err(io)?;
+    files::read_into(&open(path)?, bytes_max, &mut bytes).map_err(|source| refused(path, source))?;
     if bytes.starts_with(marks::LFS) {
         return Err(CheckpointError::LfsPointer { path: path.to_owned() });
     }
@@ -45,5 +33,14 @@ pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, CheckpointEr
         Ok(bytes) => Ok(Some(bytes)),
         Err(CheckpointError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+fn refused(path: &Path, source: std::io::Error) -> CheckpointError {
+    let path = path.to_owned();
+    match Refusal::of(&source) {
+        Some(&Refusal::NotAFile { found }) => CheckpointError::NotAFile { path, found },
+        Some(&Refusal::TooLarge { bytes_max, found }) => CheckpointError::TooLarge { path, bytes_max, found },
+        Some(Refusal::Outside { .. }) | None => CheckpointError::Io { path, source },
     }
 }

@@ -11,6 +11,9 @@ use super::{CheckpointError, bounded};
 /// `adapter_config.json` has some tens of keys.
 const ADAPTER_BYTES_MAX: u64 = 1 << 20;
 
+/// A name of a snapshot, which is a hash.
+const REF_BYTES_MAX: u64 = 1 << 10;
+
 /// Folders that are listed in a message.
 const SHOWN_MAX: usize = 3;
 
@@ -142,7 +145,8 @@ fn of_model(model: &Path) -> Vec<PathBuf> {
     let folder = model.join("snapshots");
     let all: Vec<PathBuf> = names(&folder).iter().map(|name| folder.join(name)).collect();
     let all: Vec<PathBuf> = all.into_iter().filter(|snapshot| snapshot.join("config.json").exists()).collect();
-    let main = std::fs::read_to_string(model.join("refs/main")).unwrap_or_default();
+    let main = bounded::read_at_most(&model.join("refs/main"), REF_BYTES_MAX).unwrap_or_default();
+    let main = String::from_utf8(main).unwrap_or_default();
     let main: Vec<PathBuf> = all.iter().filter(|snapshot| snapshot.ends_with(main.trim())).cloned().collect();
     if main.len() == 1 { main } else { all }
 }

@@ -1,7 +1,6 @@
 //! One weights file of any format, read tensor by tensor and piece by piece.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -120,7 +119,7 @@ impl WeightsFile {
     pub(crate) fn bytes(&self, name: &str, take: Take<'_, u8>) -> Result<(), CheckpointError> {
         let stored = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let io = |source| CheckpointError::io(&self.path, source);
-        let mut file = File::open(&self.path).map_err(io)?;
+        let mut file = bounded::open(&self.path)?;
         file.seek(SeekFrom::Start(stored.start)).map_err(io)?;
         if let Some(strides) = &stored.strides {
             let mut span = vec![0; stored.span(strides) * stored.element_bytes()];

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use spotter_engine::labels::Label;
+use spotter_engine::picture::MAX_FILE_BYTES;
 
 use super::EvaluateError;
 
@@ -18,7 +19,7 @@ pub(super) use self::lines::templates;
 use self::place::Place;
 
 /// Larger picture files are refused: no camera writes them, and one for each thread must fit the memory.
-const PICTURE_BYTES_MAX: u64 = 256 << 20;
+const PICTURE_BYTES_MAX: u64 = MAX_FILE_BYTES;
 
 /// Name of the file in the folder that tells the names of classes.
 const CLASSES_FILE: &str = "classes.tsv";

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::{Manifest, Weights};
+use spotter_engine::files;
 use spotter_engine::printable::{printable, printable_path};
 
 use super::{export_calibrated, steps};
@@ -18,6 +19,9 @@ use crate::model::Model;
 use crate::overrides::{CropTo, ImageProcessor, ImageSize, Overrides, ResizeTo, ScaleTo};
 use crate::plan::{Plan, Plans};
 use crate::{calibrate, report};
+
+/// Bytes of the largest file of prompts; all of them are embedded.
+const PROMPTS_BYTES_MAX: u64 = 16 << 20;
 
 /// Arguments of `model-prep export`.
 #[derive(Debug, Args)]
@@ -184,7 +188,9 @@ fn settings(folder: PathBuf, prompts: Option<&Path>, max_drop: f32) -> anyhow::R
     let prompts = match prompts {
         None => Vec::new(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let read = files::read(path, PROMPTS_BYTES_MAX).map_err(anyhow::Error::from);
+            let text = read.and_then(|bytes| Ok(String::from_utf8(bytes)?));
+            let text = text.with_context(|| path.display().to_string())?;
             let lines: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
             anyhow::ensure!(lines.len() > 1, "{}: expected two prompts or more, one on each line", path.display());
             lines

@@ -1,9 +1,9 @@
 //! Data that exporters keep in a file beside the graph.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
 
+use spotter_engine::files;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 
@@ -45,7 +45,7 @@ fn load_tensor(tensor: &mut pb::TensorProto, onnx: &Path) -> Result<(), ImportEr
     }
     let path = onnx.with_file_name(location);
     let io = |source| ImportError::Io { path: path.clone(), source };
-    let mut file = File::open(&path).map_err(io)?;
+    let mut file = files::open_contained(&path).map_err(io)?;
     let there = file.metadata().map_err(io)?.len();
     if offset.checked_add(length).is_none_or(|end| end > there) {
         return Err(wrong(&format!("{length} bytes at {offset} of {location}"), format!("{there} bytes")));

@@ -1,12 +1,12 @@
 //! Two ONNX towers with what belongs to them.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use sha2::{Digest as _, Sha256};
 use spotter_engine::bundle::{Override, Padding};
+use spotter_engine::files;
 use spotter_engine::preprocess::{Recipe, Size};
 use spotter_engine::score::ScoringKind;
 
@@ -20,6 +20,9 @@ use crate::towers::TowerFile;
 
 /// What stands in the record for a value that ONNX files do not hold.
 const NOT_THERE: &str = "none";
+
+/// Bytes of the largest file that a projection is taken from, which may hold a whole model. It is read whole.
+const PROJECTION_BYTES_MAX: u64 = 2 << 30;
 
 /// Bytes that are hashed at a time.
 const HASH_BYTES: usize = 1 << 18;
@@ -139,7 +142,7 @@ impl OnnxModel {
         let mut hash = Sha256::new();
         for (path, _) in [&self.vision, &self.text] {
             let io = |source| ImportError::Io { path: path.clone(), source };
-            let mut file = File::open(path).map_err(io)?;
+            let mut file = files::open(path).map_err(io)?;
             let mut bytes = vec![0; HASH_BYTES];
             loop {
                 let count = file.read(&mut bytes).map_err(io)?;
@@ -166,7 +169,8 @@ fn wrong(path: &Path, what: &str, expected: &str, found: &str) -> ImportError {
 }
 
 fn projection(path: &Path, name: &str) -> Result<Projection, ImportError> {
-    let bytes = std::fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    let bytes =
+        files::read(path, PROJECTION_BYTES_MAX).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
     let expected = "a tensor F32 [projection_dim, width]";
     let what = format!("tensor {name}");
     let file = SafeTensors::deserialize(&bytes).map_err(|e| wrong(path, "file", "safetensors", &e.to_string()))?;

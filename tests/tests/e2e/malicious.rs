@@ -296,7 +296,7 @@ fn indices_that_lead_away() {
             symlink(target, path.join("shard.safetensors")).unwrap();
         }
     };
-    check("a device", through("/dev/zero"), &["shard.safetensors: expected a file, found neither"]);
+    check("a device", through("/dev/zero"), &["shard.safetensors: expected a file, found a device"]);
     check("a directory", through("/etc"), &["shard.safetensors: expected a file, found a directory"]);
     check("itself", through("shard.safetensors"), &["shard.safetensors"]);
     check("the index", through("model.safetensors.index.json"), &["not a usable safetensors file"]);

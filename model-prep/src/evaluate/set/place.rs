@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use flate2::read::DeflateDecoder;
 use rawzip::{CompressionMethod, FileReader, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveEntryWayfinder};
+use spotter_engine::files;
 
 use crate::evaluate::EvaluateError;
 
@@ -61,7 +62,7 @@ impl Place {
                 expected: "a folder of pictures or a zip archive of one".to_owned(),
                 found: format!("a file that is neither ({error})"),
             };
-            Self::Zip(Box::new(Zip::open(path, File::open(path).map_err(io)?, &mut listing).map_err(foreign)?))
+            Self::Zip(Box::new(Zip::open(path, files::open(path).map_err(io)?, &mut listing).map_err(foreign)?))
         };
         listing.folders.sort();
         listing.folders.dedup();
@@ -89,11 +90,7 @@ impl Place {
 
 /// The content of a file of at most `bytes_max` bytes.
 pub(super) fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "not a file"));
-    }
-    read(file, bytes_max)
+    files::read(path, bytes_max)
 }
 
 fn read(file: impl Read, bytes_max: u64) -> io::Result<Vec<u8>> {
