@@ -2,12 +2,14 @@
 //! position ids that the text tower counts by itself in the reference.
 
 mod charsmap;
+mod growth;
 pub(crate) mod siglip;
 
 use std::sync::Arc;
 
 use tokenizers::TruncationParams;
 
+pub(crate) use self::growth::Growth;
 use self::siglip::Siglip;
 use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 
@@ -15,6 +17,7 @@ use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
+    growth: Arc<Growth>,
     siglip: Option<Arc<Siglip>>,
     max_length: usize,
     /// The length that every prompt has, where it is the same for all.
@@ -47,6 +50,19 @@ pub enum TokenizeError {
         /// The library's message.
         message: String,
     },
+    /// The prompt is so long that what the tokenizer makes of it before it cuts it might fill the memory.
+    #[error(
+        "prompt of {found_bytes} bytes: the tokenizer may make {normalized_bytes} bytes of it before it is cut, expected \
+         at most {bytes_max}; shorten it"
+    )]
+    Length {
+        /// Bytes of the prompt.
+        found_bytes: u64,
+        /// Bytes that it may become.
+        normalized_bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
     /// The library refused a prompt.
     #[error("prompt {prompt:?} cannot be tokenized: {message}")]
     Prompt {
@@ -67,21 +83,22 @@ fn file_error(error: tokenizers::Error) -> TokenizeError {
     TokenizeError::File { message: error.to_string() }
 }
 
-/// The library's tokenizer for the content of a `tokenizer.json`, without padding or truncation, and how many special
-/// tokens it puts around a prompt.
-pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize), TokenizeError> {
+/// The library's tokenizer for the content of a `tokenizer.json`, without padding or truncation, how many special tokens
+/// it puts around a prompt, and how long it may make prompts.
+pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize, Growth), TokenizeError> {
+    let growth = Growth::of(json)?;
     let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(file_error)?;
     // A file that pads to one length has no empty prompt.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(file_error)?;
     let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
-    Ok((inner, special))
+    Ok((inner, special, growth))
 }
 
 impl Tokenizer {
     /// Reads the content of a `tokenizer.json`; truncation and padding come from `spec`, not from the file.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let (mut inner, special) = library(json)?;
+        let (mut inner, special, growth) = library(json)?;
         if spec.max_length <= special {
             let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
             return Err(TokenizeError::File { message });
@@ -92,6 +109,7 @@ impl Tokenizer {
         let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         Ok(Self {
             inner: Arc::new(inner),
+            growth: Arc::new(growth),
             siglip: siglip.map(Arc::new),
             max_length: spec.max_length,
             fixed_length: (spec.padding == Padding::MaxLength).then_some(spec.max_length),
@@ -104,6 +122,7 @@ impl Tokenizer {
 
     /// Ids of one prompt, cut to the maximum length, and padded to it where [`TokenizerSpec::padding`] says so.
     pub fn encode(&self, prompt: &str) -> Result<Encoding, TokenizeError> {
+        self.growth.check(prompt)?;
         let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
         let (ids, mask, type_ids) = match &self.siglip {
             Some(siglip) => {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::bundle::{Bundle, TokenizerSpec};
 use crate::tokenize::siglip::Siglip;
-use crate::tokenize::{TokenizeError, guarded, library};
+use crate::tokenize::{Growth, TokenizeError, guarded, library};
 use crate::tower::TowerError;
 
 /// A tokenizer without its limit of tokens, to examine sentences with. It takes as much memory as the
@@ -14,6 +14,7 @@ use crate::tower::TowerError;
 #[derive(Debug)]
 pub struct Vocabulary {
     inner: tokenizers::Tokenizer,
+    growth: Growth,
     siglip: Option<Siglip>,
     /// `None` where no piece can be unknown, as in byte-level vocabularies.
     unknown_id: Option<u32>,
@@ -70,12 +71,12 @@ impl Vocabulary {
     /// # Errors
     /// It is not one that the tokenizers library reads.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let (inner, special) = library(json)?;
+        let (inner, special, growth) = library(json)?;
         let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         let file_error = |e: serde_json::Error| TokenizeError::File { message: e.to_string() };
         let Model { unk_token, unk_id } = serde_json::from_slice::<File>(json).map_err(file_error)?.model;
         let unknown_id = unk_id.or_else(|| inner.token_to_id(&unk_token?));
-        Ok(Self { inner, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
+        Ok(Self { inner, growth, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
     }
 
     /// The most word pieces of a sentence that the text tower is given.
@@ -89,6 +90,7 @@ impl Vocabulary {
     /// # Errors
     /// The tokenizers library refuses the sentence.
     pub fn read(&self, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
+        self.growth.check(sentence)?;
         if let Some(siglip) = &self.siglip {
             return self.read_siglip(siglip, sentence, part);
         }

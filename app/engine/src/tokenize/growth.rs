@@ -1,0 +1,166 @@
+//! How long a prompt may become before it is cut into tokens: each step of a normalizer can make more of it, and a chain
+//! of them more than any memory holds.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::TokenizeError;
+
+/// Bytes that a prompt may become. The library keeps some 40 bytes for each while it works.
+const NORMALIZED_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes of a prompt that every tokenizer must have room for.
+const PROMPT_BYTES: u64 = 100;
+
+/// Bytes that one byte of text becomes at most, where a step's type says nothing of it: U+FDFA in NFKC, 3 bytes, becomes 33.
+const COMPATIBILITY: u64 = 11;
+
+/// An upper bound of what the normalizer of a tokenizer makes of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Growth {
+    steps: Vec<Step>,
+}
+
+/// One step makes at most `(bytes + 1) * factor + added` of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Step {
+    factor: u64,
+    added: u64,
+}
+
+/// The part of a `tokenizer.json` that changes text.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    normalizer: Value,
+}
+
+impl Growth {
+    /// Reads the normalizer in the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// It is not JSON, or a short prompt may already become too long.
+    pub(crate) fn of(json: &[u8]) -> Result<Self, TokenizeError> {
+        let file_error = |message: String| TokenizeError::File { message };
+        let File { normalizer } = serde_json::from_slice(json).map_err(|error| file_error(error.to_string()))?;
+        let mut steps = Vec::new();
+        add_steps(&normalizer, &mut steps);
+        let growth = Self { steps };
+        let bytes = growth.bytes(PROMPT_BYTES);
+        if bytes > NORMALIZED_BYTES_MAX {
+            return Err(file_error(format!(
+                "its normalizers may make {bytes} bytes of a prompt of {PROMPT_BYTES}, expected at most \
+                 {NORMALIZED_BYTES_MAX}"
+            )));
+        }
+        Ok(growth)
+    }
+
+    /// Refuses a prompt that may become too long.
+    pub(crate) fn check(&self, prompt: &str) -> Result<(), TokenizeError> {
+        let found_bytes = prompt.len() as u64;
+        let normalized_bytes = self.bytes(found_bytes);
+        if normalized_bytes <= NORMALIZED_BYTES_MAX {
+            return Ok(());
+        }
+        Err(TokenizeError::Length { found_bytes, normalized_bytes, bytes_max: NORMALIZED_BYTES_MAX })
+    }
+
+    /// What a text of so many bytes may become.
+    fn bytes(&self, bytes: u64) -> u64 {
+        self.steps
+            .iter()
+            .fold(bytes, |bytes, step| bytes.saturating_add(1).saturating_mul(step.factor).saturating_add(step.added))
+    }
+}
+
+/// The steps of a normalizer, which is known by its fields, as the library knows those that old versions wrote without a
+/// type.
+fn add_steps(normalizer: &Value, steps: &mut Vec<Step>) {
+    let length = |value: &Value| value.as_str().map_or(0, str::len) as u64;
+    let (mut factor, mut added) = (1, 0);
+    if let Some(inner) = normalizer.get("normalizers").and_then(Value::as_array) {
+        inner.iter().for_each(|inner| add_steps(inner, steps));
+        return;
+    } else if let Some(content) = normalizer.get("content") {
+        let matched = normalizer.get("pattern").and_then(|pattern| pattern.get("String")).map_or(0, length);
+        // An expression may match nothing, between any two characters.
+        factor = if matched == 0 { length(content) + 1 } else { length(content).div_ceil(matched).max(1) };
+    } else if let Some(prepended) = normalizer.get("prepend") {
+        added = length(prepended);
+    } else if let Some(charsmap) = normalizer.get("precompiled_charsmap") {
+        factor = charsmap.as_str().map_or(1, longest_text).max(1);
+    } else {
+        factor = match normalizer.get("type").and_then(Value::as_str) {
+            Some("Strip" | "StripAccents" | "Nmt") => 1,
+            Some("Lowercase" | "ByteLevel") => 2,
+            Some("NFC" | "NFD") => 3,
+            // Spaces around letters, NFD, lower case.
+            Some("BertNormalizer") => 6,
+            None if normalizer.is_null() => return,
+            _ => COMPATIBILITY,
+        };
+    }
+    steps.push(Step { factor, added });
+}
+
+/// Bytes of the longest text that a SentencePiece table puts in the place of another.
+fn longest_text(charsmap: &str) -> u64 {
+    let bytes = base64::decode(charsmap).unwrap_or_default();
+    let texts =
+        bytes.split_first_chunk::<4>().and_then(|(length, rest)| rest.get(u32::from_le_bytes(*length) as usize..));
+    texts.unwrap_or_default().split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn growth(normalizer: &str) -> Result<Growth, TokenizeError> {
+        Growth::of(format!(r#"{{"normalizer": {normalizer}, "model": {{}}}}"#).as_bytes())
+    }
+
+    fn replace(pattern: &str, content: &str) -> String {
+        format!(r#"{{"type": "Replace", "pattern": {pattern}, "content": "{content}"}}"#)
+    }
+
+    fn sequence(steps: &[String]) -> String {
+        format!(r#"{{"type": "Sequence", "normalizers": [{}]}}"#, steps.join(", "))
+    }
+
+    #[test]
+    fn steps_are_bounded_by_what_they_may_put_in() {
+        let check = |what: &str, normalizer: &str, bytes: u64, expected: u64| {
+            let growth = growth(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(growth.bytes(bytes), expected, "{what}");
+        };
+        check("none", "null", 7, 7);
+        check("a letter", &replace(r#"{"String": "a"}"#, "bcd"), 9, 30);
+        check("a longer pattern", &replace(r#"{"String": "abc"}"#, "d"), 9, 10);
+        check("an empty pattern", &replace(r#"{"String": ""}"#, "ab"), 9, 30);
+        check("an expression", &replace(r#"{"Regex": "\\s+"}"#, " "), 9, 20);
+        check("without a type", r#"{"pattern": {"Regex": "x*"}, "content": "abc"}"#, 9, 40);
+        check("a prefix", r#"{"type": "Prepend", "prepend": "abc"}"#, 9, 13);
+        check("NFKC", r#"{"type": "NFKC"}"#, 9, 110);
+        let two = [replace(r#"{"String": "a"}"#, "bb"), replace(r#"{"String": "b"}"#, "ccc")];
+        check("one after the other", &sequence(&two), 9, 63);
+        check("within each other", &sequence(&[sequence(&two)]), 9, 63);
+        // An array of one unit, then two texts.
+        let table = base64::encode([&[4_u8, 0, 0, 0, 0, 0, 0, 0][..], b"ab\0abcde\0"].concat());
+        check("a table", &format!(r#"{{"type": "Precompiled", "precompiled_charsmap": "{table}"}}"#), 9, 50);
+        check("a damaged table", r#"{"type": "Precompiled", "precompiled_charsmap": "AAA"}"#, 9, 10);
+    }
+
+    #[test]
+    fn chains_and_prompts_that_grow_beyond_measure_are_refused() {
+        let doubled = |count: usize| sequence(&vec![replace(r#"{"String": "a"}"#, "aa"); count]);
+        let few = growth(&doubled(5)).expect("32 times as long");
+        assert!(few.check(&"a".repeat(100_000)).is_ok());
+        let error = few.check(&"a".repeat(200_000)).expect_err("6 MB").to_string();
+        assert!(error.contains("200000 bytes") && error.contains("4194304"), "{error}");
+        for normalizer in [doubled(30), doubled(10_000), replace(r#"{"Regex": ""}"#, &"a".repeat(50_000))] {
+            let error = growth(&normalizer).expect_err("too long").to_string();
+            assert!(error.contains("a prompt of 100, expected at most 4194304"), "{error}");
+        }
+    }
+}
