@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
+use spotter_engine::aside::Aside;
 
 use crate::{Error, Tick};
 use draw::Distribution;
@@ -80,10 +81,10 @@ pub fn compose(options: &Options, tick: Tick<'_>) -> Result<Report, Error> {
     let vision = Tower::open(&options.vision, Side::Vision)?;
     let text = Tower::open(&options.text, Side::Text)?;
     let planned = plan(&vision, &text, options)?;
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    let new = out.with_file_name(format!(".{name}.new-{}", std::process::id()));
+    let aside = Aside::new(out, |_| Ok(())).map_err(io)?;
+    let new = aside.path().join("new");
     let build = || -> Result<u64, Error> {
-        std::fs::create_dir_all(&new).map_err(io)?;
+        std::fs::create_dir(&new).map_err(io)?;
         let bytes = weights::write(&new.join("model.safetensors"), &planned, options.seed, tick)?;
         write_json(&new.join("config.json"), &config(&vision, &text, options))?;
         processor::write(&vision, &text, &new)?;
@@ -94,7 +95,7 @@ pub fn compose(options: &Options, tick: Tick<'_>) -> Result<Report, Error> {
         std::fs::rename(&new, out).map_err(io)?;
         Ok(bytes)
     };
-    let bytes = build().inspect_err(|_| drop(std::fs::remove_dir_all(&new)))?;
+    let bytes = build()?;
     let drawn = planned.iter().filter(|tensor| !matches!(tensor.values, Values::Copied { .. }));
     Ok(Report {
         out: out.clone(),

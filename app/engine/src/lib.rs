@@ -9,6 +9,7 @@
 //! attention maps are not part of a bundle; the checkpoint in Python has them.
 #![warn(missing_docs)]
 
+pub mod aside;
 pub mod bundle;
 pub mod console;
 pub mod files;

@@ -120,6 +120,44 @@ fn a_bundle_is_replaced_whole_and_nothing_else_is() {
 }
 
 #[test]
+fn what_a_killed_writer_left_is_rescued_and_removed() {
+    struct Case {
+        what: &'static str,
+        /// Where the bundle of before lies; its labels lie beside its files.
+        before: &'static str,
+        /// Whether a bundle is in its place.
+        in_place: bool,
+        /// Whether the labels are there when the next bundle is written.
+        keeps_labels: bool,
+    }
+    let cases = [
+        Case { what: "killed while it wrote", before: "elsewhere", in_place: true, keeps_labels: false },
+        Case {
+            what: "killed once they were exchanged",
+            before: ".bundle.new-1-0/new",
+            in_place: true,
+            keeps_labels: true,
+        },
+        Case { what: "killed between two renames", before: ".bundle.new-1-0/old", in_place: false, keeps_labels: true },
+        Case { what: "killed behind two renames", before: ".bundle.new-1-0/old", in_place: true, keeps_labels: true },
+    ];
+    for Case { what, before, in_place, keeps_labels } in cases {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(at(".bundle.new-1-0/half")).expect("a folder");
+        if in_place {
+            written(&at("bundle"));
+        }
+        written(&at(before));
+        std::fs::write(at(before).join("labels.toml"), b"mine").expect("a file");
+        written(&at("bundle"));
+        open_and_read(&at("bundle")).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(!at(".bundle.new-1-0").exists(), "{what}");
+        assert_eq!(at("bundle/labels.toml").exists(), keeps_labels, "{what}");
+    }
+}
+
+#[test]
 fn damage_is_named() {
     type Damage = fn(&Path);
     let cases: [(&str, Damage, &str); 22] = [

@@ -4,10 +4,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
 
 use super::read::hex;
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
+use crate::aside::Aside;
+
+/// Where the new bundle lies in the folder beside its place, and where an old one, which it replaces, waits.
+const NEW: &str = "new";
+const OLD: &str = "old";
 
 /// The files of a bundle, the manifest excepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +52,12 @@ impl Part {
     }
 }
 
-/// A bundle that is being written, file by file, to a folder beside its place; dropping it unfinished leaves nothing.
+/// A bundle that is being written, file by file, to a folder beside its place; dropping it unfinished leaves nothing, and
+/// what a killed one left is removed by the next.
 #[derive(Debug)]
 pub struct Writer {
     out: PathBuf,
+    aside: Aside,
     folder: PathBuf,
     files: Vec<FileEntry>,
 }
@@ -64,9 +72,10 @@ impl Writer {
         if !is_tar(out) {
             check_place(out).map_err(io)?;
         }
-        let folder = aside(out, "new");
-        std::fs::create_dir_all(&folder).map_err(io)?;
-        Ok(Self { out: out.to_owned(), folder, files: Vec::new() })
+        let aside = Aside::new(out, |leftover| rescue(leftover, out)).map_err(io)?;
+        let folder = aside.path().join(NEW);
+        std::fs::create_dir(&folder).map_err(io)?;
+        Ok(Self { out: out.to_owned(), aside, folder, files: Vec::new() })
     }
 
     /// The folder that the files are in for now; on the file system of the bundle.
@@ -108,47 +117,36 @@ impl Writer {
     }
 
     fn put(&self) -> io::Result<()> {
-        let (out, old) = (&self.out, aside(&self.out, "old"));
+        let (out, old) = (&self.out, self.aside.path().join(OLD));
         // Somebody may have put something there meanwhile.
         check_place(out)?;
-        if out.exists() {
-            std::fs::rename(out, &old)?;
+        if !out.exists() {
+            return std::fs::rename(&self.folder, out);
         }
+        // In one step where the file system can; a kill between two would leave no bundle until the next is written.
+        if renameat_with(CWD, self.folder.as_path(), CWD, out.as_path(), RenameFlags::EXCHANGE).is_ok() {
+            return keep_others(&self.folder, out);
+        }
+        std::fs::rename(out, &old)?;
         if let Err(error) = std::fs::rename(&self.folder, out) {
-            if old.exists() {
-                let _ = std::fs::rename(&old, out);
-            }
+            let _ = std::fs::rename(&old, out);
             return Err(error);
         }
-        if old.exists() {
-            keep_others(&old, out)?;
-            std::fs::remove_dir_all(&old)?;
-        }
-        Ok(())
+        keep_others(&old, out)
     }
 
     fn pack(&self) -> io::Result<()> {
-        let new = aside(&self.out, "tar");
-        let build = || {
-            let mut archive = tar::Builder::new(io::BufWriter::new(File::create(&new)?));
-            for name in file_names() {
-                let file = File::open(self.folder.join(name))?;
-                let mut header = tar::Header::new_ustar();
-                header.set_size(file.metadata()?.len());
-                header.set_mode(0o644);
-                archive.append_data(&mut header, name, file)?;
-            }
-            archive.into_inner()?.into_inner()?.sync_all()?;
-            std::fs::rename(&new, &self.out)
-        };
-        build().inspect_err(|_| drop(std::fs::remove_file(&new)))
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // Gone already where it was renamed into place.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let new = self.aside.path().join("archive");
+        let mut archive = tar::Builder::new(io::BufWriter::new(File::create(&new)?));
+        for name in file_names() {
+            let file = File::open(self.folder.join(name))?;
+            let mut header = tar::Header::new_ustar();
+            header.set_size(file.metadata()?.len());
+            header.set_mode(0o644);
+            archive.append_data(&mut header, name, file)?;
+        }
+        archive.into_inner()?.into_inner()?.sync_all()?;
+        std::fs::rename(&new, &self.out)
     }
 }
 
@@ -217,10 +215,16 @@ fn file_names() -> impl Iterator<Item = &'static str> {
     [MANIFEST_FILE].into_iter().chain(Part::ALL.map(Part::name))
 }
 
-/// A path beside `out`, on the same file system, for what is not complete yet.
-fn aside(out: &Path, suffix: &str) -> PathBuf {
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    out.with_file_name(format!(".{name}.{suffix}-{}", std::process::id()))
+/// Takes what is worth keeping out of a folder that a killed program left beside `out`: the old bundle where it was about
+/// to be replaced, and files of others that lay in it.
+fn rescue(leftover: &Path, out: &Path) -> io::Result<()> {
+    let is_bundle = |folder: &Path| folder.join(MANIFEST_FILE).exists();
+    let (old, new) = (leftover.join(OLD), leftover.join(NEW));
+    if is_bundle(&old) && !out.exists() {
+        return std::fs::rename(&old, out);
+    }
+    let mut kept = [old, new].into_iter().filter(|folder| is_bundle(folder) && is_bundle(out));
+    kept.try_for_each(|folder| keep_others(&folder, out))
 }
 
 /// Only a bundle, or an empty folder, is replaced.
@@ -232,11 +236,11 @@ fn check_place(out: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves what is no file of the bundle from the old folder to the new one.
+/// Moves what is no file of the bundle from the old folder to the new one; what is there already stays.
 fn keep_others(old: &Path, out: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(old)? {
         let name = entry?.file_name();
-        if file_names().all(|file| name != file) {
+        if file_names().all(|file| name != file) && !out.join(&name).exists() {
             std::fs::rename(old.join(&name), out.join(&name))?;
         }
     }
