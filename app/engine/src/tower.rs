@@ -150,6 +150,7 @@ fn prepare(
     let error = |source: std::io::Error| TowerError::Load { tower, message: source.to_string() };
     let mut file = OnnxFile::read(Box::new(&mut source)).map_err(error)?;
     check_graph(tower, &file.graph, spec)?;
+    check_axes(tower, &file.graph)?;
     let outcome = if threads.fused {
         linear_i8::interpret(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
     } else {
@@ -208,6 +209,21 @@ fn check_graph(tower: &'static str, graph: &pb::GraphProto, spec: &bundle::Tower
     let expected = join([Some(&spec.output), spec.features.as_ref()].into_iter().flatten().map(|o| &*o.name).collect());
     if expected != found {
         return Err(TowerError::Mismatch { tower, what: "outputs".into(), expected, found });
+    }
+    Ok(())
+}
+
+/// Axes must be some that a tensor may have: what prepares a graph counts up to them.
+fn check_axes(tower: &'static str, graph: &pb::GraphProto) -> Result<(), TowerError> {
+    const AXES: std::ops::RangeInclusive<i64> = -16..=16;
+    for node in &graph.node {
+        for attribute in node.attribute.iter().filter(|own| matches!(own.name.as_str(), "axis" | "axes" | "perm")) {
+            if let Some(axis) = attribute.ints.iter().chain([&attribute.i]).find(|axis| !AXES.contains(axis)) {
+                let message =
+                    format!("{} {:?}: {} {axis} is none of a tensor's", node.op_type, node.name, attribute.name);
+                return Err(TowerError::Load { tower, message });
+            }
+        }
     }
     Ok(())
 }

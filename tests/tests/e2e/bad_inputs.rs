@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use crate::classify::{Place, drawn, finish, label_toml, lines};
@@ -79,6 +80,8 @@ fn pictures_that_are_none_are_named() {
     case("a truncated JPEG", jpeg()[..jpeg().len() / 2].to_vec(), &["x.jpg", "truncated JPEG"]);
     case("20000 x 10000", png_of(20_000, 10_000), &["x.jpg", "20000 x 10000"]);
     case("0 x 0", png_of(0, 0), &["x.jpg"]);
+    case("a strip", png_of(89_478_485, 1), &["x.jpg", "89478485 x 1", "sides of 1 to 65535"]);
+    case("a square", png_of(9459, 9459), &["x.jpg", "9459 x 9459", "at most 67108864 pixels"]);
     case("text", b"labels = 3\n".to_vec(), &["x.jpg", "not a picture"]);
     let elsewhere = |what, arguments, parts| {
         check(&Case { what, files: vec![("folder/x.txt", Vec::new())], arguments, code: 1, parts });
@@ -86,6 +89,111 @@ fn pictures_that_are_none_are_named() {
     elsewhere("a missing file", "classify --json none.jpg", &["none.jpg", "No such file"]);
     elsewhere("a folder", "classify --json folder", &["folder", "directory"]);
     elsewhere("a name that is empty in the middle", "classify --json folder/x.txt/y.jpg", &["folder/x.txt/y.jpg"]);
+}
+
+/// What a file may be that is none.
+#[derive(Debug, Clone, Copy)]
+enum Hostile {
+    Pipe,
+    Folder,
+    EndlessDevice,
+    Empty,
+    Sparse,
+    Unreadable,
+}
+
+impl Hostile {
+    fn make(self, path: &Path) {
+        match self {
+            Self::Pipe => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+            Self::Folder => fs::create_dir(path).unwrap(),
+            Self::EndlessDevice => symlink("/dev/zero", path).unwrap(),
+            Self::Empty => fs::write(path, "").unwrap(),
+            // Nothing of it is on the disk.
+            Self::Sparse => File::create(path).unwrap().set_len(4 << 30).unwrap(),
+            Self::Unreadable => {
+                fs::write(path, "secret").unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+            }
+        }
+    }
+}
+
+/// Every reader of a file that a person names, with every file that is none.
+#[test]
+fn files_that_are_none_are_refused_by_every_reader() {
+    struct Reader {
+        arguments: &'static str,
+        /// What is said of each, beside its name; nothing where it is no error.
+        expected: [(Hostile, Option<&'static str>); 6],
+    }
+    use Hostile::{Empty, EndlessDevice, Folder, Pipe, Sparse, Unreadable};
+    let readers = [
+        Reader {
+            arguments: "classify --json hostile",
+            expected: [
+                (Pipe, Some("found a named pipe")),
+                (Folder, Some("found a directory")),
+                (EndlessDevice, Some("found a device")),
+                (Empty, Some("0 bytes")),
+                (Sparse, Some("larger than")),
+                (Unreadable, Some("ermission")),
+            ],
+        },
+        Reader {
+            arguments: "classify --json --labels hostile x.png",
+            expected: [
+                (Pipe, Some("found a named pipe")),
+                (Folder, Some("found a directory")),
+                (EndlessDevice, Some("found a device")),
+                (Empty, Some("no labels")),
+                (Sparse, Some("larger than")),
+                (Unreadable, Some("ermission")),
+            ],
+        },
+        Reader {
+            arguments: "classify --json --config hostile x.png",
+            expected: [
+                (Pipe, Some("found a named pipe")),
+                (Folder, Some("found a directory")),
+                (EndlessDevice, Some("found a device")),
+                (Empty, None),
+                (Sparse, Some("larger than")),
+                (Unreadable, Some("ermission")),
+            ],
+        },
+        Reader {
+            arguments: "classify --json --bundle hostile x.png",
+            expected: [
+                (Pipe, Some("found a named pipe")),
+                (Folder, Some("a directory without one")),
+                (EndlessDevice, Some("found a device")),
+                (Empty, Some("an empty file")),
+                (Sparse, Some("no tar archive")),
+                (Unreadable, Some("ermission")),
+            ],
+        },
+    ];
+    for Reader { arguments, expected } in &readers {
+        for (hostile, part) in expected {
+            let place = Place::new();
+            place.picture("x.png", 1);
+            hostile.make(&place.at("hostile"));
+            // Root may read everything.
+            if matches!(hostile, Unreadable) && File::open(place.at("hostile")).is_ok() {
+                continue;
+            }
+            let done = finish(&mut place.spotter(arguments));
+            let (code, stderr) = (done.code, &done.stderr);
+            match part {
+                None => assert_eq!(code, Some(0), "{arguments}, {hostile:?}: {stderr}"),
+                Some(part) => {
+                    assert_eq!(code, Some(1), "{arguments}, {hostile:?}: {stderr}");
+                    assert!(stderr.contains("hostile") && stderr.contains(part), "{arguments}, {hostile:?}: {stderr}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::towers::{changed, edit};
+use prost::Message as _;
+use spotter_engine::bundle::{Bundle, TOKENS_MAX, Weights};
+use spotter_engine::tower::{ImageTower, TextTower, Threads};
+use tract_onnx::pb;
+
+use crate::towers::{changed, edit, exported};
 
 /// Memory that a process may ask for: the program and its libraries, and little more. Beyond it, it would be aborted.
 const MEMORY_KB: u32 = 1_000_000;
@@ -333,4 +338,83 @@ fn configurations_out_of_measure() {
         &["tokenizer_config.json", "expected at most"],
     );
     check("MODEL_CARD.md", sized("MODEL_CARD.md", 1 << 40), &["MODEL_CARD.md", "expected at most"]);
+}
+
+/// A file of the checkpoint replaced by something that is none.
+fn replaced(file: &'static str, make: fn(&Path)) -> impl FnOnce(&Path) {
+    move |path| {
+        let path = path.join(file);
+        let _ = std::fs::remove_file(&path);
+        make(&path);
+    }
+}
+
+/// Every reader of a checkpoint's files, with every file that is none.
+#[test]
+fn files_of_a_checkpoint_that_are_none() {
+    let pipe: fn(&Path) = |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    let sparse: fn(&Path) = |path| File::create(path).unwrap().set_len(4 << 30).unwrap();
+    let outside: fn(&Path) = |path| symlink("/etc/passwd", path).unwrap();
+    let kinds: [(&str, fn(&Path), &str); 5] = [
+        ("a pipe", pipe, "found a named pipe"),
+        ("a folder", |path| std::fs::create_dir(path).unwrap(), "found a directory"),
+        ("an endless device", |path| symlink("/dev/zero", path).unwrap(), "found a device"),
+        ("4 GB of nothing", sparse, ""),
+        ("a link outside", outside, "outside of its folder"),
+    ];
+    for file in ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors", "MODEL_CARD.md"] {
+        for (what, make, part) in kinds {
+            check(&format!("{file}: {what}"), replaced(file, make), &[file, part]);
+        }
+    }
+    for file in ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"] {
+        check(&format!("{file}: empty"), replaced(file, |path| std::fs::write(path, "").unwrap()), &[file]);
+    }
+    // Within the checkpoint, a link is a file.
+    let (guard, copy) = changed(|path| {
+        std::fs::rename(path.join("config.json"), path.join("config.data")).unwrap();
+        symlink("config.data", path.join("config.json")).unwrap();
+    });
+    exported(&copy, Weights::F32);
+    drop(guard);
+}
+
+/// Bundles of the tiny checkpoint whose towers and manifest contradict each other, or themselves.
+#[test]
+fn bundles_whose_parts_contradict_each_other() {
+    let (_guard, checkpoint) = changed(|_| {});
+    let (_folder, path) = exported(&checkpoint, Weights::F32);
+    let bundle = Bundle::open(&path).unwrap();
+    let manifest = bundle.manifest();
+    let threads = Threads::default();
+    let (vision, text) = (bundle.read(&manifest.vision.file).unwrap(), bundle.read(&manifest.text.file).unwrap());
+    let tokenizer = bundle.read(&manifest.tokenizer.file).unwrap();
+
+    let mut longer = manifest.clone();
+    longer.tokenizer.max_length = TOKENS_MAX;
+    let error = TextTower::load(&text, &tokenizer, &longer, &threads).unwrap_err().to_string();
+    assert!(error.contains("4096") && error.contains("table"), "{error}");
+
+    let check = |what: &str, change: &dyn Fn(&mut Vec<pb::NodeProto>), expected: &str| {
+        let mut model = pb::ModelProto::decode(&*vision).unwrap();
+        change(&mut model.graph.as_mut().unwrap().node);
+        // A tower that loads may also fail when it runs; neither is a panic.
+        let result = ImageTower::load(&model.encode_to_vec(), manifest, &threads).and_then(|tower| {
+            let [height, width] = manifest.image_size();
+            tower.embed(&vec![0.5; 3 * height * width])
+        });
+        let error = result.expect_err(what).to_string();
+        assert!(error.starts_with("image tower: ") && error.contains(expected), "{what}: {error}");
+    };
+    check("no Conv", &|nodes| nodes.retain(|node| node.op_type != "Conv"), "");
+    let identities = |nodes: &mut Vec<pb::NodeProto>| {
+        let node = pb::NodeProto { op_type: "Identity".into(), ..Default::default() };
+        nodes.extend(vec![node; 100_000]);
+    };
+    check("100,000 nodes", &identities, "more than 16384 nodes");
+    let axes = |nodes: &mut Vec<pb::NodeProto>| {
+        let attributes = nodes.iter_mut().flat_map(|node| &mut node.attribute);
+        attributes.filter(|attribute| attribute.name == "axis").for_each(|attribute| attribute.i = 1 << 40);
+    };
+    check("an axis", &axes, "axis 1099511627776 is none of a tensor's");
 }

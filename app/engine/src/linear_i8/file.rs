@@ -312,7 +312,7 @@ mod tests {
     use tract_onnx::pb;
     use tract_onnx::pb::tensor_proto::DataType;
 
-    use super::{OnnxFile, SMALL_BYTES};
+    use super::{NODES_MAX, OnnxFile, SMALL_BYTES};
 
     fn tensor(name: &str, data_type: DataType, dims: &[i64], raw_data: Vec<u8>) -> pb::TensorProto {
         let (name, dims) = (name.to_owned(), dims.to_vec());
@@ -353,6 +353,28 @@ mod tests {
         assert!(values.iter().enumerate().all(|(i, v)| *v == i as u8) && values.len() == 2 * SMALL_BYTES as usize);
         assert!(file.int8s(short, &mut values).is_err(), "fewer values than the shape says");
         assert!(file.floats(large).is_err(), "another type");
+    }
+
+    #[test]
+    fn graphs_without_measure_are_refused() {
+        let check = |nodes: usize, constants: usize, expected: Option<&str>| {
+            let node = pb::NodeProto { op_type: "Identity".into(), ..Default::default() };
+            let constant = tensor("c", DataType::Float, &[0], Vec::new());
+            let graph = pb::GraphProto {
+                node: vec![node; nodes],
+                initializer: vec![constant; constants],
+                ..Default::default()
+            };
+            let bytes = pb::ModelProto { ir_version: 8, graph: Some(graph), ..Default::default() }.encode_to_vec();
+            let found = open(&bytes).err().map(|error| error.to_string());
+            let is_right = found.is_some() == expected.is_some();
+            let says = expected.is_none_or(|part| found.as_ref().is_some_and(|found| found.contains(part)));
+            assert!(is_right && says, "{nodes} nodes, {constants} constants: {found:?}");
+        };
+        check(NODES_MAX, NODES_MAX, None);
+        check(NODES_MAX + 1, 0, Some("more than 16384 nodes"));
+        check(100_000, 0, Some("more than 16384 nodes"));
+        check(0, NODES_MAX + 2, Some("more than 16384 constants"));
     }
 
     #[test]
