@@ -15,8 +15,9 @@ pub const MAX_PIXELS: usize = 64 << 20;
 /// again while it is preprocessed (its pixels, what resizes them, and the tensor).
 ///
 /// A board with 512 MB has room for that beside a ViT-B/32 as int8, which takes 90 MB, and a system without a desktop.
-/// 64 megapixels of 8 bits are within it from a baseline JPEG, and from a PNG of RGB; a progressive JPEG (4:2:0), and a
-/// picture that its metadata turn by a quarter, may have 40, one of 16-bit RGB 28, and one of 16-bit RGBA 20.
+/// All of [`MAX_PIXELS`] are within it from a baseline JPEG and a PNG of 8 bits, less what the file takes; about 40
+/// million from a progressive JPEG (4:2:0) or where metadata turn the picture by a quarter, 30 from a WebP, 28 from a PNG of
+/// 16-bit RGB, 20 from one with alpha.
 pub const MAX_BYTES: u64 = 256 << 20;
 
 /// The largest file of a picture: half of [`MAX_BYTES`], as one that is not compressed takes as much again when it is read.

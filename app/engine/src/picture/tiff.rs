@@ -53,7 +53,7 @@ pub(super) fn decode(file: &[u8]) -> Result<(Picture, Orientation), DecodeError>
     check_size(width, height)?;
     let layout = Layout::read(&mut decoder, photometric, big_endian).map_err(failed)?;
     let meaning = Meaning::of(&layout).map_err(refused)?;
-    check_bytes((width, height), 2 * file.len(), layout.bytes(width, height))?;
+    check_bytes((width, height), 2 * file.len(), layout.bytes(meaning, width, height))?;
     let colours = match meaning {
         Meaning::Palette => Some(palette(&mut decoder, layout.bits)?),
         _ => None,
@@ -61,6 +61,11 @@ pub(super) fn decode(file: &[u8]) -> Result<(Picture, Orientation), DecodeError>
     let turned = turned(&mut decoder);
     check_bytes((width, height), file.len(), upright_bytes((width, height), turned))?;
     let samples = samples(&mut decoder, &layout, meaning, width, height)?;
+    if layout.is_rgb(meaning) {
+        let mut rgb = samples;
+        rgb.truncate(width * height * 3);
+        return Ok((Picture { transparent: None, width, height, rgb }, turned));
+    }
     let planar = layout.planar && layout.samples > 1;
     let at = |pixel: usize, sample: usize| {
         samples[if planar { sample * width * height + pixel } else { pixel * layout.samples + sample }]
@@ -161,12 +166,19 @@ impl Layout {
         })
     }
 
+    /// Whether its samples, as 8 bits, are the pixels of a picture.
+    fn is_rgb(&self, meaning: Meaning) -> bool {
+        meaning == Meaning::Rgb { premultiplied: false } && self.samples == 3 && !self.planar
+    }
+
     /// Bytes of its samples as they are stored, as 8 bits, and of the pixels, as far as they are held at once.
-    fn bytes(&self, width: usize, height: usize) -> u64 {
+    fn bytes(&self, meaning: Meaning, width: usize, height: usize) -> u64 {
         let samples = (width * height) as u64 * self.samples as u64;
         let stored = samples * u64::from(self.bits.div_ceil(8));
         let aside = if self.compression == JPEG { stored } else { 0 };
-        samples + (stored + aside).max(rgb_bytes(width, height))
+        let converted = if self.bits == 8 && self.format == UNSIGNED { 0 } else { samples };
+        let pixels = if self.is_rgb(meaning) { 0 } else { rgb_bytes(width, height) };
+        (stored + aside + converted).max(samples + pixels)
     }
 
     /// In words, for a message.
