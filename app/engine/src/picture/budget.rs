@@ -55,15 +55,8 @@ pub(super) fn upright_bytes((width, height): (usize, usize), orientation: Orient
 
 /// Whether width and height change places.
 pub(super) fn is_quarter_turn(orientation: Orientation) -> bool {
-    match orientation {
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            true
-        }
-        Orientation::NoTransforms
-        | Orientation::Rotate180
-        | Orientation::FlipHorizontal
-        | Orientation::FlipVertical => false,
-    }
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
 /// Bytes that the `image` crate's decoder of that format and the conversion to RGB take at their peak.

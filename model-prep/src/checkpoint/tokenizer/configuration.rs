@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use spotter_engine::bundle::PaddingSide;
+use spotter_engine::bundle::{self, PaddingSide};
 
 use super::classes::{self, ClassFacts, ClassToken, Generation, WordNormalizer};
 use crate::checkpoint::json::Object;
@@ -331,20 +331,26 @@ impl Configuration {
         Ok(by_id)
     }
 
-    /// `model_max_length`, which stands at 1e30 for "not known", cut to the position table. Where neither is known, it is
-    /// the `fixed` length that `tokenizer.json` pads to.
+    /// `model_max_length`, which stands at 1e30 for "not known", cut to the position table, and to what a bundle may say.
+    /// Where neither is known, it is the `fixed` length that `tokenizer.json` pads to.
     pub(super) fn max_length(&self, positions: Option<usize>, fixed: Option<u64>) -> Result<usize, CheckpointError> {
         let length = self
             .main
             .or("model_max_length", f64::MAX, "a number of at least 3 tokens", |v| v.as_f64().filter(|n| *n >= 3.0))?;
-        match positions {
-            Some(positions) if length >= positions as f64 => Ok(positions),
+        let length = match positions {
+            Some(positions) if length >= positions as f64 => positions,
             None if length > TOKENS_MAX => match fixed.filter(|length| (3..=TOKENS_MAX as u64).contains(length)) {
-                Some(length) => Ok(length as usize),
-                None => Err(self.main.wrong("model_max_length", "the most tokens that the text tower takes", None)),
+                Some(length) => length as usize,
+                None => {
+                    return Err(self.main.wrong("model_max_length", "the most tokens that the text tower takes", None));
+                }
             },
-            _ => Ok(length as usize),
+            _ => length as usize,
+        };
+        if length > bundle::TOKENS_MAX {
+            log::warn!("prompts are cut at {} tokens, of {length} that the text tower takes", bundle::TOKENS_MAX);
         }
+        Ok(length.min(bundle::TOKENS_MAX))
     }
 
     /// Where padding goes; `file` is `tokenizer.json`, which may say so too.
