@@ -18,6 +18,7 @@ mod jpeg;
 mod rgb;
 mod tiff;
 mod transparent;
+mod transpose;
 
 use std::io::Cursor;
 use std::path::Path;
@@ -81,7 +82,7 @@ pub enum DecodeError {
     /// Reading the picture would take more memory than [`MAX_BYTES`].
     #[error(
         "{width} x {height} pixels: reading them takes {needed_bytes} bytes of memory, expected at most {MAX_BYTES}; scale \
-         the picture down, or save it upright with 8 bits a channel, as a JPEG that is not progressive"
+         the picture down, or save it with 8 bits a channel, as a JPEG that is not progressive"
     )]
     Memory {
         /// Columns.

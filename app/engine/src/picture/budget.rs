@@ -3,6 +3,7 @@
 use image::{ColorType, ImageFormat, metadata::Orientation};
 
 use super::DecodeError;
+use super::transpose::scratch_bytes;
 
 /// The longest side in pixels: what JPEG and GIF can say. A longer one is a strip of which no model sees anything, and the
 /// tables that resize it would grow with it.
@@ -16,8 +17,7 @@ pub const MAX_PIXELS: usize = 64 << 20;
 ///
 /// A board with 512 MB has room for that beside a ViT-B/32 as int8, which takes 90 MB, and a system without a desktop.
 /// All of [`MAX_PIXELS`] are within it from a baseline JPEG and a PNG of 8 bits, less what the file takes; about 40
-/// million from a progressive JPEG (4:2:0) or where metadata turn the picture by a quarter, 30 from a WebP, 28 from a PNG of
-/// 16-bit RGB, 20 from one with alpha.
+/// million from a progressive JPEG (4:2:0), 30 from a WebP, 28 from a PNG of 16-bit RGB, 20 from one with alpha.
 pub const MAX_BYTES: u64 = 256 << 20;
 
 /// The largest file of a picture: half of [`MAX_BYTES`], as one that is not compressed takes as much again when it is read.
@@ -48,15 +48,16 @@ pub(super) fn rgb_bytes(width: usize, height: usize) -> u64 {
     pixels(width, height) * RGB_BYTES
 }
 
-/// Bytes for turning a picture: a quarter turn needs a second copy, all others happen in place.
+/// Bytes of a picture while it is turned: a quarter turn takes some more than its pixels, all others happen in place.
 pub(super) fn upright_bytes((width, height): (usize, usize), orientation: Orientation) -> u64 {
-    rgb_bytes(width, height) * if is_quarter_turn(orientation) { 2 } else { 1 }
+    rgb_bytes(width, height) + turn_bytes((width, height), orientation)
 }
 
-/// Whether width and height change places.
-pub(super) fn is_quarter_turn(orientation: Orientation) -> bool {
+/// Bytes for turning a picture beside those of its pixels.
+pub(super) fn turn_bytes((width, height): (usize, usize), orientation: Orientation) -> u64 {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+    let is_quarter = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);
+    if is_quarter { scratch_bytes(width, height) } else { 0 }
 }
 
 /// Bytes that the `image` crate's decoder of that format and the conversion to RGB take at their peak.
@@ -153,10 +154,11 @@ mod tests {
         assert!(check_bytes((1, 1), 1, MAX_BYTES).is_err());
         let error = check_bytes((7000, 4000), 5, u64::MAX).expect_err("too much").to_string();
         assert!(error.contains("7000 x 4000") && error.contains(&MAX_BYTES.to_string()), "{error}");
-        let turned = |orientation| upright_bytes((6000, 4000), orientation);
-        assert_eq!(turned(Orientation::NoTransforms), 72_000_000);
-        assert_eq!(turned(Orientation::Rotate180), 72_000_000);
-        assert_eq!(turned(Orientation::Rotate90), 144_000_000);
-        assert_eq!(turned(Orientation::Rotate270FlipH), 144_000_000);
+        let turned = |orientation| upright_bytes(LARGE, orientation);
+        assert_eq!(turned(Orientation::NoTransforms), 180_652_032);
+        assert_eq!(turned(Orientation::Rotate180), 180_652_032);
+        for quarter in [Orientation::Rotate90, Orientation::Rotate270FlipH] {
+            assert!((180_652_033..184_000_000).contains(&turned(quarter)), "{quarter:?}: {}", turned(quarter));
+        }
     }
 }

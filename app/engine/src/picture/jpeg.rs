@@ -29,7 +29,7 @@ use self::idct::Block;
 use self::output::{Output, Planes};
 use self::scan::{Surroundings, Tables};
 use self::smoothing::{Known, Neighbourhood};
-use super::budget::{check_bytes, is_quarter_turn};
+use super::budget::check_bytes;
 use super::{DecodeError, Picture, orientation, rgb, start_of};
 
 /// The most scans of one picture. Encoders write about ten, and libjpeg's own tools at most 100.
@@ -129,10 +129,6 @@ impl JpegDecoder {
             Failure::Refused(error) => error,
         })?;
         if let Some(turn) = turn.filter(|&turn| turn != Orientation::NoTransforms) {
-            if is_quarter_turn(turn) {
-                // The copy has no room beside them.
-                self.coefficients = Default::default();
-            }
             *picture = rgb::upright(std::mem::take(picture), turn)?;
         }
         Ok(())

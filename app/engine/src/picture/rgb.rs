@@ -2,6 +2,7 @@
 
 use image::{DynamicImage, ImageFormat, RgbImage, metadata::Orientation};
 
+use super::transpose::transpose;
 use super::{DecodeError, Picture};
 
 /// Offset of the colour type in a PNG file, and its value for grey without alpha.
@@ -50,9 +51,21 @@ pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Pict
     let columns = u32::try_from(width).map_err(|_| size())?;
     let rows = u32::try_from(height).map_err(|_| size())?;
     let mut image = DynamicImage::ImageRgb8(RgbImage::from_raw(columns, rows, rgb).ok_or_else(size)?);
-    image.apply_orientation(orientation);
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    Ok(Picture { width, height, rgb: image.into_rgb8().into_raw(), transparent })
+    // A quarter turn is the transposition of a mirrored picture, and that happens in place.
+    let (mirrored, is_quarter) = match orientation {
+        Orientation::Rotate90 => (Orientation::FlipVertical, true),
+        Orientation::Rotate270 => (Orientation::FlipHorizontal, true),
+        Orientation::Rotate90FlipH => (Orientation::NoTransforms, true),
+        Orientation::Rotate270FlipH => (Orientation::Rotate180, true),
+        other => (other, false),
+    };
+    image.apply_orientation(mirrored);
+    let mut rgb = image.into_rgb8().into_raw();
+    if !is_quarter {
+        return Ok(Picture { width, height, rgb, transparent });
+    }
+    transpose(&mut rgb, width, height);
+    Ok(Picture { width: height, height: width, rgb, transparent })
 }
 
 fn is_grey_png(bytes: &[u8]) -> bool {

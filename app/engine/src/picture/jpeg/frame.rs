@@ -7,7 +7,7 @@ use super::idct::Block;
 use super::upsample::Upsampling;
 use super::{JpegError, Problem};
 use crate::picture::DecodeError;
-use crate::picture::budget::{check_size, rgb_bytes, upright_bytes};
+use crate::picture::budget::{check_size, rgb_bytes, turn_bytes};
 
 /// How the coefficients of a picture are spread over scans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Frame {
     }
 
     /// Bytes that are held at once while the picture is decoded and turned: its pixels, two rows of MCUs, and the
-    /// coefficients where they come in several scans, which are gone when the picture is turned.
+    /// coefficients where they come in several scans.
     pub(super) fn bytes(&self, has_coefficients: bool, turn: Orientation) -> u64 {
         const COEFFICIENT_BYTES: u64 = 2;
         let (mut samples, mut coefficients) = (0, 0);
@@ -131,8 +131,8 @@ impl Frame {
             samples += 2 * row;
             coefficients += row * self.mcu_rows() as u64 * COEFFICIENT_BYTES;
         }
-        let decoded = rgb_bytes(self.width, self.height) + if has_coefficients { coefficients } else { 0 };
-        samples + decoded.max(upright_bytes((self.width, self.height), turn))
+        let kept = if has_coefficients { coefficients } else { 0 };
+        rgb_bytes(self.width, self.height) + samples + kept + turn_bytes((self.width, self.height), turn)
     }
 
     /// What the components are, by the rules of libjpeg: number, JFIF marker, Adobe's transform, names.
