@@ -18,6 +18,7 @@ use crate::config;
 use crate::recognizer::Latency;
 use crate::source::Stop;
 use crate::store::FILE_MODE;
+use crate::supervise::fault_point;
 
 /// Prometheus asks every 15 seconds to a minute.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ pub(crate) struct Figures {
     pub(crate) skipped: u64,
     /// Frames that came too soon after another.
     pub(crate) dropped: u64,
+    /// Reports that standard output was too slow for.
+    pub(crate) reports_lost: u64,
     /// Time spent in each stage.
     pub(crate) stages: [Duration; 5],
     /// Labelled frames a second, smoothed.
@@ -98,6 +101,7 @@ impl Metrics {
             {
                 log::warn!("{}: metrics cannot be written: {error}", self.path.display());
             }
+            fault_point("metrics");
             if stop.sleep(WRITE_EVERY) {
                 break;
             }
@@ -159,6 +163,8 @@ fn render(out: &mut String, camera: &str, figures: &Figures) -> fmt::Result {
     {
         writeln!(out, "spotter_frames_total{{camera=\"{camera}\",result=\"{result}\"}} {count}")?;
     }
+    head(out, "reports_lost_total", "counter", "Reports that standard output was too slow for.")?;
+    writeln!(out, "spotter_reports_lost_total{{camera=\"{camera}\"}} {}", figures.reports_lost)?;
     head(out, "stage_seconds_total", "counter", "Time spent in each stage of labelled frames.")?;
     for (stage, time) in STAGES.iter().zip(figures.stages) {
         writeln!(out, "spotter_stage_seconds_total{{camera=\"{camera}\",stage=\"{stage}\"}} {}", time.as_secs_f64())?;
@@ -192,7 +198,8 @@ mod tests {
 
     #[test]
     fn figures_are_in_the_text_format() {
-        let mut figures = Figures { labelled: 7, dropped: 3, rate_hz: 2.5, held: true, ..Figures::default() };
+        let mut figures =
+            Figures { labelled: 7, dropped: 3, reports_lost: 5, rate_hz: 2.5, held: true, ..Figures::default() };
         figures.bundle = "a \"b\"\\\n".to_owned();
         figures.add(&Latency { tower: Duration::from_millis(250), ..Latency::default() });
         let mut text = String::new();
@@ -205,6 +212,7 @@ mod tests {
             r#"spotter_frame_rate_limit_hertz{camera="front"} +Inf"#,
             r#"spotter_frame_rate_held{camera="front"} 1"#,
             r#"spotter_source_up{camera="front"} 0"#,
+            r#"spotter_reports_lost_total{camera="front"} 5"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }

@@ -31,9 +31,13 @@ struct Manager {
 impl Manager {
     /// Starts the program as systemd does, `input` and `output` being its standard input and output.
     fn start(place: &Place, arguments: &str, input: Stdio, output: Stdio) -> Self {
+        Self::start_with(place, place.spotter(arguments), input, output)
+    }
+
+    /// The same of a command that was made.
+    fn start_with(place: &Place, mut command: Command, input: Stdio, output: Stdio) -> Self {
         let path = place.at("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let mut command = place.spotter(arguments);
         command.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", watchdog().as_micros().to_string());
         let child = command.stdin(input).stdout(output).stderr(Stdio::piped()).spawn().unwrap();
         Self { socket, child, said: Vec::new() }
@@ -243,6 +247,42 @@ fn a_stuck_computing_thread_gives_no_sign_of_life_and_ends_all_the_same() {
         assert!(!manager.said.iter().any(|said| said.contains("STOPPING")), "{:?}", manager.said);
         manager.check_end("a stuck computing thread")
     });
+}
+
+/// What a thread is made to do by a fault, in a program that has one of each kind.
+fn with_fault(place: &Place, fault: &str) -> Command {
+    place.labels("labels.toml", &["red circle"]);
+    place.write("spotter.toml", "[metrics]\nfile = \"figures.prom\"\n");
+    let arguments = "--config spotter.toml --labels labels.toml --source test://shapes?size=64x64&fps=50";
+    let mut command = place.spotter(&format!("run --output json {arguments}"));
+    command.env("SPOTTER_TEST_FAULT", fault);
+    command
+}
+
+#[test]
+fn a_panic_in_any_thread_ends_the_program() {
+    for thread in ["capture", "inference", "output", "metrics", "watcher"] {
+        let place = Place::new();
+        let done = crate::classify::finish(&mut with_fault(&place, &format!("panic {thread}")));
+        assert_eq!(done.code, Some(101), "{thread}: {}", done.stderr);
+        for part in [format!("a fault in the thread `{thread}`"), format!("the thread `{thread}` panicked")] {
+            assert!(done.stderr.contains(&part), "{thread}: {part:?} is not in: {}", done.stderr);
+        }
+    }
+}
+
+/// Of the capture thread and the computing one it is shown above, by sources and outputs that hang.
+#[test]
+fn a_thread_that_hangs_gives_no_sign_of_life() {
+    for thread in ["output", "watcher"] {
+        let place = Place::new();
+        let command = with_fault(&place, &format!("hang {thread}"));
+        let mut manager = Manager::start_with(&place, command, Stdio::null(), Stdio::null());
+        manager.until("READY=1");
+        manager.until_silent();
+        assert!(manager.child.try_wait().unwrap().is_none(), "{thread}: {:?}", manager.said);
+        assert!(!manager.said.iter().any(|said| said.contains("STOPPING")), "{thread}: {:?}", manager.said);
+    }
 }
 
 #[test]
