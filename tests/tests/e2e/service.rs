@@ -230,6 +230,18 @@ fn a_live_source_outlives_a_reader_that_does_not_read() {
     });
 }
 
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let place = Place::new();
+    let (_reader, errors) = full_pipe();
+    let mut command = place.spotter("run --output json --frames 20 --source test://shapes?size=64x64");
+    let output = File::create(place.at("lines")).unwrap();
+    let mut child = command.stdout(output).stderr(errors).spawn().unwrap();
+    assert_eq!(wait(&mut child, "a full pipe"), Some(0));
+    let lines = std::fs::read_to_string(place.at("lines")).unwrap();
+    assert_eq!(lines.matches("\"labels\"").count(), 20, "{lines}");
+}
+
 /// Every frame of a recording counts, so a reader that does not read brings the computing thread itself to a halt: the one
 /// way to have it hang from outside.
 #[test]
@@ -263,10 +275,14 @@ fn with_fault(place: &Place, fault: &str) -> Command {
 fn a_panic_in_any_thread_ends_the_program() {
     for thread in ["capture", "inference", "output", "metrics", "watcher"] {
         let place = Place::new();
-        let done = crate::classify::finish(&mut with_fault(&place, &format!("panic {thread}")));
-        assert_eq!(done.code, Some(101), "{thread}: {}", done.stderr);
+        let errors = File::create(place.at("errors")).unwrap();
+        let mut command = with_fault(&place, &format!("panic {thread}"));
+        let mut child = command.stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+        let code = wait(&mut child, thread);
+        let errors = std::fs::read_to_string(place.at("errors")).unwrap();
+        assert_eq!(code, Some(101), "{thread}: {errors}");
         for part in [format!("a fault in the thread `{thread}`"), format!("the thread `{thread}` panicked")] {
-            assert!(done.stderr.contains(&part), "{thread}: {part:?} is not in: {}", done.stderr);
+            assert!(errors.contains(&part), "{thread}: {part:?} is not in: {errors}");
         }
     }
 }
