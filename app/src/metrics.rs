@@ -4,8 +4,8 @@
 //! in memory, such as `/run/spotter`, so nothing is synced to a disk.
 
 use std::fmt::{self, Write as _};
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -140,9 +140,15 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".tmp");
     let aside = Path::new(&aside);
-    fs::write(aside, text)?;
+    match fs::remove_file(aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // A new file: a link that somebody put there leads nowhere.
+    let mut file = OpenOptions::new().write(true).create_new(true).open(aside)?;
+    file.write_all(text.as_bytes())?;
     // The collector is another user.
-    fs::set_permissions(aside, Permissions::from_mode(FILE_MODE))?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     fs::rename(aside, path)
 }
 
@@ -219,6 +225,20 @@ mod tests {
         assert!(text.contains(r#"bundle="a \"b\"\\\n"} 1"#), "{text}");
         for line in text.lines() {
             assert!(line.starts_with("# HELP spotter_") || line.starts_with("# TYPE spotter_") || line.contains("} "));
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_file_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("precious"), "precious").unwrap();
+        for planted in ["spotter.prom.tmp", "spotter.prom"] {
+            std::os::unix::fs::symlink(at("precious"), at(planted)).unwrap();
+            write(&at("spotter.prom"), "figures").unwrap();
+            assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious", "{planted}");
+            assert!(at("spotter.prom").symlink_metadata().unwrap().is_file(), "{planted}");
+            fs::remove_file(at("spotter.prom")).unwrap();
         }
     }
 

@@ -5,7 +5,7 @@
 use std::io::{ErrorKind, Read};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use spotter_engine::printable::printable;
 
+use super::csi::is_program;
 use super::pipe::{Keeper, Pipe};
 use super::stream::{JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError, Stop};
@@ -43,6 +44,27 @@ pub(crate) fn kill_all() {
     }
 }
 
+/// The program of util-linux that has another one killed once whoever started it is gone, whatever ended that. Those before
+/// 2.33 cannot.
+const SETPRIV: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+
+/// A program, which ends with this one where the system has a way for that: one that is silent would not notice.
+fn ending_with_us(program: &str) -> Command {
+    static WORKS: LazyLock<bool> = LazyLock::new(|| {
+        let mut command = Command::new(SETPRIV[0]);
+        command.args(&SETPRIV[1..]).arg("true");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    });
+    // One that is not there is better named by the system itself.
+    if !is_program(program) || !*WORKS {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV[0]);
+    command.args(&SETPRIV[1..]).arg(program);
+    command
+}
+
 /// Frames that a program writes.
 pub(super) struct CommandSource {
     name: String,
@@ -60,7 +82,7 @@ impl CommandSource {
     pub(super) fn open(words: &[String], hint: &'static str, options: &CaptureOptions) -> Result<Self, SourceError> {
         let (program, arguments) =
             words.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
-        let mut command = Command::new(program);
+        let mut command = ending_with_us(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // It is not the one that the service manager waits for.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
