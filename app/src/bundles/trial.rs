@@ -1,6 +1,10 @@
 //! Trying the active slot, and going back from one that cannot be loaded.
 
-use super::slots::{SlotError, Slots};
+use spotter_engine::bundle::Bundle;
+
+use super::error::SlotError;
+use super::release::Release;
+use super::slots::Slots;
 use super::state::State;
 
 /// The tries of one load: every step is written down before it is made, so that the next program goes on where this one
@@ -11,6 +15,8 @@ pub(crate) struct Trial<'a> {
     state: State,
     /// Where the state cannot be written, this program still goes back by itself, and the next one tries again.
     writable: bool,
+    /// What the signature of the slot that was opened last says of its age.
+    release: Option<Release>,
 }
 
 impl<'a> Trial<'a> {
@@ -18,7 +24,7 @@ impl<'a> Trial<'a> {
     pub(crate) fn begin(slots: &'a Slots) -> Self {
         let read = slots.state().inspect_err(|error| report(error, "the bundle inside the program is used"));
         // What cannot be read is not overwritten either: somebody may want to know what it was.
-        Self { slots, writable: read.is_ok(), state: read.unwrap_or_default() }
+        Self { slots, writable: read.is_ok(), state: read.unwrap_or_default(), release: None }
     }
 
     /// The slot to load now; another one than before where that was tried often enough.
@@ -31,9 +37,18 @@ impl<'a> Trial<'a> {
         self.state.active.clone()
     }
 
+    /// Opens the bundle of a slot; what it is signed with counts once it has worked.
+    pub(crate) fn open(&mut self, name: &str) -> Result<Bundle, SlotError> {
+        self.release = None;
+        let opened = self.slots.open_signed(name)?;
+        self.release = opened.signed.and_then(|signed| signed.release);
+        Ok(opened.bundle)
+    }
+
     /// The slot was loaded and works.
     pub(crate) fn worked(&mut self) {
-        self.step(State::worked);
+        let release = self.release;
+        self.step(|state| state.worked().with_release(release, false));
     }
 
     /// The slot could not be loaded.
@@ -42,17 +57,31 @@ impl<'a> Trial<'a> {
     }
 
     fn step(&mut self, step: impl Fn(&State) -> State) {
-        let after = step(&self.state);
-        if after == self.state {
-            return;
-        }
-        if self.writable {
-            match self.slots.replace(&self.state, &after) {
-                Ok(true) => {}
-                // Somebody chose another one meanwhile: that is tried next, and has all its tries.
-                Ok(false) => {
-                    self.state = self.slots.state().unwrap_or(after);
+        loop {
+            let after = step(&self.state);
+            if after == self.state {
+                return;
+            }
+            if !self.writable {
+                self.state = after;
+                return;
+            }
+            let found = match self.slots.replace(&self.state, &after) {
+                Ok(true) => {
+                    self.state = after;
                     return;
+                }
+                Ok(false) => self.slots.state(),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(found) => {
+                    let is_chosen = found.active != self.state.active;
+                    self.state = found;
+                    // Somebody chose another one meanwhile: that is tried next, and has all its tries.
+                    if is_chosen {
+                        return;
+                    }
                 }
                 Err(error) => {
                     report(&error, "failed loads of a bundle are not counted beyond this start");
@@ -60,7 +89,6 @@ impl<'a> Trial<'a> {
                 }
             }
         }
-        self.state = after;
     }
 }
 

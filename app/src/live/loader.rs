@@ -133,7 +133,7 @@ impl Loader {
                 self.tell(EventKind::BundleRefused, format!("{wanted} cannot be loaded, {name} stays"));
                 return Ok(None);
             }
-            let error = match slots.open(&name).map_err(anyhow::Error::from).and_then(|b| self.load(name.clone(), b)) {
+            let error = match trial.open(&name).map_err(anyhow::Error::from).and_then(|b| self.load(name.clone(), b)) {
                 Ok(model) => {
                     trial.worked();
                     // What a program begins with is no news.
