@@ -52,7 +52,7 @@ impl Slots {
         self.install_opened(archive, &file, name, terms)
     }
 
-    /// The same for a file that is open already; `archive` is where its signature lies beside, and stands for it in messages.
+    /// The same for a file that is open already. Its signature lies beside `archive`, which stands for it in messages.
     fn install_opened(&self, archive: &Path, file: &File, name: String, terms: Terms) -> Result<Installed, SlotError> {
         archive::check_size(archive, file, terms.bytes_max)?;
         let signature = match &self.key {

@@ -123,8 +123,8 @@ impl Slots {
         }
     }
 
-    /// Opens the bundle of a slot. With a key, every byte of its archive is checked to be what the key signed, now: what was
-    /// found when it was installed, or is noted in the slot, does not count.
+    /// Opens the bundle of a slot. With a key, its archive must be what the key signed, to the last byte, which is checked
+    /// now: what was found when it was installed, or is noted in the slot, does not count.
     pub fn open(&self, name: &str) -> Result<Bundle, SlotError> {
         Ok(self.open_signed(name)?.bundle)
     }

@@ -93,8 +93,8 @@ impl State {
         Self { proven: true, tries: 0, ..self.clone() }
     }
 
-    /// After a signed archive was taken: `release` is the newest, if it is newer than all before it, or if going back to it
-    /// was wanted (`older`).
+    /// After a signed archive was taken: its `release` is the newest if it is newer than all before it, or if going back to
+    /// it was wanted (`older`).
     #[must_use]
     pub fn with_release(&self, release: Option<Release>, older: bool) -> Self {
         Self { release: if older { release } else { release.max(self.release) }, ..self.clone() }
@@ -115,7 +115,7 @@ impl State {
 mod tests {
     use super::*;
 
-    /// `active previous proven tries failed`, where `-` is nothing, and a `+` behind the previous one says that it had worked.
+    /// `active previous proven tries failed`, where `-` is nothing, and `+` says that the previous one had worked.
     fn state(text: &str) -> State {
         let words: Vec<&str> = text.split(' ').collect();
         let name = |word: &str| (word != "-").then(|| word.to_owned());
@@ -209,7 +209,10 @@ mod tests {
         for (json, expected) in [
             (r#"{"active":"a","previous":null,"proven":true,"tries":0,"failed":null}"#, state("a - proven 0 -")),
             (
-                r#"{"active":"b","previous":"a","previous_proven":true,"proven":false,"tries":1,"failed":"c","release":{"number":7}}"#,
+                concat!(
+                    r#"{"active":"b","previous":"a","previous_proven":true,"proven":false,"tries":1,"#,
+                    r#""failed":"c","release":{"number":7}}"#
+                ),
                 State { release: Some(Release::Number(7)), ..state("b a+ new 1 c") },
             ),
             (
