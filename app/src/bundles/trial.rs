@@ -96,3 +96,31 @@ fn report(error: &SlotError, so: &str) {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
     log::warn!("{error}{source}; {so}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_write_meanwhile_is_kept_and_every_try_is_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let slots = Slots::new(folder.path(), None);
+        let change = |change: &dyn Fn(&State) -> State| {
+            slots.change(|state| Ok::<State, SlotError>(change(state))).expect("changes");
+        };
+        change(&|state| state.activated("a"));
+        let release = Some(Release::Number(7));
+        let mut trial = Trial::begin(&slots);
+        change(&|state| state.with_release(release, false));
+        assert_eq!(trial.next(), "a");
+        let counted = State { tries: 1, release, ..State::default().activated("a") };
+        assert_eq!(slots.state().expect("a state"), counted);
+        // Another one was chosen, of which nobody knows whether it works.
+        change(&|state| state.activated("b"));
+        trial.worked();
+        assert_eq!(slots.state().expect("a state"), counted.activated("b"));
+        assert_eq!(trial.next(), "b");
+        trial.worked();
+        assert!(slots.state().expect("a state").proven);
+    }
+}

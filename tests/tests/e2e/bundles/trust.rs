@@ -260,3 +260,25 @@ fn names_of_bundles_forge_no_lines() {
         assert!(!said.contains('\x1b') && !said.lines().any(|line| line.starts_with('y')), "{arguments}: {said:?}");
     }
 }
+
+#[test]
+fn whoever_holds_the_lock_hangs_nothing() {
+    let place = prepared();
+    check(&place, "install a.tar --activate", 0, "a is active now");
+    let lock = fs::File::open(place.state().join("bundles/.lock")).unwrap();
+    lock.lock().unwrap();
+    std::thread::scope(|scope| {
+        let rollback = scope.spawn(|| bundle(&place, "rollback"));
+        let done = run_once(&place);
+        assert_eq!(bundle_of(&lines(&done)[0]), "a");
+        assert!(done.stderr.contains(".lock: held by another program for 5 s"), "{}", done.stderr);
+        let done = rollback.join().unwrap();
+        assert_eq!(done.code, Some(1), "{}", done.stdout);
+        assert!(done.stderr.contains(".lock: held by another program for 5 s"), "{}", done.stderr);
+    });
+    // What needs no change needs no lock.
+    check(&place, "list", 0, "active");
+    assert_eq!(classifying(&place), "a");
+    drop(lock);
+    check(&place, "rollback", 0, "built-in is active again, instead of a");
+}
