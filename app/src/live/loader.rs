@@ -143,7 +143,7 @@ impl Loader {
                 self.tell(EventKind::BundleRefused, format!("{wanted} cannot be loaded, {name} stays"));
                 return Ok(None);
             }
-            let opened = caught(|| Ok(slots.open(&name)?));
+            let opened = caught(|| Ok(trial.open(&name)?));
             let error = match opened.and_then(|bundle| caught(|| self.load(name.clone(), bundle))) {
                 Ok(model) => {
                     trial.worked();

@@ -3,16 +3,16 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest, foreign};
+use super::archive::{Archive, MANIFEST_BYTES_MAX, Tar};
+use super::content::{Content, Piece};
+use super::foreign::{self, not_a_bundle};
+use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
 use crate::marks;
-
-/// A manifest is a few kilobytes; what is larger is not one.
-const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes that are hashed at a time: few enough for a cache, many enough for system calls not to matter.
 const HASH_BYTES: usize = 256 << 10;
@@ -27,8 +27,7 @@ pub struct Bundle {
 #[derive(Debug)]
 enum Place {
     Directory(PathBuf),
-    /// File name to offset and size within the archive.
-    Tar(PathBuf, BTreeMap<String, (u64, u64)>),
+    Tar(Tar),
     Memory(String, BTreeMap<&'static str, &'static [u8]>),
 }
 
@@ -42,8 +41,10 @@ impl Bundle {
                 return Err(not_a_bundle(path, foreign::folder(path)));
             }
             Place::Directory(path.to_owned())
+        } else if kind.is_file() {
+            Place::Tar(Tar::open(path)?)
         } else {
-            Place::Tar(path.to_owned(), tar_index(path)?)
+            return Err(not_a_bundle(path, "neither a file nor a folder".to_owned()));
         };
         Self::from_place(place)
     }
@@ -132,48 +133,13 @@ impl Bundle {
     }
 }
 
-/// One file of a bundle, opened.
-#[derive(Debug)]
-pub(crate) enum Piece {
-    /// `size` bytes of a file on disk, from `start`; the next byte read is number `at`.
-    File {
-        file: File,
-        start: u64,
-        size: u64,
-        at: u64,
-    },
-    Memory(Cursor<&'static [u8]>),
-}
-
-impl Read for Piece {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::File { file, size, at, .. } => {
-                let count = file.take(size.saturating_sub(*at)).read(out)?;
-                *at += count as u64;
-                Ok(count)
-            }
-            Self::Memory(cursor) => cursor.read(out),
-        }
-    }
-}
-
-impl Seek for Piece {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        match self {
-            Self::File { file, start, size, at } => {
-                let target = match to {
-                    SeekFrom::Start(offset) => Some(offset),
-                    SeekFrom::End(offset) => size.checked_add_signed(offset),
-                    SeekFrom::Current(offset) => at.checked_add_signed(offset),
-                };
-                let target = target.ok_or(io::ErrorKind::InvalidInput)?;
-                file.seek(SeekFrom::Start(*start + target))?;
-                *at = target;
-                Ok(target)
-            }
-            Self::Memory(cursor) => cursor.seek(to),
-        }
+impl Archive {
+    /// Opens the bundle; checks the manifest and the size of every file.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open(self) -> Result<Bundle, BundleError> {
+        Bundle::from_place(Place::Tar(self.into_tar()?))
     }
 }
 
@@ -181,7 +147,7 @@ impl Place {
     fn path_of(&self, name: &str) -> String {
         match self {
             Self::Directory(path) => path.join(name).display().to_string(),
-            Self::Tar(path, _) => format!("{}: {name}", path.display()),
+            Self::Tar(tar) => tar.path_of(name),
             Self::Memory(path, _) => format!("{path}: {name}"),
         }
     }
@@ -192,7 +158,7 @@ impl Place {
                 let path = path.join(name);
                 std::fs::metadata(&path).map(|m| m.len()).map_err(|source| BundleError::Io { path, source })
             }
-            Self::Tar(_, index) => index.get(name).map(|(_, size)| *size).ok_or_else(|| self.missing(name)),
+            Self::Tar(tar) => tar.size(name),
             Self::Memory(_, files) => files.get(name).map(|f| f.len() as u64).ok_or_else(|| self.missing(name)),
         }
     }
@@ -203,34 +169,19 @@ impl Place {
                 let path = path.join(name);
                 std::fs::read(&path).map(Cow::Owned).map_err(|source| BundleError::Io { path, source })
             }
-            Self::Tar(path, index) => {
-                let (offset, size) = *index.get(name).ok_or_else(|| self.missing(name))?;
-                let read = || {
-                    let mut file = File::open(path)?;
-                    file.seek(SeekFrom::Start(offset))?;
-                    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-                    file.take(size).read_to_end(&mut bytes)?;
-                    Ok(bytes)
-                };
-                read().map(Cow::Owned).map_err(|source| BundleError::Io { path: path.clone(), source })
-            }
+            Self::Tar(tar) => tar.read(name).map(Cow::Owned),
             Self::Memory(_, files) => files.get(name).map(|f| Cow::Borrowed(*f)).ok_or_else(|| self.missing(name)),
         }
     }
 
     fn open(&self, name: &str) -> Result<Piece, BundleError> {
-        let io = |source| BundleError::Io { path: self.path_of(name).into(), source };
         match self {
             Self::Directory(path) => {
-                let size = self.size(name)?;
-                Ok(Piece::File { file: File::open(path.join(name)).map_err(io)?, start: 0, size, at: 0 })
+                let (size, path) = (self.size(name)?, path.join(name));
+                let file = File::open(&path).map_err(|source| BundleError::Io { path, source })?;
+                Ok(Piece::File { content: Content::new(file, None), start: 0, size, at: 0 })
             }
-            Self::Tar(path, index) => {
-                let (start, size) = *index.get(name).ok_or_else(|| self.missing(name))?;
-                let mut file = File::open(path).map_err(io)?;
-                file.seek(SeekFrom::Start(start)).map_err(io)?;
-                Ok(Piece::File { file, start, size, at: 0 })
-            }
+            Self::Tar(tar) => tar.piece(name),
             Self::Memory(_, files) => {
                 let bytes = files.get(name).ok_or_else(|| self.missing(name))?;
                 Ok(Piece::Memory(Cursor::new(bytes)))
@@ -265,37 +216,4 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
-}
-
-fn not_a_bundle(path: &Path, found: String) -> BundleError {
-    BundleError::NotABundle { path: path.display().to_string(), found }
-}
-
-/// Where each file of an archive starts and how long it is; folders, links and nested names are left out.
-fn tar_index(path: &Path) -> Result<BTreeMap<String, (u64, u64)>, BundleError> {
-    let io = |source| BundleError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let mut start = Vec::new();
-    (&mut file).take(foreign::START_BYTES).read_to_end(&mut start).map_err(io)?;
-    if let Some(found) = foreign::file(&start, path) {
-        return Err(not_a_bundle(path, found));
-    }
-    file.seek(SeekFrom::Start(0)).map_err(io)?;
-    let mut archive = tar::Archive::new(file);
-    let foreign = |_| not_a_bundle(path, "a file that is no tar archive".to_owned());
-    let mut index = BTreeMap::new();
-    for entry in archive.entries_with_seek().map_err(foreign)? {
-        let entry = entry.map_err(foreign)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = entry.path().map_err(foreign)?;
-        let name = name.strip_prefix(".").unwrap_or(&name).to_string_lossy().into_owned();
-        index.insert(name, (entry.raw_file_position(), entry.size()));
-    }
-    if !index.contains_key(MANIFEST_FILE) {
-        let inside = "a file that is no tar archive of one (its files must lie at the top, not in a folder)";
-        return Err(not_a_bundle(path, inside.to_owned()));
-    }
-    Ok(index)
 }
