@@ -1,10 +1,20 @@
 //! Which bundle runs: one that the configuration names, one in a slot of the state folder, or the one inside the program.
 //!
 //! A slot is a folder `bundles/NAME` in the state folder; `bundles.json` beside it says which one is active. Slots are
-//! made whole and changed never; all that changes is that one small file, by one rename.
+//! made whole and change never, but that one whose archive is installed again is mended; all else that changes is that one
+//! small file, by one rename.
+//!
+//! A slot holds the archive as it was signed, and its signature. With a key, every opening reads the whole archive once and
+//! checks the signature over it; what is read of it afterwards is compared with what was signed. So it does not matter who
+//! could write to a slot, or what is noted in it.
 
 mod archive;
+mod aside;
 pub mod command;
+mod error;
+mod file;
+mod install;
+mod release;
 mod signature;
 pub mod slots;
 mod state;
@@ -15,7 +25,8 @@ use spotter_engine::bundle::Bundle;
 
 use crate::config::Config;
 use crate::demo;
-pub use slots::{SlotError, Slots};
+pub use error::SlotError;
+pub use slots::Slots;
 pub use state::{BUILT_IN, State};
 pub(crate) use trial::Trial;
 

@@ -2,9 +2,11 @@
 //!
 //! Only sentences that are new cost a pass through the text tower; when none is new, the tower is not even read.
 
-use std::io;
-use std::path::{Path, PathBuf};
+mod disk;
+
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use spotter_engine::bundle::Bundle;
@@ -12,16 +14,18 @@ use spotter_engine::labels::{self, Cache, Effort, Key, Label, LabelEmbeddings};
 use spotter_engine::tower::{TextTower, Threads};
 use spotter_engine::vocabulary::Vocabulary;
 
+use self::disk::Disk;
 use crate::config::Config;
 use crate::console::all_of;
 use crate::label_file::LabelFile;
-use crate::{demo, lint, store};
+use crate::supervise::{Beats, give_all};
+use crate::{demo, lint};
 
-/// Name of the cache in the state folder.
-pub const CACHE_FILE: &str = "label-cache.safetensors";
+pub(crate) use self::disk::CACHE_BYTES_MAX;
+pub use self::disk::{CACHE_FILE, JOURNAL_FILE};
 
-/// Largest cache file that is read: the most sentences that a cache holds, with embeddings of 1024 values.
-pub(crate) const CACHE_BYTES_MAX: u64 = 64 << 20;
+/// A sentence is embedded within this time on the slowest board.
+const SENTENCE_MAX: Duration = Duration::from_secs(60);
 
 /// The labels that `config` names, embedded by `bundle`.
 pub fn embed_configured(config: &Config, bundle: &Arc<Bundle>, threads: &Threads) -> Result<LabelEmbeddings> {
@@ -35,22 +39,28 @@ pub fn embed_configured(config: &Config, bundle: &Arc<Bundle>, threads: &Threads
 pub struct Embedder {
     bundle: Arc<Bundle>,
     threads: Threads,
-    /// `None` where there is no state folder, or it turned out that it cannot be written.
-    path: Option<PathBuf>,
+    /// `None` where there is no state folder.
+    disk: Option<Disk>,
     cache: Cache,
+    /// Given a sign for each sentence.
+    beats: Beats,
 }
 
 impl Embedder {
     /// Reads the cache in `state_dir`, if any; a file that is damaged or not a cache is reported and left out.
     pub fn new(bundle: Arc<Bundle>, state_dir: Option<&Path>, threads: &Threads) -> Self {
-        let path = state_dir.map(|folder| folder.join(CACHE_FILE));
-        let cache = path.as_deref().map(read).unwrap_or_default();
-        Self { bundle, threads: threads.clone(), path, cache }
+        let (disk, cache) = state_dir.map(Disk::open).unzip();
+        Self { bundle, threads: threads.clone(), disk, cache: cache.unwrap_or_default(), beats: Beats::new() }
+    }
+
+    /// Has a sign of life given for each sentence.
+    pub(crate) fn with_beats(self, beats: Beats) -> Self {
+        Self { beats, ..self }
     }
 
     /// Where the cache is kept, if anywhere.
     pub fn cache_path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        self.disk.as_ref().and_then(Disk::path)
     }
 
     /// Which sentences are cached and which are not, label by label.
@@ -65,17 +75,27 @@ impl Embedder {
         // Opened beforehand, so that a damaged file is not blamed on a label; and only where it is needed.
         let new = self.count(labels).iter().any(|effort| effort.embedded > 0);
         let mut tower = new.then(|| TextTower::open(bundle, threads)).transpose()?;
-        let result = labels::embed_labels(labels, bundle.manifest(), &mut self.cache, |sentence| match &mut tower {
+        let (disk, beats) = (&mut self.disk, &self.beats);
+        let embed = |sentence: &str| match &mut tower {
             Some(tower) => tower.embed(sentence),
             // Not reached, since both look into the same cache; it would be right all the same.
             None => tower.insert(TextTower::open(bundle, threads)?).embed(sentence),
-        });
+        };
+        let added = |cache: &mut Cache| {
+            give_all(beats, SENTENCE_MAX);
+            if let Some(disk) = disk {
+                disk.append(cache);
+            }
+        };
+        let result = labels::embed_labels_with(labels, bundle.manifest(), &mut self.cache, embed, added);
         // No longer needed, and as large as what comes.
         drop(tower);
         if result.is_ok() {
             self.warn(file);
         }
-        self.save();
+        if let Some(disk) = &mut self.disk {
+            disk.finish(&mut self.cache);
+        }
         Ok(result?)
     }
 
@@ -93,34 +113,4 @@ impl Embedder {
         }
         self.cache.remarks(&key).into_iter().flatten().for_each(|warning| log::warn!("{warning}"));
     }
-
-    fn save(&mut self) {
-        let Some(path) = self.path.as_deref().filter(|_| self.cache.is_changed()) else { return };
-        let written = self.cache.encode().map_err(io::Error::other).and_then(|b| store::replace_state_file(path, &b));
-        match written {
-            Ok(()) => self.cache.mark_saved(),
-            Err(error) => {
-                log::warn!(
-                    "{}: the label cache cannot be written ({error}); labels are embedded anew at every start",
-                    path.display()
-                );
-                self.path = None;
-            }
-        }
-    }
-}
-
-fn read(path: &Path) -> Cache {
-    let bytes = match store::read_bounded(path, CACHE_BYTES_MAX) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Cache::default(),
-        Err(error) => {
-            log::warn!("{}: the label cache cannot be read ({error}); it is built anew", path.display());
-            return Cache::default();
-        }
-    };
-    Cache::decode(&bytes).unwrap_or_else(|error| {
-        log::warn!("{}: the label cache is ignored and built anew: {error}", path.display());
-        Cache::default()
-    })
 }

@@ -15,6 +15,9 @@ const LABELS_MAX: usize = 1000;
 /// cached in some 20 MB.
 const SENTENCES_MAX: usize = 10_000;
 
+// Else some would be embedded anew at every start.
+const _: () = assert!(SENTENCES_MAX <= spotter_engine::labels::ENTRIES_MAX);
+
 /// A label file that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelFile {

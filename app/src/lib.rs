@@ -28,5 +28,6 @@ pub mod slot;
 pub mod snapshot;
 pub mod source;
 pub mod store;
+mod supervise;
 pub mod unchanged;
 pub mod watch;

@@ -6,6 +6,7 @@ mod loader;
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use spotter_engine::labels::LabelEmbeddings;
@@ -15,7 +16,8 @@ use crate::bundles::{self, Slots};
 use crate::config::Config;
 use crate::output::Item;
 use crate::recognizer::Recognizer;
-use crate::watch::Watcher;
+use crate::supervise::{Beat, Beats};
+use crate::watch::{self, Watcher};
 use loader::Loader;
 
 /// What is in force, and what comes next when there is something.
@@ -28,6 +30,8 @@ pub struct Live {
     label_watcher: Option<Watcher>,
     /// `None` where the bundle is named, and not a slot's.
     _slot_watcher: Option<Watcher>,
+    /// Of the watchers. They work one at a time, and whoever does gives a sign for both.
+    beats: Beats,
 }
 
 /// What takes effect between two frames.
@@ -44,18 +48,32 @@ impl Live {
     pub fn start(config: &Config, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
         let slots = bundles::slots(config);
         let next = Arc::new(Mutex::new(Next::default()));
-        let loader = Arc::new(Mutex::new(Loader::new(config, slots.clone(), threads, events)));
+        let beats: Beats = (0..2).map(|_| Arc::new(Beat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
+        let [label_beat, slot_beat] = [0, 1].map(|index| Arc::clone(&beats[index]));
+        let loader = Arc::new(Mutex::new(Loader::new(config, slots.clone(), threads, events, beats.clone())));
         // Held until the first load is done, so that a change meanwhile waits; watched before anything is read, so that no
         // change falls between the two.
         let mut first = lock(&loader);
-        let label_watcher =
-            config.labels.as_deref().map(|path| watch(path, &loader, &next, Loader::read_labels)).transpose()?;
+        let label_watcher = config
+            .labels
+            .as_deref()
+            .map(|path| watch(path, label_beat, &loader, &next, Loader::read_labels))
+            .transpose()?;
         let state_file = slots.as_ref().map(Slots::state_file);
-        let slot_watcher = state_file.map(|path| watch(&path, &loader, &next, Loader::follow)).transpose()?;
+        let slot_watcher =
+            state_file.map(|path| watch(&path, slot_beat, &loader, &next, Loader::follow)).transpose()?;
         let (recognizer, labels) = first.first()?;
         let bundle = first.name().to_owned();
         drop(first);
-        Ok(Self { recognizer, labels, bundle, next, label_watcher, _slot_watcher: slot_watcher })
+        // Those of watchers that are there.
+        let watched = [label_watcher.is_some(), slot_watcher.is_some()];
+        let beats = beats.into_iter().zip(watched).filter(|(_, watched)| *watched).map(|(beat, _)| beat).collect();
+        Ok(Self { recognizer, labels, bundle, next, label_watcher, _slot_watcher: slot_watcher, beats })
+    }
+
+    /// Whether what loads bundles and labels hangs.
+    pub(crate) fn is_stuck(&self, now: Instant) -> bool {
+        self.beats.iter().any(|beat| beat.is_missed(now))
     }
 
     /// Takes what changed; to be called between two frames. What runs then stays until the next call.
@@ -90,6 +108,7 @@ impl Live {
 /// Has `work` done at each change of the file, and puts what comes of it where the loop takes it.
 fn watch(
     path: &Path,
+    beat: Arc<Beat>,
     loader: &Arc<Mutex<Loader>>,
     next: &Arc<Mutex<Next>>,
     work: impl Fn(&mut Loader) -> Next + Send + 'static,
@@ -103,7 +122,7 @@ fn watch(
         next.model = model.or(next.model.take());
         next.labels = labels.or(next.labels.take());
     };
-    Watcher::start(path, on_change).with_context(|| format!("{}: cannot be watched", path.display()))
+    Watcher::start(path, beat, on_change).with_context(|| format!("{}: cannot be watched", path.display()))
 }
 
 /// What the locks guard is whole at any moment, so a panic elsewhere does not spoil it.

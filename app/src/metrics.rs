@@ -4,8 +4,8 @@
 //! in memory, such as `/run/spotter`, so nothing is synced to a disk.
 
 use std::fmt::{self, Write as _};
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use crate::config;
 use crate::recognizer::Latency;
 use crate::source::Stop;
 use crate::store::FILE_MODE;
+use crate::supervise::fault_point;
 
 /// Prometheus asks every 15 seconds to a minute.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ pub(crate) struct Figures {
     pub(crate) skipped: u64,
     /// Frames that came too soon after another.
     pub(crate) dropped: u64,
+    /// Reports that standard output was too slow for.
+    pub(crate) reports_lost: u64,
     /// Time spent in each stage.
     pub(crate) stages: [Duration; 5],
     /// Labelled frames a second, smoothed.
@@ -98,6 +101,7 @@ impl Metrics {
             {
                 log::warn!("{}: metrics cannot be written: {error}", self.path.display());
             }
+            fault_point("metrics");
             if stop.sleep(WRITE_EVERY) {
                 break;
             }
@@ -136,9 +140,15 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".tmp");
     let aside = Path::new(&aside);
-    fs::write(aside, text)?;
+    match fs::remove_file(aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // A new file: a link that somebody put there leads nowhere.
+    let mut file = OpenOptions::new().write(true).create_new(true).open(aside)?;
+    file.write_all(text.as_bytes())?;
     // The collector is another user.
-    fs::set_permissions(aside, Permissions::from_mode(FILE_MODE))?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     fs::rename(aside, path)
 }
 
@@ -159,6 +169,8 @@ fn render(out: &mut String, camera: &str, figures: &Figures) -> fmt::Result {
     {
         writeln!(out, "spotter_frames_total{{camera=\"{camera}\",result=\"{result}\"}} {count}")?;
     }
+    head(out, "reports_lost_total", "counter", "Reports that standard output was too slow for.")?;
+    writeln!(out, "spotter_reports_lost_total{{camera=\"{camera}\"}} {}", figures.reports_lost)?;
     head(out, "stage_seconds_total", "counter", "Time spent in each stage of labelled frames.")?;
     for (stage, time) in STAGES.iter().zip(figures.stages) {
         writeln!(out, "spotter_stage_seconds_total{{camera=\"{camera}\",stage=\"{stage}\"}} {}", time.as_secs_f64())?;
@@ -192,7 +204,8 @@ mod tests {
 
     #[test]
     fn figures_are_in_the_text_format() {
-        let mut figures = Figures { labelled: 7, dropped: 3, rate_hz: 2.5, held: true, ..Figures::default() };
+        let mut figures =
+            Figures { labelled: 7, dropped: 3, reports_lost: 5, rate_hz: 2.5, held: true, ..Figures::default() };
         figures.bundle = "a \"b\"\\\n".to_owned();
         figures.add(&Latency { tower: Duration::from_millis(250), ..Latency::default() });
         let mut text = String::new();
@@ -205,12 +218,27 @@ mod tests {
             r#"spotter_frame_rate_limit_hertz{camera="front"} +Inf"#,
             r#"spotter_frame_rate_held{camera="front"} 1"#,
             r#"spotter_source_up{camera="front"} 0"#,
+            r#"spotter_reports_lost_total{camera="front"} 5"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
         assert!(text.contains(r#"bundle="a \"b\"\\\n"} 1"#), "{text}");
         for line in text.lines() {
             assert!(line.starts_with("# HELP spotter_") || line.starts_with("# TYPE spotter_") || line.contains("} "));
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_file_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("precious"), "precious").unwrap();
+        for planted in ["spotter.prom.tmp", "spotter.prom"] {
+            std::os::unix::fs::symlink(at("precious"), at(planted)).unwrap();
+            write(&at("spotter.prom"), "figures").unwrap();
+            assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious", "{planted}");
+            assert!(at("spotter.prom").symlink_metadata().unwrap().is_file(), "{planted}");
+            fs::remove_file(at("spotter.prom")).unwrap();
         }
     }
 

@@ -57,6 +57,8 @@ pub enum EventKind {
     SourceBack,
     /// Frames were broken and left out.
     FramesSkipped,
+    /// Reports were lost because the output was too slow.
+    ReportsLost,
     /// A bundle was loaded and runs from the next frame on.
     BundleLoaded,
     /// The bundle that was activated cannot be loaded.

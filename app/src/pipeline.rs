@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,10 +30,20 @@ use crate::output::{Item, Output};
 use crate::service::Service;
 use crate::slot::Slot;
 use crate::source::{Stop, Uri};
+use crate::supervise::{Beat, fault_point, supervised};
 use crate::unchanged::Unchanged;
 
 /// Reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
 const REPORTS_WAITING: usize = 64;
+
+/// How often the output thread gives a sign of life while it has nothing to write.
+const OUTPUT_LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// It takes less for anything but a write.
+const OUTPUT_STEP_MAX: Duration = Duration::from_secs(10);
+
+/// Lost reports are told no more often than this.
+const LOSS_REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Broken frames of a stream or camera are reported no more often than this.
 const SKIP_REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -85,18 +95,21 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
     let slot = Slot::new();
     let metrics = Metrics::new(&config.metrics);
     let health = Health::new(&begun.opened.uri, live, options.timeout, Instant::now());
+    let output_beat = Beat::new(Some(OUTPUT_STEP_MAX), Instant::now());
 
     thread::scope(|scope| {
         let events = send.clone();
         let capture = scope.spawn(|| {
-            let target = Target { slot: &slot, stop: &deps.stop, events, health: &health };
-            let result = capture::run(begun, &options, target);
-            slot.close();
-            result
+            supervised("capture", || {
+                let target = Target { slot: &slot, stop: &deps.stop, events, health: &health };
+                let result = capture::run(begun, &options, target);
+                slot.close();
+                result
+            })
         });
-        let writer = scope.spawn(|| write(output, receive, &deps.stop));
+        let writer = scope.spawn(|| supervised("output", || write(output, &receive, &deps.stop, &output_beat)));
         if let Some(metrics) = &metrics {
-            scope.spawn(|| metrics.keep(&deps.stop));
+            scope.spawn(|| supervised("metrics", || metrics.keep(&deps.stop)));
         }
         deps.running.store(true, Ordering::Release);
         service.ready(&format!("waiting for the first frame of {described}"));
@@ -106,6 +119,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
             live,
             slot: &slot,
             health: &health,
+            output: &output_beat,
             source: &described,
             deps,
             top_k: config.inference.top_k,
@@ -115,7 +129,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
             metrics: metrics.as_ref(),
             seen: Seen::default(),
         };
-        let looped = looped.run();
+        let looped = supervised("inference", || looped.run());
         // Whatever ended the loop ends the other threads too.
         deps.stop.set();
         slot.close();
@@ -147,15 +161,25 @@ fn governor(config: &Config, root: &Path) -> Governor {
     Governor::new(rate, sensors)
 }
 
-/// The output thread. A reader that went away ends the loop, and is no error.
-fn write(mut output: Box<dyn Output>, items: Receiver<Item>, stop: &Stop) -> io::Result<()> {
-    let work = || {
-        for item in items {
+/// The output thread. A reader that went away ends the loop, and is no error. A reader that does not read for a while is
+/// none either: it is waited for, which counts as life.
+fn write(mut output: Box<dyn Output>, items: &Receiver<Item>, stop: &Stop, beat: &Beat) -> io::Result<()> {
+    let mut work = || {
+        loop {
+            beat.give(Instant::now());
+            fault_point("output");
+            let item = match items.recv_timeout(OUTPUT_LOOK_EVERY) {
+                Ok(item) => item,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            beat.wait();
             match item {
                 Item::Report(report) => output.write(&report)?,
                 Item::Event(event) => output.event(&event)?,
             }
         }
+        beat.wait();
         output.finish()
     };
     match work() {

@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::pipeline::Deps;
 use crate::source::command::kill_all;
+use crate::supervise::spawn;
 
 /// A loop that was asked to end and has not after this long hangs in a driver, or on a reader of its output that does
 /// not read. Everything on the disk is whole at any moment, so the program may end without it. With the rest of the way
@@ -35,7 +36,7 @@ pub(crate) fn handle(deps: &Deps) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(work).map(drop)
+    spawn("signals", work).map(drop)
 }
 
 /// Ends the program at once, and the camera programs that it started with it.
@@ -46,7 +47,7 @@ fn end(code: i32) -> ! {
 
 /// Ends the program after the grace, if it is still there; by itself, since the signals' thread has to see a second one.
 fn end_after_grace() {
-    let started = thread::Builder::new().name("grace".to_owned()).spawn(|| {
+    let started = spawn("grace", || {
         thread::sleep(GRACE);
         end(0);
     });

@@ -5,6 +5,7 @@ pub(crate) mod csi;
 mod error;
 mod found;
 mod pictures;
+mod pipe;
 mod shapes;
 mod stop;
 mod stream;

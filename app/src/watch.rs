@@ -9,6 +9,7 @@ use std::{io, mem};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind};
 
+use crate::supervise::{self, Beat};
 use places::{Places, Stamp};
 
 mod places;
@@ -22,6 +23,12 @@ const BURST_MAX: Duration = Duration::from_secs(1);
 /// How often the file is looked at without an event: some file systems (NFS, overlays, FUSE) have none.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A call takes no longer, or gives signs of life itself.
+pub(crate) const CALL_MAX: Duration = Duration::from_secs(300);
+
+/// The thread takes less for all else.
+pub(crate) const STEP_MAX: Duration = Duration::from_secs(10);
+
 /// Watches one file; stops when dropped.
 #[derive(Debug)]
 pub struct Watcher {
@@ -34,8 +41,9 @@ impl Watcher {
     /// replaced, deleted, created, or put in the place of another by a change of a symbolic link on the way to it.
     /// Changes in quick succession give one call; the last call always comes after the last change. The file need not
     /// exist. Changes before this returns are not noticed, so read the file after it.
-    pub fn start(path: &Path, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
-        Self::start_with(path, &MEANS, on_change)
+    /// The thread gives signs of life to `beat`.
+    pub(crate) fn start(path: &Path, beat: Arc<Beat>, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
+        Self::start_with(path, &MEANS, beat, on_change)
     }
 
     /// Has the call made as if the file had changed, without waiting for quiet.
@@ -43,7 +51,12 @@ impl Watcher {
         self.signals.send(|pending| pending.poked = true);
     }
 
-    fn start_with(path: &Path, means: &Means, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
+    fn start_with(
+        path: &Path,
+        means: &Means,
+        beat: Arc<Beat>,
+        on_change: impl FnMut() + Send + 'static,
+    ) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let signals = Arc::new(Signals::default());
         let handler = {
@@ -57,8 +70,7 @@ impl Watcher {
         let thread = {
             let signals = Arc::clone(&signals);
             let means = *means;
-            let work = move || watch(&signals, places, stamp, &means, on_change);
-            std::thread::Builder::new().name("watcher".to_owned()).spawn(work)?
+            supervise::spawn("watcher", move || watch(&signals, places, stamp, &means, &beat, on_change))?
         };
         Ok(Self { signals, thread: Some(thread) })
     }
@@ -69,7 +81,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         self.signals.send(|pending| pending.stop = true);
         if let Some(thread) = self.thread.take() {
-            // A call that panicked has said so itself.
+            // A panic in it has ended the program.
             let _ = thread.join();
         }
     }
@@ -152,8 +164,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watch(signals: &Signals, mut places: Places, mut known: Option<Stamp>, means: &Means, mut on_change: impl FnMut()) {
+fn watch(
+    signals: &Signals,
+    mut places: Places,
+    mut known: Option<Stamp>,
+    means: &Means,
+    beat: &Beat,
+    mut on_change: impl FnMut(),
+) {
     loop {
+        beat.give(Instant::now());
+        supervise::fault_point("watcher");
         let mut news = signals.take(means.look_every);
         if !(news.changed || news.poked || news.stop) {
             news.changed = places.stamp() != known;
@@ -172,6 +193,7 @@ fn watch(signals: &Signals, mut places: Places, mut known: Option<Stamp>, means:
             // In this order: what changes after the look is noticed, what changed before is what the call sees.
             signals.concerns(places.refresh());
             known = places.stamp();
+            beat.give_for(Instant::now(), CALL_MAX);
             on_change();
         }
     }

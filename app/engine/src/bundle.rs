@@ -5,11 +5,14 @@
 //! reading a file checks its SHA-256. Whatever fails a check is refused with the file, what was expected and what
 //! was found, and no byte of it is used.
 
+mod archive;
+mod content;
 mod foreign;
 mod manifest;
 mod read;
 mod write;
 
+pub use archive::Archive;
 pub use foreign::found_instead;
 pub use manifest::{
     Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,

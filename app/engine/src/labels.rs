@@ -4,8 +4,10 @@
 //! the label's embedding is their mean, normalised again. Sentences already in the [`Cache`] cost nothing.
 
 mod cache;
+mod journal;
 
-pub use cache::{Cache, CacheError, Key};
+pub use cache::{Cache, CacheError, ENTRIES_MAX, Key};
+pub use journal::Ending;
 
 use ndarray::{Array2, ArrayView2};
 
@@ -99,7 +101,18 @@ pub fn embed_labels<E: std::error::Error + 'static>(
     labels: &[Label],
     manifest: &Manifest,
     cache: &mut Cache,
+    embed: impl FnMut(&str) -> Result<Vec<f32>, E>,
+) -> Result<(LabelEmbeddings, Effort), LabelError<E>> {
+    embed_labels_with(labels, manifest, cache, embed, |_| ())
+}
+
+/// The same; `added` is called with the cache whenever a sentence was added to it.
+pub fn embed_labels_with<E: std::error::Error + 'static>(
+    labels: &[Label],
+    manifest: &Manifest,
+    cache: &mut Cache,
     mut embed: impl FnMut(&str) -> Result<Vec<f32>, E>,
+    mut added: impl FnMut(&mut Cache),
 ) -> Result<(LabelEmbeddings, Effort), LabelError<E>> {
     let width = manifest.projection_dim;
     let mut matrix = Array2::zeros((labels.len(), width));
@@ -119,6 +132,7 @@ pub fn embed_labels<E: std::error::Error + 'static>(
                     source,
                 })?;
                 cache.insert(key, embedding);
+                added(cache);
                 effort.embedded += 1;
             }
             let embedding = cache.get(&key, width).unwrap_or_default();

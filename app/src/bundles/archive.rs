@@ -1,19 +1,20 @@
-//! Unpacking an archive that may have been made to do harm.
+//! Taking an archive that may have been made to do harm.
 //!
 //! A bundle is a handful of plain files in one folder, so nothing else is let through: no folders but `./`, no links, no
-//! devices, no long names, no two files of one name. Sizes are added up before a byte is written.
+//! devices, no long names, no two files of one name. Nothing is unpacked: a slot keeps the archive as it is, since that is
+//! what a signature is of.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use spotter_engine::bundle;
+use spotter_engine::printable::printable_path;
 use tar::{Archive, Entry, EntryType};
 
-use super::slots::SLOT_FILE;
 use crate::store;
 
 /// A bundle has five files; some more may lie beside them.
@@ -22,14 +23,14 @@ const FILES_MAX: usize = 32;
 /// Headers that say nothing of importance here (times, owners) are skipped up to this size.
 const EXTENSION_BYTES_MAX: u64 = 64 << 10;
 
-/// Bytes that are written at a time.
+/// Bytes that are copied at a time.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Why an archive was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// Something in it that no bundle has.
-    #[error("{}: {entry}: {why}; expected plain files of a bundle and nothing else", .path.display())]
+    #[error("{}: {entry}: {why}; expected plain files of a bundle and nothing else", printable_path(.path))]
     Entry {
         /// The archive.
         path: PathBuf,
@@ -39,7 +40,7 @@ pub enum ArchiveError {
         why: String,
     },
     /// It is larger than bundles may be.
-    #[error("{}: {bytes} bytes: expected at most {bytes_max}, as bundles.size_max_mib says", .path.display())]
+    #[error("{}: {bytes} bytes: expected at most {bytes_max}, as bundles.size_max_mib says", printable_path(.path))]
     Size {
         /// The archive.
         path: PathBuf,
@@ -49,7 +50,7 @@ pub enum ArchiveError {
         bytes_max: u64,
     },
     /// It is something else, such as a folder or a packed file.
-    #[error("{}: expected a .tar of a bundle, found {found}", .path.display())]
+    #[error("{}: expected a .tar of a bundle, found {found}", printable_path(.path))]
     NotAnArchive {
         /// The path.
         path: PathBuf,
@@ -57,7 +58,7 @@ pub enum ArchiveError {
         found: String,
     },
     /// It cannot be read as an archive.
-    #[error("{}: cannot be read as a tar archive", .path.display())]
+    #[error("{}: cannot be read as a tar archive", printable_path(.path))]
     Read {
         /// The archive.
         path: PathBuf,
@@ -65,7 +66,7 @@ pub enum ArchiveError {
         source: io::Error,
     },
     /// A file could not be written.
-    #[error("{}: cannot be written", .path.display())]
+    #[error("{}: cannot be written", printable_path(.path))]
     Write {
         /// The file.
         path: PathBuf,
@@ -74,11 +75,11 @@ pub enum ArchiveError {
     },
 }
 
-/// Refuses what is no archive, and archives larger than bundles may be, before they are unpacked.
+/// Refuses what is no archive, and archives larger than bundles may be, before anything of them is read.
 pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
     let found = file.metadata().map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?;
     let instead = bundle::found_instead(path).or_else(|| {
-        let folder = path.display();
+        let folder = printable_path(path);
         match (found.is_file(), found.is_dir()) {
             (true, _) => None,
             (_, true) => Some(format!(
@@ -105,31 +106,58 @@ fn said(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), "its headers are damaged, or it is a file of another kind")
 }
 
-/// Unpacks the archive into the folder `out`, where its files are on the disk then; gives the SHA-256 of the archive.
-pub(super) fn unpack(path: &Path, file: &mut File, out: &Path, bytes_max: u64) -> Result<String, ArchiveError> {
-    let read = |source| ArchiveError::Read { path: path.to_owned(), source: said(source) };
+/// Copies an archive to `to`, where it is on the disk then; gives the copy and the SHA-256 of its bytes.
+///
+/// The archive is read once, by the descriptor that was opened: whatever is found out afterwards is found out of the copy,
+/// so no change of the archive comes between.
+pub(super) fn copy(path: &Path, file: &File, to: &Path, bytes_max: u64) -> Result<(File, String), ArchiveError> {
+    let read = |source| ArchiveError::Read { path: path.to_owned(), source };
+    let write = |source| ArchiveError::Write { path: to.to_owned(), source };
+    let mut out = File::options().read(true).write(true).create_new(true).open(to).map_err(write)?;
+    // Whatever the umask of the one who installs it: the service must be able to read it.
+    out.set_permissions(Permissions::from_mode(store::FILE_MODE)).map_err(write)?;
     // One more byte than may be, so that a file that grows meanwhile is noticed and does not fill the disk.
-    let mut archive = Archive::new(Hashed { reader: file.take(bytes_max + 1), hash: Sha256::new() });
-    let mut unpacker = Unpacker { path, out, bytes_max, bytes: 0, names: BTreeSet::new() };
-    for (number, entry) in archive.entries().map_err(read)?.raw(true).enumerate() {
-        unpacker.take(number, entry.map_err(read)?)?;
+    let mut reader = file.take(bytes_max.saturating_add(1));
+    let (mut piece, mut hash, mut bytes) = (vec![0; PIECE_BYTES], Sha256::new(), 0);
+    loop {
+        let count = match reader.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(read(error)),
+        };
+        bytes += count as u64;
+        if bytes > bytes_max {
+            return Err(ArchiveError::Size { path: path.to_owned(), bytes, bytes_max });
+        }
+        hash.update(&piece[..count]);
+        out.write_all(&piece[..count]).map_err(write)?;
     }
-    let mut hashed = archive.into_inner();
-    // What follows the end mark was signed too.
-    io::copy(&mut hashed, &mut io::sink()).map_err(read)?;
-    Ok(hex(&hashed.hash.finalize()))
+    out.sync_all().map_err(write)?;
+    Ok((out, hex(&hash.finalize())))
 }
 
-struct Unpacker<'a> {
+/// Refuses an archive that has in it what no bundle has. `path` stands for `file` in messages.
+pub(super) fn check(path: &Path, mut file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
+    let read = |source| ArchiveError::Read { path: path.to_owned(), source: said(source) };
+    file.rewind().map_err(read)?;
+    let mut archive = Archive::new(file);
+    let mut checker = Checker { path, bytes_max, bytes: 0, names: BTreeSet::new() };
+    for (number, entry) in archive.entries_with_seek().map_err(read)?.raw(true).enumerate() {
+        checker.check(number, &entry.map_err(read)?)?;
+    }
+    Ok(())
+}
+
+struct Checker<'a> {
     path: &'a Path,
-    out: &'a Path,
     bytes_max: u64,
     bytes: u64,
     names: BTreeSet<String>,
 }
 
-impl Unpacker<'_> {
-    fn take(&mut self, number: usize, mut entry: Entry<'_, impl Read>) -> Result<(), ArchiveError> {
+impl Checker<'_> {
+    fn check(&mut self, number: usize, entry: &Entry<'_, impl Read>) -> Result<(), ArchiveError> {
         let bytes = entry.path_bytes().into_owned();
         let shown = String::from_utf8_lossy(&bytes).escape_default().to_string();
         let refuse = |why: String| {
@@ -161,27 +189,7 @@ impl Unpacker<'_> {
             let (path, bytes, bytes_max) = (self.path.to_owned(), self.bytes, self.bytes_max);
             return Err(ArchiveError::Size { path, bytes, bytes_max });
         }
-        self.write(name, size, &mut entry)
-    }
-
-    fn write(&self, name: &str, size: u64, entry: &mut impl Read) -> Result<(), ArchiveError> {
-        let path = self.out.join(name);
-        let write = |source| ArchiveError::Write { path: path.clone(), source };
-        let read = |source| ArchiveError::Read { path: self.path.to_owned(), source: said(source) };
-        let mut file = File::create_new(&path).map_err(write)?;
-        // Whatever the umask of the one who installs it: the service must be able to read it.
-        file.set_permissions(Permissions::from_mode(store::FILE_MODE)).map_err(write)?;
-        let (mut piece, mut left) = (vec![0; PIECE_BYTES], size);
-        while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            let count = entry.read(&mut piece[..wanted]).map_err(read)?;
-            if count == 0 {
-                return Err(read(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends within {name}"))));
-            }
-            file.write_all(&piece[..count]).map_err(write)?;
-            left -= count as u64;
-        }
-        file.sync_all().map_err(write)
+        Ok(())
     }
 }
 
@@ -189,29 +197,13 @@ impl Unpacker<'_> {
 fn plain_name(bytes: &[u8]) -> Option<&str> {
     let name = str::from_utf8(bytes).ok()?;
     let name = name.strip_prefix("./").unwrap_or(name);
-    let plain = !name.is_empty()
-        && !name.starts_with('.')
-        && !name.chars().any(|c| matches!(c, '/' | '\\') || c.is_control())
-        && name != SLOT_FILE;
+    let plain =
+        !name.is_empty() && !name.starts_with('.') && !name.chars().any(|c| matches!(c, '/' | '\\') || c.is_control());
     plain.then_some(name)
 }
 
-/// Hashes what is read through it.
-struct Hashed<R> {
-    reader: R,
-    hash: Sha256,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(out)?;
-        self.hash.update(&out[..count]);
-        Ok(count)
-    }
-}
-
 /// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
         // Writing to a String cannot fail.
@@ -243,7 +235,6 @@ mod tests {
             (b"a\nb", None),
             (b"a\0b", None),
             (b"\xff", None),
-            (b"slot.json", None),
         ] {
             assert_eq!(plain_name(name), expected, "{}", name.escape_ascii());
         }

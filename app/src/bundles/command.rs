@@ -10,8 +10,10 @@ use clap::Subcommand;
 use serde::Serialize;
 use spotter_engine::console::write_line;
 
+use super::error::SlotError;
+use super::install::Terms;
 use super::signature;
-use super::slots::{SlotError, Slots, Terms};
+use super::slots::{Slots, check_release};
 use super::state::{BUILT_IN, State};
 use crate::compute;
 use crate::config::Config;
@@ -33,6 +35,9 @@ pub enum Action {
         /// Activate it right away
         #[arg(long)]
         activate: bool,
+        /// Take it although a newer signed release was taken before
+        #[arg(long)]
+        older: bool,
     },
     /// List the slots
     List {
@@ -44,6 +49,9 @@ pub enum Action {
     Activate {
         /// The slot, or `built-in`
         name: String,
+        /// Take it although a newer signed release was taken before
+        #[arg(long)]
+        older: bool,
     },
     /// Go back to the bundle before
     Rollback,
@@ -64,15 +72,15 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
         check_owner(state_dir)?;
     }
     let said = match action {
-        Action::Install { archive, name, activate: and_activate } => {
-            let said = install(config, &slots, &archive, name.as_deref())?;
+        Action::Install { archive, name, activate: and_activate, older } => {
+            let said = install(config, &slots, &archive, name.as_deref(), older)?;
             match and_activate {
-                true => vec![said.1, activate(config, &slots, &said.0)?],
+                true => vec![said.1, activate(config, &slots, &said.0, older)?],
                 false => vec![said.1],
             }
         }
         Action::List { json } => return list(&slots, json, out),
-        Action::Activate { name } => vec![activate(config, &slots, &name)?],
+        Action::Activate { name, older } => vec![activate(config, &slots, &name, older)?],
         Action::Rollback => vec![roll_back(config, &slots)?],
         Action::Remove { name } => {
             slots.remove(&name)?;
@@ -96,12 +104,24 @@ fn check_owner(state_dir: &Path) -> Result<()> {
 }
 
 /// The slot's name, and what to say.
-fn install(config: &Config, slots: &Slots, archive: &Path, name: Option<&str>) -> Result<(String, String)> {
+fn install(
+    config: &Config,
+    slots: &Slots,
+    archive: &Path,
+    name: Option<&str>,
+    older: bool,
+) -> Result<(String, String)> {
     let unchecked = config.bundles.public_key.is_none() && signature::signature_path(archive).exists();
-    let terms = Terms { bytes_max: config.bundles.bytes_max(), now: jiff::Timestamp::now() };
+    let terms = Terms { bytes_max: config.bundles.bytes_max(), older, now: jiff::Timestamp::now() };
     let installed = slots.install(archive, name, terms)?;
     if unchecked {
         log::warn!("the signature was not checked: the configuration names no public key (bundles.public_key)");
+    }
+    if installed.dated == Some(false) {
+        log::warn!(
+            "the signature's comment names no release, so nothing can tell whether older archives are: sign with \
+             `minisign -Sm FILE.tar -t 'release NUMBER'`"
+        );
     }
     let place = slots.path(&installed.name);
     let what = if installed.before { "is installed already" } else { "installed" };
@@ -109,9 +129,15 @@ fn install(config: &Config, slots: &Slots, archive: &Path, name: Option<&str>) -
     Ok((installed.name, said))
 }
 
-fn activate(config: &Config, slots: &Slots, name: &str) -> Result<String> {
+fn activate(config: &Config, slots: &Slots, name: &str, older: bool) -> Result<String> {
     not_pinned(config)?;
-    let bundle = slots.open(name)?;
+    let opened = slots.open_signed(name)?;
+    let (bundle, signed) = (opened.bundle, opened.signed);
+    let accept = |state: &State| match state.active == name {
+        true => Ok(()),
+        false => check_release(&format!("slot {name:?}"), signed.as_ref(), state, older),
+    };
+    accept(&slots.state()?)?;
     bundle.verify()?;
     let threads = compute::threads(config.inference.threads)?;
     let bundle = Arc::new(bundle);
@@ -121,7 +147,13 @@ fn activate(config: &Config, slots: &Slots, name: &str) -> Result<String> {
     embed_configured(config, &bundle, &threads)?;
     let (before, after) = slots.change(|state| {
         slots.check(name)?;
-        Ok::<State, SlotError>(state.activated(name))
+        accept(state)?;
+        let after = state.activated(name);
+        // What is signed counts; the bundle inside the program is of no release.
+        Ok::<State, SlotError>(match &signed {
+            Some(signed) => after.with_release(signed.release, older),
+            None => after,
+        })
     })?;
     Ok(match before.active == after.active {
         true => format!("{name} is active already"),
@@ -134,7 +166,11 @@ fn roll_back(config: &Config, slots: &Slots) -> Result<String> {
     let (before, after) = slots.change(|state| {
         let nothing = || SlotError::NothingBefore { active: state.active.clone() };
         let after = state.rolled_back().ok_or_else(nothing)?;
-        slots.open(&after.active)?;
+        let opened = slots.open_signed(&after.active)?;
+        // What worked here may run here again, however old it is.
+        if !state.previous_proven {
+            check_release(&format!("slot {:?}", after.active), opened.signed.as_ref(), state, false)?;
+        }
         Ok::<State, SlotError>(after)
     })?;
     Ok(changed(slots, format!("{} is active again, instead of {}", after.active, before.active)))
@@ -166,6 +202,7 @@ struct Row {
     bundle: Option<String>,
     bytes: u64,
     installed: Option<String>,
+    /// The comment of the signature, which was checked now; none where no key is configured.
     signed: Option<String>,
     /// What keeps it from being opened.
     problem: Option<String>,
@@ -192,14 +229,14 @@ fn list(slots: &Slots, json: bool, out: &mut dyn Write) -> Result<()> {
 }
 
 fn row(slots: &Slots, state: &State, name: &str) -> Row {
-    let opened = slots.open(name);
     let about = slots.about(name).ok();
-    let (bundle, bytes, problem) = match &opened {
-        Ok(bundle) => {
-            let manifest = bundle.manifest();
-            (Some(manifest.name.clone()), manifest.files().iter().map(|file| file.bytes).sum(), None)
+    let (bundle, bytes, signed, problem) = match slots.open_signed(name) {
+        Ok(opened) => {
+            let manifest = opened.bundle.manifest();
+            let bytes: u64 = manifest.files().iter().map(|file| file.bytes).sum();
+            (Some(manifest.name.clone()), bytes, opened.signed.map(|signed| signed.trusted_comment), None)
         }
-        Err(error) => (None, 0, Some(error.to_string())),
+        Err(error) => (None, 0, None, Some(error.to_string())),
     };
     Row {
         slot: name.to_owned(),
@@ -208,8 +245,8 @@ fn row(slots: &Slots, state: &State, name: &str) -> Row {
         failed: state.failed.as_deref() == Some(name),
         bundle,
         bytes,
-        installed: about.as_ref().map(|about| about.installed.clone()),
-        signed: about.and_then(|about| about.signed),
+        installed: about.map(|about| about.installed),
+        signed,
         problem,
     }
 }

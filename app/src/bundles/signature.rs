@@ -2,20 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use minisign_verify::{PublicKey, Signature};
-use sha2::{Digest as _, Sha256};
+use spotter_engine::bundle::{Archive, BundleError};
+use spotter_engine::printable::printable_path;
 
-use super::archive::hex;
-use crate::store;
+use super::file;
+use super::release::Release;
 
 /// A signature has four lines, the comments of which are free.
 const SIGNATURE_BYTES_MAX: u64 = 16 << 10;
-
-/// Bytes that are read at a time.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Why an archive is not trusted.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +21,7 @@ pub enum SignatureError {
     /// There is no signature, and the configuration wants one.
     #[error(
         "{}: not signed: expected its signature in {}; sign it with `minisign -Sm`, since the configuration names a \
-         public key (bundles.public_key)", .path.display(), .signature.display()
+         public key (bundles.public_key)", printable_path(.path), printable_path(.signature)
     )]
     Missing {
         /// The archive.
@@ -31,8 +29,19 @@ pub enum SignatureError {
         /// Where the signature was looked for.
         signature: PathBuf,
     },
-    /// The signature is not of the configured key, or of another file.
-    #[error("{}: {why}: expected a signature of the archive by the key that the configuration names", .path.display())]
+    /// The signature is another key's.
+    #[error(
+        "{}: made by another key: expected a signature of the archive by the key that the configuration names",
+        printable_path(.path)
+    )]
+    OtherKey {
+        /// The signature's file.
+        path: PathBuf,
+    },
+    /// The signature is none, or of another file.
+    #[error(
+        "{}: {why}: expected a signature of the archive by the key that the configuration names", printable_path(.path)
+    )]
     Wrong {
         /// The signature's file.
         path: PathBuf,
@@ -40,58 +49,76 @@ pub enum SignatureError {
         why: String,
     },
     /// A file could not be read.
-    #[error("{}: cannot be read", .path.display())]
+    #[error("{}: cannot be read", printable_path(.path))]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// The archive was written to between the two times it was read.
-    #[error("{}: was changed while it was read; install it again", .path.display())]
-    Changed {
-        /// The archive.
-        path: PathBuf,
-    },
+    /// The archive could not be read.
+    #[error(transparent)]
+    Archive(#[from] BundleError),
 }
 
-/// What was signed.
+/// What was signed beside the archive's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Signed {
-    /// SHA-256 of the archive's bytes.
-    pub(super) sha256: String,
     /// What the signer says of them.
     pub(super) trusted_comment: String,
+    /// What of that says how old they are.
+    pub(super) release: Option<Release>,
 }
 
-/// Checks that `key` signed the archive, and leaves `file` at its start.
-pub(super) fn check(archive: &Path, file: &mut File, key: &PublicKey) -> Result<Signed, SignatureError> {
-    let path = signature_path(archive);
-    let wrong = |why: String| SignatureError::Wrong { path: path.clone(), why };
-    let bytes = store::read_bounded(&path, SIGNATURE_BYTES_MAX).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => SignatureError::Missing { path: archive.to_owned(), signature: path.clone() },
-        _ => SignatureError::Io { path: path.clone(), source },
-    })?;
-    let text = String::from_utf8(bytes).map_err(|_| wrong("not a minisign signature".to_owned()))?;
-    let signature = Signature::decode(&text).map_err(|error| wrong(error.to_string()))?;
-    // Signatures of the old kind, over the file instead of its hash, would need the whole file in memory.
-    let mut verifier = key.verify_stream(&signature).map_err(|error| wrong(error.to_string()))?;
-    let io = |source| SignatureError::Io { path: archive.to_owned(), source };
-    let (mut piece, mut hash) = (vec![0; PIECE_BYTES], Sha256::new());
-    loop {
-        match file.read(&mut piece) {
-            Ok(0) => break,
-            Ok(count) => {
-                verifier.update(&piece[..count]);
-                hash.update(&piece[..count]);
+/// A signature of which nothing is believed before [`Self::check`].
+pub(super) struct SignatureFile {
+    path: PathBuf,
+    /// What the file holds.
+    pub(super) text: String,
+    signature: Signature,
+}
+
+impl SignatureFile {
+    /// Reads the signature that lies beside an archive.
+    pub(super) fn beside(archive: &Path) -> Result<Self, SignatureError> {
+        let path = signature_path(archive);
+        let bytes = match file::read_bounded(&path, SIGNATURE_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SignatureError::Missing { path: archive.to_owned(), signature: path });
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io(error)),
+            Err(source) => return Err(SignatureError::Io { path, source }),
+        };
+        let Ok(text) = String::from_utf8(bytes) else {
+            return Err(SignatureError::Wrong { path, why: "not a minisign signature".to_owned() });
+        };
+        match Signature::decode(&text) {
+            Ok(signature) => Ok(Self { path, text, signature }),
+            Err(error) => Err(SignatureError::Wrong { path, why: error.to_string() }),
         }
     }
-    verifier.finalize().map_err(|error| wrong(error.to_string()))?;
-    file.rewind().map_err(io)?;
-    Ok(Signed { sha256: hex(&hash.finalize()), trusted_comment: signature.trusted_comment().trim().to_owned() })
+
+    /// Checks that `key` signed every byte of `file`, as they are read. `archive` stands for the file in messages.
+    ///
+    /// Nothing that the archive says is looked at before; what is read of it later is compared with what was signed.
+    pub(super) fn check(
+        &self,
+        archive: &Path,
+        file: File,
+        key: &PublicKey,
+    ) -> Result<(Archive, Signed), SignatureError> {
+        let wrong = |error: minisign_verify::Error| match error {
+            minisign_verify::Error::UnexpectedKeyId => SignatureError::OtherKey { path: self.path.clone() },
+            error => SignatureError::Wrong { path: self.path.clone(), why: error.to_string() },
+        };
+        // Signatures of the old kind, over the file instead of its hash, would need the whole file in memory.
+        let mut verifier = key.verify_stream(&self.signature).map_err(wrong)?;
+        let archive = Archive::read(archive, file, |piece| verifier.update(piece))?;
+        verifier.finalize().map_err(wrong)?;
+        let trusted_comment = self.signature.trusted_comment().trim().to_owned();
+        let release = Release::of(&trusted_comment);
+        Ok((archive, Signed { trusted_comment, release }))
+    }
 }
 
 /// Where the signature of an archive lies.

@@ -1,6 +1,10 @@
 //! Trying the active slot, and going back from one that cannot be loaded.
 
-use super::slots::{SlotError, Slots};
+use spotter_engine::bundle::Bundle;
+
+use super::error::SlotError;
+use super::release::Release;
+use super::slots::Slots;
 use super::state::State;
 
 /// The tries of one load: every step is written down before it is made, so that the next program goes on where this one
@@ -11,6 +15,8 @@ pub(crate) struct Trial<'a> {
     state: State,
     /// Where the state cannot be written, this program still goes back by itself, and the next one tries again.
     writable: bool,
+    /// What the signature of the slot that was opened last says of its age.
+    release: Option<Release>,
 }
 
 impl<'a> Trial<'a> {
@@ -18,7 +24,7 @@ impl<'a> Trial<'a> {
     pub(crate) fn begin(slots: &'a Slots) -> Self {
         let read = slots.state().inspect_err(|error| report(error, "the bundle inside the program is used"));
         // What cannot be read is not overwritten either: somebody may want to know what it was.
-        Self { slots, writable: read.is_ok(), state: read.unwrap_or_default() }
+        Self { slots, writable: read.is_ok(), state: read.unwrap_or_default(), release: None }
     }
 
     /// The slot to load now; another one than before where that was tried often enough.
@@ -31,9 +37,18 @@ impl<'a> Trial<'a> {
         self.state.active.clone()
     }
 
+    /// Opens the bundle of a slot; what it is signed with counts once it has worked.
+    pub(crate) fn open(&mut self, name: &str) -> Result<Bundle, SlotError> {
+        self.release = None;
+        let opened = self.slots.open_signed(name)?;
+        self.release = opened.signed.and_then(|signed| signed.release);
+        Ok(opened.bundle)
+    }
+
     /// The slot was loaded and works.
     pub(crate) fn worked(&mut self) {
-        self.step(State::worked);
+        let release = self.release;
+        self.step(|state| state.worked().with_release(release, false));
     }
 
     /// The slot could not be loaded.
@@ -42,17 +57,31 @@ impl<'a> Trial<'a> {
     }
 
     fn step(&mut self, step: impl Fn(&State) -> State) {
-        let after = step(&self.state);
-        if after == self.state {
-            return;
-        }
-        if self.writable {
-            match self.slots.replace(&self.state, &after) {
-                Ok(true) => {}
-                // Somebody chose another one meanwhile: that is tried next, and has all its tries.
-                Ok(false) => {
-                    self.state = self.slots.state().unwrap_or(after);
+        loop {
+            let after = step(&self.state);
+            if after == self.state {
+                return;
+            }
+            if !self.writable {
+                self.state = after;
+                return;
+            }
+            let found = match self.slots.replace(&self.state, &after) {
+                Ok(true) => {
+                    self.state = after;
                     return;
+                }
+                Ok(false) => self.slots.state(),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(found) => {
+                    let is_chosen = found.active != self.state.active;
+                    self.state = found;
+                    // Somebody chose another one meanwhile: that is tried next, and has all its tries.
+                    if is_chosen {
+                        return;
+                    }
                 }
                 Err(error) => {
                     report(&error, "failed loads of a bundle are not counted beyond this start");
@@ -60,11 +89,38 @@ impl<'a> Trial<'a> {
                 }
             }
         }
-        self.state = after;
     }
 }
 
 fn report(error: &SlotError, so: &str) {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
     log::warn!("{error}{source}; {so}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_write_meanwhile_is_kept_and_every_try_is_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let slots = Slots::new(folder.path(), None);
+        let change = |change: &dyn Fn(&State) -> State| {
+            slots.change(|state| Ok::<State, SlotError>(change(state))).expect("changes");
+        };
+        change(&|state| state.activated("a"));
+        let release = Some(Release::Number(7));
+        let mut trial = Trial::begin(&slots);
+        change(&|state| state.with_release(release, false));
+        assert_eq!(trial.next(), "a");
+        let counted = State { tries: 1, release, ..State::default().activated("a") };
+        assert_eq!(slots.state().expect("a state"), counted);
+        // Another one was chosen, of which nobody knows whether it works.
+        change(&|state| state.activated("b"));
+        trial.worked();
+        assert_eq!(slots.state().expect("a state"), counted.activated("b"));
+        assert_eq!(trial.next(), "b");
+        trial.worked();
+        assert!(slots.state().expect("a state").proven);
+    }
 }

@@ -17,6 +17,8 @@ use crate::embedder::Embedder;
 use crate::label_file::{self, LabelFile};
 use crate::output::{Event, EventKind, Item};
 use crate::recognizer::Recognizer;
+use crate::supervise::{Beats, caught, give_all};
+use crate::watch::CALL_MAX;
 
 /// Loads what is to run; shared by the threads that watch for changes.
 pub(super) struct Loader {
@@ -24,6 +26,8 @@ pub(super) struct Loader {
     slots: Option<Slots>,
     threads: Threads,
     events: SyncSender<Item>,
+    /// Of all threads that share this.
+    beats: Beats,
     /// What was loaded last; `None` before the first load.
     loaded: Option<Loaded>,
 }
@@ -41,8 +45,14 @@ struct Loaded {
 type Model = (Recognizer, Arc<LabelEmbeddings>);
 
 impl Loader {
-    pub(super) fn new(config: &Config, slots: Option<Slots>, threads: &Threads, events: SyncSender<Item>) -> Self {
-        Self { config: config.clone(), slots, threads: threads.clone(), events, loaded: None }
+    pub(super) fn new(
+        config: &Config,
+        slots: Option<Slots>,
+        threads: &Threads,
+        events: SyncSender<Item>,
+        beats: Beats,
+    ) -> Self {
+        Self { config: config.clone(), slots, threads: threads.clone(), events, beats, loaded: None }
     }
 
     /// Name of the bundle that was loaded last.
@@ -111,7 +121,7 @@ impl Loader {
             log::info!("labels unchanged: {}", path.display());
             return Next::default();
         }
-        let embedded = embed(&mut loaded.embedder, &file)
+        let embedded = caught(|| embed(&mut loaded.embedder, &file))
             .inspect_err(|error| log::error!("{}: {error:#}; the labels stay as they were", path.display()))
             .ok();
         if embedded.is_some() {
@@ -133,7 +143,8 @@ impl Loader {
                 self.tell(EventKind::BundleRefused, format!("{wanted} cannot be loaded, {name} stays"));
                 return Ok(None);
             }
-            let error = match slots.open(&name).map_err(anyhow::Error::from).and_then(|b| self.load(name.clone(), b)) {
+            let opened = caught(|| Ok(trial.open(&name)?));
+            let error = match opened.and_then(|bundle| caught(|| self.load(name.clone(), bundle))) {
                 Ok(model) => {
                     trial.worked();
                     // What a program begins with is no news.
@@ -156,11 +167,14 @@ impl Loader {
     /// all of that has worked.
     fn load(&mut self, name: String, bundle: Bundle) -> Result<Model> {
         let bundle = Arc::new(bundle);
+        give_all(&self.beats, CALL_MAX);
         let mut recognizer = Recognizer::open(&bundle, &self.threads)?;
         recognizer.probe()?;
+        give_all(&self.beats, CALL_MAX);
         let templates = bundle.manifest().templates.clone();
         let file = self.labels(&templates)?;
-        let mut embedder = Embedder::new(bundle, self.config.state_dir.as_deref(), &self.threads);
+        let embedder = Embedder::new(bundle, self.config.state_dir.as_deref(), &self.threads);
+        let mut embedder = embedder.with_beats(self.beats.clone());
         let embeddings = embed(&mut embedder, &file)?;
         log::info!("bundle: {name}");
         self.loaded = Some(Loaded { name, embedder, templates, labels: file.labels });

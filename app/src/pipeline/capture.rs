@@ -8,6 +8,7 @@ use super::health::Health;
 use crate::output::{Event, EventKind, Item};
 use crate::slot::Slot;
 use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Stop, Uri};
+use crate::supervise::fault_point;
 
 /// Pauses before a lost source is opened again, which double.
 #[derive(Debug, Clone, Copy)]
@@ -201,6 +202,7 @@ impl<'a> Capture<'a> {
     fn pump(&mut self, source: &mut dyn Source) -> Result<(), SourceError> {
         let live = source.is_live();
         while !self.target.stop.is_set() {
+            fault_point("capture");
             // Silence that lasts is no sign of life.
             if !self.silent {
                 self.target.health.beat(Instant::now());

@@ -1,10 +1,11 @@
 //! Whether the source thread still moves.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::source::Uri;
 use crate::source::command::FIRST_FRAME;
+use crate::supervise::Beat;
 
 /// A driver that answers at all answers a call within this time, even while a bus is being reset.
 const CALL_MAX: Duration = Duration::from_secs(10);
@@ -12,12 +13,8 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 /// Signs of life of the source thread, which the inference thread looks at.
 #[derive(Debug)]
 pub(super) struct Health {
-    start: Instant,
-    /// Milliseconds from `start` to the last sign.
-    beat_ms: AtomicU64,
+    beat: Beat,
     lost: AtomicBool,
-    /// Longest time from one sign to the next; `None` for sources that may be silent for ever.
-    silence_max: Option<Duration>,
 }
 
 impl Health {
@@ -31,13 +28,12 @@ impl Health {
             Uri::Stdin if live => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
             Uri::Stdin | Uri::Auto | Uri::Pictures(_) | Uri::Shapes(_) => None,
         };
-        Self { start: now, beat_ms: AtomicU64::new(0), lost: AtomicBool::new(false), silence_max }
+        Self { beat: Beat::new(silence_max, now), lost: AtomicBool::new(false) }
     }
 
     /// The source thread is about to make the next bounded step.
     pub(super) fn beat(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.start).as_millis();
-        self.beat_ms.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.beat.give(now);
     }
 
     /// The source gives no frames and is being opened again, or is back.
@@ -51,8 +47,7 @@ impl Health {
 
     /// Whether the source thread hangs within one step. A source that is lost and tried again and again does not.
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
-        let beat = self.start + Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
-        self.silence_max.is_some_and(|max| now.saturating_duration_since(beat) > max)
+        self.beat.is_missed(now)
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::preprocess::PreprocessError;
 use spotter_engine::score::Score;
 
 use super::health::Health;
-use super::{Deps, SKIP_REPORT_EVERY};
-use crate::decode::FrameError;
+use super::{Deps, LOSS_REPORT_EVERY, SKIP_REPORT_EVERY};
 use crate::governor::Governor;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -20,6 +20,7 @@ use crate::recognizer::Latency;
 use crate::service::Service;
 use crate::slot::{Slot, Taken};
 use crate::source::Frame;
+use crate::supervise::{Beat, fault_point};
 use crate::unchanged::Unchanged;
 
 /// How often the loop looks at its signals while no frame comes.
@@ -36,6 +37,8 @@ pub(super) struct Loop<'a> {
     pub(super) live: bool,
     pub(super) slot: &'a Slot,
     pub(super) health: &'a Health,
+    /// Of the output thread.
+    pub(super) output: &'a Beat,
     /// What was negotiated with the source.
     pub(super) source: &'a str,
     pub(super) deps: &'a Deps,
@@ -55,6 +58,9 @@ pub(super) struct Seen {
     /// Those of the labelled ones that got the scores of a frame before, since they showed the same.
     pub(super) unchanged: u64,
     reports_lost: u64,
+    /// Those that were told of, and when that was last.
+    losses_told: u64,
+    losses_told_at: Option<Instant>,
     skip_reported: Option<Instant>,
     rate: Rate,
     /// The last scores, and the labels that they belong to.
@@ -67,7 +73,9 @@ impl Loop<'_> {
         let mut frame = Frame::default();
         while !self.deps.stop.is_set() && self.deps.frames != Some(self.seen.labelled) {
             let now = Instant::now();
+            fault_point("inference");
             self.tell_service(now);
+            self.tell_losses(now);
             if self.deps.reload.swap(false, Ordering::AcqRel) {
                 self.model.reload();
             }
@@ -87,14 +95,23 @@ impl Loop<'_> {
             match self.model.parts().0.decode(&frame) {
                 Ok(decode) => {
                     let latency = Latency { capture: frame.capture_time, decode, ..Latency::default() };
-                    let report = self.report(&mut frame, latency)?;
+                    let report = match self.report(&mut frame, latency) {
+                        Ok(report) => report,
+                        // The picture's fault, and not the model's: the next one may be of use.
+                        Err(error) if error.is::<PreprocessError>() => {
+                            let path = frame.path.as_ref().map(|path| path.display().to_string());
+                            self.skip(&frame, &path.map_or(error, |path| error.context(path)));
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
                     self.seen.labelled += 1;
                     self.count(&report);
                     if !self.hand_over(report) {
                         break;
                     }
                 }
-                Err(error) => self.skip(&frame, error),
+                Err(error) => self.skip(&frame, &error.into()),
             }
         }
         self.service.stopping();
@@ -104,10 +121,26 @@ impl Loop<'_> {
         Ok(self.seen)
     }
 
-    /// Tells the service manager that this thread gets round, unless the source thread hangs: a stuck tower or driver is
-    /// seen from outside, a camera that is lost and tried again is not held against the program.
+    /// Says that reports were lost, while they are: in the log, and in the output as soon as that takes something again.
+    fn tell_losses(&mut self, now: Instant) {
+        let Seen { reports_lost, losses_told, losses_told_at, .. } = &mut self.seen;
+        let is_due = losses_told_at.is_none_or(|at| now.saturating_duration_since(at) >= LOSS_REPORT_EVERY);
+        if *reports_lost == *losses_told || !is_due {
+            return;
+        }
+        let message =
+            format!("{} reports, as the output is too slow ({reports_lost} so far)", *reports_lost - *losses_told);
+        log::warn!("lost: {message}");
+        *losses_told_at = Some(now);
+        if self.send.try_send(Item::Event(Event::now(EventKind::ReportsLost, message))).is_ok() {
+            *losses_told = *reports_lost;
+        }
+    }
+
+    /// Tells the service manager that this thread gets round, unless another one hangs that must live: a stuck tower or
+    /// driver is seen from outside, a camera that is lost and tried again is not held against the program.
     fn tell_service(&mut self, now: Instant) {
-        if !self.health.is_stuck(now) {
+        if !self.health.is_stuck(now) && !self.output.is_missed(now) && !self.model.is_stuck(now) {
             self.service.alive(now);
         }
         let Self { health, source, model, governor, seen, .. } = self;
@@ -136,6 +169,7 @@ impl Loop<'_> {
             figures.limit_hz = self.governor.limit_hz();
             figures.held = self.governor.reason().is_some();
             figures.skipped = self.seen.skipped;
+            figures.reports_lost = self.seen.reports_lost;
             if figures.bundle != self.model.bundle() {
                 self.model.bundle().clone_into(&mut figures.bundle);
             }
@@ -204,11 +238,11 @@ impl Loop<'_> {
         Ok((Arc::clone(labels), kept))
     }
 
-    fn skip(&mut self, frame: &Frame, error: FrameError) {
+    fn skip(&mut self, frame: &Frame, error: &anyhow::Error) {
         self.seen.skipped += 1;
         // Each file is worth a line; a stream of broken frames is not.
         if frame.path.is_some() || self.seen.skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY) {
-            let message = format!("{:#} ({} so far)", anyhow::Error::from(error), self.seen.skipped);
+            let message = format!("{error:#} ({} so far)", self.seen.skipped);
             log::warn!("skipped: {message}");
             let _ = self.send.try_send(Item::Event(Event::now(EventKind::FramesSkipped, message)));
             self.seen.skip_reported = Some(Instant::now());

@@ -5,7 +5,7 @@
 use std::io::{ErrorKind, Read};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,11 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use spotter_engine::printable::printable;
 
+use super::csi::is_program;
+use super::pipe::{Keeper, Pipe};
 use super::stream::{JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError, Stop};
+use crate::supervise::supervised;
 
 /// What a program gets to start a camera and measure the light before its first frame.
 pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(10);
@@ -41,6 +44,27 @@ pub(crate) fn kill_all() {
     }
 }
 
+/// The program of util-linux that has another one killed once whoever started it is gone, whatever ended that. Those before
+/// 2.33 cannot.
+const SETPRIV: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+
+/// A program, which ends with this one where the system has a way for that: one that is silent would not notice.
+fn ending_with_us(program: &str) -> Command {
+    static WORKS: LazyLock<bool> = LazyLock::new(|| {
+        let mut command = Command::new(SETPRIV[0]);
+        command.args(&SETPRIV[1..]).arg("true");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    });
+    // One that is not there is better named by the system itself.
+    if !is_program(program) || !*WORKS {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV[0]);
+    command.args(&SETPRIV[1..]).arg(program);
+    command
+}
+
 /// Frames that a program writes.
 pub(super) struct CommandSource {
     name: String,
@@ -49,6 +73,8 @@ pub(super) struct CommandSource {
     /// Standard error of the program.
     said: Arc<Mutex<Vec<u8>>>,
     listener: JoinHandle<()>,
+    /// Of both pipes, for as long as this is there.
+    _keepers: [Keeper; 2],
 }
 
 impl CommandSource {
@@ -56,7 +82,7 @@ impl CommandSource {
     pub(super) fn open(words: &[String], hint: &'static str, options: &CaptureOptions) -> Result<Self, SourceError> {
         let (program, arguments) =
             words.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
-        let mut command = Command::new(program);
+        let mut command = ending_with_us(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // It is not the one that the service manager waits for.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
@@ -69,12 +95,14 @@ impl CommandSource {
         let group = Group::new(child);
         let missing = || SourceError::Start { name: program.into(), source: ErrorKind::BrokenPipe.into() };
         let (out, err) = (out.ok_or_else(missing)?, err.ok_or_else(missing)?);
+        let ((out, keeps_out), (err, keeps_err)) = (Pipe::new(out), Pipe::new(err));
         let said = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&said);
-        let listener = thread::spawn(move || listen(err, &heard));
+        let listener = thread::spawn(move || supervised("listener", || listen(err, &heard)));
         let patience = Patience { first: options.timeout.max(FIRST_FRAME), next: options.timeout };
         let stream = JpegStream::new(program, out, true, Some(patience));
-        Ok(Self { name: program.to_owned(), group, stream, said, listener })
+        let name = program.to_owned();
+        Ok(Self { name, group, stream, said, listener, _keepers: [keeps_out, keeps_err] })
     }
 
     /// The error of a program that ended, however it did: a camera has no end.
@@ -259,6 +287,33 @@ mod tests {
         }
         let script = format!("{}busy'; exec sleep 100", TINY.trim_end_matches('\''));
         check(&script, 300, 1, "sh: no frame within 0.3 s, after writing `busy`");
+    }
+
+    /// Threads and open files of this process.
+    fn held() -> [usize; 2] {
+        ["/proc/self/task", "/proc/self/fd"].map(|folder| std::fs::read_dir(folder).unwrap().count())
+    }
+
+    #[test]
+    fn what_a_program_leaves_behind_keeps_nothing_of_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pids");
+        // In a session of its own it is not killed with the group, and has both pipes.
+        let script = format!("setsid sh -c 'echo $$ >> {}; exec sleep 1000' & {TINY}; exit 3", file.display());
+        let before = held();
+        for _ in 0..10 {
+            let (mut source, mut frame, stop) = (open(&script, 60_000), Frame::default(), Stop::new());
+            assert!(source.next(&mut frame, &stop).unwrap());
+        }
+        // Other tests have threads too, which come and go; these would stay.
+        let start = Instant::now();
+        while held().iter().zip(before).any(|(now, before)| *now >= before + 10) {
+            assert!(start.elapsed() < Duration::from_secs(60), "{before:?}, then {:?}", held());
+            thread::sleep(END_CHECK);
+        }
+        for id in std::fs::read_to_string(file).unwrap().lines() {
+            Command::new("kill").args(["-9", id]).status().unwrap();
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `csi://0`: cameras on a CSI connector, which only the board's own camera programs turn into pictures.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::CaptureOptions;
@@ -57,7 +58,8 @@ impl Stack {
 
 /// Whether `$PATH` leads to a program of that name, or the name is the path of one.
 pub(crate) fn is_program(name: &str) -> bool {
-    let is_file = |path: &Path| path.metadata().is_ok_and(|data| data.is_file());
+    let is_file =
+        |path: &Path| path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0);
     if name.contains('/') {
         return is_file(Path::new(name));
     }
@@ -86,6 +88,7 @@ mod tests {
     #[test]
     fn programs_are_found() {
         assert!(is_program("sh") && is_program("/bin/sh"));
+        assert!(!is_program("/etc/passwd"), "a file that may not be run is none");
         assert!(!is_program("no-such-camera") && !is_program("/bin/no-such-camera") && !is_program("/bin"));
     }
 }

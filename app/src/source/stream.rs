@@ -12,6 +12,7 @@ use super::command::FIRST_FRAME;
 use super::found::found;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
+use crate::supervise::supervised;
 
 /// Larger images are skipped: twice what a 64-megapixel camera writes.
 const MAX_FRAME_BYTES: usize = 32 << 20;
@@ -68,7 +69,7 @@ impl JpegStream {
     ) -> Self {
         let (send, pieces) = sync_channel(PIECES);
         let (used, reuse) = sync_channel(PIECES);
-        thread::spawn(move || read_pieces(reader, &send, &reuse));
+        thread::spawn(move || supervised("reader", || read_pieces(reader, &send, &reuse)));
         let splitter = Splitter::new(MAX_FRAME_BYTES);
         let name = name.to_owned();
         let (read_bytes, number, arrived) = (0, 0, Instant::now());

@@ -165,9 +165,9 @@ fn files_that_are_none_are_refused_by_every_reader() {
         Reader {
             arguments: "classify --json --bundle hostile x.png",
             expected: [
-                (Pipe, Some("found a named pipe")),
+                (Pipe, Some("neither a file nor a folder")),
                 (Folder, Some("a directory without one")),
-                (EndlessDevice, Some("found a device")),
+                (EndlessDevice, Some("neither a file nor a folder")),
                 (Empty, Some("an empty file")),
                 (Sparse, Some("no tar archive")),
                 (Unreadable, Some("ermission")),
@@ -387,6 +387,34 @@ fn a_broken_picture_in_a_folder_is_skipped() {
     let done = finish(&mut place.spotter("run --output json --source folder"));
     assert_eq!((done.code, lines(&done).len()), (Some(1), 0), "{}", done.stderr);
     assert!(messages(&done.stderr).iter().any(|line| line.contains("folder/b.jpg")), "{}", done.stderr);
+}
+
+#[test]
+fn a_picture_that_the_model_cannot_look_at_is_skipped() {
+    let place = Place::new();
+    fs::create_dir(place.at("bundle")).unwrap();
+    for file in ["vision.onnx", "text.onnx", "tokenizer.json"] {
+        fs::copy(e2e::root().join("config/demo").join(file), place.at("bundle").join(file)).unwrap();
+    }
+    // Of so elongated a picture this leaves no column.
+    let manifest = fs::read(e2e::root().join("config/demo/bundle.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    manifest["preprocess"]["resize"]["to"] = serde_json::json!({"edges": {"shortest": 64, "longest": 64}});
+    manifest["preprocess"]["crop"] = serde_json::json!({"height": 64, "width": 64});
+    place.write("bundle/bundle.json", manifest.to_string());
+    fs::create_dir(place.at("folder")).unwrap();
+    place.picture("folder/a.png", 1);
+    place.write("folder/b.ppm", [b"P6 1 400 255\n".as_slice(), &[90; 1200]].concat());
+    place.picture("folder/c.png", 2);
+    let done = finish(&mut place.spotter("run --output json --bundle bundle --source folder"));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let paths: Vec<_> = lines(&done).iter().map(|line| line.path.clone().unwrap()).collect();
+    assert_eq!(paths, ["folder/a.png", "folder/c.png"].map(std::path::PathBuf::from), "{}", done.stderr);
+    let found = messages(&done.stderr);
+    assert!(
+        matches!(found[..], [line] if line.contains("folder/b.ppm") && line.contains("picture of 1 x 400")),
+        "{found:?}"
+    );
 }
 
 #[test]

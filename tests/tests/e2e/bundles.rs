@@ -4,6 +4,7 @@
 
 mod archives;
 mod kills;
+mod trust;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -190,12 +191,20 @@ fn a_bundle_that_does_not_work_is_not_activated() {
     assert_eq!(Listing::of(&place).active, "a");
 }
 
+/// Where a file of an archive starts, and its size.
+fn place_of(tar: &[u8], name: &str) -> (usize, usize) {
+    let mut archive = tar::Archive::new(tar);
+    let mut entries = archive.entries().unwrap().map(Result::unwrap);
+    let entry = entries.find(|entry| *entry.path_bytes() == *name.as_bytes()).unwrap();
+    (usize::try_from(entry.raw_file_position()).unwrap(), usize::try_from(entry.size()).unwrap())
+}
+
 /// As flash goes bad: one byte in the middle of a slot's image tower.
 fn damage(place: &Place, slot: &str) {
-    let path = place.state().join("bundles").join(slot).join("vision.onnx");
+    let path = place.state().join("bundles").join(slot).join("bundle.tar");
     let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    let (start, size) = place_of(&bytes, "vision.onnx");
+    bytes[start + size / 2] ^= 1;
     fs::write(path, bytes).unwrap();
 }
 

@@ -174,10 +174,68 @@ fn a_killed_writer_in_the_midst_of_its_file_leaves_the_old_one() {
         assert_eq!((done.code, said(&done)), (Some(0), vec![]), "{}", done.stderr);
         assert!(done.stdout == expected && fs::read(place.cache()).unwrap() == whole, "{length} bytes");
     }
-    // The next writer sweeps it away.
-    place.labels("labels.toml", &["something new"]);
+    // The next writer of the file sweeps it away.
+    let names: Vec<String> = (0..NAMES.len() + 4).map(|number| format!("thing {number}")).collect();
+    place.labels("labels.toml", &names.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(finish(&mut place.spotter("labels --labels labels.toml")).code, Some(0));
     assert_eq!(place.state().read_dir().unwrap().count(), 1);
+}
+
+/// The sum that `labels` ends with: sentences cached, and embedded.
+fn counts(done: &Done) -> (usize, usize) {
+    let sum = done.stdout.lines().last().unwrap_or_default();
+    let number = |before: &str, after: &str| {
+        let text = sum.split(before).nth(1).and_then(|rest| rest.split(after).next()).unwrap_or_default();
+        text.trim().parse().unwrap_or_else(|_| panic!("no number in {sum:?}, {}", done.stderr))
+    };
+    (number("sentences:", "cached"), number("cached,", "embedded"))
+}
+
+#[test]
+fn a_kill_while_labels_are_embedded_keeps_those_that_are() {
+    let place = Place::new();
+    let names: Vec<String> = (0..900).map(|number| format!("thing number {number}")).collect();
+    place.labels("labels.toml", &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let journal = place.state().join("label-cache.journal");
+    for signal in ["TERM", "KILL"] {
+        let mut child = place.spotter("run --output json --labels labels.toml --source test://shapes?size=64x64");
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let (start, before) = (Instant::now(), fs::metadata(&journal).map_or(0, |data| data.len()));
+        while fs::metadata(&journal).map_or(0, |data| data.len()) < before + 10_000 {
+            assert!(start.elapsed() < DEADLINE && child.try_wait().unwrap().is_none(), "nothing is written");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+        child.wait().unwrap();
+        assert!(!place.cache().exists(), "it had embedded all of them before SIG{signal}");
+    }
+    let done = finish(&mut place.spotter("labels --labels labels.toml"));
+    let (cached, embedded) = counts(&done);
+    assert!(cached >= 10 && embedded > 0, "{}", done.stdout);
+    assert_eq!(said(&done), Vec::<&str>::new(), "what was torn is nothing to speak of");
+}
+
+#[test]
+fn a_damaged_journal_is_told_and_never_trusted() {
+    let (place, expected) = prepared();
+    let journal = place.state().join("label-cache.journal");
+    place.labels("more.toml", &[NAMES[0], "something new"]);
+    assert_eq!(finish(&mut place.spotter("labels --labels more.toml")).code, Some(0));
+    let good = fs::read(&journal).unwrap();
+    let mut spread = Spread(4);
+    let flips: Vec<_> = (0..12).map(|_| (spread.below(good.len() as u64) as usize, spread.below(8))).collect();
+    for (at, bit) in flips {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << bit;
+        fs::write(&journal, bad).unwrap();
+        let done = classify(&place);
+        assert!(done.code == Some(0) && done.stdout == expected, "byte {at}: {}", done.stderr);
+        assert!(said(&done).iter().all(|line| line.contains("label-cache.journal")), "byte {at}: {}", done.stderr);
+    }
+    fs::write(&journal, "not a journal").unwrap();
+    let done = classify(&place);
+    assert!(done.code == Some(0) && done.stdout == expected, "{}", done.stderr);
+    assert!(matches!(said(&done)[..], [line] if line.contains("damaged after 0 bytes")), "{}", done.stderr);
 }
 
 /// Puts the cache in a bad way; the scores must be right all the same, and the trouble told in one line or,

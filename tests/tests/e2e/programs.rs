@@ -222,6 +222,37 @@ fn a_signal_while_the_model_loads_leaves_no_program_behind() {
 }
 
 #[test]
+fn a_silent_camera_program_ends_with_a_program_that_is_killed() {
+    let works = Command::new("setpriv").args(["--pdeathsig", "KILL", "--", "true"]).status();
+    if e2e::emulated() || !works.is_ok_and(|status| status.success()) {
+        return println!("skipped: setpriv cannot have a program killed");
+    }
+    let place = Place::new();
+    let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 1000\n", place.at("number").display());
+    let path = place.write("silent", script);
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = Running::start(&mut run(&place, &format!("exec:{}", path.display())));
+    let start = Instant::now();
+    let number = loop {
+        match fs::read_to_string(place.at("number")) {
+            Ok(number) if number.ends_with('\n') => break number.trim().to_owned(),
+            _ => assert!(start.elapsed() < DEADLINE, "{}", program.stderr()),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    program.signal("KILL");
+    // Whoever inherits it may leave it a zombie for a while.
+    let lives = || {
+        let state = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        !state.is_empty() && !state.contains(") Z ") && !state.contains(") X ")
+    };
+    while lives() {
+        assert!(start.elapsed() < DEADLINE, "{number} is still there");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn a_csi_camera_comes_through_the_boards_own_program() {
     let place = Place::new();
     camera(&place, "gst-launch-1.0");

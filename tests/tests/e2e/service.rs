@@ -31,9 +31,13 @@ struct Manager {
 impl Manager {
     /// Starts the program as systemd does, `input` and `output` being its standard input and output.
     fn start(place: &Place, arguments: &str, input: Stdio, output: Stdio) -> Self {
+        Self::start_with(place, place.spotter(arguments), input, output)
+    }
+
+    /// The same of a command that was made.
+    fn start_with(place: &Place, mut command: Command, input: Stdio, output: Stdio) -> Self {
         let path = place.at("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let mut command = place.spotter(arguments);
         command.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", watchdog().as_micros().to_string());
         let child = command.stdin(input).stdout(output).stderr(Stdio::piped()).spawn().unwrap();
         Self { socket, child, said: Vec::new() }
@@ -226,6 +230,18 @@ fn a_live_source_outlives_a_reader_that_does_not_read() {
     });
 }
 
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let place = Place::new();
+    let (_reader, errors) = full_pipe();
+    let mut command = place.spotter("run --output json --frames 20 --source test://shapes?size=64x64");
+    let output = File::create(place.at("lines")).unwrap();
+    let mut child = command.stdout(output).stderr(errors).spawn().unwrap();
+    assert_eq!(wait(&mut child, "a full pipe"), Some(0));
+    let lines = std::fs::read_to_string(place.at("lines")).unwrap();
+    assert_eq!(lines.matches("\"labels\"").count(), 20, "{lines}");
+}
+
 /// Every frame of a recording counts, so a reader that does not read brings the computing thread itself to a halt: the one
 /// way to have it hang from outside.
 #[test]
@@ -243,6 +259,46 @@ fn a_stuck_computing_thread_gives_no_sign_of_life_and_ends_all_the_same() {
         assert!(!manager.said.iter().any(|said| said.contains("STOPPING")), "{:?}", manager.said);
         manager.check_end("a stuck computing thread")
     });
+}
+
+/// What a thread is made to do by a fault, in a program that has one of each kind.
+fn with_fault(place: &Place, fault: &str) -> Command {
+    place.labels("labels.toml", &["red circle"]);
+    place.write("spotter.toml", "[metrics]\nfile = \"figures.prom\"\n");
+    let arguments = "--config spotter.toml --labels labels.toml --source test://shapes?size=64x64&fps=50";
+    let mut command = place.spotter(&format!("run --output json {arguments}"));
+    command.env("SPOTTER_TEST_FAULT", fault);
+    command
+}
+
+#[test]
+fn a_panic_in_any_thread_ends_the_program() {
+    for thread in ["capture", "inference", "output", "metrics", "watcher"] {
+        let place = Place::new();
+        let errors = File::create(place.at("errors")).unwrap();
+        let mut command = with_fault(&place, &format!("panic {thread}"));
+        let mut child = command.stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+        let code = wait(&mut child, thread);
+        let errors = std::fs::read_to_string(place.at("errors")).unwrap();
+        assert_eq!(code, Some(101), "{thread}: {errors}");
+        for part in [format!("a fault in the thread `{thread}`"), format!("the thread `{thread}` panicked")] {
+            assert!(errors.contains(&part), "{thread}: {part:?} is not in: {errors}");
+        }
+    }
+}
+
+/// Of the capture thread and the computing one it is shown above, by sources and outputs that hang.
+#[test]
+fn a_thread_that_hangs_gives_no_sign_of_life() {
+    for thread in ["output", "watcher"] {
+        let place = Place::new();
+        let command = with_fault(&place, &format!("hang {thread}"));
+        let mut manager = Manager::start_with(&place, command, Stdio::null(), Stdio::null());
+        manager.until("READY=1");
+        manager.until_silent();
+        assert!(manager.child.try_wait().unwrap().is_none(), "{thread}: {:?}", manager.said);
+        assert!(!manager.said.iter().any(|said| said.contains("STOPPING")), "{thread}: {:?}", manager.said);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use super::BundleError;
 use crate::files;
 use crate::marks::{self, Packed};
 
@@ -11,6 +12,11 @@ pub(super) const START_BYTES: u64 = 512;
 
 /// Ends of the names of weights files.
 const WEIGHTS_ENDINGS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
+
+/// The error that says so.
+pub(super) fn not_a_bundle(path: &Path, found: String) -> BundleError {
+    BundleError::NotABundle { path: path.display().to_string(), found }
+}
 
 /// What lies at `path` in the place of a bundle, and what to do; nothing where it may be one.
 pub fn found_instead(path: &Path) -> Option<String> {

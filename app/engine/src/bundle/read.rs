@@ -2,21 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest, foreign};
-use crate::printable::printable;
+use super::archive::{Archive, MANIFEST_BYTES_MAX, Tar};
+use super::content::{Content, Piece};
+use super::foreign::{self, not_a_bundle};
+use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
 use crate::{files, marks};
-
-/// A manifest is a few kilobytes; what is larger is not one.
-const MANIFEST_BYTES_MAX: u64 = 1 << 20;
-
-/// Files of an archive that are looked at: a bundle has five, and labels and notes may lie beside them.
-const ENTRIES_MAX: usize = 4096;
 
 /// Bytes that are hashed at a time: few enough for a cache, many enough for system calls not to matter.
 const HASH_BYTES: usize = 256 << 10;
@@ -31,8 +26,7 @@ pub struct Bundle {
 #[derive(Debug)]
 enum Place {
     Directory(PathBuf),
-    /// File name to offset and size within the archive.
-    Tar(PathBuf, BTreeMap<String, (u64, u64)>),
+    Tar(Tar),
     Memory(String, BTreeMap<&'static str, &'static [u8]>),
 }
 
@@ -50,8 +44,10 @@ impl Bundle {
                 return Err(not_a_bundle(path, foreign::folder(path)));
             }
             Place::Directory(path.to_owned())
+        } else if kind.is_file() {
+            Place::Tar(Tar::open(path)?)
         } else {
-            Place::Tar(path.to_owned(), tar_index(path)?)
+            return Err(not_a_bundle(path, "neither a file nor a folder".to_owned()));
         };
         Self::from_place(place)
     }
@@ -132,57 +128,13 @@ impl Bundle {
     }
 }
 
-/// One file of a bundle, opened.
-#[derive(Debug)]
-pub(crate) enum Piece {
-    /// `size` bytes of a file on disk, from `start`; the next byte read is number `at`.
-    File {
-        file: File,
-        start: u64,
-        size: u64,
-        at: u64,
-    },
-    Memory(Cursor<&'static [u8]>),
-}
-
-impl Piece {
-    fn size(&self) -> u64 {
-        match self {
-            Self::File { size, .. } => *size,
-            Self::Memory(cursor) => cursor.get_ref().len() as u64,
-        }
-    }
-}
-
-impl Read for Piece {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::File { file, size, at, .. } => {
-                let count = file.take(size.saturating_sub(*at)).read(out)?;
-                *at += count as u64;
-                Ok(count)
-            }
-            Self::Memory(cursor) => cursor.read(out),
-        }
-    }
-}
-
-impl Seek for Piece {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        match self {
-            Self::File { file, start, size, at } => {
-                let target = match to {
-                    SeekFrom::Start(offset) => Some(offset),
-                    SeekFrom::End(offset) => size.checked_add_signed(offset),
-                    SeekFrom::Current(offset) => at.checked_add_signed(offset),
-                };
-                let target = target.ok_or(io::ErrorKind::InvalidInput)?;
-                file.seek(SeekFrom::Start(*start + target))?;
-                *at = target;
-                Ok(target)
-            }
-            Self::Memory(cursor) => cursor.seek(to),
-        }
+impl Archive {
+    /// Opens the bundle; checks the manifest and the size of every file.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open(self) -> Result<Bundle, BundleError> {
+        Bundle::from_place(Place::Tar(self.into_tar()?))
     }
 }
 
@@ -190,14 +142,14 @@ impl Place {
     fn path_of(&self, name: &str) -> String {
         match self {
             Self::Directory(path) => path.join(name).display().to_string(),
-            Self::Tar(path, _) => format!("{}: {name}", path.display()),
+            Self::Tar(tar) => tar.path_of(name),
             Self::Memory(path, _) => format!("{path}: {name}"),
         }
     }
 
     fn size(&self, name: &str) -> Result<u64, BundleError> {
         match self {
-            Self::Tar(_, index) => index.get(name).map(|(_, size)| *size).ok_or_else(|| self.missing(name)),
+            Self::Tar(tar) => tar.size(name),
             Self::Directory(_) | Self::Memory(..) => self.open(name).map(|piece| piece.size()),
         }
     }
@@ -218,6 +170,9 @@ impl Place {
                 found: format!("{size} bytes"),
             });
         }
+        if let Self::Tar(tar) = self {
+            return tar.read(name).map(Cow::Owned);
+        }
         let mut bytes = Vec::new();
         files::reserve(&mut bytes, size).map_err(io)?;
         piece.read_to_end(&mut bytes).map_err(io)?;
@@ -225,19 +180,14 @@ impl Place {
     }
 
     fn open(&self, name: &str) -> Result<Piece, BundleError> {
-        let io = |source| BundleError::Io { path: self.path_of(name).into(), source };
         match self {
             Self::Directory(path) => {
-                let file = files::open_contained(&path.join(name)).map_err(io)?;
-                let size = file.metadata().map_err(io)?.len();
-                Ok(Piece::File { file, start: 0, size, at: 0 })
+                let path = path.join(name);
+                let opened = files::open_contained(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+                let (size, file) = opened.map_err(|source| BundleError::Io { path, source })?;
+                Ok(Piece::File { content: Content::new(file, None), start: 0, size, at: 0 })
             }
-            Self::Tar(path, index) => {
-                let (start, size) = *index.get(name).ok_or_else(|| self.missing(name))?;
-                let mut file = files::open(path).map_err(io)?;
-                file.seek(SeekFrom::Start(start)).map_err(io)?;
-                Ok(Piece::File { file, start, size, at: 0 })
-            }
+            Self::Tar(tar) => tar.piece(name),
             Self::Memory(_, files) => {
                 let bytes = files.get(name).ok_or_else(|| self.missing(name))?;
                 Ok(Piece::Memory(Cursor::new(bytes)))
@@ -273,52 +223,4 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
-}
-
-fn not_a_bundle(path: &Path, found: String) -> BundleError {
-    BundleError::NotABundle { path: path.display().to_string(), found }
-}
-
-/// Where each file of an archive starts and how long it is; folders, links and nested names are left out. No entry reaches
-/// beyond the archive.
-fn tar_index(path: &Path) -> Result<BTreeMap<String, (u64, u64)>, BundleError> {
-    let io = |source| BundleError::Io { path: path.to_owned(), source };
-    let mut file = files::open(path).map_err(io)?;
-    let archive_bytes = file.metadata().map_err(io)?.len();
-    let mut start = Vec::new();
-    (&mut file).take(foreign::START_BYTES).read_to_end(&mut start).map_err(io)?;
-    if let Some(found) = foreign::file(&start, path) {
-        return Err(not_a_bundle(path, found));
-    }
-    file.seek(SeekFrom::Start(0)).map_err(io)?;
-    let mut archive = tar::Archive::new(file);
-    let foreign = |_| not_a_bundle(path, "a file that is no tar archive".to_owned());
-    let mut index = BTreeMap::new();
-    // Raw: long names, which no file of a bundle has, would be read into memory whatever their length.
-    for (number, entry) in archive.entries_with_seek().map_err(foreign)?.raw(true).enumerate() {
-        let entry = entry.map_err(foreign)?;
-        let (at, size) = (entry.raw_file_position(), entry.size());
-        let name = entry.path().map_err(foreign)?;
-        let name = name.strip_prefix(".").unwrap_or(&name).to_string_lossy().into_owned();
-        let room = archive_bytes.saturating_sub(at);
-        if size > room {
-            return Err(BundleError::Content {
-                path: format!("{}: {}", path.display(), printable(&name)),
-                what: "size",
-                expected: format!("at most {room} bytes, where the archive ends"),
-                found: format!("{size} bytes"),
-            });
-        }
-        if number >= ENTRIES_MAX {
-            return Err(not_a_bundle(path, format!("an archive of more than {ENTRIES_MAX} files")));
-        }
-        if entry.header().entry_type().is_file() {
-            index.insert(name, (at, size));
-        }
-    }
-    if !index.contains_key(MANIFEST_FILE) {
-        let inside = "a file that is no tar archive of one (its files must lie at the top, not in a folder)";
-        return Err(not_a_bundle(path, inside.to_owned()));
-    }
-    Ok(index)
 }

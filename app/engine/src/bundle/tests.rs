@@ -1,5 +1,7 @@
 //! Bundles written, read back, and damaged in every way that can be thought of.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use super::*;
@@ -307,34 +309,124 @@ fn files_that_are_none_of_the_bundles_are_refused() {
     std::fs::rename(path.join("text.onnx"), path.join("text.data")).expect("renames");
     symlink("text.data", path.join("text.onnx")).expect("a link");
     open_and_read(&path).expect("opens");
-    // An archive that is none.
-    let archive = folder.path().join("bundle.tar");
-    pipe(&archive);
-    let error = Bundle::open(&archive).expect_err("a pipe");
-    let message = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
-    assert!(message.contains("found a named pipe"), "{error}: {message}");
+}
+
+/// Opened both ways: by its headers, and after every byte of it was read.
+fn opened_both_ways(path: &Path) -> [Result<Bundle, BundleError>; 2] {
+    let whole = Archive::read(path, File::open(path).expect("a file"), |_| ());
+    [Bundle::open(path), whole.and_then(Archive::open)]
 }
 
 #[test]
-fn an_archive_whose_headers_lie_about_sizes_is_refused() {
-    let check = |what: &str, kind: tar::EntryType, name: &str, bytes: u64| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("bundle.tar");
-        written(&path);
-        let good = std::fs::read(&path).expect("a file");
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_path(name).expect("a short name");
-        header.set_mode(0o644);
-        header.set_size(bytes);
-        header.set_cksum();
-        std::fs::write(&path, [&header.as_bytes()[..], &good[..]].concat()).expect("writes");
-        let error = Bundle::open(&path).expect_err(what).to_string();
-        assert!(error.contains(name) && error.contains("where the archive ends"), "{what}: {error}");
-        assert!(error.contains(&format!("found {bytes} bytes")), "{what}: {error}");
+fn every_byte_of_an_archive_is_shown_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bundle.tar");
+    written(&path);
+    let good = std::fs::read(&path).expect("a file");
+    let (no_tar, behind) = (vec![b'x'; 5000], [good.as_slice(), &[0; 700], b"behind the end"].concat());
+    for (what, bytes, is_bundle) in [
+        ("whole", good.as_slice(), true),
+        ("more behind the end mark", &behind, true),
+        ("torn in a header", &good[..700], false),
+        ("torn in a file", &good[..good.len() / 2], false),
+        ("no archive", &no_tar, false),
+        ("empty", &[], false),
+    ] {
+        std::fs::write(&path, bytes).expect("writes");
+        let mut seen = Vec::new();
+        let archive = Archive::read(&path, File::open(&path).expect("a file"), |piece| seen.extend_from_slice(piece));
+        assert!(seen == bytes, "{what}: {} of {} bytes", seen.len(), bytes.len());
+        let bundle = archive.expect("reads").open();
+        assert_eq!(bundle.is_ok(), is_bundle, "{what}: {bundle:?}");
+    }
+}
+
+#[test]
+fn what_is_read_of_an_archive_is_what_was_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, other) = (folder.path().join("bundle.tar"), folder.path().join("other.tar"));
+    let manifest = written(&path);
+    let good = std::fs::read(&path).expect("a file");
+    let mut evil = good.clone();
+    for (from, to) in
+        [(&b"\"name\": \"test\""[..], &b"\"name\": \"evil\""[..]), (b"the image tower", b"the other tower")]
+    {
+        let at = evil.windows(from.len()).position(|window| window == from).expect("is there");
+        evil[at..at + to.len()].copy_from_slice(to);
+    }
+    type Change<'a> = &'a dyn Fn();
+    let renamed = || {
+        std::fs::write(&other, &evil).expect("writes");
+        std::fs::rename(&other, &path).expect("renames");
     };
-    check("a tower", tar::EntryType::Regular, "vision.onnx", 1 << 40);
-    check("a manifest", tar::EntryType::Regular, MANIFEST_FILE, 1 << 40);
-    check("a long name", tar::EntryType::GNULongName, "@LongLink", 1 << 40);
-    check("attributes", tar::EntryType::XHeader, "pax", 1 << 62);
+    let in_place = || std::fs::write(&path, &evil).expect("writes");
+    let cut = || std::fs::write(&path, &good[..600]).expect("writes");
+    let cases: [(&str, Change<'_>, bool); 3] = [
+        ("another file of that name", &renamed, true),
+        ("changed in place", &in_place, false),
+        ("cut off", &cut, false),
+    ];
+    for (what, change, is_read) in cases {
+        // Before the archive is opened, and as late as its last byte was shown.
+        for late in [false, true] {
+            std::fs::remove_file(&path).expect("removes");
+            std::fs::write(&path, &good).expect("writes");
+            let mut seen = 0;
+            let archive = Archive::read(&path, File::open(&path).expect("a file"), |piece| {
+                seen += piece.len();
+                if !late && seen == good.len() {
+                    change();
+                }
+            });
+            let bundle = archive.and_then(Archive::open).expect("opens");
+            assert_eq!(bundle.manifest(), &manifest, "{what}");
+            if late {
+                change();
+            }
+            let mut pieces = Vec::new();
+            let read = bundle.open_file(&manifest.vision.file).expect("opens").read_to_end(&mut pieces);
+            assert_eq!((read.is_ok(), bundle.verify().is_ok()), (is_read, is_read), "{what}: {read:?}");
+            assert!(!is_read || pieces == CONTENTS.vision, "{what}");
+            assert_eq!(bundle.read(&manifest.vision.file).is_ok(), is_read, "{what}");
+        }
+    }
+}
+
+#[test]
+fn archives_that_lie_are_refused_before_anything_is_allocated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bundle.tar");
+    written(&path);
+    let good = std::fs::read(&path).expect("a file");
+    let header = |name: &str, size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(name).expect("a name");
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let many: Vec<u8> = (0..5000).flat_map(|number| header(&format!("file{number}"), 0)).collect();
+    for (what, first, expected) in [
+        ("a tower of 1 TiB", header("vision.onnx", 1 << 40), "vision.onnx: size: expected no more than the"),
+        ("a manifest of 1 TiB", header(MANIFEST_FILE, 1 << 40), "bundle.json: size: expected no more than the"),
+        ("as large as can be", header("vision.onnx", u64::MAX >> 1), ""),
+        (
+            "one byte more than there is",
+            header("other", good.len() as u64 + 1),
+            "other: size: expected no more than the",
+        ),
+        ("a file twice", header("vision.onnx", 0), "two files called vision.onnx"),
+        ("a manifest twice", header("./bundle.json", 0), "two files called bundle.json"),
+        ("many entries", many, "more than 4096 entries"),
+        ("a forged line", header("a\nb", 1 << 40), "a\\nb: size"),
+    ] {
+        std::fs::write(&path, [first.as_slice(), &good].concat()).expect("writes");
+        for result in opened_both_ways(&path) {
+            let error = result.err().unwrap_or_else(|| panic!("{what}: opened")).to_string();
+            assert!(error.contains(expected), "{what}: {error}");
+        }
+    }
+    let error = Bundle::open(Path::new("/dev/zero")).expect_err("a device").to_string();
+    assert!(error.contains("found neither a file nor a folder"), "{error}");
 }

@@ -1,10 +1,12 @@
 //! Writing a bundle: aside first, then renamed into place whole.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::read::hex;
@@ -116,6 +118,7 @@ impl Writer {
         Ok(manifest)
     }
 
+    /// Puts the folder into the place of the bundle; at every moment there is the old one or the new one.
     fn put(&self) -> io::Result<()> {
         let (out, old) = (&self.out, self.aside.path().join(OLD));
         // Somebody may have put something there meanwhile.
@@ -123,16 +126,17 @@ impl Writer {
         if !out.exists() {
             return std::fs::rename(&self.folder, out);
         }
-        // In one step where the file system can; a kill between two would leave no bundle until the next is written.
-        if renameat_with(CWD, self.folder.as_path(), CWD, out.as_path(), RenameFlags::EXCHANGE).is_ok() {
-            return keep_others(&self.folder, out);
+        link_others(out, &self.folder)?;
+        if exchange(&self.folder, out)? {
+            std::fs::rename(&self.folder, &old)?;
+        } else {
+            std::fs::rename(out, &old)?;
+            if let Err(error) = std::fs::rename(&self.folder, out) {
+                let _ = std::fs::rename(&old, out);
+                return Err(error);
+            }
         }
-        std::fs::rename(out, &old)?;
-        if let Err(error) = std::fs::rename(&self.folder, out) {
-            let _ = std::fs::rename(&old, out);
-            return Err(error);
-        }
-        keep_others(&old, out)
+        move_others(&old, out)
     }
 
     fn pack(&self) -> io::Result<()> {
@@ -224,7 +228,7 @@ fn rescue(leftover: &Path, out: &Path) -> io::Result<()> {
         return std::fs::rename(&old, out);
     }
     let mut kept = [old, new].into_iter().filter(|folder| is_bundle(folder) && is_bundle(out));
-    kept.try_for_each(|folder| keep_others(&folder, out))
+    kept.try_for_each(|folder| move_others(&folder, out))
 }
 
 /// Only a bundle, or an empty folder, is replaced.
@@ -236,12 +240,40 @@ fn check_place(out: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves what is no file of the bundle from the old folder to the new one; what is there already stays.
-fn keep_others(old: &Path, out: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(old)? {
-        let name = entry?.file_name();
-        if file_names().all(|file| name != file) && !out.join(&name).exists() {
-            std::fs::rename(old.join(&name), out.join(&name))?;
+/// Exchanges two folders in one step. `false`: this file system or system cannot, and nothing was done.
+fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
+    match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(error) if [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP].contains(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Names in a folder that are no file of a bundle, such as labels.
+fn others(folder: &Path) -> io::Result<Vec<OsString>> {
+    let names = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    Ok(names.into_iter().filter(|name| file_names().all(|file| name != file)).collect())
+}
+
+/// Has the other files of the old folder in the new one too, before it takes its place. What cannot be in two folders at
+/// once, such as a folder, is moved afterwards.
+fn link_others(old: &Path, new: &Path) -> io::Result<()> {
+    for name in others(old)? {
+        let (from, to) = (old.join(&name), new.join(&name));
+        if !from.symlink_metadata()?.is_dir() {
+            // Some file systems have no hard links.
+            let _ = std::fs::hard_link(from, to);
+        }
+    }
+    Ok(())
+}
+
+/// Moves what is in the old folder only.
+fn move_others(old: &Path, new: &Path) -> io::Result<()> {
+    for name in others(old)? {
+        let to = new.join(&name);
+        if to.symlink_metadata().is_err() {
+            std::fs::rename(old.join(&name), to)?;
         }
     }
     Ok(())
@@ -251,4 +283,53 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::bundle::Bundle;
+    use crate::bundle::tests::manifest;
+
+    #[test]
+    fn a_bundle_that_is_replaced_is_there_at_every_moment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, other) = (folder.path().join("bundle"), folder.path().join("other"));
+        for probe in [&path, &other] {
+            std::fs::create_dir(probe).expect("a folder");
+        }
+        if !exchange(&path, &other).expect("exchanges") {
+            return println!("skipped: this file system exchanges no folders");
+        }
+        let write = |name: &str| {
+            let contents = Contents { vision: b"a", text: b"b", tokenizer: b"{}", model_card: b"c" };
+            super::write(&path, Manifest { name: name.to_owned(), ..manifest(4) }, &contents).expect("writes");
+        };
+        write("first");
+        std::fs::write(path.join("labels.toml"), "mine").expect("a file");
+        std::fs::create_dir(path.join("pictures")).expect("a folder");
+        std::fs::write(path.join("pictures/a.png"), "mine too").expect("a file");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(path.is_dir(), "there was a moment without a bundle");
+                }
+            });
+            for number in 0..40 {
+                write(&number.to_string());
+            }
+            done.store(true, Ordering::Relaxed);
+            watching.join().expect("a bundle at every moment");
+        });
+        assert_eq!(Bundle::open(&path).expect("opens").manifest().name, "39");
+        for (name, expected) in [("labels.toml", "mine"), ("pictures/a.png", "mine too")] {
+            assert_eq!(std::fs::read_to_string(path.join(name)).expect("is kept"), expected);
+        }
+        let mut left: Vec<_> = others(folder.path()).expect("a folder");
+        left.sort();
+        assert_eq!(left, ["bundle", "other"], "nothing is left beside it");
+    }
 }

@@ -13,8 +13,11 @@ use sha2::{Digest, Sha256};
 
 use crate::bundle::Manifest;
 
-/// Most sentences that the cache holds; with 512 values each it then takes about 16 MiB of flash.
-const ENTRIES_MAX: usize = 8192;
+use super::journal::{self, Ending, Record};
+
+/// Most sentences that the cache holds, which is more than a label set may have; with 512 values each it then takes about
+/// 24 MiB of flash.
+pub const ENTRIES_MAX: usize = 12_288;
 
 /// Names the layout below; another value means a file of another release.
 const FORMAT: &str = "spotter-label-cache-1";
@@ -29,7 +32,8 @@ pub struct Key([u8; 32]);
 pub struct Cache {
     entries: BTreeMap<Key, Vec<f32>>,
     remarks: Option<Remarks>,
-    changed: bool,
+    /// What was added since it was read or saved, in order.
+    added: Vec<Record>,
 }
 
 /// Lines of text that cost much to find again.
@@ -86,6 +90,14 @@ impl Key {
         Self(hash.finalize().into())
     }
 
+    pub(super) fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     fn parse(hex: &str) -> Option<Self> {
         if hex.len() != 64 || !hex.is_ascii() {
             return None;
@@ -135,7 +147,7 @@ impl Cache {
         if expected != found {
             return Err(CacheError::Checksum { expected, found });
         }
-        Ok(Self { entries, remarks: serde_json::from_str(&remarks).ok(), changed: false })
+        Ok(Self { entries, remarks: serde_json::from_str(&remarks).ok(), added: Vec::new() })
     }
 
     /// The content of a cache file.
@@ -167,8 +179,8 @@ impl Cache {
 
     /// Adds or replaces an embedding.
     pub fn insert(&mut self, key: Key, embedding: Vec<f32>) {
+        self.added.push(Record::Embedding(key, embedding.clone()));
         self.entries.insert(key, embedding);
-        self.changed = true;
     }
 
     /// The lines that were kept under `key`, if they are the last that were.
@@ -178,8 +190,8 @@ impl Cache {
 
     /// Keeps lines in the place of those before.
     pub fn set_remarks(&mut self, key: &Key, lines: Vec<String>) {
+        self.added.push(Record::Remarks(*key, lines.clone()));
         self.remarks = Some(Remarks { key: key.to_string(), lines });
-        self.changed = true;
     }
 
     /// How many sentences are in it.
@@ -192,14 +204,36 @@ impl Cache {
         self.entries.is_empty()
     }
 
-    /// Whether there is something to write since it was read or last marked as saved.
+    /// Whether something was added since it was read, or since additions were last taken or dropped.
     pub fn is_changed(&self) -> bool {
-        self.changed
+        !self.added.is_empty()
     }
 
-    /// Says that the content has been written.
+    /// What was added, as it is appended to a journal, which begins with [`Self::JOURNAL_MARK`].
+    pub fn take_additions(&mut self) -> Vec<u8> {
+        self.added.drain(..).flat_map(|record| record.encode()).collect()
+    }
+
+    /// Says that the whole content has been written.
     pub fn mark_saved(&mut self) {
-        self.changed = false;
+        self.added.clear();
+    }
+
+    /// How a journal begins.
+    pub const JOURNAL_MARK: &'static [u8] = journal::MARK;
+
+    /// Adds what a journal holds, up to where it is whole: says how many bytes that is, and how it ends.
+    pub fn replay(&mut self, journal: &[u8]) -> (usize, Ending) {
+        let (records, whole, ending) = journal::read(journal);
+        for record in records {
+            match record {
+                Record::Embedding(key, values) => {
+                    self.entries.insert(key, values);
+                }
+                Record::Remarks(key, lines) => self.remarks = Some(Remarks { key: key.to_string(), lines }),
+            }
+        }
+        (whole, ending)
     }
 
     /// Drops entries beyond the limit, those not in `keep` first.

@@ -22,7 +22,8 @@ fn check_whole(place: &Place, what: &str) -> Listing {
     for row in &listing.slots {
         assert!(row.problem.is_none(), "{what}: {row:?}");
         if row.slot != "built-in" {
-            Bundle::open(&place.state().join("bundles").join(&row.slot)).unwrap().verify().unwrap();
+            let archive = place.state().join("bundles").join(&row.slot).join("bundle.tar");
+            Bundle::open(&archive).unwrap().verify().unwrap();
         }
     }
     assert!(listing.slots.iter().any(|row| row.slot == listing.active), "{what}: {listing:?}");

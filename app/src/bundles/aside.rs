@@ -1,0 +1,203 @@
+//! What keeps two programs from changing the slots at once, and the folders in which slots are made.
+
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::error::SlotError;
+use super::slots::Slots;
+use crate::store;
+
+/// Names of folders that are being filled or emptied begin so; names of slots do not.
+const ASIDE: &str = ".aside-";
+
+/// The lock, in the folder of the slots.
+const LOCK_FILE: &str = ".lock";
+
+/// Nobody but the owner of the slots, and root, opens the lock: whoever can open it can hold it.
+const LOCK_MODE: u32 = 0o600;
+
+/// What is not whole yet is nobody else's business.
+const ASIDE_MODE: u32 = 0o700;
+
+/// Time between two tries to take the lock: locks of files cannot be waited for with a limit.
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// A folder that becomes a slot, or takes one that goes. It is removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Aside {
+    folder: tempfile::TempDir,
+    /// Tells others that it is no leftover, as long as this program lives.
+    _lock: File,
+}
+
+impl Aside {
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Removes it.
+    pub(super) fn close(self) -> io::Result<()> {
+        self.folder.close()
+    }
+
+    /// Leaves what is there: it was renamed.
+    pub(super) fn keep(self) {
+        let _ = self.folder.keep();
+    }
+}
+
+impl Slots {
+    /// Held while the state or the list of slots changes, for an instant each time, and never while files are copied or
+    /// checked. Whoever else holds it is waited for, but not for long.
+    pub(super) fn lock(&self) -> Result<File, SlotError> {
+        let folder = self.folder();
+        let path = folder.join(LOCK_FILE);
+        let io = |source| SlotError::Io { path: path.clone(), action: "cannot be locked", source };
+        store::make_state_folder(&folder).map_err(|source| SlotError::Io {
+            path: folder.clone(),
+            action: "cannot be written",
+            source,
+        })?;
+        let file = open_lock(&path).map_err(io)?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(io(error)),
+                Err(TryLockError::WouldBlock) if start.elapsed() < self.lock_wait => std::thread::sleep(LOCK_POLL),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(SlotError::Locked { path, seconds: self.lock_wait.as_secs() });
+                }
+            }
+        }
+    }
+
+    /// A new folder beside the slots. Removes what killed programs left behind of theirs.
+    pub(super) fn aside(&self) -> Result<Aside, SlotError> {
+        let path = self.folder();
+        // Held so that nobody takes the new folder for a leftover before it is locked.
+        let _lock = self.lock()?;
+        let make = || {
+            sweep(&path)?;
+            let folder = tempfile::Builder::new().prefix(ASIDE).tempdir_in(&path)?;
+            fs::set_permissions(folder.path(), Permissions::from_mode(ASIDE_MODE))?;
+            let lock = File::open(folder.path())?;
+            // On a file system without locks nobody can tell that it is in use, and all leave it alone.
+            let _ = lock.try_lock();
+            Ok(Aside { folder, _lock: lock })
+        };
+        make().map_err(|source| SlotError::Io { path: path.clone(), action: "cannot be written", source })
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(LOCK_MODE)
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    if found.permissions().mode() & 0o777 != LOCK_MODE {
+        file.set_permissions(Permissions::from_mode(LOCK_MODE))?;
+    }
+    Ok(file)
+}
+
+/// Removes folders that no living program has locked.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in folder.read_dir()? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(ASIDE) || !entry.file_type()?.is_dir() {
+            continue;
+        }
+        // Gone already where another program has just removed its own.
+        let Ok(held) = File::open(entry.path()) else { continue };
+        if held.try_lock().is_ok()
+            && let Err(error) = fs::remove_dir_all(entry.path())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("{}: left behind by a killed program, and cannot be removed: {error}", entry.path().display());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundles::State;
+
+    fn impatient(folder: &Path) -> Slots {
+        let mut slots = Slots::new(folder, None);
+        slots.lock_wait = Duration::from_millis(30);
+        slots
+    }
+
+    #[test]
+    fn whoever_holds_the_lock_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let slots = impatient(folder.path());
+        let change = || slots.replace(&State::default(), &State::default().activated("a"));
+        let held = slots.lock().expect("a lock");
+        for (what, error) in
+            [("the state", change().err()), ("a new slot", slots.aside().err()), ("removal", slots.remove("a").err())]
+        {
+            assert!(matches!(error, Some(SlotError::Locked { .. })), "{what}: {error:?}");
+        }
+        assert_eq!(slots.state().expect("reading needs no lock"), State::default());
+        drop(held);
+        assert!(change().expect("a state"));
+    }
+
+    #[test]
+    fn nobody_else_can_open_the_lock() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let slots = impatient(folder.path());
+        let path = slots.folder().join(LOCK_FILE);
+        let mode = || path.metadata().expect("a file").permissions().mode() & 0o777;
+        drop(slots.lock().expect("a lock"));
+        assert_eq!(mode(), LOCK_MODE);
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("a mode");
+        drop(slots.lock().expect("a lock"));
+        assert_eq!(mode(), LOCK_MODE);
+        // What somebody put in its place.
+        fs::remove_file(&path).expect("removes");
+        std::os::unix::fs::symlink("/dev/null", &path).expect("a link");
+        assert!(matches!(slots.lock(), Err(SlotError::Io { .. })));
+        fs::remove_file(&path).expect("removes");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+        assert!(matches!(slots.lock(), Err(SlotError::Io { .. })));
+    }
+
+    #[test]
+    fn leftovers_go_and_what_is_in_use_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let slots = impatient(folder.path());
+        let used = slots.aside().expect("a folder");
+        fs::write(used.path().join("half"), "half").expect("a file");
+        let leftover = slots.folder().join(".aside-killed");
+        fs::create_dir(&leftover).expect("a folder");
+        fs::write(leftover.join("half"), "half").expect("a file");
+        fs::create_dir(slots.folder().join("slot")).expect("a folder");
+        let other = slots.aside().expect("a folder");
+        assert!(!leftover.exists());
+        assert!(used.path().join("half").exists() && slots.folder().join("slot").exists());
+        // The lock is free while they are in use.
+        drop(slots.lock().expect("a lock"));
+        let path = used.path().to_owned();
+        drop((used, other));
+        assert!(!path.exists());
+    }
+}

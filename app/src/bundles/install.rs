@@ -1,0 +1,304 @@
+//! Making a slot of an archive.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use spotter_engine::bundle::Archive;
+use spotter_engine::printable::printable_path;
+
+use super::aside::Aside;
+use super::error::SlotError;
+use super::signature::{SignatureError, SignatureFile, Signed, signature_path};
+use super::slots::{ARCHIVE_FILE, SLOT_FILE, SlotFile, Slots, check_release, slot_name};
+use super::{archive, file};
+use crate::store;
+
+/// What an installation needs beside the bytes of the archive: folders, the slot's file, the state.
+const SPARE_BYTES: u64 = 256 << 10;
+
+/// How an installation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// The slot.
+    pub name: String,
+    /// Whether it was there before, with the same content.
+    pub before: bool,
+    /// Whether its signature says how old it is; `None` where no signature was checked.
+    pub dated: Option<bool>,
+}
+
+/// What an archive has to fulfil.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The most bytes that it may take, packed or not.
+    pub bytes_max: u64,
+    /// Whether it may be of an older release than was taken before.
+    pub older: bool,
+    /// What is noted as the time of the installation.
+    pub now: jiff::Timestamp,
+}
+
+impl Slots {
+    /// Makes a slot of an archive: copies it aside, checks the copy's signature and every hash, and puts it into its place
+    /// whole. Without a `name` it is the archive's, without its ending.
+    ///
+    /// A slot that holds the same archive is mended: its archive is put there again, with the signature.
+    pub fn install(&self, archive: &Path, name: Option<&str>, terms: Terms) -> Result<Installed, SlotError> {
+        let name = slot_name(archive, name)?;
+        let io = |source| SlotError::Io { path: archive.to_owned(), action: "cannot be opened", source };
+        let file = file::open(archive).map_err(io)?;
+        self.install_opened(archive, &file, name, terms)
+    }
+
+    /// The same for a file that is open already. Its signature lies beside `archive`, which stands for it in messages.
+    fn install_opened(&self, archive: &Path, file: &File, name: String, terms: Terms) -> Result<Installed, SlotError> {
+        archive::check_size(archive, file, terms.bytes_max)?;
+        let signature = match &self.key {
+            Some(_) => Some(SignatureFile::beside(archive)?),
+            // Kept for the day on which a key is named. One that cannot be read is worth as much as none.
+            None => SignatureFile::beside(archive).ok(),
+        };
+        let aside = self.aside()?;
+        let io = |source| SlotError::Io { path: archive.to_owned(), action: "cannot be read", source };
+        self.check_room(file.metadata().map_err(io)?.len())?;
+        let copy = aside.path().join(ARCHIVE_FILE);
+        let (copied, archive_sha256) = archive::copy(archive, file, &copy, terms.bytes_max)?;
+        let signed = self.check_copy(archive, &copied, signature.as_ref(), terms)?;
+        let io = |source| SlotError::Io { path: aside.path().to_owned(), action: "cannot be written", source };
+        if let Some(signature) = &signature {
+            store::replace_state_file(&signature_path(&copy), signature.text.as_bytes()).map_err(io)?;
+        }
+        let about = SlotFile { installed: format!("{:.0}", terms.now), archive_sha256 };
+        let json = serde_json::to_vec_pretty(&about).map_err(|error| io(error.into()))?;
+        store::replace_state_file(&aside.path().join(SLOT_FILE), &json).map_err(io)?;
+        let dated = signed.as_ref().map(|signed| signed.release.is_some());
+        let before = self.put(aside, archive, &name, &about, signed.as_ref(), terms)?;
+        Ok(Installed { name, before, dated })
+    }
+
+    /// Checks what was copied: by whom it was signed, what is in it, and every hash. Nothing in it is looked at before its
+    /// signature was found to be right.
+    fn check_copy(
+        &self,
+        archive: &Path,
+        copied: &File,
+        signature: Option<&SignatureFile>,
+        terms: Terms,
+    ) -> Result<Option<Signed>, SlotError> {
+        let io = |source| SlotError::Io { path: archive.to_owned(), action: "cannot be read", source };
+        let again = copied.try_clone().map_err(io)?;
+        let (unopened, signed) = match (&self.key, signature) {
+            (None, _) => (Archive::read(archive, again, |_| ())?, None),
+            (Some(key), Some(signature)) => {
+                let (unopened, signed) = signature.check(archive, again, &key.key)?;
+                check_release(&printable_path(archive), Some(&signed), &self.state()?, terms.older)?;
+                (unopened, Some(signed))
+            }
+            (Some(_), None) => {
+                let (path, signature) = (archive.to_owned(), signature_path(archive));
+                return Err(SignatureError::Missing { path, signature }.into());
+            }
+        };
+        archive::check(archive, copied, terms.bytes_max)?;
+        unopened.open()?.verify()?;
+        Ok(signed)
+    }
+
+    /// Puts what is ready into its place, and gives whether the same was there before. A kill at any moment leaves the old
+    /// slot or the new one.
+    fn put(
+        &self,
+        aside: Aside,
+        archive: &Path,
+        name: &str,
+        about: &SlotFile,
+        signed: Option<&Signed>,
+        terms: Terms,
+    ) -> Result<bool, SlotError> {
+        let place = self.path(name);
+        let io = |source| SlotError::Io { path: place.clone(), action: "cannot be put into its place", source };
+        let _lock = self.lock()?;
+        let exists = place.symlink_metadata().is_ok();
+        if exists && !self.about(name).is_ok_and(|found| found.archive_sha256 == about.archive_sha256) {
+            return Err(SlotError::Taken { name: name.to_owned() });
+        }
+        if let Some(signed) = signed {
+            // First, so that no moment has the slot there and lets older ones in. Others may have changed it meanwhile.
+            let state = self.state()?;
+            check_release(&printable_path(archive), Some(signed), &state, terms.older)?;
+            let after = state.with_release(signed.release, terms.older);
+            if after != state {
+                self.write_state(&after)?;
+            }
+        }
+        if exists {
+            mend(aside.path(), &place).map_err(io)?;
+            return Ok(true);
+        }
+        let rename = || {
+            fs::set_permissions(aside.path(), Permissions::from_mode(store::FOLDER_MODE))?;
+            store::sync_folder(aside.path())?;
+            fs::rename(aside.path(), &place)?;
+            store::sync_folder(&self.folder())
+        };
+        rename().map_err(io)?;
+        aside.keep();
+        Ok(false)
+    }
+
+    fn check_room(&self, archive_bytes: u64) -> Result<(), SlotError> {
+        let path = self.folder();
+        // Where the system does not tell, writing will.
+        let Ok(found) = rustix::fs::statvfs(&path) else { return Ok(()) };
+        let (free, needed) = (found.f_bavail.saturating_mul(found.f_frsize), archive_bytes + SPARE_BYTES);
+        if free < needed { Err(SlotError::Full { path, needed, free }) } else { Ok(()) }
+    }
+}
+
+/// Puts the archive and its signature into a slot that is noted to hold the same archive. The signature comes first: it is
+/// right for the old archive too, if that is what it should be.
+fn mend(aside: &Path, place: &Path) -> io::Result<()> {
+    let archive = PathBuf::from(ARCHIVE_FILE);
+    let signature = signature_path(&archive);
+    match fs::rename(aside.join(&signature), place.join(&signature)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        done => done?,
+    }
+    fs::rename(aside.join(&archive), place.join(&archive))?;
+    store::sync_folder(place)?;
+    // The same bundle unpacked is not needed beside its archive.
+    let kept = [archive, signature, PathBuf::from(SLOT_FILE)];
+    for entry in place.read_dir()? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && !kept.iter().any(|kept| entry.file_name() == kept.as_os_str()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use minisign::KeyPair;
+    use minisign_verify::PublicKey;
+    use spotter_engine::bundle::{self, Bundle, Contents};
+
+    use super::*;
+    use crate::config::SigningKey;
+
+    const TERMS: Terms = Terms { bytes_max: 64 << 20, older: false, now: jiff::Timestamp::UNIX_EPOCH };
+
+    /// The demo bundle under another name, as an archive.
+    fn write(path: &Path, name: &str) {
+        let demo =
+            Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/demo")).expect("the demo bundle");
+        let mut manifest = demo.manifest().clone();
+        manifest.name = name.to_owned();
+        let files = demo.manifest().files().map(|file| demo.read(file).expect("a file"));
+        let contents = Contents { vision: &files[0], text: &files[1], tokenizer: &files[2], model_card: &files[3] };
+        bundle::write(path, manifest, &contents).expect("writes");
+    }
+
+    fn sign(keys: &KeyPair, archive: &Path, to: &Path) {
+        let file = File::open(archive).expect("opens");
+        let signature = minisign::sign(Some(&keys.pk), &keys.sk, file, Some("release 7"), None).expect("signs");
+        fs::write(signature_path(to), signature.into_string()).expect("writes");
+    }
+
+    #[test]
+    fn what_is_checked_is_what_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let keys = KeyPair::generate_unencrypted_keypair().expect("keys");
+        let text = keys.pk.to_base64();
+        let key = SigningKey { key: PublicKey::from_base64(&text).expect("a key"), text };
+        let (good, other, named) = (at("good.tar"), at("other.tar"), at("named.tar"));
+        write(&good, "good");
+        write(&other, "other");
+        let bytes = fs::read(&good).expect("reads");
+        let renamed = |from: &Path| {
+            fs::copy(from, at("next.tar")).expect("copies");
+            fs::rename(at("next.tar"), &named).expect("renames");
+        };
+        let in_place = |from: &Path| {
+            fs::copy(from, &named).expect("copies");
+        };
+        type Change<'a> = &'a dyn Fn(&Path);
+        // What was signed, what was opened, and what the name stands for before it is read.
+        let cases: [(&str, &Path, &Path, Change<'_>, &Path, bool); 5] = [
+            ("nothing is changed", &good, &good, &|_| (), &good, true),
+            ("another file takes the name", &good, &good, &renamed, &other, true),
+            ("the signed file takes the name", &good, &other, &renamed, &good, false),
+            ("the file is changed", &good, &good, &in_place, &other, false),
+            ("the file becomes the signed one", &good, &other, &in_place, &good, true),
+        ];
+        for (number, (what, signed, opened, change, then, is_taken)) in cases.into_iter().enumerate() {
+            let slots = Slots::new(&at(&format!("state{number}")), Some(key.clone()));
+            let _ = fs::remove_file(&named);
+            fs::copy(opened, &named).expect("copies");
+            sign(&keys, signed, &named);
+            let file = file::open(&named).expect("opens");
+            change(then);
+            let installed = slots.install_opened(&named, &file, "slot".to_owned(), TERMS);
+            assert_eq!(installed.is_ok(), is_taken, "{what}: {installed:?}");
+            assert_eq!(slots.names().expect("names"), if is_taken { vec!["slot"] } else { vec![] }, "{what}");
+            if is_taken {
+                let kept = fs::read(slots.path("slot").join(ARCHIVE_FILE)).expect("reads");
+                assert!(kept == bytes, "{what}");
+                assert_eq!(slots.open("slot").expect("opens").manifest().name, "good", "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_copy_is_checked_and_not_what_it_was_copied_from() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let keys = KeyPair::generate_unencrypted_keypair().expect("keys");
+        let text = keys.pk.to_base64();
+        let key = SigningKey { key: PublicKey::from_base64(&text).expect("a key"), text };
+        let slots = Slots::new(&at("state"), Some(key));
+        write(&at("good.tar"), "good");
+        sign(&keys, &at("good.tar"), &at("good.tar"));
+        let signature = SignatureFile::beside(&at("good.tar")).expect("a signature");
+        write(&at("other.tar"), "other");
+        for (copied, signature, is_taken) in
+            [("good.tar", Some(&signature), true), ("other.tar", Some(&signature), false), ("good.tar", None, false)]
+        {
+            let file = File::open(at(copied)).expect("opens");
+            let checked = slots.check_copy(&at("good.tar"), &file, signature, TERMS);
+            assert_eq!(checked.is_ok(), is_taken, "{copied}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_is_mended_by_its_own_archive_and_by_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let slots = Slots::new(&at("state"), None);
+        write(&at("good.tar"), "good");
+        write(&at("other.tar"), "other");
+        let install = |archive: &str| slots.install(&at(archive), Some("slot"), TERMS);
+        assert!(!install("good.tar").expect("installs").before);
+        let good = fs::read(at("good.tar")).expect("reads");
+        let slot = slots.path("slot");
+        // As a slot is whose files lie unpacked.
+        fs::write(slot.join("vision.onnx"), "unpacked").expect("writes");
+        for damaged in [&good[..good.len() / 2], b"", b"another"] {
+            fs::write(slot.join(ARCHIVE_FILE), damaged).expect("writes");
+            assert!(matches!(install("other.tar"), Err(SlotError::Taken { .. })));
+            assert!(install("good.tar").expect("installs").before);
+            assert!(fs::read(slot.join(ARCHIVE_FILE)).expect("reads") == good);
+        }
+        let mut left: Vec<_> =
+            fs::read_dir(&slot).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+        left.sort();
+        assert_eq!(left, [ARCHIVE_FILE, SLOT_FILE]);
+        // Nothing is left of the asides.
+        let left: Vec<_> =
+            fs::read_dir(slots.folder()).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(left.len(), 2, "the slot and the lock: {left:?}");
+    }
+}

@@ -1,0 +1,303 @@
+//! The label cache on flash: a file that is replaced whole, and a journal of what was added since. A new sentence costs its
+//! own bytes; the file is written anew once the journal is as long as it.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use spotter_engine::labels::{Cache, Ending};
+
+use crate::store::{self, FILE_MODE};
+
+/// Name of the cache's file in the state folder.
+pub const CACHE_FILE: &str = "label-cache.safetensors";
+
+/// Name of its journal.
+pub const JOURNAL_FILE: &str = "label-cache.journal";
+
+/// Largest file that is read of either: the most sentences that a cache holds, with embeddings of 1024 values.
+pub(crate) const CACHE_BYTES_MAX: u64 = 64 << 20;
+
+/// Where a cache is kept, and how much of it is there.
+#[derive(Debug)]
+pub(super) struct Disk {
+    file: PathBuf,
+    journal: PathBuf,
+    /// Length of the file; 0 where there is none, or none that can be read.
+    file_bytes: u64,
+    /// Length of the journal up to where it is whole.
+    journal_bytes: u64,
+    /// Something was added since the start.
+    is_changed: bool,
+    /// What was added last could not be written, and that was told.
+    is_failing: bool,
+}
+
+impl Disk {
+    /// The cache in the folder `state`; what is damaged there is told, and left out.
+    pub(super) fn open(state: &Path) -> (Self, Cache) {
+        let (file, journal) = (state.join(CACHE_FILE), state.join(JOURNAL_FILE));
+        let (mut cache, file_bytes) = read_file(&file);
+        let journal_bytes = replay(&journal, &mut cache);
+        (Self { file, journal, file_bytes, journal_bytes, is_changed: false, is_failing: false }, cache)
+    }
+
+    /// The file, unless it turned out that it cannot be written.
+    pub(super) fn path(&self) -> Option<&Path> {
+        (!self.is_failing).then_some(&self.file)
+    }
+
+    /// Writes what was added, so that it outlives this program; a power cut may take it until [`Self::finish`].
+    pub(super) fn append(&mut self, cache: &mut Cache) {
+        let additions = cache.take_additions();
+        if additions.is_empty() {
+            return;
+        }
+        self.is_changed = true;
+        // What could not be written before is written whole at the end.
+        if !self.is_failing {
+            let done = self.write(&additions);
+            self.told(done);
+        }
+    }
+
+    /// Returns once the disk has all of the cache, or it was told that it cannot.
+    pub(super) fn finish(&mut self, cache: &mut Cache) {
+        self.append(cache);
+        if !self.is_changed {
+            return;
+        }
+        let whole = self.is_failing || self.file_bytes == 0 || self.journal_bytes > self.file_bytes;
+        let done = if whole { self.replace(cache) } else { self.sync() };
+        // Tried again with the next change where it did not work.
+        self.is_changed = done.is_err();
+        self.told(done);
+    }
+
+    fn told(&mut self, done: io::Result<()>) {
+        match done {
+            Ok(()) if self.is_failing => {
+                log::info!("{}: the label cache can be written again", self.file.display());
+                self.is_failing = false;
+            }
+            Err(error) if !self.is_failing => {
+                let file = self.file.display();
+                log::warn!(
+                    "{file}: the label cache cannot be written ({error}); it is tried again with the next change, and \
+                     until it works labels are embedded anew at every start"
+                );
+                self.is_failing = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Appends records, behind what is whole of the journal.
+    fn write(&mut self, records: &[u8]) -> io::Result<()> {
+        if let Some(folder) = self.journal.parent() {
+            store::make_state_folder(folder)?;
+        }
+        let mut options = OpenOptions::new();
+        // A pipe in its place must not make this wait for a reader.
+        options.read(true).append(true).create(true).mode(FILE_MODE).custom_flags(OFlags::NONBLOCK.bits() as i32);
+        let mut file = options.open(&self.journal)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, format!("{} is no file", self.journal.display())));
+        }
+        // Other programs append too, one at a time. On a file system without locks they may spoil each other's records,
+        // which are then left out.
+        let _ = file.lock();
+        let length = file.metadata()?.len();
+        if length != self.journal_bytes {
+            let mut content = Vec::new();
+            (&file).take(CACHE_BYTES_MAX).read_to_end(&mut content)?;
+            self.journal_bytes = Cache::default().replay(&content).0 as u64;
+            file.set_len(self.journal_bytes)?;
+        }
+        let mark = if self.journal_bytes == 0 { Cache::JOURNAL_MARK } else { &[] };
+        if !mark.is_empty() {
+            // Whatever the umask is, as for the file.
+            file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+        }
+        let bytes = [mark, records].concat();
+        file.write_all(&bytes)?;
+        self.journal_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Returns once the disk has the journal.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.journal)?.sync_all()?;
+        self.journal.parent().map_or(Ok(()), store::sync_folder)
+    }
+
+    /// Writes all of the cache to the file, and does away with the journal.
+    fn replace(&mut self, cache: &mut Cache) -> io::Result<()> {
+        let bytes = cache.encode().map_err(io::Error::other)?;
+        store::replace_state_file(&self.file, &bytes)?;
+        cache.mark_saved();
+        self.file_bytes = bytes.len() as u64;
+        match fs::remove_file(&self.journal) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => {
+                self.journal_bytes = 0;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The cache that a file holds, and the file's length; an empty one and 0 where there is none that can be read.
+fn read_file(path: &Path) -> (Cache, u64) {
+    let bytes = match store::read_bounded(path, CACHE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return (Cache::default(), 0),
+        Err(error) => {
+            log::warn!("{}: the label cache cannot be read ({error}); it is built anew", path.display());
+            return (Cache::default(), 0);
+        }
+    };
+    match Cache::decode(&bytes) {
+        Ok(cache) => (cache, bytes.len() as u64),
+        Err(error) => {
+            log::warn!("{}: the label cache is ignored and built anew: {error}", path.display());
+            (Cache::default(), 0)
+        }
+    }
+}
+
+/// Adds what a journal holds; gives its length up to where it is whole.
+fn replay(path: &Path, cache: &mut Cache) -> u64 {
+    let bytes = match store::read_bounded(path, CACHE_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return 0,
+        Err(error) => {
+            log::warn!("{}: the label cache's journal cannot be read ({error})", path.display());
+            return 0;
+        }
+    };
+    let (whole, ending) = cache.replay(&bytes);
+    let path = path.display();
+    match ending {
+        Ending::Whole => {}
+        Ending::Torn => log::debug!("{path}: {} bytes of a record that was not written whole", bytes.len() - whole),
+        Ending::Damaged => {
+            log::warn!(
+                "{path}: the label cache's journal is damaged after {whole} bytes; what follows is embedded anew"
+            );
+        }
+    }
+    whole as u64
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+mod tests {
+    use spotter_engine::labels::Key;
+
+    use super::*;
+
+    const WIDTH: usize = 64;
+
+    fn key(number: usize) -> Key {
+        Key::of(&[&number.to_string()])
+    }
+
+    fn add(disk: &mut Disk, cache: &mut Cache, number: usize) {
+        cache.insert(key(number), vec![number as f32; WIDTH]);
+        disk.append(cache);
+    }
+
+    fn kept(folder: &Path) -> usize {
+        Disk::open(folder).1.len()
+    }
+
+    fn size(path: &Path) -> u64 {
+        fs::metadata(path).map_or(0, |data| data.len())
+    }
+
+    #[test]
+    fn what_was_added_is_there_before_the_end_and_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut disk, mut cache) = Disk::open(folder.path());
+        for number in 0..10 {
+            add(&mut disk, &mut cache, number);
+            assert_eq!(kept(folder.path()), number + 1, "a kill now keeps all that was embedded");
+        }
+        disk.finish(&mut cache);
+        assert_eq!((kept(folder.path()), size(&disk.journal)), (10, 0));
+        add(&mut disk, &mut cache, 10);
+        let whole = fs::read(&disk.file).unwrap();
+        disk.finish(&mut cache);
+        assert!(size(&disk.journal) > 0 && fs::read(&disk.file).unwrap() == whole, "the file is left alone");
+        assert_eq!(kept(folder.path()), 11);
+    }
+
+    #[test]
+    fn bytes_written_grow_with_what_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut disk, mut cache) = Disk::open(folder.path());
+        let (mut written, mut last) = (0, (0, 0));
+        const EDITS: usize = 2000;
+        for number in 0..EDITS {
+            add(&mut disk, &mut cache, number);
+            disk.finish(&mut cache);
+            let (file, journal) = (size(&disk.file), size(&disk.journal));
+            written += if file == last.0 { journal - last.1 } else { file };
+            last = (file, journal);
+        }
+        let new = (EDITS * WIDTH * 4) as u64;
+        assert!(written < 6 * new, "{written} bytes for {new} of embeddings");
+        assert_eq!(kept(folder.path()), EDITS);
+    }
+
+    #[test]
+    fn a_torn_journal_loses_its_last_record_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut disk, mut cache) = Disk::open(folder.path());
+        add(&mut disk, &mut cache, 0);
+        disk.finish(&mut cache);
+        add(&mut disk, &mut cache, 1);
+        add(&mut disk, &mut cache, 2);
+        let journal = fs::read(&disk.journal).unwrap();
+        fs::write(&disk.journal, &journal[..journal.len() - 5]).unwrap();
+        let (mut disk, mut cache) = Disk::open(folder.path());
+        assert_eq!(cache.len(), 2);
+        add(&mut disk, &mut cache, 3);
+        assert_eq!(kept(folder.path()), 3);
+        let (_, cache) = Disk::open(folder.path());
+        assert_eq!(cache.get(&key(3), WIDTH), Some(&[3.0; WIDTH][..]));
+    }
+
+    #[test]
+    fn programs_that_add_at_the_same_time_keep_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut one, mut first) = Disk::open(folder.path());
+        add(&mut one, &mut first, 0);
+        one.finish(&mut first);
+        let (mut other, mut second) = Disk::open(folder.path());
+        for number in 1..5 {
+            add(&mut one, &mut first, number);
+            add(&mut other, &mut second, number + 10);
+        }
+        assert_eq!(kept(folder.path()), 9);
+    }
+
+    #[test]
+    fn writing_is_tried_again_after_it_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        fs::write(&state, "a file in the place of the folder").unwrap();
+        let (mut disk, mut cache) = Disk::open(&state);
+        add(&mut disk, &mut cache, 0);
+        disk.finish(&mut cache);
+        assert_eq!(disk.path(), None);
+        fs::remove_file(&state).unwrap();
+        add(&mut disk, &mut cache, 1);
+        disk.finish(&mut cache);
+        assert!(disk.path().is_some());
+        assert_eq!(kept(&state), 2, "what could not be written before is there too");
+    }
+}
