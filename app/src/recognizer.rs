@@ -6,9 +6,11 @@ use anyhow::Result;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::picture::Picture;
-use spotter_engine::preprocess::{PreprocessError, Preprocessor};
+#[cfg(doc)]
+use spotter_engine::preprocess::PreprocessError;
+use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::score::{Score, Scoring, score};
-use spotter_engine::tower::{ImageTower, Threads, TowerError};
+use spotter_engine::tower::{ImageTower, Threads};
 
 use crate::decode::{Decoder, FrameError};
 use crate::source::{Frame, ShapesOptions, draw_shapes};
@@ -33,17 +35,6 @@ impl Latency {
     pub fn total(&self) -> Duration {
         self.decode + self.preprocess + self.tower + self.score
     }
-}
-
-/// Why a decoded picture has no scores.
-#[derive(Debug, thiserror::Error)]
-pub enum RecognizeError {
-    /// The picture cannot become the image tower's input. Others can: this frame may be skipped.
-    #[error(transparent)]
-    Picture(#[from] PreprocessError),
-    /// The image tower failed, as it will for other pictures.
-    #[error(transparent)]
-    Tower(#[from] TowerError),
 }
 
 /// Everything between a frame and its scores; buffers are kept from frame to frame.
@@ -97,8 +88,9 @@ impl Recognizer {
     /// Scores the decoded picture against `labels`, best first; `latency` gets the stages' times.
     ///
     /// # Errors
-    /// The picture cannot become the tower's input, or the tower failed.
-    pub fn recognize(&mut self, labels: &LabelEmbeddings, latency: &mut Latency) -> Result<&[Score], RecognizeError> {
+    /// A [`PreprocessError`] where this picture cannot become the tower's input, which others may; any other error is the
+    /// tower's.
+    pub fn recognize(&mut self, labels: &LabelEmbeddings, latency: &mut Latency) -> Result<&[Score]> {
         let embedding = self.embed(latency)?;
         let embedded = Instant::now();
         score(&embedding, labels, &self.scoring, &mut self.scores);
@@ -107,7 +99,7 @@ impl Recognizer {
     }
 
     /// Embeds the decoded picture: `projection_dim` values.
-    pub(crate) fn embed(&mut self, latency: &mut Latency) -> Result<Vec<f32>, RecognizeError> {
+    pub(crate) fn embed(&mut self, latency: &mut Latency) -> Result<Vec<f32>> {
         let start = Instant::now();
         self.preprocessor.run(&self.picture, &mut self.pixels)?;
         let preprocessed = Instant::now();
