@@ -218,7 +218,7 @@ fn check_axes(tower: &'static str, graph: &pb::GraphProto) -> Result<(), TowerEr
     const AXES: std::ops::RangeInclusive<i64> = -16..=16;
     for node in &graph.node {
         for attribute in node.attribute.iter().filter(|own| matches!(own.name.as_str(), "axis" | "axes" | "perm")) {
-            if let Some(axis) = attribute.ints.iter().chain([&attribute.i]).find(|axis| !AXES.contains(axis)) {
+            if let Some(axis) = attribute.ints.iter().chain([&attribute.i]).find(|axis| !AXES.contains(*axis)) {
                 let message =
                     format!("{} {:?}: {} {axis} is none of a tensor's", node.op_type, node.name, attribute.name);
                 return Err(TowerError::Load { tower, message });

@@ -89,7 +89,7 @@ mod tests {
         check("a lossy frame", ImageFormat::WebP, &plain, &[(16_383, 3)], false);
         let odd = [&head[..], &chunk(b"ICCP", b"odd"), &frame].concat();
         check("behind others", ImageFormat::WebP, &odd, &[(16_383, 3)], false);
-        let frames = chunk(b"ANMF", &[&[0; 16][..], &chunk(b"ALPH", &[0; 5]), &frame].concat());
+        let frames = chunk(b"ANMF", &[&[0_u8; 16][..], &chunk(b"ALPH", &[0; 5]), &frame].concat());
         let animated = [&head[..], &chunk(b"VP8X", &[2; 10]), &frames, &frames].concat();
         check("two frames", ImageFormat::WebP, &animated, &[(16_383, 3), (16_383, 3)], true);
         for length in 0..animated.len() {
