@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Names that are tried; one is taken only by another writer of the same process to the same place.
 const TRIES_MAX: usize = 100;
@@ -15,6 +16,7 @@ pub struct Aside {
     /// Ends with this process, and tells others until then that the folder is in use. On a file system without locks they
     /// cannot tell, and leave it alone.
     _lock: File,
+    is_kept: AtomicBool,
 }
 
 impl Aside {
@@ -39,7 +41,7 @@ impl Aside {
             let Ok(lock) = File::open(&path) else { continue };
             let _ = lock.try_lock();
             if path.exists() {
-                return Ok(Self { path, _lock: lock });
+                return Ok(Self { path, _lock: lock, is_kept: AtomicBool::new(false) });
             }
         }
         Err(io::Error::new(ErrorKind::AlreadyExists, format!("{TRIES_MAX} folders {prefix}{process}-… are in the way")))
@@ -49,11 +51,19 @@ impl Aside {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether the folder stays when this is dropped, for the next writer to rescue: while something is in it that is nowhere
+    /// else.
+    pub fn keep(&self, is_kept: bool) {
+        self.is_kept.store(is_kept, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        if !self.is_kept.load(Ordering::Relaxed) {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
     }
 }
 
@@ -114,6 +124,8 @@ mod tests {
         let second = Aside::new(&at("out"), |_| Ok(())).expect("another, beside one in use");
         assert!(first.path() != second.path() && names(first.path()).is_empty());
         std::fs::write(first.path().join("part"), "part").expect("a file");
+        second.keep(true);
+        second.keep(false);
         drop((first, second));
         let mut stay: Vec<String> = foreign.map(str::to_owned).to_vec();
         stay.extend([".out.new-10-0", ".out.new-8-0", ".out.new-9-0"].map(str::to_owned));
@@ -123,7 +135,13 @@ mod tests {
         drop(busy);
         drop(Aside::new(&at("out"), |_| Err(ErrorKind::Other.into())).expect("a folder"));
         assert!(at(".out.new-8-0/half").exists(), "what could not be rescued stays");
-        drop(Aside::new(&at("out"), |_| Ok(())).expect("a folder"));
+        let kept = Aside::new(&at("out"), |_| Ok(())).expect("a folder");
         assert!(!at(".out.new-8-0").exists());
+        kept.keep(true);
+        let path = kept.path().to_owned();
+        drop(kept);
+        assert!(path.exists(), "what is nowhere else stays");
+        drop(Aside::new(&at("out"), |_| Ok(())).expect("a folder"));
+        assert!(!path.exists());
     }
 }

@@ -127,6 +127,7 @@ impl Writer {
             return std::fs::rename(&self.folder, out);
         }
         link_others(out, &self.folder)?;
+        self.aside.keep(true);
         if exchange(&self.folder, out)? {
             std::fs::rename(&self.folder, &old)?;
         } else {
@@ -136,7 +137,9 @@ impl Writer {
                 return Err(error);
             }
         }
-        move_others(&old, out)
+        move_others(&old, out)?;
+        self.aside.keep(false);
+        Ok(())
     }
 
     fn pack(&self) -> io::Result<()> {
