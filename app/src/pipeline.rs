@@ -107,7 +107,8 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
                 result
             })
         });
-        let writer = scope.spawn(|| supervised("output", || write(output, &receive, &deps.stop, &output_beat)));
+        let beat = &output_beat;
+        let writer = scope.spawn(move || supervised("output", || write(output, &receive, &deps.stop, beat)));
         if let Some(metrics) = &metrics {
             scope.spawn(|| supervised("metrics", || metrics.keep(&deps.stop)));
         }

@@ -246,7 +246,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "secret").expect("a file");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).expect("a mode");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).expect("a mode");
         // Root may read everything.
         if let Err(error) = read(&path, BYTES_MAX) {
             assert_eq!(error.kind(), ErrorKind::PermissionDenied);

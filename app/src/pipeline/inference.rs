@@ -99,8 +99,11 @@ impl Loop<'_> {
                         Ok(report) => report,
                         // The picture's fault, and not the model's: the next one may be of use.
                         Err(error) if error.is::<PreprocessError>() => {
-                            let path = frame.path.as_ref().map(|path| path.display().to_string());
-                            self.skip(&frame, &path.map_or(error, |path| error.context(path)));
+                            let error = match &frame.path {
+                                Some(path) => error.context(path.display().to_string()),
+                                None => error,
+                            };
+                            self.skip(&frame, &error);
                             continue;
                         }
                         Err(error) => return Err(error),

@@ -113,7 +113,7 @@ impl Hostile {
             Self::Sparse => File::create(path).unwrap().set_len(4 << 30).unwrap(),
             Self::Unreadable => {
                 fs::write(path, "secret").unwrap();
-                fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
             }
         }
     }

@@ -352,10 +352,12 @@ fn replaced(file: &'static str, make: fn(&Path)) -> impl FnOnce(&Path) {
 /// Every reader of a checkpoint's files, with every file that is none.
 #[test]
 fn files_of_a_checkpoint_that_are_none() {
+    /// What it is, how it is made, what is said of it.
+    type Kind = (&'static str, fn(&Path), &'static str);
     let pipe: fn(&Path) = |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     let sparse: fn(&Path) = |path| File::create(path).unwrap().set_len(4 << 30).unwrap();
     let outside: fn(&Path) = |path| symlink("/etc/passwd", path).unwrap();
-    let kinds: [(&str, fn(&Path), &str); 5] = [
+    let kinds: [Kind; 5] = [
         ("a pipe", pipe, "found a named pipe"),
         ("a folder", |path| std::fs::create_dir(path).unwrap(), "found a directory"),
         ("an endless device", |path| symlink("/dev/zero", path).unwrap(), "found a device"),
