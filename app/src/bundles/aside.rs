@@ -139,16 +139,19 @@ mod tests {
     use super::*;
     use crate::bundles::State;
 
-    fn impatient(folder: &Path) -> Slots {
+    /// A program that another thread starts has a lock too for the instant until it runs.
+    fn patient(folder: &Path) -> Slots {
         let mut slots = Slots::new(folder, None);
-        slots.lock_wait = Duration::from_millis(30);
+        slots.lock_wait = Duration::from_secs(300);
         slots
     }
 
     #[test]
     fn whoever_holds_the_lock_is_not_waited_for_without_end() {
         let folder = tempfile::tempdir().expect("a folder");
-        let slots = impatient(folder.path());
+        let mut slots = patient(folder.path());
+        let patient = slots.clone();
+        slots.lock_wait = Duration::from_millis(30);
         let change = || slots.replace(&State::default(), &State::default().activated("a"));
         let held = slots.lock().expect("a lock");
         for (what, error) in
@@ -158,13 +161,14 @@ mod tests {
         }
         assert_eq!(slots.state().expect("reading needs no lock"), State::default());
         drop(held);
-        assert!(change().expect("a state"));
+        let changed = patient.replace(&State::default(), &State::default().activated("a"));
+        assert!(changed.expect("a state"));
     }
 
     #[test]
     fn nobody_else_can_open_the_lock() {
         let folder = tempfile::tempdir().expect("a folder");
-        let slots = impatient(folder.path());
+        let slots = patient(folder.path());
         let path = slots.folder().join(LOCK_FILE);
         let mode = || path.metadata().expect("a file").permissions().mode() & 0o777;
         drop(slots.lock().expect("a lock"));
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn leftovers_go_and_what_is_in_use_stays() {
         let folder = tempfile::tempdir().expect("a folder");
-        let slots = impatient(folder.path());
+        let slots = patient(folder.path());
         let used = slots.aside().expect("a folder");
         fs::write(used.path().join("half"), "half").expect("a file");
         let leftover = slots.folder().join(".aside-killed");
