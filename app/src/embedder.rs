@@ -99,8 +99,8 @@ impl Embedder {
         Ok(result?)
     }
 
-    /// Labels that are the same as last time, under the same tokenizer, get the same warnings without its being read: a
-    /// large one takes seconds and hundreds of megabytes on a board.
+    /// Warns about labels that the model cannot read. Unchanged labels under an unchanged tokenizer repeat the cached
+    /// warnings: loading a large tokenizer takes seconds and hundreds of megabytes on a board.
     fn warn(&mut self, file: &LabelFile) {
         let tokenizer = format!("{:?}", self.bundle.manifest().tokenizer);
         let key = Key::of(&[env!("CARGO_PKG_VERSION"), &tokenizer, &format!("{file:?}")]);

@@ -32,16 +32,28 @@ class Run:
 
     def wait(self, condition, what, timeout=PATIENCE_S):
         """Waits for a line, after the last that was waited for, of which `condition` holds, and gives it."""
-        deadline = time.monotonic() + timeout
-        while True:
+
+        def found():
             self.poll()
             while self.seen < len(self.lines):
                 self.seen += 1
                 if condition(self.lines[self.seen - 1]):
                     return self.lines[self.seen - 1]
-            if time.monotonic() > deadline or not self.machine.lives(self.pid):
-                raise AssertionError(f"no {what} within {timeout} s: {self.log.read_text()[-2000:]} {self.lines[-2:]}")
-            time.sleep(0.02)
+            return None
+
+        return self._until(found, timeout, lambda: f"no {what} within {timeout} s: {self.lines[-2:]}")
+
+    def _until(self, found, timeout, failure):
+        """Calls `found` until it gives something, and gives that. A program that ended is looked at once more: what it printed
+        last may have come after the look before."""
+        deadline, over = time.monotonic() + timeout, False
+        while not (result := found()):
+            if over:
+                raise AssertionError(f"{failure()}; the log ends: {self.log.read_text()[-2000:]}")
+            over = time.monotonic() > deadline or not self.machine.lives(self.pid)
+            if not over:
+                time.sleep(0.02)
+        return result
 
     def frames(self, count):
         for _ in range(count):
@@ -52,11 +64,7 @@ class Run:
 
     def wait_log(self, text, timeout=PATIENCE_S):
         """Waits until the log tells `text`: another thread writes it, perhaps a moment after a line."""
-        deadline = time.monotonic() + timeout
-        while text not in self.log.read_text():
-            if time.monotonic() > deadline or not self.machine.lives(self.pid):
-                raise AssertionError(f"{text!r} is not in the log: {self.log.read_text()[-2000:]}")
-            time.sleep(0.02)
+        self._until(lambda: text in self.log.read_text(), timeout, lambda: f"{text!r} is not in the log")
 
     def numbers(self):
         """Of the frames labelled so far."""

@@ -185,7 +185,9 @@ class CameraTest(unittest.TestCase):
                     self.assertIn(message, run.event("source_lost")["message"])
                     self.assertIn("vivid", run.event("source_back")["message"])
                     run.frames(3)
-                    self.assertEqual(run.numbers()[0], 0)
+                    # Frames are counted from 0; on a busy machine the next one may come before the first is looked at.
+                    first = next(line for line in run.lines if "frame" in line)
+                    self.assertLessEqual(first["frame"], first["dropped"])
                     self.assertNotIn("panicked", run.log.read_text())
                 finally:
                     run.end()

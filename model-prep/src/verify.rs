@@ -32,16 +32,16 @@ pub struct Row {
     pub text: Agreement,
 }
 
-/// How the bundle's tokenizer did on the prompts of the goldens.
+/// Comparison of the bundle's tokenizer with the prompts of the goldens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// How many prompts there are.
+    /// Number of prompts.
     pub prompts: usize,
-    /// Those whose tokens are others than the goldens have.
+    /// Prompts whose tokens differ from the goldens.
     pub wrong: Vec<WrongTokens>,
 }
 
-/// A prompt with other tokens than the reference gave.
+/// A prompt whose tokens differ from the reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongTokens {
     /// The prompt.
@@ -59,14 +59,14 @@ pub struct WrongTokens {
 pub struct Report {
     /// In the order of printing.
     pub rows: Vec<Row>,
-    /// `None` where no goldens say to which prompts they belong.
+    /// `None` if there are no goldens, or their metadata names no prompts.
     pub tokens: Option<Tokens>,
 }
 
 impl Report {
-    /// What is not as it must be, in words; `None` where all is.
+    /// Says why the bundle fails; `None` if it passes.
     pub fn fault(&self) -> Option<String> {
-        let wrong = self.tokens.iter().map(|tokens| tokens.wrong.len()).sum::<usize>();
+        let wrong = self.tokens.as_ref().map_or(0, |tokens| tokens.wrong.len());
         if wrong > 0 {
             return Some(format!("the tokenizer gives other tokens than the goldens have for {wrong} of the prompts"));
         }
@@ -144,12 +144,12 @@ pub fn verify(bundle: &Path, checkpoint: &Checkpoint, goldens: Option<&Path>, ti
     Ok(Report { rows: rows.collect(), tokens })
 }
 
-/// Name of the entry of a safetensors header that says to which prompts the rows of `input_ids` belong: a JSON list.
+/// Key of the safetensors metadata with the prompts of the rows of `input_ids`, as a JSON list.
 const PROMPTS: &str = "prompts";
 
 /// Inputs and embeddings that the reference gave; position ids are for the tokenizer to count.
 struct Goldens {
-    /// The prompt of each encoding, where the file says so.
+    /// The prompt of each encoding, if the metadata has them.
     prompts: Option<Vec<String>>,
     pixels: Vec<Vec<f32>>,
     encodings: Vec<Encoding>,
@@ -195,15 +195,16 @@ impl Goldens {
         Ok(Self { prompts, pixels, encodings, image_embeds, text_embeds })
     }
 
-    /// Padding is compared where both are padded to the same length.
+    /// Tokenizes the prompts with the bundle's tokenizer. Padding is compared only where both have the same length.
     fn compare_tokens(&self, tokenizer: &Tokenizer) -> Result<Option<Tokens>, Error> {
         let Some(prompts) = &self.prompts else { return Ok(None) };
         let mut wrong = Vec::new();
         for (prompt, expected) in prompts.iter().zip(&self.encodings) {
             let found = tokenizer.encode(prompt).map_err(TowerError::from)?;
-            let (expected, found) = match expected.ids.len() == found.ids.len() {
-                true => (expected.clone(), found),
-                false => (without_padding(expected), without_padding(&found)),
+            let (expected, found) = if expected.ids.len() == found.ids.len() {
+                (expected.clone(), found)
+            } else {
+                (without_padding(expected), without_padding(&found))
             };
             let parts = [
                 ("input_ids", expected.ids, found.ids),
@@ -239,7 +240,7 @@ impl Goldens {
     }
 }
 
-/// The tokens that count.
+/// Drops the tokens that the mask marks as padding.
 fn without_padding(encoding: &Encoding) -> Encoding {
     let counted = |values: &[i64]| {
         let pairs = values.iter().zip(&encoding.mask);
@@ -263,7 +264,7 @@ impl GoldenFile<'_> {
         Error::Goldens { path: self.path.clone(), what: what.to_owned(), expected, found }
     }
 
-    /// The prompts of the header's entry.
+    /// Parses the prompts of the metadata.
     fn prompts(&self, text: &str, expected: usize) -> Result<Vec<String>, Error> {
         let wrong = |found| self.wrong(PROMPTS, format!("a JSON list of {expected} texts, one for each row"), found);
         let prompts: Vec<String> = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;

@@ -101,9 +101,8 @@ def gif(
     own, own_bits = palette(local, table_bits, draw)
     screen = screen or (place[0] + width, place[1] + height)
     parts = [b"GIF89a", struct.pack("<HHBBB", *screen, table_flags(colours, shared_bits), 1, 0), colours]
-    parts.append(b"!\xfe" + blocks(b"a comment that is longer than its blocks", 9) * (extensions > 0))
-    if extensions == 0:
-        parts.pop()
+    if extensions > 0:
+        parts.append(b"!\xfe" + blocks(b"a comment that is longer than its blocks", 9))
     if extensions > 1:
         parts.append(b"!\xff" + blocks(b"XMP DataXMP" + b'<x tiff:Orientation="6"/>', 11))
     if transparent is not None:

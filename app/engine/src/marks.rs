@@ -1,22 +1,25 @@
-//! How files begin that people name in the place of others: packed ones, and what Git leaves of large ones.
+//! Magic numbers of files that people pass by mistake: compressed files, archives and Git LFS pointers.
 
-/// A file that holds others, or another, in fewer bytes.
+/// A compressed file or an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {
     /// What it is, with its article.
     pub what: &'static str,
-    /// The command that unpacks it, up to the file's name.
+    /// The command that unpacks it, without the file name.
     pub command: &'static str,
 }
 
-/// How the file begins that Git leaves in the place of one that Git LFS keeps.
+/// First bytes of a Git LFS pointer, which Git checks out instead of a file that Git LFS stores.
 pub const LFS: &[u8] = b"version https://git-lfs";
 
-/// Such a file is smaller than this.
+/// A Git LFS pointer is smaller than this.
 pub const LFS_BYTES_MAX: u64 = 1024;
 
-/// How zip archives begin, empty ones last.
-pub const ZIP: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
+/// What to do about a Git LFS pointer.
+pub const LFS_ADVICE: &str = "run `git lfs pull` in the repository that it came from";
+
+/// First bytes of a zip archive with files, and of an empty one.
+const ZIP: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 
 const PACKED: [(&[u8], Packed); 10] = [
     (b"\x1f\x8b", Packed { what: "a gzip file", command: "gunzip" }),
@@ -31,17 +34,17 @@ const PACKED: [(&[u8], Packed); 10] = [
     (b"Rar!\x1a\x07", Packed { what: "a RAR archive", command: "unrar x" }),
 ];
 
-/// The kind of packed file that begins with `start`; zip archives, which are unpacked into a folder, are left out.
+/// Returns the kind of packed file that begins with `start`. Zip archives are left out: they unpack into a folder.
 pub fn packed(start: &[u8]) -> Option<Packed> {
     PACKED.iter().find(|(mark, _)| start.starts_with(mark)).map(|(_, packed)| *packed)
 }
 
-/// Whether a zip archive begins with `start`.
+/// Returns true if a zip archive begins with `start`.
 pub fn is_zip(start: &[u8]) -> bool {
     ZIP.iter().any(|mark| start.starts_with(mark))
 }
 
-/// The marks of [`packed`], for tests that try them all.
+/// Lists every format of [`packed`] with its first bytes.
 #[cfg(test)]
 pub(crate) fn all_packed() -> impl Iterator<Item = (&'static [u8], Packed)> {
     PACKED.into_iter()

@@ -107,7 +107,7 @@ impl Vocabulary {
         Ok(reading)
     }
 
-    /// SigLIP's steps know no places; its pieces never reach from one word into the next.
+    /// SigLIP's tokenizer reports no offsets, so the part is tokenized by itself: pieces never span two words.
     fn read_siglip(&self, siglip: &Siglip, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
         let mut ids = siglip.all_ids(sentence)?;
         let mut reading = Reading { sentence_pieces: ids.len(), ..Reading::default() };

@@ -6,11 +6,11 @@ use spotter_engine::printable::printable;
 /// The most characters that are shown.
 const SHOWN: usize = 120;
 
-/// How what cameras and their commands send begins, where it is no file of another kind.
+/// First bytes of image and video streams that [`foreign`] does not name.
 const STREAMS: [(&[u8], &str); 6] = [
     (b"\x89PNG", "a PNG picture"),
     (b"GIF8", "a GIF picture"),
-    (b"RIFF", "a WebP picture"),
+    (b"RIFF", "WebP or another RIFF file"),
     (b"\x00\x00\x00\x01", "H.264 or H.265"),
     (b"\x00\x00\x01", "H.264, H.265 or MPEG"),
     (b"YUV4MPEG2", "raw video"),

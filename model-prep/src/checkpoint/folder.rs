@@ -120,7 +120,7 @@ fn file(path: &Path) -> String {
     }
 }
 
-/// The name of the model, without its owner's, of which the folder `snapshot` is one in a hub's cache.
+/// Returns the model's name, without its owner, if `snapshot` is a snapshot folder of a hub cache.
 pub(super) fn model_of_snapshot(snapshot: &Path) -> Option<&str> {
     let folder = snapshot.parent().filter(|folder| folder.ends_with("snapshots"))?;
     let model = folder.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;

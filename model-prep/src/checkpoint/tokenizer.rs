@@ -64,13 +64,18 @@ impl TokenizerFile {
         }
     }
 
-    /// The same, ready to be used; positions are counted from 0.
+    /// Builds the engine's tokenizer; positions are counted from 0.
     ///
     /// # Errors
     /// It is not one that the tokenizers library reads.
     pub fn tokenizer(&self) -> Result<tokenize::Tokenizer, TokenizeError> {
+        tokenize::Tokenizer::from_bytes(&self.json, &self.spec_alone())
+    }
+
+    /// The entry of a manifest for a tokenizer that is not part of a bundle.
+    fn spec_alone(&self) -> TokenizerSpec {
         let entry = FileEntry { name: String::new(), bytes: 0, sha256: String::new() };
-        tokenize::Tokenizer::from_bytes(&self.json, &self.spec(entry, Padding::Longest, Positions::Sequential))
+        self.spec(entry, Padding::Longest, Positions::Sequential)
     }
 
     /// Reads the tokenizer of the checkpoint in the directory `checkpoint`, whose text tower is `text` where that is known.
@@ -427,9 +432,7 @@ mod tests {
         write("config.json", json!({"transformers_version": release}).to_string().as_bytes());
         let file = TokenizerFile::read(folder.path(), None).expect(&case.what);
         let tokenizer = file.tokenizer().expect(&case.what);
-        let entry = FileEntry { name: String::new(), bytes: 0, sha256: String::new() };
-        let spec = file.spec(entry, Padding::Longest, Positions::Sequential);
-        let vocabulary = Vocabulary::from_bytes(&file.json, &spec).expect(&case.what);
+        let vocabulary = Vocabulary::from_bytes(&file.json, &file.spec_alone()).expect(&case.what);
         for (prompt, ids) in &case.prompts {
             let found = tokenizer.encode(prompt).expect("a prompt");
             assert_eq!(&found.ids, ids, "{release}, {}: {prompt:?}", case.what);

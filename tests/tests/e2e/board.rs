@@ -329,6 +329,7 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_told() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
+    const FREE: &str = "as many frames as are wanted again";
     const HEAT: &str = "sys/class/thermal/thermal_zone0/temp";
     set("sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0");
     set("sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled", "0\n");
@@ -359,7 +360,7 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_told() {
         assert!(!says("spotter_frame_rate_limit_hertz{camera=\"front door\"} +Inf"));
         assert!(says("spotter_source_up{camera=\"front door\"} 1"));
         set(HEAT, "50000\n");
-        until(&|| written.events().len() == 2);
+        until(&|| written.events().last().is_some_and(|event| event == FREE));
         until(&|| says("spotter_frame_rate_held{camera=\"front door\"} 0"));
         assert!(says("spotter_frame_rate_limit_hertz{camera=\"front door\"} +Inf"));
         deps.stop.set();
@@ -370,6 +371,8 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_told() {
         events[0].starts_with("at most ") && events[0].ends_with("cpu-thermal is at 80 °C and kept below 75"),
         "{events:?}"
     );
-    assert_eq!(events[1], "as many frames as are wanted again");
+    // A busy machine may leave the board hot for more than one step down, and as many up.
+    let (last, before) = events.split_last().unwrap();
+    assert!(last == FREE && before.iter().all(|event| event.starts_with("at most ")), "{events:?}");
     assert!(!metrics.exists(), "figures of a program that has ended mislead");
 }

@@ -8,14 +8,14 @@ use sha2::{Digest as _, Sha256};
 use spotter_engine::picture::{DecodeError, JpegDecoder, MAX_PIXELS, Picture, decode};
 
 /// Width, height and SHA-256 of the RGB bytes.
-type Pixels = (usize, usize, String);
+pub(crate) type Pixels = (usize, usize, String);
 
 fn file(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/jpegs").join(name);
     std::fs::read(path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn pixels(picture: &Picture) -> Pixels {
+pub(crate) fn pixels(picture: &Picture) -> Pixels {
     let hash = Sha256::digest(&picture.rgb).iter().map(|byte| format!("{byte:02x}")).collect();
     (picture.width, picture.height, hash)
 }

@@ -70,7 +70,7 @@ pub(super) fn file(start: &[u8], path: &Path) -> Option<String> {
         return Some(format!("a zip archive: unpack it into a folder (`unzip {shown} -d FOLDER`), and name that"));
     }
     if start.starts_with(marks::LFS) {
-        return Some("a Git LFS pointer: run `git lfs pull` in the repository that it came from".to_owned());
+        return Some(format!("a Git LFS pointer: {}", marks::LFS_ADVICE));
     }
     if path.file_name().is_some_and(|name| name == super::MANIFEST_FILE) {
         return Some("the manifest of one: name its folder".to_owned());

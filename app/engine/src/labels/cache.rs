@@ -1,5 +1,5 @@
-//! The label cache's content and its codec: sentence embeddings by key, in the safetensors format, and what was said of
-//! the labels when they were read last.
+//! The label cache's content and its codec: sentence embeddings by key, in the safetensors format, and the warnings about
+//! the label set that was read last.
 //!
 //! The file's metadata holds a SHA-256 over all names and values, so that a torn, flipped or foreign file is
 //! recognised as such and never gives a score.
@@ -22,8 +22,7 @@ pub const ENTRIES_MAX: usize = 12_288;
 /// Names the layout below; another value means a file of another release.
 const FORMAT: &str = "spotter-label-cache-1";
 
-/// Names what is kept by SHA-256 over what it was made of: a sentence's embedding by text tower, tokenizer, template and
-/// prompt.
+/// SHA-256 over the inputs of a cached value: for an embedding these are text tower, tokenizer, template and prompt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key([u8; 32]);
 
@@ -36,10 +35,10 @@ pub struct Cache {
     added: Vec<Record>,
 }
 
-/// Lines of text that cost much to find again.
+/// Warnings about a label set, which are expensive to compute again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Remarks {
-    /// Of what they were made, in hexadecimal digits.
+    /// The [`Key`] of their inputs, in hexadecimal.
     key: String,
     lines: Vec<String>,
 }
@@ -80,7 +79,7 @@ impl Key {
         Self::of(&[&manifest.text.file.sha256, &tokenizer, template, prompt])
     }
 
-    /// The key of what is made of these parts.
+    /// The key of a value that these parts determine.
     pub fn of(parts: &[&str]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
@@ -161,14 +160,10 @@ impl Cache {
             .iter()
             .map(|(name, data)| Ok((name, TensorView::new(Dtype::F32, vec![data.len() / 4], data)?)))
             .collect::<Result<Vec<_>, CacheError>>()?;
-        let remarks = self.remarks.as_ref().and_then(|remarks| serde_json::to_string(remarks).ok()).unwrap_or_default();
-        let checksum = checksum(&self.entries, &remarks);
-        let metadata = [("format", FORMAT.to_owned()), ("sha256", checksum), ("remarks", remarks)];
-        let metadata: HashMap<_, _> = metadata
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
+        let remarks = self.remarks.as_ref().and_then(|remarks| serde_json::to_string(remarks).ok());
+        let checksum = checksum(&self.entries, remarks.as_deref().unwrap_or_default());
+        let mut metadata = HashMap::from([("format".to_owned(), FORMAT.to_owned()), ("sha256".to_owned(), checksum)]);
+        metadata.extend(remarks.map(|remarks| ("remarks".to_owned(), remarks)));
         Ok(safetensors::serialize(views, Some(metadata))?)
     }
 
@@ -183,12 +178,12 @@ impl Cache {
         self.entries.insert(key, embedding);
     }
 
-    /// The lines that were kept under `key`, if they are the last that were.
+    /// Returns the lines stored last, if that was under `key`.
     pub fn remarks(&self, key: &Key) -> Option<&[String]> {
         self.remarks.as_ref().filter(|remarks| remarks.key == key.to_string()).map(|remarks| remarks.lines.as_slice())
     }
 
-    /// Keeps lines in the place of those before.
+    /// Stores lines under `key`, replacing those stored before.
     pub fn set_remarks(&mut self, key: &Key, lines: Vec<String>) {
         self.added.push(Record::Remarks(*key, lines.clone()));
         self.remarks = Some(Remarks { key: key.to_string(), lines });

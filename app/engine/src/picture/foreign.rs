@@ -13,8 +13,6 @@ const FRAMES: &str =
 
 const UNPACK: &str = "unpack it first";
 
-const PULL: &str = "run `git lfs pull` in the repository that it came from";
-
 const DOWNLOAD: &str = "look at it in an editor, and download the picture itself";
 
 /// Something that is no picture that is read.
@@ -99,7 +97,7 @@ pub fn foreign(bytes: &[u8]) -> Option<Foreign> {
         return other("a zip archive", UNPACK);
     }
     if bytes.starts_with(marks::LFS) {
-        return other("a Git LFS pointer in the place of the picture", PULL);
+        return other("a Git LFS pointer in the place of the picture", marks::LFS_ADVICE);
     }
     markup(bytes)
 }

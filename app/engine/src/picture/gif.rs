@@ -1,5 +1,5 @@
-//! GIF: the first frame on its screen, as Pillow 13 reads it, for interlaced and plain frames alike. No metadata turns a
-//! GIF, and a frame that ends early is refused.
+//! Decodes the first frame of a GIF onto its screen, as Pillow 13 does. GIFs have no orientation. A truncated frame is an
+//! error.
 
 mod lzw;
 
@@ -8,19 +8,19 @@ use super::{DecodeError, Picture};
 
 const SIGNATURES: [&[u8]; 2] = [b"GIF87a", b"GIF89a"];
 
-/// What opens a block.
+/// Block types.
 const EXTENSION: u8 = b'!';
 const IMAGE: u8 = b',';
 const TRAILER: u8 = b';';
-/// The extension that marks an index as transparent.
+/// Label of the extension that names the transparent index.
 const GRAPHIC_CONTROL: u8 = 0xf9;
 
-/// Whether a file begins as GIF does.
+/// Returns true if the file has a GIF signature.
 pub(super) fn is_gif(bytes: &[u8]) -> bool {
     SIGNATURES.iter().any(|signature| bytes.starts_with(signature))
 }
 
-/// The first frame as RGB. `transparent` is the colour of the index that the frame marks so.
+/// Decodes the first frame to RGB. `transparent` is the colour of the frame's transparent index.
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     let mut reader = Reader { rest: bytes };
     let frame = Frame::read(&mut reader).map_err(damaged)?;
@@ -28,7 +28,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     check_size(width, height)?;
     // Indices of the picture, then its pixels.
     check_bytes((width, height), bytes.len(), rgb_bytes(width, height) + (width * height) as u64)?;
-    // Around the frame lies the transparent index, else the first one.
+    // Pillow fills the screen around the frame with the transparent index, or with index 0.
     let mut indices = vec![frame.transparent.unwrap_or(0); width * height];
     frame.decode(&mut reader, &mut indices, width).map_err(damaged)?;
     let color = |index: u8| frame.palette.0[usize::from(index)];
@@ -56,11 +56,11 @@ pub enum Damage {
     /// A frame without columns or without rows.
     #[error("expected a frame with pixels, found one without")]
     EmptyFrame,
-    /// Indices with more bits than a code may have.
-    #[error("expected indices of at most {max} bits, found some of {0}", max = lzw::CODE_BITS_MAX)]
-    IndexSize(u8),
-    /// A code that stands for nothing yet.
-    #[error("expected a code of the table, found another")]
+    /// The LZW minimum code size is too large.
+    #[error("expected an LZW minimum code size of at most {max} bits, found {0}", max = lzw::CODE_BITS_MAX)]
+    CodeSize(u8),
+    /// An LZW code that is not in the table yet.
+    #[error("expected an LZW code of the table, found one that is not in it")]
     Code,
     /// The end code before the last pixel.
     #[error("expected {expected} pixels in the frame, found {found}")]
@@ -72,7 +72,7 @@ pub enum Damage {
     },
 }
 
-/// The bytes that are left.
+/// Reads from the front of the remaining bytes.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -90,21 +90,21 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// A block of data behind its length; an empty one ends a row of them.
+    /// Reads a data sub-block. An empty one terminates the sequence.
     fn block(&mut self) -> Result<&'a [u8], Damage> {
         let [length] = self.array()?;
         self.take(usize::from(length))
     }
 
-    /// The colours that follow, if `flags` say so.
+    /// Reads the colour table that follows if `flags` announce one.
     fn palette(&mut self, flags: u8) -> Result<Option<&'a [u8]>, Damage> {
         if flags & 128 == 0 { Ok(None) } else { self.take(3 << ((flags & 7) + 1)).map(Some) }
     }
 }
 
-/// The first frame and what the blocks before it say of it.
+/// Position, size and colours of the first frame.
 struct Frame {
-    /// Width and height of what frames are drawn on.
+    /// Width and height of the logical screen.
     screen: (usize, usize),
     left: usize,
     top: usize,
@@ -116,7 +116,7 @@ struct Frame {
 }
 
 impl Frame {
-    /// Reads up to the frame's codes.
+    /// Reads up to the frame's LZW data.
     fn read(reader: &mut Reader<'_>) -> Result<Self, Damage> {
         let number = |low: u8, high: u8| usize::from(u16::from_le_bytes([low, high]));
         let [.., w0, w1, h0, h1, flags, _, _] = reader.array::<13>()?;
@@ -125,11 +125,7 @@ impl Frame {
         let mut transparent = None;
         loop {
             match reader.array()? {
-                [EXTENSION] => {
-                    if let Some(index) = extension(reader)? {
-                        transparent = Some(index);
-                    }
-                }
+                [EXTENSION] => transparent = extension(reader)?.or(transparent),
                 [IMAGE] => break,
                 [TRAILER] => return Err(Damage::NoFrame),
                 _ => {}
@@ -145,12 +141,12 @@ impl Frame {
         Ok(Self { screen, left, top, width, height, is_interlaced: flags & 64 != 0, palette, transparent })
     }
 
-    /// Width and height of the picture: the screen's, but no smaller than what holds the frame.
+    /// Width and height of the picture: the screen, enlarged where the frame exceeds it.
     fn size(&self) -> (usize, usize) {
         (self.screen.0.max(self.left + self.width), self.screen.1.max(self.top + self.height))
     }
 
-    /// Puts the frame's indices into a picture of `stride` columns.
+    /// Decodes the frame's indices into `picture`, which has `stride` columns.
     fn decode(&self, reader: &mut Reader<'_>, picture: &mut [u8], stride: usize) -> Result<(), Damage> {
         let mut indices = vec![0; self.width * self.height];
         lzw::decode(reader, &mut indices)?;
@@ -162,7 +158,7 @@ impl Frame {
     }
 }
 
-/// Reads an extension; gives the index that it marks as transparent.
+/// Reads an extension block. Returns the transparent index if it names one.
 fn extension(reader: &mut Reader<'_>) -> Result<Option<u8>, Damage> {
     let [label] = reader.array()?;
     let mut transparent = None;
@@ -180,7 +176,7 @@ fn extension(reader: &mut Reader<'_>) -> Result<Option<u8>, Damage> {
     Ok(transparent)
 }
 
-/// The rows of a frame in the order in which they lie in the file.
+/// Yields row numbers in file order.
 fn rows(height: usize, is_interlaced: bool) -> impl Iterator<Item = usize> {
     let passes: &[(usize, usize)] = if is_interlaced { &[(0, 8), (4, 8), (2, 4), (1, 2)] } else { &[(0, 1)] };
     passes.iter().flat_map(move |&(first, step)| (first..height).step_by(step))
@@ -190,8 +186,8 @@ fn rows(height: usize, is_interlaced: bool) -> impl Iterator<Item = usize> {
 struct Palette([[u8; 3]; 256]);
 
 impl Palette {
-    /// Of the first of these tables that is not just grey levels in order; what it does not name is black. Without one,
-    /// indices are grey levels.
+    /// Takes the first colour table that is not a plain grey ramp; indices beyond its end are black. Without such a table
+    /// indices are grey levels. Pillow drops grey ramps in the same way.
     fn new(tables: [Option<&[u8]>; 2]) -> Self {
         let grey = std::array::from_fn(|level| [level as u8; 3]);
         let tables = tables.into_iter().flatten().map(|table| table.as_chunks::<3>().0);

@@ -31,7 +31,7 @@ pub(super) fn from_image(image: DynamicImage, bytes: &[u8]) -> Result<Picture, D
     Ok(Picture { width, height, rgb, transparent: None })
 }
 
-/// Pillow's conversion of CMYK, in which 255 is all of an ink.
+/// Converts CMYK to RGB as Pillow does; 255 is full ink.
 pub(super) fn from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     let white = 255 - k;
     [c, m, y].map(|ink| {

@@ -168,9 +168,9 @@ impl Axis {
         Self { picks: true, bounds, weights: Vec::new() }
     }
 
-    /// ATen has the ratio in single precision, and two kernels: one for small pictures, which floors the middle of an
-    /// output in input steps, and one for the others, which rounds what lies half a step before it, and there does
-    /// product and difference as one operation. They round otherwise where an output's middle is between two inputs.
+    /// ATen's `nearest-exact`, with the scale in single precision. Outputs of up to 128 rows plus columns go through a
+    /// vectorised kernel that computes `floor((i + 0.5) * scale)`; larger ones through a generic kernel that computes
+    /// `floor(fma(i + 0.5, scale, -0.5) + 0.5)`. The two differ where a pixel centre falls between two inputs.
     fn nearest_of_torchvision(input: usize, output: usize, window: Range<usize>, size: Size) -> Self {
         const SMALL: usize = 128;
         let ratio = input as f32 / output as f32;

@@ -82,7 +82,7 @@ impl Siglip {
         Ok(ids)
     }
 
-    /// Ids of all of `prompt`, without the token at the end.
+    /// Returns the ids of `prompt` without a length limit and without the end token.
     pub(crate) fn all_ids(&self, prompt: &str) -> Result<Vec<u32>, TokenizeError> {
         let mut ids = self.ids(prompt, usize::MAX)?;
         ids.pop();

@@ -1,17 +1,17 @@
-//! The codes of GIF's pixels (Appendix F of the specification of GIF 89a).
+//! LZW decompression of GIF frames (GIF 89a specification, Appendix F).
 
 use super::{Damage, Reader};
 
-/// Most bits of a code, and with it most entries of the table.
+/// Largest code width in bits; it bounds the table.
 pub(super) const CODE_BITS_MAX: u32 = 12;
 const CODES_MAX: usize = 1 << CODE_BITS_MAX;
 
-/// Fills `out` from the codes that follow: the number of bits that an index has, then blocks of codes with their lowest
-/// bit first.
+/// Decompresses the data that follows into `out`: the minimum code size, then sub-blocks of codes, least significant bit
+/// first.
 pub(super) fn decode(reader: &mut Reader<'_>, out: &mut [u8]) -> Result<(), Damage> {
     let [index_bits] = reader.array()?;
     if u32::from(index_bits) > CODE_BITS_MAX {
-        return Err(Damage::IndexSize(index_bits));
+        return Err(Damage::CodeSize(index_bits));
     }
     let mut table = Table::new(index_bits);
     let (mut bits, mut bit_count, mut block) = (0u32, 0u32, &[][..]);
@@ -40,43 +40,35 @@ pub(super) fn decode(reader: &mut Reader<'_>, out: &mut [u8]) -> Result<(), Dama
     Ok(())
 }
 
-/// The strings that codes stand for. Each is a part of what was written: where it begins and how long it is.
+/// Code table. Every string is a slice of the output, stored as start and length.
 struct Table {
-    index_bits: u8,
-    /// The code that empties the table; the next one ends the frame.
+    /// The clear code; the end code is the next one.
     clear: usize,
     code_bits: u32,
-    /// Per code above the end code.
+    /// Strings of the codes above the end code.
     strings: Vec<(usize, usize)>,
-    /// The string written last since the table was emptied.
+    /// The string of the previous code; `None` after a clear code.
     last: Option<(usize, usize)>,
 }
 
 impl Table {
     fn new(index_bits: u8) -> Self {
-        let mut table = Self {
-            index_bits,
-            clear: 1 << index_bits,
-            code_bits: 0,
-            strings: Vec::with_capacity(CODES_MAX),
-            last: None,
-        };
-        table.reset();
-        table
+        let strings = Vec::with_capacity(CODES_MAX);
+        Self { clear: 1 << index_bits, code_bits: u32::from(index_bits) + 1, strings, last: None }
     }
 
     fn reset(&mut self) {
-        self.code_bits = u32::from(self.index_bits) + 1;
+        self.code_bits = self.clear.trailing_zeros() + 1;
         self.strings.clear();
         self.last = None;
     }
 
-    /// Writes the string of a code at `at`, up to the end of `out`; gives its length there. `None` where the code
-    /// stands for nothing.
+    /// Writes the string of `code` at `at`, cut at the end of `out`. Returns the number of bytes written, or `None` if the
+    /// code is not in the table.
     fn write(&mut self, code: usize, out: &mut [u8], at: usize) -> Option<usize> {
         let first_string = self.clear + 2;
-        // A new string is the one before it and the first index of this one; where both are one text, the code that
-        // is being made can be used at once.
+        // A new entry is the previous string plus the first index of this one. The two are adjacent in `out`, so the entry
+        // can be used by the very code that creates it.
         let made = self.last.map(|(start, length)| (start, length + 1));
         let (start, length) = if code < self.clear {
             (None, 1)
