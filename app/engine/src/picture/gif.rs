@@ -26,16 +26,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     let frame = Frame::read(&mut reader).map_err(damaged)?;
     let (width, height) = frame.size();
     check_size(width, height)?;
-    // Indices of the picture, then its pixels.
-    check_bytes((width, height), bytes.len(), rgb_bytes(width, height) + (width * height) as u64)?;
-    // Pillow fills the screen around the frame with the transparent index, or with index 0.
-    let mut indices = vec![frame.transparent.unwrap_or(0); width * height];
-    frame.decode(&mut reader, &mut indices, width).map_err(damaged)?;
+    check_bytes((width, height), bytes.len(), rgb_bytes(width, height) + frame.indices() as u64)?;
     let color = |index: u8| frame.palette.0[usize::from(index)];
-    let mut rgb = Vec::with_capacity(indices.len() * 3);
-    for index in indices {
-        rgb.extend_from_slice(&color(index));
-    }
+    // Pillow fills the screen around the frame with the transparent index, or with index 0.
+    let mut rgb = color(frame.transparent.unwrap_or(0)).repeat(width * height);
+    frame.decode(&mut reader, &mut rgb, width).map_err(damaged)?;
     let transparent = frame.transparent.map(color);
     Ok(Picture { width, height, rgb, transparent })
 }
@@ -146,13 +141,21 @@ impl Frame {
         (self.screen.0.max(self.left + self.width), self.screen.1.max(self.top + self.height))
     }
 
-    /// Decodes the frame's indices into `picture`, which has `stride` columns.
-    fn decode(&self, reader: &mut Reader<'_>, picture: &mut [u8], stride: usize) -> Result<(), Damage> {
-        let mut indices = vec![0; self.width * self.height];
+    /// Number of colour indices, one per pixel of the frame.
+    fn indices(&self) -> usize {
+        self.width * self.height
+    }
+
+    /// Decodes the frame into `rgb`, a picture of `stride` columns.
+    fn decode(&self, reader: &mut Reader<'_>, rgb: &mut [u8], stride: usize) -> Result<(), Damage> {
+        let mut indices = vec![0; self.indices()];
         lzw::decode(reader, &mut indices)?;
         for (from, row) in indices.chunks_exact(self.width).zip(rows(self.height, self.is_interlaced)) {
             let at = (self.top + row) * stride + self.left;
-            picture[at..at + self.width].copy_from_slice(from);
+            let row = rgb[at * 3..][..self.width * 3].as_chunks_mut::<3>().0;
+            for (pixel, &index) in row.iter_mut().zip(from) {
+                *pixel = self.palette.0[usize::from(index)];
+            }
         }
         Ok(())
     }
