@@ -9,11 +9,10 @@
 //! could write to a slot, or what is noted in it.
 
 mod archive;
-mod aside;
 pub mod command;
 mod error;
-mod file;
 mod install;
+mod lock;
 mod release;
 mod signature;
 pub mod slots;

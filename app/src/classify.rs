@@ -7,11 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use spotter_engine::console;
+use spotter_engine::files;
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::picture::MAX_FILE_BYTES;
 use spotter_engine::printable::serialize_path;
 use spotter_engine::score::Score;
 
+use crate::bundles;
 use crate::compute;
 use crate::config::Config;
 use crate::console::tell_error;
@@ -19,7 +21,6 @@ use crate::embedder::embed_configured;
 use crate::output::json::{LabelScore, write_line};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::Frame;
-use crate::{bundles, store};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -58,7 +59,7 @@ fn scores<'a>(
     labels: &LabelEmbeddings,
 ) -> Result<&'a [Score]> {
     frame.path = Some(path.to_owned());
-    frame.bytes = store::read_bounded(path, MAX_FILE_BYTES).with_context(|| path.display().to_string())?;
+    frame.bytes = files::read(path, MAX_FILE_BYTES).with_context(|| path.display().to_string())?;
     recognizer.decode(frame)?;
     recognizer.recognize(labels, &mut Latency::default()).with_context(|| path.display().to_string())
 }

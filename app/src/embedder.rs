@@ -15,7 +15,7 @@ use spotter_engine::tower::{TextTower, Threads};
 use spotter_engine::vocabulary::Vocabulary;
 
 use self::disk::Disk;
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::console::all_of;
 use crate::label_file::LabelFile;
 use crate::supervise::{Beats, give_all};
@@ -71,6 +71,15 @@ impl Embedder {
     /// Embeds the labels of `file` and keeps what was new; warns of what the model cannot read of them, or tell apart.
     /// That the cache cannot be written is reported once, and is no error.
     pub fn embed(&mut self, file: &LabelFile) -> Result<(LabelEmbeddings, Effort)> {
+        self.embed_and_compare(file, |bundle| Ok(lint::warnings(file, &Vocabulary::open(bundle)?)?))
+    }
+
+    /// The same; `compare` finds out what to warn of, which may take long. By then the embeddings are on the disk.
+    fn embed_and_compare(
+        &mut self,
+        file: &LabelFile,
+        compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>,
+    ) -> Result<(LabelEmbeddings, Effort)> {
         let (bundle, threads, labels) = (&self.bundle, &self.threads, file.labels.as_slice());
         // Opened beforehand, so that a damaged file is not blamed on a label; and only where it is needed.
         let new = self.count(labels).iter().any(|effort| effort.embedded > 0);
@@ -90,8 +99,11 @@ impl Embedder {
         let result = labels::embed_labels_with(labels, bundle.manifest(), &mut self.cache, embed, added);
         // No longer needed, and as large as what comes.
         drop(tower);
+        if let Some(disk) = &mut self.disk {
+            disk.keep(&mut self.cache);
+        }
         if result.is_ok() {
-            self.warn(file);
+            self.warn(file, compare);
         }
         if let Some(disk) = &mut self.disk {
             disk.finish(&mut self.cache);
@@ -101,16 +113,40 @@ impl Embedder {
 
     /// Warns about labels that the model cannot read. Unchanged labels under an unchanged tokenizer repeat the cached
     /// warnings: loading a large tokenizer takes seconds and hundreds of megabytes on a board.
-    fn warn(&mut self, file: &LabelFile) {
-        let tokenizer = format!("{:?}", self.bundle.manifest().tokenizer);
-        let key = Key::of(&[env!("CARGO_PKG_VERSION"), &tokenizer, &format!("{file:?}")]);
+    fn warn(&mut self, file: &LabelFile, compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>) {
+        let labels = format!("{file:?}");
+        let key = Key::of_tokenizer(self.bundle.manifest(), &[env!("CARGO_PKG_VERSION"), &labels]);
         if self.cache.remarks(&key).is_none() {
-            let found = Vocabulary::open(&self.bundle).map_err(anyhow::Error::from);
-            match found.and_then(|vocabulary| Ok(lint::warnings(file, &vocabulary)?)) {
+            match compare(&self.bundle) {
                 Ok(warnings) => self.cache.set_remarks(&key, warnings.iter().map(ToString::to_string).collect()),
                 Err(error) => log::warn!("the labels cannot be compared with the model's vocabulary: {error:#}"),
             }
         }
         self.cache.remarks(&key).into_iter().flatten().for_each(|warning| log::warn!("{warning}"));
+    }
+}
+
+#[cfg(all(test, feature = "demo"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embeddings_are_kept_before_the_labels_are_compared_with_the_vocabulary() {
+        for journal_is_blocked in [false, true] {
+            let state = tempfile::tempdir().expect("a folder");
+            if journal_is_blocked {
+                std::fs::create_dir(state.path().join(JOURNAL_FILE)).expect("a folder");
+            }
+            let bundle = Arc::new(demo::bundle().expect("the demo"));
+            let file = demo::labels(&Config::default(), &bundle.manifest().templates).expect("labels");
+            let mut embedder = Embedder::new(bundle, Some(state.path()), &Threads::default());
+            let mut kept = 0;
+            let compare = |_: &Bundle| -> Result<Vec<Problem>> {
+                kept = Disk::open(state.path()).1.len();
+                anyhow::bail!("killed here")
+            };
+            embedder.embed_and_compare(&file, compare).expect("embeddings, whatever comes of the comparison");
+            assert!(kept > 0 && kept == embedder.cache.len(), "{kept} kept, blocked: {journal_is_blocked}");
+        }
     }
 }

@@ -4,9 +4,8 @@
 //! in memory, such as `/run/spotter`, so nothing is synced to a disk.
 
 use std::fmt::{self, Write as _};
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use spotter_engine::score::Score;
 use crate::config;
 use crate::recognizer::Latency;
 use crate::source::Stop;
-use crate::store::FILE_MODE;
+use crate::store;
 use crate::supervise::fault_point;
 
 /// Prometheus asks every 15 seconds to a minute.
@@ -96,7 +95,7 @@ impl Metrics {
                 // Writing to a String cannot fail.
                 let _ = render(&mut text, &self.camera, figures);
             });
-            if let Err(error) = write(&self.path, &text)
+            if let Err(error) = store::replace_figures(&self.path, text.as_bytes())
                 && !std::mem::replace(&mut warned, true)
             {
                 log::warn!("{}: metrics cannot be written: {error}", self.path.display());
@@ -132,24 +131,6 @@ pub(crate) fn problem(config: &config::Metrics) -> Option<String> {
         }
         Ok(_) => None,
     }
-}
-
-/// Replaces the file by one rename, so that nobody reads half of it.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    // The collector reads whatever ends in `.prom`.
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".tmp");
-    let aside = Path::new(&aside);
-    match fs::remove_file(aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // A new file: a link that somebody put there leads nowhere.
-    let mut file = OpenOptions::new().write(true).create_new(true).open(aside)?;
-    file.write_all(text.as_bytes())?;
-    // The collector is another user.
-    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
-    fs::rename(aside, path)
 }
 
 fn render(out: &mut String, camera: &str, figures: &Figures) -> fmt::Result {
@@ -200,6 +181,8 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -235,7 +218,7 @@ mod tests {
         fs::write(at("precious"), "precious").unwrap();
         for planted in ["spotter.prom.tmp", "spotter.prom"] {
             std::os::unix::fs::symlink(at("precious"), at(planted)).unwrap();
-            write(&at("spotter.prom"), "figures").unwrap();
+            store::replace_figures(&at("spotter.prom"), b"figures").unwrap();
             assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious", "{planted}");
             assert!(at("spotter.prom").symlink_metadata().unwrap().is_file(), "{planted}");
             fs::remove_file(at("spotter.prom")).unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use spotter_engine::files;
+use spotter_engine::aside;
 
 /// Modes of what is in the state folder, which holds no secrets. The folder itself keeps others out where that is wanted.
 pub(crate) const FILE_MODE: u32 = 0o644;
@@ -28,31 +28,46 @@ const TRIES_MAX: usize = 5;
 /// is missing. Temporary files that killed programs left behind are removed. When several processes write at once,
 /// each writes a whole file and one of these stays.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes, false)
+    replace(path, bytes, Kind::Any)
 }
 
 /// The same for a file of the state folder, which a service and those who look after it share: whatever the umask is, all
 /// may read the file, and the folders that are made for it.
 pub fn replace_state_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes, true)
+    replace(path, bytes, Kind::State)
 }
 
-fn replace(path: &Path, bytes: &[u8], shared: bool) -> io::Result<()> {
+/// The same for a file of figures, which another program reads again and again and nobody misses after a power cut: all may
+/// read it, its folder must be there, and nothing is synced to a disk.
+pub(crate) fn replace_figures(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, Kind::Figures)
+}
+
+/// What is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Any,
+    State,
+    Figures,
+}
+
+fn replace(path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "path without a file name"))?;
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    if shared {
-        make_state_folder(folder)?;
-    } else {
-        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    match kind {
+        Kind::Any => DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?,
+        Kind::State => make_state_folder(folder)?,
+        Kind::Figures => {}
     }
     let prefix = temporary_prefix(name);
-    remove_leftovers(folder, &prefix);
+    // What cannot be removed stays: it harms nobody.
+    aside::sweep(folder, |name, kind| kind.is_file() && is_temporary(name, &prefix), |_: &Path| Ok(()));
     let mut tries = 1;
     loop {
-        match write_and_rename(folder, &prefix, path, bytes, shared) {
+        match write_and_rename(folder, &prefix, path, bytes, kind) {
             Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES_MAX => tries += 1,
             done => return done,
         }
@@ -74,13 +89,7 @@ pub(crate) fn make_state_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads a regular file of at most `bytes_max` bytes; a larger one is an error of the kind `FileTooLarge`, and what is no
-/// file one of the kind `IsADirectory` or `InvalidInput`.
-pub fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    files::read(path, bytes_max)
-}
-
-fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8], shared: bool) -> io::Result<()> {
+fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
     let mut temporary = tempfile::Builder::new()
         .prefix(prefix)
         .suffix(TEMPORARY_SUFFIX)
@@ -89,13 +98,15 @@ fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8], sh
     // The lock ends with this process and tells others that the file is no leftover. On a file system without locks
     // they cannot tell, and leave the file alone.
     let _ = temporary.as_file().lock();
-    if shared {
+    if kind != Kind::Any {
         temporary.as_file().set_permissions(Permissions::from_mode(FILE_MODE))?;
     }
     temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
+    if kind != Kind::Figures {
+        temporary.as_file().sync_all()?;
+    }
     temporary.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
+    if kind == Kind::Figures { Ok(()) } else { sync_folder(folder) }
 }
 
 /// Returns once the disk has the names in `folder`: of files that were made, renamed or removed there.
@@ -115,22 +126,10 @@ fn temporary_prefix(name: &OsStr) -> OsString {
     prefix
 }
 
-/// Removes temporary files that no living process holds locked. What cannot be removed stays: it harms nobody.
-fn remove_leftovers(folder: &Path, prefix: &OsStr) {
-    let Ok(entries) = folder.read_dir() else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let random = name.as_bytes().strip_prefix(prefix.as_bytes());
-        let is_temporary = random.is_some_and(|end| end.ends_with(TEMPORARY_SUFFIX.as_bytes()))
-            && entry.file_type().is_ok_and(|kind| kind.is_file());
-        // The lock is held until the name is gone.
-        if is_temporary
-            && let Ok(file) = File::open(entry.path())
-            && file.try_lock().is_ok()
-        {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+/// Whether a file called `name` is a temporary one of those whose names begin with `prefix`.
+fn is_temporary(name: &OsStr, prefix: &OsStr) -> bool {
+    let random = name.as_bytes().strip_prefix(prefix.as_bytes());
+    random.is_some_and(|end| end.ends_with(TEMPORARY_SUFFIX.as_bytes()))
 }
 
 #[cfg(test)]
@@ -138,6 +137,8 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::ScopedJoinHandle;
+
+    use spotter_engine::files;
 
     use super::*;
 
@@ -158,7 +159,7 @@ mod tests {
         let path = folder.path().join("a/b/cache");
         for content in ["first", "", "second and longer"] {
             replace_file(&path, content.as_bytes()).expect("a written file");
-            assert_eq!(read_bounded(&path, 100).expect("a file"), content.as_bytes());
+            assert_eq!(files::read(&path, 100).expect("a file"), content.as_bytes());
         }
         assert_eq!(names(path.parent().expect("a folder")), [PathBuf::from("cache")]);
         let mode = |path: &Path| path.metadata().expect("metadata").permissions().mode();
@@ -169,6 +170,14 @@ mod tests {
         replace_state_file(&path, b"for all").expect("a written file");
         assert_eq!(mode(&path) & 0o777, FILE_MODE);
         assert_eq!(mode(&folder.path().join("c")) & 0o777, FOLDER_MODE);
+        let path = folder.path().join("figures");
+        for content in ["first", "second"] {
+            replace_figures(&path, content.as_bytes()).expect("a written file");
+            assert_eq!(files::read(&path, 100).expect("a file"), content.as_bytes());
+        }
+        assert_eq!(mode(&path) & 0o777, FILE_MODE);
+        assert!(replace_figures(&folder.path().join("e/figures"), b"x").is_err(), "a folder that is not there");
+        assert_eq!(names(folder.path()), ["a", "c", "figures"].map(PathBuf::from));
     }
 
     #[test]
@@ -199,7 +208,7 @@ mod tests {
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    let found = read_bounded(&path, 1 << 20).expect("a file");
+                    let found = files::read(&path, 1 << 20).expect("a file");
                     assert!(contents.contains(&found), "{} bytes that nobody wrote", found.len());
                 }
             });
@@ -231,16 +240,5 @@ mod tests {
         std::fs::create_dir(folder.path().join("cache")).expect("a folder");
         assert!(replace_file(&folder.path().join("cache"), b"x").is_err());
         assert_eq!(names(folder.path()), ["cache", "file"].map(PathBuf::from));
-    }
-
-    #[test]
-    fn reading_is_bounded() {
-        let folder = folder();
-        let path = folder.path().join("file");
-        std::fs::write(&path, "12345").expect("a file");
-        assert_eq!(read_bounded(&path, 5).expect("a file"), b"12345");
-        assert_eq!(read_bounded(&path, 4).expect_err("too large").kind(), ErrorKind::FileTooLarge);
-        assert_eq!(read_bounded(Path::new("/dev/zero"), 9).expect_err("endless").kind(), ErrorKind::InvalidInput);
-        assert_eq!(read_bounded(folder.path(), 5).expect_err("a folder").kind(), ErrorKind::IsADirectory);
     }
 }

@@ -1,13 +1,19 @@
-//! Folders in which something is prepared beside its place, to be renamed into it whole. What killed programs left of them
-//! is removed.
+//! What is prepared beside its place, to be renamed into it whole, and what killed programs left of that, which is removed.
 
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, FileType};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::files;
+
 /// Names that are tried; one is taken only by another writer of the same process to the same place.
 const TRIES_MAX: usize = 100;
+
+/// What is not whole yet is nobody else's business.
+const MODE: u32 = 0o700;
 
 /// A folder beside a place, on the same file system; dropping it removes it with all that is in it.
 #[derive(Debug)]
@@ -26,19 +32,34 @@ impl Aside {
     /// # Errors
     /// The folder cannot be made.
     pub fn new(out: &Path, rescue: impl Fn(&Path) -> io::Result<()>) -> io::Result<Self> {
-        remove_leftovers(out, rescue);
-        let parent = folder_of(out);
+        let (parent, prefix) = (folder_of(out), prefix(out));
+        let is_ours = |name: &OsStr, kind: FileType| {
+            let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)).unwrap_or_default();
+            let is_numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+            is_numbered && kind.is_dir()
+        };
+        // What cannot be removed stays: it harms nobody.
+        sweep(parent, is_ours, rescue);
         std::fs::create_dir_all(parent)?;
-        let (prefix, process) = (prefix(out), std::process::id());
+        Self::within(parent, &prefix)
+    }
+
+    /// Makes a folder in `parent` whose name begins with `prefix`; the process and a number follow. Only its owner may look
+    /// into it.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn within(parent: &Path, prefix: &str) -> io::Result<Self> {
+        let process = std::process::id();
         for number in 0..TRIES_MAX {
             let path = parent.join(format!("{prefix}{process}-{number}"));
-            match std::fs::create_dir(&path) {
+            match DirBuilder::new().mode(MODE).create(&path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
             // Another program may take it for a leftover until it is locked.
-            let Ok(lock) = File::open(&path) else { continue };
+            let Ok(lock) = files::open_any(&path) else { continue };
             let _ = lock.try_lock();
             if path.exists() {
                 return Ok(Self { path, _lock: lock, is_kept: AtomicBool::new(false) });
@@ -52,10 +73,19 @@ impl Aside {
         &self.path
     }
 
-    /// Whether the folder stays when this is dropped, for the next writer to rescue: while something is in it that is nowhere
-    /// else.
+    /// Whether what has the folder's name stays when this is dropped: while something is in it that is nowhere else, which
+    /// the next writer rescues, or once the folder was renamed.
     pub fn keep(&self, is_kept: bool) {
         self.is_kept.store(is_kept, Ordering::Relaxed);
+    }
+
+    /// Removes the folder with all that is in it.
+    ///
+    /// # Errors
+    /// The system's; what is left is removed by the next writer.
+    pub fn close(self) -> io::Result<()> {
+        self.keep(true);
+        std::fs::remove_dir_all(&self.path)
     }
 }
 
@@ -67,6 +97,36 @@ impl Drop for Aside {
     }
 }
 
+/// Removes files and folders of `folder` that `is_ours` knows by name and kind, and that no living process holds locked;
+/// before that, `rescue` is called with each, which stays where that fails. Gives those that stay, and why.
+pub fn sweep(
+    folder: &Path,
+    is_ours: impl Fn(&OsStr, FileType) -> bool,
+    rescue: impl Fn(&Path) -> io::Result<()>,
+) -> Vec<(PathBuf, io::Error)> {
+    let mut stay = Vec::new();
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(kind) = entry.file_type() else { continue };
+        if !is_ours(&entry.file_name(), kind) {
+            continue;
+        }
+        // Gone already where another program has just removed its own. The lock is held until the name is gone.
+        let Ok(lock) = files::open_any(&path) else { continue };
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        let removed = rescue(&path)
+            .and_then(|()| if kind.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) });
+        if let Err(error) = removed
+            && error.kind() != ErrorKind::NotFound
+        {
+            stay.push((path, error));
+        }
+    }
+    stay
+}
+
 fn folder_of(out: &Path) -> &Path {
     out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
@@ -76,27 +136,10 @@ fn prefix(out: &Path) -> String {
     format!(".{}.new-", out.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// Removes folders that no living process holds locked. What cannot be removed stays: it harms nobody.
-fn remove_leftovers(out: &Path, rescue: impl Fn(&Path) -> io::Result<()>) {
-    let (prefix, Ok(entries)) = (prefix(out), folder_of(out).read_dir()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)).unwrap_or_default();
-        let is_ours = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-        if is_ours
-            && entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && let Ok(lock) = File::open(entry.path())
-            && lock.try_lock().is_ok()
-            && rescue(&entry.path()).is_ok()
-        {
-            // The lock is held until the name is gone.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -123,6 +166,7 @@ mod tests {
         let first = Aside::new(&at("out"), |_| Ok(())).expect("a folder");
         let second = Aside::new(&at("out"), |_| Ok(())).expect("another, beside one in use");
         assert!(first.path() != second.path() && names(first.path()).is_empty());
+        assert_eq!(first.path().metadata().expect("a folder").permissions().mode() & 0o777, MODE);
         std::fs::write(first.path().join("part"), "part").expect("a file");
         second.keep(true);
         second.keep(false);
@@ -143,5 +187,50 @@ mod tests {
         assert!(path.exists(), "what is nowhere else stays");
         drop(Aside::new(&at("out"), |_| Ok(())).expect("a folder"));
         assert!(!path.exists());
+    }
+    #[test]
+    fn what_is_swept_is_known_by_name_and_kind_and_what_stays_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let other = tempfile::tempdir().expect("a folder");
+        std::fs::write(other.path().join("precious"), "precious").expect("a file");
+        for name in [".cache.killed", ".cache.busy", ".cache.dear", "cache"] {
+            std::fs::write(at(name), "half").expect("a file");
+        }
+        std::fs::create_dir(at(".cache.folder")).expect("a folder");
+        std::os::unix::fs::symlink(other.path().join("precious"), at(".cache.link")).expect("a link");
+        let busy = File::open(at(".cache.busy")).expect("a file");
+        busy.lock().expect("a lock");
+        let is_ours = |name: &OsStr, kind: FileType| name.to_string_lossy().starts_with(".cache.") && !kind.is_dir();
+        let rescue = |path: &Path| match path.ends_with(".cache.dear") {
+            true => Err(io::Error::other("dear")),
+            false => Ok(()),
+        };
+        let stay = sweep(folder.path(), is_ours, rescue);
+        assert!(matches!(&stay[..], [(path, error)] if *path == at(".cache.dear") && error.to_string() == "dear"));
+        assert_eq!(names(folder.path()), [".cache.busy", ".cache.dear", ".cache.folder", ".cache.link", "cache"]);
+        assert!(other.path().join("precious").exists());
+        assert!(sweep(&at("nothing"), is_ours, rescue).is_empty());
+    }
+
+    #[test]
+    fn a_folder_is_closed_or_taken_away_under_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let make = || Aside::within(folder.path(), ".aside-").expect("a folder");
+        let first = make();
+        std::fs::write(first.path().join("part"), "part").expect("a file");
+        let second = make();
+        std::fs::rename(second.path(), folder.path().join("place")).expect("renames");
+        second.keep(true);
+        // The name is free for another one, which is none of its business.
+        let third = make();
+        assert_eq!(third.path(), second.path());
+        drop(second);
+        assert!(third.path().exists());
+        first.close().expect("removes");
+        std::fs::remove_dir(third.path()).expect("removes");
+        assert_eq!(third.close().expect_err("gone already").kind(), ErrorKind::NotFound);
+        assert_eq!(names(folder.path()), ["place"]);
+        assert!(Aside::within(&folder.path().join("nothing"), ".aside-").is_err());
     }
 }

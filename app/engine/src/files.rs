@@ -1,7 +1,8 @@
-//! Opening and reading files that somebody else made: pictures, bundles, checkpoints, label files.
+//! Opening and reading files that somebody else made, or may have put there: pictures, bundles, checkpoints, label files, and
+//! what a program keeps.
 //!
 //! Only regular files are opened: a pipe or a device would block, or never end. A file that lies in a folder which came
-//! from elsewhere may be a link within that folder and no further. Sizes are compared with what the caller can use before
+//! from elsewhere may be a link within that folder and no further; a file of a program's own is no link. Sizes are compared with what the caller can use before
 //! memory is taken, and no more than that is read, whatever a file says of its size.
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -10,6 +11,8 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+
+use crate::printable::printable_path;
 
 /// Why a file was refused; the payload of the [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +24,9 @@ pub enum Refusal {
         found: &'static str,
     },
     /// A link leads out of the folder that it lies in. The error is of the kind `InvalidInput`.
-    #[error("a link to {target:?}, which is outside of its folder: put the file itself into the folder")]
+    #[error(
+        "a link to {}, which is outside of its folder: name that file, or put it into the folder", printable_path(.target)
+    )]
     Outside {
         /// Where it leads.
         target: PathBuf,
@@ -63,10 +68,7 @@ const DIRECTORY: &str = "a directory";
 pub fn open(path: &Path) -> io::Result<File> {
     // Opening a device may do something already.
     check_kind(&std::fs::metadata(path)?)?;
-    // Should a pipe take its place meanwhile, opening it does not wait for a writer.
-    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    check_kind(&file.metadata()?)?;
-    Ok(file)
+    open_file(OpenOptions::new().read(true), path, OFlags::empty())
 }
 
 /// Opens a file of a folder that somebody else filled: a regular file, or a link within that folder. In a snapshot of a
@@ -82,7 +84,46 @@ pub fn open_contained(path: &Path) -> io::Result<File> {
     if !target.starts_with(model_of_cache(&folder).unwrap_or(&folder)) {
         return Err(Refusal::Outside { target }.into());
     }
-    open(&target)
+    // Should a link take its place meanwhile, it is not followed.
+    open_no_link(&target)
+}
+
+/// Opens a regular file that is no link.
+///
+/// # Errors
+/// The system's, or a [`Refusal`].
+pub fn open_no_link(path: &Path) -> io::Result<File> {
+    check_kind(&path.symlink_metadata()?)?;
+    open_file(OpenOptions::new().read(true), path, OFlags::NOFOLLOW)
+}
+
+/// Opens a regular file that is no link, for reading, and for writing at its end; one that is missing is made, with `mode`
+/// as far as the process's umask lets it.
+///
+/// # Errors
+/// The system's, or a [`Refusal`].
+pub fn open_or_make(path: &Path, mode: u32) -> io::Result<File> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        found => check_kind(&found?)?,
+    }
+    open_file(OpenOptions::new().read(true).append(true).create(true).mode(mode), path, OFlags::NOFOLLOW)
+}
+
+/// Opens a file or a folder that is no link, to lock it; what it is decides nothing.
+pub(crate) fn open_any(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags((unwaiting() | OFlags::NOFOLLOW).bits() as i32).open(path)
+}
+
+fn open_file(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Result<File> {
+    let file = options.custom_flags((unwaiting() | flags).bits() as i32).open(path)?;
+    check_kind(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Should something else take a file's place meanwhile: a pipe is not waited for, a terminal becomes nobody's.
+fn unwaiting() -> OFlags {
+    OFlags::NONBLOCK | OFlags::NOCTTY
 }
 
 /// The whole content of a file that a person named, of at most `bytes_max` bytes.
@@ -92,6 +133,16 @@ pub fn open_contained(path: &Path) -> io::Result<File> {
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     read_into(&open(path)?, bytes_max, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The whole content of a file of at most `bytes_max` bytes, opened as [`open_contained`] does.
+///
+/// # Errors
+/// The system's, or a [`Refusal`].
+pub fn read_contained(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read_into(&open_contained(path)?, bytes_max, &mut bytes)?;
     Ok(bytes)
 }
 
@@ -124,6 +175,8 @@ fn check_kind(metadata: &Metadata) -> io::Result<()> {
         return Ok(());
     } else if kind.is_dir() {
         DIRECTORY
+    } else if kind.is_symlink() {
+        "a link"
     } else if kind.is_fifo() {
         "a named pipe"
     } else if kind.is_socket() {
@@ -143,6 +196,7 @@ fn model_of_cache(folder: &Path) -> Option<&Path> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::os::unix::net::UnixListener;
 
@@ -157,14 +211,16 @@ mod tests {
     enum Reader {
         Named,
         Contained,
+        NoLink,
     }
 
     fn read_by(reader: Reader, path: &Path) -> io::Result<Vec<u8>> {
         match reader {
             Reader::Named => read(path, BYTES_MAX),
-            Reader::Contained => {
+            Reader::Contained => read_contained(path, BYTES_MAX),
+            Reader::NoLink => {
                 let mut bytes = Vec::new();
-                read_into(&open_contained(path)?, BYTES_MAX, &mut bytes)?;
+                read_into(&open_no_link(path)?, BYTES_MAX, &mut bytes)?;
                 Ok(bytes)
             }
         }
@@ -202,6 +258,24 @@ mod tests {
                 named: Ok("outside"),
                 contained: Err("outside of its folder"),
             },
+            Case {
+                what: "a link to a link outside",
+                make: |path| {
+                    symlink("../outside", path.with_file_name("far")).expect("a link");
+                    symlink("far", path).expect("a link");
+                },
+                named: Ok("outside"),
+                contained: Err("outside of its folder"),
+            },
+            refused(
+                "a link to a pipe",
+                |path| {
+                    let pipe = path.with_file_name("pipe");
+                    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("a pipe");
+                    symlink("pipe", path).expect("a link");
+                },
+                "found a named pipe",
+            ),
             refused("a folder", |path| std::fs::create_dir(path).expect("a folder"), "found a directory"),
             refused(
                 "a pipe",
@@ -228,7 +302,11 @@ mod tests {
             std::fs::write(root.join("inside/beside"), "beside").expect("a file");
             let path = root.join("inside/file");
             make(&path);
-            for (reader, expected) in [(Reader::Named, named), (Reader::Contained, contained)] {
+            let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+            let no_link = if is_link { Err("found a link") } else { contained };
+            for (reader, expected) in
+                [(Reader::Named, named), (Reader::Contained, contained), (Reader::NoLink, no_link)]
+            {
                 match (read_by(reader, &path), expected) {
                     (Ok(found), Ok(content)) => assert_eq!(found, content.as_bytes(), "{what}, {reader:?}"),
                     (Err(error), Err(part)) => {
@@ -239,6 +317,58 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn refusals_are_of_a_kind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "12345").expect("a file");
+        for (path, bytes_max, expected) in [
+            (path.as_path(), 5, None),
+            (path.as_path(), 4, Some(ErrorKind::FileTooLarge)),
+            (Path::new("/dev/zero"), 5, Some(ErrorKind::InvalidInput)),
+            (folder.path(), 5, Some(ErrorKind::IsADirectory)),
+            (Path::new("/proc/self/no/file"), 5, Some(ErrorKind::NotFound)),
+        ] {
+            for found in [read(path, bytes_max), read_contained(path, bytes_max)] {
+                assert_eq!(found.err().map(|error| error.kind()), expected, "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_written_or_made() {
+        const MODE: u32 = 0o600;
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "first").expect("a file");
+        std::fs::create_dir(at("folder")).expect("a folder");
+        symlink("file", at("link")).expect("a link");
+        symlink("nothing", at("dangling")).expect("a link");
+        symlink("/dev/null", at("device")).expect("a link");
+        mkfifoat(CWD, at("pipe"), Mode::RUSR | Mode::WUSR).expect("a pipe");
+        for (name, expected) in [
+            ("file", Ok("first, second")),
+            ("new", Ok(", second")),
+            ("link", Err("found a link")),
+            ("dangling", Err("found a link")),
+            ("device", Err("found a link")),
+            ("folder", Err("found a directory")),
+            ("pipe", Err("found a named pipe")),
+            ("no/folder", Err("")),
+        ] {
+            let written = open_or_make(&at(name), MODE).and_then(|mut file| file.write_all(b", second"));
+            match (written, expected) {
+                (Ok(()), Ok(content)) => {
+                    assert_eq!(read(&at(name), BYTES_MAX).expect("a file"), content.as_bytes(), "{name}");
+                }
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{name}: {error}"),
+                (found, _) => panic!("{name}: {found:?}"),
+            }
+        }
+        assert_eq!(at("new").metadata().expect("a file").permissions().mode() & 0o777, MODE);
+        assert!(!at("nothing").exists(), "made where a link leads");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use spotter_engine::bundle;
+use spotter_engine::files::Refusal;
 use spotter_engine::printable::printable_path;
 use tar::{Archive, Entry, EntryType};
 
@@ -75,24 +76,28 @@ pub enum ArchiveError {
     },
 }
 
-/// Refuses what is no archive, and archives larger than bundles may be, before anything of them is read.
+/// What lies in the place of an archive, where that is why it could not be opened.
+pub(super) fn instead_of(path: &Path, error: &io::Error) -> Option<ArchiveError> {
+    let &Refusal::NotAFile { found } = Refusal::of(error)? else { return None };
+    let folder = printable_path(path);
+    let found = match bundle::found_instead(path) {
+        Some(found) => found,
+        None if path.is_dir() => format!(
+            "the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)"
+        ),
+        None => found.to_owned(),
+    };
+    Some(ArchiveError::NotAnArchive { path: path.to_owned(), found })
+}
+
+/// Refuses a regular file that is no archive, or larger than bundles may be, before it is read.
 pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
-    let found = file.metadata().map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?;
-    let instead = bundle::found_instead(path).or_else(|| {
-        let folder = printable_path(path);
-        match (found.is_file(), found.is_dir()) {
-            (true, _) => None,
-            (_, true) => Some(format!(
-                "the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)"
-            )),
-            _ => Some("neither a file nor a folder".to_owned()),
-        }
-    });
-    if let Some(found) = instead {
+    let bytes = file.metadata().map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?.len();
+    if let Some(found) = bundle::found_instead(path) {
         return Err(ArchiveError::NotAnArchive { path: path.to_owned(), found });
     }
-    if found.len() > bytes_max {
-        return Err(ArchiveError::Size { path: path.to_owned(), bytes: found.len(), bytes_max });
+    if bytes > bytes_max {
+        return Err(ArchiveError::Size { path: path.to_owned(), bytes, bytes_max });
     }
     Ok(())
 }

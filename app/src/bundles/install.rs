@@ -5,14 +5,15 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use spotter_engine::aside::Aside;
 use spotter_engine::bundle::Archive;
+use spotter_engine::files;
 use spotter_engine::printable::printable_path;
 
-use super::aside::Aside;
+use super::archive;
 use super::error::SlotError;
 use super::signature::{SignatureError, SignatureFile, Signed, signature_path};
 use super::slots::{ARCHIVE_FILE, SLOT_FILE, SlotFile, Slots, check_release, slot_name};
-use super::{archive, file};
 use crate::store;
 
 /// What an installation needs beside the bytes of the archive: folders, the slot's file, the state.
@@ -47,8 +48,10 @@ impl Slots {
     /// A slot that holds the same archive is mended: its archive is put there again, with the signature.
     pub fn install(&self, archive: &Path, name: Option<&str>, terms: Terms) -> Result<Installed, SlotError> {
         let name = slot_name(archive, name)?;
-        let io = |source| SlotError::Io { path: archive.to_owned(), action: "cannot be opened", source };
-        let file = file::open(archive).map_err(io)?;
+        let file = files::open_contained(archive).map_err(|source| match archive::instead_of(archive, &source) {
+            Some(refused) => SlotError::Archive(refused),
+            None => SlotError::Io { path: archive.to_owned(), action: "cannot be opened", source },
+        })?;
         self.install_opened(archive, &file, name, terms)
     }
 
@@ -144,7 +147,7 @@ impl Slots {
             store::sync_folder(&self.folder())
         };
         rename().map_err(io)?;
-        aside.keep();
+        aside.keep(true);
         Ok(false)
     }
 
@@ -239,7 +242,7 @@ mod tests {
             let _ = fs::remove_file(&named);
             fs::copy(opened, &named).expect("copies");
             sign(&keys, signed, &named);
-            let file = file::open(&named).expect("opens");
+            let file = files::open_contained(&named).expect("opens");
             change(then);
             let installed = slots.install_opened(&named, &file, "slot".to_owned(), TERMS);
             assert_eq!(installed.is_ok(), is_taken, "{what}: {installed:?}");

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use minisign_verify::{PublicKey, Signature};
 use spotter_engine::bundle::{Archive, BundleError};
+use spotter_engine::files;
 use spotter_engine::printable::printable_path;
 
-use super::file;
 use super::release::Release;
 
 /// A signature has four lines, the comments of which are free.
@@ -82,7 +82,7 @@ impl SignatureFile {
     /// Reads the signature that lies beside an archive.
     pub(super) fn beside(archive: &Path) -> Result<Self, SignatureError> {
         let path = signature_path(archive);
-        let bytes = match file::read_bounded(&path, SIGNATURE_BYTES_MAX) {
+        let bytes = match files::read_contained(&path, SIGNATURE_BYTES_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(SignatureError::Missing { path: archive.to_owned(), signature: path });

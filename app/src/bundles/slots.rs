@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spotter_engine::bundle::Bundle;
+use spotter_engine::files;
 
 use super::error::{NAME_BYTES_MAX, SlotError};
-use super::file;
 use super::signature::{SignatureError, SignatureFile, Signed};
 use super::state::{BUILT_IN, State};
 use crate::config::SigningKey;
@@ -88,7 +88,7 @@ impl Slots {
     /// Which slot is active; the one inside the program where nobody chose any yet.
     pub fn state(&self) -> Result<State, SlotError> {
         let path = self.state_file();
-        match file::read_bounded(&path, STATE_BYTES_MAX) {
+        match files::read_contained(&path, STATE_BYTES_MAX) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| SlotError::State { path, source }),
             Err(error) if is_missing(&error) => Ok(State::default()),
             Err(source) => Err(SlotError::Io { path, action: "cannot be read", source }),
@@ -145,7 +145,7 @@ impl Slots {
         let untrusted = |why| SlotError::Untrusted { name: name.to_owned(), why };
         let checked = SignatureFile::beside(&archive).and_then(|signature| {
             let file =
-                file::open_no_link(&archive).map_err(|source| SignatureError::Io { path: archive.clone(), source })?;
+                files::open_no_link(&archive).map_err(|source| SignatureError::Io { path: archive.clone(), source })?;
             signature.check(&archive, file, &key.key)
         });
         let (archive, signed) = checked.map_err(|error| match error {
@@ -160,7 +160,7 @@ impl Slots {
     /// What is noted of a slot.
     pub fn about(&self, name: &str) -> Result<SlotFile, SlotError> {
         let path = self.path(name).join(SLOT_FILE);
-        let bytes = file::read_bounded(&path, STATE_BYTES_MAX).map_err(|source| SlotError::Io {
+        let bytes = files::read_contained(&path, STATE_BYTES_MAX).map_err(|source| SlotError::Io {
             path: path.clone(),
             action: "cannot be read",
             source,

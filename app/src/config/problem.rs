@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::store::read_bounded;
+use spotter_engine::files;
 
 /// Largest configuration or label file that is read: a thousand labels with ten prompts each stay far below it.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -47,7 +47,7 @@ impl std::error::Error for Problem {}
 /// Reads a configuration or label file.
 pub fn read_text(path: &Path) -> Result<String, Problem> {
     let problem = |position, message| Problem { path: path.display().to_string(), position, message };
-    let bytes = read_bounded(path, FILE_BYTES_MAX).map_err(|error| {
+    let bytes = files::read(path, FILE_BYTES_MAX).map_err(|error| {
         let message = match error.kind() {
             ErrorKind::NotFound => "no such file".to_owned(),
             ErrorKind::PermissionDenied => "no permission to read it".to_owned(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use spotter_engine::bundle::Bundle;
+use spotter_engine::files;
 use spotter_engine::labels::Cache;
 use spotter_engine::tower::TextTower;
 
@@ -16,7 +17,7 @@ use crate::bundles::{self, BUILT_IN};
 use crate::config::Config;
 use crate::embedder::{CACHE_BYTES_MAX, CACHE_FILE, Embedder};
 use crate::recognizer::Recognizer;
-use crate::{bench, compute, demo, store};
+use crate::{bench, compute, demo};
 
 /// How long the speed is measured.
 const BENCH_TIME: Duration = Duration::from_secs(2);
@@ -166,7 +167,7 @@ fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> Lab
 }
 
 fn cache(path: &Path, findings: &mut Findings) {
-    let error = match store::read_bounded(path, CACHE_BYTES_MAX) {
+    let error = match files::read(path, CACHE_BYTES_MAX) {
         Ok(bytes) => match Cache::decode(&bytes) {
             Ok(_) => return,
             Err(error) => error.to_string(),

@@ -1,13 +1,14 @@
 //! The label cache on flash: a file that is replaced whole, and a journal of what was added since. A new sentence costs its
 //! own bytes; the file is written anew once the journal is as long as it.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use spotter_engine::files;
 use spotter_engine::labels::{Cache, Ending};
+use spotter_engine::printable::printable_path;
 
 use crate::store::{self, FILE_MODE};
 
@@ -63,6 +64,23 @@ impl Disk {
         }
     }
 
+    /// Returns once the disk has what was added, or it was told that it cannot. For what takes long before [`Self::finish`]:
+    /// the file is left alone where the journal has all.
+    pub(super) fn keep(&mut self, cache: &mut Cache) {
+        self.append(cache);
+        if !self.is_changed {
+            return;
+        }
+        let done = if self.is_failing {
+            let done = self.replace(cache);
+            self.is_changed = done.is_err();
+            done
+        } else {
+            self.sync()
+        };
+        self.told(done);
+    }
+
     /// Returns once the disk has all of the cache, or it was told that it cannot.
     pub(super) fn finish(&mut self, cache: &mut Cache) {
         self.append(cache);
@@ -99,13 +117,8 @@ impl Disk {
         if let Some(folder) = self.journal.parent() {
             store::make_state_folder(folder)?;
         }
-        let mut options = OpenOptions::new();
-        // A pipe in its place must not make this wait for a reader.
-        options.read(true).append(true).create(true).mode(FILE_MODE).custom_flags(OFlags::NONBLOCK.bits() as i32);
-        let mut file = options.open(&self.journal)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, format!("{} is no file", self.journal.display())));
-        }
+        let mut file = files::open_or_make(&self.journal, FILE_MODE)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", printable_path(&self.journal))))?;
         // Other programs append too, one at a time. On a file system without locks they may spoil each other's records,
         // which are then left out.
         let _ = file.lock();
@@ -129,7 +142,7 @@ impl Disk {
 
     /// Returns once the disk has the journal.
     fn sync(&self) -> io::Result<()> {
-        File::open(&self.journal)?.sync_all()?;
+        files::open_no_link(&self.journal)?.sync_all()?;
         self.journal.parent().map_or(Ok(()), store::sync_folder)
     }
 
@@ -151,7 +164,7 @@ impl Disk {
 
 /// The cache that a file holds, and the file's length; an empty one and 0 where there is none that can be read.
 fn read_file(path: &Path) -> (Cache, u64) {
-    let bytes = match store::read_bounded(path, CACHE_BYTES_MAX) {
+    let bytes = match files::read(path, CACHE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return (Cache::default(), 0),
         Err(error) => {
@@ -170,7 +183,7 @@ fn read_file(path: &Path) -> (Cache, u64) {
 
 /// Adds what a journal holds; gives its length up to where it is whole.
 fn replay(path: &Path, cache: &mut Cache) -> u64 {
-    let bytes = match store::read_bounded(path, CACHE_BYTES_MAX) {
+    let bytes = match files::read(path, CACHE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return 0,
         Err(error) => {
@@ -195,6 +208,8 @@ fn replay(path: &Path, cache: &mut Cache) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use spotter_engine::labels::Key;
 
     use super::*;
@@ -251,6 +266,32 @@ mod tests {
         let new = (EDITS * WIDTH * 4) as u64;
         assert!(written < 6 * new, "{written} bytes for {new} of embeddings");
         assert_eq!(kept(folder.path()), EDITS);
+    }
+
+    #[test]
+    fn what_is_kept_on_the_way_costs_the_file_nothing_and_is_finished_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut disk, mut cache) = Disk::open(folder.path());
+        disk.keep(&mut cache);
+        assert!(!disk.journal.exists(), "nothing was added");
+        add(&mut disk, &mut cache, 0);
+        disk.keep(&mut cache);
+        assert_eq!((size(&disk.file), kept(folder.path())), (0, 1));
+        disk.finish(&mut cache);
+        assert!(!disk.journal.exists() && kept(folder.path()) == 1, "it is in the file");
+        // What cannot be appended is written whole, once.
+        fs::create_dir(&disk.journal).unwrap();
+        add(&mut disk, &mut cache, 1);
+        assert_eq!(kept(folder.path()), 1);
+        disk.keep(&mut cache);
+        assert_eq!(kept(folder.path()), 2);
+        fs::remove_dir(&disk.journal).unwrap();
+        disk.keep(&mut cache);
+        let written = disk.file.metadata().unwrap().ino();
+        disk.keep(&mut cache);
+        disk.finish(&mut cache);
+        assert_eq!(disk.file.metadata().unwrap().ino(), written, "nothing was added");
+        assert!(disk.path().is_some());
     }
 
     #[test]

@@ -74,9 +74,13 @@ pub enum CacheError {
 impl Key {
     /// The key of one sentence under a bundle's text tower.
     pub fn new(manifest: &Manifest, template: &str, prompt: &str) -> Self {
-        // The tokenizer's limit, its padding and its further steps change ids too, though its file stays the same.
-        let tokenizer = serde_json::to_string(&manifest.tokenizer).unwrap_or_default();
-        Self::of(&[&manifest.text.file.sha256, &tokenizer, template, prompt])
+        Self::of(&[&manifest.text.file.sha256, &tokenizer(manifest), template, prompt])
+    }
+
+    /// The key of a value that a bundle's tokenizer and these parts determine.
+    pub fn of_tokenizer(manifest: &Manifest, parts: &[&str]) -> Self {
+        let tokenizer = tokenizer(manifest);
+        Self::of(&[&[tokenizer.as_str()][..], parts].concat())
     }
 
     /// The key of a value that these parts determine.
@@ -249,6 +253,11 @@ impl Cache {
     }
 }
 
+/// Names a bundle's tokenizer: its limit, its padding and its further steps change ids too, though its file stays the same.
+fn tokenizer(manifest: &Manifest) -> String {
+    serde_json::to_string(&manifest.tokenizer).unwrap_or_default()
+}
+
 fn checksum(entries: &BTreeMap<Key, Vec<f32>>, remarks: &str) -> String {
     let mut hash = Sha256::new();
     for (key, values) in entries {
@@ -262,6 +271,8 @@ fn checksum(entries: &BTreeMap<Key, Vec<f32>>, remarks: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::bundle::tests::manifest;
 
@@ -286,6 +297,27 @@ mod tests {
         assert!(before.is_changed());
         let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
         assert_eq!((after.remarks(&key), after.remarks(&other)), (Some(&["a line".to_owned()][..]), None));
+    }
+
+    #[test]
+    fn keys_name_the_tokenizer_and_every_part() {
+        let base = manifest(8);
+        let mut longer = base.clone();
+        longer.tokenizer.max_length += 1;
+        let mut padded = base.clone();
+        padded.tokenizer.pad_id += 1;
+        let keys = BTreeSet::from([
+            Key::of_tokenizer(&base, &["1", "labels"]),
+            Key::of_tokenizer(&longer, &["1", "labels"]),
+            Key::of_tokenizer(&padded, &["1", "labels"]),
+            Key::of_tokenizer(&base, &["1labels"]),
+            Key::of_tokenizer(&base, &["2", "labels"]),
+            Key::new(&base, "1", "labels"),
+            Key::new(&longer, "1", "labels"),
+            Key::new(&padded, "1", "labels"),
+        ]);
+        assert_eq!(keys.len(), 8);
+        assert!(keys.contains(&Key::of_tokenizer(&manifest(8), &["1", "labels"])));
     }
 
     #[test]

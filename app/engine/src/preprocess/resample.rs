@@ -154,18 +154,25 @@ fn rows_first(from: Size, to: Size) -> bool {
 }
 
 impl Axis {
+    /// Each of `count` outputs is a copy of one of `inputs`.
+    fn picked(count: usize, inputs: impl Iterator<Item = usize>) -> Self {
+        let mut bounds = Vec::new();
+        bounds.reserve_exact(count);
+        bounds.extend(inputs.map(|at| (at, 1)));
+        Self { picks: true, bounds, weights: Vec::new() }
+    }
+
     /// Every output is the input at its place.
     fn copied(window: Range<usize>) -> Self {
-        Self { picks: true, bounds: window.map(|at| (at, 1)).collect(), weights: Vec::new() }
+        Self::picked(window.len(), window)
     }
 
     /// Pillow steps by adding, and what that rounds decides ties.
     fn nearest_of_pillow(input: usize, output: usize, window: Range<usize>) -> Self {
         let step = input as f64 / output as f64;
         let steps = std::iter::successors(Some(step * 0.5), |at| Some(at + step));
-        let picked = steps.map(|at| ((at as usize).min(input - 1), 1));
-        let bounds = picked.skip(window.start).take(window.len()).collect();
-        Self { picks: true, bounds, weights: Vec::new() }
+        let inputs = steps.map(|at| (at as usize).min(input - 1));
+        Self::picked(window.len(), inputs.skip(window.start).take(window.len()))
     }
 
     /// ATen's `nearest-exact`, with the scale in single precision. Outputs of up to 128 rows plus columns go through a
@@ -174,14 +181,14 @@ impl Axis {
     fn nearest_of_torchvision(input: usize, output: usize, window: Range<usize>, size: Size) -> Self {
         const SMALL: usize = 128;
         let ratio = input as f32 / output as f32;
-        let picked = |at: usize| {
+        let input_of = |at: usize| {
             // Exact: 24 bits of each factor.
             let middle = (at as f64 + 0.5) * f64::from(ratio);
             let at =
                 if size.width + size.height <= SMALL { middle as f32 } else { ((middle - 0.5) as f32).max(0.0) + 0.5 };
-            ((at as usize).min(input - 1), 1)
+            (at as usize).min(input - 1)
         };
-        Self { picks: true, bounds: window.map(picked).collect(), weights: Vec::new() }
+        Self::picked(window.len(), window.map(input_of))
     }
 
     fn weighted(backend: Backend, filter: Filter, sizes: (usize, usize), window: Range<usize>) -> Self {

@@ -1,12 +1,14 @@
 //! What keeps two programs from changing the slots at once, and the folders in which slots are made.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use spotter_engine::aside::{self, Aside};
+use spotter_engine::files;
+use spotter_engine::printable::printable_path;
 
 use super::error::SlotError;
 use super::slots::Slots;
@@ -21,35 +23,8 @@ const LOCK_FILE: &str = ".lock";
 /// Nobody but the owner of the slots, and root, opens the lock: whoever can open it can hold it.
 const LOCK_MODE: u32 = 0o600;
 
-/// What is not whole yet is nobody else's business.
-const ASIDE_MODE: u32 = 0o700;
-
 /// Time between two tries to take the lock: locks of files cannot be waited for with a limit.
 const LOCK_POLL: Duration = Duration::from_millis(5);
-
-/// A folder that becomes a slot, or takes one that goes. It is removed when it is dropped.
-#[derive(Debug)]
-pub(super) struct Aside {
-    folder: tempfile::TempDir,
-    /// Tells others that it is no leftover, as long as this program lives.
-    _lock: File,
-}
-
-impl Aside {
-    pub(super) fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Removes it.
-    pub(super) fn close(self) -> io::Result<()> {
-        self.folder.close()
-    }
-
-    /// Leaves what is there: it was renamed.
-    pub(super) fn keep(self) {
-        let _ = self.folder.keep();
-    }
-}
 
 impl Slots {
     /// Held while the state or the list of slots changes, for an instant each time, and never while files are copied or
@@ -77,65 +52,41 @@ impl Slots {
         }
     }
 
-    /// A new folder beside the slots. Removes what killed programs left behind of theirs.
+    /// A new folder beside the slots: one that becomes a slot, or takes one that goes. Removes what killed programs left
+    /// behind of theirs.
     pub(super) fn aside(&self) -> Result<Aside, SlotError> {
-        let path = self.folder();
+        let folder = self.folder();
         // Held so that nobody takes the new folder for a leftover before it is locked.
         let _lock = self.lock()?;
-        let make = || {
-            sweep(&path)?;
-            let folder = tempfile::Builder::new().prefix(ASIDE).tempdir_in(&path)?;
-            fs::set_permissions(folder.path(), Permissions::from_mode(ASIDE_MODE))?;
-            let lock = File::open(folder.path())?;
-            // On a file system without locks nobody can tell that it is in use, and all leave it alone.
-            let _ = lock.try_lock();
-            Ok(Aside { folder, _lock: lock })
-        };
-        make().map_err(|source| SlotError::Io { path: path.clone(), action: "cannot be written", source })
+        let left = aside::sweep(
+            &folder,
+            |name, kind| kind.is_dir() && name.to_string_lossy().starts_with(ASIDE),
+            |_: &Path| Ok(()),
+        );
+        for (path, error) in left {
+            let path = printable_path(&path);
+            log::warn!("{path}: left behind by a killed program, and cannot be removed: {error}");
+        }
+        Aside::within(&folder, ASIDE).map_err(|source| SlotError::Io {
+            path: folder.clone(),
+            action: "cannot be written",
+            source,
+        })
     }
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(LOCK_MODE)
-        .custom_flags(flags.bits() as i32)
-        .open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    if found.permissions().mode() & 0o777 != LOCK_MODE {
+    let file = files::open_or_make(path, LOCK_MODE)?;
+    if file.metadata()?.permissions().mode() & 0o777 != LOCK_MODE {
         file.set_permissions(Permissions::from_mode(LOCK_MODE))?;
     }
     Ok(file)
 }
 
-/// Removes folders that no living program has locked.
-fn sweep(folder: &Path) -> io::Result<()> {
-    for entry in folder.read_dir()? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(ASIDE) || !entry.file_type()?.is_dir() {
-            continue;
-        }
-        // Gone already where another program has just removed its own.
-        let Ok(held) = File::open(entry.path()) else { continue };
-        if held.try_lock().is_ok()
-            && let Err(error) = fs::remove_dir_all(entry.path())
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            log::warn!("{}: left behind by a killed program, and cannot be removed: {error}", entry.path().display());
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::bundles::State;
 
