@@ -1,10 +1,12 @@
 //! What the service manager is told, where one started the program: ready, alive, stopping, and how it goes.
 //!
-//! This is systemd's notification protocol. Without `$NOTIFY_SOCKET` nothing is told and nothing costs anything.
+//! This is systemd's notification protocol, which has a line for each thing that is told: names of bundles and sources make no
+//! lines of their own. Without `$NOTIFY_SOCKET` nothing is told and nothing costs anything.
 
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use spotter_engine::printable::printable;
 
 /// The line that `systemctl status` shows is renewed this often, if it changed.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
@@ -37,12 +39,12 @@ impl Service {
 
     /// Says what the program does on its way to being ready.
     pub fn starting(&mut self, status: &str) {
-        self.tell(&[NotifyState::Status(status)]);
+        self.tell(&[NotifyState::Status(&printable(status))]);
     }
 
     /// Says that the program does its work from now on.
     pub fn ready(&mut self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&printable(status))]);
     }
 
     /// Says that the program is alive; to be called often, it tells no more than it has to.
@@ -61,7 +63,7 @@ impl Service {
         self.status_told = Some(now);
         let status = status();
         if status != self.status {
-            self.tell(&[NotifyState::Status(&status)]);
+            self.tell(&[NotifyState::Status(&printable(&status))]);
             self.status = status;
         }
     }

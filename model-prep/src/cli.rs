@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::Bundle;
+use spotter_engine::printable::printable_path;
 
 use crate::checkpoint::Checkpoint;
 use crate::console::print_lines;
@@ -83,7 +84,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Export(arguments) => export::command::run(*arguments, &bar),
         Command::Compose(arguments) => {
-            bar.set_message(format!("compose {}", arguments.out.display()));
+            bar.set_message(format!("compose {}", printable_path(&arguments.out)));
             bar.set_length(compose::STEPS);
             let options = compose::Options {
                 vision: inside(arguments.vision, arguments.vision_subfolder),
@@ -99,7 +100,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Verify { bundle, checkpoint, subfolder, goldens } => {
-            bar.set_message(format!("verify {}", bundle.display()));
+            bar.set_message(format!("verify {}", printable_path(&bundle)));
             let overrides = Overrides::recorded(&Bundle::open(&bundle)?.manifest().overrides)
                 .with_context(|| bundle.display().to_string())?;
             let checkpoint = Checkpoint::open_with(&inside(checkpoint, subfolder), &overrides)?;

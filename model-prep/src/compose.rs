@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use spotter_engine::aside::Aside;
+use spotter_engine::printable::printable_path;
 
 use crate::{Error, Tick};
 use draw::Distribution;
@@ -55,7 +56,7 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [vision, text] = &self.towers;
-        let (out, tensors, megabytes) = (self.out.display(), self.tensors, self.bytes as f64 / 1e6);
+        let (out, tensors, megabytes) = (printable_path(&self.out), self.tensors, self.bytes as f64 / 1e6);
         writeln!(f, "{out}: image tower {vision}, text tower {text}, {tensors} tensors, {megabytes:.1} MB")?;
         writeln!(f, "new, from no checkpoint: {}", self.drawn.join(", "))?;
         writeln!(f)?;

@@ -102,7 +102,7 @@ enum Storage {
 pub(crate) fn run(arguments: Arguments, bar: &ProgressBar) -> anyhow::Result<ExitCode> {
     let Arguments { checkpoint, subfolder, out, weights, onnx, .. } = arguments;
     let path = inside(checkpoint, subfolder);
-    bar.set_message(format!("export {}", path.display()));
+    bar.set_message(format!("export {}", printable_path(&path)));
     let overrides = Overrides {
         resize: arguments.resize,
         crop: arguments.crop,
