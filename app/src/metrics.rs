@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use spotter_engine::files::folder_of;
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::score::Score;
 
@@ -115,7 +116,7 @@ impl Metrics {
 /// none is wanted.
 pub(crate) fn problem(config: &config::Metrics) -> Option<String> {
     let path = config.file.as_deref()?;
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let (file, folder_shown) = (path.display(), folder.display());
     match fs::metadata(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use spotter_engine::aside;
+use spotter_engine::{aside, files};
 
 /// Modes of what is in the state folder, which holds no secrets. The folder itself keeps others out where that is wanted.
 pub(crate) const FILE_MODE: u32 = 0o644;
@@ -53,10 +53,7 @@ enum Kind {
 
 fn replace(path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "path without a file name"))?;
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = files::folder_of(path);
     match kind {
         Kind::Any => DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?,
         Kind::State => make_state_folder(folder)?,
@@ -137,8 +134,6 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread::ScopedJoinHandle;
-
-    use spotter_engine::files;
 
     use super::*;
 

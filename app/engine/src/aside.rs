@@ -32,7 +32,7 @@ impl Aside {
     /// # Errors
     /// The folder cannot be made.
     pub fn new(out: &Path, rescue: impl Fn(&Path) -> io::Result<()>) -> io::Result<Self> {
-        let (parent, prefix) = (folder_of(out), prefix(out));
+        let (parent, prefix) = (files::folder_of(out), prefix(out));
         let is_ours = |name: &OsStr, kind: FileType| {
             let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)).unwrap_or_default();
             let is_numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
@@ -125,10 +125,6 @@ pub fn sweep(
         }
     }
     stay
-}
-
-fn folder_of(out: &Path) -> &Path {
-    out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// Start of the names of folders beside `out`; the process and a number follow.

@@ -78,8 +78,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// The system's, or a [`Refusal`].
 pub fn open_contained(path: &Path) -> io::Result<File> {
     check_kind(&std::fs::metadata(path)?)?;
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize()?;
+    let folder = folder_of(path).canonicalize()?;
     let target = path.canonicalize()?;
     if !target.starts_with(model_of_cache(&folder).unwrap_or(&folder)) {
         return Err(Refusal::Outside { target }.into());
@@ -161,6 +160,11 @@ pub fn read_into(file: &File, bytes_max: u64, bytes: &mut Vec<u8>) -> io::Result
     file.take(bytes_max.saturating_add(1)).read_to_end(bytes)?;
     let found = bytes.len() as u64;
     if found > bytes_max { Err(Refusal::TooLarge { bytes_max, found }.into()) } else { Ok(()) }
+}
+
+/// The folder that a file lies in, or would: `.` for a bare name.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// Makes room for `size` bytes, and no more; an error where there is no memory for them.
@@ -316,6 +320,13 @@ mod tests {
                     (found, _) => panic!("{what}, {reader:?}: {found:?}"),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_path_has_a_folder() {
+        for (path, expected) in [("a", "."), ("./a", "."), ("b/a", "b"), ("/a", "/"), ("/", "."), ("", ".")] {
+            assert_eq!(folder_of(Path::new(path)), Path::new(expected), "{path:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use spotter_engine::bundle;
 use spotter_engine::files::Refusal;
-use spotter_engine::printable::printable_path;
+use spotter_engine::printable::{hex, printable_path};
 use tar::{Archive, Entry, EntryType};
 
 use crate::store;
@@ -205,16 +205,6 @@ fn plain_name(bytes: &[u8]) -> Option<&str> {
     let plain =
         !name.is_empty() && !name.starts_with('.') && !name.chars().any(|c| matches!(c, '/' | '\\') || c.is_control());
     plain.then_some(name)
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use spotter_engine::files::folder_of;
 
 use super::{CheckpointError, bounded};
 
@@ -101,7 +102,7 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
 
 /// What a file is that was named in the place of a folder.
 fn file(path: &Path) -> String {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     if folder.join("config.json").exists() {
         return format!("a file of one: name its folder, {}", folder.display());
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use spotter_engine::printable::hex;
 
 use super::json::Object;
 use super::names::{canonical, unwrapped};
@@ -127,7 +128,7 @@ impl Tensors {
                 Ok(())
             })?;
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::files;
 use spotter_engine::preprocess::{Recipe, Size};
+use spotter_engine::printable::hex;
 use spotter_engine::score::ScoringKind;
 
 use super::{ImportError, Modality, Options, Projection, tower};
@@ -152,7 +153,7 @@ impl OnnxModel {
                 hash.update(&bytes[..count]);
             }
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
 }
 

@@ -181,6 +181,19 @@ fn the_program_says_when_it_is_ready_alive_and_stopping() {
     });
 }
 
+#[test]
+fn names_make_no_lines_of_their_own() {
+    let place = Place::new();
+    let picture = place.picture("x\nMAINPID=1.png", 7);
+    let mut command = place.spotter("run --output json --source");
+    command.arg(picture);
+    let mut manager = Manager::start_with(&place, command, Stdio::null(), Stdio::null());
+    manager.until("READY=1");
+    let said = manager.said.concat();
+    assert!(said.contains("x\\nMAINPID=1.png"), "{said}");
+    assert!(!said.lines().any(|line| line.starts_with("MAINPID")), "{said}");
+}
+
 /// For as long as a camera may take to come back; see `pipeline/health.rs` for when it becomes one.
 #[test]
 fn a_source_that_is_silent_for_a_while_is_no_hang() {

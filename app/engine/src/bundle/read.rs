@@ -11,6 +11,7 @@ use super::archive::{Archive, MANIFEST_BYTES_MAX, Tar};
 use super::content::{Content, Piece};
 use super::foreign::{self, not_a_bundle};
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
+use crate::printable::hex;
 use crate::{files, marks};
 
 /// Bytes that are hashed at a time: few enough for a cache, many enough for system calls not to matter.
@@ -214,13 +215,4 @@ impl Place {
 /// Lower-case hexadecimal SHA-256 of `bytes`.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

@@ -9,9 +9,9 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::read::hex;
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
 use crate::aside::Aside;
+use crate::printable::hex;
 
 /// Where the new bundle lies in the folder beside its place, and where an old one, which it replaces, waits.
 const NEW: &str = "new";

@@ -3,7 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::place::{Place, read_file};
+use spotter_engine::files;
+
+use super::place::Place;
 use crate::evaluate::EvaluateError;
 
 /// Larger texts are refused; the captions of COCO, a large set, are 50 MB.
@@ -19,7 +21,7 @@ pub(super) struct Lines {
 impl Lines {
     /// Of a file beside the set, or anywhere.
     pub(super) fn read(path: &Path) -> Result<Self, EvaluateError> {
-        Self::of(path.to_owned(), read_file(path, TEXT_BYTES_MAX))
+        Self::of(path.to_owned(), files::read(path, TEXT_BYTES_MAX))
     }
 
     /// Of a file of the set.

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use flate2::read::DeflateDecoder;
 use rawzip::{CompressionMethod, FileReader, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveEntryWayfinder};
-use spotter_engine::files;
+use spotter_engine::files::{self, Refusal};
 
 use crate::evaluate::EvaluateError;
 
@@ -82,24 +82,17 @@ impl Place {
     /// The content of the file called `name`, which has at most `bytes_max` bytes.
     pub(super) fn read(&self, name: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         match self {
-            Self::Folder(path) => read_file(&path.join(name), bytes_max),
+            Self::Folder(path) => files::read(&path.join(name), bytes_max),
             Self::Zip(zip) => zip.read(name, bytes_max),
         }
     }
 }
 
-/// The content of a file of at most `bytes_max` bytes.
-pub(super) fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    files::read(path, bytes_max)
-}
-
 fn read(file: impl Read, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
-    }
-    Ok(bytes)
+    let found = bytes.len() as u64;
+    if found > bytes_max { Err(Refusal::TooLarge { bytes_max, found }.into()) } else { Ok(bytes) }
 }
 
 impl Listing {
