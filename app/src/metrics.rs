@@ -217,7 +217,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("precious"), "precious").unwrap();
-        for planted in ["spotter.prom.tmp", "spotter.prom"] {
+        for planted in [".spotter.prom.planted.tmp", "spotter.prom"] {
             std::os::unix::fs::symlink(at("precious"), at(planted)).unwrap();
             store::replace_figures(&at("spotter.prom"), b"figures").unwrap();
             assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious", "{planted}");
