@@ -1,7 +1,7 @@
 //! What the service manager is told, where one started the program: ready, alive, stopping, and how it goes.
 //!
-//! This is systemd's notification protocol, which has a line for each thing that is told: names of bundles and sources make no
-//! lines of their own. Without `$NOTIFY_SOCKET` nothing is told and nothing costs anything.
+//! This is systemd's notification protocol, which has a line for each thing that is told: names of bundles and sources
+//! make no lines of their own. Without `$NOTIFY_SOCKET` nothing is told and nothing costs anything.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
-//! Opening and reading files that somebody else made, or may have put there: pictures, bundles, checkpoints, label files, and
-//! what a program keeps.
+//! Opening and reading files that somebody else made, or may have put there: pictures, bundles, checkpoints, label files,
+//! and what a program keeps.
 //!
 //! Only regular files are opened: a pipe or a device would block, or never end. A file that lies in a folder which came
-//! from elsewhere may be a link within that folder and no further; a file of a program's own is no link. Sizes are compared with what the caller can use before
-//! memory is taken, and no more than that is read, whatever a file says of its size.
+//! from elsewhere may be a link within that folder and no further; a file that is written to is no link. Sizes are compared
+//! with what the caller can use before memory is taken, and no more than that is read, whatever a file says of its size.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};

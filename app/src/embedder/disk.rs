@@ -64,8 +64,8 @@ impl Disk {
         }
     }
 
-    /// Returns once the disk has what was added, or it was told that it cannot. For what takes long before [`Self::finish`]:
-    /// the file is left alone where the journal has all.
+    /// Returns once the disk has what was added, or it was told that it cannot; for what takes long before
+    /// [`Self::finish`]. The file is left alone where the journal has all.
     pub(super) fn keep(&mut self, cache: &mut Cache) {
         self.append(cache);
         if !self.is_changed {
