@@ -21,7 +21,6 @@ use crate::config::Config;
 use crate::embedder::embed_configured;
 use crate::output::json;
 use crate::recognizer::Recognizer;
-use crate::source::Stop;
 
 /// What is done with the slots.
 #[derive(Debug, Subcommand)]
@@ -143,7 +142,7 @@ fn activate(config: &Config, slots: &Slots, name: &str, older: bool) -> Result<S
     bundle.verify()?;
     if name != BUILT_IN {
         // Whatever ends this command ends that process too.
-        rehearse(slots, name, config.inference.threads, &Stop::new(), || ())?;
+        rehearse(slots, name, config.inference.threads, || true)?;
     }
     let threads = compute::threads(config.inference.threads)?;
     let bundle = Arc::new(bundle);

@@ -23,7 +23,6 @@ use super::slots::Slots;
 use crate::compute;
 use crate::config::SigningKey;
 use crate::recognizer::Recognizer;
-use crate::source::Stop;
 use crate::supervise::{caught, fault_point};
 
 /// The hidden command of this program that [`perform`]s.
@@ -62,8 +61,8 @@ pub(crate) enum Refusal {
     /// There is no other process.
     #[error("it cannot be tried in a process of its own, as every new bundle is first")]
     Start(#[source] io::Error),
-    /// The program ends, which says nothing of the bundle.
-    #[error("the program ends while it is tried")]
+    /// Nobody wants to know any more, which says nothing of the bundle.
+    #[error("given up while it was tried")]
     Stopped,
     /// It takes too long, or for ever.
     #[error("it did not load within {} s, tried in a process of its own", .limit.as_secs_f32())]
@@ -104,17 +103,11 @@ pub(crate) enum Refusal {
 }
 
 /// Has another process of this program open the slot `name`, as this one would, and load and try all of its bundle.
-/// `alive` is called every few milliseconds.
+/// `goes_on` is asked every few milliseconds.
 ///
 /// # Errors
-/// What that process could not do, or died of. [`Refusal::Stopped`], soon after `stop` was set, says nothing of the bundle.
-pub(crate) fn rehearse(
-    slots: &Slots,
-    name: &str,
-    threads: usize,
-    stop: &Stop,
-    alive: impl Fn(),
-) -> Result<(), Refusal> {
+/// What that process could not do, or died of; [`Refusal::Stopped`] once `goes_on` says no.
+pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl Fn() -> bool) -> Result<(), Refusal> {
     let memory_max = memory_max(available(), getrlimit(Resource::Data).current);
     let mut command = own_program().map_err(Refusal::Start)?;
     command.arg(COMMAND);
@@ -130,8 +123,7 @@ pub(crate) fn rehearse(
     let mut running = Running::new(command.spawn().map_err(Refusal::Start)?);
     let (start, limit) = (Instant::now(), time_max());
     let status = loop {
-        alive();
-        if stop.is_set() {
+        if !goes_on() {
             return Err(Refusal::Stopped);
         }
         if start.elapsed() > limit {

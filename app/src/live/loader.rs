@@ -10,7 +10,7 @@ use spotter_engine::tower::Threads;
 
 use super::Next;
 use crate::bundles::rehearsal::{Refusal, rehearse};
-use crate::bundles::{BUILT_IN, Slots, Trial};
+use crate::bundles::{BUILT_IN, Slots, State, Trial};
 use crate::config::Config;
 use crate::console::all_of;
 use crate::demo;
@@ -136,7 +136,7 @@ impl Loader {
     }
 
     /// Loads the active slot, and goes back from one that cannot be loaded; `None` where that leads to the one that is
-    /// loaded already, or where the program ends.
+    /// loaded already, and where the program ends or another slot is chosen meanwhile.
     fn load_active(&mut self, slots: &Slots) -> Result<Option<Model>> {
         let wanted = slots.state().map_or_else(|_| BUILT_IN.to_owned(), |state| state.active);
         let mut trial = Trial::begin(slots);
@@ -151,6 +151,7 @@ impl Loader {
                 return Ok(None);
             }
             let error = match self.rehearse(slots, &trial, &name) {
+                // Whatever was chosen instead is followed by the next call.
                 Err(Refusal::Stopped) => return Ok(None),
                 Err(refusal) => {
                     trial.refused();
@@ -188,7 +189,15 @@ impl Loader {
         if self.loaded.is_none() || name == BUILT_IN || trial.is_proven() {
             return Ok(());
         }
-        rehearse(slots, name, self.config.inference.threads, &self.ending, || give_all(&self.beats, CALL_MAX))
+        let before = slots.state().ok();
+        let is_another_chosen = || {
+            let is_another = |now: State| before.as_ref().is_some_and(|before| before.active != now.active);
+            slots.state().is_ok_and(is_another)
+        };
+        rehearse(slots, name, self.config.inference.threads, || {
+            give_all(&self.beats, CALL_MAX);
+            !self.ending.is_set() && !is_another_chosen()
+        })
     }
 
     /// Loads a bundle, has it look at a picture, and embeds the labels; nothing of what was loaded before is touched until

@@ -160,6 +160,21 @@ fn a_rehearsal_ends_with_whoever_wanted_it() {
 }
 
 #[test]
+fn another_choice_ends_a_rehearsal() {
+    let place = with_two();
+    let mut watching = Watching::start_with(&place, 0, &HANG.variables());
+    let id = watching.program.id();
+    check(&place, "activate b", 0, "b is active now");
+    until("no rehearsal", || !children(id).is_empty());
+    check(&place, "rollback", 0, "a is active again, instead of b");
+    until("the rehearsal is still there", || children(id).is_empty());
+    (0..3).for_each(|_| assert_eq!(watching.frame(), "a"));
+    assert!(watching.program.events().is_empty(), "{:?}", watching.program.events());
+    let listing = Listing::of(&place);
+    assert_eq!((listing.active.as_str(), listing.failed), ("a", None));
+}
+
+#[test]
 fn a_program_that_ends_does_not_wait_for_a_rehearsal() {
     e2e::in_time("the end of a rehearsal", |attempt| {
         let place = with_two();
