@@ -7,12 +7,16 @@
 //! A slot holds the archive as it was signed, and its signature. With a key, every opening reads the whole archive once and
 //! checks the signature over it; what is read of it afterwards is compared with what was signed. So it does not matter who
 //! could write to a slot, or what is noted in it.
+//!
+//! What a slot holds may still be more than the board can load. So whoever activates it, and a program that is to take it
+//! over, has it loaded in a process of its own first.
 
 mod archive;
 pub mod command;
 mod error;
 mod install;
 mod lock;
+pub(crate) mod rehearsal;
 mod release;
 mod signature;
 pub mod slots;

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::tower::Tower;
 use crate::bundles::command::{self, Action};
+use crate::bundles::rehearsal::{self, Task};
 use crate::config::{Config, Output};
 use crate::console::{all_of, stdout};
 use crate::pipeline::{self, Deps};
@@ -114,6 +115,9 @@ enum Command {
         #[command(flatten)]
         alone: Alone,
     },
+    /// Load a slot's bundle once, for another process of this program
+    #[command(name = rehearsal::COMMAND, hide = true)]
+    Rehearse(Task),
 }
 
 /// What is done with one tower by itself.
@@ -206,6 +210,7 @@ impl Cli {
                 let config = Config::load(config.as_deref()).map_err(|problems| all_of(&problems))?;
                 command::run(&config, action, &mut stdout()).map(|()| ExitCode::SUCCESS)
             }
+            Command::Rehearse(task) => rehearsal::perform(&task).map(|()| ExitCode::SUCCESS),
             Command::Snapshot { common, source, skip, file } => {
                 let config = common.load()?;
                 let uri = Uri::from_str(source.as_deref().unwrap_or(&config.source))?;

@@ -16,6 +16,7 @@ use crate::bundles::{self, Slots};
 use crate::config::Config;
 use crate::output::Item;
 use crate::recognizer::Recognizer;
+use crate::source::Stop;
 use crate::supervise::{Beat, Beats};
 use crate::watch::{self, Watcher};
 use loader::Loader;
@@ -32,6 +33,14 @@ pub struct Live {
     _slot_watcher: Option<Watcher>,
     /// Of the watchers. They work one at a time, and whoever does gives a sign for both.
     beats: Beats,
+    /// Set when this ends, before the watchers are waited for.
+    ending: Stop,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.ending.set();
+    }
 }
 
 /// What takes effect between two frames.
@@ -50,7 +59,9 @@ impl Live {
         let next = Arc::new(Mutex::new(Next::default()));
         let beats: Beats = (0..2).map(|_| Arc::new(Beat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
         let [label_beat, slot_beat] = [0, 1].map(|index| Arc::clone(&beats[index]));
-        let loader = Arc::new(Mutex::new(Loader::new(config, slots.clone(), threads, events, beats.clone())));
+        let ending = Stop::new();
+        let loader = Loader::new(config, slots.clone(), threads, events, beats.clone(), ending.clone());
+        let loader = Arc::new(Mutex::new(loader));
         // Held until the first load is done, so that a change meanwhile waits; watched before anything is read, so that no
         // change falls between the two.
         let mut first = lock(&loader);
@@ -68,7 +79,7 @@ impl Live {
         // Those of watchers that are there.
         let watched = [label_watcher.is_some(), slot_watcher.is_some()];
         let beats = beats.into_iter().zip(watched).filter(|(_, watched)| *watched).map(|(beat, _)| beat).collect();
-        Ok(Self { recognizer, labels, bundle, next, label_watcher, _slot_watcher: slot_watcher, beats })
+        Ok(Self { recognizer, labels, bundle, next, label_watcher, _slot_watcher: slot_watcher, beats, ending })
     }
 
     /// Whether what loads bundles and labels hangs.

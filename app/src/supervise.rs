@@ -113,8 +113,8 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// Panics or hangs where the environment asks for it in `SPOTTER_TEST_FAULT`, as in `panic capture`: for tests, in builds
-/// that check their assertions.
+/// Panics, hangs, or asks for all memory (`eat`) where the environment asks for it in `SPOTTER_TEST_FAULT`, as in `panic
+/// capture`: for tests, in builds that check their assertions.
 pub(crate) fn fault_point(name: &str) {
     #[cfg(debug_assertions)]
     {
@@ -125,11 +125,24 @@ pub(crate) fn fault_point(name: &str) {
             Some(("hang", at)) if at == name => loop {
                 thread::sleep(Duration::from_secs(1));
             },
+            Some(("eat", at)) if at == name => eat(),
             _ => {}
         }
     }
     #[cfg(not(debug_assertions))]
     let _ = name;
+}
+
+/// Asks for memory until it gets none. Nothing of it is touched, so that only a limit ends this.
+#[cfg(debug_assertions)]
+fn eat() {
+    const PIECE_BYTES: usize = 64 << 20;
+    const PIECES_MAX: usize = 1 << 14;
+    let mut pieces: Vec<Vec<u8>> = Vec::new();
+    while pieces.len() < PIECES_MAX {
+        pieces.push(std::hint::black_box(Vec::with_capacity(PIECE_BYTES)));
+    }
+    panic!("{} pieces of {PIECE_BYTES} bytes and no limit, for a test", pieces.len());
 }
 
 #[cfg(test)]

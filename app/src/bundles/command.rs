@@ -12,6 +12,7 @@ use spotter_engine::console::write_line;
 
 use super::error::SlotError;
 use super::install::Terms;
+use super::rehearsal::rehearse;
 use super::signature;
 use super::slots::{Slots, check_release};
 use super::state::{BUILT_IN, State};
@@ -139,6 +140,10 @@ fn activate(config: &Config, slots: &Slots, name: &str, older: bool) -> Result<S
     };
     accept(&slots.state()?)?;
     bundle.verify()?;
+    if name != BUILT_IN {
+        // Whatever ends this command ends that process too.
+        rehearse(slots, name, config.inference.threads, || true)?;
+    }
     let threads = compute::threads(config.inference.threads)?;
     let bundle = Arc::new(bundle);
     let mut recognizer = Recognizer::open(&bundle, &threads)?;

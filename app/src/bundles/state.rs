@@ -100,6 +100,12 @@ impl State {
         Self { release: if older { release } else { release.max(self.release) }, ..self.clone() }
     }
 
+    /// After the active one was found to be such that no program should try to load it: as if it had had all its tries.
+    #[must_use]
+    pub fn refused(&self) -> Self {
+        if self.active == BUILT_IN { self.clone() } else { Self { proven: false, tries: TRIES_MAX, ..self.clone() } }
+    }
+
     /// After the active one could not be loaded. One that had worked before gets its tries anew; this was the first.
     #[must_use]
     pub fn broke(&self) -> Self {
@@ -134,7 +140,7 @@ mod tests {
     fn steps() {
         let back = |state: &State| state.rolled_back().unwrap_or_else(|| state.clone());
         type Step<'a> = &'a dyn Fn(&State) -> State;
-        let cases: [(&str, Step<'_>, &str); 22] = [
+        let cases: [(&str, Step<'_>, &str); 25] = [
             ("built-in - proven 0 -", &|s| s.activated("a"), "a built-in+ new 0 -"),
             ("a built-in proven 0 -", &|s| s.activated("b"), "b a+ new 0 -"),
             ("a built-in new 1 -", &|s| s.activated("a"), "a built-in new 1 -"),
@@ -158,6 +164,9 @@ mod tests {
             ("b a new 2 -", &State::broke, "b a new 2 -"),
             ("b a proven 0 -", &State::broke, "b a new 1 -"),
             ("built-in - proven 0 -", &State::broke, "built-in - proven 0 -"),
+            ("b a+ new 0 c", &State::refused, "b a+ new 2 c"),
+            ("b a+ new 0 c", &|s| s.refused().tried(), "a - new 1 b"),
+            ("built-in - proven 0 -", &State::refused, "built-in - proven 0 -"),
         ];
         for (before, step, after) in cases {
             assert_eq!(step(&state(before)), state(after), "{before}");

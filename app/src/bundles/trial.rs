@@ -37,6 +37,11 @@ impl<'a> Trial<'a> {
         self.state.active.clone()
     }
 
+    /// Whether the active slot was loaded here and has worked.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.state.proven
+    }
+
     /// Opens the bundle of a slot; what it is signed with counts once it has worked.
     pub(crate) fn open(&mut self, name: &str) -> Result<Bundle, SlotError> {
         self.release = None;
@@ -54,6 +59,11 @@ impl<'a> Trial<'a> {
     /// The slot could not be loaded.
     pub(crate) fn broke(&mut self) {
         self.step(State::broke);
+    }
+
+    /// The slot is not to be tried any more.
+    pub(crate) fn refused(&mut self) {
+        self.step(State::refused);
     }
 
     fn step(&mut self, step: impl Fn(&State) -> State) {

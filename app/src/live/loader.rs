@@ -9,7 +9,8 @@ use spotter_engine::labels::{Label, LabelEmbeddings};
 use spotter_engine::tower::Threads;
 
 use super::Next;
-use crate::bundles::{BUILT_IN, Slots, Trial};
+use crate::bundles::rehearsal::{Refusal, rehearse};
+use crate::bundles::{BUILT_IN, Slots, State, Trial};
 use crate::config::Config;
 use crate::console::all_of;
 use crate::demo;
@@ -17,6 +18,7 @@ use crate::embedder::Embedder;
 use crate::label_file::{self, LabelFile};
 use crate::output::{Event, EventKind, Item};
 use crate::recognizer::Recognizer;
+use crate::source::Stop;
 use crate::supervise::{Beats, caught, give_all};
 use crate::watch::CALL_MAX;
 
@@ -28,6 +30,8 @@ pub(super) struct Loader {
     events: SyncSender<Item>,
     /// Of all threads that share this.
     beats: Beats,
+    /// Set when the program ends, or whatever else had this load.
+    ending: Stop,
     /// What was loaded last; `None` before the first load.
     loaded: Option<Loaded>,
 }
@@ -51,8 +55,9 @@ impl Loader {
         threads: &Threads,
         events: SyncSender<Item>,
         beats: Beats,
+        ending: Stop,
     ) -> Self {
-        Self { config: config.clone(), slots, threads: threads.clone(), events, beats, loaded: None }
+        Self { config: config.clone(), slots, threads: threads.clone(), events, beats, ending, loaded: None }
     }
 
     /// Name of the bundle that was loaded last.
@@ -131,36 +136,68 @@ impl Loader {
     }
 
     /// Loads the active slot, and goes back from one that cannot be loaded; `None` where that leads to the one that is
-    /// loaded already.
+    /// loaded already, and where the program ends or another slot is chosen meanwhile.
     fn load_active(&mut self, slots: &Slots) -> Result<Option<Model>> {
         let wanted = slots.state().map_or_else(|_| BUILT_IN.to_owned(), |state| state.active);
         let mut trial = Trial::begin(slots);
         let first = self.loaded.is_none();
+        let mut why: Option<String> = None;
         loop {
             let name = trial.next();
             if self.loaded.as_ref().is_some_and(|loaded| loaded.name == name) {
                 trial.worked();
-                self.tell(EventKind::BundleRefused, format!("{wanted} cannot be loaded, {name} stays"));
+                let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                self.tell(EventKind::BundleRefused, format!("{wanted} cannot be loaded, {name} stays{why}"));
                 return Ok(None);
             }
-            let opened = caught(|| Ok(trial.open(&name)?));
-            let error = match opened.and_then(|bundle| caught(|| self.load(name.clone(), bundle))) {
-                Ok(model) => {
-                    trial.worked();
-                    // What a program begins with is no news.
-                    if !first {
-                        self.tell(EventKind::BundleLoaded, name);
-                    }
-                    return Ok(Some(model));
+            let error = match self.rehearse(slots, &trial, &name) {
+                // Whatever was chosen instead is followed by the next call.
+                Err(Refusal::Stopped) => return Ok(None),
+                Err(refusal) => {
+                    trial.refused();
+                    anyhow::Error::from(refusal)
                 }
-                Err(error) => error,
+                Ok(()) => {
+                    let opened = caught(|| Ok(trial.open(&name)?));
+                    match opened.and_then(|bundle| caught(|| self.load(name.clone(), bundle))) {
+                        Ok(model) => {
+                            trial.worked();
+                            // What a program begins with is no news.
+                            if !first {
+                                self.tell(EventKind::BundleLoaded, name);
+                            }
+                            return Ok(Some(model));
+                        }
+                        Err(error) => {
+                            trial.broke();
+                            error
+                        }
+                    }
+                }
             };
             if name == BUILT_IN {
                 return Err(error);
             }
             log::error!("bundle {name}: {error:#}");
-            trial.broke();
+            why.get_or_insert_with(|| format!("{error:#}"));
         }
+    }
+
+    /// Has another process load what has not been loaded here yet, so that this one can go on whatever comes of it.
+    fn rehearse(&self, slots: &Slots, trial: &Trial<'_>, name: &str) -> Result<(), Refusal> {
+        // At the first load nothing runs yet that it could harm, and the tries of the trial outlive the program.
+        if self.loaded.is_none() || name == BUILT_IN || trial.is_proven() {
+            return Ok(());
+        }
+        let before = slots.state().ok();
+        let is_another_chosen = || {
+            let is_another = |now: State| before.as_ref().is_some_and(|before| before.active != now.active);
+            slots.state().is_ok_and(is_another)
+        };
+        rehearse(slots, name, self.config.inference.threads, || {
+            give_all(&self.beats, CALL_MAX);
+            !self.ending.is_set() && !is_another_chosen()
+        })
     }
 
     /// Loads a bundle, has it look at a picture, and embeds the labels; nothing of what was loaded before is touched until

@@ -4,6 +4,7 @@
 
 mod archives;
 mod kills;
+mod rehearsals;
 mod trust;
 
 use std::fs;
@@ -309,8 +310,13 @@ struct Watching {
 
 impl Watching {
     fn start(place: &Place, attempt: usize) -> Self {
+        Self::start_with(place, attempt, &[])
+    }
+
+    /// The same with these variables in its environment.
+    fn start_with(place: &Place, attempt: usize, variables: &[(&str, &str)]) -> Self {
         let mut command = place.spotter("run --output json --labels labels.toml --source");
-        let program = Running::start(command.arg(source(attempt)));
+        let program = Running::start(command.arg(source(attempt)).envs(variables.iter().copied()));
         let last = program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));
         Self { program, last, lost: 0 }
     }

@@ -389,6 +389,8 @@ fn the_unit_is_valid_and_leaves_little_open() {
         "Type=notify",
         "WatchdogSec=30",
         "Restart=on-failure",
+        // A bundle that takes all memory ends the process that tries it, and no other.
+        "OOMPolicy=continue",
         "StateDirectory=spotter",
         "RuntimeDirectory=spotter",
         // What camera programs need.
