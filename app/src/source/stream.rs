@@ -120,6 +120,22 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<Piece>, reuse: &Receiver
     }
 }
 
+/// The JPEG images in a whole stream, cut out of it as they are out of a pipe's; larger ones than a pipe's may be are left
+/// out. `pieces` are the stream's bytes, divided in any way, which makes no difference.
+pub fn split_jpegs<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let (mut splitter, mut frame, mut frames) = (Splitter::new(MAX_FRAME_BYTES), Vec::new(), Vec::new());
+    for piece in pieces {
+        splitter.push(piece);
+        while splitter.take_frame(&mut frame) {
+            frames.push(frame.clone());
+        }
+    }
+    while splitter.take_last(&mut frame) {
+        frames.push(frame.clone());
+    }
+    frames
+}
+
 impl Source for JpegStream {
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
         let mut start = Instant::now();
