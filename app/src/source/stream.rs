@@ -12,7 +12,7 @@ use super::command::FIRST_FRAME;
 use super::found::found;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
-use crate::supervise::supervised;
+use crate::supervise::{fault_point, supervised};
 
 /// Larger images are skipped: twice what a 64-megapixel camera writes.
 const MAX_FRAME_BYTES: usize = 32 << 20;
@@ -98,6 +98,7 @@ impl JpegStream {
 
 /// Reads until the end, an error, or until nobody listens.
 fn read_pieces(mut reader: impl Read, send: &SyncSender<Piece>, reuse: &Receiver<Vec<u8>>) {
+    fault_point("reader");
     loop {
         let mut piece = reuse.try_recv().unwrap_or_default();
         piece.resize(PIECE_BYTES, 0);

@@ -24,6 +24,7 @@ mod pictures;
 mod processors;
 mod programs;
 mod quantization;
+mod readers;
 mod reload;
 mod scores;
 mod scripts;
