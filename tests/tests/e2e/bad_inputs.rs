@@ -28,7 +28,7 @@ fn jpeg() -> Vec<u8> {
 }
 
 /// A PNG file whose header announces more pixels than it has.
-fn png_of(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn png_of(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     drawn(1).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     let mut bytes = bytes.into_inner();

@@ -5,6 +5,7 @@ mod allocations;
 mod bad_inputs;
 mod bench;
 mod board;
+mod bounds;
 mod bundles;
 mod cache;
 mod calibration;
