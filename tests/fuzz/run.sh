@@ -11,7 +11,8 @@
 # for pickle, 582,705 for bundle, at most 86 MB of memory.
 set -euo pipefail
 cd "$(dirname "$0")"
-PATH=$(dirname "$(../cargo_tool.sh cargo-fuzz 0.13.2)"):$PATH
+tool=$(../cargo_tool.sh cargo-fuzz 0.13.2)
+PATH=$(dirname "$tool"):$PATH
 export PATH RUSTC_BOOTSTRAP=1
 python3 seeds.py
 targets=("$@")

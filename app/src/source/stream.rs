@@ -261,6 +261,30 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_never_become_a_frame_are_silence_and_can_be_stopped() {
+        /// Starts of images within segments, without end.
+        struct Endless(usize);
+        impl Read for Endless {
+            fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+                const NESTED: [u8; 10] = [0xFF, 0xE0, 0, 8, 0xFF, 0xD8, 0xFF, 0xE0, 0, 2];
+                for byte in bytes.iter_mut() {
+                    *byte = NESTED[self.0 % NESTED.len()];
+                    self.0 += 1;
+                }
+                Ok(bytes.len())
+            }
+        }
+        let patience = Patience { first: Duration::from_secs(600), next: Duration::from_millis(60) };
+        let mut source = JpegStream::new("test", Cursor::new(TINY).chain(Endless(0)), true, Some(patience));
+        let (mut frame, stop) = (Frame::default(), Stop::new());
+        assert!(source.next(&mut frame, &stop).unwrap());
+        let error = source.next(&mut frame, &stop).unwrap_err();
+        assert!(matches!(error, SourceError::Silent { .. }), "{error}");
+        stop.set();
+        assert!(!source.next(&mut frame, &stop).unwrap());
+    }
+
+    #[test]
     fn read_errors_are_passed_on() {
         struct Broken;
         impl Read for Broken {

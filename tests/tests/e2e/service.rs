@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -228,6 +228,22 @@ fn a_live_source_outlives_a_reader_that_does_not_read() {
         manager.until_alive();
         manager.check_end("a stuck reader")
     });
+}
+
+/// In the log while nobody reads, and in the output once somebody does.
+#[test]
+fn lost_reports_are_told_while_they_are_lost() {
+    let place = Place::new();
+    let mut command = place.spotter("run --output json --source test://shapes?size=64x64&fps=200");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (output, errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let mut errors = BufReader::new(errors).lines();
+    let lost = errors.by_ref().map(Result::unwrap).find(|line| line.contains("lost: "));
+    assert!(lost.is_some_and(|line| line.contains("the output is too slow")), "it ended");
+    let told = BufReader::new(output).lines().map(Result::unwrap).find(|line| line.contains("reports_lost"));
+    assert!(told.is_some_and(|line| line.contains("\"event\":")), "it ended");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
