@@ -3,7 +3,7 @@
 # What is missing on the system is installed with apt, after saying so; elsewhere the packages are named.
 # Build outputs go to `target`, or where CARGO_TARGET_DIR says. CI=true makes it an error that a tool or a package which a
 # test needs is missing. What needs more than that is left out there too, and said to be: the accuracy on photographs, which
-# are not part of the repository, and known vulnerabilities, which are listed on GitHub.
+# are not part of the repository, and vulnerabilities that became known of late, which are listed on GitHub.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,9 +13,6 @@ SHELL := /bin/bash
 # Where rustup puts cargo; a new installation is not on the PATH of shells that were open before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-CARGO_DENY_VERSION := 0.20.2
-# Programs that check this one: built here, kept with the build outputs.
-TOOLS := $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 VENV := .venv
 
 # Whoever automates this gets the dependencies of Cargo.lock and no others.
@@ -34,7 +31,7 @@ help:
 	@echo 'make test    all tests'
 	@echo 'make release build spotter and model-prep as they are shipped'
 	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
-	@echo 'make deny    licences, sources and known vulnerabilities of what Spotter depends on'
+	@echo 'make deny    licences, sources, known vulnerabilities and yanked releases of what Spotter depends on'
 	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson); arm64-musl: as one static file'
 	@echo 'make armv7   build Spotter for 32-bit ARM Linux'
 	@echo 'make deb     Debian packages for amd64 and arm64; deb-test also tries them in chroots (needs root)'
@@ -74,21 +71,8 @@ lint: tools
 	cargo clippy $(LOCKED) --workspace --exclude e2e --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --workspace --no-deps
 
-# Known vulnerabilities need the advisory database, a Git repository on GitHub.
 deny: tools
-	@if [ "$$($(TOOLS)/bin/cargo-deny --version 2>/dev/null)" != 'cargo-deny $(CARGO_DENY_VERSION)' ]; then \
-	    echo 'Installing cargo-deny $(CARGO_DENY_VERSION) with cargo into $(TOOLS) (some minutes).'; \
-	    CARGO_TARGET_DIR=$(TOOLS)/build CARGO_PROFILE_DEV_DEBUG=false \
-	        cargo install cargo-deny --quiet --locked --debug --version $(CARGO_DENY_VERSION) --root $(TOOLS); \
-	    rm -rf $(TOOLS)/build; \
-	fi
-	$(TOOLS)/bin/cargo-deny $(LOCKED) check --hide-inclusion-graph licenses bans sources
-	@if $(TOOLS)/bin/cargo-deny $(LOCKED) fetch db; then \
-	    echo 'cargo-deny check advisories'; \
-	    $(TOOLS)/bin/cargo-deny $(LOCKED) check --hide-inclusion-graph advisories; \
-	else \
-	    echo '*** The advisory database could not be fetched: known vulnerabilities were NOT checked.' >&2; \
-	fi
+	@tests/deny.sh $(LOCKED)
 
 arm64: tools
 	@cross/arm64.sh

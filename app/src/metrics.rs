@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use spotter_engine::files::folder_of;
 use spotter_engine::labels::LabelEmbeddings;
@@ -18,10 +18,13 @@ use crate::config;
 use crate::recognizer::Latency;
 use crate::source::Stop;
 use crate::store;
-use crate::supervise::fault_point;
+use crate::supervise::{Beat, fault_point};
 
 /// Prometheus asks every 15 seconds to a minute.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// Writing the file takes less.
+pub(crate) const STEP_MAX: Duration = Duration::from_secs(10);
 
 /// The names of the stages, as in a report.
 const STAGES: [&str; 5] = ["capture", "decode", "preprocess", "tower", "score"];
@@ -87,10 +90,11 @@ impl Metrics {
     }
 
     /// Writes the file now and then until `stop` is set, and removes it: figures of a program that has ended mislead.
-    pub(crate) fn keep(&self, stop: &Stop) {
+    pub(crate) fn keep(&self, stop: &Stop, beat: &Beat) {
         let mut text = String::new();
         let mut warned = false;
         loop {
+            beat.give(Instant::now());
             text.clear();
             self.change(|figures| {
                 // Writing to a String cannot fail.
@@ -102,6 +106,7 @@ impl Metrics {
                 log::warn!("{}: metrics cannot be written: {error}", self.path.display());
             }
             fault_point("metrics");
+            beat.wait();
             if stop.sleep(WRITE_EVERY) {
                 break;
             }
@@ -234,7 +239,7 @@ mod tests {
         assert!(Metrics::new(&config::Metrics::default()).is_none());
         let (metrics, stop) = (Metrics::new(&config).unwrap(), Stop::new());
         std::thread::scope(|scope| {
-            let keeper = scope.spawn(|| metrics.keep(&stop));
+            let keeper = scope.spawn(|| metrics.keep(&stop, &Beat::new(None, Instant::now())));
             while !path.exists() && !keeper.is_finished() {
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -25,7 +25,7 @@ use crate::config::{Config, Governing};
 use crate::governor::Governor;
 use crate::governor::sensors::Sensors;
 use crate::live::Live;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::output::{Item, Output};
 use crate::service::Service;
 use crate::slot::Slot;
@@ -96,6 +96,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
     let metrics = Metrics::new(&config.metrics);
     let health = Health::new(&begun.opened.uri, live, options.timeout, Instant::now());
     let output_beat = Beat::new(Some(OUTPUT_STEP_MAX), Instant::now());
+    let metrics_beat = Beat::new(metrics.is_some().then_some(metrics::STEP_MAX), Instant::now());
 
     thread::scope(|scope| {
         let events = send.clone();
@@ -110,7 +111,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
         let beat = &output_beat;
         let writer = scope.spawn(move || supervised("output", || write(output, &receive, &deps.stop, beat)));
         if let Some(metrics) = &metrics {
-            scope.spawn(|| supervised("metrics", || metrics.keep(&deps.stop)));
+            scope.spawn(|| supervised("metrics", || metrics.keep(&deps.stop, &metrics_beat)));
         }
         deps.running.store(true, Ordering::Release);
         service.ready(&format!("waiting for the first frame of {described}"));
@@ -120,7 +121,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
             live,
             slot: &slot,
             health: &health,
-            output: &output_beat,
+            aside: [&output_beat, &metrics_beat],
             source: &described,
             deps,
             top_k: config.inference.top_k,

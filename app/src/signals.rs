@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 
 use crate::pipeline::Deps;
 use crate::source::command::kill_all;
-use crate::supervise::spawn;
+use crate::supervise::{fault_point, spawn};
 
 /// A loop that was asked to end and has not after this long hangs in a driver, or on a reader of its output that does
 /// not read. Everything on the disk is whole at any moment, so the program may end without it. With the rest of the way
@@ -24,6 +24,7 @@ pub(crate) fn handle(deps: &Deps) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let deps = deps.clone();
     let work = move || {
+        fault_point("signals");
         for signal in signals.forever() {
             match signal {
                 SIGHUP => deps.reload.store(true, Ordering::Release),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use error::SourceError;
 pub use shapes::{ShapesOptions, draw as draw_shapes};
 pub use stop::Stop;
+pub use stream::split_jpegs;
 pub use uri::{Uri, UriError};
 
 /// One captured frame. Its buffer is reused: a frame travels between threads by swapping it with another.

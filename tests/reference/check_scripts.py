@@ -56,7 +56,7 @@ def missing_imports(scripts):
 def main():
     files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if "target" not in path.parts]
     python = [path for path in files if path.suffix == ".py"]
-    shell = [ROOT / ".ci/run", *(path for path in files if path.suffix == ".sh")]
+    shell = [ROOT / ".ci/run", *sorted((ROOT / "tests").glob("*.sh")), *(path for path in files if path.suffix == ".sh")]
     found = list(missing_imports(python))
     print(*found, sep="\n")
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", RULES, "--output-format", "concise"]

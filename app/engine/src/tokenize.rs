@@ -91,6 +91,7 @@ pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize, Grow
     // A file that pads to one length has no empty prompt.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(file_error)?;
+    growth.check("")?;
     let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
     Ok((inner, special, growth))
 }

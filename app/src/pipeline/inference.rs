@@ -37,8 +37,8 @@ pub(super) struct Loop<'a> {
     pub(super) live: bool,
     pub(super) slot: &'a Slot,
     pub(super) health: &'a Health,
-    /// Of the output thread.
-    pub(super) output: &'a Beat,
+    /// Of the output thread, and of that of the metrics.
+    pub(super) aside: [&'a Beat; 2],
     /// What was negotiated with the source.
     pub(super) source: &'a str,
     pub(super) deps: &'a Deps,
@@ -143,7 +143,8 @@ impl Loop<'_> {
     /// Tells the service manager that this thread gets round, unless another one hangs that must live: a stuck tower or
     /// driver is seen from outside, a camera that is lost and tried again is not held against the program.
     fn tell_service(&mut self, now: Instant) {
-        if !self.health.is_stuck(now) && !self.output.is_missed(now) && !self.model.is_stuck(now) {
+        let aside = self.aside.iter().any(|beat| beat.is_missed(now));
+        if !aside && !self.health.is_stuck(now) && !self.model.is_stuck(now) {
             self.service.alive(now);
         }
         let Self { health, source, model, governor, seen, .. } = self;

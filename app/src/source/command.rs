@@ -17,7 +17,7 @@ use super::csi::is_program;
 use super::pipe::{Keeper, Pipe};
 use super::stream::{JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError, Stop};
-use crate::supervise::supervised;
+use crate::supervise::{fault_point, supervised};
 
 /// What a program gets to start a camera and measure the light before its first frame.
 pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(10);
@@ -162,6 +162,7 @@ impl Source for CommandSource {
 /// Keeps the end of what is said.
 fn listen(mut pipe: impl Read, said: &Mutex<Vec<u8>>) {
     let mut piece = [0; 1024];
+    fault_point("listener");
     loop {
         match pipe.read(&mut piece) {
             Ok(0) => return,

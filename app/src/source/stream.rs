@@ -12,7 +12,7 @@ use super::command::FIRST_FRAME;
 use super::found::found;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
-use crate::supervise::supervised;
+use crate::supervise::{fault_point, supervised};
 
 /// Larger images are skipped: twice what a 64-megapixel camera writes.
 const MAX_FRAME_BYTES: usize = 32 << 20;
@@ -98,6 +98,7 @@ impl JpegStream {
 
 /// Reads until the end, an error, or until nobody listens.
 fn read_pieces(mut reader: impl Read, send: &SyncSender<Piece>, reuse: &Receiver<Vec<u8>>) {
+    fault_point("reader");
     loop {
         let mut piece = reuse.try_recv().unwrap_or_default();
         piece.resize(PIECE_BYTES, 0);
@@ -118,6 +119,22 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<Piece>, reuse: &Receiver
             return;
         }
     }
+}
+
+/// The JPEG images in a whole stream, cut out of it as they are out of a pipe's; larger ones than a pipe's may be are left
+/// out. `pieces` are the stream's bytes, divided in any way, which makes no difference.
+pub fn split_jpegs<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let (mut splitter, mut frame, mut frames) = (Splitter::new(MAX_FRAME_BYTES), Vec::new(), Vec::new());
+    for piece in pieces {
+        splitter.push(piece);
+        while splitter.take_frame(&mut frame) {
+            frames.push(frame.clone());
+        }
+    }
+    while splitter.take_last(&mut frame) {
+        frames.push(frame.clone());
+    }
+    frames
 }
 
 impl Source for JpegStream {
@@ -241,6 +258,30 @@ mod tests {
         let thread = thread::spawn(move || source.next(&mut Frame::default(), &other).unwrap());
         stop.set();
         assert!(!thread.join().unwrap());
+    }
+
+    #[test]
+    fn bytes_that_never_become_a_frame_are_silence_and_can_be_stopped() {
+        /// Starts of images within segments, without end.
+        struct Endless(usize);
+        impl Read for Endless {
+            fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+                const NESTED: [u8; 10] = [0xFF, 0xE0, 0, 8, 0xFF, 0xD8, 0xFF, 0xE0, 0, 2];
+                for byte in bytes.iter_mut() {
+                    *byte = NESTED[self.0 % NESTED.len()];
+                    self.0 += 1;
+                }
+                Ok(bytes.len())
+            }
+        }
+        let patience = Patience { first: Duration::from_secs(600), next: Duration::from_millis(60) };
+        let mut source = JpegStream::new("test", Cursor::new(TINY).chain(Endless(0)), true, Some(patience));
+        let (mut frame, stop) = (Frame::default(), Stop::new());
+        assert!(source.next(&mut frame, &stop).unwrap());
+        let error = source.next(&mut frame, &stop).unwrap_err();
+        assert!(matches!(error, SourceError::Silent { .. }), "{error}");
+        stop.set();
+        assert!(!source.next(&mut frame, &stop).unwrap());
     }
 
     #[test]

@@ -1,9 +1,16 @@
 //! The fuzz targets, each of which takes any bytes. `tests/tests/e2e/scripts.rs` calls them, too.
 
+mod tokenizer;
+mod towers;
+
 use std::path::Path;
 
 use model_prep::checkpoint::{CheckpointError, DualEncoderConfig, Tensors};
+use spotter::source::split_jpegs;
 use spotter_engine::bundle::Bundle;
+
+pub use self::tokenizer::tokenizer;
+pub use self::towers::towers;
 
 /// A checkpoint whose `config.json` and `model.safetensors` are anything: it is refused or read, within bounds.
 pub fn checkpoint(bytes: &[u8]) {
@@ -46,6 +53,23 @@ pub fn bundle(bytes: &[u8]) {
             Err(error) => drop(error.to_string()),
         }
     });
+}
+
+/// A stream of JPEG images that is anything: it has the same images however it is divided, and no byte is in two.
+pub fn splitter(bytes: &[u8]) {
+    let images = split_jpegs([bytes]);
+    assert!(images.iter().all(|image| image.starts_with(&[0xFF, 0xD8]) && image.ends_with(&[0xFF, 0xD9])));
+    // The end marker is added where it is missing.
+    assert!(images.iter().map(Vec::len).sum::<usize>() <= bytes.len() + 2 * images.len());
+    assert!(split_jpegs(bytes.chunks(1)) == images, "bytes one by one");
+    let (mut rest, mut random) = (bytes, bytes.len() as u64);
+    let pieces = std::iter::from_fn(|| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (piece, after) = rest.split_at(rest.len().min(1 << (random >> 60)));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    });
+    assert!(split_jpegs(pieces) == images, "pieces of any size");
 }
 
 /// Calls `run` with a folder that holds these files and nothing else. It lies in memory where the system has such a

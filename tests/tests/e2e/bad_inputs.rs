@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::classify::{Place, drawn, finish, label_toml, lines};
 
@@ -27,7 +28,7 @@ fn jpeg() -> Vec<u8> {
 }
 
 /// A PNG file whose header announces more pixels than it has.
-fn png_of(width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn png_of(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     drawn(1).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     let mut bytes = bytes.into_inner();
@@ -93,7 +94,7 @@ fn pictures_that_are_none_are_named() {
 
 /// What a file may be that is none.
 #[derive(Debug, Clone, Copy)]
-enum Hostile {
+pub(crate) enum Hostile {
     Pipe,
     Folder,
     EndlessDevice,
@@ -103,7 +104,7 @@ enum Hostile {
 }
 
 impl Hostile {
-    fn make(self, path: &Path) {
+    pub(crate) fn make(self, path: &Path) {
         match self {
             Self::Pipe => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
             Self::Folder => fs::create_dir(path).unwrap(),
@@ -183,7 +184,16 @@ fn files_that_are_none_are_refused_by_every_reader() {
             if matches!(hostile, Unreadable) && File::open(place.at("hostile")).is_ok() {
                 continue;
             }
-            let done = finish(&mut place.spotter(arguments));
+            let mut done = None;
+            e2e::in_time(&format!("{arguments}, {hostile:?}"), |_| {
+                let start = Instant::now();
+                done = Some(finish(&mut place.spotter(arguments)));
+                let took = start.elapsed();
+                // What is no error has pictures looked at.
+                let most = e2e::patience(Duration::from_secs(if part.is_some() { 1 } else { 10 }));
+                if took < most { Ok(()) } else { Err(format!("{took:?}")) }
+            });
+            let done = done.unwrap();
             let (code, stderr) = (done.code, &done.stderr);
             match part {
                 None => assert_eq!(code, Some(0), "{arguments}, {hostile:?}: {stderr}"),

@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::bad_inputs::Hostile;
 use crate::classify::{DEADLINE, Line, Place, Running, label_toml};
 
 /// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something; slower with
@@ -264,6 +265,34 @@ fn a_file_deleted_and_made_anew() {
         fs::write(place.at("labels.toml"), label_toml(&NEW)).unwrap();
         watching.until(&NEW, &[&OLD, &NEW]);
         assert_eq!(watching.swaps, 1);
+        watching.end().map(drop)
+    });
+}
+
+#[test]
+fn a_file_that_becomes_none_is_told_and_the_next_one_applies() {
+    e2e::in_time("what is no file", |attempt| {
+        let place = Place::new();
+        plain(&place);
+        let labels = place.at("labels.toml");
+        let mut watching = Watching::start(&place, &labels, attempt);
+        for (hostile, expected) in [
+            (Hostile::Pipe, "found a named pipe"),
+            (Hostile::Folder, "found a directory"),
+            (Hostile::EndlessDevice, "found a device"),
+            (Hostile::Sparse, "larger than"),
+        ] {
+            fs::remove_file(&labels).unwrap();
+            hostile.make(&labels);
+            watching.until_said(expected);
+            // Written into, a pipe would wait for its reader.
+            let removed = if labels.is_dir() { fs::remove_dir(&labels) } else { fs::remove_file(&labels) };
+            removed.unwrap();
+            place.labels("labels.toml", &OLD);
+        }
+        assert_eq!(watching.swaps, 0);
+        place.labels("labels.toml", &NEW);
+        watching.until(&NEW, &[&OLD, &NEW]);
         watching.end().map(drop)
     });
 }

@@ -111,14 +111,24 @@ fn mutated(seed: &[u8], spread: &mut Spread) -> Vec<u8> {
 /// What `tests/fuzz/run.sh` does for long: no panic, whatever the bytes.
 #[test]
 fn fuzz_targets_take_their_seeds_and_what_is_near_them() {
-    const MUTATIONS: usize = 300;
+    struct Target {
+        name: &'static str,
+        run: fn(&[u8]),
+        mutations: usize,
+    }
+    let targets = [
+        Target { name: "checkpoint", run: fuzz::checkpoint, mutations: 300 },
+        Target { name: "pickle", run: fuzz::pickle, mutations: 300 },
+        Target { name: "bundle", run: fuzz::bundle, mutations: 300 },
+        Target { name: "splitter", run: fuzz::splitter, mutations: 300 },
+        // Each prepares a tower.
+        Target { name: "towers", run: fuzz::towers, mutations: 80 },
+        Target { name: "tokenizer", run: fuzz::tokenizer, mutations: 300 },
+    ];
     let folder = tempfile::tempdir().unwrap();
     let seeds = run("python3".as_ref(), "tests/fuzz/seeds.py", &[folder.path().as_ref()]);
     assert_eq!(seeds, "");
-    type Target = fn(&[u8]);
-    let targets: [(&str, Target); 3] =
-        [("checkpoint", fuzz::checkpoint), ("pickle", fuzz::pickle), ("bundle", fuzz::bundle)];
-    for (name, target) in targets {
+    for Target { name, run, mutations } in targets {
         let mut seeds: Vec<PathBuf> =
             fs::read_dir(folder.path().join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
         seeds.sort();
@@ -126,11 +136,11 @@ fn fuzz_targets_take_their_seeds_and_what_is_near_them() {
         let mut spread = Spread(7);
         for seed in &seeds {
             let seed = fs::read(seed).unwrap();
-            target(&seed);
-            for _ in 0..MUTATIONS / seeds.len() {
-                target(&mutated(&seed, &mut spread));
+            run(&seed);
+            for _ in 0..mutations / seeds.len() {
+                run(&mutated(&seed, &mut spread));
             }
         }
-        println!("{name}: {} seeds, {MUTATIONS} mutations", seeds.len());
+        println!("{name}: {} seeds, {mutations} mutations", seeds.len());
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -243,6 +243,22 @@ fn a_live_source_outlives_a_reader_that_does_not_read() {
     });
 }
 
+/// In the log while nobody reads, and in the output once somebody does.
+#[test]
+fn lost_reports_are_told_while_they_are_lost() {
+    let place = Place::new();
+    let mut command = place.spotter("run --output json --source test://shapes?size=64x64&fps=200");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (output, errors) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let mut errors = BufReader::new(errors).lines();
+    let lost = errors.by_ref().map(Result::unwrap).find(|line| line.contains("lost: "));
+    assert!(lost.is_some_and(|line| line.contains("the output is too slow")), "it ended");
+    let told = BufReader::new(output).lines().map(Result::unwrap).find(|line| line.contains("reports_lost"));
+    assert!(told.is_some_and(|line| line.contains("\"event\":")), "it ended");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let place = Place::new();
@@ -274,22 +290,35 @@ fn a_stuck_computing_thread_gives_no_sign_of_life_and_ends_all_the_same() {
     });
 }
 
+/// Drawn without end.
+const SHAPES: &str = "test://shapes?size=64x64&fps=50";
+
 /// What a thread is made to do by a fault, in a program that has one of each kind.
-fn with_fault(place: &Place, fault: &str) -> Command {
+fn with_fault(place: &Place, fault: &str, source: &str) -> Command {
     place.labels("labels.toml", &["red circle"]);
-    place.write("spotter.toml", "[metrics]\nfile = \"figures.prom\"\n");
-    let arguments = "--config spotter.toml --labels labels.toml --source test://shapes?size=64x64&fps=50";
-    let mut command = place.spotter(&format!("run --output json {arguments}"));
+    place.write("spotter.toml", format!("source = \"{source}\"\n[metrics]\nfile = \"figures.prom\"\n"));
+    let mut command = place.spotter("run --output json --config spotter.toml --labels labels.toml");
     command.env("SPOTTER_TEST_FAULT", fault);
     command
 }
 
 #[test]
 fn a_panic_in_any_thread_ends_the_program() {
-    for thread in ["capture", "inference", "output", "metrics", "watcher"] {
+    let program = "exec:cat recording.mjpeg";
+    for (thread, source) in [
+        ("capture", SHAPES),
+        ("inference", SHAPES),
+        ("output", SHAPES),
+        ("metrics", SHAPES),
+        ("watcher", SHAPES),
+        ("signals", SHAPES),
+        ("reader", program),
+        ("listener", program),
+    ] {
         let place = Place::new();
+        place.write("recording.mjpeg", recording(3));
         let errors = File::create(place.at("errors")).unwrap();
-        let mut command = with_fault(&place, &format!("panic {thread}"));
+        let mut command = with_fault(&place, &format!("panic {thread}"), source);
         let mut child = command.stdout(Stdio::null()).stderr(errors).spawn().unwrap();
         let code = wait(&mut child, thread);
         let errors = std::fs::read_to_string(place.at("errors")).unwrap();
@@ -300,18 +329,22 @@ fn a_panic_in_any_thread_ends_the_program() {
     }
 }
 
-/// Of the capture thread and the computing one it is shown above, by sources and outputs that hang.
+/// Of the capture thread it is shown above, by a pipe that stays silent.
 #[test]
 fn a_thread_that_hangs_gives_no_sign_of_life() {
-    for thread in ["output", "watcher"] {
-        let place = Place::new();
-        let command = with_fault(&place, &format!("hang {thread}"));
-        let mut manager = Manager::start_with(&place, command, Stdio::null(), Stdio::null());
-        manager.until("READY=1");
-        manager.until_silent();
-        assert!(manager.child.try_wait().unwrap().is_none(), "{thread}: {:?}", manager.said);
-        assert!(!manager.said.iter().any(|said| said.contains("STOPPING")), "{thread}: {:?}", manager.said);
-    }
+    std::thread::scope(|scope| {
+        for thread in ["inference", "output", "metrics", "watcher"] {
+            scope.spawn(move || {
+                let place = Place::new();
+                let command = with_fault(&place, &format!("hang {thread}"), SHAPES);
+                let mut manager = Manager::start_with(&place, command, Stdio::null(), Stdio::null());
+                manager.until("READY=1");
+                manager.until_silent();
+                assert!(manager.child.try_wait().unwrap().is_none(), "{thread}: {:?}", manager.said);
+                assert!(!manager.said.iter().any(|said| said.contains("STOPPING")), "{thread}: {:?}", manager.said);
+            });
+        }
+    });
 }
 
 #[test]

@@ -3,29 +3,35 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokenizers::{NormalizedString, Normalizer as _, NormalizerWrapper};
 
-use super::TokenizeError;
+use super::{TokenizeError, file_error, guarded};
 
 /// Bytes that a prompt may become. The library keeps some 40 bytes for each while it works.
 const NORMALIZED_BYTES_MAX: u64 = 4 << 20;
 
-/// Bytes of a prompt that every tokenizer must have room for.
-const PROMPT_BYTES: u64 = 100;
-
 /// Bytes that one byte of text becomes at most, where a step's type says nothing of it: U+FDFA in NFKC, 3 bytes, becomes 33.
 const COMPATIBILITY: u64 = 11;
 
-/// An upper bound of what the normalizer of a tokenizer makes of a text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Bounds what the normalizer of a tokenizer makes of a text.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Growth {
     steps: Vec<Step>,
 }
 
-/// One step makes at most `(bytes + 1) * factor + added` of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One step, which makes at most `(bytes + 1) * factor + added` of a text.
+#[derive(Debug, Clone, PartialEq)]
 struct Step {
     factor: u64,
     added: u64,
+    /// As in the file.
+    normalizer: Value,
+}
+
+impl Step {
+    fn bytes(&self, bytes: u64) -> u64 {
+        bytes.saturating_add(1).saturating_mul(self.factor).saturating_add(self.added)
+    }
 }
 
 /// The part of a `tokenizer.json` that changes text.
@@ -39,38 +45,35 @@ impl Growth {
     /// Reads the normalizer in the content of a `tokenizer.json`.
     ///
     /// # Errors
-    /// It is not JSON, or a short prompt may already become too long.
+    /// The content is not JSON.
     pub(crate) fn of(json: &[u8]) -> Result<Self, TokenizeError> {
-        let file_error = |message: String| TokenizeError::File { message };
-        let File { normalizer } = serde_json::from_slice(json).map_err(|error| file_error(error.to_string()))?;
+        let File { normalizer } =
+            serde_json::from_slice(json).map_err(|error| TokenizeError::File { message: error.to_string() })?;
         let mut steps = Vec::new();
         add_steps(&normalizer, &mut steps);
-        let growth = Self { steps };
-        let bytes = growth.bytes(PROMPT_BYTES);
-        if bytes > NORMALIZED_BYTES_MAX {
-            return Err(file_error(format!(
-                "its normalizers may make {bytes} bytes of a prompt of {PROMPT_BYTES}, expected at most \
-                 {NORMALIZED_BYTES_MAX}"
-            )));
-        }
-        Ok(growth)
+        Ok(Self { steps })
     }
 
     /// Refuses a prompt that may become too long.
+    ///
+    /// Where the product of all bounds is too large, which it is for many a good tokenizer and a prompt of some thousand
+    /// bytes, each step is bounded by the text that the steps before really made.
     pub(crate) fn check(&self, prompt: &str) -> Result<(), TokenizeError> {
         let found_bytes = prompt.len() as u64;
-        let normalized_bytes = self.bytes(found_bytes);
-        if normalized_bytes <= NORMALIZED_BYTES_MAX {
+        if self.steps.iter().fold(found_bytes, |bytes, step| step.bytes(bytes)) <= NORMALIZED_BYTES_MAX {
             return Ok(());
         }
-        Err(TokenizeError::Length { found_bytes, normalized_bytes, bytes_max: NORMALIZED_BYTES_MAX })
-    }
-
-    /// What a text of so many bytes may become.
-    fn bytes(&self, bytes: u64) -> u64 {
-        self.steps
-            .iter()
-            .fold(bytes, |bytes, step| bytes.saturating_add(1).saturating_mul(step.factor).saturating_add(step.added))
+        let mut text = NormalizedString::from(prompt);
+        for step in &self.steps {
+            let normalized_bytes = step.bytes(text.get().len() as u64);
+            if normalized_bytes > NORMALIZED_BYTES_MAX {
+                return Err(TokenizeError::Length { found_bytes, normalized_bytes, bytes_max: NORMALIZED_BYTES_MAX });
+            }
+            let normalizer: NormalizerWrapper =
+                serde_json::from_value(step.normalizer.clone()).map_err(|error| file_error(error.into()))?;
+            guarded(|| normalizer.normalize(&mut text)).map_err(file_error)?;
+        }
+        Ok(())
     }
 }
 
@@ -101,7 +104,7 @@ fn add_steps(normalizer: &Value, steps: &mut Vec<Step>) {
             _ => COMPATIBILITY,
         };
     }
-    steps.push(Step { factor, added });
+    steps.push(Step { factor, added, normalizer: normalizer.clone() });
 }
 
 /// Bytes of the longest text that a SentencePiece table puts in the place of another.
@@ -132,7 +135,7 @@ mod tests {
     fn steps_are_bounded_by_what_they_may_put_in() {
         let check = |what: &str, normalizer: &str, bytes: u64, expected: u64| {
             let growth = growth(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert_eq!(growth.bytes(bytes), expected, "{what}");
+            assert_eq!(growth.steps.iter().fold(bytes, |bytes, step| step.bytes(bytes)), expected, "{what}");
         };
         check("none", "null", 7, 7);
         check("a letter", &replace(r#"{"String": "a"}"#, "bcd"), 9, 30);
@@ -152,15 +155,29 @@ mod tests {
     }
 
     #[test]
-    fn chains_and_prompts_that_grow_beyond_measure_are_refused() {
-        let doubled = |count: usize| sequence(&vec![replace(r#"{"String": "a"}"#, "aa"); count]);
-        let few = growth(&doubled(5)).expect("32 times as long");
-        assert!(few.check(&"a".repeat(100_000)).is_ok());
-        let error = few.check(&"a".repeat(200_000)).expect_err("6 MB").to_string();
-        assert!(error.contains("200000 bytes") && error.contains("4194304"), "{error}");
-        for normalizer in [doubled(30), doubled(10_000), replace(r#"{"Regex": ""}"#, &"a".repeat(50_000))] {
-            let error = growth(&normalizer).expect_err("too long").to_string();
-            assert!(error.contains("a prompt of 100, expected at most 4194304"), "{error}");
-        }
+    fn prompts_that_grow_beyond_measure_are_refused() {
+        let doubled = |letter: &str, count: usize| {
+            let step = replace(&format!(r#"{{"String": "{letter}"}}"#), &letter.repeat(2));
+            sequence(&vec![step; count])
+        };
+        let check = |what: &str, normalizer: &str, prompt: &str, fits: bool| {
+            let growth = growth(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
+            match growth.check(prompt) {
+                Ok(()) => assert!(fits, "{what}: taken"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!fits && error.contains(&format!("prompt of {} bytes", prompt.len())), "{what}: {error}");
+                    assert!(error.contains("at most 4194304"), "{what}: {error}");
+                }
+            }
+        };
+        check("32 times as long", &doubled("a", 5), &"a".repeat(100_000), true);
+        check("6 MB", &doubled("a", 5), &"a".repeat(200_000), false);
+        check("1 GiB times as long", &doubled("a", 30), &"a".repeat(100), false);
+        check("many that change nothing", &doubled("b", 500), &"a".repeat(100), true);
+        check("out of nothing", &replace(r#"{"Regex": ""}"#, &"a".repeat(50_000)), &"b".repeat(100), false);
+        let out_of_nothing = sequence(&[r#"{"type": "Prepend", "prepend": "aa"}"#.to_owned(), doubled("a", 30)]);
+        check("an empty prompt stays so", &out_of_nothing, "", true);
+        check("a prefix that grows", &out_of_nothing, "b", false);
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Splitter {
     open_segment: Option<Segment>,
     /// Bytes of segments that may still be searched for images.
     budget: u64,
+    /// What is before this place of the stream was counted into the budget.
+    budgeted: u64,
     trailing: Trailing,
     max_frame_bytes: usize,
     garbage_bytes: u64,
@@ -131,6 +133,7 @@ impl Splitter {
             has_scan: false,
             open_segment: None,
             budget: BUDGET_BYTES,
+            budgeted: 0,
             trailing: Trailing::default(),
             max_frame_bytes,
             garbage_bytes: 0,
@@ -174,7 +177,6 @@ impl Splitter {
             self.state = State::Segment(moved(segment));
         }
         self.buffer.extend_from_slice(bytes);
-        self.budget = (self.budget + BUDGET_PER_BYTE * bytes.len() as u64).min(BUDGET_MAX_BYTES);
     }
 
     /// Replaces `frame` by the next image, from SOI to EOI; `false` when more bytes are needed.
@@ -205,40 +207,42 @@ impl Splitter {
     /// After the last bytes: says whether `frame` was replaced by an image that the end of the stream ends. To be called
     /// until it says no.
     pub(super) fn take_last(&mut self, frame: &mut Vec<u8>) -> bool {
-        if self.take_frame(frame) {
-            return true;
-        }
-        let len = self.buffer.len();
-        let end = match self.state {
-            State::Between => {
-                self.skip_gap(len);
-                self.end_gap();
+        loop {
+            if self.take_frame(frame) {
+                return true;
+            }
+            let len = self.buffer.len();
+            let end = match self.state {
+                State::Between => {
+                    self.skip_gap(len);
+                    self.end_gap();
+                    return false;
+                }
+                // What follows it is too short to hold the start of another image.
+                State::Segment(segment) if segment.end <= len => {
+                    self.has_scan |= segment.code == SOS;
+                    len
+                }
+                State::Segment(segment) => {
+                    // A segment that reaches beyond the end was none, and images may lie where it was taken to be.
+                    if let Some(next) = self.image_in(Segment { end: len, ..segment }, true) {
+                        if let Step::Whole { end, next } = self.cut(segment.marker, next)
+                            && self.hand_on(frame, end, next)
+                        {
+                            return true;
+                        }
+                        continue;
+                    }
+                    segment.marker
+                }
+                State::Marker | State::Scan => len,
+            };
+            if !self.has_scan {
+                self.give_up(len, "it ends before its pixels");
                 return false;
             }
-            // What follows it is too short to hold the start of another image.
-            State::Segment(segment) if segment.end <= len => {
-                self.has_scan |= segment.code == SOS;
-                len
-            }
-            State::Segment(segment) => {
-                // A segment that reaches beyond the end was none, and images may lie where it was taken to be.
-                if let Some(next) = self.image_in(Segment { end: len, ..segment }, true) {
-                    if let Step::Whole { end, next } = self.cut(segment.marker, next)
-                        && self.hand_on(frame, end, next)
-                    {
-                        return true;
-                    }
-                    return self.take_last(frame);
-                }
-                segment.marker
-            }
-            State::Marker | State::Scan => len,
-        };
-        if !self.has_scan {
-            self.give_up(len, "it ends before its pixels");
-            return false;
+            return self.hand_on(frame, end, len);
         }
-        self.hand_on(frame, end, len)
     }
 
     /// Copies the image before `end` to `frame`, with EOI; `false` where it belongs to the one before.
@@ -370,11 +374,20 @@ impl Splitter {
         Step::Again
     }
 
+    /// Counts the bytes before this place of the stream into the budget; those that came in behind it count later, so that
+    /// what is found does not depend on the size of the pieces.
+    fn count_into_budget(&mut self, place: u64) {
+        let bytes = place.saturating_sub(self.budgeted);
+        self.budgeted += bytes;
+        self.budget = (self.budget + BUDGET_PER_BYTE * bytes).min(BUDGET_MAX_BYTES);
+    }
+
     /// Where the first image starts that a segment of any content holds; not where all of them end in it too, as
     /// thumbnails do, unless the segment is `cut`. `None` too where the budget is spent.
     fn image_in(&mut self, segment: Segment, cut: bool) -> Option<usize> {
-        let from = segment.marker + 2;
-        let content = self.buffer.get(from..segment.end.min(self.buffer.len()))?;
+        let (from, end) = (segment.marker + 2, segment.end.min(self.buffer.len()));
+        self.count_into_budget(self.base + end as u64);
+        let content = self.buffer.get(from..end)?;
         if self.budget < 2 * content.len() as u64 {
             return None;
         }

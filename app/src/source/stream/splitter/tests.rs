@@ -20,7 +20,12 @@ fn plain(fill: u8) -> Vec<u8> {
 
 /// Feeds `stream` in pieces of changing size, to its end; gives the images and what was left out.
 fn split(stream: &[u8], seed: u64) -> (Vec<Vec<u8>>, Skipped) {
-    let mut splitter = Splitter::new(MAX);
+    split_within(MAX, stream, seed)
+}
+
+/// The same with images of up to `max_frame_bytes`.
+fn split_within(max_frame_bytes: usize, stream: &[u8], seed: u64) -> (Vec<Vec<u8>>, Skipped) {
+    let mut splitter = Splitter::new(max_frame_bytes);
     let (mut frames, mut frame, mut rest, mut random) = (Vec::new(), Vec::new(), stream, seed);
     while !rest.is_empty() {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -167,6 +172,26 @@ fn images_that_belong_to_another_are_left_out() {
     for cut in 0..one.len() {
         split(&one[..cut], 1);
     }
+}
+
+#[test]
+fn pieces_make_no_difference_where_the_budget_is_spent() {
+    const LEVELS: u64 = 100;
+    let a = plain(1);
+    // Segments of 60,000 bytes that all end in stray bytes, each in the one before: all of each would be searched.
+    let level = [0xFF, SOI, 0xFF, 0xE1, 0xEA, 0x60];
+    let stream = [level.repeat(LEVELS as usize), vec![7; 61_000], a.clone(), vec![0; 200_000], a.clone()].concat();
+    let (frames, skipped) = split_within(1 << 20, &stream, 0);
+    assert_eq!(frames, [a.clone(), a]);
+    assert!((2..LEVELS).contains(&skipped.images), "{skipped:?}");
+    for seed in 1..8 {
+        assert_eq!(split_within(1 << 20, &stream, seed), (frames.clone(), skipped.clone()), "pieces {seed}");
+    }
+    // Starts within segments that all reach beyond the end, as many as fit.
+    let starts = [0xFF, SOI, 0xFF, 0xE0, 0xFF, 0xFF].repeat(10_000);
+    let (frames, skipped) = split_within(1 << 20, &starts, 0);
+    assert!(frames.is_empty());
+    assert_eq!(split_within(1 << 20, &starts, 1), (frames, skipped));
 }
 
 #[test]
