@@ -185,7 +185,8 @@ fn read_file(path: &Path) -> (Cache, u64) {
 fn replay(path: &Path, cache: &mut Cache) -> u64 {
     let bytes = match files::read(path, CACHE_BYTES_MAX) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return 0,
+        // Where the folder is none, the file's message has said so.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return 0,
         Err(error) => {
             log::warn!("{}: the label cache's journal cannot be read ({error})", path.display());
             return 0;

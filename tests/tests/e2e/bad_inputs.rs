@@ -403,7 +403,7 @@ fn a_broken_picture_in_a_folder_is_skipped() {
 fn a_picture_that_the_model_cannot_look_at_is_skipped() {
     let place = Place::new();
     fs::create_dir(place.at("bundle")).unwrap();
-    for file in ["vision.onnx", "text.onnx", "tokenizer.json"] {
+    for file in ["vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"] {
         fs::copy(e2e::root().join("config/demo").join(file), place.at("bundle").join(file)).unwrap();
     }
     // Of so elongated a picture this leaves no column.
