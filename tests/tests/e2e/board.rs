@@ -181,9 +181,10 @@ fn changes(place: &Place, arguments: &str) -> Option<Vec<(String, bool)>> {
     assert!(done.code == Some(0) || arguments.starts_with("doctor"), "{arguments}: {}", done.stderr);
     let text = fs::read_to_string(&trace).unwrap();
     assert!(text.contains("openat("), "strace saw nothing: {text}");
+    let roots = [place.state(), "/dev".into(), "/proc".into()];
     let lines = text.lines().filter(|line| changes_files(line)).map(|line| {
         let paths = paths(line, &place.at(""));
-        let inside = |path: &PathBuf| path.starts_with(place.state()) || path.starts_with("/dev");
+        let inside = |path: &PathBuf| roots.iter().any(|root| path.starts_with(root));
         (line.to_owned(), !paths.is_empty() && paths.iter().all(inside))
     });
     Some(lines.collect())

@@ -104,6 +104,10 @@ impl Place {
         self.state().join("label-cache.safetensors")
     }
 
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.state().join("label-cache.journal")
+    }
+
     /// A drawn picture as a PNG file.
     pub(crate) fn picture(&self, name: &str, number: u64) -> PathBuf {
         let mut png = Cursor::new(Vec::new());
