@@ -23,8 +23,8 @@ FORMATS = ["yuyv", "uyvy", "nv12", "rgb24", "grey"]
 
 SLOW = os.environ.get("SPOTTER_SLOW") == "1"
 
-# Labelled frames over which memory must not grow, of the demo model where there is time, else of a tiny one.
-MANY_FRAMES = 2000 if SLOW else 1000
+# Labelled frames over which memory must not grow: some of the demo model where there is time, else more of a tiny one.
+MANY_FRAMES = 600 if SLOW else 1000
 TINY = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/tiny/checkpoint"
 
 # What the driver can be told to say, and to do.
