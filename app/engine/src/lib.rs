@@ -14,7 +14,7 @@ pub mod bundle;
 pub mod console;
 pub mod files;
 pub mod labels;
-mod linear_i8;
+mod fused;
 pub mod marks;
 pub mod picture;
 pub mod preprocess;

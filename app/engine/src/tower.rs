@@ -1,6 +1,6 @@
 //! Loading and running the two towers.
 //!
-//! A tower whose graph `linear_i8` understands runs there, fused; any other runs in tract as it is. The image
+//! A tower whose graph `fused` understands runs there, fused; any other runs in tract as it is. The image
 //! tower has one fixed shape. The text tower takes as many tokens as a prompt has.
 
 mod error;
@@ -18,7 +18,7 @@ use prost::Message as _;
 use tract_onnx::pb;
 
 use crate::bundle::{self, Bundle, Dim};
-use crate::linear_i8::{self, Inputs, OnnxFile, Outcome, Program, Runner};
+use crate::fused::{self, Inputs, OnnxFile, Outcome, Program, Runner};
 use crate::score::normalize;
 
 pub use error::TowerError;
@@ -152,9 +152,9 @@ fn prepare(
     check_graph(tower, &file.graph, spec)?;
     check_axes(tower, &file.graph)?;
     let outcome = if threads.fused {
-        linear_i8::interpret(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
+        fused::interpret(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
     } else {
-        Outcome::Unrecognized(linear_i8::Unrecognized::on_request())
+        Outcome::Unrecognized(fused::Unrecognized::on_request())
     };
     match outcome {
         Outcome::Program(mut program) => {
@@ -164,7 +164,7 @@ fn prepare(
                 return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
             }
             check_positions(tower, inputs, &program)?;
-            linear_i8::load(&mut program, &mut file, threads.kernels).map_err(error)?;
+            fused::load(&mut program, &mut file, threads.kernels).map_err(error)?;
             let runner = Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
             let layers = profile::Layers::fused(&runner);
             Ok((Engine::Fused(Box::new(runner)), layers))

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use crate::linear_i8::{INT4, int4_at};
+use crate::fused::{INT4, int4_at};
 
 /// Puts floats in the place of every `DequantizeLinear` of 4-bit integers. They are as large as float weights are.
 ///

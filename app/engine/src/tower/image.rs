@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView4};
 
 use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
 use crate::bundle::{Bundle, Manifest};
-use crate::linear_i8::{Input, Inputs};
+use crate::fused::{Input, Inputs};
 
 /// The image tower: normalised pixels in, normalised embedding out.
 ///

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tract_onnx::pb;
 
-use crate::linear_i8::{Input, Op, Program, Runner, Unrecognized, Weights};
+use crate::fused::{Input, Op, Program, Runner, Unrecognized, Weights};
 
 /// What a layer mostly does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,8 +118,8 @@ impl Layers {
 /// Multiplications and additions of a step, for the most tokens.
 fn work(program: &Program, op: &Op) -> Work {
     let rows = |value: usize| match program.values[value].rows {
-        crate::linear_i8::Rows::Tokens => program.tokens,
-        crate::linear_i8::Rows::One => 1,
+        crate::fused::Rows::Tokens => program.tokens,
+        crate::fused::Rows::One => 1,
     };
     let product = |weights: &Weights, rows: usize| {
         let (size, int8) = match weights {

@@ -6,7 +6,7 @@ use ndarray::Array2;
 
 use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
 use crate::bundle::{Bundle, Manifest, Padding, Positions};
-use crate::linear_i8::{Input, Inputs};
+use crate::fused::{Input, Inputs};
 use crate::tokenize::{Encoding, Tokenizer};
 
 /// The text tower with its tokenizer: prompt in, normalised embedding out.

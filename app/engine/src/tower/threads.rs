@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::TowerError;
-use crate::linear_i8::{Kernels, Pool};
+use crate::fused::{Kernels, Pool};
 
 /// Stands among the names of kernels for a tower that is left to tract.
 const TRACT: &str = "tract";

@@ -1,4 +1,4 @@
-//! Towers that [`crate::linear_i8`] does not understand, run by tract as they are.
+//! Towers that [`crate::fused`] does not understand, run by tract as they are.
 //!
 //! A text tower is prepared for a few sequence lengths, each when the first prompt needs it, so that a short prompt does
 //! not pay for the longest.

@@ -31,32 +31,32 @@ macro_rules! row_functions {
     ($fma:literal, $signed:literal $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
         fn quantize(row: &[f32], out: &mut [u8]) -> (f32, i32) {
-            $crate::linear_i8::kernels::rows::quantize::<$signed>(row, out)
+            $crate::fused::kernels::rows::quantize::<$signed>(row, out)
         }
 
         $(#[target_feature(enable = $features)])?
         fn layer_norm(row: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
-            $crate::linear_i8::kernels::rows::layer_norm::<$fma>(row, gamma, beta, epsilon, out);
+            $crate::fused::kernels::rows::layer_norm::<$fma>(row, gamma, beta, epsilon, out);
         }
 
         $(#[target_feature(enable = $features)])?
         fn softmax(row: &mut [f32]) -> f32 {
-            $crate::linear_i8::kernels::rows::softmax::<$fma>(row)
+            $crate::fused::kernels::rows::softmax::<$fma>(row)
         }
 
         $(#[target_feature(enable = $features)])?
         fn softmax_u8(row: &mut [f32], out: &mut [u8]) -> f32 {
-            $crate::linear_i8::kernels::rows::softmax_bytes::<$fma, $signed>(row, out)
+            $crate::fused::kernels::rows::softmax_bytes::<$fma, $signed>(row, out)
         }
 
         $(#[target_feature(enable = $features)])?
         fn activate(
-            activation: $crate::linear_i8::kernels::Activation,
+            activation: $crate::fused::kernels::Activation,
             values: &mut [f32],
             width: usize,
             stride: usize,
         ) {
-            $crate::linear_i8::kernels::rows::activate::<$fma>(activation, values, width, stride);
+            $crate::fused::kernels::rows::activate::<$fma>(activation, values, width, stride);
         }
     };
 }

@@ -4,7 +4,7 @@ use tract_onnx::pb;
 
 use super::attributes::{input, int, ints};
 use super::{Inputs, Interpreter, Known, Meaning, Order, Rows, View, unknown};
-use crate::linear_i8::program::Op;
+use crate::fused::program::Op;
 
 impl Interpreter<'_, '_> {
     pub(super) fn reshape(&mut self, node: &pb::NodeProto) -> Known<Meaning> {

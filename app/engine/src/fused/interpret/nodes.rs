@@ -7,8 +7,8 @@ use super::function::{gelu, gelu_tanh};
 use super::{
     Function, Inputs, Interpreter, Known, Meaning, Order, PATCHES_MAX, Patches, Rows, Terms, View, Weights, unknown,
 };
-use crate::linear_i8::file::INT4;
-use crate::linear_i8::program::{Attention, Op};
+use crate::fused::file::INT4;
+use crate::fused::program::{Attention, Op};
 
 impl Interpreter<'_, '_> {
     /// Gives the node's output its meaning.

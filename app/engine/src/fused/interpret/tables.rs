@@ -6,7 +6,7 @@ use tract_onnx::pb;
 
 use super::attributes::{input, int};
 use super::{Index, Interpreter, Known, Meaning, Rows, Table, unknown};
-use crate::linear_i8::program::Op;
+use crate::fused::program::Op;
 
 impl Interpreter<'_, '_> {
     /// The last row of a table is the largest index.

@@ -4,7 +4,7 @@ use tract_onnx::pb;
 
 use super::attributes::input;
 use super::{Function, Inputs, Interpreter, Known, Meaning, Rows, ScoreBias, Terms, Weights, unknown};
-use crate::linear_i8::program::Op;
+use crate::fused::program::Op;
 
 impl Interpreter<'_, '_> {
     /// Sums, differences, products and quotients.

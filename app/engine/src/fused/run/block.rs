@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::{Input, Quantized, Scratch, Work, read};
-use crate::linear_i8::int4;
-use crate::linear_i8::kernels::{Activation, Kernels, Matrix};
-use crate::linear_i8::program::{Index, Op, Patches, Rows, Table, ValueId, View, Weights};
+use crate::fused::int4;
+use crate::fused::kernels::{Activation, Kernels, Matrix};
+use crate::fused::program::{Index, Op, Patches, Rows, Table, ValueId, View, Weights};
 
 /// A block of rows, and its values.
 pub(super) struct Block<'a, 'b> {

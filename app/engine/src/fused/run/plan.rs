@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::linear_i8::program::{Op, Program, Rows};
+use crate::fused::program::{Op, Program, Rows};
 
 /// Rows of a block: few enough for the block's values to stay in a core's second-level cache (a feed-forward block of
 /// 3072 floats for 64 rows is 768 KiB), many enough for the weights' way from memory to be worth it.

@@ -3,7 +3,7 @@
 //! Exporters write GELU in half a dozen ways. Instead of knowing the ways, a chain of elementwise nodes is computed at
 //! sample points; what agrees with a known activation at all of them is that activation.
 
-use crate::linear_i8::kernels::Activation;
+use crate::fused::kernels::Activation;
 
 /// Points that tell the known activations apart by far more than rounding.
 const POINTS: [f64; 9] = [-4.0, -2.3, -1.1, -0.35, 0.0, 0.2, 0.9, 1.7, 3.1];
