@@ -8,12 +8,14 @@
 mod archive;
 mod content;
 mod foreign;
+mod kind;
 mod manifest;
 mod read;
 mod write;
 
 pub use archive::Archive;
 pub use foreign::found_instead;
+pub use kind::TowerKind;
 pub use manifest::{
     Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
     MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,

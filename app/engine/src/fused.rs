@@ -11,12 +11,13 @@ mod interpret;
 mod kernels;
 mod load;
 mod program;
+mod quantized;
 mod run;
 
 pub(crate) use file::{INT4, OnnxFile};
 pub(crate) use int4::at as int4_at;
 pub(crate) use interpret::{Inputs, Outcome, Unrecognized, interpret};
-pub(crate) use kernels::{Kernels, Pool};
+pub(crate) use kernels::{Kernels, Pool, lock};
 pub(crate) use load::load;
 pub(crate) use program::{Op, Program, Rows, Weights};
 pub(crate) use run::{Input, Runner};

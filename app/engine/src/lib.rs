@@ -12,9 +12,11 @@
 pub mod aside;
 pub mod bundle;
 pub mod console;
+pub mod embedding;
 pub mod files;
-pub mod labels;
 mod fused;
+pub mod hash;
+pub mod labels;
 pub mod marks;
 pub mod picture;
 pub mod preprocess;

@@ -1,4 +1,4 @@
-//! Text from outside, made fit for one line of a terminal or a log, and bytes as text.
+//! Text from outside, made fit for one line of a terminal or a log.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -18,16 +18,6 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// A path in one line: as [`printable`], with U+FFFD in place of bytes that are not UTF-8.
 pub fn printable_path(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
-}
-
-/// Bytes as lower-case hexadecimal digits, two for each.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// Serialises a path, or none, with U+FFFD in place of bytes that are not UTF-8, which formats of text cannot hold. For
@@ -71,13 +61,6 @@ mod tests {
     use std::os::unix::ffi::OsStrExt as _;
 
     use super::*;
-
-    #[test]
-    fn bytes_have_two_digits_each() {
-        for (bytes, expected) in [(&b""[..], ""), (b"\0", "00"), (b"\x0f\xa0\xff", "0fa0ff")] {
-            assert_eq!(hex(bytes), expected);
-        }
-    }
 
     #[test]
     fn what_could_forge_a_line_is_escaped() {

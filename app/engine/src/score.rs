@@ -10,8 +10,7 @@ pub use batch::LossError;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Manifest;
-use crate::labels::LabelEmbeddings;
+use crate::embedding::LabelEmbeddings;
 
 /// Largest logit scale: `exp(88)` still fits a 32-bit float, above it every logit would be infinite. A larger one counts
 /// as this.
@@ -84,11 +83,6 @@ impl ScoringKind {
 }
 
 impl Scoring {
-    /// What a bundle's manifest says.
-    pub fn of(manifest: &Manifest) -> Self {
-        Self { logit_scale: manifest.logit_scale, logit_bias: manifest.logit_bias, kind: manifest.scoring }
-    }
-
     /// Factor and bias; logits of cosines are finite with them.
     fn factor_and_bias(&self) -> (f32, f32) {
         let bias = self.logit_bias.unwrap_or(0.0).clamp(-LOGIT_BIAS_MAX, LOGIT_BIAS_MAX);
@@ -112,16 +106,6 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
     }
     scores.sort_by(|a, b| b.logit.total_cmp(&a.logit));
     scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
-}
-
-/// Divides `embedding` by its L2 norm; false where that is zero or not finite.
-pub fn normalize(embedding: &mut [f32]) -> bool {
-    let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
-    if !norm.is_finite() || norm == 0.0 {
-        return false;
-    }
-    embedding.iter_mut().for_each(|v| *v /= norm);
-    true
 }
 
 /// `1 / (1 + exp(-x))`, by the form whose exponential cannot overflow.

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use prost::Message as _;
 use tract_onnx::pb;
 
-use crate::bundle::{self, Bundle, Dim};
+use crate::bundle::{self, Bundle, Dim, TowerKind};
+use crate::embedding::normalize;
 use crate::fused::{self, Inputs, OnnxFile, Outcome, Program, Runner};
-use crate::score::normalize;
 
 pub use error::TowerError;
 pub use image::ImageTower;
@@ -39,7 +39,7 @@ impl Engine {
     fn exchanged(
         &self,
         other: &Self,
-        tower: &'static str,
+        tower: TowerKind,
         chosen: &dyn Fn(&str) -> bool,
     ) -> Result<(Self, profile::Layers), TowerError> {
         let error = |why: &str| TowerError::Exchange { tower, why: why.to_owned() };
@@ -72,7 +72,7 @@ impl Output {
     }
 
     /// Turns what the engine gave into what is `wanted`.
-    fn finish(self, tower: &'static str, wanted: Self, values: &mut [f32]) -> Result<(), TowerError> {
+    fn finish(self, tower: TowerKind, wanted: Self, values: &mut [f32]) -> Result<(), TowerError> {
         match (self, wanted) {
             (Self::Embedding, Self::Features) => return Err(TowerError::NoFeatures { tower }),
             (Self::Features, Self::Embedding) if !normalize(values) => return Err(TowerError::NotFinite { tower }),
@@ -109,7 +109,7 @@ fn checked<T>(
 
 /// Reads and prepares a graph. Whatever a graph says, this ends in a tower or in an error.
 fn load(
-    tower: &'static str,
+    tower: TowerKind,
     source: Box<dyn Source + '_>,
     spec: &bundle::Tower,
     inputs: Inputs<'_>,
@@ -129,7 +129,7 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// A prompt may be no longer than the table of positions.
-fn check_positions(tower: &'static str, inputs: Inputs<'_>, program: &Program) -> Result<(), TowerError> {
+fn check_positions(tower: TowerKind, inputs: Inputs<'_>, program: &Program) -> Result<(), TowerError> {
     let Inputs::Tokens { tokens_max, first_position, .. } = inputs else { return Ok(()) };
     let most = program.positions_max.saturating_add(1).saturating_sub(first_position);
     if tokens_max <= most {
@@ -140,7 +140,7 @@ fn check_positions(tower: &'static str, inputs: Inputs<'_>, program: &Program) -
 }
 
 fn prepare(
-    tower: &'static str,
+    tower: TowerKind,
     mut source: Box<dyn Source + '_>,
     spec: &bundle::Tower,
     inputs: Inputs<'_>,
@@ -193,7 +193,7 @@ fn prepare(
 }
 
 /// Names and fixed axes of the graph's inputs, and the number of outputs, must be those of the manifest.
-fn check_graph(tower: &'static str, graph: &pb::GraphProto, spec: &bundle::Tower) -> Result<(), TowerError> {
+fn check_graph(tower: TowerKind, graph: &pb::GraphProto, spec: &bundle::Tower) -> Result<(), TowerError> {
     let is_constant = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
     let found: Vec<_> = graph.input.iter().filter(|input| !is_constant(&input.name)).collect();
     let join = |names: Vec<&str>| names.join(", ");
@@ -214,7 +214,7 @@ fn check_graph(tower: &'static str, graph: &pb::GraphProto, spec: &bundle::Tower
 }
 
 /// Axes must be some that a tensor may have: what prepares a graph counts up to them.
-fn check_axes(tower: &'static str, graph: &pb::GraphProto) -> Result<(), TowerError> {
+fn check_axes(tower: TowerKind, graph: &pb::GraphProto) -> Result<(), TowerError> {
     const AXES: std::ops::RangeInclusive<i64> = -16..=16;
     for node in &graph.node {
         for attribute in node.attribute.iter().filter(|own| matches!(own.name.as_str(), "axis" | "axes" | "perm")) {
@@ -229,7 +229,7 @@ fn check_axes(tower: &'static str, graph: &pb::GraphProto) -> Result<(), TowerEr
 }
 
 /// A fixed axis of the manifest must have the same extent in the graph where the graph says it.
-fn check_input(tower: &'static str, spec: &bundle::TensorSpec, input: &pb::ValueInfoProto) -> Result<(), TowerError> {
+fn check_input(tower: TowerKind, spec: &bundle::TensorSpec, input: &pb::ValueInfoProto) -> Result<(), TowerError> {
     use pb::tensor_shape_proto::dimension::Value as DimValue;
     let Some(pb::type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         return Ok(());

@@ -6,7 +6,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
+use crate::hash::{Hasher, sha256};
 
 /// Bytes of a block. Smaller ones take more memory for their digests (half a thousandth here), larger ones more time where
 /// reading jumps.
@@ -25,7 +25,7 @@ pub(super) struct Blocks {
 pub(super) struct BlockHasher {
     digests: Vec<[u8; 32]>,
     bytes: u64,
-    hash: Sha256,
+    hasher: Hasher,
     /// Bytes of the block that is being hashed.
     filled: usize,
 }
@@ -34,7 +34,7 @@ impl BlockHasher {
     pub(super) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.filled));
-            self.hash.update(piece);
+            self.hasher.update(piece);
             self.filled += piece.len();
             self.bytes += piece.len() as u64;
             if self.filled == BLOCK_BYTES {
@@ -45,9 +45,7 @@ impl BlockHasher {
     }
 
     fn end_block(&mut self) {
-        let mut digest = [0; 32];
-        digest.copy_from_slice(&std::mem::take(&mut self.hash).finalize());
-        self.digests.push(digest);
+        self.digests.push(std::mem::take(&mut self.hasher).finish());
         self.filled = 0;
     }
 
@@ -111,9 +109,9 @@ impl Checked {
         let bytes = (self.blocks.bytes - start).min(BLOCK_BYTES as u64) as usize;
         self.block.resize(bytes, 0);
         file.read_exact_at(&mut self.block, start)?;
-        let found = Sha256::digest(&self.block);
+        let found = sha256(&self.block);
         let expected = usize::try_from(number).ok().and_then(|number| self.blocks.digests.get(number));
-        if expected.is_none_or(|expected| found[..] != expected[..]) {
+        if expected.is_none_or(|expected| found != *expected) {
             let message = format!("bytes {start} to {} were changed after they were checked", start + bytes as u64);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }

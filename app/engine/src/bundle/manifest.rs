@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::BundleError;
+use crate::hash::parse_hex;
 use crate::preprocess::{MAX_SIDE, PreprocessError, Preprocessor, Recipe, Size};
-use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, ScoringKind};
+use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, Scoring, ScoringKind};
 
 /// Version of the bundle format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -418,6 +419,11 @@ impl Manifest {
         Preprocessor::for_size(&self.preprocess, Size { height, width })
     }
 
+    /// Logit scale, logit bias and kind of scoring, as [`crate::score::score`] takes them.
+    pub fn scoring(&self) -> Scoring {
+        Scoring { logit_scale: self.logit_scale, logit_bias: self.logit_bias, kind: self.scoring }
+    }
+
     fn validate(&self, path: &str) -> Result<(), BundleError> {
         let check = |ok: bool, field: &'static str, expected: &str, found: String| {
             if ok {
@@ -430,8 +436,8 @@ impl Manifest {
         for (file, bytes_max) in self.files().into_iter().zip(sizes_max) {
             let plain = !file.name.is_empty() && !file.name.contains(['/', '\\']) && !file.name.starts_with('.');
             check(plain && file.name != MANIFEST_FILE, "file.name", "a plain file name", file.name.clone())?;
-            let hex = file.sha256.len() == 64 && file.sha256.bytes().all(|b| b.is_ascii_hexdigit());
-            check(hex, "file.sha256", "64 hexadecimal digits", file.sha256.clone())?;
+            let is_hash = parse_hex::<32>(&file.sha256).is_some();
+            check(is_hash, "file.sha256", "64 hexadecimal digits", file.sha256.clone())?;
             let wanted = format!("at most {bytes_max} for {:?}", file.name);
             check(file.bytes <= bytes_max, "file.bytes", &wanted, file.bytes.to_string())?;
         }

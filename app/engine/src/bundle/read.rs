@@ -5,17 +5,12 @@ use std::collections::BTreeMap;
 use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::archive::{Archive, MANIFEST_BYTES_MAX, Tar};
 use super::content::{Content, Piece};
 use super::foreign::{self, not_a_bundle};
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
-use crate::printable::hex;
+use crate::hash::{Hasher, hex, sha256};
 use crate::{files, marks};
-
-/// Bytes that are hashed at a time: few enough for a cache, many enough for system calls not to matter.
-const HASH_BYTES: usize = 256 << 10;
 
 /// An opened bundle: a checked manifest, and files that are checked as they are read.
 #[derive(Debug)]
@@ -91,7 +86,7 @@ impl Bundle {
     /// The content of a file that the manifest names, once its SHA-256 has been checked.
     pub fn read(&self, file: &FileEntry) -> Result<Cow<'static, [u8]>, BundleError> {
         let bytes = self.place.read(&file.name, file.bytes)?;
-        self.compare_hash(file, sha256_hex(&bytes))?;
+        self.compare_hash(file, hex(&sha256(&bytes)))?;
         Ok(bytes)
     }
 
@@ -103,16 +98,9 @@ impl Bundle {
     /// Checks the SHA-256 of a file that the manifest names without ever holding the whole file.
     pub(crate) fn check_hash(&self, file: &FileEntry) -> Result<(), BundleError> {
         let io = |source| BundleError::Io { path: self.path_of(file).into(), source };
-        let (mut content, mut hash) = (self.open_file(file)?, Sha256::new());
-        let mut bytes = vec![0; HASH_BYTES];
-        loop {
-            let count = content.read(&mut bytes).map_err(io)?;
-            if count == 0 {
-                break;
-            }
-            hash.update(&bytes[..count]);
-        }
-        self.compare_hash(file, hex(&hash.finalize()))
+        let (mut content, mut hasher) = (self.open_file(file)?, Hasher::new());
+        hasher.update_from(&mut content).map_err(io)?;
+        self.compare_hash(file, hasher.finish_hex())
     }
 
     fn compare_hash(&self, file: &FileEntry, found: String) -> Result<(), BundleError> {
@@ -210,9 +198,4 @@ impl Place {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         BundleError::Io { path: self.path_of(name).into(), source }
     }
-}
-
-/// Lower-case hexadecimal SHA-256 of `bytes`.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
 }

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
 use crate::aside::Aside;
-use crate::printable::hex;
+use crate::hash::Hasher;
 
 /// Where the new bundle lies in the folder beside its place, and where an old one, which it replaces, waits.
 const NEW: &str = "new";
@@ -89,7 +88,7 @@ impl Writer {
     pub fn create(&mut self, part: Part) -> Result<NewFile<'_>, BundleError> {
         let path = self.folder.join(part.name());
         let file = File::create(&path).map_err(|source| BundleError::Io { path: path.clone(), source })?;
-        Ok(NewFile { writer: self, part, path, file, hash: Sha256::new(), bytes: 0 })
+        Ok(NewFile { writer: self, part, path, file, hasher: Hasher::new(), bytes: 0 })
     }
 
     /// Writes a file that is in memory.
@@ -164,7 +163,7 @@ pub struct NewFile<'a> {
     part: Part,
     path: PathBuf,
     file: File,
-    hash: Sha256,
+    hasher: Hasher,
     bytes: u64,
 }
 
@@ -172,7 +171,7 @@ impl NewFile<'_> {
     /// Ends the file, which is on the disk then.
     pub fn finish(self) -> Result<(), BundleError> {
         self.file.sync_all().map_err(|source| BundleError::Io { path: self.path.clone(), source })?;
-        let (name, sha256) = (self.part.name().to_owned(), hex(&self.hash.finalize()));
+        let (name, sha256) = (self.part.name().to_owned(), self.hasher.finish_hex());
         self.writer.files.push(FileEntry { name, bytes: self.bytes, sha256 });
         Ok(())
     }
@@ -181,7 +180,7 @@ impl NewFile<'_> {
 impl Write for NewFile<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
-        self.hash.update(&bytes[..count]);
+        self.hasher.update(&bytes[..count]);
         self.bytes += count as u64;
         Ok(count)
     }

@@ -6,7 +6,7 @@
 //! softmax does not see, and leaves the range of the bytes to what differs between tokens.
 
 use super::kernels::{HEAD_DIM_MAX, Kernels, Matrix, PackedF32, PackedI8, scale_of};
-use super::run::Quantized;
+use super::quantized::Quantized;
 
 /// Memory for one head.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ mod neon;
 
 pub(crate) use heads::{HEAD_DIM_MAX, scale_of};
 pub(crate) use packed::{Layout, Matrix, PackedF32, PackedI8, QuantizedRows, signed};
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, lock};
 pub(crate) use rows::Activation;
 
 /// What an int8 panel kernel reads and writes. [`Kernels::panel_i8`] has checked every extent.

@@ -8,13 +8,14 @@ mod plan;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::block::Block;
 use self::plan::{BLOCKS_PER_THREAD, Phase, Sharing, input_width, patch_width, phases, place_values, share};
 use super::attention::{Head, HeadScratch};
-use super::kernels::{Kernels, Matrix, Pool, QuantizedRows};
+use super::kernels::{Kernels, Matrix, Pool, lock};
 use super::program::{Attention, Op, Pooling, Program, Rows, ValueId, View};
+use super::quantized::Quantized;
 
 /// What a tower is given.
 #[derive(Debug, Clone, Copy)]
@@ -58,57 +59,6 @@ struct Scratch {
     quantized: Quantized,
     /// For attention in float and in int8; without room where there is none.
     heads: [HeadScratch; 2],
-}
-
-/// Quantised rows with room for the widest.
-#[derive(Debug)]
-pub(super) struct Quantized {
-    values: Vec<u8>,
-    stride: usize,
-    scales: Vec<f32>,
-    zero_points: Vec<i32>,
-}
-
-impl Quantized {
-    pub(super) fn new(rows: usize, width: usize) -> Self {
-        Self {
-            values: vec![0; rows * stride_of(width)],
-            stride: 0,
-            scales: vec![0.0; rows],
-            zero_points: vec![0; rows],
-        }
-    }
-
-    /// Starts over, for rows of `width` values.
-    pub(super) fn start(&mut self, width: usize) {
-        self.stride = stride_of(width);
-    }
-
-    /// Row `row`'s bytes, scale and zero point.
-    pub(super) fn row(&mut self, row: usize) -> (&mut [u8], &mut f32, &mut i32) {
-        let values = &mut self.values[row * self.stride..][..self.stride];
-        (values, &mut self.scales[row], &mut self.zero_points[row])
-    }
-
-    pub(super) fn quantize(&mut self, kernels: &Kernels, row: usize, x: &[f32]) {
-        let (values, scale, zero_point) = self.row(row);
-        (*scale, *zero_point) = kernels.quantize(x, values);
-    }
-
-    pub(super) fn rows(&self, count: usize) -> QuantizedRows<'_> {
-        QuantizedRows {
-            values: &self.values,
-            stride: self.stride,
-            scales: &self.scales[..count],
-            zero_points: &self.zero_points[..count],
-        }
-    }
-}
-
-/// Whole cache lines, and one more where rows would otherwise all fall into the same few sets of the cache.
-fn stride_of(width: usize) -> usize {
-    let lines = width.div_ceil(64);
-    (lines + usize::from(lines.is_multiple_of(4))) * 64
 }
 
 impl Runner {
@@ -354,10 +304,6 @@ impl Work<'_> {
         let mut context = write(&runner.contexts[index]);
         scratch[usize::from(attention.int8)].attend(runner.kernels, &head, &mut context);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {

@@ -5,15 +5,13 @@
 //! recognised as such and never gives a score.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
-use crate::bundle::Manifest;
 
 use super::journal::{self, Ending, Record};
+use super::key::Key;
+use crate::hash::Hasher;
 
 /// Most sentences that the cache holds, which is more than a label set may have; with 512 values each it then takes about
 /// 24 MiB of flash.
@@ -21,10 +19,6 @@ pub const ENTRIES_MAX: usize = 12_288;
 
 /// Names the layout below; another value means a file of another release.
 const FORMAT: &str = "spotter-label-cache-1";
-
-/// SHA-256 over the inputs of a cached value: for an embedding these are text tower, tokenizer, template and prompt.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key([u8; 32]);
 
 /// Sentence embeddings by key.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -69,60 +63,6 @@ pub enum CacheError {
         /// The tensor's name.
         name: String,
     },
-}
-
-impl Key {
-    /// The key of one sentence under a bundle's text tower.
-    pub fn new(manifest: &Manifest, template: &str, prompt: &str) -> Self {
-        Self::of(&[&manifest.text.file.sha256, &tokenizer(manifest), template, prompt])
-    }
-
-    /// The key of a value that a bundle's tokenizer and these parts determine.
-    pub fn of_tokenizer(manifest: &Manifest, parts: &[&str]) -> Self {
-        let tokenizer = tokenizer(manifest);
-        Self::of(&[&[tokenizer.as_str()][..], parts].concat())
-    }
-
-    /// The key of a value that these parts determine.
-    pub fn of(parts: &[&str]) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        Self(hash.finalize().into())
-    }
-
-    pub(super) fn bytes(&self) -> [u8; 32] {
-        self.0
-    }
-
-    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    fn parse(hex: &str) -> Option<Self> {
-        if hex.len() != 64 || !hex.is_ascii() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 impl Cache {
@@ -253,26 +193,19 @@ impl Cache {
     }
 }
 
-/// Names a bundle's tokenizer: its limit, its padding and its further steps change ids too, though its file stays the same.
-fn tokenizer(manifest: &Manifest) -> String {
-    serde_json::to_string(&manifest.tokenizer).unwrap_or_default()
-}
-
 fn checksum(entries: &BTreeMap<Key, Vec<f32>>, remarks: &str) -> String {
-    let mut hash = Sha256::new();
+    let mut hasher = Hasher::new();
     for (key, values) in entries {
-        hash.update(key.0);
-        hash.update((values.len() as u64).to_le_bytes());
-        values.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        hasher.update(key.bytes());
+        hasher.update((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|v| hasher.update(v.to_le_bytes()));
     }
-    hash.update(remarks);
-    Key(hash.finalize().into()).to_string()
+    hasher.update(remarks);
+    hasher.finish_hex()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::bundle::tests::manifest;
 
@@ -297,27 +230,6 @@ mod tests {
         assert!(before.is_changed());
         let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
         assert_eq!((after.remarks(&key), after.remarks(&other)), (Some(&["a line".to_owned()][..]), None));
-    }
-
-    #[test]
-    fn keys_name_the_tokenizer_and_every_part() {
-        let base = manifest(8);
-        let mut longer = base.clone();
-        longer.tokenizer.max_length += 1;
-        let mut padded = base.clone();
-        padded.tokenizer.pad_id += 1;
-        let keys = BTreeSet::from([
-            Key::of_tokenizer(&base, &["1", "labels"]),
-            Key::of_tokenizer(&longer, &["1", "labels"]),
-            Key::of_tokenizer(&padded, &["1", "labels"]),
-            Key::of_tokenizer(&base, &["1labels"]),
-            Key::of_tokenizer(&base, &["2", "labels"]),
-            Key::new(&base, "1", "labels"),
-            Key::new(&longer, "1", "labels"),
-            Key::new(&padded, "1", "labels"),
-        ]);
-        assert_eq!(keys.len(), 8);
-        assert!(keys.contains(&Key::of_tokenizer(&manifest(8), &["1", "labels"])));
     }
 
     #[test]

@@ -4,9 +4,8 @@
 //! Behind [`MARK`] each record is: the length of its content (4 bytes, little-endian), the content, and the first 8 bytes of
 //! the content's SHA-256. The content is a kind, a key of 32 bytes, and the values as little-endian f32, or lines as JSON.
 
-use sha2::{Digest, Sha256};
-
-use super::cache::Key;
+use super::key::Key;
+use crate::hash::sha256;
 
 /// How the file begins.
 pub(super) const MARK: &[u8; 8] = b"sptjrnl1";
@@ -116,7 +115,7 @@ pub(super) fn read(bytes: &[u8]) -> (Vec<Record>, usize, Ending) {
 }
 
 fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let hash = Sha256::digest(content);
+    let hash = sha256(content);
     std::array::from_fn(|index| hash[index])
 }
 

@@ -1,6 +1,6 @@
 //! Why a tower could not be loaded or run.
 
-use crate::bundle::BundleError;
+use crate::bundle::{BundleError, TowerKind};
 use crate::tokenize::TokenizeError;
 
 /// Why a tower could not be loaded or run.
@@ -15,16 +15,16 @@ pub enum TowerError {
     /// The graph cannot be read or prepared.
     #[error("{tower} tower: the ONNX graph cannot be prepared: {message}")]
     Load {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
         /// What was found, outermost first.
         message: String,
     },
     /// The graph's inputs or output are not those of the manifest.
     #[error("{tower} tower: {what}: expected {expected} as the manifest says, found {found} in the ONNX graph")]
     Mismatch {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
         /// What was compared.
         what: String,
         /// The manifest's value.
@@ -35,8 +35,8 @@ pub enum TowerError {
     /// The input has the wrong number of values.
     #[error("{tower} tower: expected {expected} input values, found {found}")]
     Input {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
         /// Values wanted.
         expected: usize,
         /// Values given.
@@ -45,16 +45,14 @@ pub enum TowerError {
     /// tract failed while running the graph.
     #[error("{tower} tower: the run failed: {message}")]
     Run {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
         /// tract's messages, outermost first.
         message: String,
     },
     /// A token id or type is not in the table that it chooses from.
-    #[error("{tower} tower: {what} {found} is not in the table, which ends at {last}")]
+    #[error("text tower: {what} {found} is not in the table, which ends at {last}")]
     Token {
-        /// `text`.
-        tower: &'static str,
         /// Token id, token type or position id.
         what: &'static str,
         /// The value given.
@@ -81,21 +79,21 @@ pub enum TowerError {
     /// The embedding is not finite, or all zeros: the weights or the input hold NaN or infinity.
     #[error("{tower} tower: the embedding is not finite or is zero; check the bundle with `model-prep verify`")]
     NotFinite {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
     },
     /// Layers of two towers cannot be exchanged.
     #[error("{tower} tower: layers cannot be exchanged: {why}")]
     Exchange {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
         /// What stands against it.
         why: String,
     },
     /// The graph gives the embedding after its division by the L2 norm only.
     #[error("{tower} tower: this bundle has no features before normalisation; export the checkpoint again")]
     NoFeatures {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
     },
 }

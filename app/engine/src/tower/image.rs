@@ -5,7 +5,7 @@ use std::io::{Cursor, Read, Seek};
 use ndarray::{Array2, ArrayView4};
 
 use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
-use crate::bundle::{Bundle, Manifest};
+use crate::bundle::{Bundle, Manifest, TowerKind};
 use crate::fused::{Input, Inputs};
 
 /// The image tower: normalised pixels in, normalised embedding out.
@@ -40,7 +40,8 @@ impl ImageTower {
     fn from_source(source: Box<dyn Source + '_>, manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
         let image_size = manifest.image_size();
         let inputs = Inputs::Pixels(image_size);
-        let (engine, layers) = load("image", source, &manifest.vision, inputs, manifest.projection_dim, threads)?;
+        let (engine, layers) =
+            load(TowerKind::Image, source, &manifest.vision, inputs, manifest.projection_dim, threads)?;
         let output = Output::of(&manifest.vision);
         Ok(Self { engine, layers, output, image_size, projection_dim: manifest.projection_dim })
     }
@@ -48,7 +49,7 @@ impl ImageTower {
     /// This tower with the weights that `other`, the same tower with weights stored in another way, has in the layers
     /// whose names ([`super::Layer::name`]) are `chosen`. All three share the weights.
     pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
-        let (engine, layers) = self.engine.exchanged(&other.engine, "image", chosen)?;
+        let (engine, layers) = self.engine.exchanged(&other.engine, TowerKind::Image, chosen)?;
         let Self { output, image_size, projection_dim, .. } = *self;
         Ok(Self { engine, layers, output, image_size, projection_dim })
     }
@@ -97,11 +98,11 @@ impl ImageTower {
             Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), out, None),
             Engine::Tract(towers) => towers.image(pixels, self.image_size, out)?,
         }
-        self.output.finish("image", wanted, out)
+        self.output.finish(TowerKind::Image, wanted, out)
     }
 
     fn check(&self, pixels: &[f32], embedding: &[f32]) -> Result<(), TowerError> {
-        let tower = "image";
+        let tower = TowerKind::Image;
         let expected = 3 * self.image_size[0] * self.image_size[1];
         if pixels.len() != expected {
             return Err(TowerError::Input { tower, expected, found: pixels.len() });

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tract_onnx::pb;
 
-use crate::fused::{Input, Op, Program, Runner, Unrecognized, Weights};
+use crate::fused::{Input, Op, Program, Runner, Unrecognized, Weights, lock};
 
 /// What a layer mostly does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Layers {
             out,
             Some(&|next| {
                 let now = clock();
-                let mut current = current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut current = lock(&current);
                 if let (Some(step), since) = *current {
                     let time: &AtomicU64 = &times[step];
                     time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::io::{Cursor, Read, Seek};
 use ndarray::Array2;
 
 use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
-use crate::bundle::{Bundle, Manifest, Padding, Positions};
+use crate::bundle::{Bundle, Manifest, Padding, Positions, TowerKind};
 use crate::fused::{Input, Inputs};
 use crate::tokenize::{Encoding, Tokenizer};
 
@@ -65,7 +65,7 @@ impl TextTower {
         let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length, first_position };
         // What was trained on one length may look at the last token, which a tail would move.
         let tail = spec.padding == Padding::Longest && names.iter().any(|name| name == "attention_mask");
-        let (mut engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;
+        let (mut engine, layers) = load(TowerKind::Text, source, &manifest.text, inputs, projection_dim, threads)?;
         if let (Engine::Tract(towers), false) = (&mut engine, tail) {
             towers.prepare_exact_lengths();
         }
@@ -76,7 +76,7 @@ impl TextTower {
 
     /// As [`super::ImageTower::exchanged`].
     pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
-        let (engine, layers) = self.engine.exchanged(&other.engine, "text", chosen)?;
+        let (engine, layers) = self.engine.exchanged(&other.engine, TowerKind::Text, chosen)?;
         let Self { output, max_length, projection_dim, .. } = *self;
         Ok(Self { engine, layers, output, tokenizer: self.tokenizer.clone(), max_length, projection_dim })
     }
@@ -131,7 +131,7 @@ impl TextTower {
     }
 
     fn run(&mut self, encoding: &Encoding, out: &mut [f32], wanted: Output) -> Result<(), TowerError> {
-        let tower = "text";
+        let tower = TowerKind::Text;
         if out.len() != self.projection_dim {
             return Err(TowerError::Input { tower, expected: self.projection_dim, found: out.len() });
         }
@@ -147,7 +147,7 @@ impl TextTower {
     }
 
     fn check(&self, encoding: &Encoding) -> Result<(), TowerError> {
-        let (tower, found) = ("text", encoding.ids.len());
+        let (tower, found) = (TowerKind::Text, encoding.ids.len());
         if found == 0 || found > self.max_length {
             return Err(TowerError::Input { tower, expected: self.max_length, found });
         }
@@ -165,7 +165,7 @@ impl TextTower {
         ] {
             let outside = |value: &&i64| !usize::try_from(**value).is_ok_and(|value| value <= last);
             if let Some(found) = values.iter().find(outside) {
-                return Err(TowerError::Token { tower, what, found: *found, last });
+                return Err(TowerError::Token { what, found: *found, last });
             }
         }
         Ok(())

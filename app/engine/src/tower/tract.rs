@@ -11,7 +11,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::{InferenceModel, InferenceModelExt as _};
 
 use super::{Inputs, Threads, TowerError, guarded};
-use crate::bundle;
+use crate::bundle::{self, TowerKind};
 use crate::tokenize::Encoding;
 
 /// Sequence lengths that the text tower is prepared for, besides the tokenizer's maximum: a short prompt in a
@@ -39,7 +39,7 @@ pub(super) struct Towers {
 
 impl Towers {
     pub(super) fn load(
-        tower: &'static str,
+        tower: TowerKind,
         onnx: &pb::ModelProto,
         spec: &bundle::Tower,
         inputs: Inputs<'_>,
@@ -146,7 +146,7 @@ impl Towers {
 /// A parsed ONNX graph whose inputs still have open axes.
 #[derive(Debug, Clone)]
 struct Graph {
-    tower: &'static str,
+    tower: TowerKind,
     model: InferenceModel,
     output: usize,
 }
@@ -176,14 +176,14 @@ impl Graph {
     }
 }
 
-fn gave_up(tower: &'static str) -> TowerError {
+fn gave_up(tower: TowerKind) -> TowerError {
     TowerError::Run { tower, message: "its graph makes no sense of this input; export the checkpoint again".into() }
 }
 
-fn load_error(tower: &'static str, error: &TractError) -> TowerError {
+fn load_error(tower: TowerKind, error: &TractError) -> TowerError {
     TowerError::Load { tower, message: format!("{error:#}") }
 }
 
-fn run_error(tower: &'static str, error: &TractError) -> TowerError {
+fn run_error(tower: TowerKind, error: &TractError) -> TowerError {
     TowerError::Run { tower, message: format!("{error:#}") }
 }

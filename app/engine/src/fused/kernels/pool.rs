@@ -273,7 +273,7 @@ fn spin_until(ready: impl Fn() -> bool) -> bool {
     })
 }
 
-/// What the mutexes here guard is valid at any time, also after a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks a mutex whose value is valid at any time, also after a panic of the thread that held it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Input, Quantized, Scratch, Work, read};
+use super::{Input, Scratch, Work, read};
 use crate::fused::int4;
 use crate::fused::kernels::{Activation, Kernels, Matrix};
 use crate::fused::program::{Index, Op, Patches, Rows, Table, ValueId, View, Weights};
+use crate::fused::quantized::Quantized;
 
 /// A block of rows, and its values.
 pub(super) struct Block<'a, 'b> {
