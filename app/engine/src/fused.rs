@@ -14,7 +14,7 @@ mod program;
 mod quantized;
 mod run;
 
-pub(crate) use file::{INT4, OnnxFile};
+pub(crate) use file::OnnxFile;
 pub(crate) use int4::at as int4_at;
 pub(crate) use interpret::{Inputs, Outcome, Unrecognized, interpret};
 pub(crate) use kernels::{Kernels, Pool, lock};

@@ -18,6 +18,7 @@ mod fused;
 pub mod hash;
 pub mod labels;
 pub mod marks;
+pub mod onnx;
 pub mod picture;
 pub mod preprocess;
 pub mod printable;

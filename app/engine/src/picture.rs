@@ -31,7 +31,7 @@ use self::budget::{check_bytes, check_size, decoder_bytes, upright_bytes};
 pub use budget::{MAX_BYTES, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
 pub use foreign::{Foreign, START_BYTES, foreign};
 pub use gif::Damage as GifDamage;
-pub use jpeg::{JpegDecoder, JpegError};
+pub use jpeg::{JpegDecoder, JpegError, marker as jpeg_marker};
 
 /// Endings of the names of picture files, by which they are told from others in a folder.
 pub const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];

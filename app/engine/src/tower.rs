@@ -35,8 +35,8 @@ enum Engine {
 }
 
 impl Engine {
-    /// This with those layers of `other` whose names are chosen; both share the weights.
-    fn exchanged(
+    /// Returns a copy that has the weights of `other` in the layers that are `chosen`. All three share the weights.
+    fn with_layers_from(
         &self,
         other: &Self,
         tower: TowerKind,
@@ -44,10 +44,10 @@ impl Engine {
     ) -> Result<(Self, profile::Layers), TowerError> {
         let error = |why: &str| TowerError::Exchange { tower, why: why.to_owned() };
         let (Self::Fused(ours), Self::Fused(theirs)) = (self, other) else {
-            return Err(error("a tower that is left to tract cannot be taken apart"));
+            return Err(error("a tower that tract runs has no layers to exchange"));
         };
-        let exchanged = ours.program().exchanged(theirs.program(), chosen);
-        let (program, count) = exchanged.ok_or_else(|| error("the two are not the same graph"))?;
+        let mixed = ours.program().with_layers_from(theirs.program(), chosen);
+        let (program, count) = mixed.ok_or_else(|| error("the two towers have different graphs"))?;
         if count == 0 {
             return Err(error("no layer with weights has the name"));
         }

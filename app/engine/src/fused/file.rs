@@ -10,6 +10,8 @@ use prost::Message as _;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
 
+use crate::onnx::INT4;
+
 /// Data up to this size is decoded with the graph: scales, biases and shapes.
 const SMALL_BYTES: u64 = 1 << 14;
 
@@ -22,9 +24,6 @@ const NODES_MAX: usize = 1 << 14;
 
 /// Bytes that are turned into floats at a time.
 const PIECE_BYTES: usize = 1 << 18;
-
-/// ONNX's number for signed integers of 4 bits, which is newer than the messages here.
-pub(crate) const INT4: i32 = 22;
 
 /// Where the bytes of a tower come from.
 pub(crate) trait Source: Read + Seek {}

@@ -279,7 +279,7 @@ impl Interpreter<'_, '_> {
     }
 
     fn push(&mut self, name: &str, op: Op) {
-        self.program.steps.push(Step { name: name.to_owned(), op });
+        self.program.steps.push(Step::new(name, op));
     }
 
     /// The value called `name` as rows; a function of rows is computed now, as a step called `step`.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::kernels::{Activation, PackedF32, PackedI8};
+use crate::onnx::layer_of_node;
 
 /// A value, by its number.
 pub(crate) type ValueId = usize;
@@ -183,11 +184,22 @@ pub(crate) enum Op {
     Attention(Attention),
 }
 
-/// An operation with the name of the ONNX node that it ends in.
+/// An operation of a program.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
+    /// Name of the output of the ONNX node that it was made of; for merged layers, of the first one's.
     pub(crate) name: String,
+    /// Names of the layers whose weights it has: none, one, or several that were merged.
+    pub(crate) layers: Vec<String>,
     pub(crate) op: Op,
+}
+
+impl Step {
+    /// A step of one node, whose output is called `name`.
+    pub(crate) fn new(name: &str, op: Op) -> Self {
+        let layers = if op.has_weights() { vec![layer_of_node(name).to_owned()] } else { Vec::new() };
+        Self { name: name.to_owned(), layers, op }
+    }
 }
 
 impl Op {
@@ -207,6 +219,10 @@ impl Op {
             | Self::Normalize { out, .. } => *out,
             Self::Attention(attention) => attention.out,
         }
+    }
+
+    fn has_weights(&self) -> bool {
+        matches!(self, Self::PatchEmbedding { .. } | Self::Lookup { .. } | Self::Linear { .. })
     }
 
     fn out_mut(&mut self) -> &mut ValueId {
@@ -326,15 +342,18 @@ impl Program {
         }
     }
 
-    /// This with the weights that `other`, the same program, has in the steps whose names are `chosen`; also says how
-    /// many those are. `None` where the two are not the same program.
-    pub(crate) fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Option<(Self, usize)> {
-        let same = |(a, b): (&Step, &Step)| a.name == b.name && a.op.kind() == b.op.kind() && a.op.out() == b.op.out();
+    /// Returns a copy that has the weights of `other`, the same program, in every step with a layer that is `chosen`, and
+    /// the number of those steps. `None` if the two programs have different steps.
+    pub(crate) fn with_layers_from(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Option<(Self, usize)> {
+        let same = |(a, b): (&Step, &Step)| {
+            a.name == b.name && a.layers == b.layers && a.op.kind() == b.op.kind() && a.op.out() == b.op.out()
+        };
         if self.steps.len() != other.steps.len() || !self.steps.iter().zip(&other.steps).all(same) {
             return None;
         }
         let (mut program, mut count) = (self.clone(), 0);
-        for (step, other) in program.steps.iter_mut().zip(&other.steps).filter(|(step, _)| chosen(&step.name)) {
+        let is_chosen = |step: &Step| step.layers.iter().any(|layer| chosen(layer));
+        for (step, other) in program.steps.iter_mut().zip(&other.steps).filter(|(step, _)| is_chosen(step)) {
             match (&mut step.op, &other.op) {
                 (Op::Linear { weights, .. }, Op::Linear { weights: others, .. })
                 | (Op::PatchEmbedding { weights, .. }, Op::PatchEmbedding { weights: others, .. }) => {
@@ -395,9 +414,12 @@ impl Program {
             };
             let mut width = self.values[out].width;
             while let Some(other) = (index + 1..self.steps.len()).find(|other| self.can_merge(index, *other)) {
-                let Op::Linear { weights: Weights::Parts(more), out: old, .. } = self.steps.remove(other).op else {
+                let Step { layers, op: Op::Linear { weights: Weights::Parts(more), out: old, .. }, .. } =
+                    self.steps.remove(other)
+                else {
                     break;
                 };
+                self.steps[index].layers.extend(layers);
                 self.rename(old, View { value: out, offset: width, width: 0 });
                 width += self.values[old].width;
                 if let Op::Linear { weights: Weights::Parts(parts), .. } = &mut self.steps[index].op {

@@ -13,6 +13,7 @@ mod error;
 mod frame;
 mod huffman;
 mod idct;
+pub mod marker;
 mod output;
 mod scan;
 mod smoothing;
@@ -26,6 +27,10 @@ pub use self::error::JpegError;
 use self::error::Problem;
 use self::frame::{Coding, Frame, MAX_COMPONENTS, Scan};
 use self::idct::Block;
+use self::marker::{
+    APP0, APP1, APP14, APP15, COM, DAC, DHT, DQT, DRI, EOI, FILL, RST0, RST7, SOF0, SOF3, SOF5, SOF7, SOF9, SOF11,
+    SOF13, SOF15, SOI, SOS, TEM,
+};
 use self::output::{Output, Planes};
 use self::scan::{Surroundings, Tables};
 use self::smoothing::{Known, Neighbourhood};
@@ -35,7 +40,8 @@ use super::{DecodeError, Picture, orientation, rgb, start_of};
 /// The most scans of one picture. Encoders write about ten, and libjpeg's own tools at most 100.
 const MAX_SCANS: usize = 256;
 
-const SOI: [u8; 2] = [0xff, 0xd8];
+/// How every JPEG begins.
+const START: [u8; 2] = [FILL, SOI];
 
 /// Decodes one JPEG after another into the same picture, as a live loop needs it: buffers are kept, so frames of the same
 /// kind and size allocate next to nothing.
@@ -136,7 +142,7 @@ impl JpegDecoder {
 
     /// Decodes all that follows the first marker; how the picture is to be turned.
     fn decode(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<Option<Orientation>, Failure> {
-        let mut reader = Reader::new(&bytes[SOI.len()..]);
+        let mut reader = Reader::new(&bytes[START.len()..]);
         for table in self.tables.dc.iter_mut().chain(&mut self.tables.ac) {
             table.is_defined = false;
         }
@@ -282,28 +288,28 @@ impl<'a> Headers<'a> {
         loop {
             let marker = reader.next_marker().ok_or(Truncated)?;
             match marker {
-                0xd9 => return Ok(Next::End),
-                // TEM and restart markers have no segment.
-                0x01 | 0xd0..=0xd7 => continue,
-                0xc4 | 0xcc | 0xda..=0xdd | 0xe0..=0xef | 0xfe => {}
-                0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf if self.frame.is_none() => {}
+                EOI => return Ok(Next::End),
+                // These have no segment.
+                TEM | RST0..=RST7 => continue,
+                DHT | DAC | SOS..=DRI | APP0..=APP15 | COM => {}
+                SOF0..=SOF3 | SOF5..=SOF7 | SOF9..=SOF11 | SOF13..=SOF15 if self.frame.is_none() => {}
                 found => return Err(Problem::Marker { found }.into()),
             }
             let segment = reader.segment().ok_or(Truncated)?;
             match marker {
-                0xc4 => tables.define(segment)?,
-                0xdb => frame::read_quantization(segment, &mut self.quantization)?,
-                0xda => return Ok(Next::Scan(segment)),
-                0xdd => {
+                DHT => tables.define(segment)?,
+                DQT => frame::read_quantization(segment, &mut self.quantization)?,
+                SOS => return Ok(Next::Scan(segment)),
+                DRI => {
                     let interval = segment.try_into().map_err(|_| Problem::Segment { marker })?;
                     self.restart_interval = usize::from(u16::from_be_bytes(interval));
                 }
-                0xe0 => self.has_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
-                0xe1 => self.take_app1(segment),
-                0xee if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
+                APP0 => self.has_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
+                APP1 => self.take_app1(segment),
+                APP14 if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
                     self.adobe_transform = Some(segment[11]);
                 }
-                0xc0..=0xcf if marker != 0xcc => self.frame = Some(Frame::read(marker, segment)?),
+                SOF0..=SOF15 if marker != DAC => self.frame = Some(Frame::read(marker, segment)?),
                 _ => {}
             }
         }
@@ -330,5 +336,5 @@ impl<'a> Headers<'a> {
 
 /// Whether bytes start as every JPEG does.
 pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
-    bytes.starts_with(&SOI)
+    bytes.starts_with(&START)
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use crate::fused::{INT4, int4_at};
+use crate::fused::int4_at;
+use crate::onnx::INT4;
 
 /// Puts floats in the place of every `DequantizeLinear` of 4-bit integers. They are as large as float weights are.
 ///

@@ -46,17 +46,28 @@ impl ImageTower {
         Ok(Self { engine, layers, output, image_size, projection_dim: manifest.projection_dim })
     }
 
-    /// This tower with the weights that `other`, the same tower with weights stored in another way, has in the layers
-    /// whose names ([`super::Layer::name`]) are `chosen`. All three share the weights.
-    pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
-        let (engine, layers) = self.engine.exchanged(&other.engine, TowerKind::Image, chosen)?;
+    /// Returns a copy that has the weights of `other`, the same tower with weights stored in another way, in every layer
+    /// that is `chosen` by its name ([`super::Layer::layers`]). Layers that are computed as one are taken together when
+    /// one of them is chosen. All three towers share the weights.
+    ///
+    /// # Errors
+    /// [`TowerError::Exchange`]: a tower does not run fused, the two differ in more than their weights, or no layer has
+    /// a chosen name.
+    pub fn with_layers_from(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
+        let (engine, layers) = self.engine.with_layers_from(&other.engine, TowerKind::Image, chosen)?;
         let Self { output, image_size, projection_dim, .. } = *self;
         Ok(Self { engine, layers, output, image_size, projection_dim })
     }
 
-    /// Why the tower is left to tract; nothing where it runs fused.
+    /// Why the tower runs in tract and not fused; `None` where it runs fused.
     pub fn unfused(&self) -> Option<&str> {
         self.layers.unfused()
+    }
+
+    /// The steps of the tower in the order in which they run, without times. [`super::Layer::layers`] tells which
+    /// layers the engine computes as one.
+    pub fn layers(&self) -> &[super::Layer] {
+        self.layers.steps()
     }
 
     /// The embedding of one picture, L2 norm 1, from `3 * height * width` values in planes.

@@ -21,8 +21,11 @@ pub enum Work {
 /// One step of a tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// Name of the ONNX node that it ends in.
+    /// Name of the output of the ONNX node that it is made of; for merged layers, of the first one's.
     pub name: String,
+    /// Names of the layers whose weights it has, by the convention of [`crate::onnx`]: none, one, or several that read
+    /// the same value and are computed as one. Empty for the nodes of a tower that does not run fused.
+    pub layers: Vec<String>,
     /// What it is, in a word or two.
     pub kind: String,
     /// Its arithmetic.
@@ -55,6 +58,7 @@ impl Layers {
         let program = runner.program();
         let layers = program.steps.iter().map(|step| Layer {
             name: step.name.clone(),
+            layers: step.layers.clone(),
             kind: step.op.kind().to_owned(),
             work: work(program, &step.op),
             time_ns: 0,
@@ -65,6 +69,7 @@ impl Layers {
     pub(super) fn tract(graph: &pb::GraphProto, why: &Unrecognized) -> Self {
         let layers = graph.node.iter().map(|node| Layer {
             name: node.output.first().cloned().unwrap_or_default(),
+            layers: Vec::new(),
             kind: node.op_type.clone(),
             work: Work::Other,
             time_ns: 0,
@@ -74,9 +79,13 @@ impl Layers {
         Self { kernels: "tract".into(), unfused: Some(unfused), layers: layers.collect() }
     }
 
-    /// Why the tower is not fused, where it is not.
+    /// Why the tower does not run fused; `None` where it does.
     pub(super) fn unfused(&self) -> Option<&str> {
         self.unfused.as_deref()
+    }
+
+    pub(super) fn steps(&self) -> &[Layer] {
+        &self.layers
     }
 
     pub(super) fn unmeasured(&self) -> Profile {

@@ -74,16 +74,24 @@ impl TextTower {
         Ok(Self { engine, layers, output, tokenizer, max_length: spec.max_length, projection_dim })
     }
 
-    /// As [`super::ImageTower::exchanged`].
-    pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
-        let (engine, layers) = self.engine.exchanged(&other.engine, TowerKind::Text, chosen)?;
+    /// As [`super::ImageTower::with_layers_from`].
+    ///
+    /// # Errors
+    /// As [`super::ImageTower::with_layers_from`].
+    pub fn with_layers_from(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
+        let (engine, layers) = self.engine.with_layers_from(&other.engine, TowerKind::Text, chosen)?;
         let Self { output, max_length, projection_dim, .. } = *self;
         Ok(Self { engine, layers, output, tokenizer: self.tokenizer.clone(), max_length, projection_dim })
     }
 
-    /// Why the tower is left to tract; nothing where it runs fused.
+    /// Why the tower runs in tract and not fused; `None` where it runs fused.
     pub fn unfused(&self) -> Option<&str> {
         self.layers.unfused()
+    }
+
+    /// As [`super::ImageTower::layers`].
+    pub fn layers(&self) -> &[super::Layer] {
+        self.layers.steps()
     }
 
     /// The tokenizer.

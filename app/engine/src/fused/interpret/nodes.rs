@@ -7,8 +7,8 @@ use super::function::{gelu, gelu_tanh};
 use super::{
     Function, Inputs, Interpreter, Known, Meaning, Order, PATCHES_MAX, Patches, Rows, Terms, View, Weights, unknown,
 };
-use crate::fused::file::INT4;
 use crate::fused::program::{Attention, Op};
+use crate::onnx::INT4;
 
 impl Interpreter<'_, '_> {
     /// Gives the node's output its meaning.

@@ -1,5 +1,7 @@
 //! The bytes of a JPEG: markers, and the bits of the entropy-coded data between them.
 
+use super::marker::{FILL, STUFFED};
+
 /// Reads markers, segments and bits.
 ///
 /// Bits end where a marker stands: from there on zeros are read, and [`Reader::is_exhausted`] tells when one of them was
@@ -31,11 +33,11 @@ impl<'a> Reader<'a> {
             return Some(marker);
         }
         loop {
-            self.at += self.bytes.get(self.at..)?.iter().position(|&byte| byte == 0xff)?;
-            self.at += self.bytes[self.at..].iter().position(|&byte| byte != 0xff)?;
+            self.at += self.bytes.get(self.at..)?.iter().position(|&byte| byte == FILL)?;
+            self.at += self.bytes[self.at..].iter().position(|&byte| byte != FILL)?;
             let code = self.bytes[self.at];
             self.at += 1;
-            if code != 0 {
+            if code != STUFFED {
                 return Some(code);
             }
         }
@@ -115,13 +117,13 @@ impl<'a> Reader<'a> {
     fn data_byte(&mut self) -> Option<u8> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         match rest {
-            [0xff, ..] => {
-                let Some(fill) = rest.iter().position(|&byte| byte != 0xff) else {
+            [FILL, ..] => {
+                let Some(fill) = rest.iter().position(|&byte| byte != FILL) else {
                     self.is_truncated = true;
                     return None;
                 };
                 self.at += fill + 1;
-                if rest[fill] == 0 {
+                if rest[fill] == STUFFED {
                     return Some(0xff);
                 }
                 self.marker = Some(rest[fill]);

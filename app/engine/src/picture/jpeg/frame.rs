@@ -4,6 +4,7 @@ use image::metadata::Orientation;
 
 use super::color::ColorSpace;
 use super::idct::Block;
+use super::marker::{DQT, SOF0, SOF1, SOF2, SOF3, SOF9, SOF10, SOF11, SOS};
 use super::upsample::Upsampling;
 use super::{JpegError, Problem};
 use crate::picture::DecodeError;
@@ -59,8 +60,8 @@ impl Frame {
     /// Reads a frame header, SOF0, SOF1 or SOF2; checks the size.
     pub(super) fn read(marker: u8, segment: &[u8]) -> Result<Self, DecodeError> {
         let coding = match marker {
-            0xc0 | 0xc1 => Coding::Sequential,
-            0xc2 => Coding::Progressive,
+            SOF0 | SOF1 => Coding::Sequential,
+            SOF2 => Coding::Progressive,
             _ => return Err(JpegError(Problem::Coding { found: coding_name(marker) }).into()),
         };
         let Some((&[precision, h1, h0, w1, w0, count], specifications)) = segment.split_first_chunk() else {
@@ -153,10 +154,10 @@ impl Frame {
 /// The coding that a frame header stands for, where it is not decoded.
 fn coding_name(marker: u8) -> &'static str {
     match marker {
-        0xc3 => "lossless",
-        0xc9 => "sequential with arithmetic coding",
-        0xca => "progressive with arithmetic coding",
-        0xcb => "lossless with arithmetic coding",
+        SOF3 => "lossless",
+        SOF9 => "sequential with arithmetic coding",
+        SOF10 => "progressive with arithmetic coding",
+        SOF11 => "lossless with arithmetic coding",
         _ => "hierarchical",
     }
 }
@@ -188,7 +189,7 @@ pub(super) struct Scan {
 impl Scan {
     /// Reads a scan header and checks it against its frame.
     pub(super) fn read(segment: &[u8], frame: &Frame) -> Result<Self, JpegError> {
-        let malformed = || JpegError(Problem::Segment { marker: 0xda });
+        let malformed = || JpegError(Problem::Segment { marker: SOS });
         let (&count, rest) = segment.split_first().ok_or_else(malformed)?;
         let count = usize::from(count);
         if !(1..=MAX_COMPONENTS).contains(&count) || rest.len() != count * 2 + 3 {
@@ -276,7 +277,7 @@ pub(super) const ZIGZAG: [u8; 128] = {
 
 /// Reads a DQT segment into its tables. Steps are held as 16 bits with a sign, as libjpeg-turbo multiplies them.
 pub(super) fn read_quantization(mut segment: &[u8], tables: &mut [Option<Block>; 4]) -> Result<(), JpegError> {
-    let malformed = || JpegError(Problem::Segment { marker: 0xdb });
+    let malformed = || JpegError(Problem::Segment { marker: DQT });
     while let Some((&number, rest)) = segment.split_first() {
         let table = tables.get_mut(usize::from(number & 15)).ok_or_else(malformed)?;
         let mut steps = [0; 64];

@@ -1,6 +1,7 @@
 //! Huffman tables of JPEG: ITU-T T.81, annexes C and F.2.2.3.
 
 use super::bits::Reader;
+use super::marker::DHT;
 use super::{JpegError, Problem};
 
 /// Codes up to this length are found by one look-up.
@@ -48,7 +49,7 @@ impl Default for Table {
 impl Table {
     /// Takes a table as it stands in a DHT segment, after its number; what is left of the segment.
     pub(super) fn define<'a>(&mut self, segment: &'a [u8]) -> Result<&'a [u8], JpegError> {
-        let malformed = || JpegError(Problem::Segment { marker: 0xc4 });
+        let malformed = || JpegError(Problem::Segment { marker: DHT });
         let (counts, rest) = segment.split_first_chunk::<16>().ok_or_else(malformed)?;
         let total = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
         if total > 256 || total > rest.len() {

@@ -5,6 +5,7 @@ use super::entropy::{self, State};
 use super::frame::{Coding, Frame, MAX_COMPONENTS, Scan};
 use super::huffman::{self, Table};
 use super::idct::{self, Block};
+use super::marker::{DHT, RST0, RST7, SOF0};
 use super::output::Planes;
 use super::{JpegError, Problem, Truncated};
 
@@ -18,7 +19,7 @@ pub(super) struct Tables {
 impl Tables {
     /// Reads a DHT segment.
     pub(super) fn define(&mut self, mut segment: &[u8]) -> Result<(), JpegError> {
-        let malformed = || JpegError(Problem::Segment { marker: 0xc4 });
+        let malformed = || JpegError(Problem::Segment { marker: DHT });
         while let Some((&number, rest)) = segment.split_first() {
             let tables = if number & 0x10 == 0 { &mut self.dc } else { &mut self.ac };
             segment = tables.get_mut(usize::from(number & !0x10)).ok_or_else(malformed)?.define(rest)?;
@@ -92,12 +93,12 @@ impl Restarts {
         *state = State::default();
         let is_taken = loop {
             let marker = reader.peek_marker().ok_or(Truncated)?;
-            let ahead = marker.wrapping_sub(0xd0).wrapping_sub(self.next) & 7;
+            let ahead = marker.wrapping_sub(RST0).wrapping_sub(self.next) & 7;
             match marker {
-                0xd0..=0xd7 if matches!(ahead, 1 | 2) => break false,
-                0xd0..=0xd7 if matches!(ahead, 6 | 7) => {}
-                0xd0..=0xd7 => break true,
-                0xc0.. => break false,
+                RST0..=RST7 if matches!(ahead, 1 | 2) => break false,
+                RST0..=RST7 if matches!(ahead, 6 | 7) => {}
+                RST0..=RST7 => break true,
+                SOF0.. => break false,
                 _ => {}
             }
             reader.next_marker();
