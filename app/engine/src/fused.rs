@@ -7,17 +7,17 @@
 mod attention;
 mod file;
 mod int4;
-mod interpret;
 mod kernels;
 mod load;
+mod lower;
 mod program;
 mod quantized;
 mod run;
 
 pub(crate) use file::OnnxFile;
 pub(crate) use int4::at as int4_at;
-pub(crate) use interpret::{Inputs, Outcome, Unrecognized, interpret};
 pub(crate) use kernels::{Kernels, Pool, lock};
 pub(crate) use load::load;
+pub(crate) use lower::{Inputs, Outcome, UnsupportedGraph, lower};
 pub(crate) use program::{Op, Program, Rows, Weights};
 pub(crate) use run::{Input, Runner};

@@ -3,8 +3,8 @@
 //! A tower whose graph `fused` understands runs there, fused; any other runs in tract as it is. The image
 //! tower has one fixed shape. The text tower takes as many tokens as a prompt has.
 
+mod dequantize;
 mod error;
-mod groups;
 mod image;
 mod profile;
 mod text;
@@ -152,9 +152,9 @@ fn prepare(
     check_graph(tower, &file.graph, spec)?;
     check_axes(tower, &file.graph)?;
     let outcome = if threads.fused {
-        fused::interpret(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
+        fused::lower(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
     } else {
-        Outcome::Unrecognized(fused::Unrecognized::on_request())
+        Outcome::Unsupported(fused::UnsupportedGraph::on_request())
     };
     match outcome {
         Outcome::Program(mut program) => {
@@ -169,7 +169,7 @@ fn prepare(
             let layers = profile::Layers::fused(&runner);
             Ok((Engine::Fused(Box::new(runner)), layers))
         }
-        Outcome::Unrecognized(why) => {
+        Outcome::Unsupported(why) => {
             let layers = profile::Layers::tract(&file.graph, &why);
             drop(file);
             let mut bytes = Vec::new();
@@ -177,7 +177,7 @@ fn prepare(
             let mut model = pb::ModelProto::decode(&*bytes).map_err(|e| error(std::io::Error::other(e)))?;
             drop(bytes);
             if let Some(graph) = &mut model.graph {
-                groups::expand(graph).map_err(|message| TowerError::Load { tower, message })?;
+                dequantize::expand(graph).map_err(|message| TowerError::Load { tower, message })?;
             }
             let load = || tract::Towers::load(tower, &model, spec, inputs, projection_dim, threads);
             let towers = guarded(load).unwrap_or_else(|| {

@@ -36,7 +36,7 @@ pub(crate) use rows::Activation;
 /// What an int8 panel kernel reads and writes. [`Kernels::panel_i8`] has checked every extent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileI8 {
-    /// Row `r` starts at `a + r * a_stride`; `blocks * depth` bytes of it may be read.
+    /// Row `r` starts at `a + r * a_stride`; `blocks * k_tile` bytes of it may be read.
     a: *const u8,
     a_stride: usize,
     rows: usize,
@@ -44,20 +44,20 @@ pub(crate) struct TileI8 {
     scales: *const f32,
     /// One zero point for each row, already less 128 where the instruction set takes signed activations.
     zero_points: *const i32,
-    /// `[blocks][columns][depth]`.
+    /// `[blocks][nr][k_tile]`.
     panel: *const i8,
     blocks: usize,
     /// The panel that is likely to be needed next, of the same extent: a hint for the cache, never read.
     #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
     next: *const i8,
-    /// `columns` values each: sum of the channel's weights, its scale, its bias.
+    /// `nr` values each: sum of the channel's weights, its scale, its bias.
     sums: *const i32,
     weight_scales: *const f32,
     bias: *const f32,
     /// Row `r` starts at `out + r * out_stride`; `width` values of it are written.
     out: *mut f32,
     out_stride: usize,
-    /// 1 to `columns`.
+    /// 1 to `nr`.
     width: usize,
     /// Whether the result is added to what `out` holds.
     accumulate: bool,
@@ -66,19 +66,19 @@ pub(crate) struct TileI8 {
 /// What a float panel kernel reads and writes: `out = a panel + bias`. [`Kernels::panel_f32`] has checked every extent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileF32 {
-    /// Row `r` starts at `a + r * a_stride`; `depth` values of it are read.
+    /// Row `r` starts at `a + r * a_stride`; `inputs` values of it are read.
     a: *const f32,
     a_stride: usize,
     rows: usize,
-    /// `[depth][columns]`.
+    /// `[inputs][nr]`.
     panel: *const f32,
-    depth: usize,
-    /// `columns` values.
+    inputs: usize,
+    /// `nr` values.
     bias: *const f32,
     /// Row `r` starts at `out + r * out_stride`; `width` values of it are written.
     out: *mut f32,
     out_stride: usize,
-    /// 1 to `columns`.
+    /// 1 to `nr`.
     width: usize,
     /// Whether the result is added to what `out` holds.
     accumulate: bool,
@@ -93,7 +93,7 @@ pub(crate) struct Kernels {
     pub(crate) name: &'static str,
     /// How int8 weights lie in memory.
     pub(crate) layout_i8: Layout,
-    /// How float weights lie in memory; the depth is 1.
+    /// How float weights lie in memory; `k_tile` is 1.
     pub(crate) layout_f32: Layout,
     /// Whether activations are stored less 128, as signed bytes.
     signed: bool,
@@ -152,7 +152,7 @@ impl Kernels {
         all
     }
 
-    /// One panel of an int8 linear layer for all rows of `a`: columns `panel * columns ..` of the result go to `out`,
+    /// One panel of an int8 linear layer for all rows of `a`: columns `panel * nr ..` of the result go to `out`,
     /// whose row `r` starts at `r * stride`.
     ///
     /// # Panics
@@ -166,15 +166,15 @@ impl Kernels {
         stride: usize,
         accumulate: bool,
     ) {
-        let Layout { columns, depth } = self.layout_i8;
+        let Layout { nr, k_tile } = self.layout_i8;
         assert!(weights.layout == self.layout_i8 && panel < weights.panels());
-        let (rows, blocks) = (a.scales.len(), weights.inputs.div_ceil(depth));
-        let first = panel * columns;
-        let width = columns.min(weights.outputs - first);
+        let (rows, blocks) = (a.scales.len(), weights.inputs.div_ceil(k_tile));
+        let first = panel * nr;
+        let width = nr.min(weights.outputs - first);
         if rows == 0 {
             return;
         }
-        assert!(a.zero_points.len() == rows && a.stride >= blocks * depth && a.values.len() >= rows * a.stride);
+        assert!(a.zero_points.len() == rows && a.stride >= blocks * k_tile && a.values.len() >= rows * a.stride);
         assert!(out.len() >= (rows - 1) * stride + first + width && (rows == 1 || stride >= first + width));
         let tile = TileI8 {
             a: a.values.as_ptr(),
@@ -185,9 +185,9 @@ impl Kernels {
             panel: weights.panel(panel).as_ptr(),
             blocks,
             next: weights.panel((panel + 1) % weights.panels()).as_ptr(),
-            sums: weights.sums[first..first + columns].as_ptr(),
-            weight_scales: weights.scales[first..first + columns].as_ptr(),
-            bias: weights.bias[first..first + columns].as_ptr(),
+            sums: weights.sums[first..first + nr].as_ptr(),
+            weight_scales: weights.scales[first..first + nr].as_ptr(),
+            bias: weights.bias[first..first + nr].as_ptr(),
             out: out[first..].as_mut_ptr(),
             out_stride: stride,
             width,
@@ -199,7 +199,7 @@ impl Kernels {
     }
 
     /// One panel of a float matrix product for `rows` rows of `a`, whose row `r` starts at `r * a_stride`: columns
-    /// `panel * columns ..` of the result go to `out`, whose row `r` starts at `r * stride`.
+    /// `panel * nr ..` of the result go to `out`, whose row `r` starts at `r * stride`.
     ///
     /// # Panics
     /// When a slice is too short or `weights` has another layout.
@@ -215,23 +215,23 @@ impl Kernels {
         stride: usize,
         accumulate: bool,
     ) {
-        let columns = self.layout_f32.columns;
+        let nr = self.layout_f32.nr;
         assert!(weights.layout == self.layout_f32 && panel < weights.panels());
-        let depth = weights.inputs;
-        let first = panel * columns;
-        let width = columns.min(weights.outputs - first);
+        let inputs = weights.inputs;
+        let first = panel * nr;
+        let width = nr.min(weights.outputs - first);
         if rows == 0 {
             return;
         }
-        assert!(a.len() >= (rows - 1) * a_stride + depth);
+        assert!(a.len() >= (rows - 1) * a_stride + inputs);
         assert!(out.len() >= (rows - 1) * stride + first + width && (rows == 1 || stride >= first + width));
         let tile = TileF32 {
             a: a.as_ptr(),
             a_stride,
             rows,
             panel: weights.panel(panel).as_ptr(),
-            depth,
-            bias: weights.bias[first..first + columns].as_ptr(),
+            inputs,
+            bias: weights.bias[first..first + nr].as_ptr(),
             out: out[first..].as_mut_ptr(),
             out_stride: stride,
             width,

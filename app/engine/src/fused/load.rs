@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::file::OnnxFile;
 use super::int4;
 use super::kernels::{Kernels, PackedF32, PackedI8, signed};
-use super::program::{Op, Part, Program, Weights};
+use super::program::{Op, Program, WeightSource, Weights};
 
 /// Reads the weights of every step. Neither the file nor a float copy of its bytes is ever whole in memory.
 pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Kernels) -> io::Result<()> {
@@ -21,7 +21,7 @@ pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Ker
             }
             _ => continue,
         };
-        let Weights::Parts(parts) = &*weights else { continue };
+        let Weights::Unloaded(parts) = &*weights else { continue };
         *weights = if weights.is_i8() {
             let mut packed = PackedI8::new(kernels.layout_i8, inputs, outputs);
             let mut first = 0;
@@ -50,7 +50,7 @@ fn floats(file: &mut OnnxFile<'_>, number: usize) -> io::Result<Vec<f32>> {
 
 fn int8_part(
     file: &mut OnnxFile<'_>,
-    part: &Part,
+    part: &WeightSource,
     first: usize,
     packed: &mut PackedI8,
     bytes: &mut Vec<u8>,
@@ -84,7 +84,7 @@ fn int8_part(
     Ok(())
 }
 
-fn float_part(file: &mut OnnxFile<'_>, part: &Part, first: usize, packed: &mut PackedF32) -> io::Result<()> {
+fn float_part(file: &mut OnnxFile<'_>, part: &WeightSource, first: usize, packed: &mut PackedF32) -> io::Result<()> {
     let bias = part.bias.map(|bias| floats(file, bias)).transpose()?;
     let values = match part.scales {
         None => floats(file, part.weights)?,

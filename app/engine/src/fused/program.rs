@@ -2,7 +2,7 @@
 //!
 //! A value is a matrix with a row for each token (or one row). Every step but attention works on each row by itself, so
 //! that a thread can carry a block of rows through many steps while they are in its cache; only attention looks at the
-//! rows of all blocks. [`super::interpret`] makes the list, [`super::run`] runs it.
+//! rows of all blocks. [`super::lower`] makes the list, [`super::run`] runs it.
 
 use std::sync::Arc;
 
@@ -38,15 +38,15 @@ pub(crate) struct View {
 
 /// What a token's row of a table is looked up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Index {
+pub(crate) enum SequenceIndex {
     /// Its id.
     Ids,
     /// Its type.
     Types,
     /// Its place in the sequence.
-    Places,
+    TokenIndex,
     /// Its position id, which the caller gives.
-    Positions,
+    PositionIds,
 }
 
 /// Rows of an embedding.
@@ -62,7 +62,7 @@ pub(crate) enum Table {
 
 /// Where the weights of a linear layer are in the file: numbers of constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct WeightSource {
     pub(crate) weights: usize,
     /// One for each output channel, or one; `None` where the weights are floats.
     pub(crate) scales: Option<usize>,
@@ -78,7 +78,7 @@ pub(crate) struct Part {
 #[derive(Debug, Clone)]
 pub(crate) enum Weights {
     /// Not read yet: parts that lie side by side in the output.
-    Parts(Vec<Part>),
+    Unloaded(Vec<WeightSource>),
     I8(Arc<PackedI8>),
     F32(Arc<PackedF32>),
 }
@@ -86,7 +86,7 @@ pub(crate) enum Weights {
 impl Weights {
     pub(crate) fn is_i8(&self) -> bool {
         match self {
-            Self::Parts(parts) => parts.iter().all(|part| part.scales.is_some()),
+            Self::Unloaded(parts) => parts.iter().all(|part| part.scales.is_some()),
             Self::I8(_) => true,
             Self::F32(_) => false,
         }
@@ -100,7 +100,7 @@ pub(crate) struct Patches {
     pub(crate) patch: [usize; 2],
     pub(crate) grid: [usize; 2],
     /// Rows before the patches, which stay zero: class tokens.
-    pub(crate) lead: usize,
+    pub(crate) prefix_tokens: usize,
 }
 
 /// Multi-head attention: `softmax(scale q k^T + bias + mask) v`, heads side by side.
@@ -161,7 +161,7 @@ pub(crate) enum Op {
     /// `out = patches weights + bias`; the lead rows become zero.
     PatchEmbedding { patches: Patches, weights: Weights, out: ValueId },
     /// `out = table[index]`.
-    Lookup { table: Arc<Table>, index: Index, out: ValueId },
+    Lookup { table: Arc<Table>, index: SequenceIndex, out: ValueId },
     /// `out = x + table`, whose rows are those of x, or one for all.
     AddTable { x: View, table: Vec<f32>, out: ValueId },
     /// `out = a + b`.
@@ -414,7 +414,7 @@ impl Program {
             };
             let mut width = self.values[out].width;
             while let Some(other) = (index + 1..self.steps.len()).find(|other| self.can_merge(index, *other)) {
-                let Step { layers, op: Op::Linear { weights: Weights::Parts(more), out: old, .. }, .. } =
+                let Step { layers, op: Op::Linear { weights: Weights::Unloaded(more), out: old, .. }, .. } =
                     self.steps.remove(other)
                 else {
                     break;
@@ -422,7 +422,7 @@ impl Program {
                 self.steps[index].layers.extend(layers);
                 self.rename(old, View { value: out, offset: width, width: 0 });
                 width += self.values[old].width;
-                if let Op::Linear { weights: Weights::Parts(parts), .. } = &mut self.steps[index].op {
+                if let Op::Linear { weights: Weights::Unloaded(parts), .. } = &mut self.steps[index].op {
                     parts.extend(more);
                 }
             }
@@ -514,7 +514,84 @@ impl Program {
 /// Input and output of a linear layer that nothing is fused into yet.
 fn plain_linear(op: &Op) -> Option<(View, ValueId)> {
     match op {
-        Op::Linear { x, weights: Weights::Parts(_), activation: None, add: false, out } => Some((*x, *out)),
+        Op::Linear { x, weights: Weights::Unloaded(_), activation: None, add: false, out } => Some((*x, *out)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::product_node;
+
+    /// A program of linear layers that all read the same row, and the sum of their results. A layer's flag tells whether
+    /// its weights are int8.
+    fn program(layers: &[(&str, bool)]) -> Program {
+        let count = layers.len();
+        let view = |value: ValueId| View { value, offset: 0, width: 4 };
+        let mut steps = vec![Step::new("row", Op::Constant { row: vec![0.0; 4], out: 0 })];
+        for (index, (name, is_int8)) in layers.iter().enumerate() {
+            let scales = is_int8.then_some(1);
+            let source = WeightSource { weights: 0, scales, group: None, bias: None, outputs: 4, transposed: false };
+            let weights = Weights::Unloaded(vec![source]);
+            let op = Op::Linear { x: view(0), weights, activation: None, add: false, out: 1 + index };
+            steps.push(Step::new(&product_node(name), op));
+        }
+        for index in 1..count {
+            let a = if index == 1 { 1 } else { count + index - 1 };
+            steps.push(Step::new("sum", Op::Add { a: view(a), b: view(1 + index), out: count + index }));
+        }
+        let mut program = Program {
+            values: vec![Value { rows: Rows::One, width: 4 }; 2 * count],
+            steps,
+            biases: Vec::new(),
+            output: view(2 * count - 1),
+            tokens: 1,
+            ids_max: 0,
+            types_max: 0,
+            positions_max: 0,
+        };
+        program.fuse();
+        program
+    }
+
+    fn layers(program: &Program) -> Vec<Vec<String>> {
+        program.steps.iter().map(|step| step.layers.clone()).filter(|layers| !layers.is_empty()).collect()
+    }
+
+    #[test]
+    fn layers_with_one_input_and_one_storage_run_as_one() {
+        let check = |stored: &[(&str, bool)], expected: &[&[&str]]| {
+            assert_eq!(layers(&program(stored)), expected, "{stored:?}");
+        };
+        check(&[("q", true), ("k", true), ("v", true)], &[&["q", "k", "v"]]);
+        check(&[("q", false), ("k", false)], &[&["q", "k"]]);
+        check(&[("q", true), ("k", true), ("v", false)], &[&["q", "k"], &["v"]]);
+        check(&[("q", false), ("k", true), ("v", false)], &[&["q", "v"], &["k"]]);
+    }
+
+    #[test]
+    fn layers_are_exchanged_with_those_that_run_with_them() {
+        struct Case {
+            other: [bool; 3],
+            chosen: &'static str,
+            /// Steps that were exchanged; `None` where the programs differ.
+            expected: Option<usize>,
+        }
+        let float = program(&[("q", false), ("k", false), ("v", false)]);
+        for Case { other, chosen, expected } in [
+            Case { other: [true; 3], chosen: "k", expected: Some(1) },
+            Case { other: [true; 3], chosen: "q", expected: Some(1) },
+            Case { other: [true; 3], chosen: "q.product", expected: Some(0) },
+            Case { other: [true, false, true], chosen: "k", expected: None },
+        ] {
+            let [q, k, v] = other;
+            let other = program(&[("q", q), ("k", k), ("v", v)]);
+            let found = float.with_layers_from(&other, &|layer| layer == chosen);
+            assert_eq!(found.as_ref().map(|(_, count)| *count), expected, "{chosen}");
+            let int8 = |step: &Step| matches!(&step.op, Op::Linear { weights, .. } if weights.is_i8());
+            let has_int8 = found.is_some_and(|(program, _)| program.steps.iter().any(int8));
+            assert_eq!(has_int8, expected == Some(1), "{chosen}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::block::Block;
-use self::plan::{BLOCKS_PER_THREAD, Phase, Sharing, input_width, patch_width, phases, place_values, share};
+use self::plan::{BLOCKS_PER_THREAD, Partition, Phase, input_width, patch_width, phases, place_values};
 use super::attention::{Head, HeadScratch};
 use super::kernels::{Kernels, Matrix, Pool, lock};
 use super::program::{Attention, Op, Pooling, Program, Rows, ValueId, View};
@@ -70,11 +70,11 @@ impl Runner {
         let heads = attentions.iter().map(|attention| attention.heads).max().unwrap_or(0);
         let dim = attentions.iter().map(Attention::head_dim).max().unwrap_or(0);
         let threads = pool.threads();
-        let sharing = share(program.tokens, threads, heads);
+        let partition = Partition::new(program.tokens, threads, heads);
         // Rounding may put one more row into a block, and shorter inputs may be shared out in fewer blocks.
         let capacity = (1..=program.tokens)
-            .map(|tokens| share(tokens, threads, heads))
-            .map(|sharing| sharing.tokens.div_ceil(sharing.blocks))
+            .map(|tokens| Partition::new(tokens, threads, heads))
+            .map(|partition| partition.tokens.div_ceil(partition.blocks))
             .max()
             .unwrap_or(1);
         let (offsets, len) = place_values(&program, capacity);
@@ -91,10 +91,12 @@ impl Runner {
                 HeadScratch::new(kernels, if used { program.tokens } else { 0 }, dim, int8)
             }),
         };
-        let parts = (1..=program.tokens).map(|tokens| share(tokens, threads, heads).parts).max().unwrap_or(1);
+        let parts = (1..=program.tokens).map(|tokens| Partition::new(tokens, threads, heads).parts).max().unwrap_or(1);
         Self {
             scratch: (0..threads).map(|_| Mutex::new(scratch())).collect(),
-            blocks: (0..sharing.blocks.max(threads * BLOCKS_PER_THREAD)).map(|_| RwLock::new(vec![0.0; len])).collect(),
+            blocks: (0..partition.blocks.max(threads * BLOCKS_PER_THREAD))
+                .map(|_| RwLock::new(vec![0.0; len]))
+                .collect(),
             contexts: (0..heads * parts).map(|_| RwLock::new(vec![0.0; program.tokens * dim])).collect(),
             next: phases.iter().map(|_| AtomicUsize::new(0)).collect(),
             running: Mutex::new(()),
@@ -133,22 +135,22 @@ impl Runner {
         };
         assert!(tokens > 0 && tokens <= self.program.tokens);
         let _running = lock(&self.running);
-        let sharing = share(tokens, self.pool.threads(), self.heads);
+        let partition = Partition::new(tokens, self.pool.threads(), self.heads);
         self.next.iter().for_each(|next| next.store(0, Ordering::Relaxed));
         if let Some(observer) = observer {
             let mut scratch = lock(&self.scratch[0]);
-            let work = Work { runner: self, input, sharing, observer };
+            let work = Work { runner: self, input, partition, observer };
             for phase in 0..self.phases.len() {
                 work.phase(phase, &mut scratch);
             }
             observer(None);
         } else {
-            self.pool.run(&|number, meeting| {
+            self.pool.run(&|number, barrier| {
                 let mut scratch = lock(&self.scratch[number]);
-                let work = Work { runner: self, input, sharing, observer: &|_| {} };
+                let work = Work { runner: self, input, partition, observer: &|_| {} };
                 for phase in 0..self.phases.len() {
                     work.phase(phase, &mut scratch);
-                    meeting.wait();
+                    barrier.wait();
                 }
             });
         }
@@ -169,7 +171,7 @@ impl Clone for Runner {
 struct Work<'a> {
     runner: &'a Runner,
     input: Input<'a>,
-    sharing: Sharing,
+    partition: Partition,
     observer: Observer<'a>,
 }
 
@@ -185,11 +187,11 @@ impl Work<'_> {
                 });
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= self.sharing.blocks {
+                    if index >= self.partition.blocks {
                         return;
                     }
                     let mut block = write(&runner.blocks[index]);
-                    let mut block = Block { work: self, index, rows: self.sharing.block(index), values: &mut block };
+                    let mut block = Block { work: self, index, rows: self.partition.block(index), values: &mut block };
                     if let Some(step) = fetch {
                         block.fetch_context(step);
                     }
@@ -204,7 +206,7 @@ impl Work<'_> {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Op::Attention(attention) = &runner.program.steps[*step].op else { return };
-                    if index >= attention.heads * self.sharing.parts {
+                    if index >= attention.heads * self.partition.parts {
                         return;
                     }
                     self.attend(attention, index, &mut scratch.heads);
@@ -222,7 +224,7 @@ impl Work<'_> {
 
     /// Makes one row of all, which the first block takes.
     fn pool(&self, x: View, pooling: Pooling, out: ValueId, pooled: &mut [f32]) {
-        let (runner, tokens) = (self.runner, self.sharing.tokens);
+        let (runner, tokens) = (self.runner, self.partition.tokens);
         let rows = match (pooling, self.input) {
             (Pooling::MeanFrom(first), _) => first.min(tokens - 1)..tokens,
             (Pooling::LargestId, Input::Tokens { ids, .. }) => {
@@ -239,8 +241,8 @@ impl Work<'_> {
         let (stride, offset) = (runner.program.values[x.value].width, runner.offsets[x.value] + x.offset);
         let pooled = &mut pooled[..x.width];
         pooled.fill(0.0);
-        for index in 0..self.sharing.blocks {
-            let block = self.sharing.block(index);
+        for index in 0..self.partition.blocks {
+            let block = self.partition.block(index);
             let values = read(&runner.blocks[index]);
             for row in block.start.max(rows.start)..block.end.min(rows.end) {
                 let row = &values[offset + (row - block.start) * stride..][..x.width];
@@ -256,19 +258,19 @@ impl Work<'_> {
     /// The rows of a view, from whichever blocks they are in.
     fn attend(&self, attention: &Attention, index: usize, scratch: &mut [HeadScratch; 2]) {
         let runner = self.runner;
-        let (head, part) = (index / self.sharing.parts, index % self.sharing.parts);
+        let (head, part) = (index / self.partition.parts, index % self.partition.parts);
         let dim = attention.head_dim();
         let one = runner.program.values[attention.query.value].rows == Rows::One;
-        let total = if one { 1 } else { self.sharing.tokens };
-        let queries = self.sharing.part(total, part);
+        let total = if one { 1 } else { self.partition.tokens };
+        let queries = self.partition.part(total, part);
         if queries.is_empty() {
             return;
         }
         let visit = |view: View, rows: Range<usize>, f: &mut dyn FnMut(usize, Matrix<'_>)| {
             let stride = runner.program.values[view.value].width;
             let offset = runner.offsets[view.value] + view.offset + head * dim;
-            for index in 0..self.sharing.blocks {
-                let block = if one && view == attention.query { 0..1 } else { self.sharing.block(index) };
+            for index in 0..self.partition.blocks {
+                let block = if one && view == attention.query { 0..1 } else { self.partition.block(index) };
                 let (first, end) = (block.start.max(rows.start), block.end.min(rows.end));
                 if first < end {
                     let values = read(&runner.blocks[index]);
@@ -280,7 +282,7 @@ impl Work<'_> {
                 }
             }
         };
-        let tokens = self.sharing.tokens;
+        let tokens = self.partition.tokens;
         let mask = match self.input {
             Input::Tokens { mask, .. } if attention.terms.masked && mask.contains(&0) => Some(mask),
             _ => None,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tract_onnx::pb;
 
-use crate::fused::{Input, Op, Program, Runner, Unrecognized, Weights, lock};
+use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Weights, lock};
 
 /// What a layer mostly does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Layers {
         Self { kernels: runner.kernels().name.to_owned(), unfused: None, layers: layers.collect() }
     }
 
-    pub(super) fn tract(graph: &pb::GraphProto, why: &Unrecognized) -> Self {
+    pub(super) fn tract(graph: &pb::GraphProto, why: &UnsupportedGraph) -> Self {
         let layers = graph.node.iter().map(|node| Layer {
             name: node.output.first().cloned().unwrap_or_default(),
             layers: Vec::new(),
@@ -74,7 +74,7 @@ impl Layers {
             work: Work::Other,
             time_ns: 0,
         });
-        let Unrecognized { node, op, why } = why;
+        let UnsupportedGraph { node, op, why } = why;
         let unfused = if node.is_empty() { format!("{op}: {why}") } else { format!("{op} {node}: {why}") };
         Self { kernels: "tract".into(), unfused: Some(unfused), layers: layers.collect() }
     }
@@ -134,7 +134,7 @@ fn work(program: &Program, op: &Op) -> Work {
         let (size, int8) = match weights {
             Weights::I8(packed) => (packed.inputs() * packed.outputs(), true),
             Weights::F32(packed) => (packed.inputs() * packed.outputs(), false),
-            Weights::Parts(_) => (0, false),
+            Weights::Unloaded(_) => (0, false),
         };
         let count = 2 * (size * rows) as u64;
         if int8 { Work::Int8(count) } else { Work::Float(count) }

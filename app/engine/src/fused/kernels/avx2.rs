@@ -12,8 +12,8 @@ use super::{Kernels, Layout, TileF32, TileI8};
 
 pub(super) static KERNELS: Kernels = Kernels {
     name: "avx2",
-    layout_i8: Layout { columns: 16, depth: 4 },
-    layout_f32: Layout { columns: 16, depth: 1 },
+    layout_i8: Layout { nr: 16, k_tile: 4 },
+    layout_f32: Layout { nr: 16, k_tile: 1 },
     signed: false,
     panel_i8,
     panel_f32,
@@ -28,20 +28,20 @@ row_functions!(true, false, "avx2,fma");
 
 /// Rows that are worked on together: with two registers of results for each, 12 of the 16 registers; two more hold
 /// weights, one activations and one a product.
-const ROWS: usize = 6;
+const MR: usize = 6;
 
 /// Blocks of four inputs that are widened at a time: 6 KiB for a tile, next to which weights stay in the first cache.
 const BLOCKS: usize = 128;
 
 /// Widened activations: the even bytes of each row's blocks, then the odd ones; each pair is one `i32`.
-type Widened = [[[i32; BLOCKS]; ROWS]; 2];
+type Widened = [[[i32; BLOCKS]; MR]; 2];
 
 /// Calls `$tile::<N>` for the next rows: tiles are as even as possible, since a short last one would wait for latency.
 macro_rules! tiles {
     ($job:ident, $tile:ident $(, $rest:expr)? ; $($per_row:ident),*) => {{
         let mut job = *$job;
         let mut rest = job.rows;
-        let mut count = rest.div_ceil(ROWS);
+        let mut count = rest.div_ceil(MR);
         while count > 0 {
             job.rows = rest.div_ceil(count);
             match job.rows {
@@ -50,7 +50,7 @@ macro_rules! tiles {
                 3 => $tile::<3>(&job $(, $rest)?),
                 4 => $tile::<4>(&job $(, $rest)?),
                 5 => $tile::<5>(&job $(, $rest)?),
-                _ => $tile::<ROWS>(&job $(, $rest)?),
+                _ => $tile::<MR>(&job $(, $rest)?),
             }
             job.a = job.a.wrapping_add(job.rows * job.a_stride);
             job.out = job.out.wrapping_add(job.rows * job.out_stride);
@@ -100,7 +100,7 @@ unsafe fn store(out: *mut f32, width: usize, values: [__m256; 2], accumulate: bo
 /// Widens `blocks` blocks of each row.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn widen<const R: usize>(a: *const u8, stride: usize, blocks: usize, widened: *mut Widened) {
-    // SAFETY: four bytes for each block are the caller's to read; at most `BLOCKS` blocks of `ROWS` rows are written.
+    // SAFETY: four bytes for each block are the caller's to read; at most `BLOCKS` blocks of `MR` rows are written.
     unsafe {
         let [even, odd] = [&raw mut (*widened)[0], &raw mut (*widened)[1]];
         for r in 0..R {
@@ -148,7 +148,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, widened: *mut Widened) {
 unsafe fn multiply<const R: usize>(
     sums: &mut [[__m256i; 2]; R],
     w: [__m256i; 2],
-    widened: *const [[i32; BLOCKS]; ROWS],
+    widened: *const [[i32; BLOCKS]; MR],
     block: usize,
 ) {
     for (r, sum) in sums.iter_mut().enumerate() {
@@ -186,7 +186,7 @@ unsafe fn tile_f32<const R: usize>(tile: &TileF32) {
     unsafe {
         let mut sums = [[_mm256_loadu_ps(tile.bias), _mm256_loadu_ps(tile.bias.add(8))]; R];
         let (mut a, mut w) = (tile.a, tile.panel);
-        for _ in 0..tile.depth {
+        for _ in 0..tile.inputs {
             let (w0, w1) = (_mm256_load_ps(w), _mm256_load_ps(w.add(8)));
             for (r, sum) in sums.iter_mut().enumerate() {
                 let x = _mm256_set1_ps(*a.add(r * tile.a_stride));

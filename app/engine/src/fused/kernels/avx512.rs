@@ -7,8 +7,8 @@ use super::{Kernels, Layout, TileF32, TileI8};
 
 pub(super) static KERNELS: Kernels = Kernels {
     name: "avx512vnni",
-    layout_i8: Layout { columns: 32, depth: 4 },
-    layout_f32: Layout { columns: 32, depth: 1 },
+    layout_i8: Layout { nr: 32, k_tile: 4 },
+    layout_f32: Layout { nr: 32, k_tile: 1 },
     signed: false,
     panel_i8,
     panel_f32,
@@ -23,7 +23,7 @@ row_functions!(true, false, "avx512f,avx512bw,avx512vl,avx512dq,fma");
 
 /// Rows that are worked on together: with two registers of results for each, 24 of the 32 registers. More would leave too
 /// few for the compiler, which then keeps results in memory.
-const ROWS: usize = 12;
+const MR: usize = 12;
 
 /// Bytes of a panel for each block of four inputs.
 const BLOCK_BYTES: usize = 128;
@@ -33,7 +33,7 @@ macro_rules! tiles {
     ($job:ident, $tile:ident $(, $ahead:ident)?; $($per_row:ident),*) => {{
         let mut job = *$job;
         let mut rest = job.rows;
-        let mut count = rest.div_ceil(ROWS);
+        let mut count = rest.div_ceil(MR);
         while count > 0 {
             job.rows = rest.div_ceil(count);
             match job.rows {
@@ -48,7 +48,7 @@ macro_rules! tiles {
                 9 => $tile::<9>(&job $(, $ahead)?),
                 10 => $tile::<10>(&job $(, $ahead)?),
                 11 => $tile::<11>(&job $(, $ahead)?),
-                _ => $tile::<ROWS>(&job $(, $ahead)?),
+                _ => $tile::<MR>(&job $(, $ahead)?),
             }
             job.a = job.a.wrapping_add(job.rows * job.a_stride);
             job.out = job.out.wrapping_add(job.rows * job.out_stride);
@@ -63,7 +63,7 @@ macro_rules! tiles {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
 unsafe fn panel_i8(tile: &TileI8) {
     // The next panel comes nearer in equal parts, so that memory is never asked for more than it can bring.
-    let ahead = BLOCK_BYTES.div_ceil(tile.rows.div_ceil(ROWS));
+    let ahead = BLOCK_BYTES.div_ceil(tile.rows.div_ceil(MR));
     // SAFETY: the contract of `TileI8`, handed on for each group of rows.
     unsafe { tiles!(tile, tile_i8, ahead; scales, zero_points) }
 }
@@ -128,7 +128,7 @@ unsafe fn tile_f32<const R: usize>(tile: &TileF32) {
         let bias = [_mm512_loadu_ps(tile.bias), _mm512_loadu_ps(tile.bias.add(16))];
         let mut sums = [bias; R];
         let (mut a, mut w) = (tile.a, tile.panel);
-        for _ in 0..tile.depth {
+        for _ in 0..tile.inputs {
             let (w0, w1) = (_mm512_load_ps(w), _mm512_load_ps(w.add(16)));
             for (r, sum) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*a.add(r * tile.a_stride));

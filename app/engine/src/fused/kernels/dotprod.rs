@@ -4,20 +4,20 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::{Ahead, COLUMNS, Sums, TABLE, finish, groups, rows_i8};
+use super::neon::{Ahead, NR, Sums, TABLE, finish, groups, rows_i8};
 use super::{Kernels, Layout, TileI8};
 
 pub(super) static KERNELS: Kernels =
-    Kernels { name: "dotprod", layout_i8: Layout { columns: COLUMNS, depth: DEPTH }, panel_i8, ..TABLE };
+    Kernels { name: "dotprod", layout_i8: Layout { nr: NR, k_tile: K_TILE }, panel_i8, ..TABLE };
 
-const DEPTH: usize = 4;
+const K_TILE: usize = 4;
 /// Rows that are worked on together: with eight columns 16 sums, with 16 inputs of each row 24 of the 32 registers.
-const ROWS: usize = 8;
+const MR: usize = 8;
 
 unsafe fn panel_i8(tile: &TileI8) {
-    let steps = tile.rows.div_ceil(ROWS) * tile.width.div_ceil(8) * (tile.blocks / 4);
-    let mut ahead = Ahead::new(tile.next.addr(), tile.blocks * COLUMNS * DEPTH, steps);
-    groups(tile.rows, ROWS, |first, count| {
+    let steps = tile.rows.div_ceil(MR) * tile.width.div_ceil(8) * (tile.blocks / 4);
+    let mut ahead = Ahead::new(tile.next.addr(), tile.blocks * NR * K_TILE, steps);
+    groups(tile.rows, MR, |first, count| {
         let rows = rows_i8(tile, first, count);
         // SAFETY: the contract of `TileI8`, handed on for each group of rows; `KERNELS` is only reachable on a CPU with
         // the extension.
@@ -43,15 +43,15 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
         let mut done: [Sums; R] = [[vdupq_n_s32(0); 4]; R];
         for half in 0..tile.width.div_ceil(8) {
             let mut sums = [[vdupq_n_s32(0); 2]; R];
-            let (mut a, mut w) = (tile.a.cast::<i8>(), tile.panel.add(half * 8 * DEPTH));
+            let (mut a, mut w) = (tile.a.cast::<i8>(), tile.panel.add(half * 8 * K_TILE));
             for _ in 0..tile.blocks / 4 {
                 let qs: [int8x16_t; R] = std::array::from_fn(|r| vld1q_s8(a.add(r * tile.a_stride)));
                 block::<0, R>(&mut sums, &qs, w);
                 block::<1, R>(&mut sums, &qs, w);
                 block::<2, R>(&mut sums, &qs, w);
                 block::<3, R>(&mut sums, &qs, w);
-                a = a.add(4 * DEPTH);
-                w = w.add(4 * COLUMNS * DEPTH);
+                a = a.add(4 * K_TILE);
+                w = w.add(4 * NR * K_TILE);
                 ahead.step();
             }
             // No more than four bytes of each row may be left.
@@ -61,14 +61,14 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
                     vreinterpretq_s8_s32(vdupq_n_s32(q))
                 });
                 block::<0, R>(&mut sums, &qs, w);
-                a = a.add(DEPTH);
-                w = w.add(COLUMNS * DEPTH);
+                a = a.add(K_TILE);
+                w = w.add(NR * K_TILE);
             }
             for (done, [a, b]) in done.iter_mut().zip(sums) {
                 (done[2 * half], done[2 * half + 1]) = (a, b);
             }
         }
-        finish(tile, tile.blocks * DEPTH, &done);
+        finish(tile, tile.blocks * K_TILE, &done);
     }
     ahead
 }
@@ -79,7 +79,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
 unsafe fn block<const I: usize, const R: usize>(sums: &mut [[int32x4_t; 2]; R], qs: &[int8x16_t; R], w: *const i8) {
     // SAFETY: the caller promises that this block's columns may be read.
     unsafe {
-        let w = w.add(I * COLUMNS * DEPTH);
+        let w = w.add(I * NR * K_TILE);
         let (w0, w1) = (vld1q_s8(w), vld1q_s8(w.add(16)));
         for (sum, q) in sums.iter_mut().zip(qs) {
             sum[0] = sdot::<I>(sum[0], w0, *q);

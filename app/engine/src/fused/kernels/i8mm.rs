@@ -4,20 +4,20 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::neon::{Ahead, COLUMNS, Sums, TABLE, finish, groups, rows_i8};
+use super::neon::{Ahead, NR, Sums, TABLE, finish, groups, rows_i8};
 use super::{Kernels, Layout, TileI8};
 
 pub(super) static KERNELS: Kernels =
-    Kernels { name: "i8mm", layout_i8: Layout { columns: COLUMNS, depth: DEPTH }, panel_i8, ..TABLE };
+    Kernels { name: "i8mm", layout_i8: Layout { nr: NR, k_tile: K_TILE }, panel_i8, ..TABLE };
 
-const DEPTH: usize = 8;
+const K_TILE: usize = 8;
 /// Pairs of rows that are worked on together: with 16 columns 24 of the 32 registers hold sums. Wide rather than high,
 /// since `zip1` makes each pair of rows on the same pipes that multiply.
 const PAIRS: usize = 3;
 
 unsafe fn panel_i8(tile: &TileI8) {
     let pairs = tile.rows.div_ceil(2);
-    let mut ahead = Ahead::new(tile.next.addr(), tile.blocks * COLUMNS * DEPTH, pairs.div_ceil(PAIRS) * tile.blocks);
+    let mut ahead = Ahead::new(tile.next.addr(), tile.blocks * NR * K_TILE, pairs.div_ceil(PAIRS) * tile.blocks);
     groups(pairs, PAIRS, |first, count| {
         let rows = rows_i8(tile, 2 * first, (2 * count).min(tile.rows - 2 * first));
         // SAFETY: the contract of `TileI8`, handed on for each group of rows; `KERNELS` is only reachable on a CPU with
@@ -41,8 +41,8 @@ unsafe fn tile_i8<const P: usize, const R: usize>(tile: &TileI8, mut ahead: Ahea
         let rows: [*const i8; R] =
             std::array::from_fn(|r| tile.a.add(r.min(tile.rows - 1) * tile.a_stride).cast::<i8>());
         for block in 0..tile.blocks {
-            let w = tile.panel.add(block * COLUMNS * DEPTH);
-            let load = |r: usize| vcombine_s8(vld1_s8(rows[r].add(block * DEPTH)), vdup_n_s8(0));
+            let w = tile.panel.add(block * NR * K_TILE);
+            let load = |r: usize| vcombine_s8(vld1_s8(rows[r].add(block * K_TILE)), vdup_n_s8(0));
             let pairs: [int8x16_t; P] = std::array::from_fn(|p| {
                 let (a, b) = (load(2 * p), load(2 * p + 1));
                 vreinterpretq_s8_s64(vzip1q_s64(vreinterpretq_s64_s8(a), vreinterpretq_s64_s8(b)))
@@ -61,7 +61,7 @@ unsafe fn tile_i8<const P: usize, const R: usize>(tile: &TileI8, mut ahead: Ahea
                 vreinterpretq_s32_s64(if r % 2 == 0 { vzip1q_s64(a, b) } else { vzip2q_s64(a, b) })
             })
         });
-        finish(tile, tile.blocks * DEPTH, &sums[..tile.rows]);
+        finish(tile, tile.blocks * K_TILE, &sums[..tile.rows]);
     }
     ahead
 }

@@ -15,8 +15,8 @@ pub(super) static KERNELS: Kernels = TABLE;
 /// The other ARM instances differ only in the int8 kernel.
 pub(super) const TABLE: Kernels = Kernels {
     name: "neon",
-    layout_i8: Layout { columns: COLUMNS, depth: DEPTH },
-    layout_f32: Layout { columns: COLUMNS, depth: 1 },
+    layout_i8: Layout { nr: NR, k_tile: K_TILE },
+    layout_f32: Layout { nr: NR, k_tile: 1 },
     signed: true,
     panel_i8,
     panel_f32,
@@ -31,13 +31,13 @@ row_functions!(true, true, "neon");
 
 /// Columns of a panel, on all ARM instances. A group of rows works on four or eight of them at a time, and finds itself
 /// in the L1 cache for the rest.
-pub(super) const COLUMNS: usize = 16;
-const DEPTH: usize = 16;
+pub(super) const NR: usize = 16;
+const K_TILE: usize = 16;
 /// Rows that are worked on together: with four columns 16 sums, which leaves 16 registers for operands and products.
-const ROWS: usize = 4;
+const MR: usize = 4;
 
 /// With eight columns 16 sums of four floats, enough to cover the latency of `fmla`.
-const ROWS_F32: usize = 8;
+const MR_F32: usize = 8;
 
 /// Calls `f` with the first row and the number of rows of each group of at most `most`. Groups are as even as possible,
 /// since a short last one would wait for latency.
@@ -120,7 +120,7 @@ unsafe fn store_some(out: *mut f32, values: *const f32, width: usize, accumulate
 }
 
 /// Sums of one row for all columns of a panel.
-pub(super) type Sums = [int32x4_t; COLUMNS / 4];
+pub(super) type Sums = [int32x4_t; NR / 4];
 
 /// Turns sums over `inputs` products into results, one element of `sums` for each row.
 ///
@@ -165,9 +165,9 @@ unsafe fn finish_rows<const SMALL: bool>(tile: &TileI8, sums: &[Sums]) {
 }
 
 unsafe fn panel_i8(tile: &TileI8) {
-    let steps = tile.rows.div_ceil(ROWS) * tile.width.div_ceil(4) * tile.blocks;
-    let mut ahead = Ahead::new(tile.next.addr(), tile.blocks * COLUMNS * DEPTH, steps);
-    groups(tile.rows, ROWS, |first, count| {
+    let steps = tile.rows.div_ceil(MR) * tile.width.div_ceil(4) * tile.blocks;
+    let mut ahead = Ahead::new(tile.next.addr(), tile.blocks * NR * K_TILE, steps);
+    groups(tile.rows, MR, |first, count| {
         let rows = rows_i8(tile, first, count);
         // SAFETY: the contract of `TileI8`, handed on for each group of rows.
         unsafe {
@@ -188,7 +188,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
         let mut done: [Sums; R] = [[vdupq_n_s32(0); 4]; R];
         for quarter in 0..tile.width.div_ceil(4) {
             let mut sums = [[vdupq_n_s32(0); 4]; R];
-            let (mut a, mut w) = (tile.a.cast::<i8>(), tile.panel.add(quarter * 4 * DEPTH));
+            let (mut a, mut w) = (tile.a.cast::<i8>(), tile.panel.add(quarter * 4 * K_TILE));
             for _ in 0..tile.blocks {
                 let ws = [vld1q_s8(w), vld1q_s8(w.add(16)), vld1q_s8(w.add(32)), vld1q_s8(w.add(48))];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -198,24 +198,24 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
                         *sum = vpadalq_s16(*sum, vmlal_high_s8(products, q, w));
                     }
                 }
-                a = a.add(DEPTH);
-                w = w.add(COLUMNS * DEPTH);
+                a = a.add(K_TILE);
+                w = w.add(NR * K_TILE);
                 ahead.step();
             }
             for (done, [a, b, c, d]) in done.iter_mut().zip(sums) {
                 done[quarter] = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
             }
         }
-        finish(tile, tile.blocks * DEPTH, &done);
+        finish(tile, tile.blocks * K_TILE, &done);
     }
     ahead
 }
 
 unsafe fn panel_f32(tile: &TileF32) {
-    let steps = tile.rows.div_ceil(ROWS_F32) * tile.width.div_ceil(8) * (tile.depth / 4);
-    let bytes = tile.depth * COLUMNS * 4;
+    let steps = tile.rows.div_ceil(MR_F32) * tile.width.div_ceil(8) * (tile.inputs / 4);
+    let bytes = tile.inputs * NR * 4;
     let mut ahead = Ahead::new(tile.panel.addr() + bytes, bytes, steps);
-    groups(tile.rows, ROWS_F32, |first, count| {
+    groups(tile.rows, MR_F32, |first, count| {
         let rows = TileF32 {
             a: tile.a.wrapping_add(first * tile.a_stride),
             rows: count,
@@ -246,21 +246,21 @@ unsafe fn tile_f32<const R: usize>(tile: &TileF32, mut ahead: Ahead) -> Ahead {
             let bias = [vld1q_f32(tile.bias.add(column)), vld1q_f32(tile.bias.add(column + 4))];
             let mut sums = [bias; R];
             let (mut a, mut w) = (tile.a, tile.panel.add(column));
-            for _ in 0..tile.depth / 4 {
+            for _ in 0..tile.inputs / 4 {
                 let xs: [float32x4_t; R] = std::array::from_fn(|r| vld1q_f32(a.add(r * tile.a_stride)));
                 inputs_f32::<0, R>(&mut sums, &xs, w);
                 inputs_f32::<1, R>(&mut sums, &xs, w);
                 inputs_f32::<2, R>(&mut sums, &xs, w);
                 inputs_f32::<3, R>(&mut sums, &xs, w);
                 a = a.add(4);
-                w = w.add(4 * COLUMNS);
+                w = w.add(4 * NR);
                 ahead.step();
             }
-            for _ in 0..tile.depth % 4 {
+            for _ in 0..tile.inputs % 4 {
                 let xs: [float32x4_t; R] = std::array::from_fn(|r| vdupq_n_f32(*a.add(r * tile.a_stride)));
                 inputs_f32::<0, R>(&mut sums, &xs, w);
                 a = a.add(1);
-                w = w.add(COLUMNS);
+                w = w.add(NR);
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 let out = tile.out.add(r * tile.out_stride + column);
@@ -280,7 +280,7 @@ unsafe fn inputs_f32<const I: i32, const R: usize>(
 ) {
     // SAFETY: the caller promises that this input's columns may be read.
     unsafe {
-        let w = w.add(I as usize * COLUMNS);
+        let w = w.add(I as usize * NR);
         let (w0, w1) = (vld1q_f32(w), vld1q_f32(w.add(4)));
         for (sum, x) in sums.iter_mut().zip(xs) {
             sum[0] = vfmaq_laneq_f32::<I>(sum[0], w0, *x);

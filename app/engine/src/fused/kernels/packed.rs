@@ -1,32 +1,32 @@
 //! Weights and activations as the panel kernels read them.
 
-/// How weights lie in memory: panels of `columns` output channels, in which `depth` consecutive inputs of one channel
-/// lie side by side: `[panel][input block][column][depth]`, filled up with zeros.
+/// How weights lie in memory: panels of `nr` output channels, in which `k_tile` consecutive inputs of one channel
+/// lie side by side: `[panel][input block][nr][k_tile]`, filled up with zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// Output channels of one panel.
-    pub(crate) columns: usize,
+    pub(crate) nr: usize,
     /// Inputs that lie side by side.
-    pub(crate) depth: usize,
+    pub(crate) k_tile: usize,
 }
 
 /// Bytes of a cache line: a vector load that starts at one never crosses two.
-const LINE: usize = 64;
+const CACHE_LINE_BYTES: usize = 64;
 
 /// Zeroed values that start at a cache line. The system gives zeroed memory page by page, when it is first written to.
 #[derive(Debug)]
-struct Lines<T> {
+struct AlignedBuf<T> {
     /// Never grows, so that it stays where it is.
     storage: Vec<T>,
     start: usize,
     len: usize,
 }
 
-impl<T: Copy + Default> Lines<T> {
+impl<T: Copy + Default> AlignedBuf<T> {
     fn zeros(len: usize) -> Self {
-        let per_line = LINE / size_of::<T>();
+        let per_line = CACHE_LINE_BYTES / size_of::<T>();
         let storage = vec![T::default(); len + per_line];
-        let start = storage.as_ptr().align_offset(LINE).min(per_line);
+        let start = storage.as_ptr().align_offset(CACHE_LINE_BYTES).min(per_line);
         Self { storage, start, len }
     }
 
@@ -51,7 +51,7 @@ pub(crate) struct PackedI8 {
     pub(super) layout: Layout,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    values: Lines<i8>,
+    values: AlignedBuf<i8>,
     /// Sum of the weights of each output channel. These three are filled up to whole panels.
     pub(super) sums: Vec<i32>,
     pub(super) scales: Vec<f32>,
@@ -61,15 +61,15 @@ pub(crate) struct PackedI8 {
 impl PackedI8 {
     /// All zero; columns are set by [`Self::set`], each once.
     pub(crate) fn new(layout: Layout, inputs: usize, outputs: usize) -> Self {
-        let columns = outputs.div_ceil(layout.columns) * layout.columns;
+        let padded = outputs.div_ceil(layout.nr) * layout.nr;
         Self {
             layout,
             inputs,
             outputs,
-            values: Lines::zeros(columns * inputs.div_ceil(layout.depth) * layout.depth),
-            sums: vec![0; columns],
-            scales: vec![0.0; columns],
-            bias: vec![0.0; columns],
+            values: AlignedBuf::zeros(padded * inputs.div_ceil(layout.k_tile) * layout.k_tile),
+            sums: vec![0; padded],
+            scales: vec![0.0; padded],
+            bias: vec![0.0; padded],
         }
     }
 
@@ -85,11 +85,11 @@ impl PackedI8 {
 
     /// Panels of output channels.
     pub(crate) fn panels(&self) -> usize {
-        self.outputs.div_ceil(self.layout.columns)
+        self.outputs.div_ceil(self.layout.nr)
     }
 
     pub(super) fn panel(&self, panel: usize) -> &[i8] {
-        let len = self.layout.columns * self.inputs.div_ceil(self.layout.depth) * self.layout.depth;
+        let len = self.layout.nr * self.inputs.div_ceil(self.layout.k_tile) * self.layout.k_tile;
         &self.values.values()[panel * len..][..len]
     }
 
@@ -105,25 +105,25 @@ impl PackedI8 {
         if let Some(bias) = bias {
             self.bias[first..first + count].copy_from_slice(bias);
         }
-        let Layout { columns, depth } = self.layout;
-        let panel_len = columns * self.inputs.div_ceil(depth) * depth;
+        let Layout { nr, k_tile } = self.layout;
+        let panel_len = nr * self.inputs.div_ceil(k_tile) * k_tile;
         let values = self.values.values_mut();
-        for (block, rows) in weights.chunks(depth * count).enumerate() {
+        for (block, rows) in weights.chunks(k_tile * count).enumerate() {
             let mut column = 0;
             while column < count {
                 // As many channels as lie in one panel.
-                let (panel, within) = ((first + column) / columns, (first + column) % columns);
-                let width = (columns - within).min(count - column);
-                let start = panel * panel_len + (block * columns + within) * depth;
-                let out = &mut values[start..start + width * depth];
+                let (panel, within) = ((first + column) / nr, (first + column) % nr);
+                let width = (nr - within).min(count - column);
+                let start = panel * panel_len + (block * nr + within) * k_tile;
+                let out = &mut values[start..start + width * k_tile];
                 let sums = &mut self.sums[first + column..first + column + width];
                 let row = |i: usize| rows.get(i * count + column..i * count + column + width);
-                match (depth, row(0), row(1), row(2), row(3)) {
+                match (k_tile, row(0), row(1), row(2), row(3)) {
                     (4, Some(a), Some(b), Some(c), Some(d)) => interleave([a, b, c, d], out, sums),
                     _ => {
                         for (i, row) in rows.chunks(count).enumerate() {
                             for (j, w) in row[column..column + width].iter().enumerate() {
-                                out[j * depth + i] = *w;
+                                out[j * k_tile + i] = *w;
                                 sums[j] += i32::from(*w);
                             }
                         }
@@ -139,9 +139,9 @@ impl PackedI8 {
     /// # Panics
     /// When it would need more memory than [`Self::new`] got.
     pub(crate) fn reshape(&mut self, inputs: usize, outputs: usize) {
-        let Layout { columns, depth } = self.layout;
-        let padded = outputs.div_ceil(columns) * columns;
-        let len = padded * inputs.div_ceil(depth) * depth;
+        let Layout { nr, k_tile } = self.layout;
+        let padded = outputs.div_ceil(nr) * nr;
+        let len = padded * inputs.div_ceil(k_tile) * k_tile;
         assert!(padded <= self.bias.len());
         (self.inputs, self.outputs) = (inputs, outputs);
         self.values.values_mut()[..len].fill(0);
@@ -161,12 +161,12 @@ impl PackedI8 {
         self.scales[column] = scale;
         self.sums[column] = weights.iter().map(|w| i32::from(*w)).sum();
         let (layout, values) = self.channel(column);
-        match layout.depth {
-            4 => spread::<4>(weights, layout.columns, values),
-            8 => spread::<8>(weights, layout.columns, values),
-            16 => spread::<16>(weights, layout.columns, values),
-            depth => {
-                for (out, chunk) in values.chunks_mut(layout.columns * depth).zip(weights.chunks(depth)) {
+        match layout.k_tile {
+            4 => spread::<4>(weights, layout.nr, values),
+            8 => spread::<8>(weights, layout.nr, values),
+            16 => spread::<16>(weights, layout.nr, values),
+            k_tile => {
+                for (out, chunk) in values.chunks_mut(layout.nr * k_tile).zip(weights.chunks(k_tile)) {
                     out[..chunk.len()].copy_from_slice(chunk);
                 }
             }
@@ -176,19 +176,19 @@ impl PackedI8 {
     /// The memory of a channel, from its first byte on.
     #[inline(always)]
     fn channel(&mut self, column: usize) -> (Layout, &mut [i8]) {
-        let Layout { columns, depth } = self.layout;
-        let panel_len = columns * self.inputs.div_ceil(depth) * depth;
-        let start = column / columns * panel_len + column % columns * depth;
-        let end = (column / columns + 1) * panel_len;
+        let Layout { nr, k_tile } = self.layout;
+        let panel_len = nr * self.inputs.div_ceil(k_tile) * k_tile;
+        let start = column / nr * panel_len + column % nr * k_tile;
+        let end = (column / nr + 1) * panel_len;
         (self.layout, &mut self.values.values_mut()[start..end])
     }
 }
 
-/// Groups of `D` consecutive weights, `columns` groups apart.
+/// Groups of `D` consecutive weights, `nr` groups apart.
 #[inline(always)]
-fn spread<const D: usize>(weights: &[i8], columns: usize, out: &mut [i8]) {
+fn spread<const D: usize>(weights: &[i8], nr: usize, out: &mut [i8]) {
     let (whole, rest) = weights.as_chunks::<D>();
-    let mut groups = out.chunks_mut(columns * D);
+    let mut groups = out.chunks_mut(nr * D);
     for (group, out) in whole.iter().zip(&mut groups) {
         out[..D].copy_from_slice(group);
     }
@@ -220,16 +220,16 @@ pub(crate) struct PackedF32 {
     pub(super) layout: Layout,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    values: Lines<f32>,
+    values: AlignedBuf<f32>,
     pub(super) bias: Vec<f32>,
 }
 
 impl PackedF32 {
     /// All zero; columns are set by [`Self::set`].
     pub(crate) fn new(layout: Layout, inputs: usize, outputs: usize) -> Self {
-        assert_eq!(layout.depth, 1);
-        let columns = outputs.div_ceil(layout.columns) * layout.columns;
-        Self { layout, inputs, outputs, values: Lines::zeros(columns * inputs), bias: vec![0.0; columns] }
+        assert_eq!(layout.k_tile, 1);
+        let padded = outputs.div_ceil(layout.nr) * layout.nr;
+        Self { layout, inputs, outputs, values: AlignedBuf::zeros(padded * inputs), bias: vec![0.0; padded] }
     }
 
     /// Values of a row of activations.
@@ -244,11 +244,11 @@ impl PackedF32 {
 
     /// Panels of output channels.
     pub(crate) fn panels(&self) -> usize {
-        self.outputs.div_ceil(self.layout.columns)
+        self.outputs.div_ceil(self.layout.nr)
     }
 
     pub(super) fn panel(&self, panel: usize) -> &[f32] {
-        let len = self.layout.columns * self.inputs;
+        let len = self.layout.nr * self.inputs;
         &self.values.values()[panel * len..][..len]
     }
 
@@ -269,14 +269,14 @@ impl PackedF32 {
     /// Sets the weights of one input for the channels from `first` on.
     pub(crate) fn set_input(&mut self, input: usize, first: usize, row: &[f32]) {
         assert!(input < self.inputs && first + row.len() <= self.outputs);
-        let columns = self.layout.columns;
-        let panel_len = columns * self.inputs;
+        let nr = self.layout.nr;
+        let panel_len = nr * self.inputs;
         let values = self.values.values_mut();
         let mut column = 0;
         while column < row.len() {
-            let (panel, within) = ((first + column) / columns, (first + column) % columns);
-            let width = (columns - within).min(row.len() - column);
-            values[panel * panel_len + input * columns + within..][..width].copy_from_slice(&row[column..][..width]);
+            let (panel, within) = ((first + column) / nr, (first + column) % nr);
+            let width = (nr - within).min(row.len() - column);
+            values[panel * panel_len + input * nr + within..][..width].copy_from_slice(&row[column..][..width]);
             column += width;
         }
     }
@@ -287,8 +287,8 @@ impl PackedF32 {
     /// # Panics
     /// When it would need more memory than [`Self::new`] got.
     pub(crate) fn reshape(&mut self, inputs: usize, outputs: usize) {
-        let columns = outputs.div_ceil(self.layout.columns) * self.layout.columns;
-        assert!(columns * inputs <= self.values.len && columns <= self.bias.len());
+        let padded = outputs.div_ceil(self.layout.nr) * self.layout.nr;
+        assert!(padded * inputs <= self.values.len && padded <= self.bias.len());
         (self.inputs, self.outputs) = (inputs, outputs);
     }
 
@@ -300,10 +300,10 @@ impl PackedF32 {
     /// Sets channel `column` from its weights in the order of the inputs.
     pub(crate) fn set_channel(&mut self, column: usize, weights: &[f32]) {
         assert!(column < self.outputs && weights.len() == self.inputs);
-        let columns = self.layout.columns;
-        let start = column / columns * columns * self.inputs + column % columns;
+        let nr = self.layout.nr;
+        let start = column / nr * nr * self.inputs + column % nr;
         let values = &mut self.values.values_mut()[start..];
-        for (out, w) in values.iter_mut().step_by(columns).zip(weights) {
+        for (out, w) in values.iter_mut().step_by(nr).zip(weights) {
             *out = *w;
         }
     }

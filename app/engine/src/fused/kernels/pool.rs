@@ -34,7 +34,7 @@ struct Shared {
     unfinished: AtomicUsize,
     finished: Condvar,
     panicked: AtomicBool,
-    barrier: Barrier,
+    barrier: SpinBarrier,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Pool {
             unfinished: AtomicUsize::new(0),
             finished: Condvar::new(),
             panicked: AtomicBool::new(false),
-            barrier: Barrier::default(),
+            barrier: SpinBarrier::default(),
         });
         Self { shared, workers: Vec::new(), busy: Mutex::new(()) }
     }
@@ -91,7 +91,7 @@ impl Pool {
     ///
     /// # Panics
     /// When `job` panics on any thread.
-    pub(crate) fn run(&self, job: &(dyn Fn(usize, Meeting<'_>) + Sync)) {
+    pub(crate) fn run(&self, job: &(dyn Fn(usize, Barrier<'_>) + Sync)) {
         let shared = &*self.shared;
         let free = match self.busy.try_lock() {
             Ok(guard) => Some(guard),
@@ -100,12 +100,12 @@ impl Pool {
             Err(TryLockError::WouldBlock) => None,
         };
         let Some(_busy) = free.filter(|_| shared.threads > 1) else {
-            job(0, Meeting { barrier: &shared.barrier, threads: 1 });
+            job(0, Barrier { inner: &shared.barrier, threads: 1 });
             return;
         };
-        let meeting = Meeting { barrier: &shared.barrier, threads: shared.threads };
+        let barrier = Barrier { inner: &shared.barrier, threads: shared.threads };
         let each = |number: usize| {
-            let result = catch_unwind(AssertUnwindSafe(|| job(number, meeting)));
+            let result = catch_unwind(AssertUnwindSafe(|| job(number, barrier)));
             if result.is_err() {
                 shared.panicked.store(true, Ordering::Release);
                 shared.barrier.release();
@@ -197,27 +197,27 @@ impl Shared {
 
 /// Where the threads of a run meet.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Meeting<'a> {
-    barrier: &'a Barrier,
+pub(crate) struct Barrier<'a> {
+    inner: &'a SpinBarrier,
     /// Threads of this run.
     pub(crate) threads: usize,
 }
 
-impl Meeting<'_> {
+impl Barrier<'_> {
     /// Waits until every thread of the run is here; what they wrote before is visible to all after.
     ///
     /// # Panics
     /// When another thread has panicked.
     pub(crate) fn wait(&self) {
         if self.threads > 1 {
-            self.barrier.wait(self.threads);
+            self.inner.wait(self.threads);
         }
     }
 }
 
 /// Like [`std::sync::Barrier`], but spins for a while before it sleeps.
 #[derive(Debug, Default)]
-struct Barrier {
+struct SpinBarrier {
     arrived: AtomicUsize,
     round: AtomicUsize,
     broken: AtomicBool,
@@ -225,7 +225,7 @@ struct Barrier {
     wake: Condvar,
 }
 
-impl Barrier {
+impl SpinBarrier {
     fn wait(&self, threads: usize) {
         let round = self.round.load(Ordering::Acquire);
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == threads {

@@ -5,8 +5,8 @@ use super::{Kernels, Layout, TileF32, TileI8};
 
 pub(super) static KERNELS: Kernels = table("scalar", LAYOUT_I8, LAYOUT_F32, panel_i8, panel_f32);
 
-const LAYOUT_I8: Layout = Layout { columns: 16, depth: 4 };
-const LAYOUT_F32: Layout = Layout { columns: 16, depth: 1 };
+const LAYOUT_I8: Layout = Layout { nr: 16, k_tile: 4 };
+const LAYOUT_F32: Layout = Layout { nr: 16, k_tile: 1 };
 
 row_functions!(false, false);
 
@@ -47,7 +47,7 @@ unsafe fn panel_f32(tile: &TileF32) {
 /// # Safety
 /// The contract of [`TileI8`].
 pub(super) unsafe fn twin_i8<const SIGNED: bool>(tile: &TileI8, layout: Layout) {
-    let Layout { columns, depth } = layout;
+    let Layout { nr, k_tile } = layout;
     // SAFETY: within the extents that `TileI8` promises.
     unsafe {
         for row in 0..tile.rows {
@@ -55,10 +55,10 @@ pub(super) unsafe fn twin_i8<const SIGNED: bool>(tile: &TileI8, layout: Layout) 
             for column in 0..tile.width {
                 let mut sum = 0i32;
                 for block in 0..tile.blocks {
-                    for i in 0..depth {
-                        let q = *a.add(block * depth + i);
+                    for i in 0..k_tile {
+                        let q = *a.add(block * k_tile + i);
                         let q = if SIGNED { i32::from(q.cast_signed()) } else { i32::from(q) };
-                        sum += q * i32::from(*tile.panel.add((block * columns + column) * depth + i));
+                        sum += q * i32::from(*tile.panel.add((block * nr + column) * k_tile + i));
                     }
                 }
                 sum -= *tile.zero_points.add(row) * *tile.sums.add(column);
@@ -82,8 +82,8 @@ pub(super) unsafe fn twin_f32(tile: &TileF32, layout: Layout) {
             let a = tile.a.add(row * tile.a_stride);
             for column in 0..tile.width {
                 let mut sum = 0.0f32;
-                for k in 0..tile.depth {
-                    sum += *a.add(k) * *tile.panel.add(k * layout.columns + column);
+                for k in 0..tile.inputs {
+                    sum += *a.add(k) * *tile.panel.add(k * layout.nr + column);
                 }
                 sum += *tile.bias.add(column);
                 let out = tile.out.add(row * tile.out_stride + column);

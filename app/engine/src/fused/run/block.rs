@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Input, Scratch, Work, read};
 use crate::fused::int4;
 use crate::fused::kernels::{Activation, Kernels, Matrix};
-use crate::fused::program::{Index, Op, Patches, Rows, Table, ValueId, View, Weights};
+use crate::fused::program::{Op, Patches, Rows, SequenceIndex, Table, ValueId, View, Weights};
 use crate::fused::quantized::Quantized;
 
 /// A block of rows, and its values.
@@ -50,15 +50,15 @@ impl Block<'_, '_> {
     pub(super) fn fetch_context(&mut self, step: usize) {
         let runner = self.work.runner;
         let Op::Attention(attention) = &runner.program.steps[step].op else { return };
-        let (dim, parts) = (attention.head_dim(), self.work.sharing.parts);
+        let (dim, parts) = (attention.head_dim(), self.work.partition.parts);
         let (width, start) = (self.width(attention.out), runner.offsets[attention.out]);
         let count = self.count(attention.out);
         let first = if count == self.rows.len() { self.rows.start } else { 0 };
         let one = runner.program.values[attention.out].rows == Rows::One;
-        let queries = if one { 1 } else { self.work.sharing.tokens };
+        let queries = if one { 1 } else { self.work.partition.tokens };
         for head in 0..attention.heads {
             for part in 0..parts {
-                let part_rows = self.work.sharing.part(queries, part);
+                let part_rows = self.work.partition.part(queries, part);
                 let rows = part_rows.start.max(first)..part_rows.end.min(first + count);
                 if rows.is_empty() {
                     continue;
@@ -150,16 +150,16 @@ impl Block<'_, '_> {
         }
     }
 
-    fn lookup(&mut self, table: &Table, index: Index, out: ValueId) {
+    fn lookup(&mut self, table: &Table, index: SequenceIndex, out: ValueId) {
         let Input::Tokens { ids, types, positions, .. } = self.work.input else { return };
         let (range, width, first) = (self.range(out), self.width(out), self.rows.start);
         for (row, out) in self.values[range].chunks_exact_mut(width).enumerate() {
             let token = first + row;
             let at = match index {
-                Index::Ids => usize::try_from(ids[token]).unwrap_or(0),
-                Index::Types => usize::try_from(types[token]).unwrap_or(0),
-                Index::Places => token,
-                Index::Positions => usize::try_from(positions[token]).unwrap_or(0),
+                SequenceIndex::Ids => usize::try_from(ids[token]).unwrap_or(0),
+                SequenceIndex::Types => usize::try_from(types[token]).unwrap_or(0),
+                SequenceIndex::TokenIndex => token,
+                SequenceIndex::PositionIds => usize::try_from(positions[token]).unwrap_or(0),
             };
             match table {
                 Table::F32(values) => out.copy_from_slice(&values[at * width..][..width]),
@@ -182,7 +182,7 @@ impl Block<'_, '_> {
         let width = patches.channels * patches.patch[0] * patches.patch[1];
         let rows = &mut scratch.rows[..self.rows.len() * width];
         for (row, out) in self.rows.clone().zip(rows.chunks_exact_mut(width)) {
-            match row.checked_sub(patches.lead) {
+            match row.checked_sub(patches.prefix_tokens) {
                 Some(patch) => cut_patch(patches, pixels, size, patch, out),
                 None => out.fill(0.0),
             }
@@ -192,7 +192,7 @@ impl Block<'_, '_> {
         let from = Matrix { values: &*rows, stride: width, width, rows: self.rows.len() };
         linear(kernels, from, weights, None, false, to, &mut scratch.quantized);
         let hidden = self.width(out);
-        let lead = patches.lead.saturating_sub(self.rows.start).min(self.rows.len());
+        let lead = patches.prefix_tokens.saturating_sub(self.rows.start).min(self.rows.len());
         let start = self.work.runner.offsets[out];
         self.values[start..start + lead * hidden].fill(0.0);
     }
@@ -219,9 +219,9 @@ fn linear(
     quantized: &mut Quantized,
 ) {
     let (panels, columns, stride) = match weights {
-        Weights::I8(weights) => (weights.panels(), kernels.layout_i8.columns, weights.outputs()),
-        Weights::F32(weights) => (weights.panels(), kernels.layout_f32.columns, weights.outputs()),
-        Weights::Parts(_) => unreachable!("weights are loaded before a program runs"),
+        Weights::I8(weights) => (weights.panels(), kernels.layout_i8.nr, weights.outputs()),
+        Weights::F32(weights) => (weights.panels(), kernels.layout_f32.nr, weights.outputs()),
+        Weights::Unloaded(_) => unreachable!("weights are loaded before a program runs"),
     };
     if weights.is_i8() {
         quantized.start(x.width);
@@ -235,7 +235,7 @@ fn linear(
             Weights::F32(weights) => {
                 kernels.panel_f32(x.values, x.stride, x.rows, weights, panel, out, stride, add);
             }
-            Weights::Parts(_) => {}
+            Weights::Unloaded(_) => {}
         }
         if let Some(activation) = activation {
             // At once, while the panel's results are in the nearest cache.

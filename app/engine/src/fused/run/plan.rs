@@ -1,4 +1,4 @@
-//! How a program is run: its phases, the sharing out of rows, and where each value lies.
+//! How a program is run: its phases, the partition out of rows, and where each value lies.
 
 use std::ops::Range;
 
@@ -24,14 +24,33 @@ pub(super) enum Phase {
 
 /// How the rows of a run are shared out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sharing {
+pub(super) struct Partition {
     pub(super) tokens: usize,
     pub(super) blocks: usize,
     /// Parts of the queries of a head.
     pub(super) parts: usize,
 }
 
-impl Sharing {
+impl Partition {
+    /// Splits `tokens` rows into blocks for `threads` threads, and `heads` heads into parts where they do not divide evenly.
+    pub(super) fn new(tokens: usize, threads: usize, heads: usize) -> Self {
+        let wanted = if threads > 1 { threads * BLOCKS_PER_THREAD } else { 1 };
+        let most = tokens.div_ceil(BLOCK_ROWS_MIN).max(1);
+        let blocks = wanted.max(tokens.div_ceil(BLOCK_ROWS_MAX)).min(most);
+        // As many blocks for each thread: five for four threads would take two rounds, and read the weights twice.
+        let even = blocks.next_multiple_of(threads);
+        let blocks = if even <= most {
+            even
+        } else if blocks > threads {
+            even - threads
+        } else {
+            blocks
+        };
+        // Heads that do not go round evenly are cut in parts.
+        let parts = if heads.is_multiple_of(threads) || tokens < BLOCK_ROWS_MIN * threads { 1 } else { threads };
+        Self { tokens, blocks, parts }
+    }
+
     pub(super) fn block(&self, index: usize) -> Range<usize> {
         self.tokens * index / self.blocks..self.tokens * (index + 1) / self.blocks
     }
@@ -46,35 +65,17 @@ pub(super) fn phases(program: &Program) -> Vec<Phase> {
     let mut phases = Vec::new();
     let mut start = 0;
     for (index, step) in program.steps.iter().enumerate() {
-        let meeting = match step.op {
+        let phase = match step.op {
             Op::Attention(_) => Phase::Attention(index),
             Op::Pool { .. } => Phase::Pool(index),
             _ => continue,
         };
         phases.push(Phase::Rows(start..index));
-        phases.push(meeting);
+        phases.push(phase);
         start = index + 1;
     }
     phases.push(Phase::Rows(start..program.steps.len()));
     phases
-}
-
-pub(super) fn share(tokens: usize, threads: usize, heads: usize) -> Sharing {
-    let wanted = if threads > 1 { threads * BLOCKS_PER_THREAD } else { 1 };
-    let most = tokens.div_ceil(BLOCK_ROWS_MIN).max(1);
-    let blocks = wanted.max(tokens.div_ceil(BLOCK_ROWS_MAX)).min(most);
-    // As many blocks for each thread: five for four threads would take two rounds, and read the weights twice.
-    let even = blocks.next_multiple_of(threads);
-    let blocks = if even <= most {
-        even
-    } else if blocks > threads {
-        even - threads
-    } else {
-        blocks
-    };
-    // Heads that do not go round evenly are cut in parts.
-    let parts = if heads.is_multiple_of(threads) || tokens < BLOCK_ROWS_MIN * threads { 1 } else { threads };
-    Sharing { tokens, blocks, parts }
 }
 
 /// Width of the rows that a step quantises.
@@ -133,14 +134,14 @@ mod tests {
     #[test]
     fn rows_go_round_evenly_and_whole() {
         for (tokens, threads, blocks) in [(50, 4, 4), (50, 3, 3), (197, 4, 8), (197, 1, 4), (7, 4, 1), (1025, 3, 18)] {
-            assert_eq!(share(tokens, threads, 12).blocks, blocks, "{tokens} tokens, {threads} threads");
+            assert_eq!(Partition::new(tokens, threads, 12).blocks, blocks, "{tokens} tokens, {threads} threads");
         }
         for tokens in 1..300 {
             for threads in 1..9 {
-                let sharing = share(tokens, threads, 12);
-                let rows: Vec<usize> = (0..sharing.blocks).flat_map(|block| sharing.block(block)).collect();
+                let partition = Partition::new(tokens, threads, 12);
+                let rows: Vec<usize> = (0..partition.blocks).flat_map(|block| partition.block(block)).collect();
                 assert!(rows.iter().copied().eq(0..tokens), "{tokens} tokens, {threads} threads");
-                assert!(sharing.blocks <= threads || sharing.blocks.is_multiple_of(threads));
+                assert!(partition.blocks <= threads || partition.blocks.is_multiple_of(threads));
             }
         }
     }

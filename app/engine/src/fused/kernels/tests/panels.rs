@@ -105,14 +105,14 @@ fn int8_panels_are_exact() {
         let (mut random, mut patterns) = (Random(1), PATTERNS.iter().cycle());
         for rows in 1..=33 {
             for inputs in INPUTS {
-                for outputs in widths(kernels.layout_i8.columns) {
+                for outputs in widths(kernels.layout_i8.nr) {
                     check_i8(kernels, rows, inputs, outputs, patterns.next().unwrap(), &mut random);
                 }
             }
         }
         // More inputs than any kernel works on at a time, for every pattern.
         for pattern in &PATTERNS {
-            check_i8(kernels, 7, 3077, kernels.layout_i8.columns + 1, pattern, &mut random);
+            check_i8(kernels, 7, 3077, kernels.layout_i8.nr + 1, pattern, &mut random);
         }
     }
 }
@@ -158,7 +158,7 @@ fn float_panels_are_close_to_double_precision() {
         for rows in 1..=33 {
             for inputs in INPUTS {
                 // Rows and inputs meet every edge in turn.
-                let outputs = widths(kernels.layout_f32.columns)[(rows + inputs) % 5];
+                let outputs = widths(kernels.layout_f32.nr)[(rows + inputs) % 5];
                 check_f32(kernels, rows, inputs, outputs, &mut random);
             }
         }

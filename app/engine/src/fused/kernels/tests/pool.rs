@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::super::Pool;
-use super::super::pool::Meeting;
+use super::super::pool::Barrier;
 
 fn counters(threads: usize) -> Vec<AtomicUsize> {
     (0..threads).map(|_| AtomicUsize::new(0)).collect()
@@ -37,10 +37,10 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
 #[track_caller]
 fn check_all_run(pool: &Pool) {
     let calls = counters(pool.threads());
-    pool.run(&|number, meeting| {
-        assert_eq!(meeting.threads, calls.len());
+    pool.run(&|number, barrier| {
+        assert_eq!(barrier.threads, calls.len());
         calls[number].fetch_add(1, Relaxed);
-        meeting.wait();
+        barrier.wait();
         assert_eq!(loads(&calls), vec![1; calls.len()], "the barrier let someone through early");
     });
     assert_eq!(loads(&calls), vec![1; calls.len()]);
@@ -67,16 +67,16 @@ fn what_was_written_before_a_barrier_is_read_after_it() {
         for threads in 2..=8 {
             let pool = Pool::new(threads).unwrap();
             let slots = counters(threads);
-            pool.run(&|number, meeting| {
+            pool.run(&|number, barrier| {
                 for round in 1..=200 {
                     if round % 50 == number {
                         // Now and then the others fall asleep.
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     slots[number].store(round, Relaxed);
-                    meeting.wait();
+                    barrier.wait();
                     assert_eq!(loads(&slots), vec![round; threads]);
-                    meeting.wait();
+                    barrier.wait();
                 }
             });
             assert_eq!(loads(&slots), vec![200; threads]);
@@ -104,8 +104,8 @@ fn many_quick_runs() {
 #[track_caller]
 fn check_panic(pool: &Pool, culprit: usize, barriers: usize, late: bool) {
     let result = catch_unwind(AssertUnwindSafe(|| {
-        pool.run(&|number, meeting| {
-            (0..barriers).for_each(|_| meeting.wait());
+        pool.run(&|number, barrier| {
+            (0..barriers).for_each(|_| barrier.wait());
             if number == culprit {
                 panic_any("meant");
             }
@@ -113,7 +113,7 @@ fn check_panic(pool: &Pool, culprit: usize, barriers: usize, late: bool) {
                 // Until the culprit is gone.
                 std::thread::sleep(Duration::from_millis(1));
             }
-            (0..2).for_each(|_| meeting.wait());
+            (0..2).for_each(|_| barrier.wait());
         });
     }));
     assert!(result.is_err(), "thread {culprit} of {} after {barriers} barriers, late: {late}", pool.threads());
@@ -132,7 +132,7 @@ fn a_panic_comes_out_and_the_pool_goes_on() {
             }
             // Nobody meets: one panics, or all do.
             for culprit in (0..threads).map(Some).chain([None]) {
-                let job = |number: usize, _: Meeting<'_>| assert!(culprit.is_some_and(|it| it != number), "meant");
+                let job = |number: usize, _: Barrier<'_>| assert!(culprit.is_some_and(|it| it != number), "meant");
                 assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&job))).is_err(), "{culprit:?} of {threads}");
                 check_all_run(&pool);
             }
@@ -145,12 +145,12 @@ fn a_busy_pool_lets_callers_work_alone() {
     in_time(|| {
         let pool = Pool::new(3).unwrap();
         let (calls, expected) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let job = |number: usize, meeting: Meeting<'_>| {
+        let job = |number: usize, barrier: Barrier<'_>| {
             if number == 0 {
-                expected.fetch_add(meeting.threads, Relaxed);
+                expected.fetch_add(barrier.threads, Relaxed);
             }
             calls.fetch_add(1, Relaxed);
-            meeting.wait();
+            barrier.wait();
         };
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -160,9 +160,9 @@ fn a_busy_pool_lets_callers_work_alone() {
         assert_eq!(calls.load(Relaxed), expected.load(Relaxed));
         assert!(calls.load(Relaxed) > 4000, "no run had the threads");
         // A job that runs something itself finds its own pool busy.
-        pool.run(&|_, meeting| {
-            assert_eq!(meeting.threads, 3);
-            pool.run(&|number, meeting| assert_eq!((number, meeting.threads), (0, 1)));
+        pool.run(&|_, barrier| {
+            assert_eq!(barrier.threads, 3);
+            pool.run(&|number, barrier| assert_eq!((number, barrier.threads), (0, 1)));
         });
         check_all_run(&pool);
     });

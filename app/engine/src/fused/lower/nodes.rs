@@ -1,23 +1,24 @@
-//! What each ONNX operator makes of the meanings of its inputs.
+//! What each ONNX operator makes of the symbols of its inputs.
 
 use tract_onnx::pb;
 
 use super::attributes::{float, input, int, ints, text};
 use super::function::{gelu, gelu_tanh};
 use super::{
-    Function, Inputs, Interpreter, Known, Meaning, Order, PATCHES_MAX, Patches, Rows, Terms, View, Weights, unknown,
+    Function, HeadAxes, Inputs, Lowered, Lowering, PATCHES_MAX, Patches, Rows, SymbolicValue, Terms, View, Weights,
+    unsupported,
 };
 use crate::fused::program::{Attention, Op};
 use crate::onnx::INT4;
 
-impl Interpreter<'_, '_> {
+impl Lowering<'_, '_> {
     /// Gives the node's output its meaning.
-    pub(super) fn node(&mut self, node: &pb::NodeProto) -> Known<()> {
-        let [output] = &node.output[..] else { return unknown("expected one output") };
+    pub(super) fn node(&mut self, node: &pb::NodeProto) -> Lowered<()> {
+        let [output] = &node.output[..] else { return unsupported("expected one output") };
         if !matches!(node.domain.as_str(), "" | "ai.onnx") {
-            return unknown(format!("operators of the domain {} are not known", node.domain));
+            return unsupported(format!("operators of the domain {} are not known", node.domain));
         }
-        let meaning = match node.op_type.as_str() {
+        let symbol = match node.op_type.as_str() {
             "Conv" => self.patch_embedding(node)?,
             "DequantizeLinear" => self.dequantize(node)?,
             "MatMul" | "Gemm" => self.product(node)?,
@@ -31,50 +32,50 @@ impl Interpreter<'_, '_> {
             "Concat" => self.concatenation(node)?,
             "ReduceL2" => self.norms(node)?,
             "ReduceMean" => self.mean(node)?,
-            "ArgMax" => self.place(node)?,
+            "ArgMax" => self.arg_max(node)?,
             "Equal" => self.equal(node)?,
-            "Identity" => self.meaning(input(node, 0)?)?,
+            "Identity" => self.symbol(input(node, 0)?)?,
             "Cast" => self.cast(node)?,
             "Shape" => self.length(node)?,
             "Squeeze" | "Unsqueeze" => self.axes(node)?,
             "Gelu" => {
                 let tanh = text(node, "approximate") == Some("tanh");
                 let (x, function) = self.function(input(node, 0)?, output)?;
-                Meaning::Function(x, function.then(if tanh { gelu_tanh } else { gelu }))
+                SymbolicValue::Function(x, function.then(if tanh { gelu_tanh } else { gelu }))
             }
             op if Function::binary(op).is_some() => self.binary(node)?,
             op if Function::identity().unary(op).is_some() => {
                 let (x, function) = self.function(input(node, 0)?, output)?;
-                let Some(function) = function.unary(op) else { return unknown("not a function of one value") };
-                Meaning::Function(x, function)
+                let Some(function) = function.unary(op) else { return unsupported("not a function of one value") };
+                SymbolicValue::Function(x, function)
             }
-            _ => return unknown("the operator is not known here"),
+            _ => return unsupported("the operator is not known here"),
         };
-        self.meanings.insert(output.clone(), meaning);
+        self.symbols.insert(output.clone(), symbol);
         Ok(())
     }
 
     /// `name` as a function of rows.
-    pub(super) fn function(&mut self, name: &str, step: &str) -> Known<(View, Function)> {
-        match self.meaning(name)? {
-            Meaning::Function(x, function) => Ok((x, function)),
+    pub(super) fn function(&mut self, name: &str, step: &str) -> Lowered<(View, Function)> {
+        match self.symbol(name)? {
+            SymbolicValue::Function(x, function) => Ok((x, function)),
             _ => Ok((self.rows(name, step)?, Function::identity())),
         }
     }
 
-    fn patch_embedding(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let Inputs::Pixels([height, width]) = self.inputs else { return unknown("a convolution of text") };
-        if !matches!(self.meaning(input(node, 0)?)?, Meaning::Pixels) {
-            return unknown("a convolution of something else than pixels");
+    fn patch_embedding(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
+        let Inputs::Pixels([height, width]) = self.inputs else { return unsupported("a convolution of text") };
+        if !matches!(self.symbol(input(node, 0)?)?, SymbolicValue::Pixels) {
+            return unsupported("a convolution of something else than pixels");
         }
-        let weights = self.meaning(input(node, 1)?)?;
+        let weights = self.symbol(input(node, 1)?)?;
         let number = match &weights {
-            Meaning::Constant(number) => *number,
-            Meaning::Dequantized { values, axis: 0, group: None, .. } => *values,
-            _ => return unknown("the weights are not constant"),
+            SymbolicValue::Constant(number) => *number,
+            SymbolicValue::Dequantized { values, axis: 0, group: None, .. } => *values,
+            _ => return unsupported("the weights are not constant"),
         };
         let [hidden, channels, patch_height, patch_width] = self.shape(number)[..] else {
-            return unknown("the weights do not have four axes");
+            return unsupported("the weights do not have four axes");
         };
         let step = [patch_height as i64, patch_width as i64];
         let all = |name: &str, value: i64| ints(node, name).is_none_or(|values| values.iter().all(|v| *v == value));
@@ -83,55 +84,58 @@ impl Interpreter<'_, '_> {
         let padded = text(node, "auto_pad").is_some_and(|pad| pad != "NOTSET" && pad != "VALID");
         let grid = [height / patch_height.max(1), width / patch_width.max(1)];
         if !strides || !plain || padded || patch_height == 0 || patch_width == 0 {
-            return unknown("a convolution whose step is not its size");
+            return unsupported("a convolution whose step is not its size");
         }
         if channels != 3 || grid.contains(&0) || hidden == 0 {
-            return unknown("a patch embedding of something else than RGB pictures");
+            return unsupported("a patch embedding of something else than RGB pictures");
         }
-        let patches = Patches { channels, patch: [patch_height, patch_width], grid, lead: 0 };
+        let patches = Patches { channels, patch: [patch_height, patch_width], grid, prefix_tokens: 0 };
         let inputs = channels * patch_height * patch_width;
         let scales = match weights {
-            Meaning::Dequantized { scales, .. } => Some(scales),
+            SymbolicValue::Dequantized { scales, .. } => Some(scales),
             _ => None,
         };
         let bias = match node.input.get(2).filter(|name| !name.is_empty()) {
-            Some(name) => match self.meaning(name)? {
-                Meaning::Constant(bias) if self.shape(bias) == [hidden] => Some(bias),
-                _ => return unknown("the bias is not a constant of one value for each channel"),
+            Some(name) => match self.symbol(name)? {
+                SymbolicValue::Constant(bias) if self.shape(bias) == [hidden] => Some(bias),
+                _ => return unsupported("the bias is not a constant of one value for each channel"),
             },
             None => None,
         };
         let volume: usize = self.shape(number).iter().product();
         debug_assert_eq!(volume, inputs * hidden);
-        let part = super::Part { weights: number, scales, group: None, bias, outputs: hidden, transposed: true };
+        let part =
+            super::WeightSource { weights: number, scales, group: None, bias, outputs: hidden, transposed: true };
         if self.program.tokens != 0 {
-            return unknown("a second patch embedding");
+            return unsupported("a second patch embedding");
         }
         let tokens = grid[0].saturating_mul(grid[1]);
         if tokens > PATCHES_MAX {
-            return unknown(format!("{tokens} patches, of at most {PATCHES_MAX}"));
+            return unsupported(format!("{tokens} patches, of at most {PATCHES_MAX}"));
         }
         self.program.tokens = tokens;
         let out = self.value(Rows::Tokens, hidden);
-        let op = Op::PatchEmbedding { patches, weights: Weights::Parts(vec![part]), out: out.value };
+        let op = Op::PatchEmbedding { patches, weights: Weights::Unloaded(vec![part]), out: out.value };
         self.push(&node.output[0], op);
-        Ok(Meaning::PatchGrid(out))
+        Ok(SymbolicValue::PatchGrid(out))
     }
 
-    fn dequantize(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        let (Meaning::Constant(values), Meaning::Constant(scales)) =
-            (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?)
+    fn dequantize(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
+        let (SymbolicValue::Constant(values), SymbolicValue::Constant(scales)) =
+            (self.symbol(input(node, 0)?)?, self.symbol(input(node, 1)?)?)
         else {
-            return unknown("integers or scales are not constant");
+            return unsupported("integers or scales are not constant");
         };
         let group = int(node, "block_size").and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let data_type = self.file.graph.initializer[values].data_type;
         let right = if group.is_some() { INT4 } else { pb::tensor_proto::DataType::Int8 as i32 };
         if data_type != right {
-            return unknown("the integers are neither signed bytes nor groups of signed integers of 4 bits");
+            return unsupported("the integers are neither signed bytes nor groups of signed integers of 4 bits");
         }
         if let Some(name) = node.input.get(2).filter(|name| !name.is_empty()) {
-            let Meaning::Constant(zero) = self.meaning(name)? else { return unknown("the zero point is not constant") };
+            let SymbolicValue::Constant(zero) = self.symbol(name)? else {
+                return unsupported("the zero point is not constant");
+            };
             let (tensor, mut zeros) = (self.file.graph.initializer[zero].clone(), Vec::new());
             if group.is_some() {
                 self.file.int4s(&tensor, &mut zeros)?;
@@ -139,94 +143,101 @@ impl Interpreter<'_, '_> {
                 self.file.int8s(&tensor, &mut zeros)?;
             }
             if zeros.iter().any(|zero| *zero != 0) {
-                return unknown("the weights have a zero point");
+                return unsupported("the weights have a zero point");
             }
         }
-        Ok(Meaning::Dequantized { values, scales, axis: int(node, "axis").unwrap_or(1), group })
+        Ok(SymbolicValue::Dequantized { values, scales, axis: int(node, "axis").unwrap_or(1), group })
     }
 
     /// A linear layer, the scores of attention, or its result.
-    fn product(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+    fn product(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let gemm = node.op_type == "Gemm";
-        let (a, b) = (self.meaning(input(node, 0)?)?, self.meaning(input(node, 1)?)?);
+        let (a, b) = (self.symbol(input(node, 0)?)?, self.symbol(input(node, 1)?)?);
         let transposed = gemm && int(node, "transB").is_some_and(|t| t != 0);
         let plain = !gemm || (int(node, "transA").unwrap_or(0) == 0 && float(node, "alpha", 1.0) == 1.0);
         if !plain || (gemm && float(node, "beta", 1.0) != 1.0) {
-            return unknown("a Gemm that scales or transposes its rows");
+            return unsupported("a Gemm that scales or transposes its rows");
         }
         match (a, b) {
             (
-                Meaning::Rows(_) | Meaning::Function(..),
-                weights @ (Meaning::Constant(_) | Meaning::Dequantized { .. }),
+                SymbolicValue::Rows(_) | SymbolicValue::Function(..),
+                weights @ (SymbolicValue::Constant(_) | SymbolicValue::Dequantized { .. }),
             ) => {
                 let x = self.rows(input(node, 0)?, input(node, 0)?)?;
-                let mut part = self.part(&weights, x.width, transposed)?;
+                let mut part = self.weight_source(&weights, x.width, transposed)?;
                 if let Some(name) = node.input.get(2).filter(|name| gemm && !name.is_empty()) {
-                    match self.meaning(name)? {
-                        Meaning::Constant(bias) if self.shape(bias) == [part.outputs] => part.bias = Some(bias),
-                        _ => return unknown("the bias is not a constant of one value for each channel"),
+                    match self.symbol(name)? {
+                        SymbolicValue::Constant(bias) if self.shape(bias) == [part.outputs] => part.bias = Some(bias),
+                        _ => return unsupported("the bias is not a constant of one value for each channel"),
                     }
                 }
                 let out = self.value(self.rows_of(x), part.outputs);
-                let weights = Weights::Parts(vec![part]);
+                let weights = Weights::Unloaded(vec![part]);
                 let op = Op::Linear { x, weights, activation: None, add: false, out: out.value };
                 self.push(&node.output[0], op);
-                Ok(Meaning::Rows(out))
+                Ok(SymbolicValue::Rows(out))
             }
             (
-                Meaning::Heads { view: query, heads, order: Order::HeadsTokens, scale },
-                Meaning::Heads { view: key, heads: same, order: Order::HeadsDim, scale: more },
+                SymbolicValue::Heads { view: query, heads, order: HeadAxes::HeadsTokens, scale },
+                SymbolicValue::Heads { view: key, heads: same, order: HeadAxes::HeadsDim, scale: more },
             ) if heads == same && query.width == key.width && self.rows_of(key) == Rows::Tokens => {
-                Ok(Meaning::Scores { query, key, heads, scale: scale * more, terms: Terms::default(), softmax: false })
+                Ok(SymbolicValue::Scores {
+                    query,
+                    key,
+                    heads,
+                    scale: scale * more,
+                    terms: Terms::default(),
+                    softmax: false,
+                })
             }
             (
-                Meaning::Scores { query, key, heads, scale, terms, softmax: true },
-                Meaning::Heads { view: value, heads: same, order: Order::HeadsTokens, scale: one },
+                SymbolicValue::Scores { query, key, heads, scale, terms, softmax: true },
+                SymbolicValue::Heads { view: value, heads: same, order: HeadAxes::HeadsTokens, scale: one },
             ) if heads == same && one == 1.0 && value.width == query.width && self.rows_of(value) == Rows::Tokens => {
                 let out = self.value(self.rows_of(query), value.width);
                 let op =
                     Op::Attention(Attention { query, key, value, heads, scale, terms, int8: false, out: out.value });
                 self.push(&node.output[0], op);
-                Ok(Meaning::Heads { view: out, heads, order: Order::HeadsTokens, scale: 1.0 })
+                Ok(SymbolicValue::Heads { view: out, heads, order: HeadAxes::HeadsTokens, scale: 1.0 })
             }
-            (Meaning::OneHot(pooling), Meaning::Rows(x)) if self.rows_of(x) == Rows::Tokens => {
+            (SymbolicValue::OneHot(pooling), SymbolicValue::Rows(x)) if self.rows_of(x) == Rows::Tokens => {
                 self.pool(x, pooling, &node.output[0])
             }
-            _ => unknown("a product of something else than rows and weights, or the parts of attention"),
+            _ => unsupported("a product of something else than rows and weights, or the parts of attention"),
         }
     }
 
-    fn layer_norm(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+    fn layer_norm(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let x = self.rows(input(node, 0)?, input(node, 0)?)?;
         if !matches!(int(node, "axis").unwrap_or(-1), -1 | 2) {
-            return unknown("layer norm over another axis than the last");
+            return unsupported("layer norm over another axis than the last");
         }
         let mut vector = |name: Option<&String>, absent: f32| match name.filter(|name| !name.is_empty()) {
             None => Ok(vec![absent; x.width]),
-            Some(name) => match self.meaning(name)? {
-                Meaning::Constant(number) if self.shape(number) == [x.width] => self.floats(number),
-                _ => unknown("scale or bias is not a constant of one value for each column"),
+            Some(name) => match self.symbol(name)? {
+                SymbolicValue::Constant(number) if self.shape(number) == [x.width] => self.floats(number),
+                _ => unsupported("scale or bias is not a constant of one value for each column"),
             },
         };
         let (gamma, beta) = (vector(node.input.get(1), 1.0)?, vector(node.input.get(2), 0.0)?);
         let out = self.value(self.rows_of(x), x.width);
         let epsilon = float(node, "epsilon", 1e-5);
         self.push(&node.output[0], Op::LayerNorm { x, gamma, beta, epsilon, out: out.value });
-        Ok(Meaning::Rows(out))
+        Ok(SymbolicValue::Rows(out))
     }
 
-    fn softmax(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
-        match self.meaning(input(node, 0)?)? {
-            Meaning::Scores { query, key, heads, scale, terms, softmax: false }
+    fn softmax(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
+        match self.symbol(input(node, 0)?)? {
+            SymbolicValue::Scores { query, key, heads, scale, terms, softmax: false }
                 if matches!(int(node, "axis").unwrap_or(-1), -1 | 3) =>
             {
-                Ok(Meaning::Scores { query, key, heads, scale, terms, softmax: true })
+                Ok(SymbolicValue::Scores { query, key, heads, scale, terms, softmax: true })
             }
-            _ => unknown("softmax of something else than the scores of attention"),
+            _ => unsupported("softmax of something else than the scores of attention"),
         }
     }
 
-    fn norms(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+    fn norms(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let x = self.rows(input(node, 0)?, input(node, 0)?)?;
         let axes = match node.input.get(1) {
             Some(name) => self.ints(name)?,
@@ -234,8 +245,8 @@ impl Interpreter<'_, '_> {
         };
         let last = matches!(axes[..], [-1 | 1]);
         if !last || int(node, "keepdims").unwrap_or(1) != 1 || self.rows_of(x) != Rows::One {
-            return unknown("norms of something else than an embedding");
+            return unsupported("norms of something else than an embedding");
         }
-        Ok(Meaning::Norms(x))
+        Ok(SymbolicValue::Norms(x))
     }
 }

@@ -2,10 +2,10 @@
 
 use tract_onnx::pb;
 
-use super::{Known, unknown};
+use super::{Lowered, unsupported};
 
-pub(super) fn input(node: &pb::NodeProto, index: usize) -> Known<&String> {
-    node.input.get(index).map_or_else(|| unknown(format!("input {index} is missing")), Ok)
+pub(super) fn input(node: &pb::NodeProto, index: usize) -> Lowered<&String> {
+    node.input.get(index).map_or_else(|| unsupported(format!("input {index} is missing")), Ok)
 }
 
 fn attribute<'a>(node: &'a pb::NodeProto, name: &str) -> Option<&'a pb::AttributeProto> {

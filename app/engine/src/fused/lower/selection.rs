@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tract_onnx::pb;
 
 use super::attributes::{input, int, ints};
-use super::{Index, Interpreter, Known, Meaning, Op, Pooling, Rows, Table, View, unknown};
+use super::{Lowered, Lowering, Op, Pooling, Rows, SequenceIndex, SymbolicValue, Table, View, unsupported};
 
-impl Interpreter<'_, '_> {
+impl Lowering<'_, '_> {
     /// Some of the rows, or what belongs to a sequence of a table for the longest one.
-    pub(super) fn slice(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+    pub(super) fn slice(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let axes = match node.input.get(3) {
             Some(name) => self.ints(name)?,
             None => vec![0],
@@ -18,13 +18,13 @@ impl Interpreter<'_, '_> {
         if let Some(name) = node.input.get(4)
             && self.ints(name)? != [1]
         {
-            return unknown("a slice with steps");
+            return unsupported("a slice with steps");
         }
         let ([axis], [start]) = (&axes[..], &self.ints(input(node, 1)?)?[..]) else {
-            return unknown("a slice of several axes at once");
+            return unsupported("a slice of several axes at once");
         };
-        match (self.meaning(input(node, 0)?)?, self.meaning(input(node, 2)?)?) {
-            (Meaning::Rows(_) | Meaning::Function(..), Meaning::Constant(_)) if *axis == 1 => {
+        match (self.symbol(input(node, 0)?)?, self.symbol(input(node, 2)?)?) {
+            (SymbolicValue::Rows(_) | SymbolicValue::Function(..), SymbolicValue::Constant(_)) if *axis == 1 => {
                 let end = self.ints(input(node, 2)?)?;
                 let x = self.rows(input(node, 0)?, input(node, 0)?)?;
                 // Exporters write the end of an axis as a number that no axis reaches.
@@ -32,20 +32,24 @@ impl Interpreter<'_, '_> {
                 match (start, open) {
                     (0, false) if end == [1] => self.first(input(node, 0)?, &node.output[0]),
                     (-1, true) => self.pool(x, Pooling::Last, &node.output[0]),
-                    (1.., true) => Ok(Meaning::RowsFrom(x, usize::try_from(*start).unwrap_or(usize::MAX))),
-                    _ => unknown(format!("the rows from {start} to {end:?} are kept")),
+                    (1.., true) => Ok(SymbolicValue::RowsFrom(x, usize::try_from(*start).unwrap_or(usize::MAX))),
+                    _ => unsupported(format!("the rows from {start} to {end:?} are kept")),
                 }
             }
-            (Meaning::Constant(table), Meaning::Length) if *start == 0 => self.cut_table(table, *axis, node),
-            (Meaning::Causal { half: true }, Meaning::Length) if *start == 0 && matches!(axis, 2 | 3 | -1 | -2) => {
-                Ok(Meaning::Causal { half: false })
+            (SymbolicValue::Constant(table), SymbolicValue::Length) if *start == 0 => {
+                self.cut_table(table, *axis, node)
             }
-            _ => unknown("a slice of something else than rows or tables"),
+            (SymbolicValue::Causal { half: true }, SymbolicValue::Length)
+                if *start == 0 && matches!(axis, 2 | 3 | -1 | -2) =>
+            {
+                Ok(SymbolicValue::Causal { half: false })
+            }
+            _ => unsupported("a slice of something else than rows or tables"),
         }
     }
 
     /// A constant of which as much is kept as there are tokens.
-    fn cut_table(&mut self, table: usize, axis: i64, node: &pb::NodeProto) -> Known<Meaning> {
+    fn cut_table(&mut self, table: usize, axis: i64, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let shape = self.shape(table);
         let enough = |count: usize, tokens: usize| {
             // Nothing else would run it either.
@@ -57,13 +61,17 @@ impl Interpreter<'_, '_> {
                 enough(count, self.program.tokens)?;
                 let table = Arc::new(Table::F32(self.floats(table)?));
                 let out = self.value(Rows::Tokens, width);
-                self.push(&node.output[0], Op::Lookup { table, index: Index::Places, out: out.value });
-                Ok(Meaning::Rows(out))
+                self.push(&node.output[0], Op::Lookup { table, index: SequenceIndex::TokenIndex, out: out.value });
+                Ok(SymbolicValue::Rows(out))
             }
             [count] | [1, count] if axis == shape.len() as i64 - 1 || axis == -1 => {
                 enough(count, self.program.tokens)?;
                 let counted = self.ints(input(node, 0)?)?.iter().zip(0..).all(|(value, place)| *value == place);
-                if counted { Ok(Meaning::Places) } else { unknown("a list that does not count from 0 is cut") }
+                if counted {
+                    Ok(SymbolicValue::TokenIndices)
+                } else {
+                    unsupported("a list that does not count from 0 is cut")
+                }
             }
             [1, 1, rows, columns] if rows == columns && matches!(axis, 2 | 3 | -1 | -2) => {
                 enough(rows, self.program.tokens)?;
@@ -72,35 +80,35 @@ impl Interpreter<'_, '_> {
                     row[..=query].iter().all(|v| *v == 0.0) && row[query + 1..].iter().all(|v| *v < -1e4)
                 });
                 if causal {
-                    Ok(Meaning::Causal { half: true })
+                    Ok(SymbolicValue::Causal { half: true })
                 } else {
-                    unknown("a table that is no causal mask is cut")
+                    unsupported("a table that is no causal mask is cut")
                 }
             }
-            _ => unknown(format!("a table of shape {shape:?} is cut")),
+            _ => unsupported(format!("a table of shape {shape:?} is cut")),
         }
     }
 
-    pub(super) fn pool(&mut self, x: View, pooling: Pooling, step: &str) -> Known<Meaning> {
+    pub(super) fn pool(&mut self, x: View, pooling: Pooling, step: &str) -> Lowered<SymbolicValue> {
         if self.rows_of(x) != Rows::Tokens {
-            return unknown("one row is pooled");
+            return unsupported("one row is pooled");
         }
         let out = self.value(Rows::One, x.width);
         self.push(step, Op::Pool { x, pooling, out: out.value });
-        Ok(Meaning::Rows(out))
+        Ok(SymbolicValue::Rows(out))
     }
 
     /// The mean of tokens.
-    pub(super) fn mean(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+    pub(super) fn mean(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let axes = match node.input.get(1) {
             Some(name) => self.ints(name)?,
             None => ints(node, "axes").unwrap_or_default().to_vec(),
         };
         if axes != [1] {
-            return unknown(format!("a mean over the axes {axes:?}"));
+            return unsupported(format!("a mean over the axes {axes:?}"));
         }
-        match self.meaning(input(node, 0)?)? {
-            Meaning::RowsFrom(x, first) if first < self.program.tokens => {
+        match self.symbol(input(node, 0)?)? {
+            SymbolicValue::RowsFrom(x, first) if first < self.program.tokens => {
                 self.pool(x, Pooling::MeanFrom(first), &node.output[0])
             }
             _ => {
@@ -111,28 +119,27 @@ impl Interpreter<'_, '_> {
     }
 
     /// The place of the largest id, or of the first token with an id.
-    pub(super) fn place(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+    pub(super) fn arg_max(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         if !matches!(int(node, "axis").unwrap_or(0), 1 | -1) || int(node, "select_last_index").is_some_and(|v| v != 0) {
-            return unknown("a place along another axis than the tokens, or the last of equal ones");
+            return unsupported("a place along another axis than the tokens, or the last of equal ones");
         }
-        match self.meaning(input(node, 0)?)? {
-            Meaning::Index(Index::Ids) => Ok(Meaning::Place(Pooling::LargestId)),
-            Meaning::IsId(id) => Ok(Meaning::Place(Pooling::FirstId(id))),
-            _ => unknown("the place of something else than an id"),
+        match self.symbol(input(node, 0)?)? {
+            SymbolicValue::Index(SequenceIndex::Ids) => Ok(SymbolicValue::PooledIndex(Pooling::LargestId)),
+            SymbolicValue::IsId(id) => Ok(SymbolicValue::PooledIndex(Pooling::FirstId(id))),
+            _ => unsupported("the place of something else than an id"),
         }
     }
 
-    pub(super) fn equal(&mut self, node: &pb::NodeProto) -> Known<Meaning> {
+    pub(super) fn equal(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let [left, right] = [input(node, 0)?, input(node, 1)?];
-        match (self.meaning(left)?, self.meaning(right)?) {
-            (Meaning::Index(Index::Ids), Meaning::Constant(_)) => match self.ints(right)?[..] {
-                [id] => Ok(Meaning::IsId(id)),
-                _ => unknown("ids are compared with more than one"),
+        match (self.symbol(left)?, self.symbol(right)?) {
+            (SymbolicValue::Index(SequenceIndex::Ids), SymbolicValue::Constant(_)) => match self.ints(right)?[..] {
+                [id] => Ok(SymbolicValue::IsId(id)),
+                _ => unsupported("ids are compared with more than one"),
             },
-            (Meaning::Places, Meaning::Place(pooling)) | (Meaning::Place(pooling), Meaning::Places) => {
-                Ok(Meaning::OneHot(pooling))
-            }
-            _ => unknown("something else than ids or places is compared"),
+            (SymbolicValue::TokenIndices, SymbolicValue::PooledIndex(pooling))
+            | (SymbolicValue::PooledIndex(pooling), SymbolicValue::TokenIndices) => Ok(SymbolicValue::OneHot(pooling)),
+            _ => unsupported("something else than ids or places is compared"),
         }
     }
 }

@@ -5,10 +5,10 @@
 //! which names, an exporter writes the nodes. A node without a meaning ends the walk: that tower is left to tract.
 
 mod attributes;
-mod choice;
 mod function;
-mod lead;
 mod nodes;
+mod prefix_tokens;
+mod selection;
 mod shapes;
 mod sums;
 mod tables;
@@ -21,12 +21,13 @@ use tract_onnx::pb;
 use self::function::Function;
 use super::file::OnnxFile;
 use super::program::{
-    Index, Op, Part, Patches, Pooling, Program, Rows, ScoreBias, Step, Table, Terms, Value, View, Weights,
+    Op, Patches, Pooling, Program, Rows, ScoreBias, SequenceIndex, Step, Table, Terms, Value, View, WeightSource,
+    Weights,
 };
 
 /// Why a graph is left to tract.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unrecognized {
+pub(crate) struct UnsupportedGraph {
     /// The node that ended the walk.
     pub(crate) node: String,
     /// Its operator.
@@ -35,7 +36,7 @@ pub(crate) struct Unrecognized {
     pub(crate) why: String,
 }
 
-impl Unrecognized {
+impl UnsupportedGraph {
     /// Nothing was looked at.
     pub(crate) fn on_request() -> Self {
         Self { node: String::new(), op: "the request".into(), why: "towers are left to tract".into() }
@@ -45,7 +46,7 @@ impl Unrecognized {
 /// What became of a graph.
 pub(crate) enum Outcome {
     Program(Program),
-    Unrecognized(Unrecognized),
+    Unsupported(UnsupportedGraph),
 }
 
 /// What the inputs mean.
@@ -57,9 +58,9 @@ pub(crate) enum Inputs<'a> {
     Tokens { names: &'a [String], tokens_max: usize, first_position: usize },
 }
 
-/// Order of the axes of heads, batch aside.
+/// HeadAxes of the axes of heads, batch aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum HeadAxes {
     /// [tokens, heads, dim].
     TokensHeads,
     /// [heads, tokens, dim].
@@ -70,9 +71,9 @@ enum Order {
 
 /// What a value of the graph means.
 #[derive(Debug, Clone)]
-enum Meaning {
+enum SymbolicValue {
     Pixels,
-    Index(Index),
+    Index(SequenceIndex),
     /// A constant, by number.
     Constant(usize),
     /// Integers and scales, by number.
@@ -94,7 +95,7 @@ enum Meaning {
     Heads {
         view: View,
         heads: usize,
-        order: Order,
+        order: HeadAxes,
         scale: f32,
     },
     Scores {
@@ -108,11 +109,11 @@ enum Meaning {
     /// Integers that ids chose, and their scales.
     IntegerRows {
         table: usize,
-        index: Index,
+        index: SequenceIndex,
     },
     ScaleRows {
         table: usize,
-        index: Index,
+        index: SequenceIndex,
     },
     /// The sequence length.
     Length,
@@ -134,21 +135,21 @@ enum Meaning {
     /// 1 where a token has this id.
     IsId(i64),
     /// The place of a token.
-    Place(Pooling),
+    PooledIndex(Pooling),
     /// The places of all tokens.
-    Places,
+    TokenIndices,
     /// 1 at the place of a token, as a row of weights.
     OneHot(Pooling),
 }
 
-type Known<T> = Result<T, Stop>;
+type Lowered<T> = Result<T, Stop>;
 
 /// Why a walk stopped.
 enum Stop {
     /// The file could not be read.
     Io(io::Error),
     /// A node is not understood.
-    Why(String),
+    Unsupported(String),
 }
 
 impl From<io::Error> for Stop {
@@ -157,14 +158,14 @@ impl From<io::Error> for Stop {
     }
 }
 
-fn unknown<T>(why: impl Into<String>) -> Known<T> {
-    Err(Stop::Why(why.into()))
+fn unsupported<T>(why: impl Into<String>) -> Lowered<T> {
+    Err(Stop::Unsupported(why.into()))
 }
 
-struct Interpreter<'a, 'b> {
+struct Lowering<'a, 'b> {
     file: &'a mut OnnxFile<'b>,
     inputs: Inputs<'a>,
-    meanings: HashMap<String, Meaning>,
+    symbols: HashMap<String, SymbolicValue>,
     uses: HashMap<String, usize>,
     program: Program,
 }
@@ -174,7 +175,7 @@ const PATCHES_MAX: usize = 1 << 14;
 
 /// Walks the graph of `file` to its output called `output`, one embedding, and fuses what can be fused. Weights are not
 /// read yet.
-pub(crate) fn interpret(file: &mut OnnxFile<'_>, inputs: Inputs<'_>, output: &str) -> io::Result<Outcome> {
+pub(crate) fn lower(file: &mut OnnxFile<'_>, inputs: Inputs<'_>, output: &str) -> io::Result<Outcome> {
     let nodes = std::mem::take(&mut file.graph.node);
     let result = walk(file, &nodes, inputs, output);
     file.graph.node = nodes;
@@ -182,26 +183,26 @@ pub(crate) fn interpret(file: &mut OnnxFile<'_>, inputs: Inputs<'_>, output: &st
 }
 
 fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>, output: &str) -> io::Result<Outcome> {
-    let mut meanings: HashMap<String, Meaning> = HashMap::new();
+    let mut symbols: HashMap<String, SymbolicValue> = HashMap::new();
     for (number, tensor) in file.graph.initializer.iter().enumerate() {
-        meanings.insert(tensor.name.clone(), Meaning::Constant(number));
+        symbols.insert(tensor.name.clone(), SymbolicValue::Constant(number));
     }
     match inputs {
         Inputs::Pixels(_) => {
-            let input = file.graph.input.iter().map(|input| &input.name).find(|name| !meanings.contains_key(*name));
+            let input = file.graph.input.iter().map(|input| &input.name).find(|name| !symbols.contains_key(*name));
             if let Some(name) = input.cloned() {
-                meanings.insert(name, Meaning::Pixels);
+                symbols.insert(name, SymbolicValue::Pixels);
             }
         }
         Inputs::Tokens { names, .. } => {
             for name in names {
-                let meaning = match name.as_str() {
-                    "attention_mask" => Meaning::Mask,
-                    "token_type_ids" => Meaning::Index(Index::Types),
-                    "position_ids" => Meaning::Index(Index::Positions),
-                    _ => Meaning::Index(Index::Ids),
+                let symbol = match name.as_str() {
+                    "attention_mask" => SymbolicValue::Mask,
+                    "token_type_ids" => SymbolicValue::Index(SequenceIndex::Types),
+                    "position_ids" => SymbolicValue::Index(SequenceIndex::PositionIds),
+                    _ => SymbolicValue::Index(SequenceIndex::Ids),
                 };
-                meanings.insert(name.clone(), meaning);
+                symbols.insert(name.clone(), symbol);
             }
         }
     }
@@ -225,47 +226,47 @@ fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>, ou
         types_max: usize::MAX,
         positions_max: usize::MAX,
     };
-    let mut walker = Interpreter { file, inputs, meanings, uses, program };
+    let mut walker = Lowering { file, inputs, symbols, uses, program };
     for node in nodes {
         match walker.node(node) {
             Ok(()) => {}
             Err(Stop::Io(error)) => return Err(error),
-            Err(Stop::Why(why)) => return Ok(unrecognized(node, why)),
+            Err(Stop::Unsupported(why)) => return Ok(unsupported_node(node, why)),
         }
     }
     let Some(last) = nodes.last() else {
-        return Ok(unrecognized(&pb::NodeProto::default(), "the graph is empty".into()));
+        return Ok(unsupported_node(&pb::NodeProto::default(), "the graph is empty".into()));
     };
     match walker.finish(output) {
         Ok(program) => Ok(Outcome::Program(program)),
         Err(Stop::Io(error)) => Err(error),
-        Err(Stop::Why(why)) => Ok(unrecognized(last, why)),
+        Err(Stop::Unsupported(why)) => Ok(unsupported_node(last, why)),
     }
 }
 
-fn unrecognized(node: &pb::NodeProto, why: String) -> Outcome {
+fn unsupported_node(node: &pb::NodeProto, why: String) -> Outcome {
     let name = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
-    Outcome::Unrecognized(Unrecognized { node: name, op: node.op_type.clone(), why })
+    Outcome::Unsupported(UnsupportedGraph { node: name, op: node.op_type.clone(), why })
 }
 
-impl Interpreter<'_, '_> {
-    fn finish(mut self, output: &str) -> Known<Program> {
+impl Lowering<'_, '_> {
+    fn finish(mut self, output: &str) -> Lowered<Program> {
         let output = self.rows(output, output)?;
         if self.program.values[output.value].rows != Rows::One {
-            return unknown("the output is not one embedding");
+            return unsupported("the output is not one embedding");
         }
         if !(1..=PATCHES_MAX).contains(&self.program.tokens) {
-            return unknown(format!("{} tokens, of 1 to {PATCHES_MAX}", self.program.tokens));
+            return unsupported(format!("{} tokens, of 1 to {PATCHES_MAX}", self.program.tokens));
         }
         self.program.output = output;
         self.program.fuse();
         Ok(self.program)
     }
 
-    fn meaning(&self, name: &str) -> Known<Meaning> {
-        match self.meanings.get(name) {
-            Some(meaning) => Ok(meaning.clone()),
-            None => unknown(format!("{name} has no known meaning")),
+    fn symbol(&self, name: &str) -> Lowered<SymbolicValue> {
+        match self.symbols.get(name) {
+            Some(symbol) => Ok(symbol.clone()),
+            None => unsupported(format!("{name} has no known symbol")),
         }
     }
 
@@ -283,19 +284,19 @@ impl Interpreter<'_, '_> {
     }
 
     /// The value called `name` as rows; a function of rows is computed now, as a step called `step`.
-    fn rows(&mut self, name: &str, step: &str) -> Known<View> {
-        match self.meaning(name)? {
-            Meaning::Rows(view) => Ok(view),
-            Meaning::Function(x, function) => {
+    fn rows(&mut self, name: &str, step: &str) -> Lowered<View> {
+        match self.symbol(name)? {
+            SymbolicValue::Rows(view) => Ok(view),
+            SymbolicValue::Function(x, function) => {
                 let Some(activation) = function.activation() else {
-                    return unknown(format!("{name} is an elementwise function that has no kernel"));
+                    return unsupported(format!("{name} is an elementwise function that has no kernel"));
                 };
                 let out = self.value(self.rows_of(x), x.width);
                 self.push(step, Op::Activate { x, activation, out: out.value });
-                self.meanings.insert(name.to_owned(), Meaning::Rows(out));
+                self.symbols.insert(name.to_owned(), SymbolicValue::Rows(out));
                 Ok(out)
             }
-            _ => unknown(format!("{name} is not rows of tokens")),
+            _ => unsupported(format!("{name} is not rows of tokens")),
         }
     }
 
@@ -304,22 +305,22 @@ impl Interpreter<'_, '_> {
         dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect()
     }
 
-    fn floats(&mut self, number: usize) -> Known<Vec<f32>> {
+    fn floats(&mut self, number: usize) -> Lowered<Vec<f32>> {
         let tensor = self.file.graph.initializer[number].clone();
-        self.file.floats(&tensor).or_else(|_| unknown(format!("{} is not a constant of floats", tensor.name)))
+        self.file.floats(&tensor).or_else(|_| unsupported(format!("{} is not a constant of floats", tensor.name)))
     }
 
-    fn ints(&mut self, name: &str) -> Known<Vec<i64>> {
-        let Meaning::Constant(number) = self.meaning(name)? else {
-            return unknown(format!("{name} is not constant"));
+    fn ints(&mut self, name: &str) -> Lowered<Vec<i64>> {
+        let SymbolicValue::Constant(number) = self.symbol(name)? else {
+            return unsupported(format!("{name} is not constant"));
         };
         let tensor = self.file.graph.initializer[number].clone();
-        self.file.ints(&tensor).or_else(|_| unknown(format!("{} is not a constant of integers", tensor.name)))
+        self.file.ints(&tensor).or_else(|_| unsupported(format!("{} is not a constant of integers", tensor.name)))
     }
 
     /// A constant with one element.
-    fn scalar(&mut self, meaning: &Meaning) -> Known<Option<f32>> {
-        let Meaning::Constant(number) = meaning else { return Ok(None) };
+    fn scalar(&mut self, symbol: &SymbolicValue) -> Lowered<Option<f32>> {
+        let SymbolicValue::Constant(number) = symbol else { return Ok(None) };
         if self.shape(*number).iter().product::<usize>() != 1 {
             return Ok(None);
         }
@@ -327,17 +328,17 @@ impl Interpreter<'_, '_> {
     }
 
     /// The weights of a linear layer that reads `inputs` values.
-    fn part(&self, weights: &Meaning, inputs: usize, transposed: bool) -> Known<Part> {
+    fn weight_source(&self, weights: &SymbolicValue, inputs: usize, transposed: bool) -> Lowered<WeightSource> {
         let (number, scales, axis, group) = match weights {
-            Meaning::Constant(number) => (*number, None, 0, None),
-            Meaning::Dequantized { values, scales, axis, group } => (*values, Some(*scales), *axis, *group),
-            _ => return unknown("the weights are not constant"),
+            SymbolicValue::Constant(number) => (*number, None, 0, None),
+            SymbolicValue::Dequantized { values, scales, axis, group } => (*values, Some(*scales), *axis, *group),
+            _ => return unsupported("the weights are not constant"),
         };
         let shape = self.shape(number);
-        let [rows, columns] = shape[..] else { return unknown("the weights are not a matrix") };
+        let [rows, columns] = shape[..] else { return unsupported("the weights are not a matrix") };
         let (from, outputs) = if transposed { (columns, rows) } else { (rows, columns) };
         if from != inputs {
-            return unknown(format!("the weights take {from} values, the rows have {inputs}"));
+            return unsupported(format!("the weights take {from} values, the rows have {inputs}"));
         }
         if let Some(scales) = scales {
             let along = if axis < 0 { axis + 2 } else { axis };
@@ -347,9 +348,9 @@ impl Interpreter<'_, '_> {
                 Some(group) => !transposed && along == 0 && self.shape(scales) == [from.div_ceil(group), outputs],
             };
             if !right {
-                return unknown("the scales do not belong to output channels");
+                return unsupported("the scales do not belong to output channels");
             }
         }
-        Ok(Part { weights: number, scales, group, bias: None, outputs, transposed })
+        Ok(WeightSource { weights: number, scales, group, bias: None, outputs, transposed })
     }
 }
