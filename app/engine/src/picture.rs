@@ -34,12 +34,12 @@ pub use gif::Damage as GifDamage;
 pub use jpeg::{JpegDecoder, JpegError, marker as jpeg_marker};
 
 /// Endings of the names of picture files, by which they are told from others in a folder.
-pub const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
+pub const IMAGE_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
 
-/// Whether a file's name ends in one of [`ENDINGS`], in capitals or not.
-pub fn has_known_ending(path: &Path) -> bool {
+/// Whether a file's name ends in one of [`IMAGE_EXTENSIONS`], in capitals or not.
+pub fn has_image_extension(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-    ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
+    IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending))
 }
 
 /// An 8-bit RGB picture, rows top to bottom, three bytes a pixel.

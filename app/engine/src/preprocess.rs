@@ -1,11 +1,11 @@
 //! From an RGB picture to the image tower's input, as the checkpoint's own image processor does it.
 //!
-//! The recipe is the reference's: resize (on 8-bit pixels), centre crop, rescale, normalise, pad.
+//! The configuration is the reference's: resize (on 8-bit pixels), centre crop, rescale, normalise, pad.
 //! This is the only copy of these steps; the live loop, calibration and evaluation all call it.
 //!
 //! The reference has each image processor twice, on Pillow with NumPy and on torchvision. They differ in weights and order
 //! of resampling, in where a crop with an odd margin lies, and in the last bit of normalised values; [`Backend`] says which
-//! of them a recipe follows.
+//! of them a configuration follows.
 
 mod filter;
 mod resample;
@@ -19,14 +19,14 @@ use crate::picture::Picture;
 
 pub use run::{PreprocessError, Preprocessor};
 
-/// The longest side in pixels that a recipe may ask for: image towers look at a tenth of it, and a mistyped number
+/// The longest side in pixels that a configuration may ask for: image towers look at a tenth of it, and a mistyped number
 /// shall not fill the memory.
 pub const MAX_SIDE: usize = 4096;
 
 /// What happens to a picture before the image tower sees it, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub struct PreprocessConfig {
     /// Resizing, if any.
     pub resize: Option<Resize>,
     /// Centre crop to this size, padded with black where the picture is smaller.
@@ -46,8 +46,8 @@ pub struct Recipe {
     pub transparent_on_white: bool,
 }
 
-impl Recipe {
-    /// A recipe without steps, on Pillow.
+impl PreprocessConfig {
+    /// A configuration without steps, on Pillow.
     pub const NONE: Self = Self {
         resize: None,
         crop: None,
@@ -154,7 +154,7 @@ pub struct Normalize {
     pub std: [f32; 3],
 }
 
-impl Recipe {
+impl PreprocessConfig {
     /// Says what would be accepted where a value cannot be right.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let accept = |ok: bool, what: &str| if ok { Ok(()) } else { Err(what.to_owned()) };
@@ -189,28 +189,28 @@ mod tests {
 
     const SQUARE: Size = Size { height: 48, width: 48 };
 
-    fn recipe() -> Recipe {
-        Recipe {
+    fn config() -> PreprocessConfig {
+        PreprocessConfig {
             resize: Some(Resize { to: Target::Exact(SQUARE), filter: Filter::Bilinear }),
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
-            ..Recipe::NONE
+            ..PreprocessConfig::NONE
         }
     }
 
     #[test]
     fn values_that_cannot_be_right_are_refused_with_what_would_be_accepted() {
-        let check = |change: &dyn Fn(&mut Recipe), expected: &str| {
-            let mut recipe = recipe();
-            change(&mut recipe);
-            let found = recipe.validate().err().unwrap_or_default();
-            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{recipe:?}: {found:?}");
+        let check = |change: &dyn Fn(&mut PreprocessConfig), expected: &str| {
+            let mut config = config();
+            change(&mut config);
+            let found = config.validate().err().unwrap_or_default();
+            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{config:?}: {found:?}");
         };
         let exact = |height, width| Some(Resize { to: Target::Exact(Size { height, width }), filter: Filter::Box });
         let edge = |edge| Some(Resize { to: Target::ShortestEdge(edge), filter: Filter::Box });
         let edges = |shortest, longest| Some(Resize { to: Target::Edges { shortest, longest }, filter: Filter::Box });
         check(&|_| {}, "");
-        check(&|r| *r = Recipe::NONE, "");
+        check(&|r| *r = PreprocessConfig::NONE, "");
         check(&|r| r.resize = exact(1, MAX_SIDE), "");
         check(&|r| r.resize = exact(0, 48), "resize.to");
         check(&|r| r.resize = exact(48, MAX_SIDE + 1), "resize.to");

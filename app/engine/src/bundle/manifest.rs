@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BundleError;
 use crate::hash::parse_hex;
-use crate::preprocess::{MAX_SIDE, PreprocessError, Preprocessor, Recipe, Size};
+use crate::preprocess::{MAX_SIDE, PreprocessConfig, PreprocessError, Preprocessor, Size};
 use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, Scoring, ScoringKind};
 
 /// Version of the bundle format that this crate reads and writes.
@@ -52,7 +52,7 @@ pub struct Manifest {
     /// [batch, projection_dim].
     pub text: Tower,
     /// From an RGB picture to `pixel_values`.
-    pub preprocess: Recipe,
+    pub preprocess: PreprocessConfig,
     /// From a prompt to the text tower's inputs.
     pub tokenizer: TokenizerSpec,
     /// Prompt templates for labels that name none; `{}` stands for the label.

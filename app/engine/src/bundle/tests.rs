@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use super::*;
-use crate::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target};
+use crate::preprocess::{Filter, Normalize, PreprocessConfig, Resize, Size, Target};
 use crate::score::ScoringKind;
 
 /// A manifest that is valid but for its files, with `width` as projection dimension.
@@ -43,11 +43,11 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             output: embedding("text_embeds"),
             features: None,
         },
-        preprocess: Recipe {
+        preprocess: PreprocessConfig {
             resize: Some(Resize { to: Target::Exact(Size { height: 8, width: 6 }), filter: Filter::Bilinear }),
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
-            ..Recipe::NONE
+            ..PreprocessConfig::NONE
         },
         tokenizer: TokenizerSpec {
             file: file(),

@@ -1,9 +1,9 @@
-//! What a recipe makes of a picture's size.
+//! What a configuration makes of a picture's size.
 
-use super::{Recipe, Resize, Size, Target};
+use super::{PreprocessConfig, Resize, Size, Target};
 
-impl Recipe {
-    /// Size of the result where the recipe alone decides it.
+impl PreprocessConfig {
+    /// Size of the result where the configuration alone decides it.
     pub fn output_size(&self) -> Option<Size> {
         match (self.pad.or(self.crop), &self.resize) {
             (Some(size), _) | (None, &Some(Resize { to: Target::Exact(size), .. })) => Some(size),
@@ -11,7 +11,7 @@ impl Recipe {
         }
     }
 
-    /// The same recipe for results of another size, or nothing where the size depends on the picture.
+    /// The same configuration for results of another size, or nothing where the size depends on the picture.
     ///
     /// Where there is a crop, the size before it grows or shrinks with it, rounded down, so that as much of the picture
     /// is cut away as before: 256, cropped to 224, becomes 438, cropped to 384. An exact size is scaled along each
@@ -87,10 +87,10 @@ mod tests {
     use super::super::Filter;
     use super::*;
 
-    fn recipe(resize: Option<Target>, crop: Option<(usize, usize)>) -> Recipe {
+    fn config(resize: Option<Target>, crop: Option<(usize, usize)>) -> PreprocessConfig {
         let resize = resize.map(|to| Resize { to, filter: Filter::Bicubic });
         let crop = crop.map(|(height, width)| Size { height, width });
-        Recipe { resize, crop, ..Recipe::NONE }
+        PreprocessConfig { resize, crop, ..PreprocessConfig::NONE }
     }
 
     fn exact(height: usize, width: usize) -> Target {
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn sizes_after_resizing() {
         let check = |to: Target, (height, width), expected: (usize, usize)| {
-            let found = recipe(Some(to), None).resized(Size { height, width });
+            let found = config(Some(to), None).resized(Size { height, width });
             assert_eq!((found.height, found.width), expected, "{to:?} of {height} x {width}");
         };
         check(exact(48, 48), (480, 640), (48, 48));
@@ -123,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn the_output_size_is_known_where_the_recipe_decides_it() {
+    fn the_output_size_is_known_where_the_configuration_decides_it() {
         let check = |resize: Option<Target>, crop: Option<(usize, usize)>, expected: Option<(usize, usize)>| {
-            let found = recipe(resize, crop).output_size().map(|size| (size.height, size.width));
+            let found = config(resize, crop).output_size().map(|size| (size.height, size.width));
             assert_eq!(found, expected, "{resize:?} {crop:?}");
         };
         check(Some(exact(48, 40)), None, Some((48, 40)));
@@ -141,9 +141,9 @@ mod tests {
     fn another_output_size_keeps_the_share_of_the_picture() {
         type Steps = (Option<Target>, Option<(usize, usize)>);
         let check = |(resize, crop): Steps, (height, width), expected: Option<Steps>| {
-            let found = recipe(resize, crop).with_output_size(Size { height, width });
-            assert_eq!(found, expected.map(|(resize, crop)| recipe(resize, crop)), "{resize:?} {crop:?}");
-            let size = found.and_then(|recipe| recipe.output_size());
+            let found = config(resize, crop).with_output_size(Size { height, width });
+            assert_eq!(found, expected.map(|(resize, crop)| config(resize, crop)), "{resize:?} {crop:?}");
+            let size = found.and_then(|config| config.output_size());
             assert!(size.is_none_or(|size| size == Size { height, width }), "{resize:?} {crop:?}: {size:?}");
         };
         let edge = Target::ShortestEdge;
