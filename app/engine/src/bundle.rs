@@ -7,20 +7,20 @@
 
 mod archive;
 mod content;
-mod foreign;
 mod kind;
 mod manifest;
+mod non_bundle;
 mod read;
 mod write;
 
 pub use archive::Archive;
-pub use foreign::found_instead;
 pub use kind::TowerKind;
 pub use manifest::{
     Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
     MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,
     TOKENS_MAX, TensorSpec, TokenizerSpec, Tower, Weights,
 };
+pub use non_bundle::describe_non_bundle;
 pub use read::Bundle;
 pub use write::{Contents, NewFile, Part, Writer, write};
 

@@ -52,16 +52,16 @@ pub fn is_reader_gone<'a>(mut chain: impl Iterator<Item = &'a (dyn Error + 'stat
 }
 
 /// An output that work does not depend on: once the reader is gone the rest is dropped, and the work goes on.
-pub struct Onward<'a>(&'a mut dyn Write);
+pub struct IgnoreBrokenPipe<'a>(&'a mut dyn Write);
 
-impl<'a> Onward<'a> {
+impl<'a> IgnoreBrokenPipe<'a> {
     /// Writes to `out`.
     pub fn new(out: &'a mut dyn Write) -> Self {
         Self(out)
     }
 }
 
-impl Write for Onward<'_> {
+impl Write for IgnoreBrokenPipe<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0.write(bytes) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(bytes.len()),
@@ -89,7 +89,7 @@ pub fn write_line(out: &mut dyn Write, line: fmt::Arguments<'_>) -> io::Result<(
 }
 
 /// Tells an error, on standard error. That it cannot be told is no further error: there is nowhere to tell it.
-pub fn tell(err: &mut dyn Write, error: &str) {
+pub fn print_error(err: &mut dyn Write, error: &str) {
     let _ = write_line(err, format_args!("error: {error}")).and_then(|()| err.flush());
 }
 
@@ -130,17 +130,17 @@ mod tests {
             assert_eq!(is_reader_gone(std::iter::once(error)), gone, "{kind}");
         }
         let mut out = Output::new(Limited(5, ErrorKind::BrokenPipe));
-        assert!(Onward::new(&mut out).write_all(b"longer").is_ok());
+        assert!(IgnoreBrokenPipe::new(&mut out).write_all(b"longer").is_ok());
         let mut full = Limited(5, ErrorKind::StorageFull);
-        assert!(Onward::new(&mut full).write_all(b"longer").is_err());
-        tell(&mut Limited(0, ErrorKind::StorageFull), "nowhere to tell it");
+        assert!(IgnoreBrokenPipe::new(&mut full).write_all(b"longer").is_err());
+        print_error(&mut Limited(0, ErrorKind::StorageFull), "nowhere to tell it");
     }
 
     #[test]
     fn a_line_is_one_line() {
         let mut out = Vec::new();
         assert!(write_line(&mut out, format_args!("{}: {}", "a\nerror: b", "\x1b[1m")).is_ok());
-        tell(&mut out, "x\r\ny");
+        print_error(&mut out, "x\r\ny");
         assert_eq!(String::from_utf8_lossy(&out), "a\\nerror: b: \\u{1b}[1m\nerror: x\\r\\ny\n");
     }
 }

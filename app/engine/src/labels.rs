@@ -8,7 +8,7 @@ mod journal;
 mod key;
 
 pub use cache::{Cache, CacheError, ENTRIES_MAX};
-pub use journal::Ending;
+pub use journal::JournalEnd;
 pub use key::Key;
 
 use ndarray::Array2;

@@ -9,7 +9,6 @@
 //! attention maps are not part of a bundle; the checkpoint in Python has them.
 #![warn(missing_docs)]
 
-pub mod aside;
 pub mod bundle;
 pub mod console;
 pub mod embedding;
@@ -17,12 +16,13 @@ pub mod files;
 mod fused;
 pub mod hash;
 pub mod labels;
-pub mod marks;
+pub mod magic;
 pub mod onnx;
 pub mod picture;
 pub mod preprocess;
 pub mod printable;
 pub mod score;
+pub mod staging;
 pub mod tokenize;
 pub mod tower;
 pub mod vocabulary;

@@ -10,28 +10,28 @@
 //! what is followed. It drops alpha channels and palettes' levels of transparency; one colour that a PNG or GIF marks as
 //! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
 
-mod announced;
 mod budget;
-mod foreign;
+mod declared;
 mod gif;
 mod jpeg;
 mod rgb;
 mod tiff;
 mod transparent;
 mod transpose;
+mod unsupported;
 
 use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
-use self::announced::Announced;
 use self::budget::{check_bytes, check_size, decoder_bytes, upright_bytes};
+use self::declared::Declared;
 
 pub use budget::{MAX_BYTES, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
-pub use foreign::{Foreign, START_BYTES, foreign};
 pub use gif::Damage as GifDamage;
 pub use jpeg::{JpegDecoder, JpegError, marker as jpeg_marker};
+pub use unsupported::{START_BYTES, UnsupportedFormat, unsupported_format};
 
 /// Endings of the names of picture files, by which they are told from others in a folder.
 pub const IMAGE_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
@@ -151,12 +151,12 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if gif::is_gif(bytes) {
         return gif::decode(bytes);
     }
-    if let Some(Foreign { what, advice, .. }) = foreign(bytes) {
+    if let Some(UnsupportedFormat { what, advice, .. }) = unsupported_format(bytes) {
         return Err(DecodeError::UnknownFormat { found: format!("{what}; {advice}") });
     }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat { found: start_of(bytes) })?;
     if !format.reading_enabled() {
-        let found = format!("{format:?}; {}", foreign::CONVERT);
+        let found = format!("{format:?}; {}", unsupported::CONVERT);
         return Err(DecodeError::UnknownFormat { found });
     }
     let (pixels, orientation) = decode_by_image(bytes, format)?;
@@ -167,7 +167,7 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
 
 /// Decodes a format that is left to the `image` crate; how the pixels are to be turned.
 fn decode_by_image(bytes: &[u8], format: ImageFormat) -> Result<(image::DynamicImage, Orientation), DecodeError> {
-    let Announced { sizes, is_animated } = Announced::read(format, bytes);
+    let Declared { sizes, is_animated } = Declared::read(format, bytes);
     sizes.into_iter().try_for_each(|(width, height)| check_size(width, height))?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();

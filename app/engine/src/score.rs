@@ -18,7 +18,7 @@ pub const LOGIT_SCALE_MAX: f32 = 88.0;
 
 /// Largest magnitude of a logit bias: with the largest scale, the sum still fits a 32-bit float. A larger one counts as
 /// this.
-pub const LOGIT_BIAS_MAX: f32 = 1e38;
+pub(crate) const LOGIT_BIAS_MAX: f32 = 1e38;
 
 /// How cosines become logits and probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]

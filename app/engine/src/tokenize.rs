@@ -2,14 +2,14 @@
 //! position ids that the text tower counts by itself in the reference.
 
 mod charsmap;
-mod growth;
+mod length_bound;
 pub(crate) mod siglip;
 
 use std::sync::Arc;
 
 use tokenizers::TruncationParams;
 
-pub(crate) use self::growth::Growth;
+pub(crate) use self::length_bound::LengthBound;
 use self::siglip::Siglip;
 use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 
@@ -17,7 +17,7 @@ use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
-    growth: Arc<Growth>,
+    length_bound: Arc<LengthBound>,
     siglip: Option<Arc<Siglip>>,
     max_length: usize,
     /// The length that every prompt has, where it is the same for all.
@@ -85,21 +85,21 @@ fn file_error(error: tokenizers::Error) -> TokenizeError {
 
 /// The library's tokenizer for the content of a `tokenizer.json`, without padding or truncation, how many special tokens
 /// it puts around a prompt, and how long it may make prompts.
-pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize, Growth), TokenizeError> {
-    let growth = Growth::of(json)?;
+pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize, LengthBound), TokenizeError> {
+    let length_bound = LengthBound::of(json)?;
     let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(file_error)?;
     // A file that pads to one length has no empty prompt.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(file_error)?;
-    growth.check("")?;
+    length_bound.check("")?;
     let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
-    Ok((inner, special, growth))
+    Ok((inner, special, length_bound))
 }
 
 impl Tokenizer {
     /// Reads the content of a `tokenizer.json`; truncation and padding come from `spec`, not from the file.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let (mut inner, special, growth) = library(json)?;
+        let (mut inner, special, length_bound) = library(json)?;
         if spec.max_length <= special {
             let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
             return Err(TokenizeError::File { message });
@@ -110,7 +110,7 @@ impl Tokenizer {
         let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         Ok(Self {
             inner: Arc::new(inner),
-            growth: Arc::new(growth),
+            length_bound: Arc::new(length_bound),
             siglip: siglip.map(Arc::new),
             max_length: spec.max_length,
             fixed_length: (spec.padding == Padding::MaxLength).then_some(spec.max_length),
@@ -123,7 +123,7 @@ impl Tokenizer {
 
     /// Ids of one prompt, cut to the maximum length, and padded to it where [`TokenizerSpec::padding`] says so.
     pub fn encode(&self, prompt: &str) -> Result<Encoding, TokenizeError> {
-        self.growth.check(prompt)?;
+        self.length_bound.check(prompt)?;
         let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
         let (ids, mask, type_ids) = match &self.siglip {
             Some(siglip) => {

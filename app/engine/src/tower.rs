@@ -31,7 +31,7 @@ pub use threads::Threads;
 #[derive(Debug, Clone)]
 enum Engine {
     Fused(Box<Runner>),
-    Tract(Box<tract::Towers>),
+    Tract(Box<tract::TractTower>),
 }
 
 impl Engine {
@@ -179,7 +179,7 @@ fn prepare(
             if let Some(graph) = &mut model.graph {
                 dequantize::expand(graph).map_err(|message| TowerError::Load { tower, message })?;
             }
-            let load = || tract::Towers::load(tower, &model, spec, inputs, projection_dim, threads);
+            let load = || tract::TractTower::load(tower, &model, spec, inputs, projection_dim, threads);
             let towers = guarded(load).unwrap_or_else(|| {
                 let message = format!(
                     "tract gave up on it; it was not fused because of {}",

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::bundle::{Bundle, TokenizerSpec};
 use crate::tokenize::siglip::Siglip;
-use crate::tokenize::{Growth, TokenizeError, guarded, library};
+use crate::tokenize::{LengthBound, TokenizeError, guarded, library};
 use crate::tower::TowerError;
 
 /// A tokenizer without its limit of tokens, to examine sentences with. It takes as much memory as the
@@ -14,7 +14,7 @@ use crate::tower::TowerError;
 #[derive(Debug)]
 pub struct Vocabulary {
     inner: tokenizers::Tokenizer,
-    growth: Growth,
+    length_bound: LengthBound,
     siglip: Option<Siglip>,
     /// `None` where no piece can be unknown, as in byte-level vocabularies.
     unknown_id: Option<u32>,
@@ -24,7 +24,7 @@ pub struct Vocabulary {
 
 /// How a sentence reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct Tokenization {
     /// Word pieces that have to do with the part of the sentence that was asked about; separators left out.
     pub pieces: usize,
     /// How many of them are the unknown token.
@@ -35,7 +35,7 @@ pub struct Reading {
     pub ids: Vec<u32>,
 }
 
-impl Reading {
+impl Tokenization {
     /// How many word pieces of the whole sentence are beyond the limit of the text tower.
     pub fn cut(&self) -> usize {
         self.sentence_pieces - self.ids.len()
@@ -71,12 +71,12 @@ impl Vocabulary {
     /// # Errors
     /// It is not one that the tokenizers library reads.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let (inner, special, growth) = library(json)?;
+        let (inner, special, length_bound) = library(json)?;
         let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         let file_error = |e: serde_json::Error| TokenizeError::File { message: e.to_string() };
         let Model { unk_token, unk_id } = serde_json::from_slice::<File>(json).map_err(file_error)?.model;
         let unknown_id = unk_id.or_else(|| inner.token_to_id(&unk_token?));
-        Ok(Self { inner, growth, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
+        Ok(Self { inner, length_bound, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
     }
 
     /// The most word pieces of a sentence that the text tower is given.
@@ -89,41 +89,41 @@ impl Vocabulary {
     ///
     /// # Errors
     /// The tokenizers library refuses the sentence.
-    pub fn read(&self, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
-        self.growth.check(sentence)?;
+    pub fn read(&self, sentence: &str, part: &Range<usize>) -> Result<Tokenization, TokenizeError> {
+        self.length_bound.check(sentence)?;
         if let Some(siglip) = &self.siglip {
             return self.read_siglip(siglip, sentence, part);
         }
         let encoding = guarded(|| self.inner.encode(sentence, false))
             .map_err(|e| TokenizeError::Prompt { prompt: sentence.to_owned(), message: e.to_string() })?;
-        let mut reading = Reading { sentence_pieces: encoding.len(), ..Reading::default() };
-        reading.ids = encoding.get_ids().iter().take(self.limit).copied().collect();
+        let mut tokens = Tokenization { sentence_pieces: encoding.len(), ..Tokenization::default() };
+        tokens.ids = encoding.get_ids().iter().take(self.limit).copied().collect();
         let pieces = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
         for ((id, token), &(start, end)) in pieces {
             if start < part.end && end > part.start {
-                self.count(&mut reading, *id, token);
+                self.count(&mut tokens, *id, token);
             }
         }
-        Ok(reading)
+        Ok(tokens)
     }
 
     /// SigLIP's tokenizer reports no offsets, so the part is tokenized by itself: pieces never span two words.
-    fn read_siglip(&self, siglip: &Siglip, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
+    fn read_siglip(&self, siglip: &Siglip, sentence: &str, part: &Range<usize>) -> Result<Tokenization, TokenizeError> {
         let mut ids = siglip.all_ids(sentence)?;
-        let mut reading = Reading { sentence_pieces: ids.len(), ..Reading::default() };
+        let mut tokens = Tokenization { sentence_pieces: ids.len(), ..Tokenization::default() };
         ids.truncate(self.limit);
-        reading.ids = ids;
+        tokens.ids = ids;
         for id in siglip.all_ids(sentence.get(part.clone()).unwrap_or_default())? {
-            self.count(&mut reading, id, &self.inner.id_to_token(id).unwrap_or_default());
+            self.count(&mut tokens, id, &self.inner.id_to_token(id).unwrap_or_default());
         }
-        Ok(reading)
+        Ok(tokens)
     }
 
-    fn count(&self, reading: &mut Reading, id: u32, token: &str) {
+    fn count(&self, tokens: &mut Tokenization, id: u32, token: &str) {
         // SentencePiece marks the start of a word by a piece of its own where the word is unknown.
         if !token.chars().all(|c| c == '\u{2581}' || c.is_whitespace()) {
-            reading.pieces += 1;
-            reading.unknown += usize::from(self.unknown_id == Some(id));
+            tokens.pieces += 1;
+            tokens.unknown += usize::from(self.unknown_id == Some(id));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::content::{BlockHasher, Blocks, Content, Piece};
-use super::foreign::{self, not_a_bundle};
+use super::non_bundle::{self, not_a_bundle};
 use super::{BundleError, MANIFEST_FILE};
 use crate::files;
 use crate::printable::printable;
@@ -126,9 +126,9 @@ impl Tar {
 
 /// Refuses files that are known to be something else.
 fn known(path: &Path, file: &File) -> Result<(), BundleError> {
-    let mut start = [0; foreign::START_BYTES as usize];
+    let mut start = [0; non_bundle::START_BYTES as usize];
     let count = file.read_at(&mut start, 0).map_err(|source| BundleError::Io { path: path.to_owned(), source })?;
-    match foreign::file(&start[..count], path) {
+    match non_bundle::file(&start[..count], path) {
         Some(found) => Err(not_a_bundle(path, found)),
         None => Ok(()),
     }

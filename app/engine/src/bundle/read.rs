@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::archive::{Archive, MANIFEST_BYTES_MAX, Tar};
 use super::content::{Content, Piece};
-use super::foreign::{self, not_a_bundle};
+use super::non_bundle::{self, not_a_bundle};
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
 use crate::hash::{Hasher, hex, sha256};
-use crate::{files, marks};
+use crate::{files, magic};
 
 /// An opened bundle: a checked manifest, and files that are checked as they are read.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Bundle {
         let kind = std::fs::metadata(path).map_err(io)?;
         let place = if kind.is_dir() {
             if !path.join(MANIFEST_FILE).exists() {
-                return Err(not_a_bundle(path, foreign::folder(path)));
+                return Err(not_a_bundle(path, non_bundle::folder(path)));
             }
             Place::Directory(path.to_owned())
         } else if kind.is_file() {
@@ -79,7 +79,7 @@ impl Bundle {
     }
 
     /// Where a file of the bundle lies, for messages.
-    pub fn path_of(&self, file: &FileEntry) -> String {
+    pub(crate) fn path_of(&self, file: &FileEntry) -> String {
         self.place.path_of(&file.name)
     }
 
@@ -187,7 +187,7 @@ impl Place {
     /// The size of a file that has another one than it should, in words.
     fn shown_size(&self, name: &str, bytes: u64) -> String {
         let is_pointer =
-            bytes < marks::LFS_BYTES_MAX && self.read(name, bytes).is_ok_and(|b| b.starts_with(marks::LFS));
+            bytes < magic::LFS_BYTES_MAX && self.read(name, bytes).is_ok_and(|b| b.starts_with(magic::LFS));
         if is_pointer {
             return format!("{bytes} bytes, a Git LFS pointer (run `git lfs pull` in the repository it came from)");
         }

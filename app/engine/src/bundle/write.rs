@@ -9,8 +9,8 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
-use crate::aside::Aside;
 use crate::hash::Hasher;
+use crate::staging::StagingDir;
 
 /// Where the new bundle lies in the folder beside its place, and where an old one, which it replaces, waits.
 const NEW: &str = "new";
@@ -58,7 +58,7 @@ impl Part {
 #[derive(Debug)]
 pub struct Writer {
     out: PathBuf,
-    aside: Aside,
+    aside: StagingDir,
     folder: PathBuf,
     files: Vec<FileEntry>,
 }
@@ -73,7 +73,7 @@ impl Writer {
         if !is_tar(out) {
             check_place(out).map_err(io)?;
         }
-        let aside = Aside::new(out, |leftover| rescue(leftover, out)).map_err(io)?;
+        let aside = StagingDir::new(out, |leftover| rescue(leftover, out)).map_err(io)?;
         let folder = aside.path().join(NEW);
         std::fs::create_dir(&folder).map_err(io)?;
         Ok(Self { out: out.to_owned(), aside, folder, files: Vec::new() })

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::journal::{self, Ending, Record};
+use super::journal::{self, JournalEnd, Record};
 use super::key::Key;
 use crate::hash::Hasher;
 
@@ -162,7 +162,7 @@ impl Cache {
     pub const JOURNAL_MARK: &'static [u8] = journal::MARK;
 
     /// Adds what a journal holds, up to where it is whole: says how many bytes that is, and how it ends.
-    pub fn replay(&mut self, journal: &[u8]) -> (usize, Ending) {
+    pub fn replay(&mut self, journal: &[u8]) -> (usize, JournalEnd) {
         let (records, whole, ending) = journal::read(journal);
         for record in records {
             match record {

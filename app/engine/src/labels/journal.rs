@@ -29,7 +29,7 @@ pub(super) enum Record {
 
 /// How a journal ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum JournalEnd {
     /// With a whole record, or before the first.
     Whole,
     /// Within a record, as after a kill or a power cut.
@@ -78,36 +78,36 @@ impl Record {
 }
 
 /// The records of a journal, up to where it is whole; how many bytes that is, and how it ends.
-pub(super) fn read(bytes: &[u8]) -> (Vec<Record>, usize, Ending) {
+pub(super) fn read(bytes: &[u8]) -> (Vec<Record>, usize, JournalEnd) {
     let mut records = Vec::new();
     let Some(mut rest) = bytes.strip_prefix(MARK) else {
         let ending = match bytes {
-            [] => Ending::Whole,
-            _ if MARK.starts_with(bytes) => Ending::Torn,
-            _ => Ending::Damaged,
+            [] => JournalEnd::Whole,
+            _ if MARK.starts_with(bytes) => JournalEnd::Torn,
+            _ => JournalEnd::Damaged,
         };
         return (records, 0, ending);
     };
     loop {
         let whole = bytes.len() - rest.len();
         if rest.is_empty() {
-            return (records, whole, Ending::Whole);
+            return (records, whole, JournalEnd::Whole);
         }
         let Some((length, after)) = rest.split_first_chunk::<LENGTH_BYTES>() else {
-            return (records, whole, Ending::Torn);
+            return (records, whole, JournalEnd::Torn);
         };
         let length = u32::from_le_bytes(*length) as usize;
         if length > CONTENT_BYTES_MAX {
-            return (records, whole, Ending::Damaged);
+            return (records, whole, JournalEnd::Damaged);
         }
         let Some((content, after)) = after.split_at_checked(length) else {
-            return (records, whole, Ending::Torn);
+            return (records, whole, JournalEnd::Torn);
         };
         let Some((sum, after)) = after.split_first_chunk::<CHECKSUM_BYTES>() else {
-            return (records, whole, Ending::Torn);
+            return (records, whole, JournalEnd::Torn);
         };
         let Some(record) = Record::decode(content).filter(|_| *sum == checksum(content)) else {
-            return (records, whole, Ending::Damaged);
+            return (records, whole, JournalEnd::Damaged);
         };
         records.push(record);
         rest = after;
@@ -139,8 +139,8 @@ mod tests {
     #[test]
     fn records_come_back_in_order_up_to_a_tear() {
         let whole = journal();
-        assert_eq!(read(&whole), (records(), whole.len(), Ending::Whole));
-        assert_eq!(read(b""), (vec![], 0, Ending::Whole));
+        assert_eq!(read(&whole), (records(), whole.len(), JournalEnd::Whole));
+        assert_eq!(read(b""), (vec![], 0, JournalEnd::Whole));
         let mut ends = vec![0, MARK.len()];
         for record in records() {
             ends.push(ends[ends.len() - 1] + record.encode().len());
@@ -150,7 +150,7 @@ mod tests {
             let complete = ends.iter().rposition(|end| *end <= length).expect("the start");
             assert_eq!(found, records()[..complete.saturating_sub(1)], "{length}");
             assert_eq!(kept, ends[complete], "{length}");
-            let expected = if ends[complete] == length { Ending::Whole } else { Ending::Torn };
+            let expected = if ends[complete] == length { JournalEnd::Whole } else { JournalEnd::Torn };
             assert_eq!(ending, expected, "{length}");
         }
     }
@@ -163,18 +163,18 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let (found, kept, ending) = read(&bytes);
             assert!(found.len() < 3 && records().starts_with(&found), "bit {bit}: {found:?}");
-            assert!(kept <= bit / 8 && ending != Ending::Whole, "bit {bit}: {kept} {ending:?}");
+            assert!(kept <= bit / 8 && ending != JournalEnd::Whole, "bit {bit}: {kept} {ending:?}");
         }
     }
 
     #[test]
     fn what_is_no_journal_is_damaged() {
         for bytes in [&b"not a journal"[..], &[0; 100], b"sptjrnl2"] {
-            assert_eq!(read(bytes), (vec![], 0, Ending::Damaged));
+            assert_eq!(read(bytes), (vec![], 0, JournalEnd::Damaged));
         }
         let not_finite = Record::Embedding(Key::of(&["a"]), vec![f32::NAN]).encode();
-        assert_eq!(read(&[&MARK[..], &not_finite].concat()), (vec![], MARK.len(), Ending::Damaged));
+        assert_eq!(read(&[&MARK[..], &not_finite].concat()), (vec![], MARK.len(), JournalEnd::Damaged));
         let endless = [&MARK[..], &[0xff; 100]].concat();
-        assert_eq!(read(&endless), (vec![], MARK.len(), Ending::Damaged));
+        assert_eq!(read(&endless), (vec![], MARK.len(), JournalEnd::Damaged));
     }
 }

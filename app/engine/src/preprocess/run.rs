@@ -132,7 +132,7 @@ impl Preprocessor {
     }
 
     /// The same for an image tower that takes pictures of `size` and no others.
-    pub fn for_size(config: &PreprocessConfig, size: Size) -> Result<Self, PreprocessError> {
+    pub(crate) fn for_size(config: &PreprocessConfig, size: Size) -> Result<Self, PreprocessError> {
         Ok(Self { expected: Some(size), ..Self::new(config)? })
     }
 
@@ -145,7 +145,7 @@ impl Preprocessor {
     ///
     /// # Errors
     /// The picture has another number of bytes than its size says; it is too elongated for the configuration, or larger than what
-    /// it is padded to; the tensor would have another size than the tower's ([`Self::for_size`]); all that is needed takes
+    /// it is padded to; the tensor would have another size than the tower's ([`Manifest::preprocessor`](crate::bundle::Manifest::preprocessor)); all that is needed takes
     /// more memory than [`MAX_BYTES`], which is known before any is allocated.
     pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> Result<Size, PreprocessError> {
         let Picture { width, height, ref rgb, transparent } = *picture;

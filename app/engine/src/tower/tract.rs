@@ -23,7 +23,7 @@ const EXACT_LENGTHS_MAX: usize = 4;
 
 /// A tower's graph, and what tract made of it.
 #[derive(Debug, Clone)]
-pub(super) struct Towers {
+pub(super) struct TractTower {
     graph: Graph,
     projection_dim: usize,
     /// Names of the inputs, in the graph's order.
@@ -37,7 +37,7 @@ pub(super) struct Towers {
     executor: Executor,
 }
 
-impl Towers {
+impl TractTower {
     pub(super) fn load(
         tower: TowerKind,
         onnx: &pb::ModelProto,

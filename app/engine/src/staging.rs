@@ -17,7 +17,7 @@ const MODE: u32 = 0o700;
 
 /// A folder beside a place, on the same file system; dropping it removes it with all that is in it.
 #[derive(Debug)]
-pub struct Aside {
+pub struct StagingDir {
     path: PathBuf,
     /// Ends with this process, and tells others until then that the folder is in use. On a file system without locks they
     /// cannot tell, and leave it alone.
@@ -25,7 +25,7 @@ pub struct Aside {
     is_kept: AtomicBool,
 }
 
-impl Aside {
+impl StagingDir {
     /// Makes a folder beside `out`, after what killed programs left there was removed; before that, `rescue` is called with
     /// each such folder, which stays where that fails.
     ///
@@ -89,7 +89,7 @@ impl Aside {
     }
 }
 
-impl Drop for Aside {
+impl Drop for StagingDir {
     fn drop(&mut self) {
         if !self.is_kept.load(Ordering::Relaxed) {
             let _ = std::fs::remove_dir_all(&self.path);
@@ -159,8 +159,8 @@ mod tests {
         let busy = File::open(at(".out.new-8-0")).expect("a folder");
         busy.lock().expect("a lock");
 
-        let first = Aside::new(&at("out"), |_| Ok(())).expect("a folder");
-        let second = Aside::new(&at("out"), |_| Ok(())).expect("another, beside one in use");
+        let first = StagingDir::new(&at("out"), |_| Ok(())).expect("a folder");
+        let second = StagingDir::new(&at("out"), |_| Ok(())).expect("another, beside one in use");
         assert!(first.path() != second.path() && names(first.path()).is_empty());
         assert_eq!(first.path().metadata().expect("a folder").permissions().mode() & 0o777, MODE);
         std::fs::write(first.path().join("part"), "part").expect("a file");
@@ -173,15 +173,15 @@ mod tests {
         assert_eq!(names(folder.path()), stay);
 
         drop(busy);
-        drop(Aside::new(&at("out"), |_| Err(ErrorKind::Other.into())).expect("a folder"));
+        drop(StagingDir::new(&at("out"), |_| Err(ErrorKind::Other.into())).expect("a folder"));
         assert!(at(".out.new-8-0/half").exists(), "what could not be rescued stays");
-        let kept = Aside::new(&at("out"), |_| Ok(())).expect("a folder");
+        let kept = StagingDir::new(&at("out"), |_| Ok(())).expect("a folder");
         assert!(!at(".out.new-8-0").exists());
         kept.keep(true);
         let path = kept.path().to_owned();
         drop(kept);
         assert!(path.exists(), "what is nowhere else stays");
-        drop(Aside::new(&at("out"), |_| Ok(())).expect("a folder"));
+        drop(StagingDir::new(&at("out"), |_| Ok(())).expect("a folder"));
         assert!(!path.exists());
     }
     #[test]
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_folder_is_closed_or_taken_away_under_its_name() {
         let folder = tempfile::tempdir().expect("a folder");
-        let make = || Aside::within(folder.path(), ".aside-").expect("a folder");
+        let make = || StagingDir::within(folder.path(), ".aside-").expect("a folder");
         let first = make();
         std::fs::write(first.path().join("part"), "part").expect("a file");
         let second = make();
@@ -227,6 +227,6 @@ mod tests {
         std::fs::remove_dir(third.path()).expect("removes");
         assert_eq!(third.close().expect_err("gone already").kind(), ErrorKind::NotFound);
         assert_eq!(names(folder.path()), ["place"]);
-        assert!(Aside::within(&folder.path().join("nothing"), ".aside-").is_err());
+        assert!(StagingDir::within(&folder.path().join("nothing"), ".aside-").is_err());
     }
 }

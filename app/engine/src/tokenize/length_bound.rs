@@ -15,7 +15,7 @@ const COMPATIBILITY: u64 = 11;
 
 /// Bounds what the normalizer of a tokenizer makes of a text.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Growth {
+pub(crate) struct LengthBound {
     steps: Vec<Step>,
 }
 
@@ -41,7 +41,7 @@ struct File {
     normalizer: Value,
 }
 
-impl Growth {
+impl LengthBound {
     /// Reads the normalizer in the content of a `tokenizer.json`.
     ///
     /// # Errors
@@ -119,8 +119,8 @@ fn longest_text(charsmap: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn growth(normalizer: &str) -> Result<Growth, TokenizeError> {
-        Growth::of(format!(r#"{{"normalizer": {normalizer}, "model": {{}}}}"#).as_bytes())
+    fn length_bound(normalizer: &str) -> Result<LengthBound, TokenizeError> {
+        LengthBound::of(format!(r#"{{"normalizer": {normalizer}, "model": {{}}}}"#).as_bytes())
     }
 
     fn replace(pattern: &str, content: &str) -> String {
@@ -134,8 +134,8 @@ mod tests {
     #[test]
     fn steps_are_bounded_by_what_they_may_put_in() {
         let check = |what: &str, normalizer: &str, bytes: u64, expected: u64| {
-            let growth = growth(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert_eq!(growth.steps.iter().fold(bytes, |bytes, step| step.bytes(bytes)), expected, "{what}");
+            let length_bound = length_bound(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(length_bound.steps.iter().fold(bytes, |bytes, step| step.bytes(bytes)), expected, "{what}");
         };
         check("none", "null", 7, 7);
         check("a letter", &replace(r#"{"String": "a"}"#, "bcd"), 9, 30);
@@ -161,8 +161,8 @@ mod tests {
             sequence(&vec![step; count])
         };
         let check = |what: &str, normalizer: &str, prompt: &str, fits: bool| {
-            let growth = growth(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
-            match growth.check(prompt) {
+            let length_bound = length_bound(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
+            match length_bound.check(prompt) {
                 Ok(()) => assert!(fits, "{what}: taken"),
                 Err(error) => {
                     let error = error.to_string();

@@ -2,21 +2,21 @@
 
 /// A compressed file or an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packed {
+pub(crate) struct Packed {
     /// What it is, with its article.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// The command that unpacks it, without the file name.
-    pub command: &'static str,
+    pub(crate) command: &'static str,
 }
 
 /// First bytes of a Git LFS pointer, which Git checks out instead of a file that Git LFS stores.
 pub const LFS: &[u8] = b"version https://git-lfs";
 
 /// A Git LFS pointer is smaller than this.
-pub const LFS_BYTES_MAX: u64 = 1024;
+pub(crate) const LFS_BYTES_MAX: u64 = 1024;
 
 /// What to do about a Git LFS pointer.
-pub const LFS_ADVICE: &str = "run `git lfs pull` in the repository that it came from";
+pub(crate) const LFS_ADVICE: &str = "run `git lfs pull` in the repository that it came from";
 
 /// First bytes of a zip archive with files, and of an empty one.
 const ZIP: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
@@ -35,12 +35,12 @@ const PACKED: [(&[u8], Packed); 10] = [
 ];
 
 /// Returns the kind of packed file that begins with `start`. Zip archives are left out: they unpack into a folder.
-pub fn packed(start: &[u8]) -> Option<Packed> {
+pub(crate) fn packed(start: &[u8]) -> Option<Packed> {
     PACKED.iter().find(|(mark, _)| start.starts_with(mark)).map(|(_, packed)| *packed)
 }
 
 /// Returns true if a zip archive begins with `start`.
-pub fn is_zip(start: &[u8]) -> bool {
+pub(crate) fn is_zip(start: &[u8]) -> bool {
     ZIP.iter().any(|mark| start.starts_with(mark))
 }
 

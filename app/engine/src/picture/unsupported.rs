@@ -1,8 +1,8 @@
 //! Files that are no pictures, or pictures of a kind that is not read: what they are and what to do.
 
-use crate::marks::{self, Packed};
+use crate::magic::{self, Packed};
 
-/// Bytes at the start of a file by which [`foreign`] tells all that it knows.
+/// Bytes at the start of a file by which [`unsupported_format`] tells all that it knows.
 pub const START_BYTES: u64 = 1024;
 
 /// What to do with a picture of another format.
@@ -17,7 +17,7 @@ const DOWNLOAD: &str = "look at it in an editor, and download the picture itself
 
 /// Something that is no picture that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Foreign {
+pub struct UnsupportedFormat {
     /// What it is, with its article.
     pub what: &'static str,
     /// What to do about it.
@@ -69,7 +69,7 @@ const PICTURE_BRANDS: [(&[u8; 4], &str); 8] = [
 ];
 
 /// What a file is that starts with `bytes`, where that is known and nothing that is read as a picture.
-pub fn foreign(bytes: &[u8]) -> Option<Foreign> {
+pub fn unsupported_format(bytes: &[u8]) -> Option<UnsupportedFormat> {
     // First of all, as some marks below are short.
     if image::guess_format(bytes).is_ok_and(|format| format.reading_enabled()) {
         return None;
@@ -79,40 +79,40 @@ pub fn foreign(bytes: &[u8]) -> Option<Foreign> {
     if has(&[(4, b"ftyp")]) {
         let picture = PICTURE_BRANDS.iter().find(|(brand, _)| has(&[(8, brand.as_slice())]));
         return Some(match picture {
-            Some((_, what)) => Foreign { what, advice: CONVERT, is_video: false },
-            None => Foreign { what: "an MP4 or QuickTime video", advice: FRAMES, is_video: true },
+            Some((_, what)) => UnsupportedFormat { what, advice: CONVERT, is_video: false },
+            None => UnsupportedFormat { what: "an MP4 or QuickTime video", advice: FRAMES, is_video: true },
         });
     }
     if let Some((what, _)) = VIDEOS.iter().find(|(_, marks)| has(marks)) {
-        return Some(Foreign { what, advice: FRAMES, is_video: true });
+        return Some(UnsupportedFormat { what, advice: FRAMES, is_video: true });
     }
-    let other = |what, advice| Some(Foreign { what, advice, is_video: false });
+    let other = |what, advice| Some(UnsupportedFormat { what, advice, is_video: false });
     if let Some((what, _)) = OTHERS.iter().find(|(_, marks)| has(marks)) {
         return other(what, CONVERT);
     }
-    if let Some(Packed { what, .. }) = marks::packed(bytes) {
+    if let Some(Packed { what, .. }) = magic::packed(bytes) {
         return other(what, UNPACK);
     }
-    if marks::is_zip(bytes) {
+    if magic::is_zip(bytes) {
         return other("a zip archive", UNPACK);
     }
-    if bytes.starts_with(marks::LFS) {
-        return other("a Git LFS pointer in the place of the picture", marks::LFS_ADVICE);
+    if bytes.starts_with(magic::LFS) {
+        return other("a Git LFS pointer in the place of the picture", magic::LFS_ADVICE);
     }
     markup(bytes)
 }
 
 /// A web page, as servers send in the place of a picture, or a drawing in SVG.
-fn markup(bytes: &[u8]) -> Option<Foreign> {
+fn markup(bytes: &[u8]) -> Option<UnsupportedFormat> {
     let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     let start = start[..start.len().min(START_BYTES as usize)].to_ascii_lowercase();
     let is_xml = start.starts_with(b"<?xml") || start.starts_with(b"<!--");
     let holds = |mark: &[u8]| start.windows(mark.len()).any(|window| window == mark);
     if start.starts_with(b"<svg") || start.starts_with(b"<!doctype svg") || is_xml && holds(b"<svg") {
-        return Some(Foreign { what: "an SVG drawing", advice: CONVERT, is_video: false });
+        return Some(UnsupportedFormat { what: "an SVG drawing", advice: CONVERT, is_video: false });
     }
     if start.starts_with(b"<!doctype html") || start.starts_with(b"<html") || is_xml && holds(b"<html") {
-        return Some(Foreign { what: "a web page", advice: DOWNLOAD, is_video: false });
+        return Some(UnsupportedFormat { what: "a web page", advice: DOWNLOAD, is_video: false });
     }
     None
 }
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn what_is_no_picture_is_told_by_its_start() {
         let check = |bytes: &[u8], expected: Option<(&str, bool)>| {
-            let found = foreign(bytes).map(|foreign| (foreign.what, foreign.is_video));
+            let found = unsupported_format(bytes).map(|found| (found.what, found.is_video));
             assert_eq!(found, expected, "{}", bytes.escape_ascii());
         };
         let video = |what| Some((what, true));

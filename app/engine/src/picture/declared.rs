@@ -4,14 +4,14 @@ use image::ImageFormat;
 
 /// What the headers of a file say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Announced {
+pub(super) struct Declared {
     /// Widths and heights: of a PNG, or of each lossy frame of a WebP.
     pub(super) sizes: Vec<(usize, usize)>,
     /// Whether a WebP has frames that are laid on a canvas.
     pub(super) is_animated: bool,
 }
 
-impl Announced {
+impl Declared {
     /// Reads the headers of a file; what is damaged is left to the decoder.
     pub(super) fn read(format: ImageFormat, bytes: &[u8]) -> Self {
         match format {
@@ -31,22 +31,22 @@ fn png(bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// The chunks of a WebP, those of frames included.
-fn webp(bytes: &[u8]) -> Announced {
+fn webp(bytes: &[u8]) -> Declared {
     const RIFF_BYTES: usize = 12;
     /// What stands in a frame before its chunks.
     const FRAME_BYTES: usize = 16;
-    let mut announced = Announced::default();
+    let mut declared = Declared::default();
     let mut rest = bytes.get(RIFF_BYTES..).unwrap_or_default();
     while let Some((kind, after)) = rest.split_first_chunk::<4>() {
         let Some((length, body)) = after.split_first_chunk::<4>() else { break };
         let length = u32::from_le_bytes(*length) as usize;
         let skipped = match kind {
             b"ANMF" => {
-                announced.is_animated = true;
+                declared.is_animated = true;
                 FRAME_BYTES
             }
             b"VP8 " => {
-                announced.sizes.extend(vp8(body));
+                declared.sizes.extend(vp8(body));
                 length
             }
             _ => length,
@@ -54,7 +54,7 @@ fn webp(bytes: &[u8]) -> Announced {
         // Chunks begin at even places.
         rest = body.get(skipped.saturating_add(skipped % 2)..).unwrap_or_default();
     }
-    announced
+    declared
 }
 
 /// Width and height in the header of a VP8 frame: 14 bits each, behind a tag and a start code.
@@ -76,8 +76,8 @@ mod tests {
     #[test]
     fn sizes_are_found_wherever_decoders_look() {
         let check = |what: &str, format, bytes: &[u8], sizes: &[(usize, usize)], is_animated| {
-            let expected = Announced { sizes: sizes.to_vec(), is_animated };
-            assert_eq!(Announced::read(format, bytes), expected, "{what}");
+            let expected = Declared { sizes: sizes.to_vec(), is_animated };
+            assert_eq!(Declared::read(format, bytes), expected, "{what}");
         };
         let png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\x05\x55\x55\x55\0\0\0\x01\x01\0\0\0\0";
         check("a PNG", ImageFormat::Png, png, &[(89_478_485, 1)], false);
@@ -93,7 +93,7 @@ mod tests {
         let animated = [&head[..], &chunk(b"VP8X", &[2; 10]), &frames, &frames].concat();
         check("two frames", ImageFormat::WebP, &animated, &[(16_383, 3), (16_383, 3)], true);
         for length in 0..animated.len() {
-            Announced::read(ImageFormat::WebP, &animated[..length]);
+            Declared::read(ImageFormat::WebP, &animated[..length]);
         }
         let endless = [&head[..], b"VP8L\xff\xff\xff\xff"].concat();
         check("a length that lies", ImageFormat::WebP, &endless, &[], false);

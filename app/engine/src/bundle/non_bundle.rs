@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::BundleError;
 use crate::files;
-use crate::marks::{self, Packed};
+use crate::magic::{self, Packed};
 
 /// Bytes at the start of a file by which its kind is told.
 pub(super) const START_BYTES: u64 = 512;
@@ -19,7 +19,7 @@ pub(super) fn not_a_bundle(path: &Path, found: String) -> BundleError {
 }
 
 /// What lies at `path` in the place of a bundle, and what to do; nothing where it may be one.
-pub fn found_instead(path: &Path) -> Option<String> {
+pub fn describe_non_bundle(path: &Path) -> Option<String> {
     if path.is_dir() {
         return if path.join(super::MANIFEST_FILE).exists() { None } else { Some(folder(path)) };
     }
@@ -56,7 +56,7 @@ pub(super) fn file(start: &[u8], path: &Path) -> Option<String> {
     if start.get(257..262) == Some(b"ustar") {
         return None;
     }
-    if let Some(Packed { what, command }) = marks::packed(start) {
+    if let Some(Packed { what, command }) = magic::packed(start) {
         return Some(format!("{what}: unpack it (`{command} {shown}`), and name the .tar that comes of it"));
     }
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
@@ -66,11 +66,11 @@ pub(super) fn file(start: &[u8], path: &Path) -> Option<String> {
                 .to_owned(),
         );
     }
-    if marks::is_zip(start) {
+    if magic::is_zip(start) {
         return Some(format!("a zip archive: unpack it into a folder (`unzip {shown} -d FOLDER`), and name that"));
     }
-    if start.starts_with(marks::LFS) {
-        return Some(format!("a Git LFS pointer: {}", marks::LFS_ADVICE));
+    if start.starts_with(magic::LFS) {
+        return Some(format!("a Git LFS pointer: {}", magic::LFS_ADVICE));
     }
     if path.file_name().is_some_and(|name| name == super::MANIFEST_FILE) {
         return Some("the manifest of one: name its folder".to_owned());
@@ -95,14 +95,14 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(&path, content).expect("a file");
-            let found = found_instead(&folder.path().join(named));
+            let found = describe_non_bundle(&folder.path().join(named));
             match (&found, expected) {
                 (None, None) => {}
                 (Some(found), Some(part)) if found.contains(part) => {}
                 _ => panic!("{name}: {found:?}"),
             }
         };
-        for (mark, Packed { what, command }) in marks::all_packed() {
+        for (mark, Packed { what, command }) in magic::all_packed() {
             check("a.tar.x", mark, "a.tar.x", Some(what));
             check("a.tar.x", &[mark, b"\0\xff\x1b[31m"].concat(), "a.tar.x", Some(command));
         }
