@@ -1,4 +1,4 @@
-//! Opening and reading files that somebody else made, or may have put there: pictures, bundles, checkpoints, label files,
+//! Opening and reading files that somebody else made, or may have put there: images, bundles, checkpoints, label files,
 //! and what a program keeps.
 //!
 //! Only regular files are opened: a pipe or a device would block, or never end. A file that lies in a folder which came

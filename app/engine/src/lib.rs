@@ -1,6 +1,6 @@
 //! Pixels and strings in, scores out.
 //!
-//! The engine reads a [`bundle::Bundle`] (two ONNX towers, a tokenizer and a manifest), turns pictures into
+//! The engine reads a [`bundle::Bundle`] (two ONNX towers, a tokenizer and a manifest), turns images into
 //! image embeddings and prompts into text embeddings, and scores the one against the other as
 //! `VisionTextDualEncoderModel` of transformers 4.56.2 does. It knows nothing of cameras, networks, clocks,
 //! environment variables or command lines: bytes and arrays come in as arguments.

@@ -5,8 +5,8 @@
 //! dropped. They are equal to the last bit, JPEG and WebP included; only values of JPEG inside TIFF, which another decoder
 //! reads, can be 1 of 255 off.
 //!
-//! Image processors themselves turn nothing: a picture that is handed to one as `Image.open(f)` stays as it lies in the
-//! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright picture, so `load_image` is
+//! Image processors themselves turn nothing: an image that is handed to one as `Image.open(f)` stays as it lies in the
+//! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright image, so `load_image` is
 //! what is followed. It drops alpha channels and palettes' levels of transparency; one colour that a PNG or GIF marks as
 //! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
 
@@ -33,7 +33,7 @@ pub use gif::Damage as GifDamage;
 pub use jpeg::{JpegDecoder, JpegError, marker as jpeg_marker};
 pub use unsupported::{START_BYTES, UnsupportedFormat, unsupported_format};
 
-/// Endings of the names of picture files, by which they are told from others in a folder.
+/// Endings of the names of image files, by which they are told from others in a folder.
 pub const IMAGE_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
 
 /// Whether a file's name ends in one of [`IMAGE_EXTENSIONS`], in capitals or not.
@@ -42,7 +42,7 @@ pub fn has_image_extension(path: &Path) -> bool {
     IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending))
 }
 
-/// An 8-bit RGB picture, rows top to bottom, three bytes a pixel.
+/// An 8-bit RGB image, rows top to bottom, three bytes a pixel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picture {
     /// Columns; 1 or more.
@@ -51,19 +51,19 @@ pub struct Picture {
     pub height: usize,
     /// `width * height * 3` bytes.
     pub rgb: Vec<u8>,
-    /// The one colour that the file marks as transparent, as Pillow knows it once the picture is RGB; its pixels have that
+    /// The one colour that the file marks as transparent, as Pillow knows it once the image is RGB; its pixels have that
     /// colour still.
     pub transparent: Option<[u8; 3]>,
 }
 
-/// Why bytes could not become a picture.
+/// Why bytes could not become an image.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// There are no bytes.
-    #[error("empty: expected a picture, found 0 bytes")]
+    #[error("empty: expected an image, found 0 bytes")]
     Empty,
     /// The bytes start like no format that is known.
-    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
+    #[error("not an image: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
     UnknownFormat {
         /// What they are and what to do, or the first bytes, escaped.
         found: String,
@@ -71,7 +71,7 @@ pub enum DecodeError {
     /// The header announces a side that is longer than [`MAX_SIDE`], more pixels than [`MAX_PIXELS`], or none.
     #[error(
         "{width} x {height} pixels: expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels in all; scale the \
-         picture down, or cut it"
+         image down, or crop it"
     )]
     Size {
         /// Columns announced.
@@ -79,10 +79,10 @@ pub enum DecodeError {
         /// Rows announced.
         height: usize,
     },
-    /// Reading the picture would take more memory than [`MAX_BYTES`].
+    /// Reading the image would take more memory than [`MAX_BYTES`].
     #[error(
         "{width} x {height} pixels: reading them takes {needed_bytes} bytes of memory, expected at most {MAX_BYTES}; scale \
-         the picture down, or save it with 8 bits a channel, as a JPEG that is not progressive"
+         the image down, or save it with 8 bits a channel, as a JPEG that is not progressive"
     )]
     Memory {
         /// Columns.
@@ -92,7 +92,7 @@ pub enum DecodeError {
         /// The file, what its decoder works with, and the pixels.
         needed_bytes: u64,
     },
-    /// The file ends before its picture does.
+    /// The file ends before its image does.
     #[error("truncated JPEG: expected an end-of-image marker, found the end of {found_bytes} bytes; copy it again")]
     Truncated {
         /// Length of the file.
@@ -123,7 +123,7 @@ pub enum DecodeError {
     #[error("damaged or unsupported JPEG")]
     Jpeg(#[from] JpegError),
     /// The decoder of another format refused the bytes.
-    #[error("damaged or unsupported picture")]
+    #[error("damaged or unsupported image")]
     Image(#[from] image::ImageError),
 }
 
@@ -133,7 +133,7 @@ pub enum DecodeError {
 /// the high byte.
 ///
 /// # Errors
-/// The bytes are no picture, or a damaged one; a side is longer than [`MAX_SIDE`], there are more than [`MAX_PIXELS`], or
+/// The bytes are no image, or a damaged one; a side is longer than [`MAX_SIDE`], there are more than [`MAX_PIXELS`], or
 /// reading takes more than [`MAX_BYTES`] of memory, which is known before any is allocated.
 pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if jpeg::is_jpeg(bytes) {
@@ -229,14 +229,14 @@ mod tests {
     #[test]
     fn bytes_that_are_no_picture_are_refused_with_what_they_are() {
         let check = |bytes: &[u8], expected: &str| {
-            let message = decode(bytes).expect_err("no picture").to_string();
+            let message = decode(bytes).expect_err("no image").to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         };
         check(b"", "0 bytes");
         check(b"hello\nworld", "start with \"hello\\nwo\"");
-        check(b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video; take pictures out of it");
+        check(b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video; extract images from it");
         check(b"\0\0\x01\0\x01\0", "Ico; save it as PNG or JPEG");
-        check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported picture");
+        check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported image");
         check(b"\xff\xd8", "truncated JPEG");
         check(b"\xff\xd8\xff\xd9", "damaged or unsupported JPEG");
     }

@@ -1,4 +1,4 @@
-//! From an RGB picture to the image tower's input, as the checkpoint's own image processor does it.
+//! From an RGB image to the image tower's input, as the checkpoint's own image processor does it.
 //!
 //! The configuration is the reference's: resize (on 8-bit pixels), centre crop, rescale, normalise, pad.
 //! This is the only copy of these steps; the live loop, calibration and evaluation all call it.
@@ -23,19 +23,19 @@ pub use run::{PreprocessError, Preprocessor};
 /// shall not fill the memory.
 pub const MAX_SIDE: usize = 4096;
 
-/// What happens to a picture before the image tower sees it, in this order.
+/// What happens to an image before the image tower sees it, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessConfig {
     /// Resizing, if any.
     pub resize: Option<Resize>,
-    /// Centre crop to this size, padded with black where the picture is smaller.
+    /// Centre crop to this size, padded with black where the image is smaller.
     pub crop: Option<Size>,
     /// Factor on the 0..=255 pixel values, if any.
     pub rescale_factor: Option<f64>,
     /// Mean and standard deviation per channel, if any.
     pub normalize: Option<Normalize>,
-    /// Zeros below and to the right of the normalised picture, up to this size, if any.
+    /// Zeros below and to the right of the normalised image, up to this size, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<Size>,
     /// Whose arithmetic is followed.

@@ -42,16 +42,16 @@ pub enum ScoringKind {
     Sigmoid,
 }
 
-/// How well one label fits a picture.
+/// How well one label fits an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
     /// Index of the label in its set.
     pub label: usize,
-    /// Cosine between picture and label, -1 to 1.
+    /// Cosine between image and label, -1 to 1.
     pub cosine: f32,
     /// Cosine times `exp(logit_scale)`, plus the bias where there is one.
     pub logit: f32,
-    /// Of the label, given the picture; over the label set they sum to 1 where the scoring is softmax.
+    /// Of the label, given the image; over the label set they sum to 1 where the scoring is softmax.
     pub probability: f32,
 }
 
@@ -61,7 +61,7 @@ impl ScoringKind {
         *self == Self::default()
     }
 
-    /// Sets the probabilities of a picture's scores, whose logits are finite.
+    /// Sets the probabilities of an image's scores, whose logits are finite.
     fn fill<T>(self, scores: &mut [T], logit: impl Fn(&T) -> f32, set: impl Fn(&mut T, f32)) {
         match self {
             Self::Softmax => {

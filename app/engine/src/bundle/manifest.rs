@@ -51,7 +51,7 @@ pub struct Manifest {
     /// Text tower: ids and perhaps mask, token types and position ids [batch, sequence] to `text_embeds`
     /// [batch, projection_dim].
     pub text: Tower,
-    /// From an RGB picture to `pixel_values`.
+    /// From an RGB image to `pixel_values`.
     pub preprocess: PreprocessConfig,
     /// From a prompt to the text tower's inputs.
     pub tokenizer: TokenizerSpec,
@@ -330,11 +330,11 @@ pub struct Override {
 pub struct Quantization {
     /// The recipe in words.
     pub recipe: String,
-    /// Smallest cosine between this bundle's image embeddings and the float ones, over the probe pictures.
+    /// Smallest cosine between this bundle's image embeddings and the float ones, over the probe images.
     pub image_cosine_min: f32,
     /// Smallest cosine between this bundle's text embeddings and the float ones, over the probe prompts.
     pub text_cosine_min: f32,
-    /// What was measured on pictures and prompts of the user's; nothing where none were given.
+    /// What was measured on images and prompts of the user's; nothing where none were given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
     /// Every layer with weights that a choice was made for; empty where all are stored alike.
@@ -346,15 +346,15 @@ pub struct Quantization {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Pictures that the total was measured on.
+    /// Images that the total was measured on.
     pub pictures: usize,
-    /// Pictures among them that each layer was measured on.
+    /// Images among them that each layer was measured on.
     pub pictures_per_layer: usize,
     /// Prompts.
     pub prompts: usize,
     /// The largest drop that was allowed, in points.
     pub max_drop: f32,
-    /// Of 100 pictures, how many have another winning prompt than with float weights.
+    /// Of 100 images, how many have another winning prompt than with float weights.
     pub drop: f32,
     /// The same where no layer is kept in float.
     pub drop_without_floats: f32,
@@ -373,7 +373,7 @@ pub struct LayerStorage {
     /// 1 less the mean cosine to float embeddings where only it is stored as integers; layers that run as one, such as
     /// query, key and value, are measured together.
     pub cosine_loss: f32,
-    /// Of 100 pictures, how many then have another winning prompt.
+    /// Of 100 images, how many then have another winning prompt.
     pub drop: f32,
     /// Bytes less than as floats, as it is stored.
     pub bytes_saved: u64,
@@ -410,7 +410,7 @@ impl Manifest {
         }
     }
 
-    /// What turns pictures into the image tower's input, and refuses those that become another size.
+    /// What turns images into the image tower's input, and refuses those that become another size.
     ///
     /// # Errors
     /// [`Self::preprocess`] has a value that cannot be right, which [`Self::parse`] lets through for none.

@@ -52,7 +52,7 @@ pub(crate) enum Outcome {
 /// What the inputs mean.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Inputs<'a> {
-    /// One picture of this height and width.
+    /// One image of this height and width.
     Pixels([usize; 2]),
     /// Names of ids, mask and types (any of them may be absent), the most tokens, and the position id of the first.
     Tokens { names: &'a [String], tokens_max: usize, first_position: usize },
@@ -170,7 +170,7 @@ struct Lowering<'a, 'b> {
     program: Program,
 }
 
-/// The most tokens of a picture: 1024 x 1024 pixels in patches of 8. Runs take memory for each, which is had beforehand.
+/// The most tokens of an image: 1024 x 1024 pixels in patches of 8. Runs take memory for each, which is had beforehand.
 const PATCHES_MAX: usize = 1 << 14;
 
 /// Walks the graph of `file` to its output called `output`, one embedding, and fuses what can be fused. Weights are not

@@ -93,7 +93,7 @@ impl Weights {
     }
 }
 
-/// Pictures cut into patches, each patch a row: the patch embedding's input.
+/// Images cut into patches, each patch a row: the patch embedding's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Patches {
     pub(crate) channels: usize,

@@ -1,4 +1,4 @@
-//! How large a picture may be, and how much memory reading it may take.
+//! How large an image may be, and how much memory reading it may take.
 
 use image::{ColorType, ImageFormat, metadata::Orientation};
 
@@ -9,10 +9,10 @@ use super::transpose::scratch_bytes;
 /// tables that resize it would grow with it.
 pub const MAX_SIDE: usize = 65_535;
 
-/// The most pixels a picture may have: 192 MiB of RGB. Larger than any 61-megapixel camera's picture.
+/// The most pixels an image may have: 192 MiB of RGB. Larger than any 61-megapixel camera's image.
 pub const MAX_PIXELS: usize = 64 << 20;
 
-/// The most bytes that a picture may take while it is decoded (its file, what the decoder works with, and its pixels), and
+/// The most bytes that an image may take while it is decoded (its file, what the decoder works with, and its pixels), and
 /// again while it is preprocessed (its pixels, what resizes them, and the tensor).
 ///
 /// A board with 512 MB has room for that beside a ViT-B/32 as int8, which takes 90 MB, and a system without a desktop.
@@ -20,7 +20,7 @@ pub const MAX_PIXELS: usize = 64 << 20;
 /// million from a progressive JPEG (4:2:0), 30 from a WebP, 28 from a PNG of 16-bit RGB, 20 from one with alpha.
 pub const MAX_BYTES: u64 = 256 << 20;
 
-/// The largest file of a picture: half of [`MAX_BYTES`], as one that is not compressed takes as much again when it is read.
+/// The largest file of an image: half of [`MAX_BYTES`], as one that is not compressed takes as much again when it is read.
 pub const MAX_FILE_BYTES: u64 = MAX_BYTES / 2;
 
 /// Bytes of a pixel of [`super::Picture`].
@@ -33,7 +33,7 @@ pub(super) fn check_size(width: usize, height: usize) -> Result<(), DecodeError>
     if fits { Ok(()) } else { Err(DecodeError::Size { width, height }) }
 }
 
-/// Refuses a picture whose file has `file_bytes` and whose decoding takes `work_bytes` more, pixels included.
+/// Refuses an image whose file has `file_bytes` and whose decoding takes `work_bytes` more, pixels included.
 pub(super) fn check_bytes(
     (width, height): (usize, usize),
     file_bytes: usize,
@@ -43,17 +43,17 @@ pub(super) fn check_bytes(
     if needed_bytes <= MAX_BYTES { Ok(()) } else { Err(DecodeError::Memory { width, height, needed_bytes }) }
 }
 
-/// Bytes of the pixels of a picture as RGB.
+/// Bytes of the pixels of an image as RGB.
 pub(super) fn rgb_bytes(width: usize, height: usize) -> u64 {
     pixels(width, height) * RGB_BYTES
 }
 
-/// Bytes of a picture while it is turned: a quarter turn takes some more than its pixels, all others happen in place.
+/// Bytes of an image while it is turned: a quarter turn takes some more than its pixels, all others happen in place.
 pub(super) fn upright_bytes((width, height): (usize, usize), orientation: Orientation) -> u64 {
     rgb_bytes(width, height) + turn_bytes((width, height), orientation)
 }
 
-/// Bytes for turning a picture beside those of its pixels.
+/// Bytes for turning an image beside those of its pixels.
 pub(super) fn turn_bytes((width, height): (usize, usize), orientation: Orientation) -> u64 {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     let is_quarter = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);

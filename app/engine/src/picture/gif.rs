@@ -136,7 +136,7 @@ impl Frame {
         Ok(Self { screen, left, top, width, height, is_interlaced: flags & 64 != 0, palette, transparent })
     }
 
-    /// Width and height of the picture: the screen, enlarged where the frame exceeds it.
+    /// Width and height of the image: the screen, enlarged where the frame exceeds it.
     fn size(&self) -> (usize, usize) {
         (self.screen.0.max(self.left + self.width), self.screen.1.max(self.top + self.height))
     }
@@ -146,7 +146,7 @@ impl Frame {
         self.width * self.height
     }
 
-    /// Decodes the frame into `rgb`, a picture of `stride` columns.
+    /// Decodes the frame into `rgb`, an image of `stride` columns.
     fn decode(&self, reader: &mut Reader<'_>, rgb: &mut [u8], stride: usize) -> Result<(), Damage> {
         let mut indices = vec![0; self.indices()];
         lzw::decode(reader, &mut indices)?;

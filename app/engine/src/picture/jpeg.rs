@@ -1,7 +1,7 @@
 //! JPEG files and the frames of MJPEG streams.
 //!
 //! The pixels are those of Pillow, that is of libjpeg-turbo with its defaults: the accurate integer transform, triangle
-//! filters for halved chroma, smoothing of progressive pictures whose last scans are missing. Coefficients and tables are
+//! filters for halved chroma, smoothing of progressive images whose last scans are missing. Coefficients and tables are
 //! read as ITU-T T.81 says; where libjpeg-turbo goes its own way with what T.81 leaves open, it is followed.
 //!
 //! The work is bounded by the bytes and the pixels: at most [`MAX_SCANS`] scans, each of which visits a block once.
@@ -37,13 +37,13 @@ use self::smoothing::{Known, Neighbourhood};
 use super::budget::check_bytes;
 use super::{DecodeError, Picture, orientation, rgb, start_of};
 
-/// The most scans of one picture. Encoders write about ten, and libjpeg's own tools at most 100.
+/// The most scans of one image. Encoders write about ten, and libjpeg's own tools at most 100.
 const MAX_SCANS: usize = 256;
 
 /// How every JPEG begins.
 const START: [u8; 2] = [FILL, SOI];
 
-/// Decodes one JPEG after another into the same picture, as a live loop needs it: buffers are kept, so frames of the same
+/// Decodes one JPEG after another into the same image, as a live loop needs it: buffers are kept, so frames of the same
 /// kind and size allocate next to nothing.
 ///
 /// Frames of webcams often lack Huffman tables; the standard's are put in. What follows the end-of-image marker is
@@ -53,7 +53,7 @@ pub struct JpegDecoder {
     tables: Tables,
     planes: Planes,
     output: Output,
-    /// Of pictures with several scans.
+    /// Of images with several scans.
     coefficients: [Vec<Block>; MAX_COMPONENTS],
 }
 
@@ -117,12 +117,12 @@ impl JpegDecoder {
         Self::default()
     }
 
-    /// Decodes `bytes` into `picture`, whose buffer is used again. After an error the picture's pixels are undefined.
+    /// Decodes `bytes` into `picture`, whose buffer is used again. After an error the image's pixels are undefined.
     ///
     /// # Errors
-    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the picture has too many pixels, or
+    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the image has too many pixels, or
     /// takes too much memory; it is of a kind that is not decoded, or its headers are damaged. Damage within entropy-coded
-    /// data is no error: the picture shows it, as Pillow's does.
+    /// data is no error: the image shows it, as Pillow's does.
     pub fn decode_into(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<(), DecodeError> {
         if bytes.is_empty() {
             return Err(DecodeError::Empty);
@@ -140,7 +140,7 @@ impl JpegDecoder {
         Ok(())
     }
 
-    /// Decodes all that follows the first marker; how the picture is to be turned.
+    /// Decodes all that follows the first marker; how the image is to be turned.
     fn decode(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<Option<Orientation>, Failure> {
         let mut reader = Reader::new(&bytes[START.len()..]);
         for table in self.tables.dc.iter_mut().chain(&mut self.tables.ac) {
@@ -163,7 +163,7 @@ impl JpegDecoder {
         self.planes.prepare(&frame);
         self.output.prepare(&frame, picture);
         if is_single {
-            // They are as large as the largest picture was.
+            // They are as large as the largest image was.
             self.coefficients = Default::default();
             self.decode_single(&mut reader, &scan, (&frame, space), &headers, picture)?;
             headers.frame = Some(frame);
@@ -177,7 +177,7 @@ impl JpegDecoder {
         Ok(turn)
     }
 
-    /// A picture with all components in one scan.
+    /// An image with all components in one scan.
     fn decode_single(
         &mut self,
         reader: &mut Reader<'_>,
@@ -196,7 +196,7 @@ impl JpegDecoder {
         })
     }
 
-    /// A picture whose coefficients come in several scans.
+    /// An image whose coefficients come in several scans.
     fn decode_many<'a>(
         &mut self,
         reader: &mut Reader<'a>,

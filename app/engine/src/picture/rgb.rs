@@ -41,7 +41,7 @@ pub(super) fn from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// Turns and mirrors a picture as its EXIF orientation asks.
+/// Turns and mirrors an image as its EXIF orientation asks.
 pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Picture, DecodeError> {
     if orientation == Orientation::NoTransforms {
         return Ok(picture);
@@ -51,7 +51,7 @@ pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Pict
     let columns = u32::try_from(width).map_err(|_| size())?;
     let rows = u32::try_from(height).map_err(|_| size())?;
     let mut image = DynamicImage::ImageRgb8(RgbImage::from_raw(columns, rows, rgb).ok_or_else(size)?);
-    // A quarter turn is the transposition of a mirrored picture, and that happens in place.
+    // A quarter turn is the transposition of a mirrored image, and that happens in place.
     let (mirrored, is_quarter) = match orientation {
         Orientation::Rotate90 => (Orientation::FlipVertical, true),
         Orientation::Rotate270 => (Orientation::FlipHorizontal, true),

@@ -166,7 +166,7 @@ impl Layout {
         })
     }
 
-    /// Whether its samples, as 8 bits, are the pixels of a picture.
+    /// Whether its samples, as 8 bits, are the pixels of an image.
     fn is_rgb(&self, meaning: Meaning) -> bool {
         meaning == Meaning::Rgb { premultiplied: false } && self.samples == 3 && !self.planar
     }

@@ -1,7 +1,7 @@
 //! The colour that a PNG's `tRNS` chunk marks as transparent, as Pillow's `convert("RGB")` leaves it in
 //! `info["transparency"]` and its `convert("RGBA")` reads it there.
 
-/// The colour of which pixels are transparent in the picture as RGB, if there is exactly one.
+/// The colour of which pixels are transparent in the image as RGB, if there is exactly one.
 pub(super) fn color_of_png(bytes: &[u8]) -> Option<[u8; 3]> {
     const SIGNATURE: usize = 8;
     let (mut header, mut palette, mut transparency) = (None, &[][..], None);

@@ -1,9 +1,9 @@
-//! Columns of a picture become its rows, without a second copy of it.
+//! Columns of an image become its rows, without a second copy of it.
 
 /// Rows that are transposed at once: pieces of so many pixels are moved whole, which memory likes better than single ones.
 const BAND_ROWS_MAX: usize = 64;
 
-/// Bytes that [`transpose`] takes beside the picture.
+/// Bytes that [`transpose`] takes beside the image.
 pub(super) fn scratch_bytes(width: usize, height: usize) -> u64 {
     let rows = band_rows(height);
     let (band, marks) = (3 * rows * (width + 1), (width * height / rows).div_ceil(8));

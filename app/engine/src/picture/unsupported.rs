@@ -1,21 +1,21 @@
-//! Files that are no pictures, or pictures of a kind that is not read: what they are and what to do.
+//! Files that are no images, or images of a kind that is not read: what they are and what to do.
 
 use crate::magic::{self, Packed};
 
 /// Bytes at the start of a file by which [`unsupported_format`] tells all that it knows.
 pub const START_BYTES: u64 = 1024;
 
-/// What to do with a picture of another format.
+/// What to do with an image of another format.
 pub(super) const CONVERT: &str = "save it as PNG or JPEG";
 
 const FRAMES: &str =
-    "take pictures out of it, or label them all: `ffmpeg -i VIDEO -f mjpeg -q:v 3 - | spotter run --source -`";
+    "extract images from it, or label them all: `ffmpeg -i VIDEO -f mjpeg -q:v 3 - | spotter run --source -`";
 
 const UNPACK: &str = "unpack it first";
 
-const DOWNLOAD: &str = "look at it in an editor, and download the picture itself";
+const DOWNLOAD: &str = "look at it in an editor, and download the image itself";
 
-/// Something that is no picture that is read.
+/// Something that is no image that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnsupportedFormat {
     /// What it is, with its article.
@@ -48,27 +48,27 @@ const VIDEOS: [(&str, &[Mark]); 15] = [
 ];
 
 const OTHERS: [(&str, &[Mark]); 6] = [
-    ("a JPEG XL picture", &[(0, b"\xff\x0a")]),
-    ("a JPEG XL picture", &[(0, b"\0\0\0\x0cJXL ")]),
-    ("a JPEG 2000 picture", &[(0, b"\0\0\0\x0cjP  ")]),
-    ("a JPEG 2000 picture", &[(0, b"\xff\x4f\xff\x51")]),
+    ("a JPEG XL image", &[(0, b"\xff\x0a")]),
+    ("a JPEG XL image", &[(0, b"\0\0\0\x0cJXL ")]),
+    ("a JPEG 2000 image", &[(0, b"\0\0\0\x0cjP  ")]),
+    ("a JPEG 2000 image", &[(0, b"\xff\x4f\xff\x51")]),
     ("a Photoshop file", &[(0, b"8BPS")]),
     ("a PDF file", &[(0, b"%PDF")]),
 ];
 
-/// Brands of ISO base media files that are pictures.
+/// Brands of ISO base media files that are images.
 const PICTURE_BRANDS: [(&[u8; 4], &str); 8] = [
-    (b"heic", "an HEIC picture"),
-    (b"heix", "an HEIC picture"),
-    (b"heim", "an HEIC picture"),
-    (b"heis", "an HEIC picture"),
-    (b"mif1", "an HEIF picture"),
-    (b"msf1", "an HEIF picture"),
-    (b"avif", "an AVIF picture"),
-    (b"avis", "an AVIF picture"),
+    (b"heic", "an HEIC image"),
+    (b"heix", "an HEIC image"),
+    (b"heim", "an HEIC image"),
+    (b"heis", "an HEIC image"),
+    (b"mif1", "an HEIF image"),
+    (b"msf1", "an HEIF image"),
+    (b"avif", "an AVIF image"),
+    (b"avis", "an AVIF image"),
 ];
 
-/// What a file is that starts with `bytes`, where that is known and nothing that is read as a picture.
+/// What a file is that starts with `bytes`, where that is known and nothing that is read as an image.
 pub fn unsupported_format(bytes: &[u8]) -> Option<UnsupportedFormat> {
     // First of all, as some marks below are short.
     if image::guess_format(bytes).is_ok_and(|format| format.reading_enabled()) {
@@ -97,12 +97,12 @@ pub fn unsupported_format(bytes: &[u8]) -> Option<UnsupportedFormat> {
         return other("a zip archive", UNPACK);
     }
     if bytes.starts_with(magic::LFS) {
-        return other("a Git LFS pointer in the place of the picture", magic::LFS_ADVICE);
+        return other("a Git LFS pointer instead of the image", magic::LFS_ADVICE);
     }
     markup(bytes)
 }
 
-/// A web page, as servers send in the place of a picture, or a drawing in SVG.
+/// A web page, as servers send in the place of an image, or a drawing in SVG.
 fn markup(bytes: &[u8]) -> Option<UnsupportedFormat> {
     let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     let start = start[..start.len().min(START_BYTES as usize)].to_ascii_lowercase();
@@ -131,8 +131,8 @@ mod tests {
         let other = |what| Some((what, false));
         check(b"\0\0\0\x1cftypisom\0\0\x02\0", video("an MP4 or QuickTime video"));
         check(b"\0\0\0\x14ftypqt  ", video("an MP4 or QuickTime video"));
-        check(b"\0\0\0\x18ftypheic", other("an HEIC picture"));
-        check(b"\0\0\0\x20ftypavif", other("an AVIF picture"));
+        check(b"\0\0\0\x18ftypheic", other("an HEIC image"));
+        check(b"\0\0\0\x20ftypavif", other("an AVIF image"));
         check(b"\x1a\x45\xdf\xa3\x01", video("a Matroska or WebM video"));
         check(b"RIFF\0\0\0\0AVI LIST", video("an AVI video"));
         check(b"RIFF\0\0\0\0WEBPVP8 ", None);
@@ -150,7 +150,7 @@ mod tests {
         check(b"%PDF-1.7", other("a PDF file"));
         check(b"\x1f\x8b\x08", other("a gzip file"));
         check(b"PK\x03\x04", other("a zip archive"));
-        check(b"version https://git-lfs.github.com/spec/v1\n", other("a Git LFS pointer in the place of the picture"));
+        check(b"version https://git-lfs.github.com/spec/v1\n", other("a Git LFS pointer instead of the image"));
         check(b"\xef\xbb\xbf\n <!DOCTYPE HTML><html>", other("a web page"));
         check(b"<?xml version=\"1.0\"?>\n<svg xmlns=\"x\">", other("an SVG drawing"));
         check(b"<?xml version=\"1.0\"?>\n<x>", None);

@@ -15,7 +15,7 @@ const LANES: usize = 16;
 /// Bits of a weight's low half, the other half being signed 16 bits as well.
 const LOW_BITS: u32 = 14;
 
-/// A rectangle of a resized picture.
+/// A rectangle of a resized image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) size: Size,
@@ -33,7 +33,7 @@ struct Weight {
     high: i16,
 }
 
-/// What one axis of a resize does; computed once per picture size.
+/// What one axis of a resize does; computed once per image size.
 #[derive(Debug, Default)]
 struct Axis {
     /// Whether every output is a copy of one input: nearest, or nothing to resize.
@@ -44,7 +44,7 @@ struct Axis {
     weights: Vec<Weight>,
 }
 
-/// Resizes pictures; keeps buffers and weights from one picture to the next of the same size.
+/// Resizes images; keeps buffers and weights from one image to the next of the same size.
 #[derive(Debug)]
 pub(super) struct Resampler {
     backend: Backend,
@@ -92,7 +92,7 @@ impl Resampler {
         self.backend == Backend::Pillow && rows_first(from, to)
     }
 
-    /// Fills `out` with the `window` of the RGB picture `source` of size `from`, resized.
+    /// Fills `out` with the `window` of the RGB image `source` of size `from`, resized.
     pub(super) fn run(&mut self, from: Size, source: &[u8], window: &Window, out: &mut Vec<u8>) {
         if self.plan.as_ref().is_none_or(|plan| (plan.0, &plan.1) != (from, window)) {
             // The old ones make room first.

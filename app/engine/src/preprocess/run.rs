@@ -6,11 +6,11 @@ use super::resample::{Resampler, Window, fit};
 use super::{Backend, Filter, Normalize, PreprocessConfig, Size};
 use crate::picture::{MAX_BYTES, Picture};
 
-/// The longest side that a picture may have once it is resized, before the crop: a strip that is 4000 times as long as it is
+/// The longest side that an image may have once it is resized, before the crop: a strip that is 4000 times as long as it is
 /// high, for an image tower of 256 pixels.
 const RESIZED_SIDE_MAX: usize = 1 << 20;
 
-/// Why a picture could not become a tensor. All but [`Self::Config`] are about that one picture: others may be fine.
+/// Why an image could not become a tensor. All but [`Self::Config`] are about that one image: others may be fine.
 #[derive(Debug, thiserror::Error)]
 pub enum PreprocessError {
     /// The configuration has a value that cannot be right.
@@ -19,10 +19,8 @@ pub enum PreprocessError {
         /// What would be accepted.
         expected: String,
     },
-    /// The picture's buffer does not have the picture's size.
-    #[error(
-        "picture of {width} x {height}: expected width * height * 3 bytes and 1 pixel or more, found {found} bytes"
-    )]
+    /// The image's buffer does not have the image's size.
+    #[error("image of {width} x {height}: expected width * height * 3 bytes and 1 pixel or more, found {found} bytes")]
     Picture {
         /// Columns claimed.
         width: usize,
@@ -31,17 +29,17 @@ pub enum PreprocessError {
         /// Bytes found.
         found: usize,
     },
-    /// The picture is so elongated that a longest edge leaves nothing of its shorter side.
-    #[error("picture of {width} x {height}: expected 1 pixel or more a side when resized; use a less elongated one")]
+    /// The image is so elongated that a longest edge leaves nothing of its shorter side.
+    #[error("image of {width} x {height}: expected 1 pixel or more a side when resized; use a less elongated one")]
     Vanished {
         /// Columns.
         width: usize,
         /// Rows.
         height: usize,
     },
-    /// The picture is larger than what it shall be padded to.
+    /// The image is larger than what it shall be padded to.
     #[error(
-        "picture of {width} x {height}: {resized_height} rows and {resized_width} columns before padding, expected at \
+        "image of {width} x {height}: {resized_height} rows and {resized_width} columns before padding, expected at \
          most {pad_height} and {pad_width}; use a smaller one"
     )]
     Pad {
@@ -58,9 +56,9 @@ pub enum PreprocessError {
         /// Columns wanted.
         pad_width: usize,
     },
-    /// The picture is so elongated that it would have an endless side when resized.
+    /// The image is so elongated that it would have an endless side when resized.
     #[error(
-        "picture of {width} x {height}: expected sides of at most {RESIZED_SIDE_MAX} pixels when resized, found \
+        "image of {width} x {height}: expected sides of at most {RESIZED_SIDE_MAX} pixels when resized, found \
          {resized_width} x {resized_height}; use a less elongated one"
     )]
     Output {
@@ -73,9 +71,9 @@ pub enum PreprocessError {
         /// Rows when resized.
         resized_height: usize,
     },
-    /// The picture, what resizes it, and the tensor take more memory than [`MAX_BYTES`].
+    /// The image, what resizes it, and the tensor take more memory than [`MAX_BYTES`].
     #[error(
-        "picture of {width} x {height}: preprocessing it takes {needed_bytes} bytes of memory, expected at most \
+        "image of {width} x {height}: preprocessing it takes {needed_bytes} bytes of memory, expected at most \
          {MAX_BYTES}; use a smaller or less elongated one"
     )]
     Memory {
@@ -86,9 +84,9 @@ pub enum PreprocessError {
         /// Bytes that are needed.
         needed_bytes: u64,
     },
-    /// The configuration leaves the picture's shape to the picture, and the image tower takes another one.
+    /// The configuration leaves the image's shape to the image, and the image tower takes another one.
     #[error(
-        "picture of {width} x {height}: {found_height} rows and {found_width} columns when preprocessed, expected \
+        "image of {width} x {height}: {found_height} rows and {found_width} columns when preprocessed, expected \
          {expected_height} and {expected_width}, which the image tower takes; use one of that shape, or export the \
          checkpoint again with --crop {expected_height}x{expected_width}"
     )]
@@ -108,7 +106,7 @@ pub enum PreprocessError {
     },
 }
 
-/// Carries out a [`PreprocessConfig`]; buffers and weights are kept, so that a stream of pictures of one size allocates nothing.
+/// Carries out a [`PreprocessConfig`]; buffers and weights are kept, so that a stream of images of one size allocates nothing.
 #[derive(Debug)]
 pub struct Preprocessor {
     config: PreprocessConfig,
@@ -131,12 +129,12 @@ impl Preprocessor {
         Ok(Self { config: config.clone(), tables, resampler, resized: Vec::new(), expected: None })
     }
 
-    /// The same for an image tower that takes pictures of `size` and no others.
+    /// The same for an image tower that takes images of `size` and no others.
     pub(crate) fn for_size(config: &PreprocessConfig, size: Size) -> Result<Self, PreprocessError> {
         Ok(Self { expected: Some(size), ..Self::new(config)? })
     }
 
-    /// Size of the tensor's planes for a picture of the given size.
+    /// Size of the tensor's planes for an image of the given size.
     pub fn output_size(&self, picture: Size) -> Size {
         self.config.pad.or(self.config.crop).unwrap_or_else(|| self.config.resized(picture))
     }
@@ -144,7 +142,7 @@ impl Preprocessor {
     /// Fills `out` with three planes (red, green, blue), rows top to bottom, and returns their size.
     ///
     /// # Errors
-    /// The picture has another number of bytes than its size says; it is too elongated for the configuration, or larger than what
+    /// The image has another number of bytes than its size says; it is too elongated for the configuration, or larger than what
     /// it is padded to; the tensor would have another size than the tower's ([`Manifest::preprocessor`](crate::bundle::Manifest::preprocessor)); all that is needed takes
     /// more memory than [`MAX_BYTES`], which is known before any is allocated.
     pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> Result<Size, PreprocessError> {
@@ -169,7 +167,7 @@ impl Preprocessor {
         Ok(size)
     }
 
-    /// Refuses a picture that becomes none, or one of a size that is not wanted.
+    /// Refuses an image that becomes none, or one of a size that is not wanted.
     fn check_sizes(&self, from: Size, resized: Size, cropped: Size, size: Size) -> Result<(), PreprocessError> {
         let Size { height, width } = from;
         let Size { height: resized_height, width: resized_width } = resized;
@@ -198,7 +196,7 @@ impl Preprocessor {
         }
     }
 
-    /// Refuses a picture that takes too much memory on its way to a tensor of `size`.
+    /// Refuses an image that takes too much memory on its way to a tensor of `size`.
     fn check_bytes(&self, from: Size, window: &Window, size: Size, is_copied: bool) -> Result<(), PreprocessError> {
         const RGB_BYTES: u64 = 3;
         const TENSOR_BYTES: u64 = 3 * size_of::<f32>() as u64;
@@ -218,7 +216,7 @@ impl Preprocessor {
     }
 
     /// Interleaved bytes to planes of numbers of the given size, with black around where the crop is larger than the
-    /// picture, and zeros behind the crop.
+    /// image, and zeros behind the crop.
     fn spread(&self, cropped: Size, size: Size, rows: &Span, columns: &Span, out: &mut Vec<f32>) {
         let plane = size.height * size.width;
         fit(out, plane * 3);
@@ -252,7 +250,7 @@ fn whitened(rgb: &[u8], color: [u8; 3]) -> Vec<u8> {
 /// Per channel the tensor's value for each pixel value.
 ///
 /// On Pillow, rescaling is done in double precision, then normalising in single precision. On torchvision, all is done in
-/// single precision, and pictures are not rescaled where they are normalised, too: mean and deviation are.
+/// single precision, and images are not rescaled where they are normalised, too: mean and deviation are.
 fn tables(config: &PreprocessConfig) -> [[f32; 256]; 3] {
     let pillow = config.backend == Backend::Pillow;
     let rescaled = |value: usize| match config.rescale_factor {
@@ -274,7 +272,7 @@ fn tables(config: &PreprocessConfig) -> [[f32; 256]; 3] {
 /// A centre crop along one axis.
 #[derive(Debug, PartialEq, Eq)]
 struct Span {
-    /// What is taken of the resized picture.
+    /// What is taken of the resized image.
     source: Range<usize>,
     /// Black before it.
     before: usize,
@@ -335,7 +333,7 @@ mod tests {
         let check = |config: PreprocessConfig, expected: &[f32]| {
             let mut out = vec![9.0; 99];
             let mut preprocessor = Preprocessor::new(&config).expect("a valid configuration");
-            preprocessor.run(&picture, &mut out).expect("a valid picture");
+            preprocessor.run(&picture, &mut out).expect("a valid image");
             assert_eq!(out, expected, "{config:?}");
         };
         check(AS_IS, &[0.0, 255.0, 51.0, 204.0, 102.0, 153.0]);
@@ -381,7 +379,7 @@ mod tests {
         check(&PreprocessConfig { resize: edges, ..AS_IS }, 300, 1, 900, "1 pixel or more a side");
         let exact = Some(Resize { to: Target::Exact(Size { height: 4096, width: 4096 }), filter: Filter::Bicubic });
         let backend = Backend::Torchvision;
-        // The picture is small, what lies between the two passes is not.
+        // The image is small, what lies between the two passes is not.
         check(
             &PreprocessConfig { resize: exact, backend, ..AS_IS },
             1,

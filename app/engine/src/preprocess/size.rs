@@ -1,4 +1,4 @@
-//! What a configuration makes of a picture's size.
+//! What a configuration makes of an image's size.
 
 use super::{PreprocessConfig, Resize, Size, Target};
 
@@ -11,9 +11,9 @@ impl PreprocessConfig {
         }
     }
 
-    /// The same configuration for results of another size, or nothing where the size depends on the picture.
+    /// The same configuration for results of another size, or nothing where the size depends on the image.
     ///
-    /// Where there is a crop, the size before it grows or shrinks with it, rounded down, so that as much of the picture
+    /// Where there is a crop, the size before it grows or shrinks with it, rounded down, so that as much of the image
     /// is cut away as before: 256, cropped to 224, becomes 438, cropped to 384. An exact size is scaled along each
     /// axis. Edges are scaled by the ratio of the crops' longer sides, so that a crop that is not square gets no
     /// black bars where a square one had none. Where there is padding, all steps before it are scaled alike.
@@ -41,8 +41,8 @@ impl PreprocessConfig {
         Some(Self { resize, crop, pad: self.pad.map(|_| size), ..self.clone() })
     }
 
-    /// Size that a picture has after the resize step and before the crop; may overflow the memory, never the number.
-    /// A side is 0 where a longest edge leaves nothing of an elongated picture's shorter side.
+    /// Size that an image has after the resize step and before the crop; may overflow the memory, never the number.
+    /// A side is 0 where a longest edge leaves nothing of an elongated image's shorter side.
     pub(super) fn resized(&self, from: Size) -> Size {
         match self.resize.as_ref().map(|resize| resize.to) {
             None => from,
@@ -56,7 +56,7 @@ impl PreprocessConfig {
     }
 }
 
-/// A size as high or as wide as the picture is.
+/// A size as high or as wide as the image is.
 fn upright(picture: Size, short: usize, long: usize) -> Size {
     if picture.width <= picture.height {
         Size { height: long, width: short }

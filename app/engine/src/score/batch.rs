@@ -1,4 +1,4 @@
-//! Batches of pictures against batches of texts.
+//! Batches of images against batches of texts.
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
@@ -6,7 +6,7 @@ use super::{Scoring, ScoringKind};
 
 /// Why logits have no loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("loss: expected as many texts as pictures, 1 or more, each the other's partner; found {texts} and {images}")]
+#[error("loss: expected as many texts as images, 1 or more, each the other's partner; found {texts} and {images}")]
 pub struct LossError {
     /// Rows of `logits_per_text`.
     pub texts: usize,
@@ -34,7 +34,7 @@ impl Scoring {
         self.logits_per_image(texts, images)
     }
 
-    /// Probabilities of the texts given each picture, [images, texts] of finite logits of that shape; each row sums to 1
+    /// Probabilities of the texts given each image, [images, texts] of finite logits of that shape; each row sums to 1
     /// where the scoring is softmax.
     pub fn probabilities(&self, logits_per_image: ArrayView2<'_, f32>) -> Array2<f32> {
         let mut probabilities = logits_per_image.as_standard_layout().into_owned();

@@ -70,7 +70,7 @@ impl ImageTower {
         self.layers.steps()
     }
 
-    /// The embedding of one picture, L2 norm 1, from `3 * height * width` values in planes.
+    /// The embedding of one image, L2 norm 1, from `3 * height * width` values in planes.
     pub fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>, TowerError> {
         let mut embedding = vec![0.0; self.projection_dim];
         self.embed_into(pixels, &mut embedding)?;
@@ -82,7 +82,7 @@ impl ImageTower {
         self.run(pixels, embedding, Output::Embedding)
     }
 
-    /// Embeddings [n, projection_dim] of `n` pictures [n, 3, height, width], the reference's `image_embeds`.
+    /// Embeddings [n, projection_dim] of `n` images [n, 3, height, width], the reference's `image_embeds`.
     pub fn embed_batch(&self, pixel_values: ArrayView4<'_, f32>) -> Result<Array2<f32>, TowerError> {
         self.batch(pixel_values, Output::Embedding)
     }

@@ -30,7 +30,7 @@ pub(super) struct TractTower {
     inputs: Vec<String>,
     /// The graph's output that is wanted, by number.
     output: usize,
-    /// Prepared plans with their sequence lengths (0 for pictures), shortest first.
+    /// Prepared plans with their sequence lengths (0 for images), shortest first.
     plans: Vec<(usize, Option<Arc<TypedRunnableModel>>)>,
     /// Whether prompts are run as long as they are.
     exact: bool,
@@ -86,7 +86,7 @@ impl TractTower {
         let input = Tensor::from_shape(&[1, 3, height, width], pixels).map_err(|e| run_error(tower, &e))?;
         match &self.plans[..] {
             [(_, Some(plan)), ..] => self.run(plan, tvec!(input.into_tvalue()), out),
-            _ => unreachable!("the plan for pictures is prepared on loading"),
+            _ => unreachable!("the plan for images is prepared on loading"),
         }
     }
 

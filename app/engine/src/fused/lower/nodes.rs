@@ -87,7 +87,7 @@ impl Lowering<'_, '_> {
             return unsupported("a convolution whose step is not its size");
         }
         if channels != 3 || grid.contains(&0) || hidden == 0 {
-            return unsupported("a patch embedding of something else than RGB pictures");
+            return unsupported("a patch embedding of something else than RGB images");
         }
         let patches = Patches { channels, patch: [patch_height, patch_width], grid, prefix_tokens: 0 };
         let inputs = channels * patch_height * patch_width;

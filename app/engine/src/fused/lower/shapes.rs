@@ -18,7 +18,7 @@ impl Lowering<'_, '_> {
                 Ok(SymbolicValue::PatchColumns(view))
             }
             SymbolicValue::Constant(number) if shape.len() == 4 => {
-                // A query that is the same for every picture.
+                // A query that is the same for every image.
                 let [1, 1, width] = self.shape(number)[..] else { return unsupported("a constant is reshaped") };
                 let (row, out) = (self.floats(number)?, self.value(Rows::One, width));
                 self.push(&node.output[0], Op::Constant { row, out: out.value });

@@ -2,7 +2,7 @@
 
 use crate::picture::rgb::from_cmyk;
 
-/// What the components of a picture are.
+/// What the components of an image are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ColorSpace {
     Grey,

@@ -1,4 +1,4 @@
-//! Entropy-coded data to coefficients: ITU-T T.81, F.2 for sequential and G.2 for progressive pictures.
+//! Entropy-coded data to coefficients: ITU-T T.81, F.2 for sequential and G.2 for progressive images.
 //!
 //! Damaged data is read as libjpeg reads it: codes without a symbol mean 0, zeros follow the end of the data, and MCUs after
 //! it are left as they are.
@@ -24,7 +24,7 @@ fn place(number: usize) -> usize {
     usize::from(ZIGZAG[number & 127] & 63)
 }
 
-/// Decodes one block of a sequential picture into `block`, zeros; whether it has more than its first coefficient.
+/// Decodes one block of a sequential image into `block`, zeros; whether it has more than its first coefficient.
 #[inline(always)]
 pub(super) fn sequential(
     reader: &mut Reader<'_>,

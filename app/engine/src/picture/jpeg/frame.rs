@@ -10,7 +10,7 @@ use super::{JpegError, Problem};
 use crate::picture::DecodeError;
 use crate::picture::budget::{check_size, rgb_bytes, turn_bytes};
 
-/// How the coefficients of a picture are spread over scans.
+/// How the coefficients of an image are spread over scans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     /// Baseline or extended sequential.
@@ -18,7 +18,7 @@ pub(super) enum Coding {
     Progressive,
 }
 
-/// One component of a picture.
+/// One component of an image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Component {
     id: u8,
@@ -38,7 +38,7 @@ pub(super) struct Component {
     pub(super) upsampling: Upsampling,
 }
 
-/// A picture's header.
+/// An image's header.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) coding: Coding,
@@ -50,7 +50,7 @@ pub(super) struct Frame {
     pub(super) rows: usize,
 }
 
-/// The most components that a picture may have.
+/// The most components that an image may have.
 pub(super) const MAX_COMPONENTS: usize = 4;
 
 /// The most blocks that an MCU may have: T.81, B.2.3.
@@ -122,7 +122,7 @@ impl Frame {
         self.height.div_ceil(self.rows * 8)
     }
 
-    /// Bytes that are held at once while the picture is decoded and turned: its pixels, two rows of MCUs, and the
+    /// Bytes that are held at once while the image is decoded and turned: its pixels, two rows of MCUs, and the
     /// coefficients where they come in several scans.
     pub(super) fn bytes(&self, has_coefficients: bool, turn: Orientation) -> u64 {
         const COEFFICIENT_BYTES: u64 = 2;

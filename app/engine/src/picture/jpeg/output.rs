@@ -22,7 +22,7 @@ impl Default for Planes {
 }
 
 impl Planes {
-    /// Makes room for a picture.
+    /// Makes room for an image.
     pub(super) fn prepare(&mut self, frame: &Frame) {
         self.steps = [[0; 64]; MAX_COMPONENTS];
         for ((samples, stride), component) in self.samples.iter_mut().zip(&mut self.strides).zip(&frame.components) {
@@ -40,7 +40,7 @@ impl Planes {
     }
 }
 
-/// Scratch for rows of one picture.
+/// Scratch for rows of one image.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     rows: [Vec<u8>; MAX_COMPONENTS],
@@ -48,7 +48,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Makes room for a picture's pixels.
+    /// Makes room for an image's pixels.
     pub(super) fn prepare(&mut self, frame: &Frame, picture: &mut Picture) {
         (picture.width, picture.height) = (frame.width, frame.height);
         let bytes = frame.width * frame.height * 3;

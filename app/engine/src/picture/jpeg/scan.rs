@@ -121,7 +121,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) restart_interval: usize,
 }
 
-/// Decodes the only scan of a sequential picture; `finish` gets each row of MCUs when its samples are there.
+/// Decodes the only scan of a sequential image; `finish` gets each row of MCUs when its samples are there.
 pub(super) fn decode_directly(
     reader: &mut Reader<'_>,
     scan: &Scan,

@@ -34,7 +34,7 @@ impl Known {
     }
 }
 
-/// Whether a picture is smoothed: all steps that matter are known and not zero, all DC values are there, and something is
+/// Whether an image is smoothed: all steps that matter are known and not zero, all DC values are there, and something is
 /// missing.
 pub(super) fn is_useful(frame: &Frame, known: &[Known; 4], steps: &[Block; 4]) -> bool {
     let components = || known.iter().zip(steps).take(frame.components.len());
@@ -86,14 +86,14 @@ pub(super) struct Neighbourhood<'a> {
     pub(super) stride: usize,
     /// Blocks in a row that show something.
     pub(super) width: usize,
-    /// Rows of blocks in this row of MCUs, and the number of those rows in the picture: libjpeg-turbo takes their product
-    /// for the picture's height in blocks.
+    /// Rows of blocks in this row of MCUs, and the number of those rows in the image: libjpeg-turbo takes their product
+    /// for the image's height in blocks.
     pub(super) rows: usize,
     pub(super) mcu_rows: usize,
 }
 
 impl Neighbourhood<'_> {
-    /// The DC values around a block. `row` counts from the top of the picture, `row_here` as libjpeg-turbo counts.
+    /// The DC values around a block. `row` counts from the top of the image, `row_here` as libjpeg-turbo counts.
     fn around(&self, row: usize, row_here: usize, column: usize) -> Weights {
         let total = self.rows * self.mcu_rows;
         let up = usize::from(row_here > 0);

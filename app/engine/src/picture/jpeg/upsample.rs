@@ -17,7 +17,7 @@ pub(super) enum Upsampling {
 }
 
 impl Upsampling {
-    /// What is done for factors `own` of a picture whose largest are `largest` (columns, rows), `width` samples wide.
+    /// What is done for factors `own` of an image whose largest are `largest` (columns, rows), `width` samples wide.
     /// `None`: the factors do not divide.
     pub(super) fn of(own: (usize, usize), largest: (usize, usize), width: usize) -> Option<Self> {
         if !largest.0.is_multiple_of(own.0) || !largest.1.is_multiple_of(own.1) {
@@ -51,7 +51,7 @@ impl<'a> Plane<'a> {
         &self.samples[start..start + self.width]
     }
 
-    /// Row `y` of the picture for this component: where it lies, or made in `out`, which has room for it. `sums` is scratch.
+    /// Row `y` of the image for this component: where it lies, or made in `out`, which has room for it. `sums` is scratch.
     #[inline(always)]
     pub(super) fn upsampled<'b>(&self, how: Upsampling, y: usize, out: &'b mut [u8], sums: &mut [u16]) -> &'b [u8]
     where
@@ -83,7 +83,7 @@ impl<'a> Plane<'a> {
         out
     }
 
-    /// The rows that lie nearest to row `y` of a picture with twice the rows: first the one at a quarter, then the one at
+    /// The rows that lie nearest to row `y` of an image with twice the rows: first the one at a quarter, then the one at
     /// three quarters of a row; beyond the edge the last row again.
     fn neighbours(&self, y: usize) -> (&'a [u8], &'a [u8]) {
         let row = y / 2;
