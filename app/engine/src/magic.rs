@@ -3,13 +3,13 @@
 /// A compressed file or an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Packed {
-    /// What it is, with its article.
+    /// Name of the format, with its article.
     pub(crate) what: &'static str,
     /// The command that unpacks it, without the file name.
     pub(crate) command: &'static str,
 }
 
-/// First bytes of a Git LFS pointer, which Git checks out instead of a file that Git LFS stores.
+/// First bytes of a Git LFS pointer, which Git checks out instead of a file that is stored in Git LFS.
 pub const LFS: &[u8] = b"version https://git-lfs";
 
 /// A Git LFS pointer is smaller than this.

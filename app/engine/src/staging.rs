@@ -1,4 +1,5 @@
-//! What is prepared beside its place, to be renamed into it whole, and what killed programs left of that, which is removed.
+//! Staging folders: output is prepared beside its destination and renamed into place. Leftovers of killed programs are
+//! removed.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, FileType};
@@ -9,28 +10,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::files;
 
-/// Names that are tried; one is taken only by another writer of the same process to the same place.
+/// Names that are tried. A name is in use only if the same process writes to the same destination twice at a time.
 const TRIES_MAX: usize = 100;
 
-/// What is not whole yet is nobody else's business.
+/// Only the owner may look into an unfinished folder.
 const MODE: u32 = 0o700;
 
-/// A folder beside a place, on the same file system; dropping it removes it with all that is in it.
+/// A staging folder on the same file system as the destination. Dropping it removes it with its content.
 #[derive(Debug)]
 pub struct StagingDir {
     path: PathBuf,
-    /// Ends with this process, and tells others until then that the folder is in use. On a file system without locks they
-    /// cannot tell, and leave it alone.
+    /// Held until this process ends; tells other processes that the folder is in use. On a file system without locks they
+    /// cannot tell and leave the folder alone.
     _lock: File,
     is_kept: AtomicBool,
 }
 
 impl StagingDir {
-    /// Makes a folder beside `out`, after what killed programs left there was removed; before that, `rescue` is called with
-    /// each such folder, which stays where that fails.
+    /// Creates a folder beside `out`. First removes the folders that killed programs left there; `rescue` is called with
+    /// each of them before, and a folder stays if its rescue fails.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     pub fn new(out: &Path, rescue: impl Fn(&Path) -> io::Result<()>) -> io::Result<Self> {
         let (parent, prefix) = (files::folder_of(out), prefix(out));
         let is_ours = |name: &OsStr, kind: FileType| {
@@ -38,17 +39,16 @@ impl StagingDir {
             let is_numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
             is_numbered && kind.is_dir()
         };
-        // What cannot be removed stays: it harms nobody.
+        // Leftovers that cannot be removed do no harm.
         sweep(parent, is_ours, rescue);
         std::fs::create_dir_all(parent)?;
         Self::within(parent, &prefix)
     }
 
-    /// Makes a folder in `parent` whose name begins with `prefix`; the process and a number follow. Only its owner may look
-    /// into it.
+    /// Creates a folder in `parent` called `prefix`, process id and a number. Only its owner may look into it.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be created.
     pub fn within(parent: &Path, prefix: &str) -> io::Result<Self> {
         let process = std::process::id();
         for number in 0..TRIES_MAX {
@@ -58,7 +58,7 @@ impl StagingDir {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
-            // Another program may take it for a leftover until it is locked.
+            // Until it is locked, another program may remove it as a leftover.
             let Ok(lock) = files::open_any(&path) else { continue };
             let _ = lock.try_lock();
             if path.exists() {
@@ -68,21 +68,21 @@ impl StagingDir {
         Err(io::Error::new(ErrorKind::AlreadyExists, format!("{TRIES_MAX} folders {prefix}{process}-… are in the way")))
     }
 
-    /// The folder, empty at first.
+    /// Path of the folder, which is empty at first.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether what has the folder's name stays when this is dropped: while something is in it that is nowhere else, which
-    /// the next writer rescues, or once the folder was renamed.
+    /// Sets whether the folder stays when this is dropped. Set it while the folder holds the only copy of something, which
+    /// the next writer then rescues, and after the folder was renamed.
     pub fn keep(&self, is_kept: bool) {
         self.is_kept.store(is_kept, Ordering::Relaxed);
     }
 
-    /// Removes the folder with all that is in it.
+    /// Removes the folder with its content.
     ///
     /// # Errors
-    /// The system's; what is left is removed by the next writer.
+    /// Those of the system; the next writer removes what is left.
     pub fn close(self) -> io::Result<()> {
         self.keep(true);
         std::fs::remove_dir_all(&self.path)
@@ -97,8 +97,8 @@ impl Drop for StagingDir {
     }
 }
 
-/// Removes files and folders of `folder` that `is_ours` knows by name and kind, and that no living process holds locked;
-/// before that, `rescue` is called with each, which stays where that fails. Gives those that stay, and why.
+/// Removes the entries of `folder` for which `is_ours` is true and that no running process has locked. `rescue` is called
+/// with each of them before, and an entry stays if its rescue fails. Returns the entries that stay, with the reason.
 pub fn sweep(
     folder: &Path,
     is_ours: impl Fn(&OsStr, FileType) -> bool,
@@ -111,7 +111,7 @@ pub fn sweep(
         if !is_ours(&entry.file_name(), kind) {
             continue;
         }
-        // Gone already where another program has just removed its own. The lock is held until the name is gone.
+        // Opening fails if another program has just removed its own. The lock is held until the entry is gone.
         let Ok(lock) = files::open_any(&path) else { continue };
         if lock.try_lock().is_err() {
             continue;
@@ -127,7 +127,7 @@ pub fn sweep(
     stay
 }
 
-/// Start of the names of folders beside `out`; the process and a number follow.
+/// Start of the names of staging folders beside `out`.
 fn prefix(out: &Path) -> String {
     format!(".{}.new-", out.file_name().unwrap_or_default().to_string_lossy())
 }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_go_and_what_is_in_use_or_foreign_stays() {
+    fn only_own_unused_leftovers_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let foreign = [".other.new-7-0", ".out.new-", ".out.new-7-0.x", ".out.new-backup", "out.new-7-0"];
@@ -184,8 +184,9 @@ mod tests {
         drop(StagingDir::new(&at("out"), |_| Ok(())).expect("a folder"));
         assert!(!path.exists());
     }
+
     #[test]
-    fn what_is_swept_is_known_by_name_and_kind_and_what_stays_is_told() {
+    fn sweeping_selects_by_name_and_kind_and_reports_what_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let other = tempfile::tempdir().expect("a folder");
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_closed_or_taken_away_under_its_name() {
+    fn a_folder_can_be_closed_or_renamed() {
         let folder = tempfile::tempdir().expect("a folder");
         let make = || StagingDir::within(folder.path(), ".aside-").expect("a folder");
         let first = make();
@@ -218,7 +219,7 @@ mod tests {
         let second = make();
         std::fs::rename(second.path(), folder.path().join("place")).expect("renames");
         second.keep(true);
-        // The name is free for another one, which is none of its business.
+        // Another folder takes the name; dropping the first must not remove it.
         let third = make();
         assert_eq!(third.path(), second.path());
         drop(second);

@@ -1,4 +1,4 @@
-//! What people name in the place of a bundle, and what to do about it.
+//! Paths that are passed by mistake instead of a bundle: what they are and what to do.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -7,18 +7,18 @@ use super::BundleError;
 use crate::files;
 use crate::magic::{self, Packed};
 
-/// Bytes at the start of a file by which its kind is told.
+/// Bytes at the start of a file that identify its kind.
 pub(super) const START_BYTES: u64 = 512;
 
-/// Ends of the names of weights files.
-const WEIGHTS_ENDINGS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
+/// File name extensions of weights.
+const WEIGHTS_EXTENSIONS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "ckpt"];
 
-/// The error that says so.
+/// The error for a path that is no bundle.
 pub(super) fn not_a_bundle(path: &Path, found: String) -> BundleError {
     BundleError::NotABundle { path: path.display().to_string(), found }
 }
 
-/// What lies at `path` in the place of a bundle, and what to do; nothing where it may be one.
+/// Describes what is at `path` instead of a bundle, and what to do; `None` if it may be a bundle.
 pub fn describe_non_bundle(path: &Path) -> Option<String> {
     if path.is_dir() {
         return if path.join(super::MANIFEST_FILE).exists() { None } else { Some(folder(path)) };
@@ -28,7 +28,7 @@ pub fn describe_non_bundle(path: &Path) -> Option<String> {
     file(&start, path)
 }
 
-/// What the folder `path` is, which has no manifest.
+/// Describes the folder `path`, which has no manifest.
 pub(super) fn folder(path: &Path) -> String {
     let shown = path.display();
     let has = |name: &str| path.join(name).exists();
@@ -38,45 +38,43 @@ pub(super) fn folder(path: &Path) -> String {
     let cached =
         || entries().any(|entry| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--")));
     if has("config.json") || weights.iter().any(|name| has(name)) || cached() {
-        return format!("a checkpoint: make a bundle of it by `model-prep export {shown} --out BUNDLE`, and name that");
+        return format!("a checkpoint: export it with `model-prep export {shown} --out BUNDLE` and name BUNDLE");
     }
     let mut inner: Vec<_> = entries().filter(|inner| inner.join(super::MANIFEST_FILE).exists()).collect();
     inner.sort();
     match inner.as_slice() {
         [] => "a directory without one".to_owned(),
-        [only] => format!("one that lies deeper: name {}", only.display()),
-        [first, ..] => format!("several that lie deeper: name one, such as {}", first.display()),
+        [only] => format!("one in a folder below: name {}", only.display()),
+        [first, ..] => format!("several in folders below: name one of them, such as {}", first.display()),
     }
 }
 
-/// What a file is that begins with `start`; nothing where it may be a tar archive.
+/// Describes a file that begins with `start`; `None` if it may be a tar archive.
 pub(super) fn file(start: &[u8], path: &Path) -> Option<String> {
     let shown = path.display();
-    // Where a tar archive has its mark, whatever the name of its first file begins with.
+    // The magic number of a tar archive; before it is the name of the first file, which may look like another format.
     if start.get(257..262) == Some(b"ustar") {
         return None;
     }
     if let Some(Packed { what, command }) = magic::packed(start) {
-        return Some(format!("{what}: unpack it (`{command} {shown}`), and name the .tar that comes of it"));
+        return Some(format!("{what}: unpack it (`{command} {shown}`) and name the .tar"));
     }
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-    if WEIGHTS_ENDINGS.contains(&ending) {
-        return Some(
-            "a file of weights: make a bundle of its checkpoint by `model-prep export CHECKPOINT --out BUNDLE`"
-                .to_owned(),
-        );
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
+    if WEIGHTS_EXTENSIONS.contains(&extension) {
+        let advice = "a weights file: export its checkpoint with `model-prep export CHECKPOINT --out BUNDLE`";
+        return Some(advice.to_owned());
     }
     if magic::is_zip(start) {
-        return Some(format!("a zip archive: unpack it into a folder (`unzip {shown} -d FOLDER`), and name that"));
+        return Some(format!("a zip archive: unpack it (`unzip {shown} -d FOLDER`) and name FOLDER"));
     }
     if start.starts_with(magic::LFS) {
         return Some(format!("a Git LFS pointer: {}", magic::LFS_ADVICE));
     }
     if path.file_name().is_some_and(|name| name == super::MANIFEST_FILE) {
-        return Some("the manifest of one: name its folder".to_owned());
+        return Some("only its manifest: name its folder".to_owned());
     }
-    if ending == "onnx" {
-        return Some("one tower: name the folder of its bundle, or make one by `model-prep export`".to_owned());
+    if extension == "onnx" {
+        return Some("one tower: name the folder of its bundle, or make one with `model-prep export`".to_owned());
     }
     if start.is_empty() {
         return Some("an empty file: copy it again".to_owned());
@@ -89,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_name_is_told_apart() {
+    fn mistaken_paths_are_described() {
         let folder = tempfile::tempdir().expect("a folder");
         let check = |name: &str, content: &[u8], named: &str, expected: Option<&str>| {
             let path = folder.path().join(name);
