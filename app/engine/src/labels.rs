@@ -1,7 +1,7 @@
-//! Label sets: names, prompts and templates, and the embeddings that stand for them.
+//! Label sets: names, prompts and templates, and their embeddings.
 //!
-//! A label's sentences are all its templates filled with all its prompts. Each sentence's embedding is normalised,
-//! the label's embedding is their mean, normalised again. Sentences already in the [`Cache`] cost nothing.
+//! The sentences of a label are all its templates, each filled with all its prompts. A label's embedding is the normalised
+//! mean of the normalised embeddings of its sentences. Sentences in the [`Cache`] do not run the text tower.
 
 mod cache;
 mod journal;
@@ -17,14 +17,14 @@ use self::key::SentenceKeys;
 use crate::bundle::Manifest;
 use crate::embedding::{LabelEmbeddings, normalize};
 
-/// One label: a name, and the sentences that describe it.
+/// A label: a name, and prompts and templates that describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// What is shown.
+    /// The name that outputs show.
     pub name: String,
-    /// What fills the templates; never empty.
+    /// Texts that are put into the templates; never empty.
     pub prompts: Vec<String>,
-    /// Sentences with one `{}` each; never empty. `{}` alone takes a prompt as a whole sentence.
+    /// Sentences with one `{}` each; never empty. The template `{}` uses the prompt itself as the sentence.
     pub templates: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub struct Label {
 pub struct CacheStats {
     /// Sentences that were in the cache.
     pub cached: usize,
-    /// Sentences that cost, or will cost, a run of the text tower.
+    /// Sentences that need, or needed, a run of the text tower.
     pub embedded: usize,
 }
 
@@ -46,7 +46,7 @@ pub struct KeyedLabels<'a> {
     projection_dim: usize,
 }
 
-/// Why a label set has no embeddings.
+/// Why a label set could not be embedded.
 #[derive(Debug, thiserror::Error)]
 pub enum LabelError<E: std::error::Error + 'static> {
     /// The text tower failed.
@@ -64,13 +64,13 @@ pub enum LabelError<E: std::error::Error + 'static> {
     NoDirection {
         /// The label's name.
         label: String,
-        /// How many sentences it has.
+        /// Number of its sentences.
         sentences: usize,
     },
 }
 
 impl Label {
-    /// Every template filled with every prompt: template, prompt, sentence.
+    /// Template, prompt and sentence of every template filled with every prompt.
     pub fn sentences(&self) -> impl Iterator<Item = (&str, &str, String)> {
         self.templates.iter().flat_map(move |template| {
             self.prompts.iter().map(move |p| (template.as_str(), p.as_str(), template.replacen("{}", p, 1)))

@@ -1,7 +1,7 @@
 //! Loading and running the two towers.
 //!
-//! A tower whose graph `fused` understands runs there, fused; any other runs in tract as it is. The image
-//! tower has one fixed shape. The text tower takes as many tokens as a prompt has.
+//! A tower whose graph the module `fused` supports runs there; any other runs in tract. The image tower has one fixed input
+//! shape. The text tower takes as many tokens as a prompt has.
 
 mod dequantize;
 mod error;
@@ -57,12 +57,12 @@ impl Engine {
     }
 }
 
-/// What the engine gives, and what callers want of it.
+/// The output of an engine, and the one that a caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
-    /// Before the division by the L2 norm.
+    /// The embedding before the division by its L2 norm.
     Features,
-    /// After it.
+    /// The normalised embedding.
     Embedding,
 }
 
@@ -71,7 +71,7 @@ impl Output {
         if spec.features.is_some() { Self::Features } else { Self::Embedding }
     }
 
-    /// Turns what the engine gave into what is `wanted`.
+    /// Converts an engine's output to the `wanted` one.
     fn finish(self, tower: TowerKind, wanted: Self, values: &mut [f32]) -> Result<(), TowerError> {
         match (self, wanted) {
             (Self::Embedding, Self::Features) => return Err(TowerError::NoFeatures { tower }),
@@ -86,7 +86,7 @@ impl Output {
 trait Source: Read + Seek {}
 impl<T: Read + Seek> Source for T {}
 
-/// Runs `load` while another thread computes the file's SHA-256, whose mismatch is the error that counts.
+/// Runs `load` while another thread checks the SHA-256 of the file. A mismatch takes precedence over errors of `load`.
 fn checked<T>(
     bundle: &Bundle,
     file: &bundle::FileEntry,
@@ -107,7 +107,7 @@ fn checked<T>(
     })
 }
 
-/// Reads and prepares a graph. Whatever a graph says, this ends in a tower or in an error.
+/// Reads and prepares a graph. Inconsistent graphs are errors, never panics.
 fn load(
     tower: TowerKind,
     source: Box<dyn Source + '_>,
@@ -117,18 +117,17 @@ fn load(
     threads: &Threads,
 ) -> Result<(Engine, profile::Layers), TowerError> {
     guarded(|| prepare(tower, source, spec, inputs, projection_dim, threads)).unwrap_or_else(|| {
-        let message = "its shapes or attributes contradict themselves; export the checkpoint again".to_owned();
+        let message = "its shapes or attributes are inconsistent; export the checkpoint again".to_owned();
         Err(TowerError::Load { tower, message })
     })
 }
 
-/// Calls what believes a graph and may panic where that makes no sense, such as a node without its inputs; nothing where
-/// it did.
+/// Calls code that trusts a graph and may panic on an inconsistent one, such as a node without inputs. `None` after a panic.
 fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
 }
 
-/// A prompt may be no longer than the table of positions.
+/// Checks that the longest prompt has no more tokens than the position table has rows.
 fn check_positions(tower: TowerKind, inputs: Inputs<'_>, program: &Program) -> Result<(), TowerError> {
     let Inputs::Tokens { tokens_max, first_position, .. } = inputs else { return Ok(()) };
     let most = program.positions_max.saturating_add(1).saturating_sub(first_position);
@@ -182,7 +181,7 @@ fn prepare(
             let load = || tract::TractTower::load(tower, &model, spec, inputs, projection_dim, threads);
             let towers = guarded(load).unwrap_or_else(|| {
                 let message = format!(
-                    "tract gave up on it; it was not fused because of {}",
+                    "tract cannot prepare it, and it was not fused because of {}",
                     layers.unfused().unwrap_or_default()
                 );
                 Err(TowerError::Load { tower, message })
@@ -192,7 +191,7 @@ fn prepare(
     }
 }
 
-/// Names and fixed axes of the graph's inputs, and the number of outputs, must be those of the manifest.
+/// Checks that the graph has the inputs and outputs of the manifest.
 fn check_graph(tower: TowerKind, graph: &pb::GraphProto, spec: &bundle::Tower) -> Result<(), TowerError> {
     let is_constant = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
     let found: Vec<_> = graph.input.iter().filter(|input| !is_constant(&input.name)).collect();
@@ -213,14 +212,14 @@ fn check_graph(tower: TowerKind, graph: &pb::GraphProto, spec: &bundle::Tower) -
     Ok(())
 }
 
-/// Axes must be some that a tensor may have: what prepares a graph counts up to them.
+/// Checks that attributes name axes that a tensor can have: preparing a graph takes time and memory in proportion.
 fn check_axes(tower: TowerKind, graph: &pb::GraphProto) -> Result<(), TowerError> {
     const AXES: std::ops::RangeInclusive<i64> = -16..=16;
     for node in &graph.node {
         for attribute in node.attribute.iter().filter(|own| matches!(own.name.as_str(), "axis" | "axes" | "perm")) {
             if let Some(axis) = attribute.ints.iter().chain([&attribute.i]).find(|axis| !AXES.contains(*axis)) {
                 let message =
-                    format!("{} {:?}: {} {axis} is none of a tensor's", node.op_type, node.name, attribute.name);
+                    format!("{} {:?}: {} {axis} is no axis of a tensor", node.op_type, node.name, attribute.name);
                 return Err(TowerError::Load { tower, message });
             }
         }
@@ -228,7 +227,7 @@ fn check_axes(tower: TowerKind, graph: &pb::GraphProto) -> Result<(), TowerError
     Ok(())
 }
 
-/// A fixed axis of the manifest must have the same extent in the graph where the graph says it.
+/// Checks that fixed axes of the manifest have the same size in the graph, as far as the graph declares it.
 fn check_input(tower: TowerKind, spec: &bundle::TensorSpec, input: &pb::ValueInfoProto) -> Result<(), TowerError> {
     use pb::tensor_shape_proto::dimension::Value as DimValue;
     let Some(pb::type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {

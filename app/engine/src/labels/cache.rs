@@ -1,8 +1,8 @@
-//! The label cache's content and its codec: sentence embeddings by key, in the safetensors format, and the warnings about
-//! the label set that was read last.
+//! The label cache and its codec: sentence embeddings by key, in the safetensors format, and the warnings about the label
+//! set that was read last.
 //!
-//! The file's metadata holds a SHA-256 over all names and values, so that a torn, flipped or foreign file is
-//! recognised as such and never gives a score.
+//! The metadata of the file has a SHA-256 of all names and values, so that a truncated, damaged or foreign file is
+//! recognised and never used.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -13,11 +13,11 @@ use super::journal::{self, JournalEnd, Record};
 use super::key::Key;
 use crate::hash::Hasher;
 
-/// Most sentences that the cache holds, which is more than a label set may have; with 512 values each it then takes about
-/// 24 MiB of flash.
+/// The most sentences that the cache holds, which is more than a label set may have. With embeddings of 512 values, this
+/// takes about 24 MiB of flash.
 pub const ENTRIES_MAX: usize = 12_288;
 
-/// Names the layout below; another value means a file of another release.
+/// Identifies the layout below; a file with another value is of another release.
 const FORMAT: &str = "spotter-label-cache-1";
 
 /// Sentence embeddings by key.
@@ -25,11 +25,11 @@ const FORMAT: &str = "spotter-label-cache-1";
 pub struct Cache {
     entries: BTreeMap<Key, Vec<f32>>,
     remarks: Option<Remarks>,
-    /// What was added since it was read or saved, in order.
+    /// Additions since it was read or saved, in order.
     added: Vec<Record>,
 }
 
-/// Warnings about a label set, which are expensive to compute again.
+/// Warnings about a label set, which are expensive to compute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Remarks {
     /// The [`Key`] of their inputs, in hexadecimal.
@@ -57,7 +57,7 @@ pub enum CacheError {
         /// The checksum of what the file holds.
         found: String,
     },
-    /// A tensor is no embedding.
+    /// A tensor is not an embedding.
     #[error("tensor {name}: expected a row of finite f32 values named by 64 hexadecimal digits")]
     Tensor {
         /// The tensor's name.
@@ -66,7 +66,10 @@ pub enum CacheError {
 }
 
 impl Cache {
-    /// Reads the content of a cache file.
+    /// Decodes the content of a cache file.
+    ///
+    /// # Errors
+    /// The content is not a cache of this release, or damaged.
     pub fn decode(bytes: &[u8]) -> Result<Self, CacheError> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let file = SafeTensors::deserialize(bytes)?;
@@ -93,7 +96,10 @@ impl Cache {
         Ok(Self { entries, remarks: serde_json::from_str(&remarks).ok(), added: Vec::new() })
     }
 
-    /// The content of a cache file.
+    /// Encodes the content of a cache file.
+    ///
+    /// # Errors
+    /// Those of the safetensors library.
     pub fn encode(&self) -> Result<Vec<u8>, CacheError> {
         let bytes: Vec<(String, Vec<u8>)> = self
             .entries
@@ -111,7 +117,7 @@ impl Cache {
         Ok(safetensors::serialize(views, Some(metadata))?)
     }
 
-    /// The embedding under `key` if there is one of this width.
+    /// The embedding under `key`, if there is one with `width` values.
     pub fn get(&self, key: &Key, width: usize) -> Option<&[f32]> {
         self.entries.get(key).map(Vec::as_slice).filter(|values| values.len() == width)
     }
@@ -133,35 +139,35 @@ impl Cache {
         self.remarks = Some(Remarks { key: key.to_string(), lines });
     }
 
-    /// How many sentences are in it.
+    /// Number of sentences.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is in it.
+    /// Returns true if the cache has no sentences.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether something was added since it was read, or since additions were last taken or dropped.
+    /// Returns true if there are additions since it was read, or since they were last taken or marked as saved.
     pub fn is_changed(&self) -> bool {
         !self.added.is_empty()
     }
 
-    /// What was added, as it is appended to a journal, which begins with [`Self::JOURNAL_MARK`].
+    /// Takes the additions, encoded for appending to a journal. A journal starts with [`Self::JOURNAL_MARK`].
     pub fn take_additions(&mut self) -> Vec<u8> {
         self.added.drain(..).flat_map(|record| record.encode()).collect()
     }
 
-    /// Says that the whole content has been written.
+    /// Marks the whole content as written.
     pub fn mark_saved(&mut self) {
         self.added.clear();
     }
 
-    /// How a journal begins.
+    /// First bytes of a journal.
     pub const JOURNAL_MARK: &'static [u8] = journal::MARK;
 
-    /// Adds what a journal holds, up to where it is whole: says how many bytes that is, and how it ends.
+    /// Adds the whole records at the start of a journal. Returns the number of bytes they take, and how the journal ends.
     pub fn replay(&mut self, journal: &[u8]) -> (usize, JournalEnd) {
         let (records, whole, ending) = journal::read(journal);
         for record in records {
@@ -219,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn encoding_and_decoding_round_trip() {
         let mut before = cache();
         let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
         before.mark_saved();
@@ -255,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_safetensors_file_is_refused_by_name() {
+    fn another_safetensors_file_is_refused() {
         let data = [0_u8; 16];
         let view = TensorView::new(Dtype::F32, vec![4], &data).expect("a tensor");
         let bytes = safetensors::serialize([("weight", view)], None).expect("encodes");
@@ -264,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_bounded_and_keeps_what_is_in_use() {
+    fn the_cache_is_bounded_and_keeps_entries_in_use() {
         let mut cache = Cache::default();
         let key = |i: usize| Key::new(&manifest(1), "{}", &i.to_string());
         (0..ENTRIES_MAX + 10).for_each(|i| cache.insert(key(i), vec![1.0]));

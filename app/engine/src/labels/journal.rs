@@ -1,13 +1,14 @@
-//! What was added to a label cache since its file was written. Records are appended one by one, so a new sentence costs its
-//! own bytes, and a kill at any moment costs the record under way and no other.
+//! The journal of additions to a label cache since its file was written. Records are appended one by one, so that a new
+//! sentence writes only its own bytes, and a crash loses at most the record that is being written.
 //!
-//! Behind [`MARK`] each record is: the length of its content (4 bytes, little-endian), the content, and the first 8 bytes of
-//! the content's SHA-256. The content is a kind, a key of 32 bytes, and the values as little-endian f32, or lines as JSON.
+//! After [`MARK`], each record is: the length of its content (4 bytes, little-endian), the content, and the first 8 bytes of
+//! the content's SHA-256. The content is a kind byte, a key of 32 bytes, and the values as little-endian f32, or lines as
+//! JSON.
 
 use super::key::Key;
 use crate::hash::sha256;
 
-/// How the file begins.
+/// First bytes of the file.
 pub(super) const MARK: &[u8; 8] = b"sptjrnl1";
 
 const EMBEDDING: u8 = 0;
@@ -17,10 +18,10 @@ const LENGTH_BYTES: usize = 4;
 const KEY_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 8;
 
-/// No record is longer: an embedding of 65,536 values, or more lines than are ever kept.
+/// Size limit of a record: four times an embedding of 65,536 values, and more lines than are ever stored.
 const CONTENT_BYTES_MAX: usize = 1 << 20;
 
-/// One thing that was added.
+/// One addition.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Record {
     Embedding(Key, Vec<f32>),
@@ -30,16 +31,16 @@ pub(super) enum Record {
 /// How a journal ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalEnd {
-    /// With a whole record, or before the first.
+    /// After a whole record, or before the first one.
     Whole,
-    /// Within a record, as after a kill or a power cut.
+    /// Within a record, as after a crash or a power cut.
     Torn,
-    /// With something that no program wrote there.
+    /// With bytes that are no record.
     Damaged,
 }
 
 impl Record {
-    /// The record's bytes.
+    /// Encodes the record.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut content = Vec::new();
         match self {
@@ -77,7 +78,7 @@ impl Record {
     }
 }
 
-/// The records of a journal, up to where it is whole; how many bytes that is, and how it ends.
+/// The whole records at the start of a journal, the number of bytes they take, and how the journal ends.
 pub(super) fn read(bytes: &[u8]) -> (Vec<Record>, usize, JournalEnd) {
     let mut records = Vec::new();
     let Some(mut rest) = bytes.strip_prefix(MARK) else {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_back_in_order_up_to_a_tear() {
+    fn records_are_read_in_order_up_to_the_end_of_the_last_whole_one() {
         let whole = journal();
         assert_eq!(read(&whole), (records(), whole.len(), JournalEnd::Whole));
         assert_eq!(read(b""), (vec![], 0, JournalEnd::Whole));
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_journal_is_damaged() {
+    fn other_content_is_damaged() {
         for bytes in [&b"not a journal"[..], &[0; 100], b"sptjrnl2"] {
             assert_eq!(read(bytes), (vec![], 0, JournalEnd::Damaged));
         }

@@ -1,5 +1,5 @@
-//! How long a prompt may become before it is cut into tokens: each step of a normalizer can make more of it, and a chain
-//! of them more than any memory holds.
+//! A bound on the length of a prompt after normalisation: each step of a normalizer can lengthen it, and a chain of steps
+//! can exceed any memory.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -7,19 +7,19 @@ use tokenizers::{NormalizedString, Normalizer as _, NormalizerWrapper};
 
 use super::{TokenizeError, file_error, guarded};
 
-/// Bytes that a prompt may become. The library keeps some 40 bytes for each while it works.
+/// Bytes that a normalised prompt may have. The tokenizers library needs about 40 bytes of memory for each.
 const NORMALIZED_BYTES_MAX: u64 = 4 << 20;
 
-/// Bytes that one byte of text becomes at most, where a step's type says nothing of it: U+FDFA in NFKC, 3 bytes, becomes 33.
+/// The most bytes that one byte becomes in a step of unknown type, as in NFKC: U+FDFA grows from 3 bytes to 33.
 const COMPATIBILITY: u64 = 11;
 
-/// Bounds what the normalizer of a tokenizer makes of a text.
+/// Bounds the length of the texts that a tokenizer's normalizer returns.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LengthBound {
     steps: Vec<Step>,
 }
 
-/// One step, which makes at most `(bytes + 1) * factor + added` of a text.
+/// One step. Its result has at most `(bytes + 1) * factor + added` bytes.
 #[derive(Debug, Clone, PartialEq)]
 struct Step {
     factor: u64,
@@ -54,10 +54,10 @@ impl LengthBound {
         Ok(Self { steps })
     }
 
-    /// Refuses a prompt that may become too long.
+    /// Refuses a prompt whose normalised form may become too long.
     ///
-    /// Where the product of all bounds is too large, which it is for many a good tokenizer and a prompt of some thousand
-    /// bytes, each step is bounded by the text that the steps before really made.
+    /// If the combined bound of all steps is too large, as it is for many tokenizers with a prompt of some thousand bytes,
+    /// the steps are run one by one, and each is bounded by the actual length of its input.
     pub(crate) fn check(&self, prompt: &str) -> Result<(), TokenizeError> {
         let found_bytes = prompt.len() as u64;
         if self.steps.iter().fold(found_bytes, |bytes, step| step.bytes(bytes)) <= NORMALIZED_BYTES_MAX {
@@ -77,8 +77,8 @@ impl LengthBound {
     }
 }
 
-/// The steps of a normalizer, which is known by its fields, as the library knows those that old versions wrote without a
-/// type.
+/// Collects the steps of a normalizer. Types are recognised by their fields, as the tokenizers library does for files of
+/// old versions that have no `type`.
 fn add_steps(normalizer: &Value, steps: &mut Vec<Step>) {
     let length = |value: &Value| value.as_str().map_or(0, str::len) as u64;
     let (mut factor, mut added) = (1, 0);
@@ -87,7 +87,7 @@ fn add_steps(normalizer: &Value, steps: &mut Vec<Step>) {
         return;
     } else if let Some(content) = normalizer.get("content") {
         let matched = normalizer.get("pattern").and_then(|pattern| pattern.get("String")).map_or(0, length);
-        // An expression may match nothing, between any two characters.
+        // A regular expression may match the empty text between any two characters.
         factor = if matched == 0 { length(content) + 1 } else { length(content).div_ceil(matched).max(1) };
     } else if let Some(prepended) = normalizer.get("prepend") {
         added = length(prepended);
@@ -107,7 +107,7 @@ fn add_steps(normalizer: &Value, steps: &mut Vec<Step>) {
     steps.push(Step { factor, added, normalizer: normalizer.clone() });
 }
 
-/// Bytes of the longest text that a SentencePiece table puts in the place of another.
+/// Bytes of the longest replacement text of a SentencePiece character map.
 fn longest_text(charsmap: &str) -> u64 {
     let bytes = base64::decode(charsmap).unwrap_or_default();
     let texts =
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_bounded_by_what_they_may_put_in() {
+    fn steps_have_a_bound() {
         let check = |what: &str, normalizer: &str, bytes: u64, expected: u64| {
             let length_bound = length_bound(normalizer).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(length_bound.steps.iter().fold(bytes, |bytes, step| step.bytes(bytes)), expected, "{what}");
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_that_grow_beyond_measure_are_refused() {
+    fn prompts_that_may_grow_too_long_are_refused() {
         let doubled = |letter: &str, count: usize| {
             let step = replace(&format!(r#"{{"String": "{letter}"}}"#), &letter.repeat(2));
             sequence(&vec![step; count])

@@ -1,4 +1,4 @@
-//! Weights of 4 bits for tract, which knows bytes and floats: turned into floats before it sees the graph.
+//! Converts 4-bit weights to floats for tract, which has no 4-bit integers.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use tract_onnx::pb::tensor_proto::DataType;
 use crate::fused::int4_at;
 use crate::onnx::INT4;
 
-/// Puts floats in the place of every `DequantizeLinear` of 4-bit integers. They are as large as float weights are.
+/// Replaces every `DequantizeLinear` of 4-bit integers by float weights, which take the memory of float weights.
 ///
 /// # Errors
-/// What is wrong, where such a node does not have the inputs and shapes that ONNX wants.
+/// A message, if such a node does not have the inputs and shapes that ONNX requires.
 pub(super) fn expand(graph: &mut pb::GraphProto) -> Result<(), String> {
     let places: HashMap<String, usize> =
         graph.initializer.iter().enumerate().map(|(place, tensor)| (tensor.name.clone(), place)).collect();
@@ -39,12 +39,12 @@ pub(super) fn expand(graph: &mut pb::GraphProto) -> Result<(), String> {
         graph.initializer.push(pb::TensorProto { name, dims, data_type, raw_data, ..Default::default() });
     }
     graph.node = kept;
-    // What nothing but those nodes used goes with them; that 4-bit integers do is what this is for.
+    // Their scales may stay; the 4-bit integers must go, since tract cannot read them.
     graph.initializer.retain(|tensor| tensor.data_type != INT4);
     Ok(())
 }
 
-/// The floats that integers and scales stand for; nothing where the two do not fit together.
+/// The product of integers and scales; `None` if their shapes do not agree.
 fn floats(packed: &pb::TensorProto, scales: &pb::TensorProto, node: &pb::NodeProto) -> Option<Vec<f32>> {
     let int = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name).map(|attribute| attribute.i);
     let dims = packed.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<Vec<_>>>()?;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_an_error() {
+    fn inconsistent_shapes_are_errors() {
         let check = |change: &dyn Fn(&mut pb::GraphProto), expected: &str| {
             let mut graph = graph(0, &[1.0; 8], &[2, 4]);
             change(&mut graph);

@@ -1,4 +1,4 @@
-//! What a loaded tower consists of, and where its time goes.
+//! The steps of a loaded tower, and their times.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,14 +7,14 @@ use tract_onnx::pb;
 
 use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Weights, lock};
 
-/// What a layer mostly does.
+/// The arithmetic of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Multiplications of bytes, each counted as two operations with its addition.
+    /// Operations on 8-bit integers; a multiplication with its addition counts as two.
     Int8(u64),
-    /// Multiplications of floats, counted likewise.
+    /// Operations on floats, counted in the same way.
     Float(u64),
-    /// Moves and elementwise functions.
+    /// Copies and elementwise functions, which are not counted.
     Other,
 }
 
@@ -26,26 +26,26 @@ pub struct Layer {
     /// Names of the layers whose weights it has, by the convention of [`crate::onnx`]: none, one, or several that read
     /// the same value and are computed as one. Empty for the nodes of a tower that does not run fused.
     pub layers: Vec<String>,
-    /// What it is, in a word or two.
+    /// Kind of step, such as `linear + activation`, or the ONNX operator of a tower that does not run fused.
     pub kind: String,
     /// Its arithmetic.
     pub work: Work,
-    /// Nanoseconds in the measured run; 0 where nothing was measured.
+    /// Nanoseconds in the measured run; 0 if nothing was measured.
     pub time_ns: u64,
 }
 
-/// A tower's steps.
+/// The steps of a tower, with times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// Name of the kernels that ran.
+    /// Name of the kernels, or `tract`.
     pub kernels: String,
-    /// Why the tower is left to tract, with the node that was not understood; `None` where it is fused.
+    /// Why the tower runs in tract, with the node that is not supported; `None` if it runs fused.
     pub unfused: Option<String>,
     /// Fused steps in the order they run, or the graph's nodes.
     pub layers: Vec<Layer>,
 }
 
-/// The steps of a tower, before any time is taken.
+/// The steps of a tower, without times.
 #[derive(Debug, Clone)]
 pub(super) struct Layers {
     kernels: String,
@@ -93,7 +93,7 @@ impl Layers {
         Profile { kernels, unfused, layers: self.layers.clone() }
     }
 
-    /// Runs once on the calling thread; `clock` counts nanoseconds.
+    /// Runs once on the calling thread and measures each step; `clock` returns nanoseconds.
     pub(super) fn measure(
         &self,
         runner: &Runner,
@@ -124,7 +124,7 @@ impl Layers {
     }
 }
 
-/// Multiplications and additions of a step, for the most tokens.
+/// Operations of a step with the largest number of tokens.
 fn work(program: &Program, op: &Op) -> Work {
     let rows = |value: usize| match program.values[value].rows {
         crate::fused::Rows::Tokens => program.tokens,

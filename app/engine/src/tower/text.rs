@@ -11,7 +11,7 @@ use crate::tokenize::{Encoding, Tokenizer};
 
 /// The text tower with its tokenizer: prompt in, normalised embedding out.
 ///
-/// A clone shares the weights and has memory of its own to work in, so that clones can run at the same time.
+/// Clones share the weights and have their own scratch memory, so that they can run at the same time.
 #[derive(Debug, Clone)]
 pub struct TextTower {
     engine: Engine,
@@ -23,14 +23,21 @@ pub struct TextTower {
 }
 
 impl TextTower {
-    /// Reads and prepares the text tower and the tokenizer of a bundle.
+    /// Loads the text tower and the tokenizer of a bundle and checks the SHA-256 of both.
+    ///
+    /// # Errors
+    /// A file cannot be read or has another SHA-256, the graph cannot be prepared or differs from the manifest, or the
+    /// tokenizer cannot be used.
     pub fn open(bundle: &Bundle, threads: &Threads) -> Result<Self, TowerError> {
         let (manifest, file) = (bundle.manifest(), &bundle.manifest().text.file);
         let tokenizer = bundle.read(&manifest.tokenizer.file)?;
         checked(bundle, file, || Self::from_source(Box::new(bundle.open_file(file)?), &tokenizer, manifest, threads))
     }
 
-    /// Prepares a text tower from the bytes of its ONNX file and of its `tokenizer.json`.
+    /// Loads a text tower from the bytes of its ONNX file and of its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// The graph cannot be prepared or differs from the manifest, or the tokenizer cannot be used.
     pub fn load(
         onnx: &[u8],
         tokenizer_json: &[u8],
@@ -40,7 +47,10 @@ impl TextTower {
         Self::from_source(Box::new(Cursor::new(onnx)), tokenizer_json, manifest, threads)
     }
 
-    /// Prepares a text tower from an ONNX file that is read piece by piece, and the bytes of its `tokenizer.json`.
+    /// Loads a text tower from an ONNX file that is read in chunks, and the bytes of its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; or the file cannot be read.
     pub fn from_reader(
         onnx: impl Read + Seek,
         tokenizer_json: &[u8],
@@ -63,7 +73,7 @@ impl TextTower {
             Positions::AfterPadding => spec.pad_id as usize + 1,
         };
         let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length, first_position };
-        // What was trained on one length may look at the last token, which a tail would move.
+        // A tower that was trained on one length may pool the last token, which appended tokens would move.
         let tail = spec.padding == Padding::Longest && names.iter().any(|name| name == "attention_mask");
         let (mut engine, layers) = load(TowerKind::Text, source, &manifest.text, inputs, projection_dim, threads)?;
         if let (Engine::Tract(towers), false) = (&mut engine, tail) {
@@ -99,31 +109,48 @@ impl TextTower {
         &self.tokenizer
     }
 
-    /// The embedding of one prompt, L2 norm 1.
+    /// Embeds one prompt: `projection_dim` values of L2 norm 1.
+    ///
+    /// # Errors
+    /// The prompt cannot be tokenized, or the embedding is not finite.
     pub fn embed(&mut self, prompt: &str) -> Result<Vec<f32>, TowerError> {
         let encoding = self.tokenizer.encode(prompt)?;
         self.embed_encoding(&encoding)
     }
 
-    /// The embedding of one tokenized prompt, L2 norm 1.
+    /// Embeds one tokenized prompt: `projection_dim` values of L2 norm 1.
+    ///
+    /// # Errors
+    /// The lists of the encoding are empty, too long or of different lengths, an id is not in its table, or the embedding
+    /// is not finite.
     pub fn embed_encoding(&mut self, encoding: &Encoding) -> Result<Vec<f32>, TowerError> {
         let mut embedding = vec![0.0; self.projection_dim];
         self.embed_encoding_into(encoding, &mut embedding)?;
         Ok(embedding)
     }
 
-    /// As [`Self::embed_encoding`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing
-    /// here.
+    /// As [`Self::embed_encoding`], into `embedding`, which has `projection_dim` values. A tower that runs fused allocates
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`]; or `embedding` has another length.
     pub fn embed_encoding_into(&mut self, encoding: &Encoding, embedding: &mut [f32]) -> Result<(), TowerError> {
         self.run(encoding, embedding, Output::Embedding)
     }
 
-    /// Embeddings [n, projection_dim] of `n` tokenized prompts, the reference's `text_embeds`.
+    /// Embeddings [n, projection_dim] of `n` tokenized prompts: `text_embeds` of `VisionTextDualEncoderModel`. For callers
+    /// that work with batches as transformers does.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`].
     pub fn embed_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
         self.batch(encodings, Output::Embedding)
     }
 
-    /// The same before the division by the L2 norm: the reference's `get_text_features`.
+    /// As [`Self::embed_batch`], before the division by the L2 norm: `get_text_features` of transformers.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`]; or the bundle has no features.
     pub fn features_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
         self.batch(encodings, Output::Features)
     }
@@ -179,7 +206,11 @@ impl TextTower {
         Ok(())
     }
 
-    /// What the tower consists of and, where it is fused, how long each part of one run takes; see [`Profile`].
+    /// The steps of the tower and, if it runs fused, their times in one run on the calling thread. `clock` returns
+    /// nanoseconds.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`].
     pub fn profile(&self, encoding: &Encoding, clock: &(dyn Fn() -> u64 + Sync)) -> Result<Profile, TowerError> {
         self.check(encoding)?;
         let mut embedding = vec![0.0; self.projection_dim];
