@@ -1,8 +1,8 @@
-//! Towers as fused int8 (or float) programs, and the kernels that run them.
+//! Towers as fused int8 or float programs, and the kernels that run them.
 //!
-//! [`file`] reads the ONNX file without its weights, [`interpret`] turns the graph into a [`program`] of a few large
-//! steps, [`load`] packs the weights for the [`kernels`] of this CPU, [`run`] computes embeddings on one or more threads
-//! and allocates nothing while it does. A graph that `interpret` does not understand is left to tract.
+//! [`file`] reads the ONNX file without its weights, [`lower`] lowers the graph to a [`program`] of a few large steps,
+//! [`load`] packs the weights for the [`kernels`] of this CPU, [`run`] computes embeddings on one or more threads without
+//! allocating. A graph that `lower` does not support runs in tract.
 
 mod attention;
 mod file;

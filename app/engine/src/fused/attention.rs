@@ -1,14 +1,14 @@
 //! Attention of one head: `softmax(scale q k^T + bias + mask) v`, as two matrix products with the kernels of linear layers.
 //!
-//! Beside int8 weights both products are int8 too: a key and a column of the values each get a scale of their own,
-//! queries are quantised row by row, and the exponentials become bytes whose sum is taken after rounding, so that the
-//! weights still add up to one. The mean key is taken off each key before: it shifts all scores of a query alike, which
-//! softmax does not see, and leaves the range of the bytes to what differs between tokens.
+//! With int8 weights, both products are int8 too: each key and each column of the values has its own scale, queries are
+//! quantised row by row, and the exponentials become bytes that are summed after rounding, so that the attention weights
+//! still sum to one. The mean key is subtracted from each key before: it shifts all scores of a query by the same amount,
+//! which softmax ignores, and leaves the range of the bytes to the differences between tokens.
 
 use super::kernels::{HEAD_DIM_MAX, Kernels, Matrix, PackedF32, PackedI8, scale_of};
 use super::quantized::Quantized;
 
-/// Memory for one head.
+/// Scratch memory for one head.
 #[derive(Debug)]
 pub(crate) struct HeadScratch {
     scores: Vec<f32>,
@@ -21,7 +21,7 @@ enum Products {
     I8 { keys: PackedI8, values: PackedI8, quantized: Box<Quantized>, bytes: Vec<u8>, mean: Vec<f32>, scales: Vec<f32> },
 }
 
-/// What one head is computed from.
+/// The inputs of one head.
 pub(crate) struct Head<'a> {
     pub(crate) queries: usize,
     pub(crate) tokens: usize,
@@ -30,21 +30,22 @@ pub(crate) struct Head<'a> {
     pub(crate) scale: f32,
     /// 0 for tokens that are not attended to.
     pub(crate) mask: Option<&'a [i64]>,
-    /// The place of the first query, where no token behind a query is attended to.
+    /// For causal attention, the token index of the first query.
     pub(crate) causal: Option<usize>,
     /// Added to the scores: [queries][tokens].
     pub(crate) bias: Option<&'a [f32]>,
-    /// Rows, wherever they are.
-    pub(crate) query: Visit<'a>,
-    pub(crate) key: Visit<'a>,
-    pub(crate) value: Visit<'a>,
+    /// The rows of the three matrices.
+    pub(crate) query: RowVisitor<'a>,
+    pub(crate) key: RowVisitor<'a>,
+    pub(crate) value: RowVisitor<'a>,
 }
 
-/// Calls a function with the rows of a matrix, some at a time, and with the number of the first of them.
-pub(crate) type Visit<'a> = &'a dyn Fn(&mut dyn FnMut(usize, Matrix<'_>));
+/// Calls a function with blocks of rows of a matrix and the index of the first row of each.
+pub(crate) type RowVisitor<'a> = &'a dyn Fn(&mut dyn FnMut(usize, Matrix<'_>));
 
 impl HeadScratch {
-    /// Room for heads of `dim` values and sequences of up to `tokens`; with int8 products where `int8` asks for them.
+    /// Allocates for heads of `dim` values and sequences of up to `tokens`. With `int8`, products are int8 if `dim` is at most
+    /// [`HEAD_DIM_MAX`].
     pub(crate) fn new(kernels: &Kernels, tokens: usize, dim: usize, int8: bool) -> Self {
         let products = if int8 && dim <= HEAD_DIM_MAX {
             Products::I8 {
@@ -69,7 +70,7 @@ impl HeadScratch {
     /// Computes a head into `out`, `[queries][dim]`.
     pub(crate) fn attend(&mut self, kernels: &Kernels, head: &Head<'_>, out: &mut [f32]) {
         let Head { queries, tokens, dim, scale, .. } = *head;
-        // Rows end with whole vectors: an odd tail costs as much as four of them. What fills them up has no weight.
+        // Rows are padded to whole vectors: a partial one costs as much as four. Padding has no attention weight.
         let stride = score_stride(tokens);
         let scores = &mut self.scores[..queries * stride];
         for row in scores.chunks_exact_mut(stride) {
@@ -163,7 +164,7 @@ fn pack_values(
     kernels.pack_bytes(&bytes[..tokens * dim], scales, values);
 }
 
-/// Values from one row of scores to the next.
+/// Stride of the rows of scores, in values.
 fn score_stride(tokens: usize) -> usize {
     tokens.next_multiple_of(16)
 }

@@ -1,7 +1,7 @@
-//! An ONNX file whose weights stay where they are until they are wanted.
+//! An ONNX file whose weights are read on demand.
 //!
-//! The file is walked once; whatever is not the data of a large constant is decoded, of those only the place is kept. So a
-//! tower is never in memory twice, as file and as packed weights.
+//! One pass decodes everything but the data of large constants, of which only the position is kept. So a tower is never in
+//! memory twice, as file and as packed weights.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -15,24 +15,24 @@ use crate::onnx::INT4;
 /// Data up to this size is decoded with the graph: scales, biases and shapes.
 const SMALL_BYTES: u64 = 1 << 14;
 
-/// Bytes that are neither data nor strings of weights: a graph of thousands of nodes has one megabyte.
+/// Size limit of the graph without large constants. A graph of thousands of nodes has one megabyte.
 const SKELETON_BYTES_MAX: u64 = 64 << 20;
 
-/// Nodes, and constants, that a graph may have. That of a tower with 40 layers has 4000 where each is written at its most
-/// verbose; what prepares a graph takes a time that grows with the square.
+/// Limit of the number of nodes, and of constants. A tower of 40 layers has up to 4000, and preparing a graph takes time
+/// that grows with the square.
 const NODES_MAX: usize = 1 << 14;
 
-/// Bytes that are turned into floats at a time.
+/// Bytes that are converted to floats at a time.
 const PIECE_BYTES: usize = 1 << 18;
 
-/// Where the bytes of a tower come from.
+/// The bytes of an ONNX file.
 pub(crate) trait Source: Read + Seek {}
 impl<T: Read + Seek> Source for T {}
 
-/// A graph and the places of its large constants.
+/// A graph and the positions of its large constants.
 pub(crate) struct OnnxFile<'a> {
     source: BufReader<Box<dyn Source + 'a>>,
-    /// The graph; large constants have no data.
+    /// The graph; large constants have no data in it.
     pub(crate) graph: pb::GraphProto,
     places: HashMap<String, (u64, u64)>,
 }
@@ -50,7 +50,7 @@ enum Wire {
 type Key = (u64, Wire);
 
 impl<'a> OnnxFile<'a> {
-    /// Walks the file. Data that is stored outside of it, and data that is not in `raw_data`, is left to the caller.
+    /// Reads the graph. Data that is stored outside of the file, or not in `raw_data`, is left to the caller.
     pub(crate) fn read(source: Box<dyn Source + 'a>) -> io::Result<Self> {
         let mut file = Self {
             source: BufReader::with_capacity(1 << 16, source),
@@ -111,7 +111,7 @@ impl<'a> OnnxFile<'a> {
         Ok(())
     }
 
-    /// A constant without its data, and the place of the data where that is large.
+    /// Reads a constant. If its data is large, returns the position of the data instead.
     fn read_tensor(&mut self, start: u64, len: u64) -> io::Result<(pb::TensorProto, Option<(u64, u64)>)> {
         let (mut at, end) = (start, start + len);
         let (mut skeleton, mut place) = (Vec::new(), None);
@@ -138,7 +138,7 @@ impl<'a> OnnxFile<'a> {
         Ok((tensor, place))
     }
 
-    /// A field's key and the bytes that it is written in.
+    /// Reads a field's key; also returns its bytes.
     fn key(&mut self) -> io::Result<(Key, Vec<u8>)> {
         let mut bytes = Vec::with_capacity(2);
         let value = self.varint(&mut bytes)?;
@@ -152,8 +152,8 @@ impl<'a> OnnxFile<'a> {
         Ok(((value >> 3, wire), bytes))
     }
 
-    /// Length of a field's body; `at` moves behind the length where one is written. The body of a varint is measured and
-    /// stays to be read.
+    /// Length of a field's body. If the length is written in the file, `at` moves past it. The body of a varint is measured
+    /// but not consumed.
     fn body_len(&mut self, wire: Wire, at: &mut u64) -> io::Result<u64> {
         match wire {
             Wire::Fixed64 => Ok(8),
@@ -211,7 +211,7 @@ impl<'a> OnnxFile<'a> {
         };
         check(bytes == len as u64)?;
         self.source.seek(SeekFrom::Start(start))?;
-        // Piece by piece: a large table shall not be in memory twice.
+        // In chunks, so that a large table is not in memory twice.
         let (mut values, mut piece) = (Vec::with_capacity(len / 4), vec![0; len.min(PIECE_BYTES)]);
         while values.len() < len / 4 {
             let count = piece.len().min(len - 4 * values.len());
@@ -221,8 +221,7 @@ impl<'a> OnnxFile<'a> {
         Ok(values)
     }
 
-    /// The data of the constant `tensor` as the bytes of signed integers, in the order of its axes, in the memory of
-    /// `values`.
+    /// Reads the data of the constant `tensor`, signed bytes, into `values`, whose buffer is reused.
     pub(crate) fn int8s(&mut self, tensor: &pb::TensorProto, values: &mut Vec<u8>) -> io::Result<()> {
         check(tensor.data_type == DataType::Int8 as i32)?;
         values.clear();
@@ -234,7 +233,7 @@ impl<'a> OnnxFile<'a> {
         self.raw(tensor, 1, values)
     }
 
-    /// The data of the constant `tensor`, integers of 4 bits, two in a byte, in the memory of `values`.
+    /// Reads the data of the constant `tensor`, 4-bit integers packed two per byte, into `values`, whose buffer is reused.
     pub(crate) fn int4s(&mut self, tensor: &pb::TensorProto, values: &mut Vec<u8>) -> io::Result<()> {
         check(tensor.data_type == INT4)?;
         values.clear();
@@ -339,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_are_read_when_wanted() {
+    fn constants_are_read_on_demand() {
         let bytes = example();
         let mut file = open(&bytes).unwrap();
         assert_eq!(file.graph.node[0].op_type, "Identity");
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn graphs_without_measure_are_refused() {
+    fn graphs_that_are_too_large_are_refused() {
         let check = |nodes: usize, constants: usize, expected: Option<&str>| {
             let node = pb::NodeProto { op_type: "Identity".into(), ..Default::default() };
             let constant = tensor("c", DataType::Float, &[0], Vec::new());
@@ -377,10 +376,10 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_an_error_and_nothing_worse() {
+    fn damaged_files_are_errors_and_not_panics() {
         let bytes = example();
         for len in (0..bytes.len()).step_by(61).chain(bytes.len() - 40..bytes.len()) {
-            // What ends between two fields is a shorter file.
+            // A file that ends between two fields is valid.
             if let Ok(mut file) = open(&bytes[..len]) {
                 for tensor in file.graph.initializer.clone() {
                     let _ = file.int8s(&tensor, &mut Vec::new());

@@ -1,24 +1,25 @@
-//! Weights of 4 bits in groups along the inputs, on their way to the int8 kernels.
+//! Converts 4-bit weights, which have one scale per group of inputs, to int8 weights with one scale per channel.
 //!
-//! A channel's weight is `q s[g]`, `q` from -8 to 7 and `s[g]` its group's scale. As bytes it is `round(q s[g] / u) u`
-//! with one step `u` for the channel. Where all scales of a channel are small whole multiples of one number, as
-//! model-prep chooses them, that number is `u` and nothing is rounded; elsewhere `u` is the channel's largest magnitude
-//! divided by 127, and rounding adds an error of at most half of `u`, a 36th of the step of the coarsest group.
+//! A weight is `q s[g]`, with `q` from -8 to 7 and `s[g]` the scale of its group. As int8 it is `round(q s[g] / u) u` with
+//! one step `u` for the channel. If all scales of a channel are small integer multiples of one number, as model-prep
+//! chooses them, that number is `u` and the conversion is exact. Otherwise `u` is the channel's largest magnitude divided
+//! by 127, and rounding adds an error of at most half of `u`, 1/36 of the step of the coarsest group.
 
-/// `-8 * 15` and `7 * 18` are the largest that a byte holds.
+/// `7 * 18` is the largest multiple of 7 that fits into a signed byte, `-8 * 15` the corresponding one of -8.
 const MULTIPLE_MAX: usize = 18;
 
-/// Scales are 32-bit floats, each rounded by itself.
+/// Relative deviation of a scale from a multiple: each scale is rounded to a 32-bit float.
 const TOLERANCE: f32 = 1e-4;
 
-/// Number `index` of integers of which two lie in each byte, the first in the lower half.
+/// The 4-bit integer at `index`; two are packed in each byte, the first in the lower half.
 pub(crate) fn at(packed: &[u8], index: usize) -> i8 {
     let byte = packed[index / 2];
     let half = if index.is_multiple_of(2) { byte << 4 } else { byte & 0xf0 };
     half.cast_signed() >> 4
 }
 
-/// A matrix [inputs, outputs] of 4-bit integers with scales [groups, outputs], as bytes with a scale for each channel.
+/// Converts a matrix [inputs, outputs] of 4-bit integers with scales [groups, outputs] to `bytes`. Returns the scale of each
+/// channel.
 ///
 /// # Panics
 /// When the lengths do not agree.
@@ -46,19 +47,19 @@ pub(crate) fn expand(
         let scales = &scales[input / group * outputs..][..outputs];
         for (output, (scale, step)) in scales.iter().zip(&steps).enumerate() {
             let value = f32::from(at(packed, input * outputs + output)) * (scale / step);
-            // In range by the choice of the step; the cast saturates besides.
+            // In range by the choice of the step.
             bytes.push(value.round_ties_even() as i8);
         }
     }
     steps
 }
 
-/// One step for a channel whose groups have these scales and largest integers.
+/// The step of a channel whose groups have these scales and largest magnitudes of integers.
 fn step(scales: &[f32], largest: &[f32]) -> f32 {
     let top = scales.iter().fold(0.0f32, |most, scale| most.max(scale.abs()));
     let reach = scales.iter().zip(largest).fold(0.0f32, |most, (scale, q)| most.max(scale.abs() * q));
     if !scales.iter().all(|scale| scale.is_finite()) {
-        // The embedding will show it.
+        // Makes the embedding NaN, which is reported.
         return f32::NAN;
     }
     if reach <= f32::MIN_POSITIVE * 127.0 {

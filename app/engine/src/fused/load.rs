@@ -1,4 +1,4 @@
-//! Weights from the file into the layout of the kernels, one tensor at a time.
+//! Packs weights from the file into the layout of the kernels, one tensor at a time.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::int4;
 use super::kernels::{Kernels, PackedF32, PackedI8, signed};
 use super::program::{Op, Program, WeightSource, Weights};
 
-/// Reads the weights of every step. Neither the file nor a float copy of its bytes is ever whole in memory.
+/// Loads the weights of every step. Neither the whole file nor a float copy of it is ever in memory.
 pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Kernels) -> io::Result<()> {
     let mut bytes = Vec::new();
     let widths: Vec<usize> = program.values.iter().map(|value| value.width).collect();
@@ -88,7 +88,7 @@ fn float_part(file: &mut OnnxFile<'_>, part: &WeightSource, first: usize, packed
     let bias = part.bias.map(|bias| floats(file, bias)).transpose()?;
     let values = match part.scales {
         None => floats(file, part.weights)?,
-        // A layer merged with a float one.
+        // An integer layer that is merged with a float one.
         Some(scales) => {
             let (scales, mut bytes) = (floats(file, scales)?, Vec::new());
             let tensor = file.graph.initializer[part.weights].clone();

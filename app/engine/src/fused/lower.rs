@@ -1,8 +1,8 @@
-//! From an ONNX graph to a [`Program`]: the graph is walked once, node by node, and of each value it is kept what it means
-//! (rows of tokens, heads of attention, a function of rows ...) instead of its numbers.
+//! Lowers an ONNX graph to a [`Program`]. One pass over the nodes tracks a symbolic meaning for every value: rows of tokens,
+//! heads of attention, a function of rows and so on.
 //!
-//! What a node means depends on nothing but the meaning of its inputs, so that it does not matter in which order, or under
-//! which names, an exporter writes the nodes. A node without a meaning ends the walk: that tower is left to tract.
+//! The meaning of a node's output depends only on the meanings of its inputs, so the order and the names that an exporter
+//! uses do not matter. A node that is not supported ends the pass, and the tower runs in tract.
 
 mod attributes;
 mod function;
@@ -25,40 +25,40 @@ use super::program::{
     Weights,
 };
 
-/// Why a graph is left to tract.
+/// Why a graph cannot be lowered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnsupportedGraph {
-    /// The node that ended the walk.
+    /// Name of the node that is not supported.
     pub(crate) node: String,
-    /// Its operator.
+    /// Operator of the node.
     pub(crate) op: String,
-    /// What was not understood.
+    /// The reason.
     pub(crate) why: String,
 }
 
 impl UnsupportedGraph {
-    /// Nothing was looked at.
+    /// The caller asked for tract.
     pub(crate) fn on_request() -> Self {
-        Self { node: String::new(), op: "the request".into(), why: "towers are left to tract".into() }
+        Self { node: String::new(), op: "the request".into(), why: "tract was asked for".into() }
     }
 }
 
-/// What became of a graph.
+/// The result of lowering.
 pub(crate) enum Outcome {
     Program(Program),
     Unsupported(UnsupportedGraph),
 }
 
-/// What the inputs mean.
+/// The inputs of a graph.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Inputs<'a> {
     /// One image of this height and width.
     Pixels([usize; 2]),
-    /// Names of ids, mask and types (any of them may be absent), the most tokens, and the position id of the first.
+    /// Names of the inputs, the largest number of tokens, and the position id of the first token.
     Tokens { names: &'a [String], tokens_max: usize, first_position: usize },
 }
 
-/// HeadAxes of the axes of heads, batch aside.
+/// Order of the axes of heads, without the batch axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HeadAxes {
     /// [tokens, heads, dim].
@@ -69,19 +69,19 @@ enum HeadAxes {
     HeadsDim,
 }
 
-/// What a value of the graph means.
+/// The symbolic meaning of a value.
 #[derive(Debug, Clone)]
 enum SymbolicValue {
     Pixels,
     Index(SequenceIndex),
-    /// A constant, by number.
+    /// A constant, by its index among the initializers.
     Constant(usize),
-    /// Integers and scales, by number.
+    /// Integers and scales, by their indices among the initializers.
     Dequantized {
         values: usize,
         scales: usize,
         axis: i64,
-        /// Integers of 4 bits that share a scale along the axis; `None` for bytes.
+        /// Number of 4-bit integers along the axis that share a scale; `None` for int8.
         group: Option<usize>,
     },
     /// [1, hidden, rows, columns] of a patch embedding.
@@ -90,7 +90,7 @@ enum SymbolicValue {
     PatchColumns(View),
     /// [1, tokens, width], or [1, width].
     Rows(View),
-    /// The same elementwise function of each value.
+    /// An elementwise function of rows.
     Function(View, Function),
     Heads {
         view: View,
@@ -106,11 +106,12 @@ enum SymbolicValue {
         terms: Terms,
         softmax: bool,
     },
-    /// Integers that ids chose, and their scales.
+    /// Rows of an int8 table, looked up by an index.
     IntegerRows {
         table: usize,
         index: SequenceIndex,
     },
+    /// Scales of such rows.
     ScaleRows {
         table: usize,
         index: SequenceIndex,
@@ -125,30 +126,30 @@ enum SymbolicValue {
     AdditiveMask,
     /// Norms of rows.
     Norms(View),
-    /// A table whose upper triangle leaves out the tokens behind each query, cut to the sequence.
+    /// A causal mask, sliced to the sequence length.
     Causal {
-        /// Whether only one of its two axes is cut yet.
+        /// Whether only one of its two axes is sliced so far.
         half: bool,
     },
-    /// The rows from one on.
+    /// The rows from an index on.
     RowsFrom(View, usize),
-    /// 1 where a token has this id.
+    /// 1 where a token has this id, else 0.
     IsId(i64),
-    /// The place of a token.
+    /// The index of the pooled token.
     PooledIndex(Pooling),
-    /// The places of all tokens.
+    /// The indices of all tokens.
     TokenIndices,
-    /// 1 at the place of a token, as a row of weights.
+    /// 1 at the pooled token, else 0.
     OneHot(Pooling),
 }
 
 type Lowered<T> = Result<T, Stop>;
 
-/// Why a walk stopped.
+/// Why lowering stopped.
 enum Stop {
     /// The file could not be read.
     Io(io::Error),
-    /// A node is not understood.
+    /// A node is not supported.
     Unsupported(String),
 }
 
@@ -170,11 +171,10 @@ struct Lowering<'a, 'b> {
     program: Program,
 }
 
-/// The most tokens of an image: 1024 x 1024 pixels in patches of 8. Runs take memory for each, which is had beforehand.
+/// The most patches of an image, as of 1024 x 1024 pixels in patches of 8. Memory for all of them is allocated on loading.
 const PATCHES_MAX: usize = 1 << 14;
 
-/// Walks the graph of `file` to its output called `output`, one embedding, and fuses what can be fused. Weights are not
-/// read yet.
+/// Lowers the graph of `file` to its output called `output`, one embedding, and fuses steps. Weights are not read yet.
 pub(crate) fn lower(file: &mut OnnxFile<'_>, inputs: Inputs<'_>, output: &str) -> io::Result<Outcome> {
     let nodes = std::mem::take(&mut file.graph.node);
     let result = walk(file, &nodes, inputs, output);
@@ -212,7 +212,7 @@ fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>, ou
         *uses.entry(name.clone()).or_insert(0) += 1;
     }
     let tokens = match inputs {
-        // The patch embedding says how many.
+        // Set by the patch embedding.
         Inputs::Pixels(_) => 0,
         Inputs::Tokens { tokens_max, .. } => tokens_max,
     };
@@ -266,7 +266,7 @@ impl Lowering<'_, '_> {
     fn symbol(&self, name: &str) -> Lowered<SymbolicValue> {
         match self.symbols.get(name) {
             Some(symbol) => Ok(symbol.clone()),
-            None => unsupported(format!("{name} has no known symbol")),
+            None => unsupported(format!("{name} comes from no supported node")),
         }
     }
 
@@ -283,7 +283,7 @@ impl Lowering<'_, '_> {
         self.program.steps.push(Step::new(name, op));
     }
 
-    /// The value called `name` as rows; a function of rows is computed now, as a step called `step`.
+    /// The value called `name` as rows. A pending function of rows becomes a step called `step`.
     fn rows(&mut self, name: &str, step: &str) -> Lowered<View> {
         match self.symbol(name)? {
             SymbolicValue::Rows(view) => Ok(view),
@@ -318,7 +318,7 @@ impl Lowering<'_, '_> {
         self.file.ints(&tensor).or_else(|_| unsupported(format!("{} is not a constant of integers", tensor.name)))
     }
 
-    /// A constant with one element.
+    /// The value of a constant with one element.
     fn scalar(&mut self, symbol: &SymbolicValue) -> Lowered<Option<f32>> {
         let SymbolicValue::Constant(number) = symbol else { return Ok(None) };
         if self.shape(*number).iter().product::<usize>() != 1 {
@@ -327,7 +327,7 @@ impl Lowering<'_, '_> {
         Ok(self.floats(*number)?.first().copied())
     }
 
-    /// The weights of a linear layer that reads `inputs` values.
+    /// The weights of a linear layer with `inputs` inputs.
     fn weight_source(&self, weights: &SymbolicValue, inputs: usize, transposed: bool) -> Lowered<WeightSource> {
         let (number, scales, axis, group) = match weights {
             SymbolicValue::Constant(number) => (*number, None, 0, None),
@@ -348,7 +348,7 @@ impl Lowering<'_, '_> {
                 Some(group) => !transposed && along == 0 && self.shape(scales) == [from.div_ceil(group), outputs],
             };
             if !right {
-                return unsupported("the scales do not belong to output channels");
+                return unsupported("the scales are not per output channel");
             }
         }
         Ok(WeightSource { weights: number, scales, group, bias: None, outputs, transposed })

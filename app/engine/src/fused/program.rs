@@ -1,34 +1,34 @@
-//! A tower as a list of steps over rows of floats, and the rewriting that fuses them.
+//! A tower as a list of steps over rows of floats, and the passes that fuse them.
 //!
-//! A value is a matrix with a row for each token (or one row). Every step but attention works on each row by itself, so
-//! that a thread can carry a block of rows through many steps while they are in its cache; only attention looks at the
-//! rows of all blocks. [`super::lower`] makes the list, [`super::run`] runs it.
+//! A value is a matrix with one row per token, or a single row. Every step but attention and pooling works on each row
+//! separately, so that a thread can take a block of rows through many steps while it is in the cache. [`super::lower`]
+//! makes the list, [`super::run`] runs it.
 
 use std::sync::Arc;
 
 use super::kernels::{Activation, PackedF32, PackedI8};
 use crate::onnx::layer_of_node;
 
-/// A value, by its number.
+/// Index of a value.
 pub(crate) type ValueId = usize;
 
-/// How many rows a value has.
+/// The number of rows of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rows {
-    /// One for each token.
+    /// One per token.
     Tokens,
-    /// One.
+    /// A single one.
     One,
 }
 
-/// The form of a value.
+/// The shape of a value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Value {
     pub(crate) rows: Rows,
     pub(crate) width: usize,
 }
 
-/// Columns of a value.
+/// A range of columns of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) value: ValueId,
@@ -36,48 +36,48 @@ pub(crate) struct View {
     pub(crate) width: usize,
 }
 
-/// What a token's row of a table is looked up by.
+/// What selects a token's row of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SequenceIndex {
-    /// Its id.
+    /// The token id.
     Ids,
-    /// Its type.
+    /// The token type.
     Types,
-    /// Its place in the sequence.
+    /// The index of the token in the sequence.
     TokenIndex,
-    /// Its position id, which the caller gives.
+    /// The position id, which the caller passes.
     PositionIds,
 }
 
-/// Rows of an embedding.
+/// An embedding table.
 #[derive(Debug)]
 pub(crate) enum Table {
     /// Floats.
     F32(Vec<f32>),
-    /// Signed bytes, with one scale for each row.
+    /// Signed bytes with one scale per row.
     I8 { values: Vec<u8>, scales: Vec<f32> },
-    /// Two integers of 4 bits in each byte, the first in the lower half, with one scale for each `group` of a row.
+    /// 4-bit integers, two per byte, the first in the lower half, with one scale per `group` values of a row.
     I4 { values: Vec<u8>, scales: Vec<f32>, group: usize },
 }
 
-/// Where the weights of a linear layer are in the file: numbers of constants.
+/// The weights of a linear layer in the file, by indices of initializers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WeightSource {
     pub(crate) weights: usize,
-    /// One for each output channel, or one; `None` where the weights are floats.
+    /// One per output channel, or a single one; `None` if the weights are floats.
     pub(crate) scales: Option<usize>,
-    /// Inputs that share a scale, of weights of 4 bits: [inputs / group, outputs] scales.
+    /// For int4, the number of inputs that share a scale; there are [inputs / group, outputs] scales.
     pub(crate) group: Option<usize>,
     pub(crate) bias: Option<usize>,
     pub(crate) outputs: usize,
-    /// Whether the matrix is [outputs, inputs] instead of [inputs, outputs].
+    /// True if the matrix is [outputs, inputs] instead of [inputs, outputs].
     pub(crate) transposed: bool,
 }
 
-/// Weights as they are run. Clones share them.
+/// The weights of a step. Clones share packed weights.
 #[derive(Debug, Clone)]
 pub(crate) enum Weights {
-    /// Not read yet: parts that lie side by side in the output.
+    /// Not loaded yet. Several sources are merged layers, whose outputs are concatenated.
     Unloaded(Vec<WeightSource>),
     I8(Arc<PackedI8>),
     F32(Arc<PackedF32>),
@@ -93,17 +93,17 @@ impl Weights {
     }
 }
 
-/// Images cut into patches, each patch a row: the patch embedding's input.
+/// How an image is cut into patches, one per row: the patch embedding's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Patches {
     pub(crate) channels: usize,
     pub(crate) patch: [usize; 2],
     pub(crate) grid: [usize; 2],
-    /// Rows before the patches, which stay zero: class tokens.
+    /// Rows of zeros before the patches, for class and register tokens.
     pub(crate) prefix_tokens: usize,
 }
 
-/// Multi-head attention: `softmax(scale q k^T + bias + mask) v`, heads side by side.
+/// Multi-head attention: `softmax(scale q k^T + bias + mask) v`, heads concatenated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Attention {
     pub(crate) query: View,
@@ -112,19 +112,19 @@ pub(crate) struct Attention {
     pub(crate) heads: usize,
     pub(crate) scale: f32,
     pub(crate) terms: Terms,
-    /// Whether its products are int8; see [`Program::choose_attentions`].
+    /// Whether its products are int8; set by [`Program::choose_attentions`].
     pub(crate) int8: bool,
     pub(crate) out: ValueId,
 }
 
-/// What is added to the scores of attention.
+/// Terms that are added to the scores of attention.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
-    /// Whether tokens that the attention mask leaves out are not attended to.
+    /// The attention mask of the input.
     pub(crate) masked: bool,
-    /// Whether tokens behind the query are not attended to.
+    /// A causal mask.
     pub(crate) causal: bool,
-    /// A table of the program, by its number.
+    /// A position bias, by its index in [`Program::biases`].
     pub(crate) bias: Option<usize>,
 }
 
@@ -135,16 +135,16 @@ pub(crate) struct ScoreBias {
     pub(crate) heads: usize,
 }
 
-/// How one row is made of all.
+/// How all rows are reduced to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pooling {
-    /// The mean of the rows from this one on.
+    /// The mean of the rows from this index on.
     MeanFrom(usize),
     /// The last row.
     Last,
-    /// That of the first token with the largest id.
+    /// The row of the first token with the largest id.
     LargestId,
-    /// That of the first token with this id; the first row where there is none.
+    /// The row of the first token with this id; the first row if there is none.
     FirstId(i64),
 }
 
@@ -155,32 +155,32 @@ impl Attention {
     }
 }
 
-/// What is done to rows.
+/// Operations on rows.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    /// `out = patches weights + bias`; the lead rows become zero.
+    /// `out = patches weights + bias`; the rows before the patches become zero.
     PatchEmbedding { patches: Patches, weights: Weights, out: ValueId },
     /// `out = table[index]`.
     Lookup { table: Arc<Table>, index: SequenceIndex, out: ValueId },
-    /// `out = x + table`, whose rows are those of x, or one for all.
+    /// `out = x + table`; the table has a row for each row of x, or a single one.
     AddTable { x: View, table: Vec<f32>, out: ValueId },
     /// `out = a + b`.
     Add { a: View, b: View, out: ValueId },
     /// Layer norm of each row.
     LayerNorm { x: View, gamma: Vec<f32>, beta: Vec<f32>, epsilon: f32, out: ValueId },
-    /// `out = activation(x weights + bias)`, or that added to what `out` holds.
+    /// `out = activation(x weights + bias)`; with `add`, `out` is incremented.
     Linear { x: View, weights: Weights, activation: Option<Activation>, add: bool, out: ValueId },
     /// `out = activation(x)`.
     Activate { x: View, activation: Activation, out: ValueId },
-    /// `out = row`, one row.
+    /// `out = row`, a single row.
     Constant { row: Vec<f32>, out: ValueId },
     /// Row 0 of x.
     First { x: View, out: ValueId },
-    /// One row made of the rows of all blocks.
+    /// The rows of all blocks reduced to one.
     Pool { x: View, pooling: Pooling, out: ValueId },
     /// Each row divided by its L2 norm.
     Normalize { x: View, out: ValueId },
-    /// Looks at all rows.
+    /// Attention over the rows of all blocks.
     Attention(Attention),
 }
 
@@ -203,7 +203,7 @@ impl Step {
 }
 
 impl Op {
-    /// The value that it writes.
+    /// The value it writes.
     pub(crate) fn out(&self) -> ValueId {
         match self {
             Self::PatchEmbedding { out, .. }
@@ -242,7 +242,7 @@ impl Op {
         }
     }
 
-    /// What it reads.
+    /// The views it reads.
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut View> {
         match self {
             Self::PatchEmbedding { .. } | Self::Lookup { .. } | Self::Constant { .. } => vec![],
@@ -258,7 +258,7 @@ impl Op {
         }
     }
 
-    /// Whether it reads `value`, counting what it adds to.
+    /// Whether it reads `value`; incrementing a value counts as reading it.
     pub(crate) fn reads(&self, value: ValueId) -> bool {
         let is = |view: &View| view.value == value;
         match self {
@@ -275,7 +275,7 @@ impl Op {
         }
     }
 
-    /// A word for people.
+    /// Its kind in words.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::PatchEmbedding { .. } => "patch embedding",
@@ -296,24 +296,24 @@ impl Op {
     }
 }
 
-/// A tower.
+/// A tower as a list of steps.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub(crate) values: Vec<Value>,
     pub(crate) steps: Vec<Step>,
     pub(crate) biases: Vec<ScoreBias>,
-    /// One row: the embedding.
+    /// The embedding, a single row.
     pub(crate) output: View,
-    /// Rows of a value with a row for each token; the most, where that depends on the input.
+    /// The largest number of tokens.
     pub(crate) tokens: usize,
-    /// Embeddings that ids, types and positions choose from: the most that each may be, for checking inputs.
+    /// The largest valid id, type and position, for checking inputs.
     pub(crate) ids_max: usize,
     pub(crate) types_max: usize,
     pub(crate) positions_max: usize,
 }
 
 impl Program {
-    /// Fuses what can be fused. Every value has one step that writes it before, and the same result after.
+    /// Fuses steps. Before, every value is written by one step; the results do not change.
     pub(crate) fn fuse(&mut self) {
         self.drop_unused();
         self.merge_linears();
@@ -323,8 +323,8 @@ impl Program {
         self.choose_attentions();
     }
 
-    /// Attention is int8 where the layers that queries, keys and values come from are, so that what is kept in float
-    /// for its exactness is exact to the end; where none of the three is a linear layer, as the others of the tower.
+    /// Attention is int8 if the layers that compute queries, keys and values are, so that layers kept in float for accuracy
+    /// do not lose it in attention. If none of the three is a linear layer, it is int8 if any layer of the tower is.
     fn choose_attentions(&mut self) {
         let int8 = |step: &Step| match &step.op {
             Op::Linear { weights, .. } => Some(weights.is_i8()),
@@ -368,7 +368,7 @@ impl Program {
         Some((program, count))
     }
 
-    /// Steps whose results nobody reads, such as a second output that is not wanted.
+    /// Removes steps whose results are not read, such as those of an unused output.
     fn drop_unused(&mut self) {
         for index in (0..self.steps.len()).rev() {
             if self.uses(self.steps[index].op.out()) == 0 {
@@ -386,12 +386,12 @@ impl Program {
         self.steps.iter().position(|step| step.op.out() == value)
     }
 
-    /// Whether `value` is read by no step behind `index`.
+    /// Whether no step after `index` reads `value`.
     fn is_last_use(&self, value: ValueId, index: usize) -> bool {
         self.output.value != value && !self.steps[index + 1..].iter().any(|step| step.op.reads(value))
     }
 
-    /// Is the view the whole value?
+    /// Whether the view covers the whole value.
     fn is_whole(&self, view: View) -> bool {
         view.offset == 0 && view.width == self.values[view.value].width
     }
@@ -404,7 +404,8 @@ impl Program {
         }
     }
 
-    /// Linear layers of the same rows become one, the results side by side: query, key and value.
+    /// Merges linear layers that read the same rows and are all int8 or all float, such as query, key and value; their
+    /// results are concatenated. The contract is documented in [`crate::onnx`].
     fn merge_linears(&mut self) {
         let mut index = 0;
         while index < self.steps.len() {
@@ -441,7 +442,7 @@ impl Program {
         }
     }
 
-    /// An activation of what a linear layer gives, and nobody else reads, is part of the layer.
+    /// Fuses an activation into the linear layer before it if nothing else reads the layer's result.
     fn fuse_activations(&mut self) {
         let mut index = 0;
         while index < self.steps.len() {
@@ -460,7 +461,8 @@ impl Program {
         }
     }
 
-    /// A linear layer whose result is only added to a value that nobody reads afterwards is added in place.
+    /// Fuses a residual connection: if a linear layer's result is only added to a value that is not read afterwards, the
+    /// layer increments that value in place.
     fn fuse_residuals(&mut self) {
         let mut index = 0;
         while index < self.steps.len() {
@@ -491,7 +493,7 @@ impl Program {
         }
     }
 
-    /// A step that changes rows one value at a time writes over what it reads, where nobody reads that later.
+    /// Lets elementwise steps overwrite their input if nothing reads it later.
     fn reuse_values(&mut self) {
         for index in 0..self.steps.len() {
             let (x, out) = match &self.steps[index].op {
@@ -503,7 +505,7 @@ impl Program {
             };
             if self.is_whole(x) && self.is_last_use(x.value, index) {
                 self.rename(out, x);
-                // Its own output, and that of layers that add to it.
+                // Its own output, and that of layers that increment it.
                 let writers = self.steps.iter_mut().map(|step| step.op.out_mut());
                 writers.filter(|written| **written == out).for_each(|written| *written = x.value);
             }
@@ -511,7 +513,7 @@ impl Program {
     }
 }
 
-/// Input and output of a linear layer that nothing is fused into yet.
+/// Input and output of a linear layer without fused steps.
 fn plain_linear(op: &Op) -> Option<(View, ValueId)> {
     match op {
         Op::Linear { x, weights: Weights::Unloaded(_), activation: None, add: false, out } => Some((*x, *out)),

@@ -1,4 +1,4 @@
-//! Inputs and attributes of a node.
+//! Access to inputs and attributes of a node.
 
 use tract_onnx::pb;
 

@@ -1,17 +1,17 @@
-//! Elementwise functions of one variable, known by their values at a few points.
+//! Elementwise functions of one variable, represented by their values at sample points.
 //!
-//! Exporters write GELU in half a dozen ways. Instead of knowing the ways, a chain of elementwise nodes is computed at
-//! sample points; what agrees with a known activation at all of them is that activation.
+//! Exporters write GELU in many ways. Instead of matching each pattern, a chain of elementwise nodes is evaluated at sample
+//! points; a function that agrees with a known activation at all of them is that activation.
 
 use crate::fused::kernels::Activation;
 
-/// Points that tell the known activations apart by far more than rounding.
+/// Points at which the known activations differ by far more than rounding.
 const POINTS: [f64; 9] = [-4.0, -2.3, -1.1, -0.35, 0.0, 0.2, 0.9, 1.7, 3.1];
 
-/// Relative to the largest of the values; constants in a graph are 32-bit floats.
+/// Relative for values above 1, else absolute. Constants in a graph are 32-bit floats.
 const TOLERANCE: f64 = 1e-5;
 
-/// A function as it is written.
+/// A function as code.
 type Formula = fn(f64) -> f64;
 
 /// A function by its values at the sample points.
@@ -34,7 +34,7 @@ impl Function {
         Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
     }
 
-    /// The unary ONNX operator called `op`, if it is known here.
+    /// The unary ONNX operator `op` of this; `None` if it is not supported.
     pub(super) fn unary(self, op: &str) -> Option<Self> {
         Some(match op {
             "Relu" => self.then(|x| x.max(0.0)),
@@ -48,7 +48,7 @@ impl Function {
         })
     }
 
-    /// The binary ONNX operator called `op`, if it is known here.
+    /// The binary ONNX operator `op`; `None` if it is not supported.
     pub(super) fn binary(op: &str) -> Option<fn(f64, f64) -> f64> {
         Some(match op {
             "Add" => |a, b| a + b,
@@ -60,7 +60,7 @@ impl Function {
         })
     }
 
-    /// The activation that this is.
+    /// The activation that agrees with this function, if any.
     pub(super) fn activation(self) -> Option<Activation> {
         use Activation::{Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh};
         let known: [(Activation, Formula); 7] = [
@@ -83,13 +83,13 @@ pub(super) fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
 }
 
-/// The GELU with tanh.
+/// The tanh approximation of GELU.
 pub(super) fn gelu_tanh(x: f64) -> f64 {
     let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
     0.5 * x * (1.0 + inner.tanh())
 }
 
-/// The error function by its Taylor series, which is exact enough for the few arguments below 5 that come here.
+/// The error function by its Taylor series, which is accurate enough for the arguments below 5 that occur.
 fn erf(x: f64) -> f64 {
     if x.abs() > 5.0 {
         return x.signum();
@@ -108,7 +108,7 @@ mod tests {
     use super::{Activation, Function};
 
     #[test]
-    fn gelu_however_it_is_written() {
+    fn gelu_is_recognised_in_every_form() {
         let x = Function::identity();
         let root = f64::from(std::f32::consts::SQRT_2);
         let erf = x.then(|x| x / root).unary("Erf").unwrap();

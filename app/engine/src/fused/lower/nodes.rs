@@ -12,11 +12,11 @@ use crate::fused::program::{Attention, Op};
 use crate::onnx::INT4;
 
 impl Lowering<'_, '_> {
-    /// Gives the node's output its meaning.
+    /// Determines the symbolic value of the node's output.
     pub(super) fn node(&mut self, node: &pb::NodeProto) -> Lowered<()> {
         let [output] = &node.output[..] else { return unsupported("expected one output") };
         if !matches!(node.domain.as_str(), "" | "ai.onnx") {
-            return unsupported(format!("operators of the domain {} are not known", node.domain));
+            return unsupported(format!("operators of the domain {} are not supported", node.domain));
         }
         let symbol = match node.op_type.as_str() {
             "Conv" => self.patch_embedding(node)?,
@@ -49,13 +49,13 @@ impl Lowering<'_, '_> {
                 let Some(function) = function.unary(op) else { return unsupported("not a function of one value") };
                 SymbolicValue::Function(x, function)
             }
-            _ => return unsupported("the operator is not known here"),
+            _ => return unsupported("the operator is not supported"),
         };
         self.symbols.insert(output.clone(), symbol);
         Ok(())
     }
 
-    /// `name` as a function of rows.
+    /// The value called `name` as a function of rows.
     pub(super) fn function(&mut self, name: &str, step: &str) -> Lowered<(View, Function)> {
         match self.symbol(name)? {
             SymbolicValue::Function(x, function) => Ok((x, function)),
@@ -84,10 +84,10 @@ impl Lowering<'_, '_> {
         let padded = text(node, "auto_pad").is_some_and(|pad| pad != "NOTSET" && pad != "VALID");
         let grid = [height / patch_height.max(1), width / patch_width.max(1)];
         if !strides || !plain || padded || patch_height == 0 || patch_width == 0 {
-            return unsupported("a convolution whose step is not its size");
+            return unsupported("a convolution whose stride differs from its kernel size");
         }
         if channels != 3 || grid.contains(&0) || hidden == 0 {
-            return unsupported("a patch embedding of something else than RGB images");
+            return unsupported("a patch embedding of other than RGB images");
         }
         let patches = Patches { channels, patch: [patch_height, patch_width], grid, prefix_tokens: 0 };
         let inputs = channels * patch_height * patch_width;
@@ -130,7 +130,7 @@ impl Lowering<'_, '_> {
         let data_type = self.file.graph.initializer[values].data_type;
         let right = if group.is_some() { INT4 } else { pb::tensor_proto::DataType::Int8 as i32 };
         if data_type != right {
-            return unsupported("the integers are neither signed bytes nor groups of signed integers of 4 bits");
+            return unsupported("the integers are neither int8 nor groups of int4");
         }
         if let Some(name) = node.input.get(2).filter(|name| !name.is_empty()) {
             let SymbolicValue::Constant(zero) = self.symbol(name)? else {
@@ -149,14 +149,14 @@ impl Lowering<'_, '_> {
         Ok(SymbolicValue::Dequantized { values, scales, axis: int(node, "axis").unwrap_or(1), group })
     }
 
-    /// A linear layer, the scores of attention, or its result.
+    /// A linear layer, the scores of attention, or their product with the values.
     fn product(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let gemm = node.op_type == "Gemm";
         let (a, b) = (self.symbol(input(node, 0)?)?, self.symbol(input(node, 1)?)?);
         let transposed = gemm && int(node, "transB").is_some_and(|t| t != 0);
         let plain = !gemm || (int(node, "transA").unwrap_or(0) == 0 && float(node, "alpha", 1.0) == 1.0);
         if !plain || (gemm && float(node, "beta", 1.0) != 1.0) {
-            return unsupported("a Gemm that scales or transposes its rows");
+            return unsupported("a Gemm that scales or transposes its input");
         }
         match (a, b) {
             (
@@ -203,7 +203,7 @@ impl Lowering<'_, '_> {
             (SymbolicValue::OneHot(pooling), SymbolicValue::Rows(x)) if self.rows_of(x) == Rows::Tokens => {
                 self.pool(x, pooling, &node.output[0])
             }
-            _ => unsupported("a product of something else than rows and weights, or the parts of attention"),
+            _ => unsupported("a product that is neither a linear layer nor attention"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rows before the patches: class, distillation and register tokens.
+//! Tokens before the patches: class, distillation and register tokens.
 
 use tract_onnx::pb;
 
@@ -6,7 +6,7 @@ use super::attributes::{input, int, text};
 use super::{Lowered, Lowering, Op, PATCHES_MAX, Rows, SymbolicValue, View, unsupported};
 
 impl Lowering<'_, '_> {
-    /// A row of zeros before the patches, where a class token will be.
+    /// Rows of zeros before the patches, to which class tokens are added later.
     pub(super) fn pad(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let pads = self.ints(input(node, 1)?)?;
         let zeros = match node.input.get(2).filter(|name| !name.is_empty()) {
@@ -19,21 +19,21 @@ impl Lowering<'_, '_> {
         let (SymbolicValue::Rows(view), [0, prefix, 0, 0, 0, 0], true) =
             (self.symbol(input(node, 0)?)?, &pads[..], zeros)
         else {
-            return unsupported("padding of something else than rows of patches");
+            return unsupported("padding of something else than patches");
         };
         let prefix = usize::try_from(*prefix).unwrap_or(0);
         self.reserve_prefix(input(node, 0)?, view, prefix)?;
         Ok(SymbolicValue::Rows(view))
     }
 
-    /// Class and register tokens before the patches.
+    /// Constant tokens concatenated with the patches.
     pub(super) fn concatenation(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
-        let [tokens @ .., patches] = &node.input[..] else { return unsupported("nothing is put together") };
+        let [tokens @ .., patches] = &node.input[..] else { return unsupported("a concatenation of nothing") };
         let SymbolicValue::Rows(view) = self.symbol(patches)? else {
-            return unsupported("something else than tokens is put together");
+            return unsupported("a concatenation of something else than tokens");
         };
         if int(node, "axis") != Some(1) {
-            return unsupported("tokens are put together along another axis");
+            return unsupported("a concatenation of tokens along another axis");
         }
         let mut table = Vec::new();
         for name in tokens {
@@ -42,7 +42,7 @@ impl Lowering<'_, '_> {
             };
             match self.shape(number)[..] {
                 [1, _, width] if width == view.width => table.extend(self.floats(number)?),
-                _ => return unsupported(format!("{name} is no constant token")),
+                _ => return unsupported(format!("{name} is not a constant token")),
             }
         }
         self.reserve_prefix(patches, view, table.len() / view.width.max(1))?;
@@ -52,7 +52,7 @@ impl Lowering<'_, '_> {
         Ok(SymbolicValue::Rows(out))
     }
 
-    /// Makes room for `prefix` rows before the patches `view`, called `name`, that were embedded by the last step.
+    /// Reserves `prefix` rows before the patches `view`, called `name`, which the last step embeds.
     fn reserve_prefix(&mut self, name: &str, view: View, prefix: usize) -> Lowered<()> {
         if prefix > PATCHES_MAX {
             return unsupported(format!("{prefix} rows before the patches, of at most {PATCHES_MAX}"));
@@ -66,7 +66,7 @@ impl Lowering<'_, '_> {
                 self.program.tokens += prefix;
                 Ok(())
             }
-            _ => unsupported("rows before something else than patches"),
+            _ => unsupported("tokens before something else than patches"),
         }
     }
 }

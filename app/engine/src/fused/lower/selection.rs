@@ -1,4 +1,4 @@
-//! Operators that choose: some rows, one row made of all, or as much of a table as there are tokens.
+//! Slices, pooling, and the operators that find the pooled token.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::attributes::{input, int, ints};
 use super::{Lowered, Lowering, Op, Pooling, Rows, SequenceIndex, SymbolicValue, Table, View, unsupported};
 
 impl Lowering<'_, '_> {
-    /// Some of the rows, or what belongs to a sequence of a table for the longest one.
+    /// A slice of rows, or of a table to the sequence length.
     pub(super) fn slice(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let axes = match node.input.get(3) {
             Some(name) => self.ints(name)?,
@@ -27,13 +27,13 @@ impl Lowering<'_, '_> {
             (SymbolicValue::Rows(_) | SymbolicValue::Function(..), SymbolicValue::Constant(_)) if *axis == 1 => {
                 let end = self.ints(input(node, 2)?)?;
                 let x = self.rows(input(node, 0)?, input(node, 0)?)?;
-                // Exporters write the end of an axis as a number that no axis reaches.
+                // Exporters write an open end as the largest integer.
                 let open = end[..] == [i64::MAX] || end[..] == [i64::from(i32::MAX)];
                 match (start, open) {
                     (0, false) if end == [1] => self.first(input(node, 0)?, &node.output[0]),
                     (-1, true) => self.pool(x, Pooling::Last, &node.output[0]),
                     (1.., true) => Ok(SymbolicValue::RowsFrom(x, usize::try_from(*start).unwrap_or(usize::MAX))),
-                    _ => unsupported(format!("the rows from {start} to {end:?} are kept")),
+                    _ => unsupported(format!("a slice of the rows {start} to {end:?}")),
                 }
             }
             (SymbolicValue::Constant(table), SymbolicValue::Length) if *start == 0 => {
@@ -44,16 +44,16 @@ impl Lowering<'_, '_> {
             {
                 Ok(SymbolicValue::Causal { half: false })
             }
-            _ => unsupported("a slice of something else than rows or tables"),
+            _ => unsupported("a slice of neither rows nor a table"),
         }
     }
 
-    /// A constant of which as much is kept as there are tokens.
+    /// A constant that is sliced to the number of tokens.
     fn cut_table(&mut self, table: usize, axis: i64, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let shape = self.shape(table);
         let enough = |count: usize, tokens: usize| {
-            // Nothing else would run it either.
-            let short = || format!("a table has {count} places for the {tokens} tokens of the longest prompt");
+            // An error and not unsupported: tract could not run it either.
+            let short = || format!("a table has {count} rows for the {tokens} tokens of the longest prompt");
             if count >= tokens { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, short())) }
         };
         match shape[..] {
@@ -66,11 +66,11 @@ impl Lowering<'_, '_> {
             }
             [count] | [1, count] if axis == shape.len() as i64 - 1 || axis == -1 => {
                 enough(count, self.program.tokens)?;
-                let counted = self.ints(input(node, 0)?)?.iter().zip(0..).all(|(value, place)| *value == place);
+                let counted = self.ints(input(node, 0)?)?.iter().zip(0..).all(|(value, index)| *value == index);
                 if counted {
                     Ok(SymbolicValue::TokenIndices)
                 } else {
-                    unsupported("a list that does not count from 0 is cut")
+                    unsupported("a slice of a list that does not count from 0")
                 }
             }
             [1, 1, rows, columns] if rows == columns && matches!(axis, 2 | 3 | -1 | -2) => {
@@ -82,16 +82,16 @@ impl Lowering<'_, '_> {
                 if causal {
                     Ok(SymbolicValue::Causal { half: true })
                 } else {
-                    unsupported("a table that is no causal mask is cut")
+                    unsupported("a slice of a square table that is no causal mask")
                 }
             }
-            _ => unsupported(format!("a table of shape {shape:?} is cut")),
+            _ => unsupported(format!("a slice of a table of shape {shape:?}")),
         }
     }
 
     pub(super) fn pool(&mut self, x: View, pooling: Pooling, step: &str) -> Lowered<SymbolicValue> {
         if self.rows_of(x) != Rows::Tokens {
-            return unsupported("one row is pooled");
+            return unsupported("pooling of a single row");
         }
         let out = self.value(Rows::One, x.width);
         self.push(step, Op::Pool { x, pooling, out: out.value });
@@ -118,15 +118,15 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// The place of the largest id, or of the first token with an id.
+    /// The index of the largest id, or of the first token with a given id.
     pub(super) fn arg_max(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         if !matches!(int(node, "axis").unwrap_or(0), 1 | -1) || int(node, "select_last_index").is_some_and(|v| v != 0) {
-            return unsupported("a place along another axis than the tokens, or the last of equal ones");
+            return unsupported("an index along another axis than the tokens, or the last of equal ones");
         }
         match self.symbol(input(node, 0)?)? {
             SymbolicValue::Index(SequenceIndex::Ids) => Ok(SymbolicValue::PooledIndex(Pooling::LargestId)),
             SymbolicValue::IsId(id) => Ok(SymbolicValue::PooledIndex(Pooling::FirstId(id))),
-            _ => unsupported("the place of something else than an id"),
+            _ => unsupported("the index of something else than an id"),
         }
     }
 
@@ -135,11 +135,11 @@ impl Lowering<'_, '_> {
         match (self.symbol(left)?, self.symbol(right)?) {
             (SymbolicValue::Index(SequenceIndex::Ids), SymbolicValue::Constant(_)) => match self.ints(right)?[..] {
                 [id] => Ok(SymbolicValue::IsId(id)),
-                _ => unsupported("ids are compared with more than one"),
+                _ => unsupported("a comparison of ids with more than one id"),
             },
             (SymbolicValue::TokenIndices, SymbolicValue::PooledIndex(pooling))
             | (SymbolicValue::PooledIndex(pooling), SymbolicValue::TokenIndices) => Ok(SymbolicValue::OneHot(pooling)),
-            _ => unsupported("something else than ids or places is compared"),
+            _ => unsupported("a comparison of neither ids nor token indices"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Nodes that change shapes, order of axes, or types, and no number.
+//! Nodes that change shapes, the order of axes or types, but no values.
 
 use tract_onnx::pb;
 
@@ -30,7 +30,7 @@ impl Lowering<'_, '_> {
             {
                 Ok(SymbolicValue::Rows(view))
             }
-            // One axis for batch and heads, and back.
+            // Merges the axes of batch and heads, or splits them again.
             SymbolicValue::Heads {
                 view,
                 heads,
@@ -87,7 +87,7 @@ impl Lowering<'_, '_> {
             {
                 Ok(symbol)
             }
-            // As a number of any type.
+            // To a number of any type.
             SymbolicValue::IsId(id) => Ok(SymbolicValue::IsId(id)),
             _ => unsupported("a conversion of something else than the mask or rows"),
         }
@@ -101,7 +101,7 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// Axes of extent 1 come and go.
+    /// `Squeeze` and `Unsqueeze`: removes or adds axes of size 1.
     pub(super) fn axes(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let axes = match node.input.get(1) {
             Some(name) => self.ints(name)?,
@@ -117,7 +117,7 @@ impl Lowering<'_, '_> {
                 Ok(symbol)
             }
             symbol @ SymbolicValue::OneHot(_) if node.op_type == "Unsqueeze" && axes == [1] => Ok(symbol),
-            _ => unsupported("an axis is added to, or taken from, something else than one row or the mask"),
+            _ => unsupported("an axis added to or removed from something else than one row or the mask"),
         }
     }
 }
@@ -136,7 +136,7 @@ fn heads(view: View, shape: &[i64]) -> Lowered<SymbolicValue> {
     Ok(SymbolicValue::Heads { view, heads, order: HeadAxes::TokensHeads, scale: 1.0 })
 }
 
-/// Whether an extent of a new shape is the old one; 0 stands for it.
+/// Whether the new size of an axis is the old one; 0 means the old size.
 fn keeps(extent: i64, old: usize) -> bool {
     extent == 0 || usize::try_from(extent) == Ok(old)
 }

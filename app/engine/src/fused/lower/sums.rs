@@ -1,4 +1,4 @@
-//! Nodes of two values: sums, differences, products and quotients.
+//! Binary elementwise operators: sums, differences, products and quotients.
 
 use tract_onnx::pb;
 
@@ -65,7 +65,7 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// A mask or a table is added to the scores of attention.
+    /// Adds a mask or a position bias to the scores of attention.
     pub(super) fn add_to_scores(&mut self, scores: SymbolicValue, term: &SymbolicValue) -> Lowered<SymbolicValue> {
         let SymbolicValue::Scores { query, key, heads, scale, mut terms, softmax } = scores else {
             return unsupported("no scores");
@@ -85,18 +85,18 @@ impl Lowering<'_, '_> {
                     _ => (0, false),
                 };
                 if !fixed || (table_heads != heads && table_heads != 1) {
-                    return unsupported(format!("a constant of shape {shape:?} is added to the scores"));
+                    return unsupported(format!("a constant of shape {shape:?} added to the scores"));
                 }
                 let values = self.floats(number)?;
                 self.program.biases.push(ScoreBias { values, heads: table_heads });
                 terms.bias = Some(self.program.biases.len() - 1);
             }
-            _ => return unsupported("something else than masks and one table is added to the scores"),
+            _ => return unsupported("something else than masks and one table added to the scores"),
         }
         Ok(SymbolicValue::Scores { query, key, heads, scale, terms, softmax })
     }
 
-    /// Two functions of the same rows are one; other rows can be added.
+    /// Combines two functions of the same rows, or adds two values of rows.
     pub(super) fn two_rows(&mut self, node: &pb::NodeProto, f: fn(f64, f64) -> f64) -> Lowered<SymbolicValue> {
         let of = |symbol: SymbolicValue| match symbol {
             SymbolicValue::Rows(view) => Some((view, Function::identity())),
@@ -111,20 +111,20 @@ impl Lowering<'_, '_> {
         }
         let (a, b) = (self.rows(input(node, 0)?, input(node, 0)?)?, self.rows(input(node, 1)?, input(node, 1)?)?);
         if node.op_type != "Add" || a.width != b.width || self.rows_of(a) != self.rows_of(b) {
-            return unsupported("rows that are not of one form are combined");
+            return unsupported("an operation on rows of different shapes");
         }
         let out = self.value(self.rows_of(a), a.width);
         self.push(&node.output[0], Op::Add { a, b, out: out.value });
         Ok(SymbolicValue::Rows(out))
     }
 
-    /// The bias of a linear layer, or a table of positions.
+    /// Adds the bias of a linear layer, or a position table.
     pub(super) fn add_constant(&mut self, name: &str, table: usize, step: &str) -> Lowered<SymbolicValue> {
         let x = self.rows(name, name)?;
         let shape = self.shape(table);
         let count: usize = shape.iter().product();
         if shape.last() != Some(&x.width) {
-            return unsupported("a constant of another width is added");
+            return unsupported("a constant of another width added to rows");
         }
         let single = self.uses.get(name) == Some(&1);
         if let Some(Op::Linear { weights: Weights::Unloaded(parts), out, .. }) =
@@ -139,7 +139,7 @@ impl Lowering<'_, '_> {
             return Ok(SymbolicValue::Rows(x));
         }
         if count != x.width && count != self.program.tokens * x.width {
-            return unsupported(format!("a constant of shape {shape:?} is added"));
+            return unsupported(format!("a constant of shape {shape:?} added to rows"));
         }
         let table = self.floats(table)?;
         let out = self.value(self.rows_of(x), x.width);
@@ -160,7 +160,7 @@ fn scaled(symbol: SymbolicValue, factor: f32) -> SymbolicValue {
     }
 }
 
-/// Whether a factor can be kept for later: nothing has been added yet.
+/// Whether a factor can be folded into the scale, which is so before anything is added.
 fn scalable(symbol: &SymbolicValue) -> bool {
     match symbol {
         SymbolicValue::Heads { .. } => true,

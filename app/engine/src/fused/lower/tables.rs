@@ -1,4 +1,4 @@
-//! Tables of embeddings, and rows that are chosen.
+//! Embedding tables, and the first row.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use super::{Lowered, Lowering, Rows, SequenceIndex, SymbolicValue, Table, unsupp
 use crate::fused::program::Op;
 
 impl Lowering<'_, '_> {
-    /// The last row of a table is the largest index.
+    /// Limits an index to the rows of a table.
     pub(super) fn bound(&mut self, index: SequenceIndex, count: usize) -> Lowered<()> {
         let most = match index {
             SequenceIndex::Ids => &mut self.program.ids_max,
             SequenceIndex::Types => &mut self.program.types_max,
             SequenceIndex::PositionIds => &mut self.program.positions_max,
-            SequenceIndex::TokenIndex => return unsupported("positions are looked up twice"),
+            SequenceIndex::TokenIndex => return unsupported("a lookup by token index in a second table"),
         };
         *most = (*most).min(count.saturating_sub(1));
         Ok(())
     }
 
-    /// Rows of a table of 4 bits, in groups along its rows.
+    /// Rows of an int4 table with groups along its rows.
     pub(super) fn int4_rows(
         &mut self,
         values: usize,
@@ -43,7 +43,7 @@ impl Lowering<'_, '_> {
         Ok(SymbolicValue::Rows(out))
     }
 
-    /// Rows of an embedding, or token 0.
+    /// Rows of an embedding table, or token 0.
     pub(super) fn gather(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
         let axis = int(node, "axis").unwrap_or(0);
         match (self.symbol(input(node, 0)?)?, self.symbol(input(node, 1)?)?) {
@@ -67,11 +67,11 @@ impl Lowering<'_, '_> {
             ) if axis == 0 => self.int4_rows(values, scales, group, index, &node.output[0]),
             (SymbolicValue::Rows(_) | SymbolicValue::Function(..), SymbolicValue::Constant(_)) if axis == 1 => {
                 if self.ints(input(node, 1)?)? != [0] {
-                    return unsupported("tokens other than the first are chosen");
+                    return unsupported("a gather of other tokens than the first");
                 }
                 self.first(input(node, 0)?, &node.output[0])
             }
-            _ => unsupported("rows of something else than a constant table"),
+            _ => unsupported("a gather from something else than a constant table"),
         }
     }
 
