@@ -1,12 +1,15 @@
 //! The inner loops: one table of functions for each instruction set, chosen at run time.
 //!
-//! Every instruction set computes the same thing: integer sums are equal to the last bit, floats up to the rounding of
-//! a fused multiply-add. [`scalar`] is the twin in plain Rust that tests compare each of them with.
+//! All instruction sets compute the same: integer sums are equal to the last bit, floats up to the rounding of a fused
+//! multiply-add. [`scalar`] is the portable implementation that tests compare each of them with.
 //!
 //! An int8 linear layer is `y[r][c] = (sum_k (q[r][k] - z[r]) w[k][c]) s[r] t[c] + b[c]`, where `q` (0 to 255), the zero
 //! point `z` and the scale `s` belong to a row of activations, and the weights `w` (-127 to 127) and their scale `t` to
-//! an output channel. Since `sum_k z[r] w[k][c]` is `z[r]` times a sum that is known beforehand, only `q w` is added up.
-#![allow(unsafe_code, reason = "the one room for intrinsics")]
+//! an output channel. Since `sum_k z[r] w[k][c]` is `z[r]` times a precomputed sum, only `q w` is accumulated.
+//!
+//! Adding a kernel: write a file with a `KERNELS` table beside `scalar.rs`, push it in [`Kernels::available`] behind a test
+//! for its CPU features, and give it a peak measurement in `peak.rs`. The tests run every available table.
+#![allow(unsafe_code, reason = "intrinsics")]
 
 mod heads;
 mod packed;
@@ -33,21 +36,21 @@ pub(crate) use packed::{Layout, Matrix, PackedF32, PackedI8, QuantizedRows, sign
 pub(crate) use pool::{Pool, lock};
 pub(crate) use rows::Activation;
 
-/// What an int8 panel kernel reads and writes. [`Kernels::panel_i8`] has checked every extent.
+/// Arguments of an int8 panel kernel. [`Kernels::panel_i8`] checks all bounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileI8 {
     /// Row `r` starts at `a + r * a_stride`; `blocks * k_tile` bytes of it may be read.
     a: *const u8,
     a_stride: usize,
     rows: usize,
-    /// One scale for each row.
+    /// One scale per row.
     scales: *const f32,
-    /// One zero point for each row, already less 128 where the instruction set takes signed activations.
+    /// One zero point per row; less 128 if the instruction set takes signed activations.
     zero_points: *const i32,
     /// `[blocks][nr][k_tile]`.
     panel: *const i8,
     blocks: usize,
-    /// The panel that is likely to be needed next, of the same extent: a hint for the cache, never read.
+    /// The panel that is likely to be needed next, of the same size: a prefetch hint, never read.
     #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
     next: *const i8,
     /// `nr` values each: sum of the channel's weights, its scale, its bias.
@@ -59,11 +62,11 @@ pub(crate) struct TileI8 {
     out_stride: usize,
     /// 1 to `nr`.
     width: usize,
-    /// Whether the result is added to what `out` holds.
+    /// Whether `out` is incremented instead of overwritten.
     accumulate: bool,
 }
 
-/// What a float panel kernel reads and writes: `out = a panel + bias`. [`Kernels::panel_f32`] has checked every extent.
+/// Arguments of a float panel kernel: `out = a panel + bias`. [`Kernels::panel_f32`] checks all bounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileF32 {
     /// Row `r` starts at `a + r * a_stride`; `inputs` values of it are read.
@@ -80,7 +83,7 @@ pub(crate) struct TileF32 {
     out_stride: usize,
     /// 1 to `nr`.
     width: usize,
-    /// Whether the result is added to what `out` holds.
+    /// Whether `out` is incremented instead of overwritten.
     accumulate: bool,
 }
 
@@ -91,9 +94,9 @@ type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 pub(crate) struct Kernels {
     /// `scalar`, `avx2`, `avx512vnni`, `neon`, `dotprod` or `i8mm`.
     pub(crate) name: &'static str,
-    /// How int8 weights lie in memory.
+    /// Memory layout of int8 weights.
     pub(crate) layout_i8: Layout,
-    /// How float weights lie in memory; `k_tile` is 1.
+    /// Memory layout of float weights; `k_tile` is 1.
     pub(crate) layout_f32: Layout,
     /// Whether activations are stored less 128, as signed bytes.
     signed: bool,
@@ -103,7 +106,7 @@ pub(crate) struct Kernels {
     layer_norm: LayerNorm,
     softmax: unsafe fn(&mut [f32]) -> f32,
     activate: unsafe fn(Activation, &mut [f32], usize, usize),
-    /// Turns exponentials of scores into bytes.
+    /// Computes the exponentials of scores as bytes.
     softmax_u8: unsafe fn(&mut [f32], &mut [u8]) -> f32,
 }
 
@@ -114,12 +117,12 @@ impl std::fmt::Debug for Kernels {
 }
 
 impl Kernels {
-    /// The fastest that this CPU runs.
+    /// The fastest kernels that this CPU runs.
     pub(crate) fn best() -> &'static Self {
         Self::available().last().copied().unwrap_or(&scalar::KERNELS)
     }
 
-    /// All that this CPU runs, slowest first.
+    /// All kernels that this CPU runs, slowest first.
     pub(crate) fn available() -> Vec<&'static Self> {
         #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_mut))]
         let mut all = vec![&scalar::KERNELS];
@@ -156,7 +159,7 @@ impl Kernels {
     /// whose row `r` starts at `r * stride`.
     ///
     /// # Panics
-    /// When a slice is too short or `weights` has another layout.
+    /// If a slice is too short or `weights` has another layout.
     pub(crate) fn panel_i8(
         &self,
         a: &QuantizedRows<'_>,
@@ -202,7 +205,7 @@ impl Kernels {
     /// `panel * nr ..` of the result go to `out`, whose row `r` starts at `r * stride`.
     ///
     /// # Panics
-    /// When a slice is too short or `weights` has another layout.
+    /// If a slice is too short or `weights` has another layout.
     #[allow(clippy::too_many_arguments, reason = "two matrices with their strides, as in BLAS")]
     pub(crate) fn panel_f32(
         &self,
@@ -242,10 +245,10 @@ impl Kernels {
         unsafe { (self.panel_f32)(&tile) }
     }
 
-    /// Quantises one row of activations; returns its scale and zero point. Bytes of `out` behind the row become 0.
+    /// Quantises one row of activations; returns its scale and zero point. Bytes of `out` after the row become 0.
     ///
-    /// The range always holds 0, which is then exact: `scale = (max - min) / 255`, `zero_point = round(-min / scale)`,
-    /// `q = round(x / scale) + zero_point`, halves to even. A row that is not finite gets the scale NaN.
+    /// The range always includes 0, which is exact: `scale = (max - min) / 255`, `zero_point = round(-min / scale)`,
+    /// `q = round(x / scale) + zero_point`, rounding half to even. The scale of a row that is not finite is NaN.
     pub(crate) fn quantize(&self, row: &[f32], out: &mut [u8]) -> (f32, i32) {
         assert!(out.len() >= row.len());
         // SAFETY: this table is only reachable on a CPU that has its instructions.
@@ -266,15 +269,15 @@ impl Kernels {
         unsafe { (self.softmax)(row) }
     }
 
-    /// `round(255 exp(score - largest))` as bytes (less 128 where activations are signed) and their sum divided by
-    /// 255; bytes of `out` behind the row become 0.
+    /// `round(255 exp(score - largest))` as bytes (less 128 if activations are signed) and their sum divided by 255. Bytes
+    /// of `out` after the row become 0.
     pub(crate) fn softmax_bytes(&self, row: &mut [f32], out: &mut [u8]) -> f32 {
         assert!(out.len() >= row.len());
         // SAFETY: this table is only reachable on a CPU that has its instructions.
         unsafe { (self.softmax_u8)(row, out) }
     }
 
-    /// The zero point of what [`Self::softmax_bytes`] writes.
+    /// The zero point of the bytes of [`Self::softmax_bytes`].
     pub(crate) fn softmax_zero_point(&self) -> i32 {
         if self.signed { -128 } else { 0 }
     }

@@ -1,7 +1,8 @@
-//! Runs a [`Program`]: every thread carries blocks of rows through the steps between two attentions, then all meet.
+//! Runs a [`Program`]: each thread takes blocks of rows through the steps between two attentions, then all threads wait at a
+//! barrier.
 //!
-//! Whatever a run needs is allocated when the runner is made. A row's result does not depend on the block it is in, nor
-//! on the thread, so that any number of threads gives the same bits.
+//! All memory is allocated when the runner is created. A row's result depends neither on its block nor on the thread, so
+//! any number of threads gives the same bits.
 
 mod block;
 mod plan;
@@ -17,52 +18,52 @@ use super::kernels::{Kernels, Matrix, Pool, lock};
 use super::program::{Attention, Op, Pooling, Program, Rows, ValueId, View};
 use super::quantized::Quantized;
 
-/// What a tower is given.
+/// The input of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Input<'a> {
-    /// `[channels][height][width]`.
+    /// `[channels][height][width]`, and height and width.
     Pixels(&'a [f32], [usize; 2]),
-    /// One of each for every token.
+    /// One value per token in each list.
     Tokens { ids: &'a [i64], types: &'a [i64], positions: &'a [i64], mask: &'a [i64] },
 }
 
-/// Told which step starts, or that none runs any more. Only runs with one thread are observed.
+/// Called with the index of each step that starts, and with `None` at the end. A run with an observer uses one thread.
 pub(crate) type Observer<'a> = &'a (dyn Fn(Option<usize>) + Sync);
 
-/// A program with its memory.
+/// A program with its scratch memory.
 #[derive(Debug)]
 pub(crate) struct Runner {
     program: Arc<Program>,
     kernels: &'static Kernels,
     pool: Arc<Pool>,
     phases: Vec<Phase>,
-    /// Where each value starts within a block's memory.
+    /// Offset of each value in the memory of a block.
     offsets: Vec<usize>,
     blocks: Vec<RwLock<Vec<f32>>>,
-    /// One for each head and part of the queries: what attention gives, until the rows' blocks fetch it.
+    /// Results of attention per head and part of the queries, until the blocks copy them.
     contexts: Vec<RwLock<Vec<f32>>>,
     scratch: Vec<Mutex<Scratch>>,
     /// The most heads of any attention.
     heads: usize,
-    /// The next piece of work of each phase.
+    /// Index of the next work item of each phase.
     next: Vec<AtomicUsize>,
-    /// One run at a time.
+    /// Serialises runs.
     running: Mutex<()>,
 }
 
-/// Memory of one thread.
+/// Scratch memory of one thread.
 #[derive(Debug)]
 struct Scratch {
     rows: Vec<f32>,
-    /// One row, as wide as any that is pooled.
+    /// One row, as wide as the widest that is pooled.
     pooled: Vec<f32>,
     quantized: Quantized,
-    /// For attention in float and in int8; without room where there is none.
+    /// For float and int8 attention; empty if the program has none.
     heads: [HeadScratch; 2],
 }
 
 impl Runner {
-    /// Allocates what `program` needs, whose weights are loaded for `kernels`.
+    /// Allocates memory for `program`, whose weights are packed for `kernels`.
     pub(crate) fn new(program: Arc<Program>, kernels: &'static Kernels, pool: Arc<Pool>) -> Self {
         let phases = phases(&program);
         let attentions = |op: &Op| if let Op::Attention(attention) = op { Some(*attention) } else { None };
@@ -71,7 +72,7 @@ impl Runner {
         let dim = attentions.iter().map(Attention::head_dim).max().unwrap_or(0);
         let threads = pool.threads();
         let partition = Partition::new(program.tokens, threads, heads);
-        // Rounding may put one more row into a block, and shorter inputs may be shared out in fewer blocks.
+        // Rounding can add a row to a block, and shorter inputs can be split into fewer blocks.
         let capacity = (1..=program.tokens)
             .map(|tokens| Partition::new(tokens, threads, heads))
             .map(|partition| partition.tokens.div_ceil(partition.blocks))
@@ -109,7 +110,7 @@ impl Runner {
         }
     }
 
-    /// Another program with the same kernels and threads.
+    /// A runner for another program, with the same kernels and threads.
     pub(crate) fn with_program(&self, program: Program) -> Self {
         Self::new(Arc::new(program), self.kernels, Arc::clone(&self.pool))
     }
@@ -119,7 +120,7 @@ impl Runner {
         &self.program
     }
 
-    /// The instruction set.
+    /// The kernels.
     pub(crate) fn kernels(&self) -> &'static Kernels {
         self.kernels
     }
@@ -127,7 +128,7 @@ impl Runner {
     /// Computes the embedding of `input` into `out`.
     ///
     /// # Panics
-    /// When the input or `out` does not have the program's size; the tower has checked both.
+    /// If the size of the input or of `out` is wrong; towers check both before.
     pub(crate) fn run(&self, input: Input<'_>, out: &mut [f32], observer: Option<Observer<'_>>) {
         let tokens = match input {
             Input::Pixels(..) => self.program.tokens,
@@ -161,7 +162,7 @@ impl Runner {
 }
 
 impl Clone for Runner {
-    /// Another with the same weights, and memory of its own.
+    /// A runner with the same weights and its own scratch memory.
     fn clone(&self) -> Self {
         Self::new(Arc::clone(&self.program), self.kernels, Arc::clone(&self.pool))
     }
@@ -222,7 +223,7 @@ impl Work<'_> {
         }
     }
 
-    /// Makes one row of all, which the first block takes.
+    /// Reduces all rows to one, which the first block stores.
     fn pool(&self, x: View, pooling: Pooling, out: ValueId, pooled: &mut [f32]) {
         let (runner, tokens) = (self.runner, self.partition.tokens);
         let rows = match (pooling, self.input) {
@@ -255,7 +256,7 @@ impl Work<'_> {
         out.iter_mut().zip(pooled).for_each(|(out, sum)| *out = *sum * share);
     }
 
-    /// The rows of a view, from whichever blocks they are in.
+    /// Computes one part of the queries of one head.
     fn attend(&self, attention: &Attention, index: usize, scratch: &mut [HeadScratch; 2]) {
         let runner = self.runner;
         let (head, part) = (index / self.partition.parts, index % self.partition.parts);

@@ -1,8 +1,9 @@
 //! x86-64 with AVX2 and FMA: `vpmaddwd` multiplies pairs of 16-bit values and adds the two products, which is exact.
 //!
-//! `vpmaddubsw` would take the bytes as they are, but saturates. So bytes are widened, and since both sides come in
-//! fours, even and odd ones apart: that takes shifts and masks only, and the same layout as with VNNI. Weights are
-//! widened as they are loaded, for all rows of a tile; activations once for each tile, to a buffer in the first cache.
+//! `vpmaddubsw` would take bytes directly, but saturates. So bytes are widened to 16 bits. Since both operands come in
+//! groups of four, even and odd bytes are widened separately, which takes only shifts and masks and the same layout as with
+//! VNNI. Weights are widened when they are loaded, for all rows of a tile; activations once per tile, to a buffer in the
+//! L1 cache.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -26,17 +27,17 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 row_functions!(true, false, "avx2,fma");
 
-/// Rows that are worked on together: with two registers of results for each, 12 of the 16 registers; two more hold
-/// weights, one activations and one a product.
+/// Rows of a tile. Each needs two registers for results, which makes 12 of 16; two more hold weights, one activations and
+/// one a product.
 const MR: usize = 6;
 
-/// Blocks of four inputs that are widened at a time: 6 KiB for a tile, next to which weights stay in the first cache.
+/// Blocks of four inputs that are widened at a time: 6 KiB per tile, which leaves room for weights in the L1 cache.
 const BLOCKS: usize = 128;
 
 /// Widened activations: the even bytes of each row's blocks, then the odd ones; each pair is one `i32`.
 type Widened = [[[i32; BLOCKS]; MR]; 2];
 
-/// Calls `$tile::<N>` for the next rows: tiles are as even as possible, since a short last one would wait for latency.
+/// Calls `$tile::<N>` for groups of rows. The groups are as even as possible, since a small one is bound by latency.
 macro_rules! tiles {
     ($job:ident, $tile:ident $(, $rest:expr)? ; $($per_row:ident),*) => {{
         let mut job = *$job;
@@ -63,7 +64,7 @@ macro_rules! tiles {
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn panel_i8(tile: &TileI8) {
-    // Not even zeroed: that would be a quarter of the work for one row.
+    // Uninitialised, since zeroing would be a quarter of the work for one row.
     let mut widened = MaybeUninit::<Widened>::uninit();
     // SAFETY: the contract of `TileI8`, handed on for each group of rows.
     unsafe { tiles!(tile, tile_i8, widened.as_mut_ptr(); scales, zero_points) }
@@ -75,7 +76,7 @@ unsafe fn panel_f32(tile: &TileF32) {
     unsafe { tiles!(tile, tile_f32;) }
 }
 
-/// Writes or adds the first values of one row of results.
+/// Writes or adds the first `width` values of one row of results.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn store(out: *mut f32, width: usize, values: [__m256; 2], accumulate: bool) {
     // SAFETY: `width` values of `out` are the caller's to write.
@@ -159,7 +160,7 @@ unsafe fn multiply<const R: usize>(
     }
 }
 
-/// From sums of products to results.
+/// Converts sums of products to results.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn finish<const R: usize>(tile: &TileI8, sums: &[[__m256i; 2]; R]) {
     // SAFETY: the contract of `TileI8`: 16 values for each channel, one for each row.

@@ -21,14 +21,13 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 row_functions!(true, false, "avx512f,avx512bw,avx512vl,avx512dq,fma");
 
-/// Rows that are worked on together: with two registers of results for each, 24 of the 32 registers. More would leave too
-/// few for the compiler, which then keeps results in memory.
+/// Rows of a tile. Each needs two registers for results, which makes 24 of 32; with more, the compiler spills.
 const MR: usize = 12;
 
 /// Bytes of a panel for each block of four inputs.
 const BLOCK_BYTES: usize = 128;
 
-/// Calls `$tile::<N>` for the next rows: tiles are as even as possible, since a short last one would wait for latency.
+/// Calls `$tile::<N>` for groups of rows. The groups are as even as possible, since a small one is bound by latency.
 macro_rules! tiles {
     ($job:ident, $tile:ident $(, $ahead:ident)?; $($per_row:ident),*) => {{
         let mut job = *$job;
@@ -62,7 +61,7 @@ macro_rules! tiles {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
 unsafe fn panel_i8(tile: &TileI8) {
-    // The next panel comes nearer in equal parts, so that memory is never asked for more than it can bring.
+    // The next panel is prefetched in equal parts, which spreads the load on memory.
     let ahead = BLOCK_BYTES.div_ceil(tile.rows.div_ceil(MR));
     // SAFETY: the contract of `TileI8`, handed on for each group of rows.
     unsafe { tiles!(tile, tile_i8, ahead; scales, zero_points) }
@@ -87,7 +86,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, ahead: usize) {
         let mut sums = [[_mm512_setzero_si512(); 2]; R];
         let (mut a, mut w, mut next) = (tile.a, tile.panel, tile.next);
         for _ in 0..tile.blocks {
-            // The hardware's prefetching ends with every page of memory; weights come from far away.
+            // Hardware prefetching stops at every page boundary, and weights come from memory.
             _mm_prefetch::<_MM_HINT_T1>(next);
             _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64));
             next = next.wrapping_add(ahead);

@@ -11,7 +11,7 @@ pub(super) static KERNELS: Kernels =
     Kernels { name: "dotprod", layout_i8: Layout { nr: NR, k_tile: K_TILE }, panel_i8, ..TABLE };
 
 const K_TILE: usize = 4;
-/// Rows that are worked on together: with eight columns 16 sums, with 16 inputs of each row 24 of the 32 registers.
+/// Rows of a tile. With eight columns they need 16 registers for sums, and with 16 inputs per row 24 of 32 in all.
 const MR: usize = 8;
 
 unsafe fn panel_i8(tile: &TileI8) {
@@ -54,7 +54,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
                 w = w.add(4 * NR * K_TILE);
                 ahead.step();
             }
-            // No more than four bytes of each row may be left.
+            // The remaining blocks of four bytes.
             for _ in 0..tile.blocks % 4 {
                 let qs: [int8x16_t; R] = std::array::from_fn(|r| {
                     let q = a.add(r * tile.a_stride).cast::<i32>().read_unaligned();
@@ -73,7 +73,7 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
     ahead
 }
 
-/// Adds the products of the four bytes in lane `I` of each row's inputs with eight columns of block `I` behind `w`.
+/// Adds the products of the four bytes in lane `I` of each row's inputs with eight columns of block `I` from `w` on.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn block<const I: usize, const R: usize>(sums: &mut [[int32x4_t; 2]; R], qs: &[int8x16_t; R], w: *const i8) {

@@ -1,9 +1,8 @@
-//! Keys and values of one head as int8 weights, made anew for every input.
+//! Quantises and packs keys and values of one attention head, for every input again.
 
 use super::{Kernels, Matrix, PackedI8, signed};
 
-/// Compiles each function for the instruction sets of x86-64 that have wider vectors than all its CPUs, and lets
-/// [`Kernels`] choose.
+/// Compiles each function for AVX2 and AVX-512 besides the baseline, and adds a method to [`Kernels`] that chooses.
 macro_rules! chosen {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*);)*) => {
         impl Kernels {
@@ -44,14 +43,14 @@ chosen! {
     /// Adds the rows of `rows` to `sums`.
     add_rows(rows: Matrix<'_>, sums: &mut [f32]);
 
-    /// Packs keys as the weights of the output channels from `first` on, less `mean`, each with a scale of its own times
+    /// Packs keys minus `mean` as the weights of the output channels from `first` on; each has its own scale, multiplied by
     /// `scale`.
     pack_keys(keys: Matrix<'_>, first: usize, mean: &[f32], scale: f32, packed: &mut PackedI8);
 
-    /// Raises each of `largest` to the largest magnitude in its column of `rows`. What is not finite counts as large.
+    /// Raises each of `largest` to the largest magnitude in its column of `rows`. Values that are not finite count as large.
     raise_magnitudes(rows: Matrix<'_>, largest: &mut [f32]);
 
-    /// Turns values into bytes, row by row; `inverses` bring each column between -127 and 127.
+    /// Quantises values to bytes, row by row; `inverses` scale each column to -127 to 127.
     value_bytes(values: Matrix<'_>, inverses: &[f32], bytes: &mut [u8]);
 
     /// Packs a matrix [inputs, channels] of signed bytes.
@@ -108,16 +107,16 @@ fn pack_bytes(bytes: &[u8], scales: &[f32], packed: &mut PackedI8) {
     packed.set(0, signed(bytes), scales, None);
 }
 
-/// Values of a head that is quantised: more are not known of any tower.
+/// The largest head that is quantised. No known tower has a larger one.
 pub(crate) const HEAD_DIM_MAX: usize = 256;
 
-/// Bits without the sign; magnitudes are ordered as these are.
+/// Bits without the sign, which are ordered as the magnitudes.
 #[inline(always)]
 fn magnitude(x: f32) -> u32 {
     x.to_bits() & 0x7fff_ffff
 }
 
-/// Step and inverse step, for a largest magnitude. One that is not finite makes both NaN.
+/// Step and inverse step for a largest magnitude; both are NaN if it is not finite.
 #[inline(always)]
 pub(crate) fn scale_of(largest: f32) -> (f32, f32) {
     if !largest.is_finite() {

@@ -11,8 +11,8 @@ pub(super) static KERNELS: Kernels =
     Kernels { name: "i8mm", layout_i8: Layout { nr: NR, k_tile: K_TILE }, panel_i8, ..TABLE };
 
 const K_TILE: usize = 8;
-/// Pairs of rows that are worked on together: with 16 columns 24 of the 32 registers hold sums. Wide rather than high,
-/// since `zip1` makes each pair of rows on the same pipes that multiply.
+/// Pairs of rows of a tile. With 16 columns, 24 of 32 registers hold sums. The tile is wide rather than high, since `zip1`,
+/// which combines a pair of rows, runs on the same pipes as the multiplications.
 const PAIRS: usize = 3;
 
 unsafe fn panel_i8(tile: &TileI8) {
@@ -32,7 +32,7 @@ unsafe fn panel_i8(tile: &TileI8) {
     });
 }
 
-/// `P` pairs of rows, which are `R` rows; where the last pair has but one, that one is taken twice.
+/// `P` pairs of rows, `R` rows in all. If the last pair has only one row, it is used twice.
 #[target_feature(enable = "neon,i8mm")]
 unsafe fn tile_i8<const P: usize, const R: usize>(tile: &TileI8, mut ahead: Ahead) -> Ahead {
     // SAFETY: the contract of `TileI8`; a panel has 128 bytes for each block of eight inputs.

@@ -1,8 +1,8 @@
 //! 64-bit ARM with nothing but NEON (Cortex-A53, A57, A72).
 //!
-//! Bytes are multiplied in pairs into 16 bits, which holds since activations are signed (-128 to 127) and weights at least
-//! -127: `2 * 128 * 127 < 2^15`; `sadalp` then adds neighbours to 32 bits. The float kernel and what happens to finished
-//! sums are shared by the other ARM instances.
+//! Products of two pairs of bytes are added in 16 bits, which cannot overflow since activations are signed (-128 to 127)
+//! and weights at least -127: `2 * 128 * 127 < 2^15`. `sadalp` then adds neighbours to 32 bits. The other ARM kernels share
+//! the float kernel and the conversion of sums to results.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -29,18 +29,18 @@ pub(super) const TABLE: Kernels = Kernels {
 
 row_functions!(true, true, "neon");
 
-/// Columns of a panel, on all ARM instances. A group of rows works on four or eight of them at a time, and finds itself
-/// in the L1 cache for the rest.
+/// Columns of a panel, for all ARM kernels. A tile works on four or eight of them at a time; its rows stay in the L1 cache
+/// for the rest.
 pub(super) const NR: usize = 16;
 const K_TILE: usize = 16;
-/// Rows that are worked on together: with four columns 16 sums, which leaves 16 registers for operands and products.
+/// Rows of a tile. With four columns they need 16 registers for sums, which leaves 16 for operands and products.
 const MR: usize = 4;
 
-/// With eight columns 16 sums of four floats, enough to cover the latency of `fmla`.
+/// Rows of a float tile. With eight columns there are 16 accumulators, enough to hide the latency of `fmla`.
 const MR_F32: usize = 8;
 
-/// Calls `f` with the first row and the number of rows of each group of at most `most`. Groups are as even as possible,
-/// since a short last one would wait for latency.
+/// Calls `f` with the first row and the number of rows of each group of at most `most` rows. The groups are as even as
+/// possible, since a small one is bound by latency.
 #[inline(always)]
 pub(super) fn groups(rows: usize, most: usize, mut f: impl FnMut(usize, usize)) {
     let mut first = 0;
@@ -63,8 +63,8 @@ pub(super) fn rows_i8(tile: &TileI8, first: usize, count: usize) -> TileI8 {
     }
 }
 
-/// Fetches the panel that is needed next while the present one is computed: without it the first rows of each panel would
-/// wait for memory, and the others leave memory idle.
+/// Prefetches the next panel while the current one is computed. Otherwise the first rows of each panel would wait for
+/// memory, which would be idle during the others.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     /// An address that is never read from.
@@ -73,7 +73,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Of a panel of `bytes` at `next`, in equal parts over `steps` calls of [`Self::step`].
+    /// Prefetches `bytes` bytes at `next` in equal parts over `steps` calls of [`Self::step`].
     pub(super) fn new(next: usize, bytes: usize, steps: usize) -> Self {
         Self { next, stride: bytes.div_ceil(steps.max(1)).min(64) }
     }
@@ -88,13 +88,13 @@ impl Ahead {
     }
 }
 
-/// Writes one row of results, or adds it to what `out` holds; of the last ones no more than `width` values.
+/// Writes or adds the first `width` values of one row of results.
 #[inline(always)]
 unsafe fn store<const C: usize>(out: *mut f32, values: [float32x4_t; C], width: usize, accumulate: bool) {
     // SAFETY: the caller promises `width` values at `out`.
     unsafe {
         if width < 4 * C {
-            // A copy, so that otherwise the values need not be in memory.
+            // A copy, so that the values can stay in registers in the other branch.
             let values = values.map(|value| value);
             return store_some(out, values.as_ptr().cast(), width, accumulate);
         }
@@ -122,7 +122,7 @@ unsafe fn store_some(out: *mut f32, values: *const f32, width: usize, accumulate
 /// Sums of one row for all columns of a panel.
 pub(super) type Sums = [int32x4_t; NR / 4];
 
-/// Turns sums over `inputs` products into results, one element of `sums` for each row.
+/// Converts sums of `inputs` products to results, one element of `sums` per row.
 ///
 /// # Safety
 /// The contract of [`TileI8`], which has at least as many rows as `sums`.
@@ -134,12 +134,12 @@ pub(super) unsafe fn finish(tile: &TileI8, inputs: usize, sums: &[Sums]) {
     }
 }
 
-/// Where all sums are `SMALL`, they and the zero points' share are exact as floats, and so is their difference up to the one
-/// rounding that turning an integer difference into a float would do as well: the results are equal to the last bit,
-/// without a multiplication of integers, which takes four times as long.
+/// If all sums are `SMALL`, they and the zero point terms are exact as floats, and their difference is rounded once, as the
+/// conversion of an integer difference to float would be. The results are equal to the last bit, and no integer
+/// multiplication is needed, which takes four times as long.
 #[inline(never)]
 unsafe fn finish_rows<const SMALL: bool>(tile: &TileI8, sums: &[Sums]) {
-    // SAFETY: within the extents that `TileI8` promises; channels have values for whole panels.
+    // SAFETY: within the bounds that `TileI8` promises; channels have values for whole panels.
     unsafe {
         let (mut shares, mut scales, mut bias) = ([vdupq_n_s32(0); 4], [vdupq_n_f32(0.0); 4], [vdupq_n_f32(0.0); 4]);
         for c in 0..4 {
@@ -271,7 +271,7 @@ unsafe fn tile_f32<const R: usize>(tile: &TileF32, mut ahead: Ahead) -> Ahead {
     ahead
 }
 
-/// Adds the products of lane `I` of each row's inputs with eight columns of input `I` behind `w`.
+/// Adds the products of lane `I` of each row's inputs with eight columns of input `I` from `w` on.
 #[inline(always)]
 unsafe fn inputs_f32<const I: i32, const R: usize>(
     sums: &mut [[float32x4_t; 2]; R],

@@ -1,22 +1,22 @@
-//! Weights and activations as the panel kernels read them.
+//! Weights and activations in the layouts of the panel kernels.
 
-/// How weights lie in memory: panels of `nr` output channels, in which `k_tile` consecutive inputs of one channel
-/// lie side by side: `[panel][input block][nr][k_tile]`, filled up with zeros.
+/// Memory layout of packed weights: panels of `nr` output channels, in which `k_tile` consecutive inputs of a channel are
+/// adjacent: `[panel][input block][nr][k_tile]`, padded with zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Output channels of one panel.
+    /// Output channels per panel.
     pub(crate) nr: usize,
-    /// Inputs that lie side by side.
+    /// Adjacent inputs.
     pub(crate) k_tile: usize,
 }
 
-/// Bytes of a cache line: a vector load that starts at one never crosses two.
+/// Bytes of a cache line. A vector load that is aligned to one touches a single line.
 const CACHE_LINE_BYTES: usize = 64;
 
-/// Zeroed values that start at a cache line. The system gives zeroed memory page by page, when it is first written to.
+/// A zeroed buffer aligned to a cache line. The system allocates its pages on first write.
 #[derive(Debug)]
 struct AlignedBuf<T> {
-    /// Never grows, so that it stays where it is.
+    /// Never grows, so that its address does not change.
     storage: Vec<T>,
     start: usize,
     len: usize,
@@ -39,7 +39,7 @@ impl<T: Copy + Default> AlignedBuf<T> {
     }
 }
 
-/// Bytes of a file as the signed integers that they are.
+/// Reinterprets bytes as signed integers.
 pub(crate) fn signed(bytes: &[u8]) -> &[i8] {
     // SAFETY: both have one byte and no invalid values.
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
@@ -52,14 +52,14 @@ pub(crate) struct PackedI8 {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     values: AlignedBuf<i8>,
-    /// Sum of the weights of each output channel. These three are filled up to whole panels.
+    /// Sum of the weights of each output channel. These three vectors are padded to whole panels.
     pub(super) sums: Vec<i32>,
     pub(super) scales: Vec<f32>,
     pub(super) bias: Vec<f32>,
 }
 
 impl PackedI8 {
-    /// All zero; columns are set by [`Self::set`], each once.
+    /// Allocates zeros. [`Self::set`] may set each channel once.
     pub(crate) fn new(layout: Layout, inputs: usize, outputs: usize) -> Self {
         let padded = outputs.div_ceil(layout.nr) * layout.nr;
         Self {
@@ -73,17 +73,17 @@ impl PackedI8 {
         }
     }
 
-    /// Values of a row of activations.
+    /// Number of inputs.
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Values of a row of results.
+    /// Number of output channels.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Panels of output channels.
+    /// Number of panels.
     pub(crate) fn panels(&self) -> usize {
         self.outputs.div_ceil(self.layout.nr)
     }
@@ -96,7 +96,7 @@ impl PackedI8 {
     /// Sets the channels from `first` on, from a matrix [inputs, channels].
     ///
     /// # Panics
-    /// When the lengths do not agree or the channels do not fit.
+    /// If the lengths do not agree or the channels do not fit.
     #[inline(always)]
     pub(crate) fn set(&mut self, first: usize, weights: &[i8], scales: &[f32], bias: Option<&[f32]>) {
         let count = scales.len();
@@ -111,7 +111,7 @@ impl PackedI8 {
         for (block, rows) in weights.chunks(k_tile * count).enumerate() {
             let mut column = 0;
             while column < count {
-                // As many channels as lie in one panel.
+                // The channels within one panel.
                 let (panel, within) = ((first + column) / nr, (first + column) % nr);
                 let width = (nr - within).min(count - column);
                 let start = panel * panel_len + (block * nr + within) * k_tile;
@@ -134,10 +134,10 @@ impl PackedI8 {
         }
     }
 
-    /// Gives the product another shape within the same memory, for matrices that change from run to run; all becomes zero.
+    /// Changes the shape without allocating, for matrices that change from run to run. All values become zero.
     ///
     /// # Panics
-    /// When it would need more memory than [`Self::new`] got.
+    /// If it would need more memory than [`Self::new`] allocated.
     pub(crate) fn reshape(&mut self, inputs: usize, outputs: usize) {
         let Layout { nr, k_tile } = self.layout;
         let padded = outputs.div_ceil(nr) * nr;
@@ -154,7 +154,7 @@ impl PackedI8 {
         self.bias[first..first + bias.len()].copy_from_slice(bias);
     }
 
-    /// Sets channel `column` from its weights in the order of the inputs. What fills up the last group stays zero.
+    /// Sets the weights of channel `column`; padding stays zero.
     #[inline(always)]
     pub(crate) fn set_channel(&mut self, column: usize, weights: &[i8], scale: f32) {
         assert!(column < self.outputs && weights.len() == self.inputs);
@@ -173,7 +173,7 @@ impl PackedI8 {
         }
     }
 
-    /// The memory of a channel, from its first byte on.
+    /// The memory from the first byte of a channel to the end of its panel.
     #[inline(always)]
     fn channel(&mut self, column: usize) -> (Layout, &mut [i8]) {
         let Layout { nr, k_tile } = self.layout;
@@ -184,7 +184,7 @@ impl PackedI8 {
     }
 }
 
-/// Groups of `D` consecutive weights, `nr` groups apart.
+/// Writes groups of `D` consecutive weights, `nr` groups apart.
 #[inline(always)]
 fn spread<const D: usize>(weights: &[i8], nr: usize, out: &mut [i8]) {
     let (whole, rest) = weights.as_chunks::<D>();
@@ -197,14 +197,14 @@ fn spread<const D: usize>(weights: &[i8], nr: usize, out: &mut [i8]) {
     }
 }
 
-/// Rounded to the nearest integer, halves to even; `x` is between -127 and 127 but for rounding.
+/// Rounds to the nearest integer, half to even. `x` must be from -127 to 127, up to rounding.
 #[inline(always)]
 pub(super) fn to_byte(x: f32) -> u8 {
-    // Adding this number rounds; the sum's lowest byte is the integer.
+    // Adding 1.5 * 2^23 rounds; the lowest byte of the sum is the integer.
     (x + 12_582_912.0).to_bits() as u8
 }
 
-/// The usual case of [`PackedI8::set`], in a form that compiles to shuffles.
+/// The common case of [`PackedI8::set`], in a form that compiles to shuffles.
 #[inline(always)]
 fn interleave(rows: [&[i8]; 4], out: &mut [i8], sums: &mut [i32]) {
     let [a, b, c, d] = rows;
@@ -225,24 +225,24 @@ pub(crate) struct PackedF32 {
 }
 
 impl PackedF32 {
-    /// All zero; columns are set by [`Self::set`].
+    /// Allocates zeros.
     pub(crate) fn new(layout: Layout, inputs: usize, outputs: usize) -> Self {
         assert_eq!(layout.k_tile, 1);
         let padded = outputs.div_ceil(layout.nr) * layout.nr;
         Self { layout, inputs, outputs, values: AlignedBuf::zeros(padded * inputs), bias: vec![0.0; padded] }
     }
 
-    /// Values of a row of activations.
+    /// Number of inputs.
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Values of a row of results.
+    /// Number of output channels.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Panels of output channels.
+    /// Number of panels.
     pub(crate) fn panels(&self) -> usize {
         self.outputs.div_ceil(self.layout.nr)
     }
@@ -255,7 +255,7 @@ impl PackedF32 {
     /// Sets the channels from `first` on, from a matrix [inputs, channels].
     ///
     /// # Panics
-    /// When the lengths do not agree or the channels do not fit.
+    /// If the lengths do not agree or the channels do not fit.
     pub(crate) fn set(&mut self, first: usize, weights: &[f32], count: usize, bias: Option<&[f32]>) {
         assert!(first + count <= self.outputs && weights.len() == count * self.inputs);
         if let Some(bias) = bias {
@@ -281,11 +281,11 @@ impl PackedF32 {
         }
     }
 
-    /// Gives the product another shape within the same memory, for matrices that change from run to run. What was set
-    /// is undefined afterwards.
+    /// Changes the shape without allocating, for matrices that change from run to run. Values are undefined until they are
+    /// set again.
     ///
     /// # Panics
-    /// When it would need more memory than [`Self::new`] got.
+    /// If it would need more memory than [`Self::new`] allocated.
     pub(crate) fn reshape(&mut self, inputs: usize, outputs: usize) {
         let padded = outputs.div_ceil(self.layout.nr) * self.layout.nr;
         assert!(padded * inputs <= self.values.len && padded <= self.bias.len());
@@ -297,7 +297,7 @@ impl PackedF32 {
         self.bias[first..first + bias.len()].copy_from_slice(bias);
     }
 
-    /// Sets channel `column` from its weights in the order of the inputs.
+    /// Sets the weights of channel `column`.
     pub(crate) fn set_channel(&mut self, column: usize, weights: &[f32]) {
         assert!(column < self.outputs && weights.len() == self.inputs);
         let nr = self.layout.nr;
@@ -309,7 +309,7 @@ impl PackedF32 {
     }
 }
 
-/// Rows within a larger matrix of floats.
+/// A view of rows in a larger matrix of floats.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     /// Row `r` starts at `r * stride`.
@@ -332,10 +332,10 @@ impl<'a> Matrix<'a> {
 pub(crate) struct QuantizedRows<'a> {
     /// Row `r` starts at `r * stride`.
     pub(crate) values: &'a [u8],
-    /// Bytes from row to row: the values, filled up to a multiple of 16 or more.
+    /// Bytes from row to row: a multiple of 16 that is at least the number of values.
     pub(crate) stride: usize,
-    /// One for each row.
+    /// One per row.
     pub(crate) scales: &'a [f32],
-    /// One for each row.
+    /// One per row.
     pub(crate) zero_points: &'a [i32],
 }

@@ -1,13 +1,13 @@
-//! What happens to one row of floats: layer norm, quantisation, softmax, activations.
+//! Functions of one row of floats: layer norm, quantisation, softmax, activations.
 //!
-//! Written once in plain Rust, in loops that compile to vector instructions, and compiled for each instruction set by
-//! [`row_functions`]. `FMA` says whether a fused multiply-add is one instruction there; where it is, results are the
-//! same to the last bit. What is not a number stays so.
+//! Written in plain Rust, in loops that compile to vector instructions, and compiled for each instruction set by
+//! [`row_functions`]. `FMA` tells whether the instruction set has a fused multiply-add; all that have one give the same
+//! bits. NaN propagates.
 
-/// Sums that are kept side by side; four registers of 128 bits, one of 512.
+/// Independent accumulators: four registers of 128 bits, one of 512.
 const LANES: usize = 16;
 
-/// Elementwise function behind a linear layer.
+/// Elementwise activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {
     /// `max(x, 0)`.
@@ -67,7 +67,8 @@ fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Adding it and taking it away rounds to the nearest integer, halves to even; the sum's lowest bits are that integer.
+/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer, half to even. The lowest bits of the sum are that
+/// integer.
 const ROUND: f32 = 12_582_912.0;
 
 /// Replaces each value by `f` of it.
@@ -78,8 +79,8 @@ fn map(row: &mut [f32], f: impl Fn(f32) -> f32) {
     }
 }
 
-/// `add`, which adds something of a value to a sum, over a row, in four times [`LANES`] sums, so that no addition waits for the one before. They are combined in
-/// the same way on every CPU.
+/// Folds a row with `add` in 4 × [`LANES`] independent accumulators, so that additions do not wait for each other. The
+/// accumulators are combined in the same order on every CPU.
 #[inline(always)]
 fn total(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     let (chunks, rest) = row.as_chunks::<LANES>();
@@ -102,8 +103,8 @@ fn total(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     for chunk in chunks {
         step(&mut a, chunk);
     }
-    // Hidden from the compiler, which would otherwise group lanes to suit the few additions from here on, not the many
-    // before.
+    // Hides the lanes from the compiler, which would otherwise arrange them for the few additions that follow and not for
+    // the many before.
     let mut lanes = std::hint::black_box(a);
     let mut width = LANES / 2;
     while width > 0 {
@@ -127,8 +128,8 @@ fn smaller(a: f32, b: f32) -> f32 {
 
 #[inline(always)]
 pub(super) fn quantize<const SIGNED: bool>(row: &[f32], out: &mut [u8]) -> (f32, i32) {
-    // The bits of floats are ordered as integers are: upwards where positive, by magnitude where negative. Maxima of
-    // integers may be taken in any order, so these loops compile to vector instructions.
+    // The bits of positive floats are ordered as signed integers, those of negative floats by magnitude as unsigned ones.
+    // Integer maxima are associative, so these loops compile to vector instructions.
     let (mut high, mut low) = (0i32, 0u32);
     for x in row {
         high = high.max(x.to_bits().cast_signed());
@@ -136,13 +137,13 @@ pub(super) fn quantize<const SIGNED: bool>(row: &[f32], out: &mut [u8]) -> (f32,
     }
     let low = if low >> 31 == 1 { f32::from_bits(low) } else { 0.0 };
     let range = f32::from_bits(high.cast_unsigned()) - low;
-    // Infinite or NaN where a value is.
+    // Not finite if a value is not.
     let range = if range.is_finite() { range } else { f32::NAN };
     let scale = if range < f32::MIN_POSITIVE * 255.0 { 1.0 } else { range / 255.0 };
     let inverse = 1.0 / scale;
     let zero_point = (-low * inverse).round_ties_even();
-    // Not fused, so that the lowest value becomes 0 exactly and needs no bound. The bits of the sum end with the rounded
-    // value, to which the zero point is added as a byte.
+    // Not fused, so that the lowest value becomes exactly 0 and needs no clamp. The lowest byte of the sum is the rounded
+    // value, to which the zero point is added.
     let most = ROUND + 255.0 - zero_point;
     let shift = zero_point as i32 as u8 ^ if SIGNED { 0x80 } else { 0 };
     let (out, padding) = out.split_at_mut(row.len());
@@ -168,13 +169,13 @@ pub(super) fn layer_norm<const FMA: bool>(row: &[f32], gamma: &[f32], beta: &[f3
     }
 }
 
-/// `exp x`, 0 below -87; `x` is at most 88. The polynomial is off by less than 2e-9, so relative errors are those of
-/// rounding: below 2e-7.
+/// `exp x`, and 0 below -87; `x` must be at most 88. The polynomial has an error below 2e-9, so the relative error is that
+/// of rounding: below 2e-7.
 #[inline(always)]
 fn exp<const FMA: bool>(x: f32) -> f32 {
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    // ln 2 in two parts, so that the first product is exact.
+    // ln 2 is split in two, so that the first product is exact.
     let r = fma::<FMA>(n, -0.693_359_4, x);
     let r = fma::<FMA>(n, 2.121_944_4e-4, r);
     let p = polynomial::<FMA, 7>(r, [1.0, 1.0, 0.499_999_9, 0.166_664_2, 0.041_668_225, 8.374_816e-3, 1.383_684_6e-3]);
@@ -182,7 +183,7 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { power }
 }
 
-/// `x` times 2 to the power of the integer in the lowest bits of `shifted`, a sum with [`ROUND`].
+/// `x` times 2^n, where n is the integer in the lowest bits of `shifted`, a sum with [`ROUND`].
 #[inline(always)]
 fn times_power(x: f32, shifted: f32) -> f32 {
     f32::from_bits(x.to_bits().wrapping_add(shifted.to_bits() << 23))
@@ -198,7 +199,7 @@ fn polynomial<const FMA: bool, const N: usize>(x: f32, c: [f32; N]) -> f32 {
     sum
 }
 
-/// The largest value. Bits of floats are ordered as in [`quantize`]; where all are negative, the least is the largest.
+/// The largest value, by integer comparison as in [`quantize`]. If all are negative, the smallest magnitude is the largest.
 #[inline(always)]
 fn largest(row: &[f32]) -> f32 {
     let (mut high, mut low) = (i32::MIN, u32::MAX);
@@ -221,7 +222,7 @@ pub(super) fn softmax_bytes<const FMA: bool, const SIGNED: bool>(row: &[f32], ou
     let high = largest(row);
     let (out, padding) = out.split_at_mut(row.len());
     padding.fill(0);
-    // Integers may be added in any order, and the bits of NaN are larger than those of `ROUND` plus a byte.
+    // Integer sums are associative, and the bits of NaN are larger than those of `ROUND` plus a byte.
     let (mut sum, mut most) = (0u32, 0u32);
     for (out, x) in out.iter_mut().zip(row) {
         let bits = byte_exp::<FMA>(x - high).to_bits();
@@ -232,12 +233,12 @@ pub(super) fn softmax_bytes<const FMA: bool, const SIGNED: bool>(row: &[f32], ou
     if most > ROUND.to_bits() + 255 { f32::NAN } else { sum as f32 / 255.0 }
 }
 
-/// `255 exp x` rounded, plus [`ROUND`], so that the lowest byte is the integer; off by a thousandth at most before it
-/// is rounded. `x` is not above 0.
+/// `round(255 exp x) + ROUND`, whose lowest byte is the integer. The error before rounding is at most 0.001. `x` must not be
+/// positive.
 #[inline(always)]
 fn byte_exp<const FMA: bool>(x: f32) -> f32 {
     const LOG2_255: f32 = 7.994_353_4;
-    // 0 long before the exponent overflows; NaN stays.
+    // Clamped before the exponent overflows; NaN propagates.
     let t = larger(-64.0, fma::<FMA>(x, std::f32::consts::LOG2_E, LOG2_255));
     let shifted = t + ROUND;
     let fraction = t - (shifted - ROUND);
@@ -245,8 +246,8 @@ fn byte_exp<const FMA: bool>(x: f32) -> f32 {
     times_power(polynomial::<FMA, 5>(fraction, p), shifted) + ROUND
 }
 
-/// `max(x, 0) - |x| p(|x|)^4`, where `p^4` is the share that GELU takes away: its fourth root is so smooth that a
-/// polynomial is enough, where the share itself would need a division. From `end` on nothing is left of it.
+/// GELU as `max(x, 0) - |x| p(|x|)^4`. The fourth root of the difference to ReLU is so smooth that a polynomial `p` is
+/// enough, while the difference itself would need a division. Beyond `end` the difference is 0.
 #[inline(always)]
 fn gelu<const FMA: bool>(x: f32, end: f32, root: [f32; 10]) -> f32 {
     let a = smaller(x.abs(), end);
@@ -255,7 +256,7 @@ fn gelu<const FMA: bool>(x: f32, end: f32, root: [f32; 10]) -> f32 {
     fma::<FMA>(square * square, -a, larger(0.0, x))
 }
 
-/// Fitted for the least error of GELU up to 5.4: 2e-7.
+/// Fitted for the smallest error of GELU up to 5.4: 2e-7.
 const GELU: [f32; 10] = [
     0.840_896_37,
     -0.167_730_55,
@@ -269,7 +270,7 @@ const GELU: [f32; 10] = [
     1.168_468_7e-7,
 ];
 
-/// Fitted for the least error of GELU by way of tanh up to 5.1: 4e-7.
+/// Fitted for the smallest error of the tanh approximation of GELU up to 5.1: 4e-7.
 const GELU_TANH: [f32; 10] = [
     0.840_896_55,
     -0.167_732_31,
@@ -283,7 +284,7 @@ const GELU_TANH: [f32; 10] = [
     1.872_526_9e-6,
 ];
 
-/// `1 + exp -x`, what a sigmoid divides by.
+/// `1 + exp -x`, the denominator of a sigmoid.
 #[inline(always)]
 fn denominator<const FMA: bool>(x: f32) -> f32 {
     1.0 + exp::<FMA>(smaller(87.0, -x))
@@ -291,7 +292,7 @@ fn denominator<const FMA: bool>(x: f32) -> f32 {
 
 #[inline(always)]
 fn tanh<const FMA: bool>(x: f32) -> f32 {
-    // Near 0 the difference below loses digits; there the series is exact enough.
+    // Near 0 the difference below loses digits, and the series is accurate enough.
     let y = x * x;
     let series = x * fma::<FMA>(y, fma::<FMA>(y, fma::<FMA>(y, -17.0 / 315.0, 2.0 / 15.0), -1.0 / 3.0), 1.0);
     let far = 2.0 / denominator::<FMA>(2.0 * x) - 1.0;
@@ -305,7 +306,7 @@ pub(super) fn activate<const FMA: bool>(activation: Activation, values: &mut [f3
         &mut row[..width]
     });
     match activation {
-        // Not a choice, which would compile to conditional stores; NaN stays.
+        // Without a branch, which would compile to conditional stores. NaN propagates.
         Activation::Relu => rows.for_each(|row| map(row, |x| x - smaller(x, 0.0))),
         Activation::Tanh => rows.for_each(|row| map(row, tanh::<FMA>)),
         Activation::Gelu => rows.for_each(|row| map(row, |x| gelu::<FMA>(x, 5.4, GELU))),

@@ -1,4 +1,4 @@
-//! Plain Rust: the twin of every other kernel, and what runs where no faster one does.
+//! Portable kernels: the reference for all others in tests, and the fallback where no faster ones run.
 
 use super::rows::row_functions;
 use super::{Kernels, Layout, TileF32, TileI8};
@@ -42,13 +42,13 @@ unsafe fn panel_f32(tile: &TileF32) {
     unsafe { twin_f32(tile, LAYOUT_F32) }
 }
 
-/// The int8 kernel in plain Rust, for weights of any layout; `SIGNED` activations are stored less 128.
+/// The portable int8 kernel, for weights of any layout. `SIGNED` activations are stored less 128.
 ///
 /// # Safety
 /// The contract of [`TileI8`].
 pub(super) unsafe fn twin_i8<const SIGNED: bool>(tile: &TileI8, layout: Layout) {
     let Layout { nr, k_tile } = layout;
-    // SAFETY: within the extents that `TileI8` promises.
+    // SAFETY: within the bounds that `TileI8` promises.
     unsafe {
         for row in 0..tile.rows {
             let a = tile.a.add(row * tile.a_stride);
@@ -71,12 +71,12 @@ pub(super) unsafe fn twin_i8<const SIGNED: bool>(tile: &TileI8, layout: Layout) 
     }
 }
 
-/// The float kernel in plain Rust, for any number of columns.
+/// The portable float kernel, for any `nr`.
 ///
 /// # Safety
 /// The contract of [`TileF32`].
 pub(super) unsafe fn twin_f32(tile: &TileF32, layout: Layout) {
-    // SAFETY: within the extents that `TileF32` promises.
+    // SAFETY: within the bounds that `TileF32` promises.
     unsafe {
         for row in 0..tile.rows {
             let a = tile.a.add(row * tile.a_stride);

@@ -1,10 +1,10 @@
-//! Every instruction set that this CPU has does what the documentation promises, at every edge of its tiles.
+//! Tests of all kernels that this CPU runs, at every edge of their tiles.
 
 mod panels;
 mod pool;
 mod rows;
 
-/// Numbers that look random and are the same in every run.
+/// A pseudo-random number generator with a fixed seed.
 struct Random(u64);
 
 impl Random {

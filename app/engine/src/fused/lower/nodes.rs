@@ -1,4 +1,4 @@
-//! What each ONNX operator makes of the symbols of its inputs.
+//! Dispatch of ONNX operators, and those with weights.
 
 use tract_onnx::pb;
 

@@ -61,7 +61,7 @@ impl Lowering<'_, '_> {
                 SymbolicValue::Rows(_) | SymbolicValue::Function(..),
                 ..,
             ) => self.two_rows(node, f),
-            _ => unsupported("operands that have no common symbol"),
+            _ => unsupported("operands that do not fit together"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the steps of a program do to one block of rows.
+//! Runs the steps of a program on one block of rows.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::fused::kernels::{Activation, Kernels, Matrix};
 use crate::fused::program::{Op, Patches, Rows, SequenceIndex, Table, ValueId, View, Weights};
 use crate::fused::quantized::Quantized;
 
-/// A block of rows, and its values.
+/// A block of rows with its values.
 pub(super) struct Block<'a, 'b> {
     pub(super) work: &'a Work<'b>,
     pub(super) index: usize,
@@ -17,7 +17,7 @@ pub(super) struct Block<'a, 'b> {
 }
 
 impl Block<'_, '_> {
-    /// Rows of a value in this block.
+    /// Number of rows of a value in this block.
     fn count(&self, value: ValueId) -> usize {
         match (self.work.runner.program.values[value].rows, self.index) {
             (Rows::Tokens, _) => self.rows.len(),
@@ -35,18 +35,19 @@ impl Block<'_, '_> {
         start..start + self.count(value) * self.width(value)
     }
 
-    /// A value to read, from the first value of the view on, and another to write.
+    /// The memory of a view, from its first value on, and of another value to write.
     fn pair(&mut self, x: View, out: ValueId) -> (&[f32], &mut [f32]) {
         let mut from = self.range(x.value);
         from.start += x.offset;
         let to = self.range(out);
         match self.values.get_disjoint_mut([from, to]) {
             Ok([x, out]) => (x, out),
-            // Their places were chosen not to overlap while both are needed.
+            // `place_values` does not let values overlap while both are needed.
             Err(_) => unreachable!("values that overlap"),
         }
     }
 
+    /// Copies the results of attention step `step` for this block's rows.
     pub(super) fn fetch_context(&mut self, step: usize) {
         let runner = self.work.runner;
         let Op::Attention(attention) = &runner.program.steps[step].op else { return };
@@ -116,12 +117,12 @@ impl Block<'_, '_> {
                 let range = self.range(*out);
                 self.values[range].copy_from_slice(row);
             }
-            // What looks at all rows has phases of its own.
+            // Steps over all rows have their own phases.
             Op::Attention(_) | Op::Pool { .. } => {}
         }
     }
 
-    /// Copies a view into another value; nothing where they are the same.
+    /// Copies a view into another value, unless they are the same.
     fn copy(&mut self, x: View, out: ValueId) {
         if x.value != out {
             let width = self.width(x.value);
@@ -192,13 +193,13 @@ impl Block<'_, '_> {
         let from = Matrix { values: &*rows, stride: width, width, rows: self.rows.len() };
         linear(kernels, from, weights, None, false, to, &mut scratch.quantized);
         let hidden = self.width(out);
-        let lead = patches.prefix_tokens.saturating_sub(self.rows.start).min(self.rows.len());
+        let prefix = patches.prefix_tokens.saturating_sub(self.rows.start).min(self.rows.len());
         let start = self.work.runner.offsets[out];
-        self.values[start..start + lead * hidden].fill(0.0);
+        self.values[start..start + prefix * hidden].fill(0.0);
     }
 }
 
-/// Copies patch number `patch` into `out`: channel by channel, row by row.
+/// Copies the patch with index `patch` into `out`: channel by channel, row by row.
 fn cut_patch(patches: &Patches, pixels: &[f32], [height, width]: [usize; 2], patch: usize, out: &mut [f32]) {
     let [patch_height, patch_width] = patches.patch;
     let (top, left) = (patch / patches.grid[1] * patch_height, patch % patches.grid[1] * patch_width);
@@ -238,7 +239,7 @@ fn linear(
             Weights::Unloaded(_) => {}
         }
         if let Some(activation) = activation {
-            // At once, while the panel's results are in the nearest cache.
+            // Right away, while the results of the panel are in the L1 cache.
             let first = panel * columns;
             let width = columns.min(stride - first);
             kernels.activate(activation, &mut out[first..], width, stride);

@@ -1,20 +1,20 @@
-//! How a program is run: its phases, the partition out of rows, and where each value lies.
+//! The plan of a run: phases, partition of the rows, and memory layout of values.
 
 use std::ops::Range;
 
 use crate::fused::program::{Op, Program, Rows};
 
-/// Rows of a block: few enough for the block's values to stay in a core's second-level cache (a feed-forward block of
-/// 3072 floats for 64 rows is 768 KiB), many enough for the weights' way from memory to be worth it.
+/// Rows of a block: few enough for the block's values to stay in the L2 cache of a core (a feed-forward layer of 3072 floats
+/// takes 768 KiB for 64 rows), many enough to amortise loading the weights from memory.
 const BLOCK_ROWS_MAX: usize = 64;
 
-/// Blocks for each thread, so that one that was held up leaves work to others.
+/// Blocks per thread, so that other threads can take over the work of a delayed one.
 pub(super) const BLOCKS_PER_THREAD: usize = 2;
 
-/// Fewer rows than this are not worth a block of their own: a panel of weights would be read for hardly any work.
+/// Smallest number of rows of a block: with fewer, loading a panel of weights costs more than the work on it.
 const BLOCK_ROWS_MIN: usize = 12;
 
-/// Steps between two meetings of the threads.
+/// Steps between two barriers.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
     Rows(Range<usize>),
@@ -22,12 +22,12 @@ pub(super) enum Phase {
     Pool(usize),
 }
 
-/// How the rows of a run are shared out.
+/// How the work of a run is divided among threads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Partition {
     pub(super) tokens: usize,
     pub(super) blocks: usize,
-    /// Parts of the queries of a head.
+    /// Number of parts that the queries of a head are split into.
     pub(super) parts: usize,
 }
 
@@ -37,7 +37,7 @@ impl Partition {
         let wanted = if threads > 1 { threads * BLOCKS_PER_THREAD } else { 1 };
         let most = tokens.div_ceil(BLOCK_ROWS_MIN).max(1);
         let blocks = wanted.max(tokens.div_ceil(BLOCK_ROWS_MAX)).min(most);
-        // As many blocks for each thread: five for four threads would take two rounds, and read the weights twice.
+        // The same number of blocks for each thread: five blocks on four threads would take as long as eight.
         let even = blocks.next_multiple_of(threads);
         let blocks = if even <= most {
             even
@@ -46,7 +46,7 @@ impl Partition {
         } else {
             blocks
         };
-        // Heads that do not go round evenly are cut in parts.
+        // Heads that cannot be distributed evenly are split into parts.
         let parts = if heads.is_multiple_of(threads) || tokens < BLOCK_ROWS_MIN * threads { 1 } else { threads };
         Self { tokens, blocks, parts }
     }
@@ -78,7 +78,7 @@ pub(super) fn phases(program: &Program) -> Vec<Phase> {
     phases
 }
 
-/// Width of the rows that a step quantises.
+/// Width of the rows that a step may quantise.
 pub(super) fn input_width(op: &Op) -> usize {
     match op {
         Op::Linear { x, .. } => x.width,
@@ -93,10 +93,11 @@ pub(super) fn patch_width(op: &Op) -> usize {
     }
 }
 
-/// Gives each value a place that no other value has while both are needed; also says how much memory that takes.
+/// Assigns an offset to each value, so that values that are needed at the same time do not overlap. Also returns the total
+/// size.
 pub(super) fn place_values(program: &Program, capacity: usize) -> (Vec<usize>, usize) {
     let mut offsets = vec![0; program.values.len()];
-    // Start, end, last step that needs it.
+    // Start, end, and the last step that needs the value.
     let mut taken: Vec<(usize, usize, usize)> = Vec::new();
     let mut placed = vec![false; program.values.len()];
     let mut most = 0;
@@ -107,7 +108,7 @@ pub(super) fn place_values(program: &Program, capacity: usize) -> (Vec<usize>, u
         }
         let Some(form) = program.values.get(value) else { continue };
         let rows = if form.rows == Rows::One { 1 } else { capacity };
-        // Whole cache lines.
+        // Padded to whole cache lines.
         let len = (rows * form.width).next_multiple_of(16);
         let reads = program.steps.iter().rposition(|step| step.op.reads(value) || step.op.out() == value);
         let last = if program.output.value == value { usize::MAX } else { reads.unwrap_or(index) };
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_go_round_evenly_and_whole() {
+    fn rows_are_partitioned_evenly() {
         for (tokens, threads, blocks) in [(50, 4, 4), (50, 3, 3), (197, 4, 8), (197, 1, 4), (7, 4, 1), (1025, 3, 18)] {
             assert_eq!(Partition::new(tokens, threads, 12).blocks, blocks, "{tokens} tokens, {threads} threads");
         }

@@ -1,11 +1,11 @@
-//! Matrix products against sums over every product.
+//! Panel kernels against a naive matrix product.
 
 use super::super::{Kernels, PackedF32, PackedI8, QuantizedRows};
 use super::Random;
 
 const INPUTS: [usize; 13] = [1, 3, 4, 7, 8, 15, 16, 17, 31, 64, 65, 192, 768];
 
-/// What results are surrounded by, and what stands where they go.
+/// Content of the output before a kernel runs.
 const BEFORE: f32 = 3.0;
 
 /// Numbers of output channels around the edges of a panel.
@@ -13,7 +13,7 @@ fn widths(columns: usize) -> [usize; 5] {
     [1, columns - 1, columns, columns + 1, 2 * columns + 1]
 }
 
-/// Values of an int8 product, from the number of a value and the sum of its row and column.
+/// How activations, weights and zero points of an int8 product are generated, from the index of the input.
 struct Pattern {
     name: &'static str,
     activation: fn(&mut Random, usize) -> u8,
@@ -21,7 +21,7 @@ struct Pattern {
     zero_point: fn(&mut Random) -> u8,
 }
 
-/// The extremes are where 16 bits would overflow.
+/// Among them the extremes, at which 16 bits would overflow.
 const PATTERNS: [Pattern; 7] = [
     Pattern { name: "any", activation: byte, weight, zero_point: |r| byte(r, 0) },
     Pattern { name: "largest", activation: |_, _| 255, weight: |_, _| 127, zero_point: |_| 0 },
@@ -45,7 +45,7 @@ fn weight(random: &mut Random, _: usize) -> i8 {
     random.weight()
 }
 
-/// Writes every panel, the last one first, so that none can hide that an earlier one wrote too far.
+/// Runs every panel, the last one first, so that no panel can hide that an earlier one wrote too far.
 fn all_panels(panels: usize, rows: usize, stride: usize, panel: impl Fn(usize, &mut [f32])) -> Vec<f32> {
     let mut out = vec![BEFORE; rows * stride];
     (0..panels).rev().for_each(|p| panel(p, &mut out));
@@ -64,7 +64,7 @@ fn check_i8(kernels: &Kernels, rows: usize, inputs: usize, outputs: usize, patte
         let bias = if exact { vec![0.0; outputs] } else { floats(outputs) };
         let mut packed = PackedI8::new(kernels.layout_i8, inputs, outputs);
         packed.set(0, &w, &weight_scales, Some(&bias));
-        // What fills up a row must not count, whatever it is.
+        // The padding of a row must not count, whatever its content.
         let stride = inputs.next_multiple_of(16) + 16;
         let mut values = vec![0xa5; rows * stride];
         let flip = if kernels.signed { 128 } else { 0 };
@@ -110,7 +110,7 @@ fn int8_panels_are_exact() {
                 }
             }
         }
-        // More inputs than any kernel works on at a time, for every pattern.
+        // More inputs than any kernel handles in one block, for every pattern.
         for pattern in &PATTERNS {
             check_i8(kernels, 7, 3077, kernels.layout_i8.nr + 1, pattern, &mut random);
         }
@@ -166,7 +166,7 @@ fn float_panels_are_close_to_double_precision() {
 }
 
 #[test]
-fn weights_set_in_parts_are_those_set_one_by_one() {
+fn setting_ranges_of_channels_equals_setting_single_ones() {
     for kernels in Kernels::available() {
         for (inputs, outputs) in [(1, 1), (3, 17), (4, 33), (7, 64), (18, 65), (33, 70)] {
             for part in [1, 2, 3, 5, 7, 16, 31, 33, outputs] {

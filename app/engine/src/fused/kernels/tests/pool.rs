@@ -1,4 +1,4 @@
-//! Threads that meet: everyone runs, writes are seen after a barrier, a panic comes out and harms no later run.
+//! The thread pool: every thread runs, writes are visible after a barrier, and a panic propagates and harms no later run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -16,10 +16,10 @@ fn loads(counters: &[AtomicUsize]) -> Vec<usize> {
     counters.iter().map(|counter| counter.load(Relaxed)).collect()
 }
 
-/// Longest that a loaded machine may take for what takes seconds; waiting threads spin there while others need the CPU.
+/// Limit for a loaded machine, where waiting threads spin while others need the CPU; the tests take seconds.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
-/// Fails instead of hanging where threads wait for each other for ever.
+/// Fails instead of hanging if threads deadlock.
 fn in_time(test: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -33,7 +33,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Each thread is called once, with all others.
+/// Checks that a run calls each thread once.
 #[track_caller]
 fn check_all_run(pool: &Pool) {
     let calls = counters(pool.threads());
@@ -54,7 +54,7 @@ fn every_thread_runs_once() {
             let pool = Pool::new(threads).unwrap();
             assert_eq!(pool.threads(), threads);
             check_all_run(&pool);
-            // Long enough to fall asleep.
+            // Long enough for the workers to sleep.
             std::thread::sleep(Duration::from_millis(5));
             check_all_run(&pool);
         }
@@ -62,7 +62,7 @@ fn every_thread_runs_once() {
 }
 
 #[test]
-fn what_was_written_before_a_barrier_is_read_after_it() {
+fn writes_before_a_barrier_are_visible_after_it() {
     in_time(|| {
         for threads in 2..=8 {
             let pool = Pool::new(threads).unwrap();
@@ -70,7 +70,7 @@ fn what_was_written_before_a_barrier_is_read_after_it() {
             pool.run(&|number, barrier| {
                 for round in 1..=200 {
                     if round % 50 == number {
-                        // Now and then the others fall asleep.
+                        // Lets the others sleep now and then.
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     slots[number].store(round, Relaxed);
@@ -110,7 +110,7 @@ fn check_panic(pool: &Pool, culprit: usize, barriers: usize, late: bool) {
                 panic_any("meant");
             }
             if late {
-                // Until the culprit is gone.
+                // Until the culprit has panicked.
                 std::thread::sleep(Duration::from_millis(1));
             }
             (0..2).for_each(|_| barrier.wait());
@@ -121,7 +121,7 @@ fn check_panic(pool: &Pool, culprit: usize, barriers: usize, late: bool) {
 }
 
 #[test]
-fn a_panic_comes_out_and_the_pool_goes_on() {
+fn a_panic_propagates_and_the_pool_remains_usable() {
     in_time(|| {
         for threads in 1..=4 {
             let pool = Pool::new(threads).unwrap();
@@ -130,7 +130,7 @@ fn a_panic_comes_out_and_the_pool_goes_on() {
                     check_panic(&pool, culprit, barriers, late);
                 }
             }
-            // Nobody meets: one panics, or all do.
+            // Without a barrier: one panics, or all do.
             for culprit in (0..threads).map(Some).chain([None]) {
                 let job = |number: usize, _: Barrier<'_>| assert!(culprit.is_some_and(|it| it != number), "meant");
                 assert!(catch_unwind(AssertUnwindSafe(|| pool.run(&job))).is_err(), "{culprit:?} of {threads}");
@@ -159,7 +159,7 @@ fn a_busy_pool_lets_callers_work_alone() {
         });
         assert_eq!(calls.load(Relaxed), expected.load(Relaxed));
         assert!(calls.load(Relaxed) > 4000, "no run had the threads");
-        // A job that runs something itself finds its own pool busy.
+        // A job that starts a run itself finds its own pool busy.
         pool.run(&|_, barrier| {
             assert_eq!(barrier.threads, 3);
             pool.run(&|number, barrier| assert_eq!((number, barrier.threads), (0, 1)));

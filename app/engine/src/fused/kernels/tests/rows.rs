@@ -3,12 +3,12 @@
 use super::super::{Activation, Kernels};
 use super::Random;
 
-/// Every set of kernels, with what its stored bytes are to be flipped by to be unsigned.
+/// All kernels, with the mask that converts their stored bytes to unsigned.
 fn tables() -> impl Iterator<Item = (&'static Kernels, u8)> {
     Kernels::available().into_iter().map(|kernels| (kernels, if kernels.signed { 0x80 } else { 0 }))
 }
 
-/// What [`Kernels::quantize`] stores, as unsigned bytes; three more bytes than the row has.
+/// The result of [`Kernels::quantize`], with unsigned bytes. Checks that the bytes after the row are zeroed.
 fn quantized(kernels: &Kernels, flip: u8, row: &[f32]) -> (f32, i32, Vec<u8>) {
     let mut out = vec![0x55; row.len() + 3];
     let (scale, zero_point) = kernels.quantize(row, &mut out);
@@ -17,7 +17,7 @@ fn quantized(kernels: &Kernels, flip: u8, row: &[f32]) -> (f32, i32, Vec<u8>) {
     (scale, zero_point + i32::from(flip), out)
 }
 
-/// The row is restored to within half a step, alike by every set of kernels.
+/// Checks that all kernels quantise a row to within half a step, with equal results.
 #[track_caller]
 fn check_quantize(row: &[f32]) {
     let (mut low, mut high) = (0.0_f32, 0.0_f32);
@@ -56,7 +56,7 @@ fn quantised_rows_are_within_half_a_step() {
             row.iter_mut().step_by(3).for_each(|x| *x = 0.0);
             check_quantize(&row);
         }
-        // Both ends lie about half a step away from a byte.
+        // Both ends are about half a step away from a byte.
         check_quantize(&[vec![0.25; len], vec![-1.0, 1.0]].concat());
         for value in [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-40, f32::MIN_POSITIVE, f32::MAX, f32::MIN] {
             check_quantize(&vec![value; len]);
@@ -78,7 +78,7 @@ fn halves_are_quantised_to_even() {
 }
 
 #[test]
-fn a_row_that_is_not_finite_has_no_scale() {
+fn the_scale_of_a_row_that_is_not_finite_is_nan() {
     for (kernels, flip) in tables() {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for (len, at) in [(1, 0), (16, 15), (40, 3), (40, 39)] {
@@ -117,7 +117,7 @@ fn layer_norm_is_close_to_double_precision() {
     }
 }
 
-/// Rows of scores: of usual size, far apart, all alike, and partly masked.
+/// Rows of scores: of usual size, far apart, all equal, and partly masked.
 fn scores(random: &mut Random, len: usize) -> [Vec<f32>; 5] {
     let mut masked = random.floats(len, 5.0);
     masked[1..].iter_mut().step_by(2).for_each(|x| *x = f32::NEG_INFINITY);
@@ -161,7 +161,7 @@ fn softmax_is_close_to_double_precision() {
     }
 }
 
-/// By a series whose terms are all positive.
+/// The error function by a series with positive terms only.
 fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
@@ -178,7 +178,7 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// An activation, its formula and how far off it may be where the value is 1 or less, and relatively beyond.
+/// An activation, its formula, and the allowed error: absolute for values up to 1, else relative.
 type Formula = (Activation, fn(f64) -> f64, f64);
 
 const ACTIVATIONS: [Formula; 7] = [
@@ -219,7 +219,7 @@ fn activations_are_close_to_double_precision() {
         let mut random = Random(7);
         for case in 0..ACTIVATIONS.len() {
             for width in 1..=50 {
-                // Values behind a row stay; the last row may end with the values.
+                // Values after a row do not change; the slice may end with the last row.
                 let stride = width + 2;
                 check_activation(kernels, case, &random.floats(3 * stride - 2, 12.0), width, stride);
             }
@@ -232,7 +232,7 @@ fn activations_are_close_to_double_precision() {
 }
 
 #[test]
-fn what_is_not_a_number_stays_so() {
+fn nan_propagates() {
     for (kernels, _) in tables() {
         for nan in [f32::NAN, -f32::NAN] {
             for (len, at) in [(1, 0), (16, 7), (37, 3), (37, 36), (70, 20)] {
@@ -255,7 +255,7 @@ fn what_is_not_a_number_stays_so() {
 }
 
 #[test]
-fn fused_multiply_add_gives_the_same_bits_everywhere() {
+fn kernels_with_fused_multiply_add_give_the_same_bits() {
     let rows = |kernels: &Kernels, len: usize| {
         let mut random = Random(8);
         let (x, gamma, beta) = (random.floats(len, 9.0), random.floats(len, 1.0), random.floats(len, 1.0));
