@@ -1,14 +1,14 @@
-//! Pictures: 8-bit RGB pixels, and how encoded files become them.
+//! Decoding image files to 8-bit RGB.
 //!
 //! The pixels are those of `transformers.image_utils.load_image`, that is
-//! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: turned upright, grey copied to three channels, alpha
-//! dropped. They are equal to the last bit, JPEG and WebP included; only values of JPEG inside TIFF, which another decoder
-//! reads, can be 1 of 255 off.
+//! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: rotated by EXIF, grey copied to three channels, alpha
+//! dropped. They are equal to the last bit, JPEG and WebP included; only JPEG inside TIFF, which another decoder reads, can
+//! differ by 1/255.
 //!
-//! Image processors themselves turn nothing: an image that is handed to one as `Image.open(f)` stays as it lies in the
-//! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright image, so `load_image` is
-//! what is followed. It drops alpha channels and palettes' levels of transparency; one colour that a PNG or GIF marks as
-//! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
+//! Image processors themselves do not rotate: an image that is passed as `Image.open(f)` keeps the orientation of the file.
+//! Cameras that are mounted sideways say so in EXIF, and labels describe the upright image, so `load_image` is the
+//! reference here. It drops alpha channels and the alpha of palettes; a single colour that a PNG or GIF marks as transparent
+//! is kept ([`Picture::transparent`]), because image processors of transformers 5 replace it by white.
 
 mod budget;
 mod declared;
@@ -33,16 +33,16 @@ pub use gif::Damage as GifDamage;
 pub use jpeg::{JpegDecoder, JpegError, marker as jpeg_marker};
 pub use unsupported::{START_BYTES, UnsupportedFormat, unsupported_format};
 
-/// Endings of the names of image files, by which they are told from others in a folder.
+/// File name extensions of images, for finding them in a folder.
 pub const IMAGE_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
 
-/// Whether a file's name ends in one of [`IMAGE_EXTENSIONS`], in capitals or not.
+/// Returns true if a file name has one of [`IMAGE_EXTENSIONS`], in upper or lower case.
 pub fn has_image_extension(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending))
 }
 
-/// An 8-bit RGB image, rows top to bottom, three bytes a pixel.
+/// A decoded image: 8-bit RGB, rows top to bottom, three bytes per pixel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picture {
     /// Columns; 1 or more.
@@ -51,35 +51,35 @@ pub struct Picture {
     pub height: usize,
     /// `width * height * 3` bytes.
     pub rgb: Vec<u8>,
-    /// The one colour that the file marks as transparent, as Pillow knows it once the image is RGB; its pixels have that
-    /// colour still.
+    /// The colour that the file marks as transparent, as Pillow reports it after conversion to RGB. Pixels of this colour
+    /// are unchanged.
     pub transparent: Option<[u8; 3]>,
 }
 
-/// Why bytes could not become an image.
+/// Why bytes could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// There are no bytes.
     #[error("empty: expected an image, found 0 bytes")]
     Empty,
-    /// The bytes start like no format that is known.
+    /// The format is unknown or not supported.
     #[error("not an image: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
     UnknownFormat {
-        /// What they are and what to do, or the first bytes, escaped.
+        /// Name of the format and what to do, or the first bytes, escaped.
         found: String,
     },
-    /// The header announces a side that is longer than [`MAX_SIDE`], more pixels than [`MAX_PIXELS`], or none.
+    /// The header declares a side longer than [`MAX_SIDE`], more pixels than [`MAX_PIXELS`], or none.
     #[error(
         "{width} x {height} pixels: expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels in all; scale the \
          image down, or crop it"
     )]
     Size {
-        /// Columns announced.
+        /// Declared columns.
         width: usize,
-        /// Rows announced.
+        /// Declared rows.
         height: usize,
     },
-    /// Reading the image would take more memory than [`MAX_BYTES`].
+    /// Decoding the image would take more memory than [`MAX_BYTES`].
     #[error(
         "{width} x {height} pixels: reading them takes {needed_bytes} bytes of memory, expected at most {MAX_BYTES}; scale \
          the image down, or save it with 8 bits a channel, as a JPEG that is not progressive"
@@ -89,52 +89,51 @@ pub enum DecodeError {
         width: usize,
         /// Rows.
         height: usize,
-        /// The file, what its decoder works with, and the pixels.
+        /// Bytes of the file, the decoder's memory and the pixels.
         needed_bytes: u64,
     },
-    /// The file ends before its image does.
+    /// The file ends before the image does.
     #[error("truncated JPEG: expected an end-of-image marker, found the end of {found_bytes} bytes; copy it again")]
     Truncated {
         /// Length of the file.
         found_bytes: usize,
     },
-    /// The pixels have a type that has no agreed way to 8-bit RGB.
+    /// The pixels have a type without a conversion to 8-bit RGB.
     #[error("pixels of type {found}: expected 8 or 16 bits of grey or RGB, with or without alpha")]
     PixelType {
         /// The type.
         found: String,
     },
-    /// A TIFF of a kind that is not read.
-    #[error("a TIFF with {found}, which is not read; save it as PNG or JPEG")]
+    /// A TIFF of a kind that is not supported.
+    #[error("a TIFF with {found}, which is not supported; save it as PNG or JPEG")]
     Tiff {
-        /// What its samples are, in words.
+        /// Description of its samples.
         found: String,
     },
-    /// A GIF that is damaged.
+    /// A damaged GIF.
     #[error("damaged GIF: {what}")]
     Gif {
-        /// What is wrong with it.
+        /// The damage.
         what: GifDamage,
     },
-    /// A TIFF that is damaged.
+    /// A damaged TIFF.
     #[error("damaged TIFF")]
     DamagedTiff(#[source] ::tiff::TiffError),
-    /// The JPEG is of a kind that is not decoded, or its headers are damaged.
+    /// A JPEG of a kind that is not supported, or with damaged headers.
     #[error("damaged or unsupported JPEG")]
     Jpeg(#[from] JpegError),
-    /// The decoder of another format refused the bytes.
+    /// The decoder of another format failed.
     #[error("damaged or unsupported image")]
     Image(#[from] image::ImageError),
 }
 
 /// Decodes a whole file: JPEG, PNG, WebP, BMP, GIF (its first frame), TIFF (its first page) or PNM.
 ///
-/// 16-bit grey keeps values up to 255 and turns all above white, as Pillow's conversion does; 16-bit colour keeps
-/// the high byte.
+/// 16-bit grey is clipped at 255, as in Pillow's conversion; 16-bit colour keeps the high byte.
 ///
 /// # Errors
 /// The bytes are no image, or a damaged one; a side is longer than [`MAX_SIDE`], there are more than [`MAX_PIXELS`], or
-/// reading takes more than [`MAX_BYTES`] of memory, which is known before any is allocated.
+/// decoding would take more than [`MAX_BYTES`] of memory. Limits are checked before memory is allocated.
 pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if jpeg::is_jpeg(bytes) {
         let mut picture = Picture::default();
@@ -165,7 +164,7 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     Ok(Picture { transparent, ..upright })
 }
 
-/// Decodes a format that is left to the `image` crate; how the pixels are to be turned.
+/// Decodes a format of the `image` crate; also returns the orientation to apply.
 fn decode_by_image(bytes: &[u8], format: ImageFormat) -> Result<(image::DynamicImage, Orientation), DecodeError> {
     let Declared { sizes, is_animated } = Declared::read(format, bytes);
     sizes.into_iter().try_for_each(|(width, height)| check_size(width, height))?;
@@ -186,7 +185,7 @@ fn decode_by_image(bytes: &[u8], format: ImageFormat) -> Result<(image::DynamicI
     Ok((image::DynamicImage::from_decoder(decoder)?, orientation))
 }
 
-/// The orientation that EXIF or else XMP asks for; `None` where neither has one.
+/// The orientation in EXIF, else in XMP; `None` if neither has one.
 fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
     exif.and_then(Orientation::from_exif_chunk).or_else(|| {
         const KEY: &[u8] = b"tiff:Orientation";
@@ -198,7 +197,7 @@ fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
     })
 }
 
-/// The first bytes in a form that a message can carry.
+/// The first bytes, escaped for a message.
 fn start_of(bytes: &[u8]) -> String {
     format!("bytes that start with \"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
 }
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_picture_are_refused_with_what_they_are() {
+    fn other_bytes_are_refused_with_their_format() {
         let check = |bytes: &[u8], expected: &str| {
             let message = decode(bytes).expect_err("no image").to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");

@@ -1,11 +1,11 @@
-//! From an RGB image to the image tower's input, as the checkpoint's own image processor does it.
+//! Preprocessing: from an RGB image to the image tower's input, as the checkpoint's image processor does it.
 //!
-//! The configuration is the reference's: resize (on 8-bit pixels), centre crop, rescale, normalise, pad.
-//! This is the only copy of these steps; the live loop, calibration and evaluation all call it.
+//! The steps are resize (on 8-bit pixels), centre crop, rescale, normalise, pad. This is their only implementation; the
+//! live loop, calibration and evaluation all use it.
 //!
-//! The reference has each image processor twice, on Pillow with NumPy and on torchvision. They differ in weights and order
-//! of resampling, in where a crop with an odd margin lies, and in the last bit of normalised values; [`Backend`] says which
-//! of them a configuration follows.
+//! transformers has each image processor twice, on Pillow with NumPy and on torchvision. They differ in the weights and
+//! order of resampling, in the position of a crop with an odd margin, and in the last bit of normalised values;
+//! [`Backend`] tells which of them a configuration follows.
 
 mod filter;
 mod resample;
@@ -19,11 +19,11 @@ use crate::picture::Picture;
 
 pub use run::{PreprocessError, Preprocessor};
 
-/// The longest side in pixels that a configuration may ask for: image towers look at a tenth of it, and a mistyped number
-/// shall not fill the memory.
+/// The longest side in pixels that a configuration may ask for. Image towers take a tenth of it; a mistyped number must
+/// not fill the memory.
 pub const MAX_SIDE: usize = 4096;
 
-/// What happens to an image before the image tower sees it, in this order.
+/// The preprocessing steps of an image tower, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessConfig {
@@ -35,13 +35,13 @@ pub struct PreprocessConfig {
     pub rescale_factor: Option<f64>,
     /// Mean and standard deviation per channel, if any.
     pub normalize: Option<Normalize>,
-    /// Zeros below and to the right of the normalised image, up to this size, if any.
+    /// Zeros to the right of and below the normalised image, up to this size, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<Size>,
-    /// Whose arithmetic is followed.
+    /// The implementation whose arithmetic is followed.
     #[serde(default, skip_serializing_if = "Backend::is_default")]
     pub backend: Backend,
-    /// Whether pixels of the colour that a file marks as transparent ([`Picture::transparent`]) become white.
+    /// Whether pixels of the colour that the file marks as transparent ([`Picture::transparent`]) become white.
     #[serde(default, skip_serializing_if = "is_false")]
     pub transparent_on_white: bool,
 }
@@ -59,26 +59,27 @@ impl PreprocessConfig {
     };
 }
 
-/// The implementation of the reference's image processors that is followed where they differ.
+/// Implementations of image processors in transformers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// Pillow and NumPy: image processors of transformers 4 without a suffix, and those of transformers 5 called `Pil`.
+    /// Pillow and NumPy: image processors of transformers 4 without a suffix, and those of transformers 5 with the
+    /// suffix `Pil`.
     #[default]
     Pillow,
-    /// torchvision, as the image processors of transformers 4 called `Fast` use it.
+    /// torchvision, as in image processors of transformers 4 with the suffix `Fast`.
     Fast,
-    /// torchvision, as the image processors of transformers 5 use it: crops lie elsewhere.
+    /// torchvision, as in image processors of transformers 5, which place crops differently.
     Torchvision,
 }
 
 impl Backend {
-    /// Whether a manifest needs not name it.
+    /// Whether a manifest can omit it.
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it resamples by this filter.
+    /// Returns true if it has this resampling filter.
     pub fn has(self, filter: Filter) -> bool {
         self == Self::Pillow || !matches!(filter, Filter::Box | Filter::Hamming)
     }
@@ -102,13 +103,13 @@ pub struct Size {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
-    /// The size to reach.
+    /// The resulting size.
     pub to: Target,
     /// The resampling filter.
     pub filter: Filter,
 }
 
-/// Size that a resize reaches.
+/// The resulting size of a resize step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -116,8 +117,8 @@ pub enum Target {
     Exact(Size),
     /// The shorter side gets this many pixels, the longer side `edge * long / short`, rounded down.
     ShortestEdge(usize),
-    /// The same where the longer side stays within `longest`; else the longer side gets `longest` pixels and the
-    /// shorter side fewer than `shortest`.
+    /// As `ShortestEdge` if the longer side is then at most `longest`; else the longer side gets `longest` pixels and
+    /// the shorter side fewer than `shortest`.
     Edges {
         /// Pixels of the shorter side.
         shortest: usize,
@@ -126,7 +127,7 @@ pub enum Target {
     },
 }
 
-/// Resampling filters, with Pillow's numbers as the image processors' `resample` uses them.
+/// Resampling filters, with the numbers that Pillow and the image processors' `resample` use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
@@ -155,7 +156,7 @@ pub struct Normalize {
 }
 
 impl PreprocessConfig {
-    /// Says what would be accepted where a value cannot be right.
+    /// Checks the values. The error says which values are valid.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let accept = |ok: bool, what: &str| if ok { Ok(()) } else { Err(what.to_owned()) };
         let side = |pixels: usize| (1..=MAX_SIDE).contains(&pixels);

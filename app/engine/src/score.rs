@@ -1,8 +1,8 @@
 //! Image embeddings against text embeddings: cosine, logit, probability, loss.
 //!
 //! As in `VisionTextDualEncoderModel` (transformers 4.56.2): `logits_per_text = T Iᵀ exp(logit_scale)`,
-//! `logits_per_image` its transpose, and probabilities are a softmax over the labels. As in `SiglipModel` where the
-//! scoring is sigmoid: logits have a bias added, and each label has a probability of its own.
+//! `logits_per_image` is its transpose, and probabilities are a softmax over the labels. With sigmoid scoring as in
+//! `SiglipModel`: a bias is added to logits, and each label has its own probability.
 
 mod batch;
 
@@ -12,12 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::embedding::LabelEmbeddings;
 
-/// Largest logit scale: `exp(88)` still fits a 32-bit float, above it every logit would be infinite. A larger one counts
-/// as this.
+/// Largest logit scale, since `exp(88)` still fits into a 32-bit float. Larger values are clamped.
 pub const LOGIT_SCALE_MAX: f32 = 88.0;
 
-/// Largest magnitude of a logit bias: with the largest scale, the sum still fits a 32-bit float. A larger one counts as
-/// this.
+/// Largest magnitude of a logit bias: its sum with a logit of the largest scale still fits into a 32-bit float. Larger
+/// values are clamped.
 pub(crate) const LOGIT_BIAS_MAX: f32 = 1e38;
 
 /// How cosines become logits and probabilities.
@@ -25,7 +24,7 @@ pub(crate) const LOGIT_BIAS_MAX: f32 = 1e38;
 pub struct Scoring {
     /// Natural logarithm of the factor on cosines.
     pub logit_scale: f32,
-    /// What is added to logits, if anything.
+    /// Added to logits, if any.
     pub logit_bias: Option<f32>,
     /// How logits become probabilities.
     pub kind: ScoringKind,
@@ -42,26 +41,26 @@ pub enum ScoringKind {
     Sigmoid,
 }
 
-/// How well one label fits an image.
+/// The score of one label for an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Index of the label in its set.
+    /// Index of the label in the label set.
     pub label: usize,
     /// Cosine between image and label, -1 to 1.
     pub cosine: f32,
     /// Cosine times `exp(logit_scale)`, plus the bias where there is one.
     pub logit: f32,
-    /// Of the label, given the image; over the label set they sum to 1 where the scoring is softmax.
+    /// Probability of the label given the image. With softmax scoring, they sum to 1 over the label set.
     pub probability: f32,
 }
 
 impl ScoringKind {
-    /// Whether this is what a manifest means that says nothing.
+    /// Whether a manifest can omit it.
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Sets the probabilities of an image's scores, whose logits are finite.
+    /// Sets the probabilities of an image's scores, whose logits must be finite.
     fn fill<T>(self, scores: &mut [T], logit: impl Fn(&T) -> f32, set: impl Fn(&mut T, f32)) {
         match self {
             Self::Softmax => {
@@ -83,19 +82,20 @@ impl ScoringKind {
 }
 
 impl Scoring {
-    /// Factor and bias; logits of cosines are finite with them.
+    /// Factor and bias, clamped so that logits of cosines are finite.
     fn factor_and_bias(&self) -> (f32, f32) {
         let bias = self.logit_bias.unwrap_or(0.0).clamp(-LOGIT_BIAS_MAX, LOGIT_BIAS_MAX);
         (self.logit_scale.min(LOGIT_SCALE_MAX).exp(), bias)
     }
 }
 
-/// Scores one normalised image embedding against every label, best first; equal ones keep the set's order.
+/// Scores one normalised image embedding against every label. The best label comes first; equal ones keep the order of
+/// the set.
 ///
-/// `scores` is cleared first; it allocates only while it grows.
+/// `scores` is cleared first and allocates only when it grows.
 ///
 /// # Panics
-/// If `image` has another length than the label embeddings, which one bundle cannot cause.
+/// If `image` and the label embeddings have different lengths, which cannot happen with embeddings of one bundle.
 pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores: &mut Vec<Score>) {
     assert_eq!(image.len(), labels.matrix().ncols(), "image and label embeddings share one space");
     scores.clear();
@@ -108,7 +108,7 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
     scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
 }
 
-/// `1 / (1 + exp(-x))`, by the form whose exponential cannot overflow.
+/// `1 / (1 + exp(-x))`, in a form whose exponential cannot overflow.
 fn sigmoid(x: f32) -> f32 {
     let small = (-x.abs()).exp();
     if x < 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) }
@@ -165,7 +165,7 @@ mod tests {
             for logit_bias in [None, Some(0.0), Some(f32::MAX), Some(f32::MIN), Some(f32::INFINITY)] {
                 for kind in [ScoringKind::Softmax, ScoringKind::Sigmoid] {
                     let scoring = Scoring { logit_scale, logit_bias, kind };
-                    // A little more than 1, as rounding may have it.
+                    // Slightly more than 1, as rounding can give.
                     let found = scores(&[1.000_000_1, 0.0], array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], scoring);
                     for score in &found {
                         let probable = (0.0..=1.0).contains(&score.probability);

@@ -1,18 +1,18 @@
-//! Sizes that files announce and that their decoders allocate for before they can be asked.
+//! Sizes that headers declare, for formats whose decoders allocate before they report a size.
 
 use image::ImageFormat;
 
-/// What the headers of a file say.
+/// Sizes in the headers of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Declared {
     /// Widths and heights: of a PNG, or of each lossy frame of a WebP.
     pub(super) sizes: Vec<(usize, usize)>,
-    /// Whether a WebP has frames that are laid on a canvas.
+    /// Whether a WebP is animated.
     pub(super) is_animated: bool,
 }
 
 impl Declared {
-    /// Reads the headers of a file; what is damaged is left to the decoder.
+    /// Reads the headers of a file. Damage is left to the decoder.
     pub(super) fn read(format: ImageFormat, bytes: &[u8]) -> Self {
         match format {
             ImageFormat::Png => Self { sizes: png(bytes).into_iter().collect(), is_animated: false },
@@ -33,7 +33,7 @@ fn png(bytes: &[u8]) -> Option<(usize, usize)> {
 /// The chunks of a WebP, those of frames included.
 fn webp(bytes: &[u8]) -> Declared {
     const RIFF_BYTES: usize = 12;
-    /// What stands in a frame before its chunks.
+    /// Header of a frame, before its chunks.
     const FRAME_BYTES: usize = 16;
     let mut declared = Declared::default();
     let mut rest = bytes.get(RIFF_BYTES..).unwrap_or_default();
@@ -51,13 +51,13 @@ fn webp(bytes: &[u8]) -> Declared {
             }
             _ => length,
         };
-        // Chunks begin at even places.
+        // Chunks start at even offsets.
         rest = body.get(skipped.saturating_add(skipped % 2)..).unwrap_or_default();
     }
     declared
 }
 
-/// Width and height in the header of a VP8 frame: 14 bits each, behind a tag and a start code.
+/// Width and height in the header of a VP8 frame: 14 bits each, after a tag and a start code.
 fn vp8(body: &[u8]) -> Option<(usize, usize)> {
     let &[w0, w1, h0, h1] = body.get(6..10)? else { return None };
     let side = |low, high| usize::from(u16::from_le_bytes([low, high]) & 0x3fff);

@@ -1,10 +1,11 @@
-//! JPEG files and the frames of MJPEG streams.
+//! Decoder of JPEG files and of the frames of MJPEG streams.
 //!
 //! The pixels are those of Pillow, that is of libjpeg-turbo with its defaults: the accurate integer transform, triangle
-//! filters for halved chroma, smoothing of progressive images whose last scans are missing. Coefficients and tables are
-//! read as ITU-T T.81 says; where libjpeg-turbo goes its own way with what T.81 leaves open, it is followed.
+//! filters for subsampled chroma, and smoothing of progressive images whose last scans are missing. Coefficients and
+//! tables are read as in ITU-T T.81; where T.81 leaves the behaviour open, libjpeg-turbo is followed.
 //!
-//! The work is bounded by the bytes and the pixels: at most [`MAX_SCANS`] scans, each of which visits a block once.
+//! The work is bounded by the number of bytes and pixels: there are at most [`MAX_SCANS`] scans, each of which visits a
+//! block once.
 
 mod bits;
 mod color;
@@ -37,27 +38,27 @@ use self::smoothing::{Known, Neighbourhood};
 use super::budget::check_bytes;
 use super::{DecodeError, Picture, orientation, rgb, start_of};
 
-/// The most scans of one image. Encoders write about ten, and libjpeg's own tools at most 100.
+/// The most scans of one image. Encoders write about ten, libjpeg's own tools at most 100.
 const MAX_SCANS: usize = 256;
 
-/// How every JPEG begins.
+/// First bytes of every JPEG.
 const START: [u8; 2] = [FILL, SOI];
 
-/// Decodes one JPEG after another into the same image, as a live loop needs it: buffers are kept, so frames of the same
-/// kind and size allocate next to nothing.
+/// Decodes a sequence of JPEGs into one [`Picture`], for a live loop. Buffers are reused, so that frames of the same
+/// kind and size allocate almost nothing.
 ///
-/// Frames of webcams often lack Huffman tables; the standard's are put in. What follows the end-of-image marker is
+/// Frames of webcams often lack Huffman tables; they get the standard ones. Bytes after the end-of-image marker are
 /// ignored.
 #[derive(Debug, Default)]
 pub struct JpegDecoder {
     tables: Tables,
     planes: Planes,
     output: Output,
-    /// Of images with several scans.
+    /// Of an image with several scans.
     coefficients: [Vec<Block>; MAX_COMPONENTS],
 }
 
-/// The bytes ended too early.
+/// The bytes end too early.
 #[derive(Debug)]
 struct Truncated;
 
@@ -92,7 +93,7 @@ impl From<Problem> for Failure {
     }
 }
 
-/// What the headers before a scan have told.
+/// Content of the headers before a scan.
 #[derive(Debug, Default)]
 struct Headers<'a> {
     frame: Option<Frame>,
@@ -100,29 +101,29 @@ struct Headers<'a> {
     restart_interval: usize,
     has_jfif: bool,
     adobe_transform: Option<u8>,
-    /// EXIF segments before the first scan, without their names, joined; most files have one.
+    /// Joined EXIF segments before the first scan, without their identifiers. Most files have one.
     exif: Option<std::borrow::Cow<'a, [u8]>>,
     xmp: Option<&'a [u8]>,
 }
 
-/// What comes after headers.
+/// What follows the headers.
 enum Next<'a> {
     Scan(&'a [u8]),
     End,
 }
 
 impl JpegDecoder {
-    /// A decoder that holds no buffers yet.
+    /// Creates a decoder without buffers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Decodes `bytes` into `picture`, whose buffer is used again. After an error the image's pixels are undefined.
+    /// Decodes `bytes` into `picture`, whose buffer is reused. After an error its pixels are undefined.
     ///
     /// # Errors
-    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the image has too many pixels, or
-    /// takes too much memory; it is of a kind that is not decoded, or its headers are damaged. Damage within entropy-coded
-    /// data is no error: the image shows it, as Pillow's does.
+    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the image is too large or
+    /// takes too much memory; it is of an unsupported kind, or its headers are damaged. Damage in entropy-coded data is
+    /// no error: the pixels show it, as in Pillow.
     pub fn decode_into(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<(), DecodeError> {
         if bytes.is_empty() {
             return Err(DecodeError::Empty);
@@ -140,7 +141,7 @@ impl JpegDecoder {
         Ok(())
     }
 
-    /// Decodes all that follows the first marker; how the image is to be turned.
+    /// Decodes everything after the start marker; returns the orientation to apply.
     fn decode(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<Option<Orientation>, Failure> {
         let mut reader = Reader::new(&bytes[START.len()..]);
         for table in self.tables.dc.iter_mut().chain(&mut self.tables.ac) {
@@ -163,7 +164,7 @@ impl JpegDecoder {
         self.planes.prepare(&frame);
         self.output.prepare(&frame, picture);
         if is_single {
-            // They are as large as the largest image was.
+            // Frees them: they are as large as the largest image so far.
             self.coefficients = Default::default();
             self.decode_single(&mut reader, &scan, (&frame, space), &headers, picture)?;
             headers.frame = Some(frame);
@@ -177,7 +178,7 @@ impl JpegDecoder {
         Ok(turn)
     }
 
-    /// An image with all components in one scan.
+    /// Decodes an image with all components in one scan.
     fn decode_single(
         &mut self,
         reader: &mut Reader<'_>,
@@ -196,7 +197,7 @@ impl JpegDecoder {
         })
     }
 
-    /// An image whose coefficients come in several scans.
+    /// Decodes an image whose coefficients are spread over several scans.
     fn decode_many<'a>(
         &mut self,
         reader: &mut Reader<'a>,
@@ -216,7 +217,7 @@ impl JpegDecoder {
         let mut known = [Known::default(); MAX_COMPONENTS];
         let mut has_steps = [false; MAX_COMPONENTS];
         let (mut scan, mut scans) = (first, 1);
-        // A second frame header is refused by what reads headers.
+        // `Headers::read` refuses a second frame header.
         headers.frame = Some(frame.clone());
         let last_row = loop {
             for member in scan.members() {
@@ -254,7 +255,7 @@ impl JpegDecoder {
         Ok(())
     }
 
-    /// One row of MCUs from coefficients to samples, smoothed where it is known which are missing.
+    /// Transforms one row of MCUs from coefficients to samples; smooths it where `known` is given.
     fn transform_row(&mut self, mcu_row: usize, frame: &Frame, known: Option<[&[i8; 64]; MAX_COMPONENTS]>) {
         for (number, component) in frame.components.iter().enumerate() {
             let blocks = &self.coefficients[number];
@@ -315,7 +316,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// EXIF or XMP. Pillow joins segments of EXIF, and keeps the last of XMP.
+    /// Stores EXIF or XMP. As in Pillow, EXIF segments are joined, and the last XMP segment counts.
     fn take_app1(&mut self, segment: &'a [u8]) {
         if let Some(exif) = segment.strip_prefix(b"Exif\0\0") {
             self.exif = Some(match self.exif.take() {
@@ -327,14 +328,14 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// A quantisation table.
+    /// The quantisation table with this number.
     fn steps(&self, number: usize) -> Result<Block, JpegError> {
         let table = self.quantization.get(number).copied().flatten();
         table.ok_or(JpegError(Problem::NoQuantization { number }))
     }
 }
 
-/// Whether bytes start as every JPEG does.
+/// Returns true if bytes start as a JPEG.
 pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&START)
 }

@@ -1,6 +1,6 @@
-//! Columns of an image become its rows, without a second copy of it.
+//! Transposes an image in place.
 
-/// Rows that are transposed at once: pieces of so many pixels are moved whole, which memory likes better than single ones.
+/// The most rows of a band. Moving runs of this many pixels is faster than moving single ones.
 const BAND_ROWS_MAX: usize = 64;
 
 /// Bytes that [`transpose`] takes beside the image.
@@ -10,11 +10,11 @@ pub(super) fn scratch_bytes(width: usize, height: usize) -> u64 {
     (band + marks) as u64
 }
 
-/// Transposes `rgb`, which has `height` rows of `width` pixels before, and `width` rows of `height` pixels after.
+/// Transposes `rgb` from `height` rows of `width` pixels to `width` rows of `height` pixels.
 pub(super) fn transpose(rgb: &mut [u8], width: usize, height: usize) {
     let rows = band_rows(height);
     let (pixels, _) = rgb.as_chunks_mut::<3>();
-    // Within a band of rows, each column becomes a piece.
+    // Within a band of rows, each column becomes a contiguous piece.
     let mut band = vec![[0_u8; 3]; rows * width];
     for pixels in pixels.chunks_exact_mut(rows * width) {
         band.copy_from_slice(pixels);
@@ -25,7 +25,7 @@ pub(super) fn transpose(rgb: &mut [u8], width: usize, height: usize) {
         }
     }
     drop(band);
-    // Then the pieces of a column, one of each band, come together. Each takes the place of another, round and round.
+    // Then the pieces of each column, one per band, are brought together, by following the cycles of the permutation.
     let bands = height / rows;
     let mut is_moved = vec![0_u64; (width * bands).div_ceil(64)];
     let mut piece = vec![[0_u8; 3]; rows];
@@ -46,7 +46,7 @@ pub(super) fn transpose(rgb: &mut [u8], width: usize, height: usize) {
     }
 }
 
-/// The largest part of `height` rows that it can be divided by.
+/// The largest divisor of `height` up to [`BAND_ROWS_MAX`].
 fn band_rows(height: usize) -> usize {
     (1..=BAND_ROWS_MAX).rev().find(|rows| height.is_multiple_of(*rows)).unwrap_or(1)
 }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn little_is_taken_beside_the_picture() {
+    fn scratch_memory_is_small() {
         let check = |width, height, bytes_max: u64| {
             let found = scratch_bytes(width, height);
             assert!(found <= bytes_max, "{width} x {height}: {found}");

@@ -1,8 +1,8 @@
-//! Files that are no images, or images of a kind that is not read: what they are and what to do.
+//! Recognises files that are not images, or images of unsupported formats, and says what to do.
 
 use crate::magic::{self, Packed};
 
-/// Bytes at the start of a file by which [`unsupported_format`] tells all that it knows.
+/// Bytes at the start of a file that [`unsupported_format`] needs.
 pub const START_BYTES: u64 = 1024;
 
 /// What to do with an image of another format.
@@ -15,10 +15,10 @@ const UNPACK: &str = "unpack it first";
 
 const DOWNLOAD: &str = "look at it in an editor, and download the image itself";
 
-/// Something that is no image that is read.
+/// A format that is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnsupportedFormat {
-    /// What it is, with its article.
+    /// Name of the format, with its article.
     pub what: &'static str,
     /// What to do about it.
     pub advice: &'static str,
@@ -26,7 +26,7 @@ pub struct UnsupportedFormat {
     pub is_video: bool,
 }
 
-/// Bytes by which a format is told, and where they are.
+/// Offset and bytes of a magic number.
 type Mark = (usize, &'static [u8]);
 
 const VIDEOS: [(&str, &[Mark]); 15] = [
@@ -68,9 +68,9 @@ const PICTURE_BRANDS: [(&[u8; 4], &str); 8] = [
     (b"avis", "an AVIF image"),
 ];
 
-/// What a file is that starts with `bytes`, where that is known and nothing that is read as an image.
+/// Identifies the format of a file that starts with `bytes`; `None` if it is unknown, or a supported image format.
 pub fn unsupported_format(bytes: &[u8]) -> Option<UnsupportedFormat> {
-    // First of all, as some marks below are short.
+    // Checked first, since some magic numbers below are short.
     if image::guess_format(bytes).is_ok_and(|format| format.reading_enabled()) {
         return None;
     }
@@ -102,7 +102,7 @@ pub fn unsupported_format(bytes: &[u8]) -> Option<UnsupportedFormat> {
     markup(bytes)
 }
 
-/// A web page, as servers send in the place of an image, or a drawing in SVG.
+/// A web page, as servers send instead of an image, or an SVG drawing.
 fn markup(bytes: &[u8]) -> Option<UnsupportedFormat> {
     let start = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     let start = start[..start.len().min(START_BYTES as usize)].to_ascii_lowercase();
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_picture_is_told_by_its_start() {
+    fn formats_are_identified_by_their_start() {
         let check = |bytes: &[u8], expected: Option<(&str, bool)>| {
             let found = unsupported_format(bytes).map(|found| (found.what, found.is_video));
             assert_eq!(found, expected, "{}", bytes.escape_ascii());

@@ -1,4 +1,4 @@
-//! The configuration at work.
+//! Runs a preprocessing configuration.
 
 use std::ops::Range;
 
@@ -6,20 +6,20 @@ use super::resample::{Resampler, Window, fit};
 use super::{Backend, Filter, Normalize, PreprocessConfig, Size};
 use crate::picture::{MAX_BYTES, Picture};
 
-/// The longest side that an image may have once it is resized, before the crop: a strip that is 4000 times as long as it is
-/// high, for an image tower of 256 pixels.
+/// The longest side of an image after resizing, before the crop: a strip 4000 times as long as high, for an image tower
+/// of 256 pixels.
 const RESIZED_SIDE_MAX: usize = 1 << 20;
 
-/// Why an image could not become a tensor. All but [`Self::Config`] are about that one image: others may be fine.
+/// Why an image could not become a tensor. All but [`Self::Config`] concern the one image; others may be fine.
 #[derive(Debug, thiserror::Error)]
 pub enum PreprocessError {
-    /// The configuration has a value that cannot be right.
+    /// The configuration has an invalid value.
     #[error("preprocessing configuration: expected {expected}; correct the bundle's manifest")]
     Config {
-        /// What would be accepted.
+        /// The valid values.
         expected: String,
     },
-    /// The image's buffer does not have the image's size.
+    /// The buffer of the image does not have the size of the image.
     #[error("image of {width} x {height}: expected width * height * 3 bytes and 1 pixel or more, found {found} bytes")]
     Picture {
         /// Columns claimed.
@@ -29,7 +29,7 @@ pub enum PreprocessError {
         /// Bytes found.
         found: usize,
     },
-    /// The image is so elongated that a longest edge leaves nothing of its shorter side.
+    /// The image is so elongated that nothing of its shorter side is left after resizing to a longest edge.
     #[error("image of {width} x {height}: expected 1 pixel or more a side when resized; use a less elongated one")]
     Vanished {
         /// Columns.
@@ -37,7 +37,7 @@ pub enum PreprocessError {
         /// Rows.
         height: usize,
     },
-    /// The image is larger than what it shall be padded to.
+    /// The image is larger than the size that it is padded to.
     #[error(
         "image of {width} x {height}: {resized_height} rows and {resized_width} columns before padding, expected at \
          most {pad_height} and {pad_width}; use a smaller one"
@@ -51,12 +51,12 @@ pub enum PreprocessError {
         resized_height: usize,
         /// Columns after resize and crop.
         resized_width: usize,
-        /// Rows wanted.
+        /// Rows after padding.
         pad_height: usize,
-        /// Columns wanted.
+        /// Columns after padding.
         pad_width: usize,
     },
-    /// The image is so elongated that it would have an endless side when resized.
+    /// The image is so elongated that one side would be too long after resizing.
     #[error(
         "image of {width} x {height}: expected sides of at most {RESIZED_SIDE_MAX} pixels when resized, found \
          {resized_width} x {resized_height}; use a less elongated one"
@@ -71,7 +71,7 @@ pub enum PreprocessError {
         /// Rows when resized.
         resized_height: usize,
     },
-    /// The image, what resizes it, and the tensor take more memory than [`MAX_BYTES`].
+    /// Image, resizing and tensor would take more memory than [`MAX_BYTES`].
     #[error(
         "image of {width} x {height}: preprocessing it takes {needed_bytes} bytes of memory, expected at most \
          {MAX_BYTES}; use a smaller or less elongated one"
@@ -81,10 +81,10 @@ pub enum PreprocessError {
         width: usize,
         /// Rows.
         height: usize,
-        /// Bytes that are needed.
+        /// Bytes needed.
         needed_bytes: u64,
     },
-    /// The configuration leaves the image's shape to the image, and the image tower takes another one.
+    /// The size of the tensor depends on the image, and the image tower takes another size.
     #[error(
         "image of {width} x {height}: {found_height} rows and {found_width} columns when preprocessed, expected \
          {expected_height} and {expected_width}, which the image tower takes; use one of that shape, or export the \
@@ -106,20 +106,24 @@ pub enum PreprocessError {
     },
 }
 
-/// Carries out a [`PreprocessConfig`]; buffers and weights are kept, so that a stream of images of one size allocates nothing.
+/// Runs a [`PreprocessConfig`]. Buffers and weights are reused, so that a stream of images of one size allocates
+/// nothing.
 #[derive(Debug)]
 pub struct Preprocessor {
     config: PreprocessConfig,
-    /// Per channel the tensor's value for each pixel value.
+    /// The tensor's value for each pixel value, per channel.
     tables: [[f32; 256]; 3],
     resampler: Resampler,
     resized: Vec<u8>,
-    /// The only size that the tensor may have, where there is one.
+    /// The size of the tensor, if it is fixed.
     expected: Option<Size>,
 }
 
 impl Preprocessor {
-    /// Checks the configuration and prepares for it.
+    /// Checks and prepares a configuration.
+    ///
+    /// # Errors
+    /// The configuration has an invalid value.
     pub fn new(config: &PreprocessConfig) -> Result<Self, PreprocessError> {
         config.validate().map_err(|expected| PreprocessError::Config { expected })?;
         // Without a resize step the sizes are equal, and every filter copies.
@@ -129,7 +133,7 @@ impl Preprocessor {
         Ok(Self { config: config.clone(), tables, resampler, resized: Vec::new(), expected: None })
     }
 
-    /// The same for an image tower that takes images of `size` and no others.
+    /// As [`Self::new`], for an image tower that takes tensors of `size` only.
     pub(crate) fn for_size(config: &PreprocessConfig, size: Size) -> Result<Self, PreprocessError> {
         Ok(Self { expected: Some(size), ..Self::new(config)? })
     }
@@ -142,9 +146,10 @@ impl Preprocessor {
     /// Fills `out` with three planes (red, green, blue), rows top to bottom, and returns their size.
     ///
     /// # Errors
-    /// The image has another number of bytes than its size says; it is too elongated for the configuration, or larger than what
-    /// it is padded to; the tensor would have another size than the tower's ([`Manifest::preprocessor`](crate::bundle::Manifest::preprocessor)); all that is needed takes
-    /// more memory than [`MAX_BYTES`], which is known before any is allocated.
+    /// The image has another number of bytes than its size says; it is too elongated, or larger than the size it is
+    /// padded to; the tensor would have another size than the tower takes
+    /// ([`Manifest::preprocessor`](crate::bundle::Manifest::preprocessor)); or more memory than [`MAX_BYTES`] would be
+    /// needed. Limits are checked before memory is allocated.
     pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> Result<Size, PreprocessError> {
         let Picture { width, height, ref rgb, transparent } = *picture;
         let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
@@ -167,7 +172,7 @@ impl Preprocessor {
         Ok(size)
     }
 
-    /// Refuses an image that becomes none, or one of a size that is not wanted.
+    /// Refuses an image that vanishes, or gets a size that is not valid.
     fn check_sizes(&self, from: Size, resized: Size, cropped: Size, size: Size) -> Result<(), PreprocessError> {
         let Size { height, width } = from;
         let Size { height: resized_height, width: resized_width } = resized;
@@ -196,7 +201,7 @@ impl Preprocessor {
         }
     }
 
-    /// Refuses an image that takes too much memory on its way to a tensor of `size`.
+    /// Refuses an image that needs too much memory on its way to a tensor of `size`.
     fn check_bytes(&self, from: Size, window: &Window, size: Size, is_copied: bool) -> Result<(), PreprocessError> {
         const RGB_BYTES: u64 = 3;
         const TENSOR_BYTES: u64 = 3 * size_of::<f32>() as u64;
@@ -215,8 +220,8 @@ impl Preprocessor {
         Err(PreprocessError::Memory { width: from.width, height: from.height, needed_bytes })
     }
 
-    /// Interleaved bytes to planes of numbers of the given size, with black around where the crop is larger than the
-    /// image, and zeros behind the crop.
+    /// Converts interleaved bytes to planes of the given size: black around an image that is smaller than the crop, and
+    /// zeros after the crop.
     fn spread(&self, cropped: Size, size: Size, rows: &Span, columns: &Span, out: &mut Vec<f32>) {
         let plane = size.height * size.width;
         fit(out, plane * 3);
@@ -239,7 +244,7 @@ impl Preprocessor {
     }
 }
 
-/// A copy of `rgb` whose pixels of the given color are white.
+/// A copy of `rgb` with white in place of a colour.
 fn whitened(rgb: &[u8], color: [u8; 3]) -> Vec<u8> {
     let mut out = rgb.to_vec();
     let (pixels, _) = out.as_chunks_mut();
@@ -247,10 +252,10 @@ fn whitened(rgb: &[u8], color: [u8; 3]) -> Vec<u8> {
     out
 }
 
-/// Per channel the tensor's value for each pixel value.
+/// The tensor's value for each pixel value, per channel.
 ///
-/// On Pillow, rescaling is done in double precision, then normalising in single precision. On torchvision, all is done in
-/// single precision, and images are not rescaled where they are normalised, too: mean and deviation are.
+/// On Pillow, rescaling has double precision and normalising single precision. On torchvision, both have single
+/// precision; if images are normalised, mean and deviation are rescaled and not the pixels.
 fn tables(config: &PreprocessConfig) -> [[f32; 256]; 3] {
     let pillow = config.backend == Backend::Pillow;
     let rescaled = |value: usize| match config.rescale_factor {
@@ -272,16 +277,16 @@ fn tables(config: &PreprocessConfig) -> [[f32; 256]; 3] {
 /// A centre crop along one axis.
 #[derive(Debug, PartialEq, Eq)]
 struct Span {
-    /// What is taken of the resized image.
+    /// The range of the resized image that is kept.
     source: Range<usize>,
-    /// Black before it.
+    /// Black pixels before it.
     before: usize,
 }
 
 impl Span {
-    /// As `transformers.image_transforms.center_crop` does it on Pillow: an odd pixel is cut from the end, or padded at the
-    /// start. On torchvision it is padded at the end; the `Fast` processors cut at the start what half an odd margin is,
-    /// rounded to even.
+    /// As `transformers.image_transforms.center_crop` on Pillow, which cuts an odd pixel at the end and pads it at the
+    /// start. torchvision pads it at the end, and `Fast` processors cut half of an odd margin, rounded to even, at the
+    /// start.
     fn new(backend: Backend, have: usize, want: usize) -> Self {
         let (cut, black) = (have.saturating_sub(want), want.saturating_sub(have));
         let start = match backend {
@@ -379,7 +384,7 @@ mod tests {
         check(&PreprocessConfig { resize: edges, ..AS_IS }, 300, 1, 900, "1 pixel or more a side");
         let exact = Some(Resize { to: Target::Exact(Size { height: 4096, width: 4096 }), filter: Filter::Bicubic });
         let backend = Backend::Torchvision;
-        // The image is small, what lies between the two passes is not.
+        // The image is small, but the buffer between the two passes is not.
         check(
             &PreprocessConfig { resize: exact, backend, ..AS_IS },
             1,

@@ -119,9 +119,9 @@ impl Pool {
         };
         let each: Job<'_> = &each;
         // The workers outlive the job, so its lifetime has to be erased. `std::thread::scope` needs no `unsafe`, but starts
-        // threads for every run. `rayon::ThreadPool::broadcast` would move the erasure into rayon; its threads do not spin
-        // before they sleep, and the barrier between phases would still be this one. Replace this if the image tower is no
-        // slower with rayon, measured with `spotter bench --tower image` on two and four threads.
+        // threads for every run. `rayon::ThreadPool::broadcast` would move the erasure into rayon, and the barrier between
+        // phases would remain. Replace this if the image tower is no slower with rayon, measured with `spotter bench --tower
+        // image` on two and four threads.
         // SAFETY: only the lifetime changes; this function does not return before `unfinished` is 0, after which no
         // thread calls the job.
         let pointer: JobPointer = JobPointer(unsafe {

@@ -1,6 +1,6 @@
 //! Why a JPEG cannot be decoded.
 
-/// What is wrong with a JPEG, or not supported in it.
+/// Why a JPEG cannot be decoded: damage, or an unsupported feature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct JpegError(#[from] pub(super) Problem);

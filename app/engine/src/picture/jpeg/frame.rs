@@ -1,4 +1,4 @@
-//! What the headers of a JPEG say: its size, its components, and which of them a scan holds.
+//! Frame and scan headers: size, components, and which of them a scan has.
 
 use image::metadata::Orientation;
 
@@ -10,7 +10,7 @@ use super::{JpegError, Problem};
 use crate::picture::DecodeError;
 use crate::picture::budget::{check_size, rgb_bytes, turn_bytes};
 
-/// How the coefficients of an image are spread over scans.
+/// How the coefficients are distributed over scans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     /// Baseline or extended sequential.
@@ -22,23 +22,23 @@ pub(super) enum Coding {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Component {
     id: u8,
-    /// Sampling factors: 1 to 4.
+    /// Sampling factors, 1 to 4.
     pub(super) columns: usize,
     pub(super) rows: usize,
-    /// Number of its quantisation table.
+    /// Number of the quantisation table.
     pub(super) table: usize,
-    /// Samples that show something.
+    /// Samples within the image.
     pub(super) width: usize,
     pub(super) height: usize,
-    /// Blocks that show something.
+    /// Blocks within the image.
     pub(super) width_blocks: usize,
     pub(super) height_blocks: usize,
-    /// Blocks in a row when filled up to whole MCUs.
+    /// Blocks per row, padded to whole MCUs.
     pub(super) stride_blocks: usize,
     pub(super) upsampling: Upsampling,
 }
 
-/// An image's header.
+/// A frame header.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) coding: Coding,
@@ -50,14 +50,14 @@ pub(super) struct Frame {
     pub(super) rows: usize,
 }
 
-/// The most components that an image may have.
+/// The most components of an image.
 pub(super) const MAX_COMPONENTS: usize = 4;
 
-/// The most blocks that an MCU may have: T.81, B.2.3.
+/// The most blocks of an MCU: T.81, B.2.3.
 const MAX_BLOCKS: usize = 10;
 
 impl Frame {
-    /// Reads a frame header, SOF0, SOF1 or SOF2; checks the size.
+    /// Reads the frame header SOF0, SOF1 or SOF2, and checks the size.
     pub(super) fn read(marker: u8, segment: &[u8]) -> Result<Self, DecodeError> {
         let coding = match marker {
             SOF0 | SOF1 => Coding::Sequential,
@@ -112,18 +112,18 @@ impl Frame {
         Ok(frame)
     }
 
-    /// MCUs in a row of a scan with all components.
+    /// MCUs per row of a scan with all components.
     pub(super) fn mcus_per_row(&self) -> usize {
         self.width.div_ceil(self.columns * 8)
     }
 
-    /// Rows of such MCUs.
+    /// Rows of MCUs of a scan with all components.
     pub(super) fn mcu_rows(&self) -> usize {
         self.height.div_ceil(self.rows * 8)
     }
 
-    /// Bytes that are held at once while the image is decoded and turned: its pixels, two rows of MCUs, and the
-    /// coefficients where they come in several scans.
+    /// Peak memory for decoding and rotating the image: its pixels, two rows of MCUs, and the coefficients if there are
+    /// several scans.
     pub(super) fn bytes(&self, has_coefficients: bool, turn: Orientation) -> u64 {
         const COEFFICIENT_BYTES: u64 = 2;
         let (mut samples, mut coefficients) = (0, 0);
@@ -136,7 +136,7 @@ impl Frame {
         rgb_bytes(self.width, self.height) + samples + kept + turn_bytes((self.width, self.height), turn)
     }
 
-    /// What the components are, by the rules of libjpeg: number, JFIF marker, Adobe's transform, names.
+    /// The colour space, by libjpeg's rules: number and ids of components, JFIF marker, Adobe's transform.
     pub(super) fn color_space(&self, has_jfif: bool, adobe_transform: Option<u8>) -> ColorSpace {
         let ids: Vec<_> = self.components.iter().map(|component| component.id).collect();
         match (ids.len(), adobe_transform) {
@@ -151,7 +151,7 @@ impl Frame {
     }
 }
 
-/// The coding that a frame header stands for, where it is not decoded.
+/// Name of the coding of an unsupported frame header.
 fn coding_name(marker: u8) -> &'static str {
     match marker {
         SOF3 => "lossless",
@@ -162,17 +162,17 @@ fn coding_name(marker: u8) -> &'static str {
     }
 }
 
-/// A component's part in a scan.
+/// A component of a scan.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Member {
-    /// Its index in the frame.
+    /// Index of the component in the frame.
     pub(super) component: usize,
-    /// Numbers of its Huffman tables.
+    /// Numbers of the Huffman tables.
     pub(super) dc_table: usize,
     pub(super) ac_table: usize,
 }
 
-/// A scan's header.
+/// A scan header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scan {
     members: [Member; MAX_COMPONENTS],
@@ -180,14 +180,14 @@ pub(super) struct Scan {
     /// First and last coefficient, in zigzag order.
     pub(super) first: usize,
     pub(super) last: usize,
-    /// The bit that was the lowest before, 0 for none.
+    /// The lowest bit that earlier scans sent; 0 if there were none.
     pub(super) high: u32,
-    /// The lowest bit that is sent.
+    /// The lowest bit that this scan sends.
     pub(super) low: u32,
 }
 
 impl Scan {
-    /// Reads a scan header and checks it against its frame.
+    /// Reads a scan header and checks it against the frame.
     pub(super) fn read(segment: &[u8], frame: &Frame) -> Result<Self, JpegError> {
         let malformed = || JpegError(Problem::Segment { marker: SOS });
         let (&count, rest) = segment.split_first().ok_or_else(malformed)?;
@@ -225,22 +225,22 @@ impl Scan {
         if is_band && is_step && self.low <= 13 { Ok(()) } else { Err(JpegError(Problem::Progression)) }
     }
 
-    /// The components that take part, in their order.
+    /// The components of the scan, in their order.
     pub(super) fn members(&self) -> &[Member] {
         &self.members[..self.count]
     }
 
-    /// Whether one component stands alone, and a block is an MCU.
+    /// Whether the scan has a single component, so that an MCU is one block.
     pub(super) fn is_single(&self) -> bool {
         self.count == 1
     }
 
-    /// MCUs in a row.
+    /// MCUs per row.
     pub(super) fn mcus_per_row(&self, frame: &Frame) -> usize {
         if self.is_single() { frame.components[self.members[0].component].width_blocks } else { frame.mcus_per_row() }
     }
 
-    /// Rows of this scan's MCUs that lie in one row of MCUs of all components.
+    /// Rows of this scan's MCUs within one row of MCUs of all components.
     pub(super) fn rows_within(&self, mcu_row: usize, frame: &Frame) -> usize {
         if !self.is_single() {
             return 1;
@@ -250,8 +250,8 @@ impl Scan {
     }
 }
 
-/// The place of each coefficient in a block, in the order in which they are coded; T.81, figure A.6. Runs of zeros that
-/// reach beyond the last one end there.
+/// Index in a block of each coefficient, in zigzag order; T.81, figure A.6. Indices beyond the last coefficient map to
+/// the last.
 pub(super) const ZIGZAG: [u8; 128] = {
     let mut order = [63; 128];
     let (mut row, mut column, mut at) = (0_usize, 0_usize, 0);
@@ -275,7 +275,7 @@ pub(super) const ZIGZAG: [u8; 128] = {
     order
 };
 
-/// Reads a DQT segment into its tables. Steps are held as 16 bits with a sign, as libjpeg-turbo multiplies them.
+/// Reads a DQT segment. Steps are stored as signed 16 bits, as libjpeg-turbo multiplies them.
 pub(super) fn read_quantization(mut segment: &[u8], tables: &mut [Option<Block>; 4]) -> Result<(), JpegError> {
     let malformed = || JpegError(Problem::Segment { marker: DQT });
     while let Some((&number, rest)) = segment.split_first() {
