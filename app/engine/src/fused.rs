@@ -14,7 +14,7 @@ mod program;
 mod quantized;
 mod run;
 
-pub(crate) use file::OnnxFile;
+pub(crate) use file::{OnnxFile, OnnxSource};
 pub(crate) use int4::at as int4_at;
 pub(crate) use kernels::{Kernels, Pool, lock};
 pub(crate) use load::load;

@@ -41,7 +41,7 @@ pub struct PreprocessConfig {
     /// The implementation whose arithmetic is followed.
     #[serde(default, skip_serializing_if = "Backend::is_default")]
     pub backend: Backend,
-    /// Whether pixels of the colour that the file marks as transparent ([`Picture::transparent`]) become white.
+    /// True if pixels of the colour that the file marks as transparent ([`Picture::transparent`]) become white.
     #[serde(default, skip_serializing_if = "is_false")]
     pub transparent_on_white: bool,
 }
@@ -74,7 +74,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Whether a manifest can omit it.
+    /// True if a manifest can omit it.
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -55,7 +55,7 @@ pub struct Score {
 }
 
 impl ScoringKind {
-    /// Whether a manifest can omit it.
+    /// True if a manifest can omit it.
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }

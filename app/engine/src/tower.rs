@@ -11,7 +11,7 @@ mod text;
 mod threads;
 mod tract;
 
-use std::io::{Read, Seek};
+use std::io::{Read as _, Seek as _};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -19,7 +19,7 @@ use tract_onnx::pb;
 
 use crate::bundle::{self, Bundle, Dim, TowerKind};
 use crate::embedding::normalize;
-use crate::fused::{self, Inputs, OnnxFile, Outcome, Program, Runner};
+use crate::fused::{self, Inputs, OnnxFile, OnnxSource, Outcome, Program, Runner};
 
 pub use error::TowerError;
 pub use image::ImageTower;
@@ -82,10 +82,6 @@ impl Output {
     }
 }
 
-/// Bytes of an ONNX file.
-trait Source: Read + Seek {}
-impl<T: Read + Seek> Source for T {}
-
 /// Runs `load` while another thread checks the SHA-256 of the file. A mismatch takes precedence over errors of `load`.
 fn checked<T>(
     bundle: &Bundle,
@@ -110,7 +106,7 @@ fn checked<T>(
 /// Reads and prepares a graph. Inconsistent graphs are errors, never panics.
 fn load(
     tower: TowerKind,
-    source: Box<dyn Source + '_>,
+    source: Box<dyn OnnxSource + '_>,
     spec: &bundle::Tower,
     inputs: Inputs<'_>,
     projection_dim: usize,
@@ -140,7 +136,7 @@ fn check_positions(tower: TowerKind, inputs: Inputs<'_>, program: &Program) -> R
 
 fn prepare(
     tower: TowerKind,
-    mut source: Box<dyn Source + '_>,
+    mut source: Box<dyn OnnxSource + '_>,
     spec: &bundle::Tower,
     inputs: Inputs<'_>,
     projection_dim: usize,

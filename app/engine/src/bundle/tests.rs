@@ -127,9 +127,9 @@ fn leftovers_of_a_killed_writer_are_rescued_and_removed() {
         what: &'static str,
         /// Where the old bundle is, with labels in its folder.
         before: &'static str,
-        /// Whether a bundle is at the destination.
+        /// True if a bundle is at the destination.
         in_place: bool,
-        /// Whether the labels are there after the next bundle is written.
+        /// True if the labels are there after the next bundle is written.
         keeps_labels: bool,
     }
     let cases = [

@@ -26,12 +26,12 @@ const NODES_MAX: usize = 1 << 14;
 const PIECE_BYTES: usize = 1 << 18;
 
 /// The bytes of an ONNX file.
-pub(crate) trait Source: Read + Seek {}
-impl<T: Read + Seek> Source for T {}
+pub(crate) trait OnnxSource: Read + Seek {}
+impl<T: Read + Seek> OnnxSource for T {}
 
 /// A graph and the positions of its large constants.
 pub(crate) struct OnnxFile<'a> {
-    source: BufReader<Box<dyn Source + 'a>>,
+    source: BufReader<Box<dyn OnnxSource + 'a>>,
     /// The graph; large constants have no data in it.
     pub(crate) graph: pb::GraphProto,
     places: HashMap<String, (u64, u64)>,
@@ -51,7 +51,7 @@ type Key = (u64, Wire);
 
 impl<'a> OnnxFile<'a> {
     /// Reads the graph. Data that is stored outside of the file, or not in `raw_data`, is left to the caller.
-    pub(crate) fn read(source: Box<dyn Source + 'a>) -> io::Result<Self> {
+    pub(crate) fn read(source: Box<dyn OnnxSource + 'a>) -> io::Result<Self> {
         let mut file = Self {
             source: BufReader::with_capacity(1 << 16, source),
             graph: pb::GraphProto::default(),

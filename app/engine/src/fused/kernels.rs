@@ -62,7 +62,7 @@ pub(crate) struct TileI8 {
     out_stride: usize,
     /// 1 to `nr`.
     width: usize,
-    /// Whether `out` is incremented instead of overwritten.
+    /// True if `out` is incremented instead of overwritten.
     accumulate: bool,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct TileF32 {
     out_stride: usize,
     /// 1 to `nr`.
     width: usize,
-    /// Whether `out` is incremented instead of overwritten.
+    /// True if `out` is incremented instead of overwritten.
     accumulate: bool,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Kernels {
     pub(crate) layout_i8: Layout,
     /// Memory layout of float weights; `k_tile` is 1.
     pub(crate) layout_f32: Layout,
-    /// Whether activations are stored less 128, as signed bytes.
+    /// True if activations are stored less 128, as signed bytes.
     signed: bool,
     panel_i8: unsafe fn(&TileI8),
     panel_f32: unsafe fn(&TileF32),

@@ -128,7 +128,7 @@ enum SymbolicValue {
     Norms(View),
     /// A causal mask, sliced to the sequence length.
     Causal {
-        /// Whether only one of its two axes is sliced so far.
+        /// True if only one of its two axes is sliced so far.
         half: bool,
     },
     /// The rows from an index on.

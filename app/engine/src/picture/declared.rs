@@ -7,7 +7,7 @@ use image::ImageFormat;
 pub(super) struct Declared {
     /// Widths and heights: of a PNG, or of each lossy frame of a WebP.
     pub(super) sizes: Vec<(usize, usize)>,
-    /// Whether a WebP is animated.
+    /// True if a WebP is animated.
     pub(super) is_animated: bool,
 }
 

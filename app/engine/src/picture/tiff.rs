@@ -167,7 +167,7 @@ impl Layout {
         })
     }
 
-    /// Whether its samples, converted to 8 bits, are RGB pixels.
+    /// True if its samples, converted to 8 bits, are RGB pixels.
     fn is_rgb(&self, meaning: Meaning) -> bool {
         meaning == Meaning::Rgb { premultiplied: false } && self.samples == 3 && !self.planar
     }

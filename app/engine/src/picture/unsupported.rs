@@ -22,7 +22,7 @@ pub struct UnsupportedFormat {
     pub what: &'static str,
     /// What to do about it.
     pub advice: &'static str,
-    /// Whether it is a video.
+    /// True if it is a video.
     pub is_video: bool,
 }
 

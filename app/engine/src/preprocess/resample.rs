@@ -36,7 +36,7 @@ struct Weight {
 /// One axis of a resize; computed once per image size.
 #[derive(Debug, Default)]
 struct Axis {
-    /// Whether every output is a copy of one input: for nearest, and if the size does not change.
+    /// True if every output is a copy of one input: for nearest, and if the size does not change.
     picks: bool,
     /// First input and number of inputs of each output.
     bounds: Vec<(usize, usize)>,

@@ -6,7 +6,7 @@ use super::{Scoring, ScoringKind};
 
 /// Why a loss cannot be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("loss: expected as many texts as images, 1 or more, each the other's partner; found {texts} and {images}")]
+#[error("loss: expected as many texts as images, 1 or more; found {texts} and {images}")]
 pub struct LossError {
     /// Rows of `logits_per_text`.
     pub texts: usize,
@@ -47,7 +47,7 @@ impl Scoring {
     }
 
     /// The loss of transformers for `return_loss=True`, from finite `logits_per_text` [n, n] whose diagonal has the
-    /// matching pairs. Used to compare with the reference, and to monitor tuning.
+    /// matching pairs. For comparison with the reference.
     ///
     /// Softmax: the mean of the cross-entropies of rows and columns against the diagonal (`clip_loss`). Sigmoid: the
     /// mean over the rows of the sum of `-log(sigmoid(±logit))`, with plus on the diagonal and minus elsewhere

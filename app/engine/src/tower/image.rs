@@ -4,7 +4,7 @@ use std::io::{Cursor, Read, Seek};
 
 use ndarray::{Array2, ArrayView4};
 
-use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
+use super::{Engine, OnnxSource, Output, Profile, Threads, TowerError, checked, load, profile};
 use crate::bundle::{Bundle, Manifest, TowerKind};
 use crate::fused::{Input, Inputs};
 
@@ -46,7 +46,11 @@ impl ImageTower {
         Self::from_source(Box::new(onnx), manifest, threads)
     }
 
-    fn from_source(source: Box<dyn Source + '_>, manifest: &Manifest, threads: &Threads) -> Result<Self, TowerError> {
+    fn from_source(
+        source: Box<dyn OnnxSource + '_>,
+        manifest: &Manifest,
+        threads: &Threads,
+    ) -> Result<Self, TowerError> {
         let image_size = manifest.image_size();
         let inputs = Inputs::Pixels(image_size);
         let (engine, layers) =

@@ -4,7 +4,7 @@ use std::io::{Cursor, Read, Seek};
 
 use ndarray::Array2;
 
-use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
+use super::{Engine, OnnxSource, Output, Profile, Threads, TowerError, checked, load, profile};
 use crate::bundle::{Bundle, Manifest, Padding, Positions, TowerKind};
 use crate::fused::{Input, Inputs};
 use crate::tokenize::{Encoding, Tokenizer};
@@ -61,7 +61,7 @@ impl TextTower {
     }
 
     fn from_source(
-        source: Box<dyn Source + '_>,
+        source: Box<dyn OnnxSource + '_>,
         tokenizer_json: &[u8],
         manifest: &Manifest,
         threads: &Threads,

@@ -32,7 +32,7 @@ pub(super) struct TractTower {
     output: usize,
     /// Prepared plans with their sequence lengths (0 for images), shortest first.
     plans: Vec<(usize, Option<Arc<TypedRunnableModel>>)>,
-    /// Whether prompts run with their exact length.
+    /// True if prompts run with their exact length.
     exact: bool,
     executor: Executor,
 }

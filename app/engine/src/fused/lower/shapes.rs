@@ -136,7 +136,7 @@ fn heads(view: View, shape: &[i64]) -> Lowered<SymbolicValue> {
     Ok(SymbolicValue::Heads { view, heads, order: HeadAxes::TokensHeads, scale: 1.0 })
 }
 
-/// Whether the new size of an axis is the old one; 0 means the old size.
+/// True if the new size of an axis is the old one; 0 means the old size.
 fn keeps(extent: i64, old: usize) -> bool {
     extent == 0 || usize::try_from(extent) == Ok(old)
 }

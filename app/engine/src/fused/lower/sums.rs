@@ -160,7 +160,7 @@ fn scaled(symbol: SymbolicValue, factor: f32) -> SymbolicValue {
     }
 }
 
-/// Whether a factor can be folded into the scale, which is so before anything is added.
+/// True if a factor can be folded into the scale, which is so before anything is added.
 fn scalable(symbol: &SymbolicValue) -> bool {
     match symbol {
         SymbolicValue::Heads { .. } => true,

@@ -17,7 +17,7 @@ pub(super) struct Reader<'a> {
     padding: u32,
     /// A marker that was found but not consumed.
     marker: Option<u8>,
-    /// Whether the bytes ended where a marker was expected.
+    /// True if the bytes ended where a marker was expected.
     is_truncated: bool,
 }
 
@@ -63,12 +63,12 @@ impl<'a> Reader<'a> {
         (self.buffer, self.bits, self.padding) = (0, 0, 0);
     }
 
-    /// Whether more bits were read than there are before the next marker.
+    /// True if more bits were read than there are before the next marker.
     pub(super) fn is_exhausted(&self) -> bool {
         self.padding > self.bits
     }
 
-    /// Whether the bytes ended within entropy-coded data.
+    /// True if the bytes ended within entropy-coded data.
     pub(super) fn is_truncated(&self) -> bool {
         self.is_truncated
     }

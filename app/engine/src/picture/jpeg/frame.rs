@@ -230,7 +230,7 @@ impl Scan {
         &self.members[..self.count]
     }
 
-    /// Whether the scan has a single component, so that an MCU is one block.
+    /// True if the scan has a single component, so that an MCU is one block.
     pub(super) fn is_single(&self) -> bool {
         self.count == 1
     }

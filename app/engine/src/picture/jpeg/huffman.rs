@@ -27,9 +27,9 @@ pub(super) struct Table {
     limits: [u32; 17],
     /// By length: the difference of a symbol's index and its code.
     offsets: [i32; 17],
-    /// Whether the current file defines this table.
+    /// True if the current file defines this table.
     pub(super) is_defined: bool,
-    /// Whether the codes fit their lengths; reported only if the table is used.
+    /// True if the codes fit their lengths; reported only if the table is used.
     is_valid: bool,
 }
 

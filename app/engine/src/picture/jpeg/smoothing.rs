@@ -35,7 +35,7 @@ impl Known {
     }
 }
 
-/// Whether an image is smoothed: all relevant steps are known and not zero, all DC values are known, and AC
+/// True if an image is smoothed: all relevant steps are known and not zero, all DC values are known, and AC
 /// coefficients are missing.
 pub(super) fn is_useful(frame: &Frame, known: &[Known; 4], steps: &[Block; 4]) -> bool {
     let components = || known.iter().zip(steps).take(frame.components.len());
