@@ -104,7 +104,8 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
         let cosine = embedding.iter().zip(image).map(|(a, b)| a * b).sum::<f32>();
         scores.push(Score { label, cosine, logit: cosine * factor + bias, probability: 0.0 });
     }
-    scores.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+    // A stable sort would allocate. Labels are in the order of the set, so they break ties as it would.
+    scores.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.label.cmp(&b.label)));
     scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
 }
 

@@ -45,7 +45,7 @@ const MAX_SCANS: usize = 256;
 const START: [u8; 2] = [FILL, SOI];
 
 /// Decodes a sequence of JPEGs into one [`Picture`], for a live loop. Buffers are reused, so that frames of the same
-/// kind and size allocate almost nothing.
+/// kind and size allocate nothing, unless EXIF asks for a rotation.
 ///
 /// Frames of webcams often lack Huffman tables; they get the standard ones. Bytes after the end-of-image marker are
 /// ignored.

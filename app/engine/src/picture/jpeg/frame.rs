@@ -1,5 +1,7 @@
 //! Frame and scan headers: size, components, and which of them a scan has.
 
+use std::ops::Deref;
+
 use image::metadata::Orientation;
 
 use super::color::ColorSpace;
@@ -19,7 +21,7 @@ pub(super) enum Coding {
 }
 
 /// One component of an image.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Component {
     id: u8,
     /// Sampling factors, 1 to 4.
@@ -38,13 +40,35 @@ pub(super) struct Component {
     pub(super) upsampling: Upsampling,
 }
 
+/// The components of an image, which are not allocated for every frame of a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Components {
+    all: [Component; MAX_COMPONENTS],
+    count: usize,
+}
+
+impl Components {
+    fn push(&mut self, component: Component) {
+        self.all[self.count] = component;
+        self.count += 1;
+    }
+}
+
+impl Deref for Components {
+    type Target = [Component];
+
+    fn deref(&self) -> &[Component] {
+        &self.all[..self.count]
+    }
+}
+
 /// A frame header.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) coding: Coding,
     pub(super) width: usize,
     pub(super) height: usize,
-    pub(super) components: Vec<Component>,
+    pub(super) components: Components,
     /// The largest sampling factors.
     pub(super) columns: usize,
     pub(super) rows: usize,
@@ -85,12 +109,15 @@ impl Frame {
         Self::new(coding, width, height, specifications).map_err(DecodeError::from)
     }
 
+    /// Takes at most [`MAX_COMPONENTS`] component specifications: id, sampling factors and quantisation table of each.
     fn new(coding: Coding, width: usize, height: usize, specifications: &[[u8; 3]]) -> Result<Self, JpegError> {
-        let factors: Vec<_> = specifications.iter().map(|s| (usize::from(s[1] >> 4), usize::from(s[1] & 15))).collect();
-        let columns = factors.iter().map(|own| own.0).max().unwrap_or(1);
-        let rows = factors.iter().map(|own| own.1).max().unwrap_or(1);
-        let mut frame = Frame { coding, width, height, components: Vec::new(), columns, rows };
-        for (&[id, _, table], &own) in specifications.iter().zip(&factors) {
+        let factors =
+            |specification: &[u8; 3]| (usize::from(specification[1] >> 4), usize::from(specification[1] & 15));
+        let columns = specifications.iter().map(|specification| factors(specification).0).max().unwrap_or(1);
+        let rows = specifications.iter().map(|specification| factors(specification).1).max().unwrap_or(1);
+        let mut frame = Frame { coding, width, height, components: Components::default(), columns, rows };
+        for specification in specifications {
+            let (&[id, _, table], own) = (specification, factors(specification));
             let sampling = || JpegError(Problem::Sampling { component: id, found: own, largest: (columns, rows) });
             if !(1..=4).contains(&own.0) || !(1..=4).contains(&own.1) {
                 return Err(sampling());
@@ -127,7 +154,7 @@ impl Frame {
     pub(super) fn bytes(&self, has_coefficients: bool, turn: Orientation) -> u64 {
         const COEFFICIENT_BYTES: u64 = 2;
         let (mut samples, mut coefficients) = (0, 0);
-        for component in &self.components {
+        for component in self.components.iter() {
             let row = (component.stride_blocks * component.rows * 64) as u64;
             samples += 2 * row;
             coefficients += row * self.mcu_rows() as u64 * COEFFICIENT_BYTES;
@@ -138,12 +165,12 @@ impl Frame {
 
     /// The colour space, by libjpeg's rules: number and ids of components, JFIF marker, Adobe's transform.
     pub(super) fn color_space(&self, has_jfif: bool, adobe_transform: Option<u8>) -> ColorSpace {
-        let ids: Vec<_> = self.components.iter().map(|component| component.id).collect();
-        match (ids.len(), adobe_transform) {
+        let is_named_rgb = || self.components.iter().map(|component| component.id).eq(*b"RGB");
+        match (self.components.len(), adobe_transform) {
             (1, _) => ColorSpace::Grey,
             (3, _) if has_jfif => ColorSpace::YCbCr,
             (3, Some(0)) => ColorSpace::Rgb,
-            (3, None) if ids == *b"RGB" => ColorSpace::Rgb,
+            (3, None) if is_named_rgb() => ColorSpace::Rgb,
             (3, _) => ColorSpace::YCbCr,
             (_, None | Some(0)) => ColorSpace::Cmyk,
             _ => ColorSpace::Ycck,

@@ -25,7 +25,9 @@ impl Planes {
     /// Prepares for an image.
     pub(super) fn prepare(&mut self, frame: &Frame) {
         self.steps = [[0; 64]; MAX_COMPONENTS];
-        for ((samples, stride), component) in self.samples.iter_mut().zip(&mut self.strides).zip(&frame.components) {
+        for ((samples, stride), component) in
+            self.samples.iter_mut().zip(&mut self.strides).zip(frame.components.iter())
+        {
             *stride = component.stride_blocks * 8;
             samples.resize(*stride * component.rows * 8 * 2, 0);
         }
@@ -84,7 +86,7 @@ impl Output {
         for y in first..last {
             let mut sources: [&[u8]; MAX_COMPONENTS] = [&[]; MAX_COMPONENTS];
             for (number, ((source, row), component)) in
-                sources.iter_mut().zip(rows.iter_mut()).zip(&frame.components).enumerate()
+                sources.iter_mut().zip(rows.iter_mut()).zip(frame.components.iter()).enumerate()
             {
                 let plane = Plane {
                     samples: &planes.samples[number],

@@ -2,9 +2,10 @@
 //! columns, half the rows or both, else by repetition.
 
 /// How a component is upsampled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Upsampling {
     /// Not at all.
+    #[default]
     None,
     /// Each sample is repeated for this many columns and rows.
     Repeat { columns: usize, rows: usize },
