@@ -11,6 +11,7 @@ mod kind;
 mod manifest;
 mod non_bundle;
 mod read;
+mod validate;
 mod write;
 
 pub use archive::Archive;

@@ -5,9 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::BundleError;
-use crate::hash::parse_hex;
-use crate::preprocess::{MAX_SIDE, PreprocessConfig, PreprocessError, Preprocessor, Size};
-use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, Scoring, ScoringKind};
+use crate::preprocess::{PreprocessConfig, PreprocessError, Preprocessor, Size};
+use crate::score::{Scoring, ScoringKind};
 
 /// Version of the bundle format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -18,12 +17,6 @@ pub const TEXT_INPUTS: [&str; 4] = ["input_ids", "attention_mask", "token_type_i
 /// The most tokens that a text tower may take. Known architectures take 64 to 514, long ones of other exporters some
 /// thousand; the memory of a run grows with the number. The tower's position table may limit it further.
 pub const TOKENS_MAX: usize = 4096;
-
-/// Size limit of a tower: an ONNX file is one protobuf message, which cannot be larger.
-const TOWER_BYTES_MAX: u64 = 1 << 31;
-
-/// Size limit of files that are held in memory whole. A tokenizer of a million tokens takes half of it.
-const WHOLE_BYTES_MAX: u64 = 128 << 20;
 
 /// Name of the manifest inside a bundle.
 pub const MANIFEST_FILE: &str = "bundle.json";
@@ -424,80 +417,5 @@ impl Manifest {
     /// Logit scale, logit bias and kind of scoring, as [`crate::score::score`] takes them.
     pub fn scoring(&self) -> Scoring {
         Scoring { logit_scale: self.logit_scale, logit_bias: self.logit_bias, kind: self.scoring }
-    }
-
-    fn validate(&self, path: &str) -> Result<(), BundleError> {
-        let check = |ok: bool, field: &'static str, expected: &str, found: String| {
-            if ok {
-                return Ok(());
-            }
-            Err(BundleError::Field { path: path.to_owned(), field, expected: expected.to_owned(), found })
-        };
-        let all = |specs: &[TensorSpec]| specs.iter().map(TensorSpec::to_string).collect::<Vec<_>>().join("; ");
-        let sizes_max = [TOWER_BYTES_MAX, TOWER_BYTES_MAX, WHOLE_BYTES_MAX, WHOLE_BYTES_MAX];
-        for (file, bytes_max) in self.files().into_iter().zip(sizes_max) {
-            let plain = !file.name.is_empty() && !file.name.contains(['/', '\\']) && !file.name.starts_with('.');
-            check(plain && file.name != MANIFEST_FILE, "file.name", "a plain file name", file.name.clone())?;
-            let is_hash = parse_hex::<32>(&file.sha256).is_some();
-            check(is_hash, "file.sha256", "64 hexadecimal digits", file.sha256.clone())?;
-            let wanted = format!("at most {bytes_max} for {:?}", file.name);
-            check(file.bytes <= bytes_max, "file.bytes", &wanted, file.bytes.to_string())?;
-        }
-        check(self.projection_dim > 0, "projection_dim", "1 or more", self.projection_dim.to_string())?;
-        let scale_fits = self.logit_scale.is_finite() && self.logit_scale < LOGIT_SCALE_MAX;
-        let wanted = format!("a finite number below {LOGIT_SCALE_MAX}");
-        check(scale_fits, "logit_scale", &wanted, self.logit_scale.to_string())?;
-        let bias = self.logit_bias.unwrap_or(0.0);
-        let wanted = format!("a number between -{LOGIT_BIAS_MAX:e} and {LOGIT_BIAS_MAX:e}");
-        check(bias.abs() <= LOGIT_BIAS_MAX, "logit_bias", &wanted, bias.to_string())?;
-        let embedding = |output: &TensorSpec| {
-            output.dtype == Dtype::F32
-                && matches!(&output.shape[..], [Dim::Named(_) | Dim::Fixed(1), Dim::Fixed(n)] if *n == self.projection_dim)
-        };
-        let wanted = format!("f32 [batch, {}]", self.projection_dim);
-        for (field, output) in [
-            ("vision.output", Some(&self.vision.output)),
-            ("vision.features", self.vision.features.as_ref()),
-            ("text.output", Some(&self.text.output)),
-            ("text.features", self.text.features.as_ref()),
-        ] {
-            if let Some(output) = output {
-                check(embedding(output), field, &wanted, output.to_string())?;
-            }
-        }
-        let pixels = matches!(&self.vision.inputs[..],
-            [TensorSpec { dtype: Dtype::F32, shape, .. }]
-                if matches!(shape[..], [Dim::Named(_) | Dim::Fixed(1), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
-        let found = all(&self.vision.inputs);
-        check(pixels, "vision.inputs", "one f32 [batch, 3, height, width]", found)?;
-        let [height, width] = self.image_size();
-        let wanted = format!("sides of at most {MAX_SIDE} pixels");
-        check(height.max(width) <= MAX_SIDE, "vision.inputs", &wanted, all(&self.vision.inputs))?;
-        let tokens = !self.text.inputs.is_empty()
-            && self.text.inputs.iter().all(|i| {
-                i.dtype == Dtype::I64
-                    && TEXT_INPUTS.contains(&i.name.as_str())
-                    && matches!(i.shape[..], [Dim::Named(_), Dim::Named(_)])
-            });
-        let wanted = format!("i64 [batch, sequence] inputs among {}", TEXT_INPUTS.join(", "));
-        check(tokens, "text.inputs", &wanted, all(&self.text.inputs))?;
-        let length = self.tokenizer.max_length;
-        let wanted = format!("2 to {TOKENS_MAX}");
-        check((2..=TOKENS_MAX).contains(&length), "tokenizer.max_length", &wanted, length.to_string())?;
-        check(!self.templates.is_empty(), "templates", "one or more", "none".into())?;
-        for template in &self.templates {
-            check(template.matches("{}").count() == 1, "templates", "one {} in each", template.clone())?;
-        }
-        for made in &self.overrides {
-            check(!made.key.is_empty(), "overrides.key", "the name of an option", String::new())?;
-            check(!made.reason.is_empty(), "overrides.reason", "why it was set", String::new())?;
-        }
-        if let Err(expected) = self.preprocess.validate() {
-            check(false, "preprocess", &expected, format!("{:?}", self.preprocess))?;
-        }
-        let size = self.preprocess.output_size();
-        let fits = size.is_none_or(|s| [s.height, s.width] == self.image_size());
-        let found = size.map_or_else(String::new, |s| format!("{} x {}", s.height, s.width));
-        check(fits, "preprocess", &format!("pictures of {height} x {width}, the image tower's input"), found)
     }
 }
