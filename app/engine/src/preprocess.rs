@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_cannot_be_right_are_refused_with_what_would_be_accepted() {
+    fn invalid_values_are_refused_with_the_valid_ones() {
         let check = |change: &dyn Fn(&mut PreprocessConfig), expected: &str| {
             let mut config = config();
             change(&mut config);

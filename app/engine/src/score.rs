@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn sigmoid_scores_stand_for_themselves() {
+    fn sigmoid_scores_are_independent() {
         let scoring = Scoring { logit_scale: 2.0, logit_bias: Some(-4.0), kind: ScoringKind::Sigmoid };
         let scores = scores(&[0.6, 0.8], array![[1.0, 0.0], [0.6, 0.8]], scoring);
         for (score, (label, cosine)) in scores.iter().zip([(1, 1.0_f32), (0, 0.6)]) {

@@ -100,7 +100,7 @@ fn a_directory_and_a_tar_read_back_as_written() {
 }
 
 #[test]
-fn a_bundle_is_replaced_whole_and_nothing_else_is() {
+fn only_bundles_are_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bundle");
     written(&path);
@@ -155,7 +155,7 @@ fn leftovers_of_a_killed_writer_are_rescued_and_removed() {
 }
 
 #[test]
-fn damage_is_named() {
+fn damage_is_reported() {
     type Damage = fn(&Path);
     let cases: [(&str, Damage, &str); 22] = [
         ("bit flip", |p| flip(&p.join("vision.onnx")), "SHA-256"),

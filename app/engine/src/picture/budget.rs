@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_counted_before_it_is_allocated() {
+    fn memory_is_checked_before_it_is_allocated() {
         struct Case {
             format: ImageFormat,
             color: ColorType,
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_counts_with_what_is_made_of_it() {
+    fn file_and_decoder_memory_add_up() {
         assert!(check_bytes((1, 1), 0, MAX_BYTES).is_ok());
         assert!(check_bytes((1, 1), 1, MAX_BYTES).is_err());
         let error = check_bytes((7000, 4000), 5, u64::MAX).expect_err("too much").to_string();

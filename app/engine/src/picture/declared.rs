@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_found_wherever_decoders_look() {
+    fn declared_sizes_are_found() {
         let check = |what: &str, format, bytes: &[u8], sizes: &[(usize, usize)], is_animated| {
             let expected = Declared { sizes: sizes.to_vec(), is_animated };
             assert_eq!(Declared::read(format, bytes), expected, "{what}");

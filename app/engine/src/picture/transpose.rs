@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_become_rows_whatever_the_size() {
+    fn images_of_any_size_are_transposed() {
         let check = |width: usize, height: usize| {
             let pixel = |x: usize, y: usize| [x as u8, y as u8, (x / 256 + y / 256 * 16) as u8];
             let mut rgb: Vec<u8> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_is_not_its_size_is_refused() {
+    fn invalid_images_are_refused() {
         let edge = Some(Resize { to: Target::ShortestEdge(4096), filter: Filter::Box });
         let edges = Some(Resize { to: Target::Edges { shortest: 24, longest: 48 }, filter: Filter::Box });
         let check = |config: &PreprocessConfig, width, height, bytes: usize, expected: &str| {
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_a_camera_fit_whatever_becomes_of_them() {
+    fn camera_images_fit_every_configuration() {
         let check = |to: Target, backend: Backend, (width, height): (usize, usize), fits: bool| {
             let resize = Some(Resize { to, filter: Filter::Bicubic });
             let crop = Some(Size { height: 224, width: 224 });

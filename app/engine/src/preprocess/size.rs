@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn another_output_size_keeps_the_share_of_the_picture() {
+    fn another_output_size_keeps_the_share_of_the_image() {
         type Steps = (Option<Target>, Option<(usize, usize)>);
         let check = |(resize, crop): Steps, (height, width), expected: Option<Steps>| {
             let found = config(resize, crop).with_output_size(Size { height, width });

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_are_those_of_the_formula() {
+    fn pixels_match_the_formula() {
         for (y, cb, cr) in (0..256).flat_map(|y| (0..256).map(move |c| (y, c, (c * 7 + y * 3) % 256))) {
             let (blue_difference, red_difference) = (f64::from(cb - 128), f64::from(cr - 128));
             let expected = [

@@ -329,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_zigzag_is_that_of_the_standard() {
+    fn the_zigzag_order_is_the_standard_one() {
         let start = [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48];
         assert_eq!(ZIGZAG[..22], start);
         assert_eq!(ZIGZAG[55..64], [46, 53, 60, 61, 54, 47, 55, 62, 63]);

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortcut_gives_what_the_transform_gives() {
+    fn the_dc_transform_equals_the_full_one() {
         for step in [1, 16, 99, 255] {
             let quantization = [step; 64];
             for dc in -3000..3000 {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_near_those_of_the_definition() {
+    fn samples_match_the_definition() {
         let mut seed = 1_u32;
         for _ in 0..200 {
             let mut block = [0_i16; 64];

@@ -81,7 +81,7 @@ fn check_i8(kernels: &Kernels, rows: usize, inputs: usize, outputs: usize, patte
             let (row, column) = (i / width, i % width);
             let case = || format!("{kernels:?} {rows}x{inputs}x{outputs} {}, {row} {column}", pattern.name);
             if column >= outputs {
-                assert_eq!(got, BEFORE, "behind a row: {}", case());
+                assert_eq!(got, BEFORE, "after a row: {}", case());
                 continue;
             }
             let products = q[row * inputs..][..inputs].iter().zip(w[column..].iter().step_by(outputs));
@@ -135,7 +135,7 @@ fn check_f32(kernels: &Kernels, rows: usize, inputs: usize, outputs: usize, rand
             let (row, column) = (i / width, i % width);
             let case = || format!("{kernels:?} {rows}x{inputs}x{outputs}, {row} {column}");
             if column >= outputs {
-                assert_eq!(got, BEFORE, "behind a row: {}", case());
+                assert_eq!(got, BEFORE, "after a row: {}", case());
                 continue;
             }
             let before = if accumulate { f64::from(BEFORE) } else { 0.0 };

@@ -12,7 +12,7 @@ fn tables() -> impl Iterator<Item = (&'static Kernels, u8)> {
 fn quantized(kernels: &Kernels, flip: u8, row: &[f32]) -> (f32, i32, Vec<u8>) {
     let mut out = vec![0x55; row.len() + 3];
     let (scale, zero_point) = kernels.quantize(row, &mut out);
-    assert_eq!(out.split_off(row.len()), [0; 3], "{kernels:?}: bytes behind the row");
+    assert_eq!(out.split_off(row.len()), [0; 3], "{kernels:?}: bytes after the row");
     out.iter_mut().for_each(|byte| *byte ^= flip);
     (scale, zero_point + i32::from(flip), out)
 }
@@ -146,7 +146,7 @@ fn softmax_is_close_to_double_precision() {
 
                 let (mut overwritten, mut bytes) = (row, vec![0x55; len + 3]);
                 let sum = f64::from(kernels.softmax_bytes(&mut overwritten, &mut bytes));
-                assert_eq!(bytes.split_off(len), [0; 3], "{kernels:?}: bytes behind the row");
+                assert_eq!(bytes.split_off(len), [0; 3], "{kernels:?}: bytes after the row");
                 let mut total = 0;
                 for (byte, exact) in bytes.iter().zip(&exact) {
                     let byte = byte ^ flip;
