@@ -2,23 +2,26 @@
 //!
 //! A bundle is a directory, or the same files in one `.tar`: `bundle.json` (the [`Manifest`]), two ONNX towers,
 //! a tokenizer and a model card. Opening one checks the format version, every field and the size of every file;
-//! reading a file checks its SHA-256. Whatever fails a check is refused with the file, what was expected and what
-//! was found, and no byte of it is used.
+//! reading a file checks its SHA-256. A failed check is an error that names the file, the expected and the found value;
+//! nothing of such a file is used.
 
 mod archive;
 mod content;
-mod foreign;
+mod kind;
 mod manifest;
+mod non_bundle;
 mod read;
+mod validate;
 mod write;
 
 pub use archive::Archive;
-pub use foreign::found_instead;
+pub use kind::TowerKind;
 pub use manifest::{
     Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
     MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,
     TOKENS_MAX, TensorSpec, TokenizerSpec, Tower, Weights,
 };
+pub use non_bundle::describe_non_bundle;
 pub use read::Bundle;
 pub use write::{Contents, NewFile, Part, Writer, write};
 
@@ -32,7 +35,7 @@ pub enum BundleError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The path is neither a bundle directory nor a `.tar` of one.
@@ -43,7 +46,7 @@ pub enum BundleError {
         /// What is there.
         found: String,
     },
-    /// The manifest is not JSON of the expected form.
+    /// The manifest is not JSON, or has an unknown or missing field, or one of another type.
     #[error("{path}: not a valid manifest")]
     Json {
         /// The manifest's path.
@@ -62,30 +65,48 @@ pub enum BundleError {
         /// The version found.
         found: u64,
     },
-    /// A manifest field has a value that cannot be right.
+    /// A manifest field has an invalid value.
     #[error("{path}: {field}: expected {expected}, found {found}")]
     Field {
         /// The manifest's path.
         path: String,
-        /// The field, with dots.
+        /// Path of the field, with dots.
         field: &'static str,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
-        /// What is there.
+        /// The value in the file.
         found: String,
     },
-    /// A file of the bundle is not what the manifest says.
+    /// A file of the bundle differs from the manifest.
     #[error("{path}: {what}: expected {expected}, found {found}; the bundle is damaged, copy or export it again")]
     Content {
         /// The file.
         path: String,
-        /// What was compared: size or SHA-256.
-        what: &'static str,
+        /// The property that differs.
+        what: FileProperty,
         /// The manifest's value.
         expected: String,
         /// The file's value.
         found: String,
     },
+}
+
+/// A property of a file that the manifest fixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileProperty {
+    /// Size in bytes.
+    Size,
+    /// SHA-256 of the content.
+    Sha256,
+}
+
+impl std::fmt::Display for FileProperty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Size => "size",
+            Self::Sha256 => "SHA-256",
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What command lines print: lines that cannot be forged, and a reader who may leave at any time.
+//! Output of command line programs: lines that file names cannot forge, and readers that may close the pipe.
 
 use std::error::Error;
 use std::fmt;
@@ -6,19 +6,19 @@ use std::io::{self, ErrorKind, Write};
 
 use crate::printable::printable;
 
-/// Nobody reads the output any more, as in `… | head -1`. A program ends quietly then, and is right to.
+/// The reader has closed the pipe, as in `… | head -1`. A program then exits quietly.
 #[derive(Debug)]
 struct ReaderGone;
 
 impl fmt::Display for ReaderGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nobody reads it any more")
+        f.write_str("the reader has closed the pipe")
     }
 }
 
 impl Error for ReaderGone {}
 
-/// Standard output, whose errors tell whether the reader is gone.
+/// Marks errors of standard output that mean a closed pipe, for [`is_reader_gone`].
 #[derive(Debug)]
 pub struct Output<W>(W);
 
@@ -43,7 +43,7 @@ fn marked(error: io::Error) -> io::Error {
     if error.kind() == ErrorKind::BrokenPipe { io::Error::new(ErrorKind::BrokenPipe, ReaderGone) } else { error }
 }
 
-/// Whether an error, given with its causes, is that the reader of an [`Output`] is gone.
+/// Returns true if an error, given with its causes, is that the reader of an [`Output`] has closed the pipe.
 pub fn is_reader_gone<'a>(mut chain: impl Iterator<Item = &'a (dyn Error + 'static)>) -> bool {
     chain.any(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -51,17 +51,17 @@ pub fn is_reader_gone<'a>(mut chain: impl Iterator<Item = &'a (dyn Error + 'stat
     })
 }
 
-/// An output that work does not depend on: once the reader is gone the rest is dropped, and the work goes on.
-pub struct Onward<'a>(&'a mut dyn Write);
+/// An output that drops everything once the reader has closed the pipe, so that the work goes on.
+pub struct IgnoreBrokenPipe<'a>(&'a mut dyn Write);
 
-impl<'a> Onward<'a> {
+impl<'a> IgnoreBrokenPipe<'a> {
     /// Writes to `out`.
     pub fn new(out: &'a mut dyn Write) -> Self {
         Self(out)
     }
 }
 
-impl Write for Onward<'_> {
+impl Write for IgnoreBrokenPipe<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0.write(bytes) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(bytes.len()),
@@ -77,7 +77,7 @@ impl Write for Onward<'_> {
     }
 }
 
-/// Writes one line, as [`printable`], whatever is in it.
+/// Writes one line; control characters in it are escaped as by [`printable`].
 ///
 /// # Errors
 /// Those of `out`.
@@ -88,8 +88,8 @@ pub fn write_line(out: &mut dyn Write, line: fmt::Arguments<'_>) -> io::Result<(
     out.write_all(line.as_bytes())
 }
 
-/// Tells an error, on standard error. That it cannot be told is no further error: there is nowhere to tell it.
-pub fn tell(err: &mut dyn Write, error: &str) {
+/// Prints `error: …` to `err`, which is standard error. If that fails, there is nowhere left to report it.
+pub fn print_error(err: &mut dyn Write, error: &str) {
     let _ = write_line(err, format_args!("error: {error}")).and_then(|()| err.flush());
 }
 
@@ -97,7 +97,7 @@ pub fn tell(err: &mut dyn Write, error: &str) {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes, then fails.
+    /// Accepts a number of bytes, then fails.
     struct Limited(usize, ErrorKind);
 
     impl Write for Limited {
@@ -113,11 +113,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_reader_that_left_is_no_error() {
+    fn only_a_closed_pipe_of_the_output_is_no_error() {
         for (kind, of_output, gone) in [
             (ErrorKind::BrokenPipe, true, true),
             (ErrorKind::StorageFull, true, false),
-            // A pipe to somebody else.
+            // Another pipe than the output.
             (ErrorKind::BrokenPipe, false, false),
         ] {
             let mut out = Output::new(Limited(5, kind));
@@ -130,17 +130,17 @@ mod tests {
             assert_eq!(is_reader_gone(std::iter::once(error)), gone, "{kind}");
         }
         let mut out = Output::new(Limited(5, ErrorKind::BrokenPipe));
-        assert!(Onward::new(&mut out).write_all(b"longer").is_ok());
+        assert!(IgnoreBrokenPipe::new(&mut out).write_all(b"longer").is_ok());
         let mut full = Limited(5, ErrorKind::StorageFull);
-        assert!(Onward::new(&mut full).write_all(b"longer").is_err());
-        tell(&mut Limited(0, ErrorKind::StorageFull), "nowhere to tell it");
+        assert!(IgnoreBrokenPipe::new(&mut full).write_all(b"longer").is_err());
+        print_error(&mut Limited(0, ErrorKind::StorageFull), "cannot be printed");
     }
 
     #[test]
     fn a_line_is_one_line() {
         let mut out = Vec::new();
         assert!(write_line(&mut out, format_args!("{}: {}", "a\nerror: b", "\x1b[1m")).is_ok());
-        tell(&mut out, "x\r\ny");
+        print_error(&mut out, "x\r\ny");
         assert_eq!(String::from_utf8_lossy(&out), "a\\nerror: b: \\u{1b}[1m\nerror: x\\r\\ny\n");
     }
 }

@@ -1,9 +1,8 @@
-//! Opening and reading files that somebody else made, or may have put there: pictures, bundles, checkpoints, label files,
-//! and what a program keeps.
+//! Opening and reading untrusted files: images, bundles, checkpoints, label files and state.
 //!
-//! Only regular files are opened: a pipe or a device would block, or never end. A file that lies in a folder which came
-//! from elsewhere may be a link within that folder and no further; a file that is written to is no link. Sizes are compared
-//! with what the caller can use before memory is taken, and no more than that is read, whatever a file says of its size.
+//! Only regular files are opened: a pipe or a device could block or never end. In a folder that came from elsewhere, a
+//! link may lead to a file of the same folder only; files that are written to must not be links. Sizes are compared with
+//! the caller's limit before memory is allocated, and no more than the limit is read, whatever the file system reports.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
@@ -14,35 +13,35 @@ use rustix::fs::OFlags;
 
 use crate::printable::printable_path;
 
-/// Why a file was refused; the payload of the [`io::Error`].
+/// Why a file was refused; the inner error of the [`io::Error`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is no regular file. The error is of the kind `IsADirectory` or `InvalidInput`.
+    /// Not a regular file. The kind of the `io::Error` is `IsADirectory` or `InvalidInput`.
     #[error("expected a file, found {found}")]
     NotAFile {
-        /// What it is.
+        /// The file type with its article, such as `a named pipe`.
         found: &'static str,
     },
-    /// A link leads out of the folder that it lies in. The error is of the kind `InvalidInput`.
+    /// A link that leads out of its folder. The kind of the `io::Error` is `InvalidInput`.
     #[error(
         "a link to {}, which is outside of its folder: name that file, or put it into the folder", printable_path(.target)
     )]
     Outside {
-        /// Where it leads.
+        /// Target of the link.
         target: PathBuf,
     },
-    /// It is larger than its reader can use. The error is of the kind `FileTooLarge`.
+    /// Larger than the reader's limit. The kind of the `io::Error` is `FileTooLarge`.
     #[error("larger than {bytes_max} bytes: {found} found")]
     TooLarge {
         /// The limit.
         bytes_max: u64,
-        /// Its size, or how much of it was read.
+        /// Size of the file, or the number of bytes that were read.
         found: u64,
     },
 }
 
 impl Refusal {
-    /// The refusal in an error of this module; nothing where it is the system's.
+    /// The refusal in an error of this module; `None` for an error of the system.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -61,21 +60,21 @@ impl From<Refusal> for io::Error {
 
 const DIRECTORY: &str = "a directory";
 
-/// Opens a file that a person named: a regular file, or a link to one wherever it is.
+/// Opens a file that the user named: a regular file, or a link to any regular file.
 ///
 /// # Errors
-/// The system's, or a [`Refusal`].
+/// Those of the system, or a [`Refusal`].
 pub fn open(path: &Path) -> io::Result<File> {
-    // Opening a device may do something already.
+    // Checked before opening, since opening a device can have side effects.
     check_kind(&std::fs::metadata(path)?)?;
     open_file(OpenOptions::new().read(true), path, OFlags::empty())
 }
 
-/// Opens a file of a folder that somebody else filled: a regular file, or a link within that folder. In a snapshot of a
-/// hub's cache, links lead to the blobs of the same model.
+/// Opens a file of an untrusted folder: a regular file, or a link within that folder. In a snapshot of the Hugging Face
+/// cache, links may lead to the blobs of the same model.
 ///
 /// # Errors
-/// The system's, or a [`Refusal`].
+/// Those of the system, or a [`Refusal`].
 pub fn open_contained(path: &Path) -> io::Result<File> {
     check_kind(&std::fs::metadata(path)?)?;
     let folder = folder_of(path).canonicalize()?;
@@ -83,24 +82,24 @@ pub fn open_contained(path: &Path) -> io::Result<File> {
     if !target.starts_with(model_of_cache(&folder).unwrap_or(&folder)) {
         return Err(Refusal::Outside { target }.into());
     }
-    // Should a link take its place meanwhile, it is not followed.
+    // A link that takes its place meanwhile is not followed.
     open_no_link(&target)
 }
 
-/// Opens a regular file that is no link.
+/// Opens a regular file that is not a link.
 ///
 /// # Errors
-/// The system's, or a [`Refusal`].
+/// Those of the system, or a [`Refusal`].
 pub fn open_no_link(path: &Path) -> io::Result<File> {
     check_kind(&path.symlink_metadata()?)?;
     open_file(OpenOptions::new().read(true), path, OFlags::NOFOLLOW)
 }
 
-/// Opens a regular file that is no link, for reading, and for writing at its end; one that is missing is made, with `mode`
-/// as far as the process's umask lets it.
+/// Opens a regular file that is not a link, for reading and appending; creates it with `mode`, less the umask, if it does
+/// not exist.
 ///
 /// # Errors
-/// The system's, or a [`Refusal`].
+/// Those of the system, or a [`Refusal`].
 pub fn open_or_make(path: &Path, mode: u32) -> io::Result<File> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -109,7 +108,7 @@ pub fn open_or_make(path: &Path, mode: u32) -> io::Result<File> {
     open_file(OpenOptions::new().read(true).append(true).create(true).mode(mode), path, OFlags::NOFOLLOW)
 }
 
-/// Opens a file or a folder that is no link, to lock it; what it is decides nothing.
+/// Opens a file or folder of any type that is not a link, in order to lock it.
 pub(crate) fn open_any(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags((unwaiting() | OFlags::NOFOLLOW).bits() as i32).open(path)
 }
@@ -120,35 +119,36 @@ fn open_file(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Resul
     Ok(file)
 }
 
-/// Should something else take a file's place meanwhile: a pipe is not waited for, a terminal becomes nobody's.
+/// Flags for the case that something else takes the file's place meanwhile: opening does not wait for the other end of a
+/// pipe, and a terminal does not become the controlling one.
 fn unwaiting() -> OFlags {
     OFlags::NONBLOCK | OFlags::NOCTTY
 }
 
-/// The whole content of a file that a person named, of at most `bytes_max` bytes.
+/// Reads a file that the user named, of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// The system's, or a [`Refusal`].
+/// Those of the system, or a [`Refusal`].
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     read_into(&open(path)?, bytes_max, &mut bytes)?;
     Ok(bytes)
 }
 
-/// The whole content of a file of at most `bytes_max` bytes, opened as [`open_contained`] does.
+/// Reads a file of an untrusted folder ([`open_contained`]), of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// The system's, or a [`Refusal`].
+/// Those of the system, or a [`Refusal`].
 pub fn read_contained(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     read_into(&open_contained(path)?, bytes_max, &mut bytes)?;
     Ok(bytes)
 }
 
-/// Puts the rest of an opened file into `bytes`, whose memory is used again; the file has at most `bytes_max` bytes.
+/// Replaces `bytes` by the rest of an open file of at most `bytes_max` bytes; the buffer is reused.
 ///
 /// # Errors
-/// The system's, or [`Refusal::TooLarge`].
+/// Those of the system, or [`Refusal::TooLarge`].
 pub fn read_into(file: &File, bytes_max: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
     bytes.clear();
     let size = file.metadata()?.len();
@@ -156,18 +156,18 @@ pub fn read_into(file: &File, bytes_max: u64, bytes: &mut Vec<u8>) -> io::Result
         return Err(Refusal::TooLarge { bytes_max, found: size }.into());
     }
     reserve(bytes, size)?;
-    // It may grow, or not know its size.
+    // The file may grow, or report no size.
     file.take(bytes_max.saturating_add(1)).read_to_end(bytes)?;
     let found = bytes.len() as u64;
     if found > bytes_max { Err(Refusal::TooLarge { bytes_max, found }.into()) } else { Ok(()) }
 }
 
-/// The folder that a file lies in, or would: `.` for a bare name.
+/// The parent folder of a path; `.` for a bare name.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
 
-/// Makes room for `size` bytes, and no more; an error where there is no memory for them.
+/// Reserves exactly `size` bytes; an error if there is not enough memory.
 pub(crate) fn reserve(bytes: &mut Vec<u8>, size: u64) -> io::Result<()> {
     let size = usize::try_from(size).map_err(|_| ErrorKind::OutOfMemory)?;
     bytes.try_reserve_exact(size).map_err(|_| ErrorKind::OutOfMemory.into())
@@ -191,7 +191,7 @@ fn check_kind(metadata: &Metadata) -> io::Result<()> {
     Err(Refusal::NotAFile { found }.into())
 }
 
-/// The folder `models--OWNER--NAME` that `folder` is a snapshot of, or lies in a snapshot of.
+/// The folder `models--OWNER--NAME` of the Hugging Face cache, if `folder` is one of its snapshots or within one.
 fn model_of_cache(folder: &Path) -> Option<&Path> {
     let snapshots = folder.ancestors().find(|folder| folder.ends_with("snapshots"))?;
     let model = snapshots.parent()?;
@@ -210,7 +210,7 @@ mod tests {
 
     const BYTES_MAX: u64 = 100;
 
-    /// How a file is opened.
+    /// The function that opens a file.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Reader {
         Named,
@@ -231,11 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_of_a_known_size_are_read() {
+    fn only_regular_files_within_the_limit_are_read() {
         struct Case {
             what: &'static str,
             make: fn(&Path),
-            /// The content, or a part of the message, for files that are named and for those in a folder.
+            /// The content, or a part of the message, if the file is named by the user and if it is in an untrusted folder.
             named: Result<&'static str, &'static str>,
             contained: Result<&'static str, &'static str>,
         }
@@ -324,14 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn every_path_has_a_folder() {
+    fn every_path_has_a_parent_folder() {
         for (path, expected) in [("a", "."), ("./a", "."), ("b/a", "b"), ("/a", "/"), ("/", "."), ("", ".")] {
             assert_eq!(folder_of(Path::new(path)), Path::new(expected), "{path:?}");
         }
     }
 
     #[test]
-    fn refusals_are_of_a_kind() {
+    fn errors_have_a_kind() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "12345").expect("a file");
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_written_or_made() {
+    fn only_regular_files_are_written_or_created() {
         const MODE: u32 = 0o600;
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
@@ -379,11 +379,11 @@ mod tests {
             }
         }
         assert_eq!(at("new").metadata().expect("a file").permissions().mode() & 0o777, MODE);
-        assert!(!at("nothing").exists(), "made where a link leads");
+        assert!(!at("nothing").exists(), "created the target of a link");
     }
 
     #[test]
-    fn what_may_not_be_read_is_an_error_of_the_system() {
+    fn missing_permission_is_an_error_of_the_system() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "secret").expect("a file");
@@ -396,14 +396,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_size_ends_at_the_limit() {
-        // The system says 0 bytes of it, and gives more.
+    fn a_file_that_reports_no_size_is_read_up_to_the_limit() {
+        // The system reports 0 bytes, and returns more.
         let error = read(Path::new("/proc/self/maps"), BYTES_MAX).expect_err("more than 100 bytes");
         assert_eq!(Refusal::of(&error), Some(&Refusal::TooLarge { bytes_max: BYTES_MAX, found: BYTES_MAX + 1 }));
     }
 
     #[test]
-    fn snapshots_lead_to_the_blobs_of_their_model_only() {
+    fn snapshots_may_link_to_blobs_of_their_model_only() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         for name in ["models--a--b/blobs", "models--a--b/snapshots/01/inner", "models--c--d/blobs"] {

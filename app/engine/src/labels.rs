@@ -1,47 +1,52 @@
-//! Label sets: names, prompts and templates, and the embeddings that stand for them.
+//! Label sets: names, prompts and templates, and their embeddings.
 //!
-//! A label's sentences are all its templates filled with all its prompts. Each sentence's embedding is normalised,
-//! the label's embedding is their mean, normalised again. Sentences already in the [`Cache`] cost nothing.
+//! The sentences of a label are all its templates, each filled with all its prompts. A label's embedding is the normalised
+//! mean of the normalised embeddings of its sentences. Sentences in the [`Cache`] do not run the text tower.
 
 mod cache;
 mod journal;
+mod key;
 
-pub use cache::{Cache, CacheError, ENTRIES_MAX, Key};
-pub use journal::Ending;
+pub use cache::{Cache, CacheError, ENTRIES_MAX};
+pub use journal::JournalEnd;
+pub use key::Key;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::Array2;
 
+use self::key::SentenceKeys;
 use crate::bundle::Manifest;
-use crate::score::normalize;
+use crate::embedding::{LabelEmbeddings, normalize};
 
-/// One label: a name, and the sentences that describe it.
+/// A label: a name, and prompts and templates that describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// What is shown.
+    /// The name that outputs show.
     pub name: String,
-    /// What fills the templates; never empty.
+    /// Texts that are put into the templates; never empty.
     pub prompts: Vec<String>,
-    /// Sentences with one `{}` each; never empty. `{}` alone takes a prompt as a whole sentence.
+    /// Sentences with one `{}` each; never empty. The template `{}` uses the prompt itself as the sentence.
     pub templates: Vec<String>,
 }
 
-/// The embeddings of a label set, one row a label.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LabelEmbeddings {
-    names: Vec<String>,
-    matrix: Array2<f32>,
-}
-
-/// What embedding a label set took.
+/// How many sentences of labels are in the cache, and how many are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Effort {
+pub struct CacheStats {
     /// Sentences that were in the cache.
     pub cached: usize,
-    /// Sentences that cost a pass through the text tower.
+    /// Sentences that need, or needed, a run of the text tower.
     pub embedded: usize,
 }
 
-/// Why a label set has no embeddings.
+/// A label set with the cache keys of its sentences, each hashed once.
+#[derive(Debug)]
+pub struct KeyedLabels<'a> {
+    labels: &'a [Label],
+    /// The keys of each label's sentences, in the order of [`Label::sentences`].
+    keys: Vec<Vec<Key>>,
+    projection_dim: usize,
+}
+
+/// Why a label set could not be embedded.
 #[derive(Debug, thiserror::Error)]
 pub enum LabelError<E: std::error::Error + 'static> {
     /// The text tower failed.
@@ -59,13 +64,13 @@ pub enum LabelError<E: std::error::Error + 'static> {
     NoDirection {
         /// The label's name.
         label: String,
-        /// How many sentences it has.
+        /// Number of its sentences.
         sentences: usize,
     },
 }
 
 impl Label {
-    /// Every template filled with every prompt: template, prompt, sentence.
+    /// Template, prompt and sentence of every template filled with every prompt.
     pub fn sentences(&self) -> impl Iterator<Item = (&str, &str, String)> {
         self.templates.iter().flat_map(move |template| {
             self.prompts.iter().map(move |p| (template.as_str(), p.as_str(), template.replacen("{}", p, 1)))
@@ -73,97 +78,80 @@ impl Label {
     }
 }
 
-impl LabelEmbeddings {
-    /// From names and normalised rows [labels, P].
+impl<'a> KeyedLabels<'a> {
+    /// Hashes the sentences of `labels` for the bundle of `manifest`.
+    pub fn new(labels: &'a [Label], manifest: &Manifest) -> Self {
+        let sentence_keys = SentenceKeys::new(manifest);
+        let keys_of = |label: &Label| {
+            label.sentences().map(|(template, prompt, _)| sentence_keys.key(template, prompt)).collect()
+        };
+        Self { labels, keys: labels.iter().map(keys_of).collect(), projection_dim: manifest.projection_dim }
+    }
+
+    /// Counts the cached sentences of each label and embeds none.
+    pub fn count_cached(&self, cache: &Cache) -> Vec<CacheStats> {
+        let count = |keys: &Vec<Key>| {
+            let cached = keys.iter().filter(|key| cache.get(key, self.projection_dim).is_some()).count();
+            CacheStats { cached, embedded: keys.len() - cached }
+        };
+        self.keys.iter().map(count).collect()
+    }
+
+    /// Embeds the labels. `embed` turns a sentence that is not in `cache` into a normalised embedding; `added` is called
+    /// with the cache after each sentence that was added to it. Finally the cache is cut to its limit, where the
+    /// sentences of this set are the last to go.
     ///
-    /// # Panics
-    /// If there are not as many rows as names.
-    pub fn new(names: Vec<String>, matrix: Array2<f32>) -> Self {
-        assert_eq!(names.len(), matrix.nrows(), "one row a label");
-        Self { names, matrix }
-    }
-
-    /// Names in the set's order.
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// Embeddings [labels, P], each row of L2 norm 1.
-    pub fn matrix(&self) -> ArrayView2<'_, f32> {
-        self.matrix.view()
+    /// # Errors
+    /// `embed` failed, or the sentences of a label cancel each other out. Sentences embedded until then stay in the cache.
+    pub fn embed<E: std::error::Error + 'static>(
+        &self,
+        cache: &mut Cache,
+        mut embed: impl FnMut(&str) -> Result<Vec<f32>, E>,
+        mut added: impl FnMut(&mut Cache),
+    ) -> Result<(LabelEmbeddings, CacheStats), LabelError<E>> {
+        let width = self.projection_dim;
+        let mut matrix = Array2::zeros((self.labels.len(), width));
+        let mut stats = CacheStats::default();
+        for ((label, keys), mut row) in self.labels.iter().zip(&self.keys).zip(matrix.rows_mut()) {
+            let mut mean = vec![0.0; width];
+            for ((_, _, sentence), key) in label.sentences().zip(keys) {
+                if cache.get(key, width).is_some() {
+                    stats.cached += 1;
+                } else {
+                    let embedding = embed(&sentence).map_err(|source| LabelError::Embed {
+                        label: label.name.clone(),
+                        sentence,
+                        source,
+                    })?;
+                    cache.insert(*key, embedding);
+                    added(cache);
+                    stats.embedded += 1;
+                }
+                let embedding = cache.get(key, width).unwrap_or_default();
+                mean.iter_mut().zip(embedding).for_each(|(m, e)| *m += e);
+            }
+            if !normalize(&mut mean) {
+                return Err(LabelError::NoDirection { label: label.name.clone(), sentences: keys.len() });
+            }
+            row.iter_mut().zip(mean).for_each(|(r, m)| *r = m);
+        }
+        cache.shrink(&self.keys.concat());
+        let names = self.labels.iter().map(|label| label.name.clone()).collect();
+        Ok((LabelEmbeddings::new(names, matrix), stats))
     }
 }
 
-/// Embeds a label set; `embed` turns a sentence that is not in `cache` into a normalised embedding.
+/// Embeds a label set; see [`KeyedLabels::embed`].
 ///
-/// New sentences are added to the cache, which is then cut to its limit, this set's sentences kept first.
+/// # Errors
+/// As [`KeyedLabels::embed`].
 pub fn embed_labels<E: std::error::Error + 'static>(
     labels: &[Label],
     manifest: &Manifest,
     cache: &mut Cache,
     embed: impl FnMut(&str) -> Result<Vec<f32>, E>,
-) -> Result<(LabelEmbeddings, Effort), LabelError<E>> {
-    embed_labels_with(labels, manifest, cache, embed, |_| ())
-}
-
-/// The same; `added` is called with the cache whenever a sentence was added to it.
-pub fn embed_labels_with<E: std::error::Error + 'static>(
-    labels: &[Label],
-    manifest: &Manifest,
-    cache: &mut Cache,
-    mut embed: impl FnMut(&str) -> Result<Vec<f32>, E>,
-    mut added: impl FnMut(&mut Cache),
-) -> Result<(LabelEmbeddings, Effort), LabelError<E>> {
-    let width = manifest.projection_dim;
-    let mut matrix = Array2::zeros((labels.len(), width));
-    let mut effort = Effort::default();
-    let mut used = Vec::new();
-    for (label, mut row) in labels.iter().zip(matrix.rows_mut()) {
-        let mut mean = vec![0.0; width];
-        let mut sentences = 0;
-        for (template, prompt, sentence) in label.sentences() {
-            let key = Key::new(manifest, template, prompt);
-            if cache.get(&key, width).is_some() {
-                effort.cached += 1;
-            } else {
-                let embedding = embed(&sentence).map_err(|source| LabelError::Embed {
-                    label: label.name.clone(),
-                    sentence,
-                    source,
-                })?;
-                cache.insert(key, embedding);
-                added(cache);
-                effort.embedded += 1;
-            }
-            let embedding = cache.get(&key, width).unwrap_or_default();
-            mean.iter_mut().zip(embedding).for_each(|(m, e)| *m += e);
-            used.push(key);
-            sentences += 1;
-        }
-        if !normalize(&mut mean) {
-            return Err(LabelError::NoDirection { label: label.name.clone(), sentences });
-        }
-        row.iter_mut().zip(mean).for_each(|(r, m)| *r = m);
-    }
-    cache.shrink(&used);
-    let names = labels.iter().map(|l| l.name.clone()).collect();
-    Ok((LabelEmbeddings::new(names, matrix), effort))
-}
-
-/// How many sentences of `labels` are in the cache, and how many are not, without embedding any.
-pub fn count_cached(labels: &[Label], manifest: &Manifest, cache: &Cache) -> Vec<Effort> {
-    let width = manifest.projection_dim;
-    let count = |label: &Label| {
-        let mut effort = Effort::default();
-        for (template, prompt, _) in label.sentences() {
-            match cache.get(&Key::new(manifest, template, prompt), width) {
-                Some(_) => effort.cached += 1,
-                None => effort.embedded += 1,
-            }
-        }
-        effort
-    };
-    labels.iter().map(count).collect()
+) -> Result<(LabelEmbeddings, CacheStats), LabelError<E>> {
+    KeyedLabels::new(labels, manifest).embed(cache, embed, |_| ())
 }
 
 #[cfg(test)]
@@ -189,8 +177,8 @@ mod tests {
     #[test]
     fn a_label_is_the_normalised_mean_of_its_normalised_sentences() {
         let set = [label("cat", &["cat", "kitten"], &["a {}.", "one {}"])];
-        let (embeddings, effort) = embed_labels(&set, &manifest(4), &mut Cache::default(), fake).expect("embeds");
-        assert_eq!(effort, Effort { cached: 0, embedded: 4 });
+        let (embeddings, stats) = embed_labels(&set, &manifest(4), &mut Cache::default(), fake).expect("embeds");
+        assert_eq!(stats, CacheStats { cached: 0, embedded: 4 });
         let mut mean = vec![0.0_f32; 4];
         for sentence in ["a cat.", "a kitten.", "one cat", "one kitten"] {
             mean.iter_mut().zip(fake(sentence).expect("infallible")).for_each(|(m, e)| *m += e);
@@ -208,32 +196,13 @@ mod tests {
         let (before, _) = embed_labels(&first, &manifest(4), &mut cache, fake).expect("embeds");
         let second = [label("dog", &["dog"], &["a {}."]), label("cat", &["cat"], &["a {}."])];
         let mut asked = Vec::new();
-        let (after, effort) = embed_labels(&second, &manifest(4), &mut cache, |s| {
+        let (after, stats) = embed_labels(&second, &manifest(4), &mut cache, |s| {
             asked.push(s.to_owned());
             fake(s)
         })
         .expect("embeds");
         assert_eq!(asked, ["a dog."]);
-        assert_eq!(effort, Effort { cached: 1, embedded: 1 });
+        assert_eq!(stats, CacheStats { cached: 1, embedded: 1 });
         assert_eq!(after.matrix().row(1), before.matrix().row(0), "the same sentence gives identical scores");
-    }
-
-    #[test]
-    fn another_tower_tokenizer_or_template_shares_no_entry() {
-        let base = manifest(4);
-        let mut tower = base.clone();
-        tower.text.file.sha256 = "1".repeat(64);
-        let mut tokenizer = base.clone();
-        tokenizer.tokenizer.file.sha256 = "2".repeat(64);
-        let keys = [
-            Key::new(&base, "a {}.", "cat"),
-            Key::new(&tower, "a {}.", "cat"),
-            Key::new(&tokenizer, "a {}.", "cat"),
-            Key::new(&base, "a {}", ".cat"),
-            Key::new(&base, "a {}.", "Cat"),
-        ];
-        for (i, a) in keys.iter().enumerate() {
-            assert!(keys[i + 1..].iter().all(|b| a != b), "key {i}");
-        }
     }
 }

@@ -1,25 +1,28 @@
-//! Pixels and strings in, scores out.
+//! The Spotter engine: pixels and strings in, scores out.
 //!
-//! The engine reads a [`bundle::Bundle`] (two ONNX towers, a tokenizer and a manifest), turns pictures into
+//! The engine reads a [`bundle::Bundle`] (two ONNX towers, a tokenizer and a manifest), turns images into
 //! image embeddings and prompts into text embeddings, and scores the one against the other as
 //! `VisionTextDualEncoderModel` of transformers 4.56.2 does. It knows nothing of cameras, networks, clocks,
 //! environment variables or command lines: bytes and arrays come in as arguments.
 //!
-//! Of a tower a bundle keeps two outputs, the features and the embedding that they give when normalised. Hidden states and
-//! attention maps are not part of a bundle; the checkpoint in Python has them.
+//! A tower has two outputs: the features, and the embedding, which is the normalised features. A bundle has no hidden
+//! states and attention maps; get them from the checkpoint in Python.
 #![warn(missing_docs)]
 
-pub mod aside;
 pub mod bundle;
 pub mod console;
+pub mod embedding;
 pub mod files;
+mod fused;
+pub mod hash;
 pub mod labels;
-mod linear_i8;
-pub mod marks;
+pub mod magic;
+pub mod onnx;
 pub mod picture;
 pub mod preprocess;
 pub mod printable;
 pub mod score;
+pub mod staging;
 pub mod tokenize;
 pub mod tower;
 pub mod vocabulary;

@@ -1,48 +1,48 @@
-//! Pictures: 8-bit RGB pixels, and how encoded files become them.
+//! Decoding image files to 8-bit RGB.
 //!
 //! The pixels are those of `transformers.image_utils.load_image`, that is
-//! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: turned upright, grey copied to three channels, alpha
-//! dropped. They are equal to the last bit, JPEG and WebP included; only values of JPEG inside TIFF, which another decoder
-//! reads, can be 1 of 255 off.
+//! `PIL.ImageOps.exif_transpose(Image.open(f)).convert("RGB")`: rotated by EXIF, grey copied to three channels, alpha
+//! dropped. They are equal to the last bit, JPEG and WebP included; only JPEG inside TIFF, which another decoder reads, can
+//! differ by 1/255.
 //!
-//! Image processors themselves turn nothing: a picture that is handed to one as `Image.open(f)` stays as it lies in the
-//! file. Cameras that are mounted sideways say so in EXIF, and a label is about the upright picture, so `load_image` is
-//! what is followed. It drops alpha channels and palettes' levels of transparency; one colour that a PNG or GIF marks as
-//! transparent is kept on record ([`Picture::transparent`]), for image processors of transformers 5 lay it on white.
+//! Image processors themselves do not rotate: an image that is passed as `Image.open(f)` keeps the orientation of the file.
+//! Cameras that are mounted sideways say so in EXIF, and labels describe the upright image, so `load_image` is the
+//! reference here. It drops alpha channels and the alpha of palettes; a single colour that a PNG or GIF marks as transparent
+//! is kept ([`Picture::transparent`]), because image processors of transformers 5 replace it by white.
 
-mod announced;
 mod budget;
-mod foreign;
+mod declared;
 mod gif;
 mod jpeg;
 mod rgb;
 mod tiff;
 mod transparent;
 mod transpose;
+mod unsupported;
 
 use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 
-use self::announced::Announced;
 use self::budget::{check_bytes, check_size, decoder_bytes, upright_bytes};
+use self::declared::Declared;
 
 pub use budget::{MAX_BYTES, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
-pub use foreign::{Foreign, START_BYTES, foreign};
 pub use gif::Damage as GifDamage;
-pub use jpeg::{JpegDecoder, JpegError};
+pub use jpeg::{JpegDecoder, JpegError, marker as jpeg_marker};
+pub use unsupported::{START_BYTES, UnsupportedFormat, unsupported_format};
 
-/// Endings of the names of picture files, by which they are told from others in a folder.
-pub const ENDINGS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
+/// File name extensions of images, for finding them in a folder.
+pub const IMAGE_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"];
 
-/// Whether a file's name ends in one of [`ENDINGS`], in capitals or not.
-pub fn has_known_ending(path: &Path) -> bool {
+/// Returns true if a file name has one of [`IMAGE_EXTENSIONS`], in upper or lower case.
+pub fn has_image_extension(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-    ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
+    IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending))
 }
 
-/// An 8-bit RGB picture, rows top to bottom, three bytes a pixel.
+/// A decoded image: 8-bit RGB, rows top to bottom, three bytes per pixel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picture {
     /// Columns; 1 or more.
@@ -51,90 +51,89 @@ pub struct Picture {
     pub height: usize,
     /// `width * height * 3` bytes.
     pub rgb: Vec<u8>,
-    /// The one colour that the file marks as transparent, as Pillow knows it once the picture is RGB; its pixels have that
-    /// colour still.
+    /// The colour that the file marks as transparent, as Pillow reports it after conversion to RGB. Pixels of this colour
+    /// are unchanged.
     pub transparent: Option<[u8; 3]>,
 }
 
-/// Why bytes could not become a picture.
+/// Why bytes could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// There are no bytes.
-    #[error("empty: expected a picture, found 0 bytes")]
+    #[error("empty: expected an image, found 0 bytes")]
     Empty,
-    /// The bytes start like no format that is known.
-    #[error("not a picture: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
+    /// The format is unknown or not supported.
+    #[error("not an image: expected JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, found {found}")]
     UnknownFormat {
-        /// What they are and what to do, or the first bytes, escaped.
+        /// Name of the format and what to do, or the first bytes, escaped.
         found: String,
     },
-    /// The header announces a side that is longer than [`MAX_SIDE`], more pixels than [`MAX_PIXELS`], or none.
+    /// The header declares a side longer than [`MAX_SIDE`], more pixels than [`MAX_PIXELS`], or none.
     #[error(
         "{width} x {height} pixels: expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels in all; scale the \
-         picture down, or cut it"
+         image down, or crop it"
     )]
     Size {
-        /// Columns announced.
+        /// Declared columns.
         width: usize,
-        /// Rows announced.
+        /// Declared rows.
         height: usize,
     },
-    /// Reading the picture would take more memory than [`MAX_BYTES`].
+    /// Decoding the image would take more memory than [`MAX_BYTES`].
     #[error(
         "{width} x {height} pixels: reading them takes {needed_bytes} bytes of memory, expected at most {MAX_BYTES}; scale \
-         the picture down, or save it with 8 bits a channel, as a JPEG that is not progressive"
+         the image down, or save it with 8 bits a channel, as a JPEG that is not progressive"
     )]
     Memory {
         /// Columns.
         width: usize,
         /// Rows.
         height: usize,
-        /// The file, what its decoder works with, and the pixels.
+        /// Bytes of the file, the decoder's memory and the pixels.
         needed_bytes: u64,
     },
-    /// The file ends before its picture does.
+    /// The file ends before the image does.
     #[error("truncated JPEG: expected an end-of-image marker, found the end of {found_bytes} bytes; copy it again")]
     Truncated {
         /// Length of the file.
         found_bytes: usize,
     },
-    /// The pixels have a type that has no agreed way to 8-bit RGB.
+    /// The pixels have a type without a conversion to 8-bit RGB.
     #[error("pixels of type {found}: expected 8 or 16 bits of grey or RGB, with or without alpha")]
     PixelType {
         /// The type.
         found: String,
     },
-    /// A TIFF of a kind that is not read.
-    #[error("a TIFF with {found}, which is not read; save it as PNG or JPEG")]
+    /// A TIFF of a kind that is not supported.
+    #[error("a TIFF with {found}, which is not supported; save it as PNG or JPEG")]
     Tiff {
-        /// What its samples are, in words.
+        /// Description of its samples.
         found: String,
     },
-    /// A GIF that is damaged.
+    /// A damaged GIF.
     #[error("damaged GIF: {what}")]
     Gif {
-        /// What is wrong with it.
+        /// The damage.
         what: GifDamage,
     },
-    /// A TIFF that is damaged.
+    /// A damaged TIFF.
     #[error("damaged TIFF")]
     DamagedTiff(#[source] ::tiff::TiffError),
-    /// The JPEG is of a kind that is not decoded, or its headers are damaged.
+    /// A JPEG of a kind that is not supported, or with damaged headers.
     #[error("damaged or unsupported JPEG")]
     Jpeg(#[from] JpegError),
-    /// The decoder of another format refused the bytes.
-    #[error("damaged or unsupported picture")]
+    /// The decoder of another format failed.
+    #[error("damaged or unsupported image")]
     Image(#[from] image::ImageError),
 }
 
 /// Decodes a whole file: JPEG, PNG, WebP, BMP, GIF (its first frame), TIFF (its first page) or PNM.
 ///
-/// 16-bit grey keeps values up to 255 and turns all above white, as Pillow's conversion does; 16-bit colour keeps
-/// the high byte.
+/// 16-bit grey is clipped at 255, as in Pillow's conversion; 16-bit colour keeps the high byte.
 ///
 /// # Errors
-/// The bytes are no picture, or a damaged one; a side is longer than [`MAX_SIDE`], there are more than [`MAX_PIXELS`], or
-/// reading takes more than [`MAX_BYTES`] of memory, which is known before any is allocated.
+/// The bytes are no image, or a damaged one; a side is longer than [`MAX_SIDE`], there are more than [`MAX_PIXELS`], or
+/// decoding would take more than [`MAX_BYTES`] of memory. Limits are checked before memory is allocated.
 pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if jpeg::is_jpeg(bytes) {
         let mut picture = Picture::default();
@@ -151,12 +150,12 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     if gif::is_gif(bytes) {
         return gif::decode(bytes);
     }
-    if let Some(Foreign { what, advice, .. }) = foreign(bytes) {
+    if let Some(UnsupportedFormat { what, advice, .. }) = unsupported_format(bytes) {
         return Err(DecodeError::UnknownFormat { found: format!("{what}; {advice}") });
     }
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat { found: start_of(bytes) })?;
     if !format.reading_enabled() {
-        let found = format!("{format:?}; {}", foreign::CONVERT);
+        let found = format!("{format:?}; {}", unsupported::CONVERT);
         return Err(DecodeError::UnknownFormat { found });
     }
     let (pixels, orientation) = decode_by_image(bytes, format)?;
@@ -165,9 +164,9 @@ pub fn decode(bytes: &[u8]) -> Result<Picture, DecodeError> {
     Ok(Picture { transparent, ..upright })
 }
 
-/// Decodes a format that is left to the `image` crate; how the pixels are to be turned.
+/// Decodes a format of the `image` crate; also returns the orientation to apply.
 fn decode_by_image(bytes: &[u8], format: ImageFormat) -> Result<(image::DynamicImage, Orientation), DecodeError> {
-    let Announced { sizes, is_animated } = Announced::read(format, bytes);
+    let Declared { sizes, is_animated } = Declared::read(format, bytes);
     sizes.into_iter().try_for_each(|(width, height)| check_size(width, height))?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
@@ -186,7 +185,7 @@ fn decode_by_image(bytes: &[u8], format: ImageFormat) -> Result<(image::DynamicI
     Ok((image::DynamicImage::from_decoder(decoder)?, orientation))
 }
 
-/// The orientation that EXIF or else XMP asks for; `None` where neither has one.
+/// The orientation in EXIF, else in XMP; `None` if neither has one.
 fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
     exif.and_then(Orientation::from_exif_chunk).or_else(|| {
         const KEY: &[u8] = b"tiff:Orientation";
@@ -198,7 +197,7 @@ fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
     })
 }
 
-/// The first bytes in a form that a message can carry.
+/// The first bytes, escaped for a message.
 fn start_of(bytes: &[u8]) -> String {
     format!("bytes that start with \"{}\"", bytes[..bytes.len().min(8)].escape_ascii())
 }
@@ -227,16 +226,16 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_picture_are_refused_with_what_they_are() {
+    fn other_bytes_are_refused_with_their_format() {
         let check = |bytes: &[u8], expected: &str| {
-            let message = decode(bytes).expect_err("no picture").to_string();
+            let message = decode(bytes).expect_err("no image").to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         };
         check(b"", "0 bytes");
         check(b"hello\nworld", "start with \"hello\\nwo\"");
-        check(b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video; take pictures out of it");
+        check(b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video; extract images from it");
         check(b"\0\0\x01\0\x01\0", "Ico; save it as PNG or JPEG");
-        check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported picture");
+        check(b"\x89PNG\r\n\x1a\n", "damaged or unsupported image");
         check(b"\xff\xd8", "truncated JPEG");
         check(b"\xff\xd8\xff\xd9", "damaged or unsupported JPEG");
     }

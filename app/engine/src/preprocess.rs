@@ -1,11 +1,11 @@
-//! From an RGB picture to the image tower's input, as the checkpoint's own image processor does it.
+//! Preprocessing: from an RGB image to the image tower's input, as the checkpoint's image processor does it.
 //!
-//! The recipe is the reference's: resize (on 8-bit pixels), centre crop, rescale, normalise, pad.
-//! This is the only copy of these steps; the live loop, calibration and evaluation all call it.
+//! The steps are resize (on 8-bit pixels), centre crop, rescale, normalise, pad. This is their only implementation; the
+//! live loop, calibration and evaluation all use it.
 //!
-//! The reference has each image processor twice, on Pillow with NumPy and on torchvision. They differ in weights and order
-//! of resampling, in where a crop with an odd margin lies, and in the last bit of normalised values; [`Backend`] says which
-//! of them a recipe follows.
+//! transformers has each image processor twice, on Pillow with NumPy and on torchvision. They differ in the weights and
+//! order of resampling, in the position of a crop with an odd margin, and in the last bit of normalised values;
+//! [`Backend`] tells which of them a configuration follows.
 
 mod filter;
 mod resample;
@@ -19,35 +19,35 @@ use crate::picture::Picture;
 
 pub use run::{PreprocessError, Preprocessor};
 
-/// The longest side in pixels that a recipe may ask for: image towers look at a tenth of it, and a mistyped number
-/// shall not fill the memory.
+/// The longest side in pixels that a configuration may ask for. Image towers take a tenth of it; a mistyped number must
+/// not fill the memory.
 pub const MAX_SIDE: usize = 4096;
 
-/// What happens to a picture before the image tower sees it, in this order.
+/// The preprocessing steps of an image tower, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub struct PreprocessConfig {
     /// Resizing, if any.
     pub resize: Option<Resize>,
-    /// Centre crop to this size, padded with black where the picture is smaller.
+    /// Centre crop to this size, padded with black where the image is smaller.
     pub crop: Option<Size>,
     /// Factor on the 0..=255 pixel values, if any.
     pub rescale_factor: Option<f64>,
     /// Mean and standard deviation per channel, if any.
     pub normalize: Option<Normalize>,
-    /// Zeros below and to the right of the normalised picture, up to this size, if any.
+    /// Zeros to the right of and below the normalised image, up to this size, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<Size>,
-    /// Whose arithmetic is followed.
+    /// The implementation whose arithmetic is followed.
     #[serde(default, skip_serializing_if = "Backend::is_default")]
     pub backend: Backend,
-    /// Whether pixels of the colour that a file marks as transparent ([`Picture::transparent`]) become white.
+    /// True if pixels of the colour that the file marks as transparent ([`Picture::transparent`]) become white.
     #[serde(default, skip_serializing_if = "is_false")]
     pub transparent_on_white: bool,
 }
 
-impl Recipe {
-    /// A recipe without steps, on Pillow.
+impl PreprocessConfig {
+    /// A configuration without steps, on Pillow.
     pub const NONE: Self = Self {
         resize: None,
         crop: None,
@@ -59,26 +59,27 @@ impl Recipe {
     };
 }
 
-/// The implementation of the reference's image processors that is followed where they differ.
+/// Implementations of image processors in transformers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// Pillow and NumPy: image processors of transformers 4 without a suffix, and those of transformers 5 called `Pil`.
+    /// Pillow and NumPy: image processors of transformers 4 without a suffix, and those of transformers 5 with the
+    /// suffix `Pil`.
     #[default]
     Pillow,
-    /// torchvision, as the image processors of transformers 4 called `Fast` use it.
+    /// torchvision, as in image processors of transformers 4 with the suffix `Fast`.
     Fast,
-    /// torchvision, as the image processors of transformers 5 use it: crops lie elsewhere.
+    /// torchvision, as in image processors of transformers 5, which place crops differently.
     Torchvision,
 }
 
 impl Backend {
-    /// Whether a manifest needs not name it.
+    /// True if a manifest can omit it.
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it resamples by this filter.
+    /// Returns true if it has this resampling filter.
     pub fn has(self, filter: Filter) -> bool {
         self == Self::Pillow || !matches!(filter, Filter::Box | Filter::Hamming)
     }
@@ -102,13 +103,13 @@ pub struct Size {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
-    /// The size to reach.
+    /// The resulting size.
     pub to: Target,
     /// The resampling filter.
     pub filter: Filter,
 }
 
-/// Size that a resize reaches.
+/// The resulting size of a resize step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -116,8 +117,8 @@ pub enum Target {
     Exact(Size),
     /// The shorter side gets this many pixels, the longer side `edge * long / short`, rounded down.
     ShortestEdge(usize),
-    /// The same where the longer side stays within `longest`; else the longer side gets `longest` pixels and the
-    /// shorter side fewer than `shortest`.
+    /// As `ShortestEdge` if the longer side is then at most `longest`; else the longer side gets `longest` pixels and
+    /// the shorter side fewer than `shortest`.
     Edges {
         /// Pixels of the shorter side.
         shortest: usize,
@@ -126,7 +127,7 @@ pub enum Target {
     },
 }
 
-/// Resampling filters, with Pillow's numbers as the image processors' `resample` uses them.
+/// Resampling filters, with the numbers that Pillow and the image processors' `resample` use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
@@ -154,8 +155,8 @@ pub struct Normalize {
     pub std: [f32; 3],
 }
 
-impl Recipe {
-    /// Says what would be accepted where a value cannot be right.
+impl PreprocessConfig {
+    /// Checks the values. The error says which values are valid.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let accept = |ok: bool, what: &str| if ok { Ok(()) } else { Err(what.to_owned()) };
         let side = |pixels: usize| (1..=MAX_SIDE).contains(&pixels);
@@ -189,28 +190,28 @@ mod tests {
 
     const SQUARE: Size = Size { height: 48, width: 48 };
 
-    fn recipe() -> Recipe {
-        Recipe {
+    fn config() -> PreprocessConfig {
+        PreprocessConfig {
             resize: Some(Resize { to: Target::Exact(SQUARE), filter: Filter::Bilinear }),
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
-            ..Recipe::NONE
+            ..PreprocessConfig::NONE
         }
     }
 
     #[test]
-    fn values_that_cannot_be_right_are_refused_with_what_would_be_accepted() {
-        let check = |change: &dyn Fn(&mut Recipe), expected: &str| {
-            let mut recipe = recipe();
-            change(&mut recipe);
-            let found = recipe.validate().err().unwrap_or_default();
-            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{recipe:?}: {found:?}");
+    fn invalid_values_are_refused_with_the_valid_ones() {
+        let check = |change: &dyn Fn(&mut PreprocessConfig), expected: &str| {
+            let mut config = config();
+            change(&mut config);
+            let found = config.validate().err().unwrap_or_default();
+            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{config:?}: {found:?}");
         };
         let exact = |height, width| Some(Resize { to: Target::Exact(Size { height, width }), filter: Filter::Box });
         let edge = |edge| Some(Resize { to: Target::ShortestEdge(edge), filter: Filter::Box });
         let edges = |shortest, longest| Some(Resize { to: Target::Edges { shortest, longest }, filter: Filter::Box });
         check(&|_| {}, "");
-        check(&|r| *r = Recipe::NONE, "");
+        check(&|r| *r = PreprocessConfig::NONE, "");
         check(&|r| r.resize = exact(1, MAX_SIDE), "");
         check(&|r| r.resize = exact(0, 48), "resize.to");
         check(&|r| r.resize = exact(48, MAX_SIDE + 1), "resize.to");

@@ -1,12 +1,12 @@
-//! Text from outside, made fit for one line of a terminal or a log, and bytes as text.
+//! Escaping untrusted text for one line of a terminal or a log.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize as _, Serializer};
 
-/// `text` with everything escaped that could break its line, move the cursor, or turn the text around: control
-/// characters, line separators, and the marks that set the direction of text (`\n`, `\u{1b}`). Anything else stays.
+/// Escapes whatever could end the line, move the cursor or change the direction of text: control characters, line
+/// separators and direction marks (`\n`, `\u{1b}`). Everything else stays.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -15,28 +15,18 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escaped).collect())
 }
 
-/// A path in one line: as [`printable`], with U+FFFD in place of bytes that are not UTF-8.
+/// Escapes a path as [`printable`] does, with U+FFFD in place of bytes that are not UTF-8.
 pub fn printable_path(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
 }
 
-/// Bytes as lower-case hexadecimal digits, two for each.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
-/// Serialises a path, or none, with U+FFFD in place of bytes that are not UTF-8, which formats of text cannot hold. For
-/// serde's `serialize_with`.
+/// Serialises a path or an optional path, with U+FFFD in place of bytes that are not UTF-8, which text formats cannot
+/// represent. For serde's `serialize_with`.
 pub fn serialize_path<S: Serializer>(path: &impl AnyPath, serializer: S) -> Result<S::Ok, S::Error> {
     path.any_path().map(Path::to_string_lossy).serialize(serializer)
 }
 
-/// What holds a path, or none.
+/// A path or an optional path.
 pub trait AnyPath {
     /// The path.
     fn any_path(&self) -> Option<&Path>;
@@ -73,14 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_two_digits_each() {
-        for (bytes, expected) in [(&b""[..], ""), (b"\0", "00"), (b"\x0f\xa0\xff", "0fa0ff")] {
-            assert_eq!(hex(bytes), expected);
-        }
-    }
-
-    #[test]
-    fn what_could_forge_a_line_is_escaped() {
+    fn text_that_could_forge_a_line_is_escaped() {
         for (text, expected) in [
             ("", ""),
             ("a cat.jpg", "a cat.jpg"),

@@ -1,8 +1,8 @@
 //! Image embeddings against text embeddings: cosine, logit, probability, loss.
 //!
 //! As in `VisionTextDualEncoderModel` (transformers 4.56.2): `logits_per_text = T Iᵀ exp(logit_scale)`,
-//! `logits_per_image` its transpose, and probabilities are a softmax over the labels. As in `SiglipModel` where the
-//! scoring is sigmoid: logits have a bias added, and each label has a probability of its own.
+//! `logits_per_image` is its transpose, and probabilities are a softmax over the labels. With sigmoid scoring as in
+//! `SiglipModel`: a bias is added to logits, and each label has its own probability.
 
 mod batch;
 
@@ -10,23 +10,21 @@ pub use batch::LossError;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Manifest;
-use crate::labels::LabelEmbeddings;
+use crate::embedding::LabelEmbeddings;
 
-/// Largest logit scale: `exp(88)` still fits a 32-bit float, above it every logit would be infinite. A larger one counts
-/// as this.
+/// Largest logit scale, since `exp(88)` still fits into a 32-bit float. Larger values are clamped.
 pub const LOGIT_SCALE_MAX: f32 = 88.0;
 
-/// Largest magnitude of a logit bias: with the largest scale, the sum still fits a 32-bit float. A larger one counts as
-/// this.
-pub const LOGIT_BIAS_MAX: f32 = 1e38;
+/// Largest magnitude of a logit bias: its sum with a logit of the largest scale still fits into a 32-bit float. Larger
+/// values are clamped.
+pub(crate) const LOGIT_BIAS_MAX: f32 = 1e38;
 
 /// How cosines become logits and probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scoring {
     /// Natural logarithm of the factor on cosines.
     pub logit_scale: f32,
-    /// What is added to logits, if anything.
+    /// Added to logits, if any.
     pub logit_bias: Option<f32>,
     /// How logits become probabilities.
     pub kind: ScoringKind,
@@ -43,26 +41,26 @@ pub enum ScoringKind {
     Sigmoid,
 }
 
-/// How well one label fits a picture.
+/// The score of one label for an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Index of the label in its set.
+    /// Index of the label in the label set.
     pub label: usize,
-    /// Cosine between picture and label, -1 to 1.
+    /// Cosine between image and label, -1 to 1.
     pub cosine: f32,
     /// Cosine times `exp(logit_scale)`, plus the bias where there is one.
     pub logit: f32,
-    /// Of the label, given the picture; over the label set they sum to 1 where the scoring is softmax.
+    /// Probability of the label given the image. With softmax scoring, they sum to 1 over the label set.
     pub probability: f32,
 }
 
 impl ScoringKind {
-    /// Whether this is what a manifest means that says nothing.
+    /// True if a manifest can omit it.
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Sets the probabilities of a picture's scores, whose logits are finite.
+    /// Sets the probabilities of an image's scores, whose logits must be finite.
     fn fill<T>(self, scores: &mut [T], logit: impl Fn(&T) -> f32, set: impl Fn(&mut T, f32)) {
         match self {
             Self::Softmax => {
@@ -84,24 +82,20 @@ impl ScoringKind {
 }
 
 impl Scoring {
-    /// What a bundle's manifest says.
-    pub fn of(manifest: &Manifest) -> Self {
-        Self { logit_scale: manifest.logit_scale, logit_bias: manifest.logit_bias, kind: manifest.scoring }
-    }
-
-    /// Factor and bias; logits of cosines are finite with them.
+    /// Factor and bias, clamped so that logits of cosines are finite.
     fn factor_and_bias(&self) -> (f32, f32) {
         let bias = self.logit_bias.unwrap_or(0.0).clamp(-LOGIT_BIAS_MAX, LOGIT_BIAS_MAX);
         (self.logit_scale.min(LOGIT_SCALE_MAX).exp(), bias)
     }
 }
 
-/// Scores one normalised image embedding against every label, best first; equal ones keep the set's order.
+/// Scores one normalised image embedding against every label. The best label comes first; equal ones keep the order of
+/// the set.
 ///
-/// `scores` is cleared first; it allocates only while it grows.
+/// `scores` is cleared first and allocates only when it grows.
 ///
 /// # Panics
-/// If `image` has another length than the label embeddings, which one bundle cannot cause.
+/// If `image` and the label embeddings have different lengths, which cannot happen with embeddings of one bundle.
 pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores: &mut Vec<Score>) {
     assert_eq!(image.len(), labels.matrix().ncols(), "image and label embeddings share one space");
     scores.clear();
@@ -110,21 +104,12 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
         let cosine = embedding.iter().zip(image).map(|(a, b)| a * b).sum::<f32>();
         scores.push(Score { label, cosine, logit: cosine * factor + bias, probability: 0.0 });
     }
-    scores.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+    // A stable sort would allocate. Labels are in the order of the set, so they break ties as it would.
+    scores.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.label.cmp(&b.label)));
     scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
 }
 
-/// Divides `embedding` by its L2 norm; false where that is zero or not finite.
-pub fn normalize(embedding: &mut [f32]) -> bool {
-    let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
-    if !norm.is_finite() || norm == 0.0 {
-        return false;
-    }
-    embedding.iter_mut().for_each(|v| *v /= norm);
-    true
-}
-
-/// `1 / (1 + exp(-x))`, by the form whose exponential cannot overflow.
+/// `1 / (1 + exp(-x))`, in a form whose exponential cannot overflow.
 fn sigmoid(x: f32) -> f32 {
     let small = (-x.abs()).exp();
     if x < 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) }
@@ -164,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn sigmoid_scores_stand_for_themselves() {
+    fn sigmoid_scores_are_independent() {
         let scoring = Scoring { logit_scale: 2.0, logit_bias: Some(-4.0), kind: ScoringKind::Sigmoid };
         let scores = scores(&[0.6, 0.8], array![[1.0, 0.0], [0.6, 0.8]], scoring);
         for (score, (label, cosine)) in scores.iter().zip([(1, 1.0_f32), (0, 0.6)]) {
@@ -181,7 +166,7 @@ mod tests {
             for logit_bias in [None, Some(0.0), Some(f32::MAX), Some(f32::MIN), Some(f32::INFINITY)] {
                 for kind in [ScoringKind::Softmax, ScoringKind::Sigmoid] {
                     let scoring = Scoring { logit_scale, logit_bias, kind };
-                    // A little more than 1, as rounding may have it.
+                    // Slightly more than 1, as rounding can give.
                     let found = scores(&[1.000_000_1, 0.0], array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], scoring);
                     for score in &found {
                         let probable = (0.0..=1.0).contains(&score.probability);

@@ -1,15 +1,15 @@
-//! Prompts to token ids, attention mask and token types, as `VisionTextDualEncoderProcessor` gives them, and to the
-//! position ids that the text tower counts by itself in the reference.
+//! Prompts to token ids, attention mask and token types, as `VisionTextDualEncoderProcessor` returns them, and to the
+//! position ids that the text towers of transformers compute themselves.
 
 mod charsmap;
-mod growth;
+mod length_bound;
 pub(crate) mod siglip;
 
 use std::sync::Arc;
 
 use tokenizers::TruncationParams;
 
-pub(crate) use self::growth::Growth;
+pub(crate) use self::length_bound::LengthBound;
 use self::siglip::Siglip;
 use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 
@@ -17,10 +17,10 @@ use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
-    growth: Arc<Growth>,
+    length_bound: Arc<LengthBound>,
     siglip: Option<Arc<Siglip>>,
     max_length: usize,
-    /// The length that every prompt has, where it is the same for all.
+    /// The length that all prompts are padded to, if it is fixed.
     fixed_length: Option<usize>,
     padding_side: PaddingSide,
     pad_id: i64,
@@ -28,7 +28,7 @@ pub struct Tokenizer {
     positions: Positions,
 }
 
-/// A prompt as the text tower takes it; the lists are equally long.
+/// The text tower's inputs for one prompt; all lists have the same length.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoding {
     /// Token ids, special tokens included.
@@ -37,33 +37,33 @@ pub struct Encoding {
     pub mask: Vec<i64>,
     /// Token types (segments); 0 for a single sentence.
     pub type_ids: Vec<i64>,
-    /// Rows of the table of position embeddings.
+    /// Position ids.
     pub position_ids: Vec<i64>,
 }
 
-/// Why a prompt has no token ids.
+/// Why a tokenizer could not be loaded, or a prompt not be tokenized.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizeError {
-    /// The tokenizer file is not one that the tokenizers library reads.
+    /// The tokenizer file cannot be used.
     #[error("not a usable tokenizer.json: {message}")]
     File {
-        /// The library's message.
+        /// What is wrong, mostly in the words of the tokenizers library.
         message: String,
     },
-    /// The prompt is so long that what the tokenizer makes of it before it cuts it might fill the memory.
+    /// The prompt is so long that its normalised form, before truncation, might fill the memory.
     #[error(
-        "prompt of {found_bytes} bytes: the tokenizer may make {normalized_bytes} bytes of it before it is cut, expected \
-         at most {bytes_max}; shorten it"
+        "prompt of {found_bytes} bytes: normalised it may have {normalized_bytes} bytes, expected at most {bytes_max}; \
+         shorten it"
     )]
     Length {
         /// Bytes of the prompt.
         found_bytes: u64,
-        /// Bytes that it may become.
+        /// Bytes that its normalised form may have.
         normalized_bytes: u64,
         /// The limit.
         bytes_max: u64,
     },
-    /// The library refused a prompt.
+    /// The tokenizers library refused a prompt.
     #[error("prompt {prompt:?} cannot be tokenized: {message}")]
     Prompt {
         /// The prompt.
@@ -73,7 +73,7 @@ pub enum TokenizeError {
     },
 }
 
-/// Calls the library, which believes the tables in a file and panics where they point outside of themselves.
+/// Calls the tokenizers library, which trusts the tables in a file and panics if they point outside of themselves.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err("its tables contradict themselves".into()))
@@ -83,23 +83,26 @@ fn file_error(error: tokenizers::Error) -> TokenizeError {
     TokenizeError::File { message: error.to_string() }
 }
 
-/// The library's tokenizer for the content of a `tokenizer.json`, without padding or truncation, how many special tokens
-/// it puts around a prompt, and how long it may make prompts.
-pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize, Growth), TokenizeError> {
-    let growth = Growth::of(json)?;
+/// Loads the content of a `tokenizer.json` without padding and truncation. Also returns the number of special tokens that
+/// are added to a prompt, and the bound on the length of normalised prompts.
+pub(crate) fn library(json: &[u8]) -> Result<(tokenizers::Tokenizer, usize, LengthBound), TokenizeError> {
+    let length_bound = LengthBound::of(json)?;
     let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(file_error)?;
-    // A file that pads to one length has no empty prompt.
+    // Padding would hide the number of special tokens.
     inner.with_padding(None);
     inner.with_truncation(None).map_err(file_error)?;
-    growth.check("")?;
+    length_bound.check("")?;
     let special = guarded(|| inner.encode("", true)).map_err(file_error)?.len();
-    Ok((inner, special, growth))
+    Ok((inner, special, length_bound))
 }
 
 impl Tokenizer {
     /// Reads the content of a `tokenizer.json`; truncation and padding come from `spec`, not from the file.
+    ///
+    /// # Errors
+    /// The file cannot be used, or `max_length` has no room beside the special tokens.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let (mut inner, special, growth) = library(json)?;
+        let (mut inner, special, length_bound) = library(json)?;
         if spec.max_length <= special {
             let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
             return Err(TokenizeError::File { message });
@@ -110,7 +113,7 @@ impl Tokenizer {
         let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         Ok(Self {
             inner: Arc::new(inner),
-            growth: Arc::new(growth),
+            length_bound: Arc::new(length_bound),
             siglip: siglip.map(Arc::new),
             max_length: spec.max_length,
             fixed_length: (spec.padding == Padding::MaxLength).then_some(spec.max_length),
@@ -121,9 +124,12 @@ impl Tokenizer {
         })
     }
 
-    /// Ids of one prompt, cut to the maximum length, and padded to it where [`TokenizerSpec::padding`] says so.
+    /// Tokenizes one prompt: truncated to the maximum length, and padded to it if [`TokenizerSpec::padding`] says so.
+    ///
+    /// # Errors
+    /// The prompt is too long, or the tokenizers library refuses it.
     pub fn encode(&self, prompt: &str) -> Result<Encoding, TokenizeError> {
-        self.growth.check(prompt)?;
+        self.length_bound.check(prompt)?;
         let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
         let (ids, mask, type_ids) = match &self.siglip {
             Some(siglip) => {
@@ -144,7 +150,7 @@ impl Tokenizer {
         })
     }
 
-    /// The position ids that the reference gives to tokens `ids` where the caller gives none.
+    /// The position ids of the tokens `ids`, as transformers computes them when the caller passes none.
     pub fn position_ids(&self, ids: &[i64]) -> Vec<i64> {
         let mut tokens = 0;
         let mut count = |id: &i64| {
@@ -158,14 +164,17 @@ impl Tokenizer {
         }
     }
 
-    /// Ids of several prompts, padded to the longest of them.
+    /// Tokenizes several prompts and pads them to the longest, as a processor of transformers does with `padding=True`.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
     pub fn encode_batch(&self, prompts: &[&str]) -> Result<Vec<Encoding>, TokenizeError> {
         let encodings = prompts.iter().map(|p| self.encode(p)).collect::<Result<Vec<_>, _>>()?;
         let longest = encodings.iter().map(|e| e.ids.len()).max().unwrap_or(0);
         Ok(encodings.iter().map(|e| self.pad(e, longest)).collect())
     }
 
-    /// `encoding`, padded to `length` tokens where it is shorter; positions are counted anew, as the reference does.
+    /// Pads `encoding` to `length` tokens; position ids are counted again, as transformers does.
     pub fn pad(&self, encoding: &Encoding, length: usize) -> Encoding {
         let missing = length.saturating_sub(encoding.ids.len());
         let extend = |values: &[i64], fill: i64| -> Vec<i64> {
@@ -186,15 +195,15 @@ impl Tokenizer {
 }
 
 impl Encoding {
-    /// The same with a tail up to `length` that the mask leaves out and that moves no token: it changes no embedding,
-    /// whichever token is pooled by its place or its id.
+    /// Appends masked tokens up to `length`. They move no token, so they change no embedding, whether a token is pooled by
+    /// its index or its id.
     pub(crate) fn with_masked_tail(&self, length: usize) -> Self {
         let extend = |values: &[i64], fill: i64| -> Vec<i64> {
             let missing = length.saturating_sub(values.len());
             values.iter().copied().chain(std::iter::repeat_n(fill, missing)).collect()
         };
         Self {
-            // An id that is there already is found at its first place.
+            // Pooling by id takes the first occurrence, so an id that occurs already changes nothing.
             ids: extend(&self.ids, self.ids.first().copied().unwrap_or(0)),
             mask: extend(&self.mask, 0),
             type_ids: extend(&self.type_ids, 0),
@@ -209,9 +218,9 @@ mod tests {
     use crate::bundle::tests::manifest;
 
     #[test]
-    fn tables_that_point_outside_of_themselves_are_an_error() {
+    fn tables_that_point_outside_of_themselves_are_errors() {
         let spec = TokenizerSpec { max_length: 8, ..manifest(1).tokenizer };
-        // A double array of one unit, at which every search starts and which says to go on at place 5.
+        // A double array of one unit, the root of every search, that points to index 5.
         let json = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null,
             "post_processor": null, "decoder": null,
             "normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAUAABhAA=="},

@@ -1,25 +1,25 @@
 //! Loading and running the two towers.
 //!
-//! A tower whose graph `linear_i8` understands runs there, fused; any other runs in tract as it is. The image
-//! tower has one fixed shape. The text tower takes as many tokens as a prompt has.
+//! A tower whose graph the module `fused` supports runs there; any other runs in tract. The image tower has one fixed input
+//! shape. The text tower takes as many tokens as a prompt has.
 
+mod dequantize;
 mod error;
-mod groups;
 mod image;
 mod profile;
 mod text;
 mod threads;
 mod tract;
 
-use std::io::{Read, Seek};
+use std::io::{Read as _, Seek as _};
 use std::sync::Arc;
 
 use prost::Message as _;
 use tract_onnx::pb;
 
-use crate::bundle::{self, Bundle, Dim};
-use crate::linear_i8::{self, Inputs, OnnxFile, Outcome, Program, Runner};
-use crate::score::normalize;
+use crate::bundle::{self, Bundle, Dim, TowerKind};
+use crate::embedding::normalize;
+use crate::fused::{self, Inputs, OnnxFile, OnnxSource, Outcome, Program, Runner};
 
 pub use error::TowerError;
 pub use image::ImageTower;
@@ -31,23 +31,23 @@ pub use threads::Threads;
 #[derive(Debug, Clone)]
 enum Engine {
     Fused(Box<Runner>),
-    Tract(Box<tract::Towers>),
+    Tract(Box<tract::TractTower>),
 }
 
 impl Engine {
-    /// This with those layers of `other` whose names are chosen; both share the weights.
-    fn exchanged(
+    /// Returns a copy that has the weights of `other` in the layers that are `chosen`. All three share the weights.
+    fn with_layers_from(
         &self,
         other: &Self,
-        tower: &'static str,
+        tower: TowerKind,
         chosen: &dyn Fn(&str) -> bool,
     ) -> Result<(Self, profile::Layers), TowerError> {
         let error = |why: &str| TowerError::Exchange { tower, why: why.to_owned() };
         let (Self::Fused(ours), Self::Fused(theirs)) = (self, other) else {
-            return Err(error("a tower that is left to tract cannot be taken apart"));
+            return Err(error("a tower that tract runs has no layers to exchange"));
         };
-        let exchanged = ours.program().exchanged(theirs.program(), chosen);
-        let (program, count) = exchanged.ok_or_else(|| error("the two are not the same graph"))?;
+        let mixed = ours.program().with_layers_from(theirs.program(), chosen);
+        let (program, count) = mixed.ok_or_else(|| error("the two towers have different graphs"))?;
         if count == 0 {
             return Err(error("no layer with weights has the name"));
         }
@@ -57,12 +57,12 @@ impl Engine {
     }
 }
 
-/// What the engine gives, and what callers want of it.
+/// The output of an engine, and the one that a caller asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
-    /// Before the division by the L2 norm.
+    /// The embedding before the division by its L2 norm.
     Features,
-    /// After it.
+    /// The normalised embedding.
     Embedding,
 }
 
@@ -71,8 +71,8 @@ impl Output {
         if spec.features.is_some() { Self::Features } else { Self::Embedding }
     }
 
-    /// Turns what the engine gave into what is `wanted`.
-    fn finish(self, tower: &'static str, wanted: Self, values: &mut [f32]) -> Result<(), TowerError> {
+    /// Converts an engine's output to the `wanted` one.
+    fn finish(self, tower: TowerKind, wanted: Self, values: &mut [f32]) -> Result<(), TowerError> {
         match (self, wanted) {
             (Self::Embedding, Self::Features) => return Err(TowerError::NoFeatures { tower }),
             (Self::Features, Self::Embedding) if !normalize(values) => return Err(TowerError::NotFinite { tower }),
@@ -82,11 +82,7 @@ impl Output {
     }
 }
 
-/// Bytes of an ONNX file.
-trait Source: Read + Seek {}
-impl<T: Read + Seek> Source for T {}
-
-/// Runs `load` while another thread computes the file's SHA-256, whose mismatch is the error that counts.
+/// Runs `load` while another thread checks the SHA-256 of the file. A mismatch takes precedence over errors of `load`.
 fn checked<T>(
     bundle: &Bundle,
     file: &bundle::FileEntry,
@@ -107,29 +103,28 @@ fn checked<T>(
     })
 }
 
-/// Reads and prepares a graph. Whatever a graph says, this ends in a tower or in an error.
+/// Reads and prepares a graph. Inconsistent graphs are errors, never panics.
 fn load(
-    tower: &'static str,
-    source: Box<dyn Source + '_>,
+    tower: TowerKind,
+    source: Box<dyn OnnxSource + '_>,
     spec: &bundle::Tower,
     inputs: Inputs<'_>,
     projection_dim: usize,
     threads: &Threads,
 ) -> Result<(Engine, profile::Layers), TowerError> {
     guarded(|| prepare(tower, source, spec, inputs, projection_dim, threads)).unwrap_or_else(|| {
-        let message = "its shapes or attributes contradict themselves; export the checkpoint again".to_owned();
+        let message = "its shapes or attributes are inconsistent; export the checkpoint again".to_owned();
         Err(TowerError::Load { tower, message })
     })
 }
 
-/// Calls what believes a graph and may panic where that makes no sense, such as a node without its inputs; nothing where
-/// it did.
+/// Calls code that trusts a graph and may panic on an inconsistent one, such as a node without inputs. `None` after a panic.
 fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
 }
 
-/// A prompt may be no longer than the table of positions.
-fn check_positions(tower: &'static str, inputs: Inputs<'_>, program: &Program) -> Result<(), TowerError> {
+/// Checks that the longest prompt has no more tokens than the position table has rows.
+fn check_positions(tower: TowerKind, inputs: Inputs<'_>, program: &Program) -> Result<(), TowerError> {
     let Inputs::Tokens { tokens_max, first_position, .. } = inputs else { return Ok(()) };
     let most = program.positions_max.saturating_add(1).saturating_sub(first_position);
     if tokens_max <= most {
@@ -140,8 +135,8 @@ fn check_positions(tower: &'static str, inputs: Inputs<'_>, program: &Program) -
 }
 
 fn prepare(
-    tower: &'static str,
-    mut source: Box<dyn Source + '_>,
+    tower: TowerKind,
+    mut source: Box<dyn OnnxSource + '_>,
     spec: &bundle::Tower,
     inputs: Inputs<'_>,
     projection_dim: usize,
@@ -152,9 +147,9 @@ fn prepare(
     check_graph(tower, &file.graph, spec)?;
     check_axes(tower, &file.graph)?;
     let outcome = if threads.fused {
-        linear_i8::interpret(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
+        fused::lower(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
     } else {
-        Outcome::Unrecognized(linear_i8::Unrecognized::on_request())
+        Outcome::Unsupported(fused::UnsupportedGraph::on_request())
     };
     match outcome {
         Outcome::Program(mut program) => {
@@ -164,12 +159,12 @@ fn prepare(
                 return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
             }
             check_positions(tower, inputs, &program)?;
-            linear_i8::load(&mut program, &mut file, threads.kernels).map_err(error)?;
+            fused::load(&mut program, &mut file, threads.kernels).map_err(error)?;
             let runner = Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
             let layers = profile::Layers::fused(&runner);
             Ok((Engine::Fused(Box::new(runner)), layers))
         }
-        Outcome::Unrecognized(why) => {
+        Outcome::Unsupported(why) => {
             let layers = profile::Layers::tract(&file.graph, &why);
             drop(file);
             let mut bytes = Vec::new();
@@ -177,12 +172,12 @@ fn prepare(
             let mut model = pb::ModelProto::decode(&*bytes).map_err(|e| error(std::io::Error::other(e)))?;
             drop(bytes);
             if let Some(graph) = &mut model.graph {
-                groups::expand(graph).map_err(|message| TowerError::Load { tower, message })?;
+                dequantize::expand(graph).map_err(|message| TowerError::Load { tower, message })?;
             }
-            let load = || tract::Towers::load(tower, &model, spec, inputs, projection_dim, threads);
+            let load = || tract::TractTower::load(tower, &model, spec, inputs, projection_dim, threads);
             let towers = guarded(load).unwrap_or_else(|| {
                 let message = format!(
-                    "tract gave up on it; it was not fused because of {}",
+                    "tract cannot prepare it, and it was not fused because of {}",
                     layers.unfused().unwrap_or_default()
                 );
                 Err(TowerError::Load { tower, message })
@@ -192,8 +187,8 @@ fn prepare(
     }
 }
 
-/// Names and fixed axes of the graph's inputs, and the number of outputs, must be those of the manifest.
-fn check_graph(tower: &'static str, graph: &pb::GraphProto, spec: &bundle::Tower) -> Result<(), TowerError> {
+/// Checks that the graph has the inputs and outputs of the manifest.
+fn check_graph(tower: TowerKind, graph: &pb::GraphProto, spec: &bundle::Tower) -> Result<(), TowerError> {
     let is_constant = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
     let found: Vec<_> = graph.input.iter().filter(|input| !is_constant(&input.name)).collect();
     let join = |names: Vec<&str>| names.join(", ");
@@ -213,14 +208,14 @@ fn check_graph(tower: &'static str, graph: &pb::GraphProto, spec: &bundle::Tower
     Ok(())
 }
 
-/// Axes must be some that a tensor may have: what prepares a graph counts up to them.
-fn check_axes(tower: &'static str, graph: &pb::GraphProto) -> Result<(), TowerError> {
+/// Checks that attributes name axes that a tensor can have: preparing a graph takes time and memory in proportion.
+fn check_axes(tower: TowerKind, graph: &pb::GraphProto) -> Result<(), TowerError> {
     const AXES: std::ops::RangeInclusive<i64> = -16..=16;
     for node in &graph.node {
         for attribute in node.attribute.iter().filter(|own| matches!(own.name.as_str(), "axis" | "axes" | "perm")) {
             if let Some(axis) = attribute.ints.iter().chain([&attribute.i]).find(|axis| !AXES.contains(*axis)) {
                 let message =
-                    format!("{} {:?}: {} {axis} is none of a tensor's", node.op_type, node.name, attribute.name);
+                    format!("{} {:?}: {} {axis} is no axis of a tensor", node.op_type, node.name, attribute.name);
                 return Err(TowerError::Load { tower, message });
             }
         }
@@ -228,8 +223,8 @@ fn check_axes(tower: &'static str, graph: &pb::GraphProto) -> Result<(), TowerEr
     Ok(())
 }
 
-/// A fixed axis of the manifest must have the same extent in the graph where the graph says it.
-fn check_input(tower: &'static str, spec: &bundle::TensorSpec, input: &pb::ValueInfoProto) -> Result<(), TowerError> {
+/// Checks that fixed axes of the manifest have the same size in the graph, as far as the graph declares it.
+fn check_input(tower: TowerKind, spec: &bundle::TensorSpec, input: &pb::ValueInfoProto) -> Result<(), TowerError> {
     use pb::tensor_shape_proto::dimension::Value as DimValue;
     let Some(pb::type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         return Ok(());

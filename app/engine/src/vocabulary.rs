@@ -1,4 +1,4 @@
-//! What a tokenizer makes of a sentence that it does not know, or that is too long: unknown pieces and pieces cut off.
+//! Unknown and truncated word pieces of a sentence, for warnings about labels.
 
 use std::ops::Range;
 
@@ -6,37 +6,37 @@ use serde::Deserialize;
 
 use crate::bundle::{Bundle, TokenizerSpec};
 use crate::tokenize::siglip::Siglip;
-use crate::tokenize::{Growth, TokenizeError, guarded, library};
+use crate::tokenize::{LengthBound, TokenizeError, guarded, library};
 use crate::tower::TowerError;
 
-/// A tokenizer without its limit of tokens, to examine sentences with. It takes as much memory as the
-/// [`Tokenizer`](crate::tokenize::Tokenizer) and is needed for a moment only.
+/// A tokenizer without its length limit, for examining sentences. It takes as much memory as a
+/// [`Tokenizer`](crate::tokenize::Tokenizer); drop it after use.
 #[derive(Debug)]
 pub struct Vocabulary {
     inner: tokenizers::Tokenizer,
-    growth: Growth,
+    length_bound: LengthBound,
     siglip: Option<Siglip>,
-    /// `None` where no piece can be unknown, as in byte-level vocabularies.
+    /// `None` if no piece can be unknown, as in byte-level vocabularies.
     unknown_id: Option<u32>,
-    /// The most word pieces that a sentence can have, special tokens left out.
+    /// The most word pieces that a sentence can have, without special tokens.
     limit: usize,
 }
 
-/// How a sentence reads.
+/// The word pieces of a sentence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// Word pieces that have to do with the part of the sentence that was asked about; separators left out.
+pub struct Tokenization {
+    /// Number of word pieces of the requested part of the sentence, without separators.
     pub pieces: usize,
     /// How many of them are the unknown token.
     pub unknown: usize,
-    /// Word pieces of the whole sentence.
+    /// Number of word pieces of the whole sentence.
     pub sentence_pieces: usize,
-    /// Ids of the word pieces that the text tower is given, special tokens left out.
+    /// Ids of the word pieces that reach the text tower, without special tokens.
     pub ids: Vec<u32>,
 }
 
-impl Reading {
-    /// How many word pieces of the whole sentence are beyond the limit of the text tower.
+impl Tokenization {
+    /// Number of word pieces that are truncated.
     pub fn cut(&self) -> usize {
         self.sentence_pieces - self.ids.len()
     }
@@ -50,9 +50,9 @@ struct File {
 
 #[derive(Deserialize)]
 struct Model {
-    /// Of WordPiece, WordLevel and BPE.
+    /// In WordPiece, WordLevel and BPE models.
     unk_token: Option<String>,
-    /// Of Unigram.
+    /// In Unigram models.
     unk_id: Option<u32>,
 }
 
@@ -60,7 +60,7 @@ impl Vocabulary {
     /// Reads the tokenizer of a bundle.
     ///
     /// # Errors
-    /// The file is damaged, or not one that the tokenizers library reads.
+    /// The file cannot be read, is damaged, or cannot be used as a tokenizer.
     pub fn open(bundle: &Bundle) -> Result<Self, TowerError> {
         let spec = &bundle.manifest().tokenizer;
         Ok(Self::from_bytes(&bundle.read(&spec.file)?, spec)?)
@@ -69,61 +69,61 @@ impl Vocabulary {
     /// Reads the content of a `tokenizer.json`.
     ///
     /// # Errors
-    /// It is not one that the tokenizers library reads.
+    /// The content cannot be used as a tokenizer.
     pub fn from_bytes(json: &[u8], spec: &TokenizerSpec) -> Result<Self, TokenizeError> {
-        let (inner, special, growth) = library(json)?;
+        let (inner, special, length_bound) = library(json)?;
         let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         let file_error = |e: serde_json::Error| TokenizeError::File { message: e.to_string() };
         let Model { unk_token, unk_id } = serde_json::from_slice::<File>(json).map_err(file_error)?.model;
         let unknown_id = unk_id.or_else(|| inner.token_to_id(&unk_token?));
-        Ok(Self { inner, growth, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
+        Ok(Self { inner, length_bound, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
     }
 
-    /// The most word pieces of a sentence that the text tower is given.
+    /// The most word pieces of a sentence that reach the text tower.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Reads `sentence`; `part` is the range of bytes in it whose word pieces are counted. Pieces that reach into the
-    /// part count, as a word has them that a template only adds an ending to.
+    /// Tokenizes `sentence` and counts the word pieces in the byte range `part`. Pieces that overlap the range count, as
+    /// those of a prompt that the template adds an ending to.
     ///
     /// # Errors
     /// The tokenizers library refuses the sentence.
-    pub fn read(&self, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
-        self.growth.check(sentence)?;
+    pub fn read(&self, sentence: &str, part: &Range<usize>) -> Result<Tokenization, TokenizeError> {
+        self.length_bound.check(sentence)?;
         if let Some(siglip) = &self.siglip {
             return self.read_siglip(siglip, sentence, part);
         }
         let encoding = guarded(|| self.inner.encode(sentence, false))
             .map_err(|e| TokenizeError::Prompt { prompt: sentence.to_owned(), message: e.to_string() })?;
-        let mut reading = Reading { sentence_pieces: encoding.len(), ..Reading::default() };
-        reading.ids = encoding.get_ids().iter().take(self.limit).copied().collect();
+        let mut tokens = Tokenization { sentence_pieces: encoding.len(), ..Tokenization::default() };
+        tokens.ids = encoding.get_ids().iter().take(self.limit).copied().collect();
         let pieces = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
         for ((id, token), &(start, end)) in pieces {
             if start < part.end && end > part.start {
-                self.count(&mut reading, *id, token);
+                self.count(&mut tokens, *id, token);
             }
         }
-        Ok(reading)
+        Ok(tokens)
     }
 
     /// SigLIP's tokenizer reports no offsets, so the part is tokenized by itself: pieces never span two words.
-    fn read_siglip(&self, siglip: &Siglip, sentence: &str, part: &Range<usize>) -> Result<Reading, TokenizeError> {
+    fn read_siglip(&self, siglip: &Siglip, sentence: &str, part: &Range<usize>) -> Result<Tokenization, TokenizeError> {
         let mut ids = siglip.all_ids(sentence)?;
-        let mut reading = Reading { sentence_pieces: ids.len(), ..Reading::default() };
+        let mut tokens = Tokenization { sentence_pieces: ids.len(), ..Tokenization::default() };
         ids.truncate(self.limit);
-        reading.ids = ids;
+        tokens.ids = ids;
         for id in siglip.all_ids(sentence.get(part.clone()).unwrap_or_default())? {
-            self.count(&mut reading, id, &self.inner.id_to_token(id).unwrap_or_default());
+            self.count(&mut tokens, id, &self.inner.id_to_token(id).unwrap_or_default());
         }
-        Ok(reading)
+        Ok(tokens)
     }
 
-    fn count(&self, reading: &mut Reading, id: u32, token: &str) {
-        // SentencePiece marks the start of a word by a piece of its own where the word is unknown.
+    fn count(&self, tokens: &mut Tokenization, id: u32, token: &str) {
+        // SentencePiece puts a separate piece for the start of a word before an unknown word.
         if !token.chars().all(|c| c == '\u{2581}' || c.is_whitespace()) {
-            reading.pieces += 1;
-            reading.unknown += usize::from(self.unknown_id == Some(id));
+            tokens.pieces += 1;
+            tokens.unknown += usize::from(self.unknown_id == Some(id));
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
         TokenizerSpec { max_length, ..manifest(1).tokenizer }
     }
 
-    /// A tokenizer of that model, with further parts of a `tokenizer.json`.
+    /// A tokenizer with this model and these other parts of a `tokenizer.json`.
     fn vocabulary(model: &str, parts: &str) -> Vocabulary {
         let file = format!(r#"{{"version": "1.0", "added_tokens": []{parts}, "model": {model}}}"#);
         Vocabulary::from_bytes(file.as_bytes(), &spec(8)).unwrap_or_else(|error| panic!("{file}: {error}"))
@@ -157,7 +157,7 @@ mod tests {
         vocabulary: &'a Vocabulary,
         template: &'a str,
         prompt: &'a str,
-        /// Pieces of the prompt, how many are unknown, pieces of the sentence.
+        /// Pieces of the prompt, unknown ones among them, pieces of the sentence.
         expected: (usize, usize, usize),
     }
 
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn bytes_are_never_unknown() {
-        // The table of bytes as GPT-2's vocabulary has it: printable ones stand for themselves, others from 256 on.
+        // The byte alphabet of GPT-2: printable bytes are themselves, others are mapped to code points from 256.
         let mut next = 256;
         let letters = (0..=255_u32).map(|byte| {
             let printable = matches!(byte, 33..=126 | 161..=172 | 174..=255);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_kind_is_an_error() {
+    fn a_file_that_is_no_tokenizer_is_an_error() {
         let error = Vocabulary::from_bytes(b"{}", &spec(8)).expect_err("no tokenizer").to_string();
         assert!(error.contains("not a usable tokenizer.json"), "{error}");
     }

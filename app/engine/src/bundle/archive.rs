@@ -1,4 +1,4 @@
-//! The `.tar` of a bundle: where its files lie. They are read where they lie, nothing is unpacked.
+//! The `.tar` form of a bundle. Files are read in place; nothing is unpacked.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,47 +8,45 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::content::{BlockHasher, Blocks, Content, Piece};
-use super::foreign::{self, not_a_bundle};
-use super::{BundleError, MANIFEST_FILE};
+use super::non_bundle::{self, not_a_bundle};
+use super::{BundleError, FileProperty, MANIFEST_FILE};
 use crate::files;
 use crate::printable::printable;
 
-/// A manifest is a few kilobytes; what is larger is not one.
+/// Size limit of a manifest, which has a few kilobytes.
 pub(super) const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
-/// A bundle has five files; so many more may lie beside them that nobody meets the limit, and few enough for their names to
-/// take no memory worth mentioning.
+/// Entries that an archive may have. A bundle has five files; more may lie beside them, as long as their names take little
+/// memory.
 const ENTRIES_MAX: usize = 4096;
 
 /// File name to offset and size within the archive.
 type Index = BTreeMap<String, (u64, u64)>;
 
-/// The `.tar` of a bundle whose every byte was read, and of which nothing is believed before [`Self::open`].
-///
-/// For a signature over the whole archive: check it between the two.
+/// The `.tar` of a bundle after all its bytes were read. To verify a signature over the whole archive, do so between
+/// [`Self::read`] and [`Self::open`]; nothing in the archive is trusted before.
 #[derive(Debug)]
 pub struct Archive(Result<Tar, BundleError>);
 
-/// An archive whose files are known.
+/// An archive with its index of files.
 #[derive(Debug)]
 pub(super) struct Tar {
-    /// Stands for the archive in messages.
+    /// For messages.
     path: PathBuf,
     file: File,
     index: Index,
-    /// The manifest and the digests, where the whole archive was read.
+    /// The manifest and the digests of all blocks, if the whole archive was read.
     checked: Option<(Vec<u8>, Arc<Blocks>)>,
 }
 
 impl Archive {
-    /// Reads all of `file`, whatever its name stands for by now, and shows every byte to `seen`, in order and once. `path`
-    /// stands for the file in messages.
+    /// Reads all of `file` and passes every byte to `seen`, in order and once. `path` is used in messages only.
     ///
-    /// What the bundle will say of itself is taken of these bytes, and whatever is read of the file later is compared with
-    /// them: a file that is changed meanwhile is refused.
+    /// The manifest is kept from this pass, and later reads are compared with its hashes, so that a file that changes
+    /// meanwhile is an error.
     ///
     /// # Errors
-    /// Those of reading the file. An archive that is damaged, or holds no bundle, is one of [`Self::open`].
+    /// The file cannot be read. A damaged archive, or one without a bundle, is an error of [`Self::open`].
     pub fn read(path: &Path, file: File, mut seen: impl FnMut(&[u8])) -> Result<Self, BundleError> {
         let io = |source| BundleError::Io { path: path.to_owned(), source };
         let bytes = file.metadata().map_err(io)?.len();
@@ -57,11 +55,11 @@ impl Archive {
             hasher.update(piece);
             seen(piece);
         };
-        // No further than the file reached at first: one that grows while it is read would have no end.
+        // Not beyond the initial size: a file that grows while it is read would never end.
         let mut archive = tar::Archive::new(Watched { file: &file, at: 0, on_read }.take(bytes));
         let mut manifest = Vec::new();
         let index = known(path, &file).and_then(|()| index(path, bytes, archive.entries(), Some(&mut manifest)));
-        // What follows the end mark was signed too.
+        // A signature also covers what follows the end marker.
         let mut rest = archive.into_inner();
         io::copy(&mut rest, &mut io::sink()).map_err(io)?;
         let checked = Some((manifest, Arc::new(hasher.finish())));
@@ -74,7 +72,7 @@ impl Archive {
 }
 
 impl Tar {
-    /// An archive of which only the headers are read.
+    /// Opens an archive by its headers alone.
     pub(super) fn open(path: &Path) -> Result<Self, BundleError> {
         let io = |source| BundleError::Io { path: path.to_owned(), source };
         let file = files::open(path).map_err(io)?;
@@ -85,7 +83,7 @@ impl Tar {
         Ok(Self { path: path.to_owned(), file, index, checked: None })
     }
 
-    /// Where a file lies, for messages.
+    /// The path of a file in messages.
     pub(super) fn path_of(&self, name: &str) -> String {
         format!("{}: {name}", self.path.display())
     }
@@ -103,7 +101,7 @@ impl Tar {
         self.place(name).map(|(_, size)| size)
     }
 
-    /// A file's content; the manifest is the one that was read with the whole archive, where that was done.
+    /// The content of a file. If the whole archive was read, the manifest is the one of that pass.
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, BundleError> {
         let (start, size) = self.place(name)?;
         if let (MANIFEST_FILE, Some((manifest, _))) = (name, &self.checked) {
@@ -115,7 +113,7 @@ impl Tar {
         Ok(bytes)
     }
 
-    /// A file, for reading piece by piece.
+    /// Opens a file for reading in chunks.
     pub(super) fn piece(&self, name: &str) -> Result<Piece, BundleError> {
         let (start, size) = self.place(name)?;
         let file = self.file.try_clone().map_err(|source| self.io(name, source))?;
@@ -124,20 +122,20 @@ impl Tar {
     }
 }
 
-/// Refuses files that are known to be something else.
+/// Refuses files that are recognised as something else than a tar archive.
 fn known(path: &Path, file: &File) -> Result<(), BundleError> {
-    let mut start = [0; foreign::START_BYTES as usize];
+    let mut start = [0; non_bundle::START_BYTES as usize];
     let count = file.read_at(&mut start, 0).map_err(|source| BundleError::Io { path: path.to_owned(), source })?;
-    match foreign::file(&start[..count], path) {
+    match non_bundle::file(&start[..count], path) {
         Some(found) => Err(not_a_bundle(path, found)),
         None => Ok(()),
     }
 }
 
-/// Where each file of an archive of so many `bytes` starts and how long it is; folders and links are left out. The content
-/// of the manifest goes to `manifest`, up to one byte more than manifests may have.
+/// Offset and size of each file of an archive of `bytes` bytes; folders and links are left out. The content of the manifest
+/// goes to `manifest`, up to one byte more than its limit.
 ///
-/// Headers are taken as they are: extensions that rename or resize what follows them are for no file of a bundle.
+/// Extension headers, which rename or resize the entry that follows them, are ignored: no file of a bundle needs one.
 fn index<'a, R: Read + 'a>(
     path: &Path,
     bytes: u64,
@@ -162,7 +160,7 @@ fn index<'a, R: Read + 'a>(
         if start.checked_add(size).is_none_or(|end| end > bytes) {
             return Err(BundleError::Content {
                 path: format!("{}: {}", path.display(), printable(&name)),
-                what: "size",
+                what: FileProperty::Size,
                 expected: format!("no more than the {bytes} bytes of the archive"),
                 found: format!("{size} bytes"),
             });
@@ -183,7 +181,7 @@ fn index<'a, R: Read + 'a>(
     Ok(index)
 }
 
-/// Reads a file from its first byte on, and tells what was read.
+/// Reads a file from its first byte on and passes what was read to a callback.
 struct Watched<'a, F> {
     file: &'a File,
     at: u64,

@@ -1,15 +1,15 @@
-//! The content of a bundle's files: read from any place, and, where a signature was checked, only as long as it is what was
-//! signed.
+//! Random access to the content of a bundle's files. Where the whole file was read for a signature, every block is compared
+//! with the hash from that pass.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
+use crate::hash::{Hasher, sha256};
 
-/// Bytes of a block. Smaller ones take more memory for their digests (half a thousandth here), larger ones more time where
-/// reading jumps.
+/// Bytes of a block. Smaller blocks need more memory for digests (1/2048 of the file with this size), larger ones more time
+/// for random reads.
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// SHA-256 of every block of a file.
@@ -20,13 +20,13 @@ pub(super) struct Blocks {
     bytes: u64,
 }
 
-/// Makes [`Blocks`] of a file's bytes, which come in pieces of any size.
+/// Computes [`Blocks`] from a file's bytes, which arrive in chunks of any size.
 #[derive(Default)]
 pub(super) struct BlockHasher {
     digests: Vec<[u8; 32]>,
     bytes: u64,
-    hash: Sha256,
-    /// Bytes of the block that is being hashed.
+    hasher: Hasher,
+    /// Bytes of the current block that are hashed already.
     filled: usize,
 }
 
@@ -34,7 +34,7 @@ impl BlockHasher {
     pub(super) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.filled));
-            self.hash.update(piece);
+            self.hasher.update(piece);
             self.filled += piece.len();
             self.bytes += piece.len() as u64;
             if self.filled == BLOCK_BYTES {
@@ -45,9 +45,7 @@ impl BlockHasher {
     }
 
     fn end_block(&mut self) {
-        let mut digest = [0; 32];
-        digest.copy_from_slice(&std::mem::take(&mut self.hash).finalize());
-        self.digests.push(digest);
+        self.digests.push(std::mem::take(&mut self.hasher).finish());
         self.filled = 0;
     }
 
@@ -59,20 +57,20 @@ impl BlockHasher {
     }
 }
 
-/// A file that is read from any place, whatever its name stands for by then.
+/// An open file that is read at any offset.
 #[derive(Debug)]
 pub(crate) struct Content {
     file: File,
-    /// What every byte is compared with; `None` where nothing was signed.
+    /// The hashes to compare with; `None` if the file was not read as a whole.
     checked: Option<Checked>,
 }
 
 #[derive(Debug)]
 struct Checked {
     blocks: Arc<Blocks>,
-    /// The block that was read last.
+    /// Content of the last block that was read.
     block: Vec<u8>,
-    /// Its number.
+    /// Index of that block.
     held: Option<u64>,
 }
 
@@ -81,7 +79,7 @@ impl Content {
         Self { file, checked: blocks.map(|blocks| Checked { blocks, block: Vec::new(), held: None }) }
     }
 
-    /// Reads from byte `at` on, as `Read::read` does. A block that has changed is an error of the kind `InvalidData`.
+    /// Reads from offset `at`, as `Read::read` does. A changed block is an error of kind `InvalidData`.
     pub(super) fn read_at(&mut self, out: &mut [u8], at: u64) -> io::Result<usize> {
         match &mut self.checked {
             Some(checked) => checked.read_at(&self.file, out, at),
@@ -111,9 +109,9 @@ impl Checked {
         let bytes = (self.blocks.bytes - start).min(BLOCK_BYTES as u64) as usize;
         self.block.resize(bytes, 0);
         file.read_exact_at(&mut self.block, start)?;
-        let found = Sha256::digest(&self.block);
+        let found = sha256(&self.block);
         let expected = usize::try_from(number).ok().and_then(|number| self.blocks.digests.get(number));
-        if expected.is_none_or(|expected| found[..] != expected[..]) {
+        if expected.is_none_or(|expected| found != *expected) {
             let message = format!("bytes {start} to {} were changed after they were checked", start + bytes as u64);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
@@ -122,10 +120,10 @@ impl Checked {
     }
 }
 
-/// One file of a bundle, opened.
+/// An open file of a bundle.
 #[derive(Debug)]
 pub(crate) enum Piece {
-    /// `size` bytes of a file on disk, from `start`; the next byte read is number `at`.
+    /// `size` bytes of a file on disk, from offset `start`; `at` is the read position within them.
     File {
         content: Content,
         start: u64,
@@ -136,7 +134,7 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
-    /// Bytes of the file.
+    /// Size in bytes.
     pub(super) fn size(&self) -> u64 {
         match self {
             Self::File { size, .. } => *size,
@@ -186,7 +184,7 @@ mod tests {
 
     fn file(bytes: &[u8]) -> (tempfile::NamedTempFile, Content) {
         let mut hasher = BlockHasher::default();
-        // Pieces that end nowhere near the end of a block.
+        // Chunks that do not end with a block.
         bytes.chunks(1001).for_each(|piece| hasher.update(piece));
         let named = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(named.path(), bytes).expect("writes");
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_read_from_any_place() {
+    fn reads_start_at_any_offset() {
         for length in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 5] {
             let bytes: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
             let (_named, mut content) = file(&bytes);
@@ -217,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_anywhere_is_refused_and_other_blocks_are_read() {
+    fn a_changed_block_is_refused_and_others_are_read() {
         let bytes = vec![7; 2 * BLOCK_BYTES + 100];
         for (at, refused) in [(0, 0), (BLOCK_BYTES - 1, 0), (BLOCK_BYTES, 1), (2 * BLOCK_BYTES + 99, 2)] {
             let (named, mut content) = file(&bytes);

@@ -1,67 +1,61 @@
-//! `bundle.json`: what it holds and which values are accepted.
+//! `bundle.json`: its fields and their valid values.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::BundleError;
-use crate::preprocess::{MAX_SIDE, PreprocessError, Preprocessor, Recipe, Size};
-use crate::score::{LOGIT_BIAS_MAX, LOGIT_SCALE_MAX, ScoringKind};
+use crate::preprocess::{PreprocessConfig, PreprocessError, Preprocessor, Size};
+use crate::score::{Scoring, ScoringKind};
 
 /// Version of the bundle format that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Inputs that a text tower may have, in the order of the reference's arguments.
+/// Inputs that a text tower may have, in the order of the arguments in transformers.
 pub const TEXT_INPUTS: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
 
-/// The most tokens that a text tower may take. The towers that are read take 64 to 514, long ones of other exporters some
-/// thousand, and the memory of a run grows with it. A position table in the tower bounds it further when that is loaded.
+/// The most tokens that a text tower may take. Known architectures take 64 to 514, long ones of other exporters some
+/// thousand; the memory of a run grows with the number. The tower's position table may limit it further.
 pub const TOKENS_MAX: usize = 4096;
-
-/// Bytes of the largest tower: an ONNX file, which is one protobuf message, ends there.
-const TOWER_BYTES_MAX: u64 = 1 << 31;
-
-/// Bytes of the largest file that is held in memory whole. Tokenizers of a million tokens take half of it.
-const WHOLE_BYTES_MAX: u64 = 128 << 20;
 
 /// Name of the manifest inside a bundle.
 pub const MANIFEST_FILE: &str = "bundle.json";
 
-/// The whole of `bundle.json`.
+/// The content of `bundle.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`] of the writer.
+    /// [`FORMAT_VERSION`] of the program that wrote it.
     pub format_version: u32,
     /// Name of the model, for people.
     pub name: String,
     /// Width of the shared embedding space.
     pub projection_dim: usize,
-    /// Natural logarithm of the factor on cosines, as in the checkpoint.
+    /// Natural logarithm of the factor that cosines are multiplied by, as in the checkpoint.
     pub logit_scale: f32,
-    /// What is added to logits, as SigLIP does; left out where there is nothing to add.
+    /// Added to logits, as SigLIP does; absent if nothing is added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_bias: Option<f32>,
-    /// How logits become probabilities; softmax where it is left out.
+    /// How logits become probabilities; softmax if absent.
     #[serde(default, skip_serializing_if = "ScoringKind::is_default")]
     pub scoring: ScoringKind,
-    /// Image tower: `pixel_values` [batch, 3, height, width] to `image_embeds` [batch, projection_dim].
+    /// The image tower: `pixel_values` [batch, 3, height, width] to `image_embeds` [batch, projection_dim].
     pub vision: Tower,
-    /// Text tower: ids and perhaps mask, token types and position ids [batch, sequence] to `text_embeds`
-    /// [batch, projection_dim].
+    /// The text tower: `input_ids` and optionally attention mask, token types and position ids [batch, sequence] to
+    /// `text_embeds` [batch, projection_dim].
     pub text: Tower,
-    /// From an RGB picture to `pixel_values`.
-    pub preprocess: Recipe,
+    /// From an RGB image to `pixel_values`.
+    pub preprocess: PreprocessConfig,
     /// From a prompt to the text tower's inputs.
     pub tokenizer: TokenizerSpec,
-    /// Prompt templates for labels that name none; `{}` stands for the label.
+    /// Prompt templates for labels that have none; `{}` stands for the prompt.
     pub templates: Vec<String>,
-    /// Where the weights came from.
+    /// The checkpoint of the weights.
     pub source: Source,
-    /// What was set by hand when the bundle was written, against what the checkpoint says.
+    /// Values of the checkpoint that were overridden when the bundle was written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
-    /// How the weights were stored and what that cost.
+    /// How the weights are quantised, and the loss that was measured.
     pub quantization: Quantization,
     /// The model card.
     pub model_card: FileEntry,
@@ -71,9 +65,9 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// A plain file name, in the bundle's own folder.
+    /// File name without folders; not `bundle.json`.
     pub name: String,
-    /// Size of the file.
+    /// Size in bytes.
     pub bytes: u64,
     /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
@@ -93,7 +87,7 @@ pub struct Tower {
     pub inputs: Vec<TensorSpec>,
     /// The embedding, divided by its L2 norm.
     pub output: TensorSpec,
-    /// The same before the division, where the graph gives it as its second output.
+    /// The embedding before the division, if the graph has it as its second output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<TensorSpec>,
 }
@@ -120,11 +114,11 @@ pub enum Architecture {
     Swin,
     /// BERT encoder.
     Bert,
-    /// RoBERTa encoder, and XLM-RoBERTa and CamemBERT, which differ in vocabulary only.
+    /// RoBERTa encoder; also XLM-RoBERTa and CamemBERT, which differ in the vocabulary only.
     Roberta,
     /// MPNet encoder.
     Mpnet,
-    /// Taken over as an ONNX graph.
+    /// Any architecture, imported as an ONNX graph.
     Onnx,
 }
 
@@ -134,22 +128,22 @@ pub enum Architecture {
 pub enum Weights {
     /// Symmetric 8-bit integers with one scale per output channel (per row of an embedding table).
     Int8,
-    /// 4-bit integers with one scale for each 32 inputs of an output channel (32 values of a row of an embedding
-    /// table); what does not divide by 32, and patch embeddings, as [`Self::Int8`].
+    /// 4-bit integers with one scale per 32 inputs of an output channel (32 values of a row of an embedding table).
+    /// Layers whose width is no multiple of 32, and patch embeddings, are stored as [`Self::Int8`].
     Int4,
     /// 32-bit floats.
     F32,
 }
 
-/// What a layer with weights is.
+/// Kinds of layers with weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerKind {
     /// A matrix product with weights.
     Linear,
-    /// The convolution that makes tokens of patches.
+    /// The convolution that turns patches into tokens.
     PatchEmbedding,
-    /// A table that ids choose rows of.
+    /// A table whose rows are looked up by id.
     Embedding,
 }
 
@@ -161,7 +155,7 @@ pub struct TensorSpec {
     pub name: String,
     /// Element type.
     pub dtype: Dtype,
-    /// Extent of each axis.
+    /// Size of each axis.
     pub shape: Vec<Dim>,
 }
 
@@ -189,13 +183,13 @@ pub enum Dtype {
     I64,
 }
 
-/// Extent of an axis.
+/// Size of an axis.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Dim {
-    /// Always this long.
+    /// This size.
     Fixed(usize),
-    /// Chosen by the caller: `batch` or `sequence`.
+    /// Any size, chosen by the caller: `batch` or `sequence`.
     Named(String),
 }
 
@@ -205,70 +199,69 @@ pub enum Dim {
 pub struct TokenizerSpec {
     /// `tokenizer.json` in the format of the tokenizers library.
     pub file: FileEntry,
-    /// Longest sequence in tokens, special tokens included; longer prompts are cut. 2 to [`TOKENS_MAX`], and no more than
-    /// the text tower has positions for.
+    /// Longest sequence in tokens, special tokens included; longer prompts are truncated. 2 to [`TOKENS_MAX`], and no more
+    /// than the text tower has positions for.
     pub max_length: usize,
-    /// How far prompts are padded.
+    /// Length that prompts are padded to.
     #[serde(default, skip_serializing_if = "Padding::is_default")]
     pub padding: Padding,
-    /// Where padding goes.
+    /// Side that padding is added on.
     pub padding_side: PaddingSide,
     /// The padding token.
     pub pad_token: String,
-    /// Its id.
+    /// Id of the padding token.
     pub pad_id: u32,
-    /// Its token type.
+    /// Token type of the padding token.
     pub pad_type_id: u32,
-    /// How the tokens' position ids are counted.
+    /// How position ids are counted.
     #[serde(default)]
     pub positions: Positions,
-    /// The steps of SigLIP's tokenizer, which `tokenizer.json` can only come close to: where they are given, its
-    /// normalizer, pre-tokenizer and template are not used.
+    /// The steps of SigLIP's tokenizer, which `tokenizer.json` can only approximate. If present, the normalizer,
+    /// pre-tokenizer and template of the file are not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub siglip: Option<SiglipSteps>,
 }
 
-/// What SigLIP's tokenizer does beside its vocabulary, its special tokens and its table of characters, which are in
-/// `tokenizer.json`.
+/// Steps of SigLIP's tokenizer. Its vocabulary, special tokens and character map are in `tokenizer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiglipSteps {
-    /// How letters are lowered.
+    /// How text is lowercased.
     pub lowercase: Lowercase,
-    /// The text that each stretch of text stands behind while pieces are looked for.
+    /// The text that is put before each span of text while it is split into pieces.
     pub unk_token: String,
-    /// The id of unknown pieces.
+    /// Id of unknown pieces.
     pub unk_id: u32,
-    /// The token behind a prompt that does not end in it.
+    /// Token that is appended to a prompt unless it ends with it.
     pub eos_id: u32,
     /// SentencePiece's `remove_extra_whitespaces`.
     pub remove_extra_whitespaces: bool,
     /// SentencePiece's `add_dummy_prefix`, which transformers 4 turns off.
     pub add_dummy_prefix: bool,
-    /// Ids of pieces that stand for no text: control pieces, the unknown one, unused ones.
+    /// Ids of pieces that match no text: control pieces, the unknown piece, unused ones.
     pub reserved: Vec<u32>,
 }
 
-/// How letters are lowered.
+/// How text is lowercased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lowercase {
     /// Not at all.
     No,
-    /// Each by itself, as transformers 4 does it.
+    /// Letter by letter, as in transformers 4.
     Letters,
-    /// A text as a whole, so that a sigma at the end of a word becomes a final one, as transformers 5 does it.
+    /// As a whole, so that a sigma at the end of a word becomes a final sigma, as in transformers 5.
     Text,
 }
 
-/// How far prompts are padded.
+/// Length that prompts are padded to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Padding {
-    /// To the longest of a batch.
+    /// The longest prompt of the batch.
     #[default]
     Longest,
-    /// To the maximum length, as SigLIP was trained.
+    /// The maximum length, as SigLIP was trained.
     MaxLength,
 }
 
@@ -285,7 +278,7 @@ pub enum Positions {
     /// From 0, padding included.
     #[default]
     Sequential,
-    /// From the padding token's id + 1, padding left out and given that id: RoBERTa's way.
+    /// Tokens from the padding token's id + 1; padding has that id itself. As in RoBERTa.
     AfterPadding,
 }
 
@@ -299,87 +292,90 @@ pub enum PaddingSide {
     Right,
 }
 
-/// The checkpoint that a bundle was made of.
+/// The checkpoint that a bundle was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// Name of the checkpoint's folder.
     pub checkpoint: String,
-    /// SHA-256 over its weights.
+    /// SHA-256 of its weights.
     pub sha256: String,
 }
 
-/// One value that was set by hand.
+/// A value of the checkpoint that was overridden.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
-    /// The option that set it, without dashes: `resize`, `crop`.
+    /// Name of the command line option without dashes: `resize`, `crop`.
     pub key: String,
-    /// The checkpoint's value, as the option would spell it.
+    /// The checkpoint's value, in the syntax of the option.
     pub from: String,
-    /// The value that the bundle was written with, as the option spells it.
+    /// The bundle's value, in the syntax of the option.
     pub to: String,
-    /// Why, in the words of whoever did it.
+    /// The reason that the user gave.
     pub reason: String,
 }
 
-/// How the weights were quantised and what it cost, measured when the bundle was written.
+/// How the weights are quantised, and the loss, measured when the bundle was written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quantization {
-    /// The recipe in words.
+    /// The scheme in words.
     pub recipe: String,
-    /// Smallest cosine between this bundle's image embeddings and the float ones, over the probe pictures.
+    /// Smallest cosine between this bundle's image embeddings and those of float weights, over the probe images.
     pub image_cosine_min: f32,
-    /// Smallest cosine between this bundle's text embeddings and the float ones, over the probe prompts.
+    /// Smallest cosine between this bundle's text embeddings and those of float weights, over the probe prompts.
     pub text_cosine_min: f32,
-    /// What was measured on pictures and prompts of the user's; nothing where none were given.
+    /// Results of calibration on the user's images and prompts; absent without calibration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
-    /// Every layer with weights that a choice was made for; empty where all are stored alike.
+    /// The layers that calibration chose a storage for; empty without calibration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerStorage>,
 }
 
-/// What the choice of the layers that stay floats was based on, and what came of it.
+/// Basis and result of the choice of layers that stay in float.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Pictures that the total was measured on.
+    /// Number of images.
     pub pictures: usize,
-    /// Pictures among them that each layer was measured on.
+    /// Number of those images that single layers were measured on.
     pub pictures_per_layer: usize,
-    /// Prompts.
+    /// Number of prompts.
     pub prompts: usize,
-    /// The largest drop that was allowed, in points.
+    /// The largest allowed `drop`.
     pub max_drop: f32,
-    /// Of 100 pictures, how many have another winning prompt than with float weights.
+    /// Percentage of images whose top-1 prompt differs from the one with float weights.
     pub drop: f32,
-    /// The same where no layer is kept in float.
+    /// The same with no layer kept in float.
     pub drop_without_floats: f32,
 }
 
-/// One layer, how it is stored, and what storing it as integers costs.
+/// Storage of one layer, and the loss if it is stored as integers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerStorage {
-    /// Its name in the checkpoint.
+    /// Name in the checkpoint.
     pub name: String,
-    /// What it is.
+    /// Kind of layer.
     pub kind: LayerKind,
-    /// How it is stored.
+    /// Storage of its weights.
     pub stored: Weights,
-    /// 1 less the mean cosine to float embeddings where only it is stored as integers; layers that run as one, such as
-    /// query, key and value, are measured together.
+    /// 1 minus the mean cosine to float embeddings if only this layer is stored as integers. Layers that run as one, such
+    /// as query, key and value, are measured together.
     pub cosine_loss: f32,
-    /// Of 100 pictures, how many then have another winning prompt.
+    /// Percentage of images whose top-1 prompt then differs.
     pub drop: f32,
-    /// Bytes less than as floats, as it is stored.
+    /// Bytes saved against float weights.
     pub bytes_saved: u64,
 }
 
 impl Manifest {
-    /// Parses and checks a manifest; `path` is used in messages only.
+    /// Parses and validates a manifest; `path` is used in messages only.
+    ///
+    /// # Errors
+    /// It is not JSON, has another format version, an unknown or missing field, or an invalid value.
     pub fn parse(path: &str, json: &[u8]) -> Result<Self, BundleError> {
         #[derive(Deserialize)]
         struct Head {
@@ -395,7 +391,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Every file that the manifest names.
+    /// All files that the manifest names.
     pub fn files(&self) -> [&FileEntry; 4] {
         [&self.vision.file, &self.text.file, &self.tokenizer.file, &self.model_card]
     }
@@ -409,87 +405,17 @@ impl Manifest {
         }
     }
 
-    /// What turns pictures into the image tower's input, and refuses those that become another size.
+    /// A preprocessor for this image tower, which refuses images that would become a tensor of another size.
     ///
     /// # Errors
-    /// [`Self::preprocess`] has a value that cannot be right, which [`Self::parse`] lets through for none.
+    /// [`Self::preprocess`] has an invalid value; never for a manifest from [`Self::parse`].
     pub fn preprocessor(&self) -> Result<Preprocessor, PreprocessError> {
         let [height, width] = self.image_size();
         Preprocessor::for_size(&self.preprocess, Size { height, width })
     }
 
-    fn validate(&self, path: &str) -> Result<(), BundleError> {
-        let check = |ok: bool, field: &'static str, expected: &str, found: String| {
-            if ok {
-                return Ok(());
-            }
-            Err(BundleError::Field { path: path.to_owned(), field, expected: expected.to_owned(), found })
-        };
-        let all = |specs: &[TensorSpec]| specs.iter().map(TensorSpec::to_string).collect::<Vec<_>>().join("; ");
-        let sizes_max = [TOWER_BYTES_MAX, TOWER_BYTES_MAX, WHOLE_BYTES_MAX, WHOLE_BYTES_MAX];
-        for (file, bytes_max) in self.files().into_iter().zip(sizes_max) {
-            let plain = !file.name.is_empty() && !file.name.contains(['/', '\\']) && !file.name.starts_with('.');
-            check(plain && file.name != MANIFEST_FILE, "file.name", "a plain file name", file.name.clone())?;
-            let hex = file.sha256.len() == 64 && file.sha256.bytes().all(|b| b.is_ascii_hexdigit());
-            check(hex, "file.sha256", "64 hexadecimal digits", file.sha256.clone())?;
-            let wanted = format!("at most {bytes_max} for {:?}", file.name);
-            check(file.bytes <= bytes_max, "file.bytes", &wanted, file.bytes.to_string())?;
-        }
-        check(self.projection_dim > 0, "projection_dim", "1 or more", self.projection_dim.to_string())?;
-        let scale_fits = self.logit_scale.is_finite() && self.logit_scale < LOGIT_SCALE_MAX;
-        let wanted = format!("a finite number below {LOGIT_SCALE_MAX}");
-        check(scale_fits, "logit_scale", &wanted, self.logit_scale.to_string())?;
-        let bias = self.logit_bias.unwrap_or(0.0);
-        let wanted = format!("a number between -{LOGIT_BIAS_MAX:e} and {LOGIT_BIAS_MAX:e}");
-        check(bias.abs() <= LOGIT_BIAS_MAX, "logit_bias", &wanted, bias.to_string())?;
-        let embedding = |output: &TensorSpec| {
-            output.dtype == Dtype::F32
-                && matches!(&output.shape[..], [Dim::Named(_) | Dim::Fixed(1), Dim::Fixed(n)] if *n == self.projection_dim)
-        };
-        let wanted = format!("f32 [batch, {}]", self.projection_dim);
-        for (field, output) in [
-            ("vision.output", Some(&self.vision.output)),
-            ("vision.features", self.vision.features.as_ref()),
-            ("text.output", Some(&self.text.output)),
-            ("text.features", self.text.features.as_ref()),
-        ] {
-            if let Some(output) = output {
-                check(embedding(output), field, &wanted, output.to_string())?;
-            }
-        }
-        let pixels = matches!(&self.vision.inputs[..],
-            [TensorSpec { dtype: Dtype::F32, shape, .. }]
-                if matches!(shape[..], [Dim::Named(_) | Dim::Fixed(1), Dim::Fixed(3), Dim::Fixed(1..), Dim::Fixed(1..)]));
-        let found = all(&self.vision.inputs);
-        check(pixels, "vision.inputs", "one f32 [batch, 3, height, width]", found)?;
-        let [height, width] = self.image_size();
-        let wanted = format!("sides of at most {MAX_SIDE} pixels");
-        check(height.max(width) <= MAX_SIDE, "vision.inputs", &wanted, all(&self.vision.inputs))?;
-        let tokens = !self.text.inputs.is_empty()
-            && self.text.inputs.iter().all(|i| {
-                i.dtype == Dtype::I64
-                    && TEXT_INPUTS.contains(&i.name.as_str())
-                    && matches!(i.shape[..], [Dim::Named(_), Dim::Named(_)])
-            });
-        let wanted = format!("i64 [batch, sequence] inputs among {}", TEXT_INPUTS.join(", "));
-        check(tokens, "text.inputs", &wanted, all(&self.text.inputs))?;
-        let length = self.tokenizer.max_length;
-        let wanted = format!("2 to {TOKENS_MAX}");
-        check((2..=TOKENS_MAX).contains(&length), "tokenizer.max_length", &wanted, length.to_string())?;
-        check(!self.templates.is_empty(), "templates", "one or more", "none".into())?;
-        for template in &self.templates {
-            check(template.matches("{}").count() == 1, "templates", "one {} in each", template.clone())?;
-        }
-        for made in &self.overrides {
-            check(!made.key.is_empty(), "overrides.key", "the name of an option", String::new())?;
-            check(!made.reason.is_empty(), "overrides.reason", "why it was set", String::new())?;
-        }
-        if let Err(expected) = self.preprocess.validate() {
-            check(false, "preprocess", &expected, format!("{:?}", self.preprocess))?;
-        }
-        let size = self.preprocess.output_size();
-        let fits = size.is_none_or(|s| [s.height, s.width] == self.image_size());
-        let found = size.map_or_else(String::new, |s| format!("{} x {}", s.height, s.width));
-        check(fits, "preprocess", &format!("pictures of {height} x {width}, the image tower's input"), found)
+    /// Logit scale, logit bias and kind of scoring, as [`crate::score::score`] takes them.
+    pub fn scoring(&self) -> Scoring {
+        Scoring { logit_scale: self.logit_scale, logit_bias: self.logit_bias, kind: self.scoring }
     }
 }

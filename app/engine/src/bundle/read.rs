@@ -1,21 +1,16 @@
-//! Opening a bundle and reading its files, nothing unchecked.
+//! Opening a bundle and reading its files, all of them checked.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::archive::{Archive, MANIFEST_BYTES_MAX, Tar};
 use super::content::{Content, Piece};
-use super::foreign::{self, not_a_bundle};
-use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
-use crate::printable::hex;
-use crate::{files, marks};
-
-/// Bytes that are hashed at a time: few enough for a cache, many enough for system calls not to matter.
-const HASH_BYTES: usize = 256 << 10;
+use super::non_bundle::{self, not_a_bundle};
+use super::{BundleError, FileEntry, FileProperty, MANIFEST_FILE, Manifest};
+use crate::hash::{Hasher, hex, sha256};
+use crate::{files, magic};
 
 /// An opened bundle: a checked manifest, and files that are checked as they are read.
 #[derive(Debug)]
@@ -32,17 +27,17 @@ enum Place {
 }
 
 impl Bundle {
-    /// Opens a bundle directory or the `.tar` of one; checks the manifest and the size of every file.
+    /// Opens a bundle directory or `.tar`; checks the manifest and the size of every file.
     ///
     /// # Errors
-    /// There is no bundle; a file is missing, is no regular file, is a link out of the directory, or reaches beyond the
-    /// archive; a field or a size is not what it must be.
+    /// There is no bundle; a file is missing, not a regular file, a link out of the directory, or extends beyond the
+    /// archive; a field or a size is invalid.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
         let io = |source| BundleError::Io { path: path.to_owned(), source };
         let kind = std::fs::metadata(path).map_err(io)?;
         let place = if kind.is_dir() {
             if !path.join(MANIFEST_FILE).exists() {
-                return Err(not_a_bundle(path, foreign::folder(path)));
+                return Err(not_a_bundle(path, non_bundle::folder(path)));
             }
             Place::Directory(path.to_owned())
         } else if kind.is_file() {
@@ -53,7 +48,10 @@ impl Bundle {
         Self::from_place(place)
     }
 
-    /// Opens a bundle whose files are part of the program; `name` stands for its path in messages.
+    /// Opens a bundle whose files are embedded in the program; `name` is its path in messages.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
     pub fn from_memory(
         name: &str,
         files: impl IntoIterator<Item = (&'static str, &'static [u8])>,
@@ -69,7 +67,7 @@ impl Bundle {
             if found != file.bytes {
                 return Err(BundleError::Content {
                     path: place.path_of(&file.name),
-                    what: "size",
+                    what: FileProperty::Size,
                     expected: format!("{} bytes", file.bytes),
                     found: place.shown_size(&file.name, found),
                 });
@@ -83,36 +81,32 @@ impl Bundle {
         &self.manifest
     }
 
-    /// Where a file of the bundle lies, for messages.
-    pub fn path_of(&self, file: &FileEntry) -> String {
+    /// The path of a file in messages.
+    pub(crate) fn path_of(&self, file: &FileEntry) -> String {
         self.place.path_of(&file.name)
     }
 
-    /// The content of a file that the manifest names, once its SHA-256 has been checked.
+    /// Reads a file that the manifest names and checks its SHA-256.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has another SHA-256.
     pub fn read(&self, file: &FileEntry) -> Result<Cow<'static, [u8]>, BundleError> {
         let bytes = self.place.read(&file.name, file.bytes)?;
-        self.compare_hash(file, sha256_hex(&bytes))?;
+        self.compare_hash(file, hex(&sha256(&bytes)))?;
         Ok(bytes)
     }
 
-    /// A file that the manifest names, for reading piece by piece. [`Self::check_hash`] checks its SHA-256.
+    /// Opens a file that the manifest names for reading in chunks. Does not check its SHA-256; [`Self::check_hash`] does.
     pub(crate) fn open_file(&self, file: &FileEntry) -> Result<Piece, BundleError> {
         self.place.open(&file.name)
     }
 
-    /// Checks the SHA-256 of a file that the manifest names without ever holding the whole file.
+    /// Checks the SHA-256 of a file that the manifest names, without holding the whole file in memory.
     pub(crate) fn check_hash(&self, file: &FileEntry) -> Result<(), BundleError> {
         let io = |source| BundleError::Io { path: self.path_of(file).into(), source };
-        let (mut content, mut hash) = (self.open_file(file)?, Sha256::new());
-        let mut bytes = vec![0; HASH_BYTES];
-        loop {
-            let count = content.read(&mut bytes).map_err(io)?;
-            if count == 0 {
-                break;
-            }
-            hash.update(&bytes[..count]);
-        }
-        self.compare_hash(file, hex(&hash.finalize()))
+        let (mut content, mut hasher) = (self.open_file(file)?, Hasher::new());
+        hasher.update_from(&mut content).map_err(io)?;
+        self.compare_hash(file, hasher.finish_hex())
     }
 
     fn compare_hash(&self, file: &FileEntry, found: String) -> Result<(), BundleError> {
@@ -120,10 +114,13 @@ impl Bundle {
             return Ok(());
         }
         let path = self.path_of(file);
-        Err(BundleError::Content { path, what: "SHA-256", expected: file.sha256.clone(), found })
+        Err(BundleError::Content { path, what: FileProperty::Sha256, expected: file.sha256.clone(), found })
     }
 
-    /// Reads every file once, so that damage shows now and not when the file is first needed.
+    /// Checks the SHA-256 of every file, so that damage shows now and not on first use.
+    ///
+    /// # Errors
+    /// A file cannot be read, or has another SHA-256.
     pub fn verify(&self) -> Result<(), BundleError> {
         self.manifest.files().into_iter().try_for_each(|file| self.check_hash(file))
     }
@@ -155,7 +152,7 @@ impl Place {
         }
     }
 
-    /// The whole of a file of at most `bytes_max` bytes.
+    /// Reads a file of at most `bytes_max` bytes.
     fn read(&self, name: &str, bytes_max: u64) -> Result<Cow<'static, [u8]>, BundleError> {
         if let Self::Memory(_, files) = self {
             return files.get(name).map(|bytes| Cow::Borrowed(*bytes)).ok_or_else(|| self.missing(name));
@@ -166,7 +163,7 @@ impl Place {
         if size > bytes_max {
             return Err(BundleError::Content {
                 path: self.path_of(name),
-                what: "size",
+                what: FileProperty::Size,
                 expected: format!("at most {bytes_max} bytes"),
                 found: format!("{size} bytes"),
             });
@@ -196,12 +193,12 @@ impl Place {
         }
     }
 
-    /// The size of a file that has another one than it should, in words.
+    /// The size of a file whose size is wrong, in words.
     fn shown_size(&self, name: &str, bytes: u64) -> String {
         let is_pointer =
-            bytes < marks::LFS_BYTES_MAX && self.read(name, bytes).is_ok_and(|b| b.starts_with(marks::LFS));
+            bytes < magic::LFS_BYTES_MAX && self.read(name, bytes).is_ok_and(|b| b.starts_with(magic::LFS));
         if is_pointer {
-            return format!("{bytes} bytes, a Git LFS pointer (run `git lfs pull` in the repository it came from)");
+            return format!("{bytes} bytes, a Git LFS pointer ({})", magic::LFS_ADVICE);
         }
         format!("{bytes} bytes")
     }
@@ -210,9 +207,4 @@ impl Place {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         BundleError::Io { path: self.path_of(name).into(), source }
     }
-}
-
-/// Lower-case hexadecimal SHA-256 of `bytes`.
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
 }

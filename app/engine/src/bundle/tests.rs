@@ -1,14 +1,14 @@
-//! Bundles written, read back, and damaged in every way that can be thought of.
+//! Bundles written, read back, and damaged.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use super::*;
-use crate::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target};
+use crate::preprocess::{Filter, Normalize, PreprocessConfig, Resize, Size, Target};
 use crate::score::ScoringKind;
 
-/// A manifest that is valid but for its files, with `width` as projection dimension.
+/// A manifest with placeholder files and `width` as projection dimension.
 pub(crate) fn manifest(width: usize) -> Manifest {
     let file = || FileEntry { name: "file".into(), bytes: 0, sha256: "0".repeat(64) };
     let batch = || Dim::Named("batch".into());
@@ -43,11 +43,11 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             output: embedding("text_embeds"),
             features: None,
         },
-        preprocess: Recipe {
+        preprocess: PreprocessConfig {
             resize: Some(Resize { to: Target::Exact(Size { height: 8, width: 6 }), filter: Filter::Bilinear }),
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(Normalize { mean: [0.5; 3], std: [0.5; 3] }),
-            ..Recipe::NONE
+            ..PreprocessConfig::NONE
         },
         tokenizer: TokenizerSpec {
             file: file(),
@@ -100,7 +100,7 @@ fn a_directory_and_a_tar_read_back_as_written() {
 }
 
 #[test]
-fn a_bundle_is_replaced_whole_and_nothing_else_is() {
+fn only_bundles_are_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bundle");
     written(&path);
@@ -122,26 +122,21 @@ fn a_bundle_is_replaced_whole_and_nothing_else_is() {
 }
 
 #[test]
-fn what_a_killed_writer_left_is_rescued_and_removed() {
+fn leftovers_of_a_killed_writer_are_rescued_and_removed() {
     struct Case {
         what: &'static str,
-        /// Where the bundle of before lies; its labels lie beside its files.
+        /// Where the old bundle is, with labels in its folder.
         before: &'static str,
-        /// Whether a bundle is in its place.
+        /// True if a bundle is at the destination.
         in_place: bool,
-        /// Whether the labels are there when the next bundle is written.
+        /// True if the labels are there after the next bundle is written.
         keeps_labels: bool,
     }
     let cases = [
         Case { what: "killed while it wrote", before: "elsewhere", in_place: true, keeps_labels: false },
-        Case {
-            what: "killed once they were exchanged",
-            before: ".bundle.new-1-0/new",
-            in_place: true,
-            keeps_labels: true,
-        },
+        Case { what: "killed after the exchange", before: ".bundle.new-1-0/new", in_place: true, keeps_labels: true },
         Case { what: "killed between two renames", before: ".bundle.new-1-0/old", in_place: false, keeps_labels: true },
-        Case { what: "killed behind two renames", before: ".bundle.new-1-0/old", in_place: true, keeps_labels: true },
+        Case { what: "killed after two renames", before: ".bundle.new-1-0/old", in_place: true, keeps_labels: true },
     ];
     for Case { what, before, in_place, keeps_labels } in cases {
         let folder = tempfile::tempdir().expect("a folder");
@@ -160,7 +155,7 @@ fn what_a_killed_writer_left_is_rescued_and_removed() {
 }
 
 #[test]
-fn damage_is_named() {
+fn damage_is_reported() {
     type Damage = fn(&Path);
     let cases: [(&str, Damage, &str); 22] = [
         ("bit flip", |p| flip(&p.join("vision.onnx")), "SHA-256"),
@@ -215,12 +210,12 @@ fn edit(bundle: &Path, from: &str, to: &str) {
     std::fs::write(path, text.replacen(from, to, 1)).expect("writes");
 }
 
-/// Another length of prompts.
+/// Sets the maximum length of prompts.
 fn length(bundle: &Path, tokens: &str) {
     edit(bundle, "\"max_length\": 64", &format!("\"max_length\": {tokens}"));
 }
 
-/// Makes a file longer, with nothing on the disk.
+/// Makes a file longer without using disk space.
 fn grow(path: &Path, bytes: u64) {
     std::fs::File::options().write(true).open(path).and_then(|file| file.set_len(bytes)).expect("grows");
 }
@@ -257,7 +252,7 @@ fn other_paths_are_refused_by_name() {
 }
 
 #[test]
-fn files_that_are_none_of_the_bundles_are_refused() {
+fn only_regular_files_in_the_folder_are_read() {
     use std::os::unix::fs::symlink;
 
     use rustix::fs::{CWD, Mode, mkfifoat};
@@ -302,7 +297,7 @@ fn files_that_are_none_of_the_bundles_are_refused() {
         let message = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
         assert!(error.to_string().contains(file) && message.contains(expected), "{what}: {error}: {message}");
     }
-    // Within the folder, a link is a file.
+    // A link within the folder is followed.
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bundle");
     written(&path);
@@ -311,14 +306,14 @@ fn files_that_are_none_of_the_bundles_are_refused() {
     open_and_read(&path).expect("opens");
 }
 
-/// Opened both ways: by its headers, and after every byte of it was read.
+/// Opens an archive both ways: by its headers, and after reading all of it.
 fn opened_both_ways(path: &Path) -> [Result<Bundle, BundleError>; 2] {
     let whole = Archive::read(path, File::open(path).expect("a file"), |_| ());
     [Bundle::open(path), whole.and_then(Archive::open)]
 }
 
 #[test]
-fn every_byte_of_an_archive_is_shown_once() {
+fn every_byte_of_an_archive_is_passed_on_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bundle.tar");
     written(&path);
@@ -342,7 +337,7 @@ fn every_byte_of_an_archive_is_shown_once() {
 }
 
 #[test]
-fn what_is_read_of_an_archive_is_what_was_shown() {
+fn later_reads_of_an_archive_match_the_first_pass() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, other) = (folder.path().join("bundle.tar"), folder.path().join("other.tar"));
     let manifest = written(&path);
@@ -367,7 +362,7 @@ fn what_is_read_of_an_archive_is_what_was_shown() {
         ("cut off", &cut, false),
     ];
     for (what, change, is_read) in cases {
-        // Before the archive is opened, and as late as its last byte was shown.
+        // Changed with the last byte of the first pass, or after the archive was opened.
         for late in [false, true] {
             std::fs::remove_file(&path).expect("removes");
             std::fs::write(&path, &good).expect("writes");
@@ -393,7 +388,7 @@ fn what_is_read_of_an_archive_is_what_was_shown() {
 }
 
 #[test]
-fn archives_that_lie_are_refused_before_anything_is_allocated() {
+fn archives_with_false_headers_are_refused_before_anything_is_allocated() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bundle.tar");
     written(&path);

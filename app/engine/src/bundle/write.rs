@@ -1,4 +1,4 @@
-//! Writing a bundle: aside first, then renamed into place whole.
+//! Writing a bundle: first to a staging folder, which is then renamed into place.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 
 use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
-use crate::aside::Aside;
-use crate::printable::hex;
+use crate::hash::Hasher;
+use crate::staging::StagingDir;
 
-/// Where the new bundle lies in the folder beside its place, and where an old one, which it replaces, waits.
+/// Names in the staging folder of the new bundle and of the old one that it replaces.
 const NEW: &str = "new";
 const OLD: &str = "old";
 
-/// The files of a bundle, the manifest excepted.
+/// The files of a bundle, without the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The image tower.
@@ -31,7 +30,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// In the order of an archive.
+    /// In the order of archives.
     const ALL: [Self; 4] = [Self::Vision, Self::Text, Self::Tokenizer, Self::ModelCard];
 
     /// Name of the file.
@@ -54,45 +53,54 @@ impl Part {
     }
 }
 
-/// A bundle that is being written, file by file, to a folder beside its place; dropping it unfinished leaves nothing, and
-/// what a killed one left is removed by the next.
+/// Writes a bundle, file by file, to a staging folder. Dropping it unfinished removes the folder; what a killed program
+/// left is removed by the next writer.
 #[derive(Debug)]
 pub struct Writer {
     out: PathBuf,
-    aside: Aside,
+    staging: StagingDir,
     folder: PathBuf,
     files: Vec<FileEntry>,
 }
 
 impl Writer {
-    /// Begins a bundle at `out`: a directory, or one archive where `out` ends in `.tar`.
+    /// Starts a bundle at `out`: a directory, or an archive if `out` ends in `.tar`.
     ///
-    /// A bundle that is already there will be replaced, and stays whole until the new one is complete; other files in it,
-    /// such as labels, stay. Anything else in the way is an error.
+    /// An existing bundle stays as it is until the new one is complete, and is then replaced; other files in its folder,
+    /// such as labels, are kept.
+    ///
+    /// # Errors
+    /// `out` is something else than a bundle or an empty folder, or the staging folder cannot be created.
     pub fn new(out: &Path) -> Result<Self, BundleError> {
         let io = |source| BundleError::Io { path: out.to_owned(), source };
         if !is_tar(out) {
             check_place(out).map_err(io)?;
         }
-        let aside = Aside::new(out, |leftover| rescue(leftover, out)).map_err(io)?;
-        let folder = aside.path().join(NEW);
+        let staging = StagingDir::new(out, |leftover| rescue(leftover, out)).map_err(io)?;
+        let folder = staging.path().join(NEW);
         std::fs::create_dir(&folder).map_err(io)?;
-        Ok(Self { out: out.to_owned(), aside, folder, files: Vec::new() })
+        Ok(Self { out: out.to_owned(), staging, folder, files: Vec::new() })
     }
 
-    /// The folder that the files are in for now; on the file system of the bundle.
+    /// The staging folder with the files; on the file system of the bundle.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Begins a file; each part is written once.
+    /// Starts a file; each part is written once.
+    ///
+    /// # Errors
+    /// The file cannot be created.
     pub fn create(&mut self, part: Part) -> Result<NewFile<'_>, BundleError> {
         let path = self.folder.join(part.name());
         let file = File::create(&path).map_err(|source| BundleError::Io { path: path.clone(), source })?;
-        Ok(NewFile { writer: self, part, path, file, hash: Sha256::new(), bytes: 0 })
+        Ok(NewFile { writer: self, part, path, file, hasher: Hasher::new(), bytes: 0 })
     }
 
-    /// Writes a file that is in memory.
+    /// Writes a file from memory.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn add(&mut self, part: Part, content: &[u8]) -> Result<(), BundleError> {
         let mut file = self.create(part)?;
         let path = file.path.clone();
@@ -100,7 +108,10 @@ impl Writer {
         file.finish()
     }
 
-    /// Puts the bundle into its place. Names, sizes and hashes of the files are filled into `manifest`, which is returned.
+    /// Moves the bundle into place. Returns `manifest` with the names, sizes and hashes of the files.
+    ///
+    /// # Errors
+    /// A part was not written, the manifest is invalid, or the bundle cannot be moved.
     pub fn finish(self, mut manifest: Manifest) -> Result<Manifest, BundleError> {
         let io = |source| BundleError::Io { path: self.out.clone(), source };
         for part in Part::ALL {
@@ -118,16 +129,16 @@ impl Writer {
         Ok(manifest)
     }
 
-    /// Puts the folder into the place of the bundle; at every moment there is the old one or the new one.
+    /// Moves the folder into place; at every moment either the old or the new bundle is there.
     fn put(&self) -> io::Result<()> {
-        let (out, old) = (&self.out, self.aside.path().join(OLD));
-        // Somebody may have put something there meanwhile.
+        let (out, old) = (&self.out, self.staging.path().join(OLD));
+        // The place may have been taken meanwhile.
         check_place(out)?;
         if !out.exists() {
             return std::fs::rename(&self.folder, out);
         }
         link_others(out, &self.folder)?;
-        self.aside.keep(true);
+        self.staging.keep(true);
         if exchange(&self.folder, out)? {
             std::fs::rename(&self.folder, &old)?;
         } else {
@@ -138,12 +149,12 @@ impl Writer {
             }
         }
         move_others(&old, out)?;
-        self.aside.keep(false);
+        self.staging.keep(false);
         Ok(())
     }
 
     fn pack(&self) -> io::Result<()> {
-        let new = self.aside.path().join("archive");
+        let new = self.staging.path().join("archive");
         let mut archive = tar::Builder::new(io::BufWriter::new(File::create(&new)?));
         for name in file_names() {
             let file = File::open(self.folder.join(name))?;
@@ -157,22 +168,25 @@ impl Writer {
     }
 }
 
-/// A file of a bundle that is being written; hashed on the way.
+/// A file of a bundle that is being written; it is hashed on the way.
 #[derive(Debug)]
 pub struct NewFile<'a> {
     writer: &'a mut Writer,
     part: Part,
     path: PathBuf,
     file: File,
-    hash: Sha256,
+    hasher: Hasher,
     bytes: u64,
 }
 
 impl NewFile<'_> {
-    /// Ends the file, which is on the disk then.
+    /// Finishes the file and syncs it to disk.
+    ///
+    /// # Errors
+    /// The file cannot be synced.
     pub fn finish(self) -> Result<(), BundleError> {
         self.file.sync_all().map_err(|source| BundleError::Io { path: self.path.clone(), source })?;
-        let (name, sha256) = (self.part.name().to_owned(), hex(&self.hash.finalize()));
+        let (name, sha256) = (self.part.name().to_owned(), self.hasher.finish_hex());
         self.writer.files.push(FileEntry { name, bytes: self.bytes, sha256 });
         Ok(())
     }
@@ -181,7 +195,7 @@ impl NewFile<'_> {
 impl Write for NewFile<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
-        self.hash.update(&bytes[..count]);
+        self.hasher.update(&bytes[..count]);
         self.bytes += count as u64;
         Ok(count)
     }
@@ -191,7 +205,7 @@ impl Write for NewFile<'_> {
     }
 }
 
-/// The bytes of a bundle's files, the manifest excepted.
+/// The content of a bundle's files, without the manifest.
 #[derive(Debug, Clone, Copy)]
 pub struct Contents<'a> {
     /// `vision.onnx`.
@@ -204,7 +218,10 @@ pub struct Contents<'a> {
     pub model_card: &'a [u8],
 }
 
-/// Writes a bundle whose files are in memory; see [`Writer`].
+/// Writes a bundle from memory; see [`Writer`].
+///
+/// # Errors
+/// Those of [`Writer`].
 pub fn write(out: &Path, manifest: Manifest, contents: &Contents<'_>) -> Result<Manifest, BundleError> {
     let mut writer = Writer::new(out)?;
     writer.add(Part::Vision, contents.vision)?;
@@ -222,8 +239,8 @@ fn file_names() -> impl Iterator<Item = &'static str> {
     [MANIFEST_FILE].into_iter().chain(Part::ALL.map(Part::name))
 }
 
-/// Takes what is worth keeping out of a folder that a killed program left beside `out`: the old bundle where it was about
-/// to be replaced, and files of others that lay in it.
+/// Restores from the staging folder of a killed program the old bundle, if it was about to be replaced, and other files
+/// that were in its folder.
 fn rescue(leftover: &Path, out: &Path) -> io::Result<()> {
     let is_bundle = |folder: &Path| folder.join(MANIFEST_FILE).exists();
     let (old, new) = (leftover.join(OLD), leftover.join(NEW));
@@ -234,16 +251,16 @@ fn rescue(leftover: &Path, out: &Path) -> io::Result<()> {
     kept.try_for_each(|folder| move_others(&folder, out))
 }
 
-/// Only a bundle, or an empty folder, is replaced.
+/// Refuses to replace anything but a bundle or an empty folder.
 fn check_place(out: &Path) -> io::Result<()> {
     if out.exists() && !out.join(MANIFEST_FILE).exists() && std::fs::read_dir(out)?.next().is_some() {
-        let message = "in the way, and no bundle: name a new folder, or an empty one";
+        let message = "exists and is no bundle: name a new folder, or an empty one";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
     Ok(())
 }
 
-/// Exchanges two folders in one step. `false`: this file system or system cannot, and nothing was done.
+/// Exchanges two folders atomically. Returns false and does nothing if the file system or the kernel cannot.
 fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
     match rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
@@ -252,14 +269,14 @@ fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
-/// Names in a folder that are no file of a bundle, such as labels.
+/// Names of entries of a folder that do not belong to a bundle, such as labels.
 fn others(folder: &Path) -> io::Result<Vec<OsString>> {
     let names = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
     Ok(names.into_iter().filter(|name| file_names().all(|file| name != file)).collect())
 }
 
-/// Has the other files of the old folder in the new one too, before it takes its place. What cannot be in two folders at
-/// once, such as a folder, is moved afterwards.
+/// Hard-links the other files of the old folder into the new one before it is moved into place. What cannot be linked, such
+/// as a folder, is moved afterwards.
 fn link_others(old: &Path, new: &Path) -> io::Result<()> {
     for name in others(old)? {
         let (from, to) = (old.join(&name), new.join(&name));
@@ -271,7 +288,7 @@ fn link_others(old: &Path, new: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves what is in the old folder only.
+/// Moves the other files that are only in the old folder.
 fn move_others(old: &Path, new: &Path) -> io::Result<()> {
     for name in others(old)? {
         let to = new.join(&name);
@@ -297,7 +314,7 @@ mod tests {
     use crate::bundle::tests::manifest;
 
     #[test]
-    fn a_bundle_that_is_replaced_is_there_at_every_moment() {
+    fn a_bundle_is_replaced_atomically() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, other) = (folder.path().join("bundle"), folder.path().join("other"));
         for probe in [&path, &other] {

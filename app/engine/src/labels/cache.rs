@@ -1,41 +1,35 @@
-//! The label cache's content and its codec: sentence embeddings by key, in the safetensors format, and the warnings about
-//! the label set that was read last.
+//! The label cache and its codec: sentence embeddings by key, in the safetensors format, and the warnings about the label
+//! set that was read last.
 //!
-//! The file's metadata holds a SHA-256 over all names and values, so that a torn, flipped or foreign file is
-//! recognised as such and never gives a score.
+//! The metadata of the file has a SHA-256 of all names and values, so that a truncated, damaged or foreign file is
+//! recognised and never used.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::bundle::Manifest;
+use super::journal::{self, JournalEnd, Record};
+use super::key::Key;
+use crate::hash::Hasher;
 
-use super::journal::{self, Ending, Record};
-
-/// Most sentences that the cache holds, which is more than a label set may have; with 512 values each it then takes about
-/// 24 MiB of flash.
+/// The most sentences that the cache holds, which is more than a label set may have. With embeddings of 512 values, this
+/// takes about 24 MiB of flash.
 pub const ENTRIES_MAX: usize = 12_288;
 
-/// Names the layout below; another value means a file of another release.
+/// Identifies the layout below; a file with another value is of another release.
 const FORMAT: &str = "spotter-label-cache-1";
-
-/// SHA-256 over the inputs of a cached value: for an embedding these are text tower, tokenizer, template and prompt.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key([u8; 32]);
 
 /// Sentence embeddings by key.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cache {
     entries: BTreeMap<Key, Vec<f32>>,
     remarks: Option<Remarks>,
-    /// What was added since it was read or saved, in order.
+    /// Additions since it was read or saved, in order.
     added: Vec<Record>,
 }
 
-/// Warnings about a label set, which are expensive to compute again.
+/// Warnings about a label set, which are expensive to compute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Remarks {
     /// The [`Key`] of their inputs, in hexadecimal.
@@ -63,7 +57,7 @@ pub enum CacheError {
         /// The checksum of what the file holds.
         found: String,
     },
-    /// A tensor is no embedding.
+    /// A tensor is not an embedding.
     #[error("tensor {name}: expected a row of finite f32 values named by 64 hexadecimal digits")]
     Tensor {
         /// The tensor's name.
@@ -71,62 +65,11 @@ pub enum CacheError {
     },
 }
 
-impl Key {
-    /// The key of one sentence under a bundle's text tower.
-    pub fn new(manifest: &Manifest, template: &str, prompt: &str) -> Self {
-        Self::of(&[&manifest.text.file.sha256, &tokenizer(manifest), template, prompt])
-    }
-
-    /// The key of a value that a bundle's tokenizer and these parts determine.
-    pub fn of_tokenizer(manifest: &Manifest, parts: &[&str]) -> Self {
-        let tokenizer = tokenizer(manifest);
-        Self::of(&[&[tokenizer.as_str()][..], parts].concat())
-    }
-
-    /// The key of a value that these parts determine.
-    pub fn of(parts: &[&str]) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        Self(hash.finalize().into())
-    }
-
-    pub(super) fn bytes(&self) -> [u8; 32] {
-        self.0
-    }
-
-    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    fn parse(hex: &str) -> Option<Self> {
-        if hex.len() != 64 || !hex.is_ascii() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 impl Cache {
-    /// Reads the content of a cache file.
+    /// Decodes the content of a cache file.
+    ///
+    /// # Errors
+    /// The content is not a cache of this release, or damaged.
     pub fn decode(bytes: &[u8]) -> Result<Self, CacheError> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let file = SafeTensors::deserialize(bytes)?;
@@ -153,7 +96,10 @@ impl Cache {
         Ok(Self { entries, remarks: serde_json::from_str(&remarks).ok(), added: Vec::new() })
     }
 
-    /// The content of a cache file.
+    /// Encodes the content of a cache file.
+    ///
+    /// # Errors
+    /// Those of the safetensors library.
     pub fn encode(&self) -> Result<Vec<u8>, CacheError> {
         let bytes: Vec<(String, Vec<u8>)> = self
             .entries
@@ -171,7 +117,7 @@ impl Cache {
         Ok(safetensors::serialize(views, Some(metadata))?)
     }
 
-    /// The embedding under `key` if there is one of this width.
+    /// The embedding under `key`, if there is one with `width` values.
     pub fn get(&self, key: &Key, width: usize) -> Option<&[f32]> {
         self.entries.get(key).map(Vec::as_slice).filter(|values| values.len() == width)
     }
@@ -193,36 +139,36 @@ impl Cache {
         self.remarks = Some(Remarks { key: key.to_string(), lines });
     }
 
-    /// How many sentences are in it.
+    /// Number of sentences.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is in it.
+    /// Returns true if the cache has no sentences.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether something was added since it was read, or since additions were last taken or dropped.
+    /// Returns true if there are additions since it was read, or since they were last taken or marked as saved.
     pub fn is_changed(&self) -> bool {
         !self.added.is_empty()
     }
 
-    /// What was added, as it is appended to a journal, which begins with [`Self::JOURNAL_MARK`].
+    /// Takes the additions, encoded for appending to a journal. A journal starts with [`Self::JOURNAL_MARK`].
     pub fn take_additions(&mut self) -> Vec<u8> {
         self.added.drain(..).flat_map(|record| record.encode()).collect()
     }
 
-    /// Says that the whole content has been written.
+    /// Marks the whole content as written.
     pub fn mark_saved(&mut self) {
         self.added.clear();
     }
 
-    /// How a journal begins.
+    /// First bytes of a journal.
     pub const JOURNAL_MARK: &'static [u8] = journal::MARK;
 
-    /// Adds what a journal holds, up to where it is whole: says how many bytes that is, and how it ends.
-    pub fn replay(&mut self, journal: &[u8]) -> (usize, Ending) {
+    /// Adds the whole records at the start of a journal. Returns the number of bytes they take, and how the journal ends.
+    pub fn replay(&mut self, journal: &[u8]) -> (usize, JournalEnd) {
         let (records, whole, ending) = journal::read(journal);
         for record in records {
             match record {
@@ -253,26 +199,19 @@ impl Cache {
     }
 }
 
-/// Names a bundle's tokenizer: its limit, its padding and its further steps change ids too, though its file stays the same.
-fn tokenizer(manifest: &Manifest) -> String {
-    serde_json::to_string(&manifest.tokenizer).unwrap_or_default()
-}
-
 fn checksum(entries: &BTreeMap<Key, Vec<f32>>, remarks: &str) -> String {
-    let mut hash = Sha256::new();
+    let mut hasher = Hasher::new();
     for (key, values) in entries {
-        hash.update(key.0);
-        hash.update((values.len() as u64).to_le_bytes());
-        values.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        hasher.update(key.bytes());
+        hasher.update((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|v| hasher.update(v.to_le_bytes()));
     }
-    hash.update(remarks);
-    Key(hash.finalize().into()).to_string()
+    hasher.update(remarks);
+    hasher.finish_hex()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::bundle::tests::manifest;
 
@@ -286,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn encoding_and_decoding_round_trip() {
         let mut before = cache();
         let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
         before.mark_saved();
@@ -297,27 +236,6 @@ mod tests {
         assert!(before.is_changed());
         let after = Cache::decode(&before.encode().expect("encodes")).expect("decodes");
         assert_eq!((after.remarks(&key), after.remarks(&other)), (Some(&["a line".to_owned()][..]), None));
-    }
-
-    #[test]
-    fn keys_name_the_tokenizer_and_every_part() {
-        let base = manifest(8);
-        let mut longer = base.clone();
-        longer.tokenizer.max_length += 1;
-        let mut padded = base.clone();
-        padded.tokenizer.pad_id += 1;
-        let keys = BTreeSet::from([
-            Key::of_tokenizer(&base, &["1", "labels"]),
-            Key::of_tokenizer(&longer, &["1", "labels"]),
-            Key::of_tokenizer(&padded, &["1", "labels"]),
-            Key::of_tokenizer(&base, &["1labels"]),
-            Key::of_tokenizer(&base, &["2", "labels"]),
-            Key::new(&base, "1", "labels"),
-            Key::new(&longer, "1", "labels"),
-            Key::new(&padded, "1", "labels"),
-        ]);
-        assert_eq!(keys.len(), 8);
-        assert!(keys.contains(&Key::of_tokenizer(&manifest(8), &["1", "labels"])));
     }
 
     #[test]
@@ -343,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_safetensors_file_is_refused_by_name() {
+    fn another_safetensors_file_is_refused() {
         let data = [0_u8; 16];
         let view = TensorView::new(Dtype::F32, vec![4], &data).expect("a tensor");
         let bytes = safetensors::serialize([("weight", view)], None).expect("encodes");
@@ -352,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_bounded_and_keeps_what_is_in_use() {
+    fn the_cache_is_bounded_and_keeps_entries_in_use() {
         let mut cache = Cache::default();
         let key = |i: usize| Key::new(&manifest(1), "{}", &i.to_string());
         (0..ENTRIES_MAX + 10).for_each(|i| cache.insert(key(i), vec![1.0]));

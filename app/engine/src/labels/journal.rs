@@ -1,14 +1,14 @@
-//! What was added to a label cache since its file was written. Records are appended one by one, so a new sentence costs its
-//! own bytes, and a kill at any moment costs the record under way and no other.
+//! The journal of additions to a label cache since its file was written. Records are appended one by one, so that a new
+//! sentence writes only its own bytes, and a crash loses at most the record that is being written.
 //!
-//! Behind [`MARK`] each record is: the length of its content (4 bytes, little-endian), the content, and the first 8 bytes of
-//! the content's SHA-256. The content is a kind, a key of 32 bytes, and the values as little-endian f32, or lines as JSON.
+//! After [`MARK`], each record is: the length of its content (4 bytes, little-endian), the content, and the first 8 bytes of
+//! the content's SHA-256. The content is a kind byte, a key of 32 bytes, and the values as little-endian f32, or lines as
+//! JSON.
 
-use sha2::{Digest, Sha256};
+use super::key::Key;
+use crate::hash::sha256;
 
-use super::cache::Key;
-
-/// How the file begins.
+/// First bytes of the file.
 pub(super) const MARK: &[u8; 8] = b"sptjrnl1";
 
 const EMBEDDING: u8 = 0;
@@ -18,10 +18,10 @@ const LENGTH_BYTES: usize = 4;
 const KEY_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 8;
 
-/// No record is longer: an embedding of 65,536 values, or more lines than are ever kept.
+/// Size limit of a record: four times an embedding of 65,536 values, and more lines than are ever stored.
 const CONTENT_BYTES_MAX: usize = 1 << 20;
 
-/// One thing that was added.
+/// One addition.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Record {
     Embedding(Key, Vec<f32>),
@@ -30,17 +30,17 @@ pub(super) enum Record {
 
 /// How a journal ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// With a whole record, or before the first.
+pub enum JournalEnd {
+    /// After a whole record, or before the first one.
     Whole,
-    /// Within a record, as after a kill or a power cut.
+    /// Within a record, as after a crash or a power cut.
     Torn,
-    /// With something that no program wrote there.
+    /// With bytes that are no record.
     Damaged,
 }
 
 impl Record {
-    /// The record's bytes.
+    /// Encodes the record.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut content = Vec::new();
         match self {
@@ -78,37 +78,37 @@ impl Record {
     }
 }
 
-/// The records of a journal, up to where it is whole; how many bytes that is, and how it ends.
-pub(super) fn read(bytes: &[u8]) -> (Vec<Record>, usize, Ending) {
+/// The whole records at the start of a journal, the number of bytes they take, and how the journal ends.
+pub(super) fn read(bytes: &[u8]) -> (Vec<Record>, usize, JournalEnd) {
     let mut records = Vec::new();
     let Some(mut rest) = bytes.strip_prefix(MARK) else {
         let ending = match bytes {
-            [] => Ending::Whole,
-            _ if MARK.starts_with(bytes) => Ending::Torn,
-            _ => Ending::Damaged,
+            [] => JournalEnd::Whole,
+            _ if MARK.starts_with(bytes) => JournalEnd::Torn,
+            _ => JournalEnd::Damaged,
         };
         return (records, 0, ending);
     };
     loop {
         let whole = bytes.len() - rest.len();
         if rest.is_empty() {
-            return (records, whole, Ending::Whole);
+            return (records, whole, JournalEnd::Whole);
         }
         let Some((length, after)) = rest.split_first_chunk::<LENGTH_BYTES>() else {
-            return (records, whole, Ending::Torn);
+            return (records, whole, JournalEnd::Torn);
         };
         let length = u32::from_le_bytes(*length) as usize;
         if length > CONTENT_BYTES_MAX {
-            return (records, whole, Ending::Damaged);
+            return (records, whole, JournalEnd::Damaged);
         }
         let Some((content, after)) = after.split_at_checked(length) else {
-            return (records, whole, Ending::Torn);
+            return (records, whole, JournalEnd::Torn);
         };
         let Some((sum, after)) = after.split_first_chunk::<CHECKSUM_BYTES>() else {
-            return (records, whole, Ending::Torn);
+            return (records, whole, JournalEnd::Torn);
         };
         let Some(record) = Record::decode(content).filter(|_| *sum == checksum(content)) else {
-            return (records, whole, Ending::Damaged);
+            return (records, whole, JournalEnd::Damaged);
         };
         records.push(record);
         rest = after;
@@ -116,7 +116,7 @@ pub(super) fn read(bytes: &[u8]) -> (Vec<Record>, usize, Ending) {
 }
 
 fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let hash = Sha256::digest(content);
+    let hash = sha256(content);
     std::array::from_fn(|index| hash[index])
 }
 
@@ -138,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn records_come_back_in_order_up_to_a_tear() {
+    fn records_are_read_in_order_up_to_the_end_of_the_last_whole_one() {
         let whole = journal();
-        assert_eq!(read(&whole), (records(), whole.len(), Ending::Whole));
-        assert_eq!(read(b""), (vec![], 0, Ending::Whole));
+        assert_eq!(read(&whole), (records(), whole.len(), JournalEnd::Whole));
+        assert_eq!(read(b""), (vec![], 0, JournalEnd::Whole));
         let mut ends = vec![0, MARK.len()];
         for record in records() {
             ends.push(ends[ends.len() - 1] + record.encode().len());
@@ -151,7 +151,7 @@ mod tests {
             let complete = ends.iter().rposition(|end| *end <= length).expect("the start");
             assert_eq!(found, records()[..complete.saturating_sub(1)], "{length}");
             assert_eq!(kept, ends[complete], "{length}");
-            let expected = if ends[complete] == length { Ending::Whole } else { Ending::Torn };
+            let expected = if ends[complete] == length { JournalEnd::Whole } else { JournalEnd::Torn };
             assert_eq!(ending, expected, "{length}");
         }
     }
@@ -164,18 +164,18 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let (found, kept, ending) = read(&bytes);
             assert!(found.len() < 3 && records().starts_with(&found), "bit {bit}: {found:?}");
-            assert!(kept <= bit / 8 && ending != Ending::Whole, "bit {bit}: {kept} {ending:?}");
+            assert!(kept <= bit / 8 && ending != JournalEnd::Whole, "bit {bit}: {kept} {ending:?}");
         }
     }
 
     #[test]
-    fn what_is_no_journal_is_damaged() {
+    fn other_content_is_damaged() {
         for bytes in [&b"not a journal"[..], &[0; 100], b"sptjrnl2"] {
-            assert_eq!(read(bytes), (vec![], 0, Ending::Damaged));
+            assert_eq!(read(bytes), (vec![], 0, JournalEnd::Damaged));
         }
         let not_finite = Record::Embedding(Key::of(&["a"]), vec![f32::NAN]).encode();
-        assert_eq!(read(&[&MARK[..], &not_finite].concat()), (vec![], MARK.len(), Ending::Damaged));
+        assert_eq!(read(&[&MARK[..], &not_finite].concat()), (vec![], MARK.len(), JournalEnd::Damaged));
         let endless = [&MARK[..], &[0xff; 100]].concat();
-        assert_eq!(read(&endless), (vec![], MARK.len(), Ending::Damaged));
+        assert_eq!(read(&endless), (vec![], MARK.len(), JournalEnd::Damaged));
     }
 }

@@ -1,39 +1,39 @@
-//! How large a picture may be, and how much memory reading it may take.
+//! Limits of the size of an image and of the memory for decoding it.
 
 use image::{ColorType, ImageFormat, metadata::Orientation};
 
 use super::DecodeError;
 use super::transpose::scratch_bytes;
 
-/// The longest side in pixels: what JPEG and GIF can say. A longer one is a strip of which no model sees anything, and the
-/// tables that resize it would grow with it.
+/// The longest side in pixels, which is the limit of JPEG and GIF. Models see nothing of a longer strip, and the tables for
+/// resizing would grow with it.
 pub const MAX_SIDE: usize = 65_535;
 
-/// The most pixels a picture may have: 192 MiB of RGB. Larger than any 61-megapixel camera's picture.
+/// The most pixels of an image: 192 MiB of RGB, more than a 61-megapixel camera takes.
 pub const MAX_PIXELS: usize = 64 << 20;
 
-/// The most bytes that a picture may take while it is decoded (its file, what the decoder works with, and its pixels), and
-/// again while it is preprocessed (its pixels, what resizes them, and the tensor).
+/// The most memory that decoding an image may take (file, decoder and pixels), and that preprocessing it may take (pixels,
+/// resizing and tensor).
 ///
-/// A board with 512 MB has room for that beside a ViT-B/32 as int8, which takes 90 MB, and a system without a desktop.
-/// All of [`MAX_PIXELS`] are within it from a baseline JPEG and a PNG of 8 bits, less what the file takes; about 40
-/// million from a progressive JPEG (4:2:0), 30 from a WebP, 28 from a PNG of 16-bit RGB, 20 from one with alpha.
+/// A board with 512 MB has room for it beside an int8 ViT-B/32, which takes 90 MB, and a system without a desktop.
+/// [`MAX_PIXELS`] fit, less the size of the file, from a baseline JPEG and an 8-bit PNG; about 40 million pixels from a
+/// progressive JPEG (4:2:0), 30 from a WebP, 28 from a 16-bit RGB PNG, 20 from one with alpha.
 pub const MAX_BYTES: u64 = 256 << 20;
 
-/// The largest file of a picture: half of [`MAX_BYTES`], as one that is not compressed takes as much again when it is read.
+/// The largest image file: half of [`MAX_BYTES`], since the pixels of an uncompressed file take as much again.
 pub const MAX_FILE_BYTES: u64 = MAX_BYTES / 2;
 
 /// Bytes of a pixel of [`super::Picture`].
 const RGB_BYTES: u64 = 3;
 
-/// Refuses sizes before anything is allocated for them.
+/// Checks a size before memory is allocated for it.
 pub(super) fn check_size(width: usize, height: usize) -> Result<(), DecodeError> {
     let sides = 1..=MAX_SIDE;
     let fits = sides.contains(&width) && sides.contains(&height) && width * height <= MAX_PIXELS;
     if fits { Ok(()) } else { Err(DecodeError::Size { width, height }) }
 }
 
-/// Refuses a picture whose file has `file_bytes` and whose decoding takes `work_bytes` more, pixels included.
+/// Checks the memory for an image whose file has `file_bytes` and whose decoding takes `work_bytes` more, pixels included.
 pub(super) fn check_bytes(
     (width, height): (usize, usize),
     file_bytes: usize,
@@ -43,24 +43,24 @@ pub(super) fn check_bytes(
     if needed_bytes <= MAX_BYTES { Ok(()) } else { Err(DecodeError::Memory { width, height, needed_bytes }) }
 }
 
-/// Bytes of the pixels of a picture as RGB.
+/// Bytes of an image's pixels as RGB.
 pub(super) fn rgb_bytes(width: usize, height: usize) -> u64 {
     pixels(width, height) * RGB_BYTES
 }
 
-/// Bytes of a picture while it is turned: a quarter turn takes some more than its pixels, all others happen in place.
+/// Bytes of an image while it is rotated or mirrored: its pixels, and some more for a rotation by 90 degrees.
 pub(super) fn upright_bytes((width, height): (usize, usize), orientation: Orientation) -> u64 {
     rgb_bytes(width, height) + turn_bytes((width, height), orientation)
 }
 
-/// Bytes for turning a picture beside those of its pixels.
+/// Bytes for rotating or mirroring an image beside its pixels.
 pub(super) fn turn_bytes((width, height): (usize, usize), orientation: Orientation) -> u64 {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     let is_quarter = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);
     if is_quarter { scratch_bytes(width, height) } else { 0 }
 }
 
-/// Bytes that the `image` crate's decoder of that format and the conversion to RGB take at their peak.
+/// Peak memory of the `image` crate's decoder of a format and of the conversion to RGB.
 pub(super) fn decoder_bytes(
     format: ImageFormat,
     color: ColorType,
@@ -68,14 +68,14 @@ pub(super) fn decoder_bytes(
     is_animated: bool,
 ) -> u64 {
     let decoded = u64::from(color.bytes_per_pixel());
-    // 8 bits with or without alpha become RGB in place; 16 bits with alpha become 8 bits with alpha first.
+    // 8-bit colour is converted in place; 16-bit colour with alpha is converted to 8 bits with alpha first.
     let converted = match color {
         ColorType::Rgb8 | ColorType::Rgba8 => 0,
         ColorType::Rgba16 => 4,
         _ => RGB_BYTES,
     };
-    // WebP: a canvas, a frame and its planes; planes, and alpha that is decoded as RGBA; RGBA and the tables of
-    // transforms, or planes.
+    // WebP, animated: a canvas, a frame and its planes. With alpha: planes, and alpha that is decoded as RGBA. Else RGBA
+    // and the tables of transforms, or planes.
     let internal = match format {
         ImageFormat::WebP if is_animated => 15,
         ImageFormat::WebP if color.has_alpha() => 7,
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_counted_before_it_is_allocated() {
+    fn memory_is_checked_before_it_is_allocated() {
         struct Case {
             format: ImageFormat,
             color: ColorType,
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_counts_with_what_is_made_of_it() {
+    fn file_and_decoder_memory_add_up() {
         assert!(check_bytes((1, 1), 0, MAX_BYTES).is_ok());
         assert!(check_bytes((1, 1), 1, MAX_BYTES).is_err());
         let error = check_bytes((7000, 4000), 5, u64::MAX).expect_err("too much").to_string();

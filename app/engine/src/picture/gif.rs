@@ -39,13 +39,13 @@ fn damaged(what: Damage) -> DecodeError {
     DecodeError::Gif { what }
 }
 
-/// What is wrong with a GIF.
+/// Damage of a GIF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// The file ends within what it began.
+    /// The file ends within a block.
     #[error("expected a whole frame, found the end of the file; copy it again")]
     Truncated,
-    /// Blocks without a frame among them.
+    /// There is no frame.
     #[error("expected a frame, found none")]
     NoFrame,
     /// A frame without columns or without rows.
@@ -55,7 +55,7 @@ pub enum Damage {
     #[error("expected an LZW minimum code size of at most {max} bits, found {0}", max = lzw::CODE_BITS_MAX)]
     CodeSize(u8),
     /// An LZW code that is not in the table yet.
-    #[error("expected an LZW code of the table, found one that is not in it")]
+    #[error("expected an LZW code in the table, found one that is not")]
     Code,
     /// The end code before the last pixel.
     #[error("expected {expected} pixels in the frame, found {found}")]
@@ -136,7 +136,7 @@ impl Frame {
         Ok(Self { screen, left, top, width, height, is_interlaced: flags & 64 != 0, palette, transparent })
     }
 
-    /// Width and height of the picture: the screen, enlarged where the frame exceeds it.
+    /// Width and height of the image: the screen, enlarged where the frame exceeds it.
     fn size(&self) -> (usize, usize) {
         (self.screen.0.max(self.left + self.width), self.screen.1.max(self.top + self.height))
     }
@@ -146,7 +146,7 @@ impl Frame {
         self.width * self.height
     }
 
-    /// Decodes the frame into `rgb`, a picture of `stride` columns.
+    /// Decodes the frame into `rgb`, an image of `stride` columns.
     fn decode(&self, reader: &mut Reader<'_>, rgb: &mut [u8], stride: usize) -> Result<(), Damage> {
         let mut indices = vec![0; self.indices()];
         lzw::decode(reader, &mut indices)?;

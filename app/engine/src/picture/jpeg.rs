@@ -1,10 +1,11 @@
-//! JPEG files and the frames of MJPEG streams.
+//! Decoder of JPEG files and of the frames of MJPEG streams.
 //!
 //! The pixels are those of Pillow, that is of libjpeg-turbo with its defaults: the accurate integer transform, triangle
-//! filters for halved chroma, smoothing of progressive pictures whose last scans are missing. Coefficients and tables are
-//! read as ITU-T T.81 says; where libjpeg-turbo goes its own way with what T.81 leaves open, it is followed.
+//! filters for subsampled chroma, and smoothing of progressive images whose last scans are missing. Coefficients and
+//! tables are read as in ITU-T T.81; where T.81 leaves the behaviour open, libjpeg-turbo is followed.
 //!
-//! The work is bounded by the bytes and the pixels: at most [`MAX_SCANS`] scans, each of which visits a block once.
+//! The work is bounded by the number of bytes and pixels: there are at most [`MAX_SCANS`] scans, each of which visits a
+//! block once.
 
 mod bits;
 mod color;
@@ -13,6 +14,7 @@ mod error;
 mod frame;
 mod huffman;
 mod idct;
+pub mod marker;
 mod output;
 mod scan;
 mod smoothing;
@@ -26,32 +28,37 @@ pub use self::error::JpegError;
 use self::error::Problem;
 use self::frame::{Coding, Frame, MAX_COMPONENTS, Scan};
 use self::idct::Block;
+use self::marker::{
+    APP0, APP1, APP14, APP15, COM, DAC, DHT, DQT, DRI, EOI, FILL, RST0, RST7, SOF0, SOF3, SOF5, SOF7, SOF9, SOF11,
+    SOF13, SOF15, SOI, SOS, TEM,
+};
 use self::output::{Output, Planes};
 use self::scan::{Surroundings, Tables};
 use self::smoothing::{Known, Neighbourhood};
 use super::budget::check_bytes;
 use super::{DecodeError, Picture, orientation, rgb, start_of};
 
-/// The most scans of one picture. Encoders write about ten, and libjpeg's own tools at most 100.
+/// The most scans of one image. Encoders write about ten, libjpeg's own tools at most 100.
 const MAX_SCANS: usize = 256;
 
-const SOI: [u8; 2] = [0xff, 0xd8];
+/// First bytes of every JPEG.
+const START: [u8; 2] = [FILL, SOI];
 
-/// Decodes one JPEG after another into the same picture, as a live loop needs it: buffers are kept, so frames of the same
-/// kind and size allocate next to nothing.
+/// Decodes a sequence of JPEGs into one [`Picture`], for a live loop. Buffers are reused, so that frames of the same
+/// kind and size allocate nothing, unless EXIF asks for a rotation.
 ///
-/// Frames of webcams often lack Huffman tables; the standard's are put in. What follows the end-of-image marker is
+/// Frames of webcams often lack Huffman tables; they get the standard ones. Bytes after the end-of-image marker are
 /// ignored.
 #[derive(Debug, Default)]
 pub struct JpegDecoder {
     tables: Tables,
     planes: Planes,
     output: Output,
-    /// Of pictures with several scans.
+    /// Of an image with several scans.
     coefficients: [Vec<Block>; MAX_COMPONENTS],
 }
 
-/// The bytes ended too early.
+/// The bytes end too early.
 #[derive(Debug)]
 struct Truncated;
 
@@ -86,7 +93,7 @@ impl From<Problem> for Failure {
     }
 }
 
-/// What the headers before a scan have told.
+/// Content of the headers before a scan.
 #[derive(Debug, Default)]
 struct Headers<'a> {
     frame: Option<Frame>,
@@ -94,29 +101,29 @@ struct Headers<'a> {
     restart_interval: usize,
     has_jfif: bool,
     adobe_transform: Option<u8>,
-    /// EXIF segments before the first scan, without their names, joined; most files have one.
+    /// Joined EXIF segments before the first scan, without their identifiers. Most files have one.
     exif: Option<std::borrow::Cow<'a, [u8]>>,
     xmp: Option<&'a [u8]>,
 }
 
-/// What comes after headers.
+/// What follows the headers.
 enum Next<'a> {
     Scan(&'a [u8]),
     End,
 }
 
 impl JpegDecoder {
-    /// A decoder that holds no buffers yet.
+    /// Creates a decoder without buffers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Decodes `bytes` into `picture`, whose buffer is used again. After an error the picture's pixels are undefined.
+    /// Decodes `bytes` into `picture`, whose buffer is reused. After an error its pixels are undefined.
     ///
     /// # Errors
-    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the picture has too many pixels, or
-    /// takes too much memory; it is of a kind that is not decoded, or its headers are damaged. Damage within entropy-coded
-    /// data is no error: the picture shows it, as Pillow's does.
+    /// There are no bytes, or they are no JPEG; they end before the end-of-image marker; the image is too large or
+    /// takes too much memory; it is of an unsupported kind, or its headers are damaged. Damage in entropy-coded data is
+    /// no error: the pixels show it, as in Pillow.
     pub fn decode_into(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<(), DecodeError> {
         if bytes.is_empty() {
             return Err(DecodeError::Empty);
@@ -134,9 +141,9 @@ impl JpegDecoder {
         Ok(())
     }
 
-    /// Decodes all that follows the first marker; how the picture is to be turned.
+    /// Decodes everything after the start marker; returns the orientation to apply.
     fn decode(&mut self, bytes: &[u8], picture: &mut Picture) -> Result<Option<Orientation>, Failure> {
-        let mut reader = Reader::new(&bytes[SOI.len()..]);
+        let mut reader = Reader::new(&bytes[START.len()..]);
         for table in self.tables.dc.iter_mut().chain(&mut self.tables.ac) {
             table.is_defined = false;
         }
@@ -157,7 +164,7 @@ impl JpegDecoder {
         self.planes.prepare(&frame);
         self.output.prepare(&frame, picture);
         if is_single {
-            // They are as large as the largest picture was.
+            // Frees them: they are as large as the largest image so far.
             self.coefficients = Default::default();
             self.decode_single(&mut reader, &scan, (&frame, space), &headers, picture)?;
             headers.frame = Some(frame);
@@ -171,7 +178,7 @@ impl JpegDecoder {
         Ok(turn)
     }
 
-    /// A picture with all components in one scan.
+    /// Decodes an image with all components in one scan.
     fn decode_single(
         &mut self,
         reader: &mut Reader<'_>,
@@ -190,7 +197,7 @@ impl JpegDecoder {
         })
     }
 
-    /// A picture whose coefficients come in several scans.
+    /// Decodes an image whose coefficients are spread over several scans.
     fn decode_many<'a>(
         &mut self,
         reader: &mut Reader<'a>,
@@ -210,7 +217,7 @@ impl JpegDecoder {
         let mut known = [Known::default(); MAX_COMPONENTS];
         let mut has_steps = [false; MAX_COMPONENTS];
         let (mut scan, mut scans) = (first, 1);
-        // A second frame header is refused by what reads headers.
+        // `Headers::read` refuses a second frame header.
         headers.frame = Some(frame.clone());
         let last_row = loop {
             for member in scan.members() {
@@ -248,7 +255,7 @@ impl JpegDecoder {
         Ok(())
     }
 
-    /// One row of MCUs from coefficients to samples, smoothed where it is known which are missing.
+    /// Transforms one row of MCUs from coefficients to samples; smooths it where `known` is given.
     fn transform_row(&mut self, mcu_row: usize, frame: &Frame, known: Option<[&[i8; 64]; MAX_COMPONENTS]>) {
         for (number, component) in frame.components.iter().enumerate() {
             let blocks = &self.coefficients[number];
@@ -282,34 +289,34 @@ impl<'a> Headers<'a> {
         loop {
             let marker = reader.next_marker().ok_or(Truncated)?;
             match marker {
-                0xd9 => return Ok(Next::End),
-                // TEM and restart markers have no segment.
-                0x01 | 0xd0..=0xd7 => continue,
-                0xc4 | 0xcc | 0xda..=0xdd | 0xe0..=0xef | 0xfe => {}
-                0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf if self.frame.is_none() => {}
+                EOI => return Ok(Next::End),
+                // These have no segment.
+                TEM | RST0..=RST7 => continue,
+                DHT | DAC | SOS..=DRI | APP0..=APP15 | COM => {}
+                SOF0..=SOF3 | SOF5..=SOF7 | SOF9..=SOF11 | SOF13..=SOF15 if self.frame.is_none() => {}
                 found => return Err(Problem::Marker { found }.into()),
             }
             let segment = reader.segment().ok_or(Truncated)?;
             match marker {
-                0xc4 => tables.define(segment)?,
-                0xdb => frame::read_quantization(segment, &mut self.quantization)?,
-                0xda => return Ok(Next::Scan(segment)),
-                0xdd => {
+                DHT => tables.define(segment)?,
+                DQT => frame::read_quantization(segment, &mut self.quantization)?,
+                SOS => return Ok(Next::Scan(segment)),
+                DRI => {
                     let interval = segment.try_into().map_err(|_| Problem::Segment { marker })?;
                     self.restart_interval = usize::from(u16::from_be_bytes(interval));
                 }
-                0xe0 => self.has_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
-                0xe1 => self.take_app1(segment),
-                0xee if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
+                APP0 => self.has_jfif |= segment.len() >= 14 && segment.starts_with(b"JFIF\0"),
+                APP1 => self.take_app1(segment),
+                APP14 if segment.len() >= 12 && segment.starts_with(b"Adobe") => {
                     self.adobe_transform = Some(segment[11]);
                 }
-                0xc0..=0xcf if marker != 0xcc => self.frame = Some(Frame::read(marker, segment)?),
+                SOF0..=SOF15 if marker != DAC => self.frame = Some(Frame::read(marker, segment)?),
                 _ => {}
             }
         }
     }
 
-    /// EXIF or XMP. Pillow joins segments of EXIF, and keeps the last of XMP.
+    /// Stores EXIF or XMP. As in Pillow, EXIF segments are joined, and the last XMP segment counts.
     fn take_app1(&mut self, segment: &'a [u8]) {
         if let Some(exif) = segment.strip_prefix(b"Exif\0\0") {
             self.exif = Some(match self.exif.take() {
@@ -321,14 +328,14 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// A quantisation table.
+    /// The quantisation table with this number.
     fn steps(&self, number: usize) -> Result<Block, JpegError> {
         let table = self.quantization.get(number).copied().flatten();
         table.ok_or(JpegError(Problem::NoQuantization { number }))
     }
 }
 
-/// Whether bytes start as every JPEG does.
+/// Returns true if bytes start as a JPEG.
 pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
-    bytes.starts_with(&SOI)
+    bytes.starts_with(&START)
 }

@@ -1,4 +1,4 @@
-//! Decoded pixels of any type to upright 8-bit RGB, by the rules of Pillow's `convert("RGB")`.
+//! Converts decoded pixels of any type to 8-bit RGB, as Pillow's `convert("RGB")` does, and applies the orientation.
 
 use image::{DynamicImage, ImageFormat, RgbImage, metadata::Orientation};
 
@@ -8,7 +8,7 @@ use super::{DecodeError, Picture};
 /// Offset of the colour type in a PNG file, and its value for grey without alpha.
 const PNG_COLOR_TYPE: (usize, u8) = (25, 0);
 
-/// Pixels as 8-bit RGB; `bytes` is the file that they came from.
+/// Converts pixels to 8-bit RGB; `bytes` is their file.
 pub(super) fn from_image(image: DynamicImage, bytes: &[u8]) -> Result<Picture, DecodeError> {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |value: u16| (value >> 8) as u8;
@@ -19,7 +19,7 @@ pub(super) fn from_image(image: DynamicImage, bytes: &[u8]) -> Result<Picture, D
         DynamicImage::ImageLuma8(pixels) => triple(pixels.into_raw().into_iter()),
         DynamicImage::ImageLumaA8(pixels) => triple(pixels.into_raw().into_iter().step_by(2)),
         DynamicImage::ImageLuma16(pixels) => triple(pixels.into_raw().into_iter().map(clipped)),
-        // A transparent grey level makes a PNG's grey look like grey with alpha, but it is still clipped.
+        // A PNG with a transparent grey level is decoded as grey with alpha, but is clipped as grey.
         DynamicImage::ImageLumaA16(pixels) if is_grey_png(bytes) => {
             triple(pixels.into_raw().into_iter().step_by(2).map(clipped))
         }
@@ -41,7 +41,7 @@ pub(super) fn from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// Turns and mirrors a picture as its EXIF orientation asks.
+/// Rotates and mirrors an image by its EXIF orientation.
 pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Picture, DecodeError> {
     if orientation == Orientation::NoTransforms {
         return Ok(picture);
@@ -51,7 +51,7 @@ pub(super) fn upright(picture: Picture, orientation: Orientation) -> Result<Pict
     let columns = u32::try_from(width).map_err(|_| size())?;
     let rows = u32::try_from(height).map_err(|_| size())?;
     let mut image = DynamicImage::ImageRgb8(RgbImage::from_raw(columns, rows, rgb).ok_or_else(size)?);
-    // A quarter turn is the transposition of a mirrored picture, and that happens in place.
+    // A rotation by 90 degrees is a mirrored image transposed, which works in place.
     let (mirrored, is_quarter) = match orientation {
         Orientation::Rotate90 => (Orientation::FlipVertical, true),
         Orientation::Rotate270 => (Orientation::FlipHorizontal, true),
@@ -81,7 +81,7 @@ fn triple(grey: impl ExactSizeIterator<Item = u8>) -> Vec<u8> {
     rgb
 }
 
-/// RGBA to RGB in place.
+/// Converts RGBA to RGB in place.
 fn drop_alpha(mut rgba: Vec<u8>) -> Vec<u8> {
     let pixels = rgba.len() / 4;
     for pixel in 0..pixels {

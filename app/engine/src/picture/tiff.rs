@@ -1,5 +1,5 @@
-//! TIFF: the `tiff` crate reads the samples of the first page, and what they mean is decided here, as Pillow 13 decides
-//! it. What Pillow does not read, or turns to RGB by a colour profile, is refused in words.
+//! TIFF: the `tiff` crate reads the samples of the first page, and this module interprets them as Pillow 13 does. Kinds that
+//! Pillow does not read, or converts with a colour profile, are errors.
 
 use std::io::Cursor;
 
@@ -12,17 +12,17 @@ use super::budget::{MAX_BYTES, check_bytes, check_size, rgb_bytes, upright_bytes
 use super::rgb::from_cmyk;
 use super::{DecodeError, Picture, orientation};
 
-/// Bytes of the largest compressed strip or tile, which the `tiff` crate may hold while it is decoded.
+/// Limit of the bytes of a compressed strip or tile.
 const CHUNK_BYTES_MAX: usize = 64 << 20;
 
-/// JPEG as a compression: its strips are decoded aside.
+/// JPEG compression, whose strips are decoded to separate memory.
 const JPEG: u16 = 7;
 
-/// Number of the tag that says what samples mean, and the value that has them left as they are.
+/// Tag of the photometric interpretation, and the value with which the `tiff` crate does not convert samples.
 const PHOTOMETRIC: u16 = 262;
 const BLACK_IS_ZERO: u16 = 1;
 
-/// The compression that is none.
+/// No compression.
 const UNCOMPRESSED: u16 = 1;
 
 /// Values of `SampleFormat`.
@@ -30,12 +30,12 @@ const UNSIGNED: u16 = 1;
 const SIGNED: u16 = 2;
 const FLOAT: u16 = 3;
 
-/// Whether a file begins as TIFF or BigTIFF does.
+/// Returns true if a file starts as TIFF or BigTIFF.
 pub(super) fn is_tiff(bytes: &[u8]) -> bool {
     [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|mark| bytes.starts_with(*mark))
 }
 
-/// The pixels of the first page as they lie in the file, and how they are to be turned.
+/// Decodes the first page, and returns the orientation to apply.
 pub(super) fn decode(file: &[u8]) -> Result<(Picture, Orientation), DecodeError> {
     let mut bytes = file.to_vec();
     let big_endian = bytes.starts_with(b"MM");
@@ -98,7 +98,8 @@ fn failed(error: TiffError) -> DecodeError {
     }
 }
 
-/// Has the samples of the first page read as they are stored, whatever they mean; gives what they mean.
+/// Overwrites the photometric interpretation of the first page, so that samples are not converted, and returns the original
+/// one.
 fn replace_photometric(bytes: &mut [u8]) -> Option<u16> {
     let (big_endian, is_big) = (bytes.starts_with(b"MM"), bytes[2..4].contains(&b'+'));
     let number = |bytes: &[u8], at: usize, width: usize| -> Option<usize> {
@@ -107,7 +108,7 @@ fn replace_photometric(bytes: &mut [u8]) -> Option<u16> {
         let number = if big_endian { bytes.iter().fold(0, value) } else { bytes.iter().rev().fold(0, value) };
         usize::try_from(number).ok()
     };
-    // Where the page's place stands, and the widths of a place, of the count of entries, and of an entry.
+    // Offset of the first page's offset, and sizes of an offset, of the number of entries, and of an entry.
     let (place, place_width, count_width, entry_width) = if is_big { (8, 8, 8, 20) } else { (4, 4, 2, 12) };
     let page = number(bytes, place, place_width)?;
     let count = number(bytes, page, count_width)?;
@@ -148,7 +149,7 @@ impl Layout {
         let subsampling = values(Tag::Unknown(530))?;
         let mut extra = values(Tag::ExtraSamples)?;
         let planar = first(values(Tag::PlanarConfiguration)?, 1) == 2;
-        // Samples of no meaning in planes of their own are left out.
+        // Extra samples without meaning in separate planes are ignored.
         if planar && extra.iter().all(|kind| *kind == 0) {
             extra.clear();
         }
@@ -166,12 +167,12 @@ impl Layout {
         })
     }
 
-    /// Whether its samples, as 8 bits, are the pixels of a picture.
+    /// True if its samples, converted to 8 bits, are RGB pixels.
     fn is_rgb(&self, meaning: Meaning) -> bool {
         meaning == Meaning::Rgb { premultiplied: false } && self.samples == 3 && !self.planar
     }
 
-    /// Bytes of its samples as they are stored, as 8 bits, and of the pixels, as far as they are held at once.
+    /// Peak memory of the samples as stored, the samples as 8 bits, and the pixels.
     fn bytes(&self, meaning: Meaning, width: usize, height: usize) -> u64 {
         let samples = (width * height) as u64 * self.samples as u64;
         let stored = samples * u64::from(self.bits.div_ceil(8));
@@ -181,7 +182,7 @@ impl Layout {
         (stored + aside + converted).max(samples + pixels)
     }
 
-    /// In words, for a message.
+    /// Description for messages.
     fn shown(&self) -> String {
         let colours = match self.photometric {
             0 | 1 => "grey",
@@ -216,7 +217,7 @@ impl Layout {
     }
 }
 
-/// What samples mean; alpha and what follows is left out.
+/// The meaning of samples; alpha and other extra samples are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Grey { inverted: bool },
@@ -227,7 +228,7 @@ enum Meaning {
 }
 
 impl Meaning {
-    /// The kinds that Pillow reads and turns to RGB by arithmetic; else what was found, in words.
+    /// The meaning, if Pillow reads this kind and converts it to RGB without a profile; else a description of the kind.
     fn of(layout: &Layout) -> Result<Self, String> {
         let Layout { photometric, format, bits, samples, ref extra, .. } = *layout;
         let refused = || layout.shown();
@@ -239,7 +240,7 @@ impl Meaning {
             5 => 4,
             _ => 1,
         };
-        // Four samples of RGB without a word are taken for RGB with alpha.
+        // RGB with four samples and no description of the fourth is RGB with alpha.
         let counted = samples == colours + extra.len() || (layout.planar && extra.is_empty() && samples > colours);
         let alpha_unsaid = photometric == 2 && samples == 4 && extra.is_empty();
         if !counted && !alpha_unsaid {
@@ -248,7 +249,7 @@ impl Meaning {
         let unused = |kinds: &[u16]| kinds.iter().all(|kind| *kind == 0);
         let meaning = match (photometric, format, bits, extra.as_slice()) {
             (0 | 1, UNSIGNED, 1 | 2 | 4 | 8, []) => Some(Self::Grey { inverted: photometric == 0 }),
-            // Deeper grey is clipped and never inverted; not all of it is read in both orders of bytes.
+            // Deep grey is clipped and never inverted; some kinds are read in one byte order only.
             (0, UNSIGNED, 16, []) | (1, UNSIGNED, 32, []) if layout.big_endian => None,
             (0 | 1, UNSIGNED, 16, []) | (1, UNSIGNED, 32, []) => Some(Self::Grey { inverted: false }),
             (1, SIGNED, 8 | 16 | 32, []) | (0 | 1, FLOAT, 32, []) => Some(Self::Grey { inverted: false }),
@@ -289,7 +290,7 @@ fn palette(decoder: &mut Decoder<Cursor<Vec<u8>>>, bits: u16) -> Result<Vec<[u8;
     Ok((0..count).map(|index| [0, 1, 2].map(|plane| (map[plane * count + index] >> 8) as u8)).collect())
 }
 
-/// What the tag of the page says of how it is to be turned, else the XMP metadata.
+/// The orientation in the tag of the page, else in XMP.
 fn turned(decoder: &mut Decoder<Cursor<Vec<u8>>>) -> Orientation {
     if let Ok(Some(value)) = decoder.find_tag_unsigned::<u8>(Tag::Orientation) {
         return Orientation::from_exif(value).unwrap_or(Orientation::NoTransforms);
@@ -298,8 +299,8 @@ fn turned(decoder: &mut Decoder<Cursor<Vec<u8>>>) -> Orientation {
     orientation(None, xmp.as_deref()).unwrap_or(Orientation::NoTransforms)
 }
 
-/// All samples as 8 bits: indices of a palette as they are, levels of grey below 8 bits stretched to 255, deep grey
-/// clipped, deep colours by their high byte.
+/// All samples as 8 bits: palette indices unchanged, grey of fewer than 8 bits scaled to 255, deep grey clipped, the high
+/// byte of deep colours.
 fn samples(
     decoder: &mut Decoder<Cursor<Vec<u8>>>,
     layout: &Layout,
@@ -314,15 +315,15 @@ fn samples(
     let samples: Vec<u8> = match read {
         DecodingResult::U8(packed) if layout.bits < 8 => unpacked(&packed, layout.bits, width, is_grey),
         DecodingResult::U8(values) => values,
-        // Taken for unsigned.
+        // Reinterpreted as unsigned, as in Pillow.
         DecodingResult::I8(values) => values.into_iter().map(i8::cast_unsigned).collect(),
         DecodingResult::U16(values) if is_grey => values.into_iter().map(|value| clipped(value.into())).collect(),
         DecodingResult::U16(values) => values.into_iter().map(|value| (value >> 8) as u8).collect(),
         DecodingResult::I16(values) => values.into_iter().map(|value| clipped(value.into())).collect(),
-        // Taken for signed.
+        // Reinterpreted as signed, as in Pillow.
         DecodingResult::U32(values) => values.into_iter().map(|value| clipped(value.cast_signed().into())).collect(),
         DecodingResult::I32(values) => values.into_iter().map(|value| clipped(value.into())).collect(),
-        // Rounds towards zero; what is no number is black.
+        // Rounds towards zero; NaN becomes 0.
         DecodingResult::F32(values) => values.into_iter().map(|value| value as u8).collect(),
         _ => return Err(refused(layout.shown())),
     };
@@ -332,7 +333,7 @@ fn samples(
     Ok(samples)
 }
 
-/// Samples of fewer than 8 bits, whose rows begin with whole bytes, the first in the highest bits.
+/// Unpacks samples of fewer than 8 bits. Rows start at whole bytes, and the first sample is in the highest bits.
 fn unpacked(packed: &[u8], bits: u16, width: usize, stretched: bool) -> Vec<u8> {
     let per_byte = usize::from(8 / bits);
     let largest = u8::MAX >> (8 - bits);
@@ -346,7 +347,7 @@ fn unpacked(packed: &[u8], bits: u16, width: usize, stretched: bool) -> Vec<u8> 
     rows.flat_map(row).collect()
 }
 
-/// RGB out of what was multiplied by alpha, the last of the four.
+/// Divides premultiplied RGB by its alpha.
 fn divided_by_alpha([r, g, b, alpha]: [u8; 4]) -> [u8; 3] {
     [r, g, b].map(|value| match alpha {
         0 => 0,

@@ -1,20 +1,20 @@
-//! Columns of a picture become its rows, without a second copy of it.
+//! Transposes an image in place.
 
-/// Rows that are transposed at once: pieces of so many pixels are moved whole, which memory likes better than single ones.
+/// The most rows of a band. Moving runs of this many pixels is faster than moving single ones.
 const BAND_ROWS_MAX: usize = 64;
 
-/// Bytes that [`transpose`] takes beside the picture.
+/// Bytes that [`transpose`] takes beside the image.
 pub(super) fn scratch_bytes(width: usize, height: usize) -> u64 {
     let rows = band_rows(height);
     let (band, marks) = (3 * rows * (width + 1), (width * height / rows).div_ceil(8));
     (band + marks) as u64
 }
 
-/// Transposes `rgb`, which has `height` rows of `width` pixels before, and `width` rows of `height` pixels after.
+/// Transposes `rgb` from `height` rows of `width` pixels to `width` rows of `height` pixels.
 pub(super) fn transpose(rgb: &mut [u8], width: usize, height: usize) {
     let rows = band_rows(height);
     let (pixels, _) = rgb.as_chunks_mut::<3>();
-    // Within a band of rows, each column becomes a piece.
+    // Within a band of rows, each column becomes a contiguous piece.
     let mut band = vec![[0_u8; 3]; rows * width];
     for pixels in pixels.chunks_exact_mut(rows * width) {
         band.copy_from_slice(pixels);
@@ -25,7 +25,7 @@ pub(super) fn transpose(rgb: &mut [u8], width: usize, height: usize) {
         }
     }
     drop(band);
-    // Then the pieces of a column, one of each band, come together. Each takes the place of another, round and round.
+    // Then the pieces of each column, one per band, are brought together, by following the cycles of the permutation.
     let bands = height / rows;
     let mut is_moved = vec![0_u64; (width * bands).div_ceil(64)];
     let mut piece = vec![[0_u8; 3]; rows];
@@ -46,7 +46,7 @@ pub(super) fn transpose(rgb: &mut [u8], width: usize, height: usize) {
     }
 }
 
-/// The largest part of `height` rows that it can be divided by.
+/// The largest divisor of `height` up to [`BAND_ROWS_MAX`].
 fn band_rows(height: usize) -> usize {
     (1..=BAND_ROWS_MAX).rev().find(|rows| height.is_multiple_of(*rows)).unwrap_or(1)
 }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_become_rows_whatever_the_size() {
+    fn images_of_any_size_are_transposed() {
         let check = |width: usize, height: usize| {
             let pixel = |x: usize, y: usize| [x as u8, y as u8, (x / 256 + y / 256 * 16) as u8];
             let mut rgb: Vec<u8> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn little_is_taken_beside_the_picture() {
+    fn scratch_memory_is_small() {
         let check = |width, height, bytes_max: u64| {
             let found = scratch_bytes(width, height);
             assert!(found <= bytes_max, "{width} x {height}: {found}");

@@ -1,25 +1,25 @@
-//! The filters' kernels and the weights that they give: Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, and
-//! what ATen's `upsample_…2d_aa` makes of them for 8-bit tensors.
+//! Filter kernels and their weights: Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`, and the variant of
+//! ATen's `upsample_…2d_aa` for 8-bit tensors.
 
 use std::f64::consts::PI;
 use std::ops::Range;
 
 use crate::preprocess::Filter;
 
-/// Weights are fixed-point numbers with this many fraction bits: 32, less 8 for the pixel, less 2 against overflow by
-/// negative lobes (Pillow's `PRECISION_BITS`).
+/// Fraction bits of fixed-point weights: 32, less 8 for the pixel, less 2 against overflow by negative lobes (Pillow's
+/// `PRECISION_BITS`).
 pub(super) const FRACTION_BITS: u32 = 32 - 8 - 2;
 
-/// How many of [`FRACTION_BITS`] a weight uses; the others are 0.
+/// How many of the [`FRACTION_BITS`] a weight uses; the others are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Precision {
     /// All, as in Pillow.
     Full,
-    /// As many as let the largest weight of an axis fit 16 bits, as in ATen.
+    /// As many as let the largest weight of an axis fit into 16 bits, as in ATen.
     Short,
 }
 
-/// Calls `each` for every output position of `window` with the first input position and the weights from there on.
+/// Calls `each` for every output position in `window`, with the first input position and the weights from there on.
 pub(super) fn for_each_output(
     filter: Filter,
     precision: Precision,
@@ -51,7 +51,7 @@ pub(super) fn for_each_output(
     }
 }
 
-/// The most inputs that an output has a weight for.
+/// The most inputs of an output.
 pub(super) fn taps_max(filter: Filter, input: usize, output: usize) -> usize {
     let support = Taps::new(filter, input, output).support;
     ((2.0 * support) as usize).saturating_add(2).min(input)
@@ -63,14 +63,14 @@ fn short_bits(largest: f64) -> u32 {
     (0..FRACTION_BITS).find(too_large).unwrap_or(FRACTION_BITS)
 }
 
-/// Where along one axis the inputs of an output lie, and their weights.
+/// Computes the inputs of an output along one axis, and their weights.
 struct Taps {
     filter: Filter,
     input: usize,
     scale: f64,
-    /// Input pixels to each side.
+    /// Input pixels on each side.
     support: f64,
-    /// Factor on distances.
+    /// Factor of distances.
     inverse: f64,
 }
 
@@ -84,7 +84,7 @@ impl Taps {
     /// Fills `weights`, whose sum is 1, and returns the first input position.
     fn at(&self, position: usize, weights: &mut Vec<f64>) -> usize {
         let center = (position as f64 + 0.5) * self.scale;
-        // `as` cuts negative numbers to 0 and rounds towards it, as Pillow's cast and test do.
+        // `as` clamps negative numbers to 0 and truncates, as Pillow's cast and test do.
         let first = (center - self.support + 0.5) as usize;
         let end = ((center + self.support + 0.5) as usize).min(self.input);
         weights.clear();
@@ -97,7 +97,7 @@ impl Taps {
     }
 }
 
-/// Input pixels that a kernel reaches to each side when nothing is scaled.
+/// Input pixels that a kernel covers on each side at scale 1.
 fn radius(filter: Filter) -> f64 {
     match filter {
         Filter::Nearest => 0.0,
@@ -111,12 +111,12 @@ fn radius(filter: Filter) -> f64 {
 fn kernel(filter: Filter, x: f64) -> f64 {
     let distance = x.abs();
     match filter {
-        // Never resampled by weights.
+        // Nearest does not use weights.
         Filter::Nearest => 0.0,
         Filter::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
         Filter::Bilinear => (1.0 - distance).max(0.0),
         Filter::Hamming if distance >= 1.0 => 0.0,
-        // Pillow writes these two constants in single precision.
+        // These two constants have single precision in Pillow.
         Filter::Hamming => sinc(distance) * (f64::from(0.54_f32) + f64::from(0.46_f32) * (distance * PI).cos()),
         Filter::Bicubic if distance < 1.0 => (1.5 * distance - 2.5) * distance * distance + 1.0,
         Filter::Bicubic if distance < 2.0 => (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5,

@@ -1,6 +1,6 @@
-//! Resampling of 8-bit RGB, bit for bit as Pillow does it (`ImagingResampleInner` in `src/libImaging/Resample.c`), or
-//! torchvision (`upsample_…2d_aa` of ATen, for 8-bit tensors on a CPU): one pass over the columns and one over the rows,
-//! each with fixed-point weights and a result rounded to 8 bits. Nearest follows `ImagingScaleAffine` of Pillow's
+//! Resampling of 8-bit RGB with the bits of Pillow (`ImagingResampleInner` in `src/libImaging/Resample.c`) or
+//! torchvision (`upsample_…2d_aa` of ATen, for 8-bit tensors on a CPU): one pass over the columns and one over the
+//! rows, each with fixed-point weights and rounding to 8 bits. Nearest follows `ImagingScaleAffine` in Pillow's
 //! `Geometry.c`, or ATen's `nearest-exact`.
 
 use std::ops::Range;
@@ -8,14 +8,14 @@ use std::ops::Range;
 use super::filter::{FRACTION_BITS, Precision, for_each_output, taps_max};
 use super::{Backend, Filter, Size};
 
-/// What rounds a sum of weighted pixels to the nearest.
+/// Added to a sum of weighted pixels to round it.
 const HALF: i32 = 1 << (FRACTION_BITS - 1);
-/// Bytes whose sums the row pass keeps in registers at once.
+/// Bytes whose sums the row pass keeps in registers.
 const LANES: usize = 16;
-/// Bits of a weight's low half, the other half being signed 16 bits as well.
+/// Bits of a weight's low half. The high half is a signed 16-bit integer too.
 const LOW_BITS: u32 = 14;
 
-/// A rectangle of a resized picture.
+/// A rectangle of a resized image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) size: Size,
@@ -23,39 +23,39 @@ pub(super) struct Window {
     pub(super) columns: Range<usize>,
 }
 
-/// The weight of one input, in the forms in which vector units multiply it fastest.
+/// The weight of one input, in the forms that vector units multiply fastest.
 #[derive(Debug, Clone, Copy)]
 struct Weight {
-    /// For the column pass: sums of products with pixels are whole numbers below 2^53, hence exact.
+    /// For the column pass: sums of products with pixels are integers below 2^53, so they are exact.
     whole: f64,
     /// For the row pass: the weight is `high * 2^LOW_BITS + low`.
     low: i16,
     high: i16,
 }
 
-/// What one axis of a resize does; computed once per picture size.
+/// One axis of a resize; computed once per image size.
 #[derive(Debug, Default)]
 struct Axis {
-    /// Whether every output is a copy of one input: nearest, or nothing to resize.
+    /// True if every output is a copy of one input: for nearest, and if the size does not change.
     picks: bool,
-    /// Per output the first input and the number of inputs.
+    /// First input and number of inputs of each output.
     bounds: Vec<(usize, usize)>,
-    /// The weights of all outputs, one after the other.
+    /// The weights of all outputs, concatenated.
     weights: Vec<Weight>,
 }
 
-/// Resizes pictures; keeps buffers and weights from one picture to the next of the same size.
+/// Resizes images; buffers and weights are reused for images of the same size.
 #[derive(Debug)]
 pub(super) struct Resampler {
     backend: Backend,
     filter: Filter,
-    /// What the axes are made for.
+    /// The sizes that the axes are computed for.
     plan: Option<(Size, Window)>,
     columns: Axis,
     rows: Axis,
     /// One input row.
     row: Vec<f64>,
-    /// What the first pass leaves to the second.
+    /// Result of the first pass.
     between: Vec<u8>,
 }
 
@@ -65,7 +65,7 @@ impl Resampler {
         Self { backend, filter, plan: None, columns, rows, row: Vec::new(), between: Vec::new() }
     }
 
-    /// Bytes of the weights and of the buffers for such a resize; `out` is not among them.
+    /// Bytes of weights and buffers for a resize, without `out`.
     pub(super) fn bytes(&self, from: Size, window: &Window) -> u64 {
         const BOUNDS_BYTES: u64 = size_of::<(usize, usize)>() as u64;
         const WEIGHT_BYTES: u64 = size_of::<Weight>() as u64;
@@ -92,10 +92,10 @@ impl Resampler {
         self.backend == Backend::Pillow && rows_first(from, to)
     }
 
-    /// Fills `out` with the `window` of the RGB picture `source` of size `from`, resized.
+    /// Fills `out` with the `window` of the RGB image `source` of size `from`, resized.
     pub(super) fn run(&mut self, from: Size, source: &[u8], window: &Window, out: &mut Vec<u8>) {
         if self.plan.as_ref().is_none_or(|plan| (plan.0, &plan.1) != (from, window)) {
-            // The old ones make room first.
+            // Frees the old axes first.
             (self.columns, self.rows) = (Axis::default(), Axis::default());
             let axis = |input, output, part: &Range<usize>| {
                 let part = part.clone();
@@ -135,8 +135,8 @@ impl Resampler {
     }
 }
 
-/// Gives `buffer` that many values, whatever they are. One that is too small is replaced, so that it takes no more memory
-/// than is needed, and not twice that while it grows.
+/// Resizes `buffer` to `count` values; their content is undefined. A buffer that is too small is replaced, so that it
+/// takes no more memory than needed, and not twice that while it grows.
 pub(super) fn fit<T: Clone + Default>(buffer: &mut Vec<T>, count: usize) {
     if buffer.capacity() < count {
         *buffer = Vec::new();
@@ -145,8 +145,8 @@ pub(super) fn fit<T: Clone + Default>(buffer: &mut Vec<T>, count: usize) {
     buffer.resize(count, T::default());
 }
 
-/// Pillow takes the rows first where the height shrinks by more than twice the pixels that the width does. As each
-/// pass rounds and clips, the order is visible. torchvision always takes the columns first.
+/// Pillow resizes rows first if the height shrinks by more than twice as many pixels as the width. Since each pass
+/// rounds and clips, the order is visible. torchvision always resizes columns first.
 fn rows_first(from: Size, to: Size) -> bool {
     let shrinks = |from: usize, to: usize| from as i64 - to as i64;
     let height = shrinks(from.height, to.height);
@@ -162,12 +162,12 @@ impl Axis {
         Self { picks: true, bounds, weights: Vec::new() }
     }
 
-    /// Every output is the input at its place.
+    /// Each output is the input at the same position.
     fn copied(window: Range<usize>) -> Self {
         Self::picked(window.len(), window)
     }
 
-    /// Pillow steps by adding, and what that rounds decides ties.
+    /// Pillow accumulates the step, whose rounding decides ties.
     fn nearest_of_pillow(input: usize, output: usize, window: Range<usize>) -> Self {
         let step = input as f64 / output as f64;
         let steps = std::iter::successors(Some(step * 0.5), |at| Some(at + step));
@@ -175,14 +175,14 @@ impl Axis {
         Self::picked(window.len(), inputs.skip(window.start).take(window.len()))
     }
 
-    /// ATen's `nearest-exact`, with the scale in single precision. Outputs of up to 128 rows plus columns go through a
-    /// vectorised kernel that computes `floor((i + 0.5) * scale)`; larger ones through a generic kernel that computes
-    /// `floor(fma(i + 0.5, scale, -0.5) + 0.5)`. The two differ where a pixel centre falls between two inputs.
+    /// ATen's `nearest-exact`, with the scale in single precision. Outputs of up to 128 rows plus columns use a
+    /// vectorised kernel that computes `floor((i + 0.5) * scale)`, larger ones a generic kernel that computes
+    /// `floor(fma(i + 0.5, scale, -0.5) + 0.5)`. They differ if a pixel centre is between two inputs.
     fn nearest_of_torchvision(input: usize, output: usize, window: Range<usize>, size: Size) -> Self {
         const SMALL: usize = 128;
         let ratio = input as f32 / output as f32;
         let input_of = |at: usize| {
-            // Exact: 24 bits of each factor.
+            // Exact, since both factors have 24 bits.
             let middle = (at as f64 + 0.5) * f64::from(ratio);
             let at =
                 if size.width + size.height <= SMALL { middle as f32 } else { ((middle - 0.5) as f32).max(0.0) + 0.5 };
@@ -203,13 +203,13 @@ impl Axis {
         axis
     }
 
-    /// The inputs that any output needs.
+    /// The range of inputs that outputs need.
     fn inputs(&self) -> Range<usize> {
         let start = self.bounds.iter().map(|&(first, _)| first).min().unwrap_or(0);
         start..self.bounds.iter().map(|&(first, count)| first + count).max().unwrap_or(start)
     }
 
-    /// Per output the first input and the weights from there on.
+    /// First input and weights of each output.
     fn outputs(&self) -> impl Iterator<Item = (usize, &[Weight])> {
         self.bounds.iter().scan(&self.weights[..], |rest, &(first, count)| {
             let (weights, after) = rest.split_at(count);
@@ -218,7 +218,7 @@ impl Axis {
         })
     }
 
-    /// Resizes one row of pixels; `row` is scratch.
+    /// Resizes one row of pixels; `row` is scratch memory.
     fn across(&self, from: &[u8], row: &mut Vec<f64>, to: &mut [u8]) {
         let to = to.chunks_exact_mut(3);
         if self.picks {
@@ -243,7 +243,7 @@ impl Axis {
         for (row, (first, weights)) in to.chunks_exact_mut(width).zip(self.outputs()) {
             let inputs = &from[(first - offset) * width..][..weights.len() * width];
             for start in (0..width).step_by(LANES) {
-                // The last block overlaps the one before where it would hang over.
+                // The last block overlaps the previous one instead of exceeding the row.
                 let start = start.min(width.saturating_sub(LANES));
                 let sums = sums_of_block(inputs, width, start, weights);
                 for (byte, sum) in row[start..].iter_mut().zip(sums) {
@@ -256,7 +256,7 @@ impl Axis {
 
 impl Weight {
     fn new(weight: i32) -> Self {
-        // Rounding keeps the low half small where the weight is, so that its sums cannot overflow either.
+        // Rounding keeps the low half of a small weight small, so that its sums cannot overflow.
         let high = (weight + (1 << (LOW_BITS - 1))) >> LOW_BITS;
         let low = weight - (high << LOW_BITS);
         Self { whole: f64::from(weight), low: low as i16, high: high as i16 }
@@ -266,7 +266,7 @@ impl Weight {
 /// Weighted sums of red, green and blue over the pixels of a row.
 #[inline]
 fn sums_of_pixels(pixels: &[[f64; 3]], weights: &[Weight]) -> [f64; 3] {
-    // Several sums at once, because each addition waits for the one before.
+    // Several accumulators, so that additions do not wait for each other.
     const CHAINS: usize = 2;
     let mut sums = [[0.0; 3]; CHAINS];
     let (pixels, last_pixels) = pixels.as_chunks::<CHAINS>();
@@ -305,7 +305,7 @@ fn sums_of_block(inputs: &[u8], width: usize, start: usize, weights: &[Weight]) 
     std::array::from_fn(|lane| low[lane].wrapping_add(high[lane] << LOW_BITS))
 }
 
-/// A fixed-point sum as a pixel value: Pillow's `clip8`.
+/// Converts a fixed-point sum to a pixel value: Pillow's `clip8`.
 #[inline]
 fn rounded(sum: i32) -> u8 {
     (sum.wrapping_add(HALF) >> FRACTION_BITS).clamp(0, 255) as u8

@@ -1,28 +1,26 @@
-//! The recipe at work.
+//! Runs a preprocessing configuration.
 
 use std::ops::Range;
 
 use super::resample::{Resampler, Window, fit};
-use super::{Backend, Filter, Normalize, Recipe, Size};
+use super::{Backend, Filter, Normalize, PreprocessConfig, Size};
 use crate::picture::{MAX_BYTES, Picture};
 
-/// The longest side that a picture may have once it is resized, before the crop: a strip that is 4000 times as long as it is
-/// high, for an image tower of 256 pixels.
+/// The longest side of an image after resizing, before the crop: a strip 4000 times as long as high, for an image tower
+/// of 256 pixels.
 const RESIZED_SIDE_MAX: usize = 1 << 20;
 
-/// Why a picture could not become a tensor. All but [`Self::Recipe`] are about that one picture: others may be fine.
+/// Why an image could not become a tensor. All but [`Self::Config`] concern the one image; others may be fine.
 #[derive(Debug, thiserror::Error)]
 pub enum PreprocessError {
-    /// The recipe has a value that cannot be right.
-    #[error("preprocessing recipe: expected {expected}; correct the bundle's manifest")]
-    Recipe {
-        /// What would be accepted.
+    /// The configuration has an invalid value.
+    #[error("preprocessing configuration: expected {expected}; correct the bundle's manifest")]
+    Config {
+        /// The valid values.
         expected: String,
     },
-    /// The picture's buffer does not have the picture's size.
-    #[error(
-        "picture of {width} x {height}: expected width * height * 3 bytes and 1 pixel or more, found {found} bytes"
-    )]
+    /// The buffer of the image does not have the size of the image.
+    #[error("image of {width} x {height}: expected width * height * 3 bytes and 1 pixel or more, found {found} bytes")]
     Picture {
         /// Columns claimed.
         width: usize,
@@ -31,17 +29,17 @@ pub enum PreprocessError {
         /// Bytes found.
         found: usize,
     },
-    /// The picture is so elongated that a longest edge leaves nothing of its shorter side.
-    #[error("picture of {width} x {height}: expected 1 pixel or more a side when resized; use a less elongated one")]
+    /// The image is so elongated that nothing of its shorter side is left after resizing to a longest edge.
+    #[error("image of {width} x {height}: expected 1 pixel or more a side when resized; use a less elongated one")]
     Vanished {
         /// Columns.
         width: usize,
         /// Rows.
         height: usize,
     },
-    /// The picture is larger than what it shall be padded to.
+    /// The image is larger than the size that it is padded to.
     #[error(
-        "picture of {width} x {height}: {resized_height} rows and {resized_width} columns before padding, expected at \
+        "image of {width} x {height}: {resized_height} rows and {resized_width} columns before padding, expected at \
          most {pad_height} and {pad_width}; use a smaller one"
     )]
     Pad {
@@ -53,14 +51,14 @@ pub enum PreprocessError {
         resized_height: usize,
         /// Columns after resize and crop.
         resized_width: usize,
-        /// Rows wanted.
+        /// Rows after padding.
         pad_height: usize,
-        /// Columns wanted.
+        /// Columns after padding.
         pad_width: usize,
     },
-    /// The picture is so elongated that it would have an endless side when resized.
+    /// The image is so elongated that one side would be too long after resizing.
     #[error(
-        "picture of {width} x {height}: expected sides of at most {RESIZED_SIDE_MAX} pixels when resized, found \
+        "image of {width} x {height}: expected sides of at most {RESIZED_SIDE_MAX} pixels when resized, found \
          {resized_width} x {resized_height}; use a less elongated one"
     )]
     Output {
@@ -73,9 +71,9 @@ pub enum PreprocessError {
         /// Rows when resized.
         resized_height: usize,
     },
-    /// The picture, what resizes it, and the tensor take more memory than [`MAX_BYTES`].
+    /// Image, resizing and tensor would take more memory than [`MAX_BYTES`].
     #[error(
-        "picture of {width} x {height}: preprocessing it takes {needed_bytes} bytes of memory, expected at most \
+        "image of {width} x {height}: preprocessing it takes {needed_bytes} bytes of memory, expected at most \
          {MAX_BYTES}; use a smaller or less elongated one"
     )]
     Memory {
@@ -83,12 +81,12 @@ pub enum PreprocessError {
         width: usize,
         /// Rows.
         height: usize,
-        /// Bytes that are needed.
+        /// Bytes needed.
         needed_bytes: u64,
     },
-    /// The recipe leaves the picture's shape to the picture, and the image tower takes another one.
+    /// The size of the tensor depends on the image, and the image tower takes another size.
     #[error(
-        "picture of {width} x {height}: {found_height} rows and {found_width} columns when preprocessed, expected \
+        "image of {width} x {height}: {found_height} rows and {found_width} columns when preprocessed, expected \
          {expected_height} and {expected_width}, which the image tower takes; use one of that shape, or export the \
          checkpoint again with --crop {expected_height}x{expected_width}"
     )]
@@ -108,45 +106,50 @@ pub enum PreprocessError {
     },
 }
 
-/// Carries out a [`Recipe`]; buffers and weights are kept, so that a stream of pictures of one size allocates nothing.
+/// Runs a [`PreprocessConfig`]. Buffers and weights are reused, so that a stream of images of one size allocates
+/// nothing.
 #[derive(Debug)]
 pub struct Preprocessor {
-    recipe: Recipe,
-    /// Per channel the tensor's value for each pixel value.
+    config: PreprocessConfig,
+    /// The tensor's value for each pixel value, per channel.
     tables: [[f32; 256]; 3],
     resampler: Resampler,
     resized: Vec<u8>,
-    /// The only size that the tensor may have, where there is one.
+    /// The size of the tensor, if it is fixed.
     expected: Option<Size>,
 }
 
 impl Preprocessor {
-    /// Checks the recipe and prepares for it.
-    pub fn new(recipe: &Recipe) -> Result<Self, PreprocessError> {
-        recipe.validate().map_err(|expected| PreprocessError::Recipe { expected })?;
+    /// Checks and prepares a configuration.
+    ///
+    /// # Errors
+    /// The configuration has an invalid value.
+    pub fn new(config: &PreprocessConfig) -> Result<Self, PreprocessError> {
+        config.validate().map_err(|expected| PreprocessError::Config { expected })?;
         // Without a resize step the sizes are equal, and every filter copies.
-        let filter = recipe.resize.as_ref().map_or(Filter::Nearest, |resize| resize.filter);
-        let resampler = Resampler::new(recipe.backend, filter);
-        let tables = tables(recipe);
-        Ok(Self { recipe: recipe.clone(), tables, resampler, resized: Vec::new(), expected: None })
+        let filter = config.resize.as_ref().map_or(Filter::Nearest, |resize| resize.filter);
+        let resampler = Resampler::new(config.backend, filter);
+        let tables = tables(config);
+        Ok(Self { config: config.clone(), tables, resampler, resized: Vec::new(), expected: None })
     }
 
-    /// The same for an image tower that takes pictures of `size` and no others.
-    pub fn for_size(recipe: &Recipe, size: Size) -> Result<Self, PreprocessError> {
-        Ok(Self { expected: Some(size), ..Self::new(recipe)? })
+    /// As [`Self::new`], for an image tower that takes tensors of `size` only.
+    pub(crate) fn for_size(config: &PreprocessConfig, size: Size) -> Result<Self, PreprocessError> {
+        Ok(Self { expected: Some(size), ..Self::new(config)? })
     }
 
-    /// Size of the tensor's planes for a picture of the given size.
+    /// Size of the tensor's planes for an image of the given size.
     pub fn output_size(&self, picture: Size) -> Size {
-        self.recipe.pad.or(self.recipe.crop).unwrap_or_else(|| self.recipe.resized(picture))
+        self.config.pad.or(self.config.crop).unwrap_or_else(|| self.config.resized(picture))
     }
 
     /// Fills `out` with three planes (red, green, blue), rows top to bottom, and returns their size.
     ///
     /// # Errors
-    /// The picture has another number of bytes than its size says; it is too elongated for the recipe, or larger than what
-    /// it is padded to; the tensor would have another size than the tower's ([`Self::for_size`]); all that is needed takes
-    /// more memory than [`MAX_BYTES`], which is known before any is allocated.
+    /// The image has another number of bytes than its size says; it is too elongated, or larger than the size it is
+    /// padded to; the tensor would have another size than the tower takes
+    /// ([`Manifest::preprocessor`](crate::bundle::Manifest::preprocessor)); or more memory than [`MAX_BYTES`] would be
+    /// needed. Limits are checked before memory is allocated.
     pub fn run(&mut self, picture: &Picture, out: &mut Vec<f32>) -> Result<Size, PreprocessError> {
         let Picture { width, height, ref rgb, transparent } = *picture;
         let bytes = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
@@ -154,14 +157,14 @@ impl Preprocessor {
             return Err(PreprocessError::Picture { width, height, found: rgb.len() });
         }
         let from = Size { height, width };
-        let resized = self.recipe.resized(from);
-        let cropped = self.recipe.crop.unwrap_or(resized);
-        let size = self.recipe.pad.unwrap_or(cropped);
+        let resized = self.config.resized(from);
+        let cropped = self.config.crop.unwrap_or(resized);
+        let size = self.config.pad.unwrap_or(cropped);
         self.check_sizes(from, resized, cropped, size)?;
-        let rows = Span::new(self.recipe.backend, resized.height, cropped.height);
-        let columns = Span::new(self.recipe.backend, resized.width, cropped.width);
+        let rows = Span::new(self.config.backend, resized.height, cropped.height);
+        let columns = Span::new(self.config.backend, resized.width, cropped.width);
         let window = Window { size: resized, rows: rows.source.clone(), columns: columns.source.clone() };
-        let transparent = transparent.filter(|_| self.recipe.transparent_on_white);
+        let transparent = transparent.filter(|_| self.config.transparent_on_white);
         self.check_bytes(from, &window, size, transparent.is_some())?;
         let whitened = transparent.map(|color| whitened(rgb, color));
         self.resampler.run(from, whitened.as_ref().unwrap_or(rgb), &window, &mut self.resized);
@@ -169,7 +172,7 @@ impl Preprocessor {
         Ok(size)
     }
 
-    /// Refuses a picture that becomes none, or one of a size that is not wanted.
+    /// Refuses an image that vanishes, or gets a size that is not valid.
     fn check_sizes(&self, from: Size, resized: Size, cropped: Size, size: Size) -> Result<(), PreprocessError> {
         let Size { height, width } = from;
         let Size { height: resized_height, width: resized_width } = resized;
@@ -198,7 +201,7 @@ impl Preprocessor {
         }
     }
 
-    /// Refuses a picture that takes too much memory on its way to a tensor of `size`.
+    /// Refuses an image that needs too much memory on its way to a tensor of `size`.
     fn check_bytes(&self, from: Size, window: &Window, size: Size, is_copied: bool) -> Result<(), PreprocessError> {
         const RGB_BYTES: u64 = 3;
         const TENSOR_BYTES: u64 = 3 * size_of::<f32>() as u64;
@@ -217,8 +220,8 @@ impl Preprocessor {
         Err(PreprocessError::Memory { width: from.width, height: from.height, needed_bytes })
     }
 
-    /// Interleaved bytes to planes of numbers of the given size, with black around where the crop is larger than the
-    /// picture, and zeros behind the crop.
+    /// Converts interleaved bytes to planes of the given size: black around an image that is smaller than the crop, and
+    /// zeros after the crop.
     fn spread(&self, cropped: Size, size: Size, rows: &Span, columns: &Span, out: &mut Vec<f32>) {
         let plane = size.height * size.width;
         fit(out, plane * 3);
@@ -241,7 +244,7 @@ impl Preprocessor {
     }
 }
 
-/// A copy of `rgb` whose pixels of the given color are white.
+/// A copy of `rgb` with white in place of a colour.
 fn whitened(rgb: &[u8], color: [u8; 3]) -> Vec<u8> {
     let mut out = rgb.to_vec();
     let (pixels, _) = out.as_chunks_mut();
@@ -249,22 +252,22 @@ fn whitened(rgb: &[u8], color: [u8; 3]) -> Vec<u8> {
     out
 }
 
-/// Per channel the tensor's value for each pixel value.
+/// The tensor's value for each pixel value, per channel.
 ///
-/// On Pillow, rescaling is done in double precision, then normalising in single precision. On torchvision, all is done in
-/// single precision, and pictures are not rescaled where they are normalised, too: mean and deviation are.
-fn tables(recipe: &Recipe) -> [[f32; 256]; 3] {
-    let pillow = recipe.backend == Backend::Pillow;
-    let rescaled = |value: usize| match recipe.rescale_factor {
+/// On Pillow, rescaling has double precision and normalising single precision. On torchvision, both have single
+/// precision; if images are normalised, mean and deviation are rescaled and not the pixels.
+fn tables(config: &PreprocessConfig) -> [[f32; 256]; 3] {
+    let pillow = config.backend == Backend::Pillow;
+    let rescaled = |value: usize| match config.rescale_factor {
         Some(factor) if pillow => (value as f64 * factor) as f32,
-        Some(factor) if recipe.normalize.is_none() => value as f32 * factor as f32,
+        Some(factor) if config.normalize.is_none() => value as f32 * factor as f32,
         _ => value as f32,
     };
-    let unit = recipe.rescale_factor.filter(|_| !pillow).map_or(1.0, |factor| (1.0 / factor) as f32);
+    let unit = config.rescale_factor.filter(|_| !pillow).map_or(1.0, |factor| (1.0 / factor) as f32);
     std::array::from_fn(|channel| {
         std::array::from_fn(|value| {
             let value = rescaled(value);
-            recipe
+            config
                 .normalize
                 .map_or(value, |Normalize { mean, std }| (value - mean[channel] * unit) / (std[channel] * unit))
         })
@@ -274,16 +277,16 @@ fn tables(recipe: &Recipe) -> [[f32; 256]; 3] {
 /// A centre crop along one axis.
 #[derive(Debug, PartialEq, Eq)]
 struct Span {
-    /// What is taken of the resized picture.
+    /// The range of the resized image that is kept.
     source: Range<usize>,
-    /// Black before it.
+    /// Black pixels before it.
     before: usize,
 }
 
 impl Span {
-    /// As `transformers.image_transforms.center_crop` does it on Pillow: an odd pixel is cut from the end, or padded at the
-    /// start. On torchvision it is padded at the end; the `Fast` processors cut at the start what half an odd margin is,
-    /// rounded to even.
+    /// As `transformers.image_transforms.center_crop` on Pillow, which cuts an odd pixel at the end and pads it at the
+    /// start. torchvision pads it at the end, and `Fast` processors cut half of an odd margin, rounded to even, at the
+    /// start.
     fn new(backend: Backend, have: usize, want: usize) -> Self {
         let (cut, black) = (have.saturating_sub(want), want.saturating_sub(have));
         let start = match backend {
@@ -300,7 +303,7 @@ mod tests {
     use super::super::{Resize, Target};
     use super::*;
 
-    const AS_IS: Recipe = Recipe::NONE;
+    const AS_IS: PreprocessConfig = PreprocessConfig::NONE;
 
     #[test]
     fn crops_are_centred() {
@@ -329,41 +332,47 @@ mod tests {
     }
 
     #[test]
-    fn planes_follow_the_recipe() {
+    fn planes_follow_the_configuration() {
         let picture =
             Picture { width: 2, height: 1, rgb: vec![0, 51, 102, 255, 204, 153], transparent: Some([0, 51, 102]) };
-        let check = |recipe: Recipe, expected: &[f32]| {
+        let check = |config: PreprocessConfig, expected: &[f32]| {
             let mut out = vec![9.0; 99];
-            let mut preprocessor = Preprocessor::new(&recipe).expect("a valid recipe");
-            preprocessor.run(&picture, &mut out).expect("a valid picture");
-            assert_eq!(out, expected, "{recipe:?}");
+            let mut preprocessor = Preprocessor::new(&config).expect("a valid configuration");
+            preprocessor.run(&picture, &mut out).expect("a valid image");
+            assert_eq!(out, expected, "{config:?}");
         };
         check(AS_IS, &[0.0, 255.0, 51.0, 204.0, 102.0, 153.0]);
         let rescale_factor = Some(1.0 / 255.0);
-        check(Recipe { rescale_factor, ..AS_IS }, &[0.0, 1.0, 0.2, 0.8, 0.4, 0.6]);
+        check(PreprocessConfig { rescale_factor, ..AS_IS }, &[0.0, 1.0, 0.2, 0.8, 0.4, 0.6]);
         let normalize = Some(Normalize { mean: [0.5; 3], std: [0.5, 1.0, 2.0] });
         check(
-            Recipe { rescale_factor, crop: Some(Size { height: 1, width: 1 }), normalize, ..AS_IS },
+            PreprocessConfig { rescale_factor, crop: Some(Size { height: 1, width: 1 }), normalize, ..AS_IS },
             &[-1.0, 0.2 - 0.5, (0.4 - 0.5) / 2.0],
         );
         check(
-            Recipe { crop: Some(Size { height: 1, width: 3 }), ..AS_IS },
+            PreprocessConfig { crop: Some(Size { height: 1, width: 3 }), ..AS_IS },
             &[0.0, 0.0, 255.0, 0.0, 51.0, 204.0, 0.0, 102.0, 153.0],
         );
         let (pad, normalize) = (Some(Size { height: 2, width: 3 }), Some(Normalize { mean: [1.0; 3], std: [2.0; 3] }));
         check(
-            Recipe { crop: Some(Size { height: 1, width: 1 }), normalize, pad, backend: Backend::Torchvision, ..AS_IS },
+            PreprocessConfig {
+                crop: Some(Size { height: 1, width: 1 }),
+                normalize,
+                pad,
+                backend: Backend::Torchvision,
+                ..AS_IS
+            },
             &[-0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 25.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50.5, 0.0, 0.0, 0.0, 0.0, 0.0],
         );
-        check(Recipe { transparent_on_white: true, ..AS_IS }, &[255.0, 255.0, 255.0, 204.0, 255.0, 153.0]);
+        check(PreprocessConfig { transparent_on_white: true, ..AS_IS }, &[255.0, 255.0, 255.0, 204.0, 255.0, 153.0]);
     }
 
     #[test]
-    fn a_picture_that_is_not_its_size_is_refused() {
+    fn invalid_images_are_refused() {
         let edge = Some(Resize { to: Target::ShortestEdge(4096), filter: Filter::Box });
         let edges = Some(Resize { to: Target::Edges { shortest: 24, longest: 48 }, filter: Filter::Box });
-        let check = |recipe: &Recipe, width, height, bytes: usize, expected: &str| {
-            let mut preprocessor = Preprocessor::new(recipe).expect("a valid recipe");
+        let check = |config: &PreprocessConfig, width, height, bytes: usize, expected: &str| {
+            let mut preprocessor = Preprocessor::new(config).expect("a valid configuration");
             let picture = Picture { width, height, rgb: vec![0; bytes], transparent: None };
             let message = preprocessor.run(&picture, &mut Vec::new()).expect_err("refused").to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
@@ -371,21 +380,33 @@ mod tests {
         check(&AS_IS, 0, 0, 0, "1 pixel or more");
         check(&AS_IS, 2, 2, 11, "found 11 bytes");
         check(&AS_IS, usize::MAX, 2, 12, "found 12 bytes");
-        check(&Recipe { resize: edge, ..AS_IS }, 1, 50_000, 150_000, "less elongated");
-        check(&Recipe { resize: edges, ..AS_IS }, 300, 1, 900, "1 pixel or more a side");
+        check(&PreprocessConfig { resize: edge, ..AS_IS }, 1, 50_000, 150_000, "less elongated");
+        check(&PreprocessConfig { resize: edges, ..AS_IS }, 300, 1, 900, "1 pixel or more a side");
         let exact = Some(Resize { to: Target::Exact(Size { height: 4096, width: 4096 }), filter: Filter::Bicubic });
         let backend = Backend::Torchvision;
-        // The picture is small, what lies between the two passes is not.
-        check(&Recipe { resize: exact, backend, ..AS_IS }, 1, 60_000, 180_000, "a smaller or less elongated one");
+        // The image is small, but the buffer between the two passes is not.
+        check(
+            &PreprocessConfig { resize: exact, backend, ..AS_IS },
+            1,
+            60_000,
+            180_000,
+            "a smaller or less elongated one",
+        );
         check(&AS_IS, 5000, 3000, 45_000_000, "a smaller or less elongated one");
         let pad = Some(Size { height: 9, width: 2 });
-        check(&Recipe { pad, ..AS_IS }, 3, 9, 81, "9 rows and 3 columns before padding, expected at most 9 and 2");
+        check(
+            &PreprocessConfig { pad, ..AS_IS },
+            3,
+            9,
+            81,
+            "9 rows and 3 columns before padding, expected at most 9 and 2",
+        );
     }
     #[test]
     fn a_tensor_that_the_tower_does_not_take_is_refused() {
         let check = |to: Target, crop: Option<Size>, (width, height): (usize, usize), expected: Option<&str>| {
-            let recipe = Recipe { resize: Some(Resize { to, filter: Filter::Bilinear }), crop, ..AS_IS };
-            let mut preprocessor = Preprocessor::for_size(&recipe, Size { height: 8, width: 8 }).expect("valid");
+            let config = PreprocessConfig { resize: Some(Resize { to, filter: Filter::Bilinear }), crop, ..AS_IS };
+            let mut preprocessor = Preprocessor::for_size(&config, Size { height: 8, width: 8 }).expect("valid");
             let picture = Picture { width, height, rgb: vec![0; width * height * 3], transparent: None };
             let found = preprocessor.run(&picture, &mut Vec::new()).err().map(|error| error.to_string());
             let is_right = match (&found, expected) {
@@ -403,13 +424,13 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_a_camera_fit_whatever_becomes_of_them() {
+    fn camera_images_fit_every_configuration() {
         let check = |to: Target, backend: Backend, (width, height): (usize, usize), fits: bool| {
             let resize = Some(Resize { to, filter: Filter::Bicubic });
             let crop = Some(Size { height: 224, width: 224 });
-            let preprocessor = Preprocessor::new(&Recipe { resize, crop, backend, ..AS_IS }).expect("valid");
+            let preprocessor = Preprocessor::new(&PreprocessConfig { resize, crop, backend, ..AS_IS }).expect("valid");
             let from = Size { height, width };
-            let size = preprocessor.recipe.resized(from);
+            let size = preprocessor.config.resized(from);
             let window = Window { size, rows: 0..224, columns: 0..224 };
             let found = preprocessor.check_bytes(from, &window, Size { height: 224, width: 224 }, false);
             assert_eq!(found.is_ok(), fits, "{to:?} of {width} x {height}: {found:?}");

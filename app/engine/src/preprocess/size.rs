@@ -1,9 +1,9 @@
-//! What a recipe makes of a picture's size.
+//! The size of an image after each step.
 
-use super::{Recipe, Resize, Size, Target};
+use super::{PreprocessConfig, Resize, Size, Target};
 
-impl Recipe {
-    /// Size of the result where the recipe alone decides it.
+impl PreprocessConfig {
+    /// Size of the tensor, if it does not depend on the image.
     pub fn output_size(&self) -> Option<Size> {
         match (self.pad.or(self.crop), &self.resize) {
             (Some(size), _) | (None, &Some(Resize { to: Target::Exact(size), .. })) => Some(size),
@@ -11,12 +11,12 @@ impl Recipe {
         }
     }
 
-    /// The same recipe for results of another size, or nothing where the size depends on the picture.
+    /// The same configuration for tensors of another size; `None` if the size depends on the image.
     ///
-    /// Where there is a crop, the size before it grows or shrinks with it, rounded down, so that as much of the picture
-    /// is cut away as before: 256, cropped to 224, becomes 438, cropped to 384. An exact size is scaled along each
-    /// axis. Edges are scaled by the ratio of the crops' longer sides, so that a crop that is not square gets no
-    /// black bars where a square one had none. Where there is padding, all steps before it are scaled alike.
+    /// If there is a crop, the size before it is scaled with it, rounded down, so that the same share of the image is
+    /// cut off: 256 cropped to 224 becomes 438 cropped to 384. An exact size is scaled along each axis. Edges are
+    /// scaled by the ratio of the crops' longer sides, so that a crop that is not square gets no black bars if a square
+    /// one had none. If there is padding, all steps before it are scaled alike.
     pub fn with_output_size(&self, size: Size) -> Option<Self> {
         let from = self.output_size()?;
         let scaled = |pixels: usize, to: usize, from: usize| (pixels.saturating_mul(to) / from.max(1)).max(1);
@@ -41,8 +41,8 @@ impl Recipe {
         Some(Self { resize, crop, pad: self.pad.map(|_| size), ..self.clone() })
     }
 
-    /// Size that a picture has after the resize step and before the crop; may overflow the memory, never the number.
-    /// A side is 0 where a longest edge leaves nothing of an elongated picture's shorter side.
+    /// Size of an image after the resize step and before the crop. It may exceed any memory, but does not overflow. A
+    /// side is 0 if resizing to a longest edge leaves nothing of the shorter side.
     pub(super) fn resized(&self, from: Size) -> Size {
         match self.resize.as_ref().map(|resize| resize.to) {
             None => from,
@@ -56,7 +56,7 @@ impl Recipe {
     }
 }
 
-/// A size as high or as wide as the picture is.
+/// A size with the orientation of the image.
 fn upright(picture: Size, short: usize, long: usize) -> Size {
     if picture.width <= picture.height {
         Size { height: long, width: short }
@@ -65,8 +65,8 @@ fn upright(picture: Size, short: usize, long: usize) -> Size {
     }
 }
 
-/// `transformers.image_transforms.get_size_with_aspect_ratio`, whose rounding shows in its results: a shorter side that
-/// was cut is rounded to the nearest, ties to even, and the longer side follows from what it was before that.
+/// `transformers.image_transforms.get_size_with_aspect_ratio`, whose rounding is visible: a reduced shorter side is
+/// rounded to the nearest, ties to even, and the longer side is computed from the value before rounding.
 fn within(from: Size, shortest: usize, longest: usize) -> Size {
     let (short, long) = (from.height.min(from.width), from.height.max(from.width));
     let (short_f, long_f) = (short as f64, long as f64);
@@ -87,10 +87,10 @@ mod tests {
     use super::super::Filter;
     use super::*;
 
-    fn recipe(resize: Option<Target>, crop: Option<(usize, usize)>) -> Recipe {
+    fn config(resize: Option<Target>, crop: Option<(usize, usize)>) -> PreprocessConfig {
         let resize = resize.map(|to| Resize { to, filter: Filter::Bicubic });
         let crop = crop.map(|(height, width)| Size { height, width });
-        Recipe { resize, crop, ..Recipe::NONE }
+        PreprocessConfig { resize, crop, ..PreprocessConfig::NONE }
     }
 
     fn exact(height: usize, width: usize) -> Target {
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn sizes_after_resizing() {
         let check = |to: Target, (height, width), expected: (usize, usize)| {
-            let found = recipe(Some(to), None).resized(Size { height, width });
+            let found = config(Some(to), None).resized(Size { height, width });
             assert_eq!((found.height, found.width), expected, "{to:?} of {height} x {width}");
         };
         check(exact(48, 48), (480, 640), (48, 48));
@@ -123,9 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn the_output_size_is_known_where_the_recipe_decides_it() {
+    fn the_output_size_is_known_where_the_configuration_decides_it() {
         let check = |resize: Option<Target>, crop: Option<(usize, usize)>, expected: Option<(usize, usize)>| {
-            let found = recipe(resize, crop).output_size().map(|size| (size.height, size.width));
+            let found = config(resize, crop).output_size().map(|size| (size.height, size.width));
             assert_eq!(found, expected, "{resize:?} {crop:?}");
         };
         check(Some(exact(48, 40)), None, Some((48, 40)));
@@ -138,12 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn another_output_size_keeps_the_share_of_the_picture() {
+    fn another_output_size_keeps_the_share_of_the_image() {
         type Steps = (Option<Target>, Option<(usize, usize)>);
         let check = |(resize, crop): Steps, (height, width), expected: Option<Steps>| {
-            let found = recipe(resize, crop).with_output_size(Size { height, width });
-            assert_eq!(found, expected.map(|(resize, crop)| recipe(resize, crop)), "{resize:?} {crop:?}");
-            let size = found.and_then(|recipe| recipe.output_size());
+            let found = config(resize, crop).with_output_size(Size { height, width });
+            assert_eq!(found, expected.map(|(resize, crop)| config(resize, crop)), "{resize:?} {crop:?}");
+            let size = found.and_then(|config| config.output_size());
             assert!(size.is_none_or(|size| size == Size { height, width }), "{resize:?} {crop:?}: {size:?}");
         };
         let edge = Target::ShortestEdge;

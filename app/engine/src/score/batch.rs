@@ -1,16 +1,16 @@
-//! Batches of pictures against batches of texts.
+//! Batches of images against batches of texts.
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::{Scoring, ScoringKind};
 
-/// Why logits have no loss.
+/// Why a loss cannot be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("loss: expected as many texts as pictures, 1 or more, each the other's partner; found {texts} and {images}")]
+#[error("loss: expected as many texts as images, 1 or more; found {texts} and {images}")]
 pub struct LossError {
     /// Rows of `logits_per_text`.
     pub texts: usize,
-    /// Its columns.
+    /// Columns of `logits_per_text`.
     pub images: usize,
 }
 
@@ -18,7 +18,7 @@ impl Scoring {
     /// `logits_per_image` [images, texts] of normalised embeddings [images, P] and [texts, P].
     ///
     /// # Panics
-    /// If the two have different P.
+    /// If P differs.
     pub fn logits_per_image(&self, images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>) -> Array2<f32> {
         let (factor, bias) = self.factor_and_bias();
         let mut logits = images.dot(&texts.t());
@@ -29,13 +29,13 @@ impl Scoring {
     /// `logits_per_text` [texts, images], the transpose of [`Self::logits_per_image`].
     ///
     /// # Panics
-    /// If the two have different P.
+    /// If P differs.
     pub fn logits_per_text(&self, texts: ArrayView2<'_, f32>, images: ArrayView2<'_, f32>) -> Array2<f32> {
         self.logits_per_image(texts, images)
     }
 
-    /// Probabilities of the texts given each picture, [images, texts] of finite logits of that shape; each row sums to 1
-    /// where the scoring is softmax.
+    /// Probabilities of the texts given each image: [images, texts], from finite logits of that shape. With softmax
+    /// scoring, each row sums to 1.
     pub fn probabilities(&self, logits_per_image: ArrayView2<'_, f32>) -> Array2<f32> {
         let mut probabilities = logits_per_image.as_standard_layout().into_owned();
         for mut row in probabilities.rows_mut() {
@@ -46,11 +46,11 @@ impl Scoring {
         probabilities
     }
 
-    /// The loss that the reference gives for `return_loss`, of finite `logits_per_text` [n, n] whose diagonal holds the
-    /// pairs.
+    /// The loss of transformers for `return_loss=True`, from finite `logits_per_text` [n, n] whose diagonal has the
+    /// matching pairs. For comparison with the reference.
     ///
-    /// Softmax: the mean of the cross-entropies of rows and columns against the diagonal (`clip_loss`). Sigmoid: for each
-    /// row the sum of `-log(sigmoid(±logit))`, plus on the diagonal and minus elsewhere, and the mean of these
+    /// Softmax: the mean of the cross-entropies of rows and columns against the diagonal (`clip_loss`). Sigmoid: the
+    /// mean over the rows of the sum of `-log(sigmoid(±logit))`, with plus on the diagonal and minus elsewhere
     /// (`SiglipModel`).
     ///
     /// # Errors
@@ -82,7 +82,7 @@ fn cross_entropy(logits: ArrayView1<'_, f32>, target: usize) -> f64 {
     largest - f64::from(logits[target]) + sum.ln()
 }
 
-/// `log(1 / (1 + exp(-x)))`, by the form whose exponential cannot overflow.
+/// `log(1 / (1 + exp(-x)))`, in a form whose exponential cannot overflow.
 fn log_sigmoid(x: f64) -> f64 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()
 }

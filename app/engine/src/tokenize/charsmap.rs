@@ -1,12 +1,12 @@
-//! The table by which SentencePiece replaces characters: at every place the longest piece of text that it knows. The
-//! tokenizers library looks at whole graphemes, and takes the shortest.
+//! SentencePiece's character map: at each position, the longest known substring is replaced. (The tokenizers library looks
+//! up whole graphemes and takes the shortest match.)
 //!
-//! Format (`precompiled_charsmap` of `sentencepiece_model.proto`): the length of a double array in bytes, the array's units
-//! of 32 bits, then texts that end in a zero byte; all numbers little-endian. A unit has an offset to the next unit in its
-//! upper 22 bits, shifted by 8 where bit 9 is set, whether a text ends here in bit 8, and its byte in the lowest 8; a unit
-//! with the text's place has it in its lower 31 bits.
+//! Format (`precompiled_charsmap` of `sentencepiece_model.proto`): the length of a double-array trie in bytes, its 32-bit
+//! units, then zero-terminated replacement texts; all numbers little-endian. The upper 22 bits of a unit are the offset to
+//! the next unit, shifted by 8 if bit 9 is set; bit 8 tells whether a key ends here; the lowest 8 bits are its byte. A leaf
+//! unit has the offset of the replacement text in its lower 31 bits.
 
-/// The table; with none in it every character stays.
+/// The map; an empty one changes no character.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Charsmap {
     units: Vec<u32>,
@@ -14,7 +14,7 @@ pub(super) struct Charsmap {
 }
 
 impl Charsmap {
-    /// Reads the table; nothing where it is damaged.
+    /// Parses the map; `None` if it is damaged.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let (length, rest) = bytes.split_first_chunk()?;
         let (array, texts) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
@@ -23,8 +23,8 @@ impl Charsmap {
         Some(Self { units, texts: String::from_utf8(texts.to_vec()).ok()? })
     }
 
-    /// What the start of `text`, which is not empty, is replaced by, and the rest of the text; nothing where the table
-    /// contradicts itself.
+    /// The replacement of the start of `text`, which is not empty, and the rest of the text; `None` if the map is
+    /// inconsistent.
     pub(super) fn step<'a>(&'a self, text: &'a str) -> Option<(&'a str, &'a str)> {
         let Some((length, place)) = self.longest(text.as_bytes())? else {
             return Some(text.split_at(text.chars().next()?.len_utf8()));
@@ -33,9 +33,9 @@ impl Charsmap {
         Some((self.texts.get(place..)?.split('\0').next()?, rest))
     }
 
-    /// The length of the longest start of `key` that the table knows, and the place of its text; the outer nothing where
-    /// the table points outside of itself.
-    #[expect(clippy::option_option, reason = "a damaged table is another thing than a text that it does not know")]
+    /// The length of the longest prefix of `key` in the map, and the offset of its replacement. The outer `None` means that
+    /// the map points outside of itself, the inner one that no prefix is known.
+    #[expect(clippy::option_option, reason = "a damaged map is not the same as an unknown text")]
     fn longest(&self, key: &[u8]) -> Option<Option<(usize, usize)>> {
         let Some(root) = self.units.first() else { return Some(None) };
         let mut place = offset(*root);

@@ -1,6 +1,6 @@
-//! The steps of transformers' `SiglipTokenizer` (4.56.2 and 5.24.0), which runs SentencePiece by itself: special tokens are
-//! cut out, each stretch of text between them is cleaned and goes through SentencePiece behind the unknown token's text,
-//! whose pieces are dropped.
+//! The steps of `SiglipTokenizer` (transformers 4.56.2 and 5.24.0), which calls SentencePiece directly: special tokens are
+//! split off, each span of text between them is cleaned, prefixed with the unknown token's text and split by SentencePiece,
+//! and the pieces of the prefix are dropped.
 
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::unigram::Unigram;
@@ -10,37 +10,37 @@ use super::charsmap::Charsmap;
 use super::{TokenizeError, guarded};
 use crate::bundle::{Lowercase, SiglipSteps};
 
-/// What stands for a space in pieces.
+/// Replaces a space in pieces.
 const SPACE: &str = "\u{2581}";
 
-/// The tokenizer's parts, ready to be used.
+/// A loaded SigLIP tokenizer.
 #[derive(Debug)]
 pub(crate) struct Siglip {
     steps: SiglipSteps,
     specials: Vec<(AddedToken, u32)>,
     charsmap: Charsmap,
-    /// Without the pieces that stand for no text.
+    /// The vocabulary; reserved pieces in it cannot match.
     pieces: Unigram,
-    /// How many pieces the unknown token's text has.
+    /// Number of pieces of the unknown token's text.
     prefix: usize,
 }
 
-/// A part of a prompt: a special token, or text between such.
+/// A special token by its index, or text between special tokens.
 enum Part<'a> {
     Special(usize),
     Text(&'a str),
 }
 
 impl Siglip {
-    /// `json` is the content of `tokenizer.json`, which `library` was made of.
+    /// Takes the content of `tokenizer.json` and the tokenizer that the tokenizers library loaded from it.
     pub(crate) fn new(json: &[u8], library: &tokenizers::Tokenizer, steps: SiglipSteps) -> Result<Self, TokenizeError> {
         let error = |message: &str| TokenizeError::File { message: message.to_owned() };
         let ModelWrapper::Unigram(model) = library.get_model() else {
-            return Err(error("SigLIP's steps go with a Unigram model"));
+            return Err(error("SigLIP's steps need a Unigram model"));
         };
         let reserved = |id: usize| steps.reserved.iter().any(|r| *r as usize == id);
         let vocabulary = model.iter().enumerate().map(|(id, (piece, score))| {
-            // Text has no such characters, which Unicode has set aside.
+            // U+FDD0 is a noncharacter, which does not occur in text.
             if reserved(id) { (format!("\u{fdd0}{id}\u{fdd0}"), *score) } else { (piece.clone(), *score) }
         });
         let unknown = Some(steps.unk_id as usize);
@@ -48,15 +48,15 @@ impl Siglip {
             guarded(|| Unigram::from(vocabulary.collect(), unknown, false)).map_err(|e| error(&e.to_string()))?;
         let mut specials: Vec<_> =
             library.get_added_tokens_decoder().into_iter().map(|(id, token)| (token, id)).collect();
-        // Where two start at one place the longer is taken.
+        // Longer tokens take precedence.
         specials.sort_by_key(|(token, _)| std::cmp::Reverse(token.content.len()));
-        let charsmap = charsmap(json).ok_or_else(|| error("its table of characters is damaged"))?;
+        let charsmap = charsmap(json).ok_or_else(|| error("its character map is damaged"))?;
         let mut made = Self { steps, specials, charsmap, pieces, prefix: 0 };
         made.prefix = made.pieces(&made.steps.unk_token)?.len();
         Ok(made)
     }
 
-    /// Ids of `prompt`, at most `max_length` of them, with the token at the end.
+    /// Ids of `prompt` with the end token, at most `max_length`.
     pub(crate) fn ids(&self, prompt: &str, max_length: usize) -> Result<Vec<u32>, TokenizeError> {
         let text = self.lowercase(&format!("{SPACE}{}", prompt.replace(SPACE, " ")));
         let parts = self.parts(&text);
@@ -75,7 +75,7 @@ impl Siglip {
             }
         }
         ids.truncate(max_length - 1);
-        // A prompt that ends in the token gets no second one.
+        // A prompt that ends with the end token gets no second one.
         if ids.last() != Some(&self.steps.eos_id) {
             ids.push(self.steps.eos_id);
         }
@@ -89,7 +89,7 @@ impl Siglip {
         Ok(ids)
     }
 
-    /// Transformers 4 lowers each letter by itself before special tokens are looked for, but not within them.
+    /// Lowercases as transformers 4 does: letter by letter, before special tokens are split off, but not within them.
     fn lowercase(&self, text: &str) -> String {
         if self.steps.lowercase != Lowercase::Letters {
             return text.to_owned();
@@ -113,7 +113,7 @@ impl Siglip {
         self.specials.iter().position(|(token, _)| text.starts_with(&token.content))
     }
 
-    /// Special tokens and the text between them, without the white space that the tokens take along.
+    /// Splits off special tokens, and strips the white space that they absorb.
     fn parts<'a>(&self, text: &'a str) -> Vec<Part<'a>> {
         let (mut parts, mut start) = (Vec::new(), 0);
         let mut found = text.char_indices().filter_map(|(at, _)| Some((at, self.special_at(&text[at..])?)));
@@ -134,29 +134,28 @@ impl Siglip {
         parts
     }
 
-    /// Pieces of a stretch of text without punctuation and repeated white space.
+    /// Pieces of a span of text without punctuation and repeated white space.
     fn cleaned(&self, text: &str) -> Result<Vec<(u32, String)>, TokenizeError> {
         let lowered = (self.steps.lowercase == Lowercase::Text).then(|| text.to_lowercase());
         let kept: String = lowered.as_deref().unwrap_or(text).chars().filter(|c| !c.is_ascii_punctuation()).collect();
         let words: Vec<_> = kept.split(is_space).filter(|word| !word.is_empty()).collect();
         let mut pieces = self.pieces(&format!("{}{}", self.steps.unk_token, words.join(" ")))?;
-        // Where the text's start joins with the prefix the reference drops as many, and where that leaves too few, none.
+        // If the text merges with the prefix, transformers drops as many pieces all the same, and none if there are fewer.
         if pieces.len() >= self.prefix {
             pieces.drain(..self.prefix);
         }
         Ok(pieces)
     }
 
-    /// SentencePiece's own steps: characters are replaced, spaces become marks, pieces are looked for.
+    /// SentencePiece's own steps: map characters, replace spaces, split into pieces.
     fn pieces(&self, text: &str) -> Result<Vec<(u32, String)>, TokenizeError> {
         let damaged = |message: String| TokenizeError::Prompt { prompt: text.to_owned(), message };
-        let normal =
-            self.normalize(text).ok_or_else(|| damaged("the table of characters contradicts itself".into()))?;
+        let normal = self.normalize(text).ok_or_else(|| damaged("the character map is inconsistent".into()))?;
         let tokens = guarded(|| self.pieces.tokenize(&normal)).map_err(|e| damaged(e.to_string()))?;
         Ok(tokens.into_iter().map(|token| (token.id, token.value)).collect())
     }
 
-    /// Nothing where the table of characters contradicts itself.
+    /// Maps characters and replaces spaces; `None` if the character map is inconsistent.
     fn normalize(&self, text: &str) -> Option<String> {
         let tight = self.steps.remove_extra_whitespaces;
         let mut rest = text;
@@ -185,13 +184,12 @@ impl Siglip {
     }
 }
 
-/// White space in Python, which has the separators of ASCII too.
+/// White space as Python defines it, which includes the separators of ASCII.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// The table of characters in the normaliser of `tokenizer.json`, an empty one where there is none; nothing where it is
-/// damaged.
+/// The character map of the normalizer in `tokenizer.json`, or an empty one if there is none; `None` if it is damaged.
 fn charsmap(json: &[u8]) -> Option<Charsmap> {
     let file: serde_json::Value = serde_json::from_slice(json).ok()?;
     let normalizer = &file["normalizer"];

@@ -1,31 +1,31 @@
 //! Why a tower could not be loaded or run.
 
-use crate::bundle::BundleError;
+use crate::bundle::{BundleError, TowerKind};
 use crate::tokenize::TokenizeError;
 
 /// Why a tower could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum TowerError {
-    /// The bundle refused the file.
+    /// A file of the bundle cannot be read.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The tokenizer is unusable, or refused a prompt.
+    /// The tokenizer cannot be used, or refused a prompt.
     #[error(transparent)]
     Tokenize(#[from] TokenizeError),
     /// The graph cannot be read or prepared.
     #[error("{tower} tower: the ONNX graph cannot be prepared: {message}")]
     Load {
-        /// `image` or `text`.
-        tower: &'static str,
-        /// What was found, outermost first.
+        /// The tower.
+        tower: TowerKind,
+        /// What is wrong, outermost cause first.
         message: String,
     },
-    /// The graph's inputs or output are not those of the manifest.
+    /// The graph's inputs, outputs or tables differ from the manifest.
     #[error("{tower} tower: {what}: expected {expected} as the manifest says, found {found} in the ONNX graph")]
     Mismatch {
-        /// `image` or `text`.
-        tower: &'static str,
-        /// What was compared.
+        /// The tower.
+        tower: TowerKind,
+        /// The property that differs.
         what: String,
         /// The manifest's value.
         expected: String,
@@ -35,67 +35,65 @@ pub enum TowerError {
     /// The input has the wrong number of values.
     #[error("{tower} tower: expected {expected} input values, found {found}")]
     Input {
-        /// `image` or `text`.
-        tower: &'static str,
-        /// Values wanted.
+        /// The tower.
+        tower: TowerKind,
+        /// Values expected.
         expected: usize,
-        /// Values given.
+        /// Values passed.
         found: usize,
     },
     /// tract failed while running the graph.
     #[error("{tower} tower: the run failed: {message}")]
     Run {
-        /// `image` or `text`.
-        tower: &'static str,
-        /// tract's messages, outermost first.
+        /// The tower.
+        tower: TowerKind,
+        /// tract's messages, outermost cause first.
         message: String,
     },
-    /// A token id or type is not in the table that it chooses from.
-    #[error("{tower} tower: {what} {found} is not in the table, which ends at {last}")]
+    /// A token id, token type or position id has no row in its embedding table.
+    #[error("text tower: {what} {found} is not in the table, which ends at {last}")]
     Token {
-        /// `text`.
-        tower: &'static str,
         /// Token id, token type or position id.
         what: &'static str,
-        /// The value given.
+        /// The value passed.
         found: i64,
-        /// The largest that is there.
+        /// The largest valid value.
         last: usize,
     },
-    /// There is no such set of kernels, or this CPU cannot run it.
+    /// There are no kernels of this name, or this CPU cannot run them.
     #[error("kernels {wanted:?} cannot be used here: this CPU runs {available}")]
     Kernels {
-        /// What was asked for.
+        /// The requested kernels.
         wanted: String,
-        /// What there is.
+        /// The kernels that this CPU runs.
         available: String,
     },
     /// The threads could not be started.
     #[error("cannot start {count} threads")]
     Threads {
-        /// How many were asked for.
+        /// The requested number.
         count: usize,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The embedding is not finite, or all zeros: the weights or the input hold NaN or infinity.
     #[error("{tower} tower: the embedding is not finite or is zero; check the bundle with `model-prep verify`")]
     NotFinite {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
     },
-    /// Layers of two towers cannot be exchanged.
+    /// A tower cannot take layers from another one.
     #[error("{tower} tower: layers cannot be exchanged: {why}")]
     Exchange {
-        /// `image` or `text`.
-        tower: &'static str,
-        /// What stands against it.
+        /// The tower.
+        tower: TowerKind,
+        /// The reason.
         why: String,
     },
-    /// The graph gives the embedding after its division by the L2 norm only.
+    /// The graph has no output before the division by the L2 norm.
     #[error("{tower} tower: this bundle has no features before normalisation; export the checkpoint again")]
     NoFeatures {
-        /// `image` or `text`.
-        tower: &'static str,
+        /// The tower.
+        tower: TowerKind,
     },
 }

@@ -1,48 +1,51 @@
-//! What a loaded tower consists of, and where its time goes.
+//! The steps of a loaded tower, and their times.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tract_onnx::pb;
 
-use crate::linear_i8::{Input, Op, Program, Runner, Unrecognized, Weights};
+use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Weights, lock};
 
-/// What a layer mostly does.
+/// The arithmetic of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Multiplications of bytes, each counted as two operations with its addition.
+    /// Operations on 8-bit integers; a multiplication with its addition counts as two.
     Int8(u64),
-    /// Multiplications of floats, counted likewise.
+    /// Operations on floats, counted in the same way.
     Float(u64),
-    /// Moves and elementwise functions.
+    /// Copies and elementwise functions, which are not counted.
     Other,
 }
 
 /// One step of a tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// Name of the ONNX node that it ends in.
+    /// Name of the output of the ONNX node that it is made of; for merged layers, of the first one's.
     pub name: String,
-    /// What it is, in a word or two.
+    /// Names of the layers whose weights it has, by the convention of [`crate::onnx`]: none, one, or several that read
+    /// the same value and are computed as one. Empty for the nodes of a tower that does not run fused.
+    pub layers: Vec<String>,
+    /// Kind of step, such as `linear + activation`, or the ONNX operator of a tower that does not run fused.
     pub kind: String,
     /// Its arithmetic.
     pub work: Work,
-    /// Nanoseconds in the measured run; 0 where nothing was measured.
+    /// Nanoseconds in the measured run; 0 if nothing was measured.
     pub time_ns: u64,
 }
 
-/// A tower's steps.
+/// The steps of a tower, with times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// Name of the kernels that ran.
+    /// Name of the kernels, or `tract`.
     pub kernels: String,
-    /// Why the tower is left to tract, with the node that was not understood; `None` where it is fused.
+    /// Why the tower runs in tract, with the node that is not supported; `None` if it runs fused.
     pub unfused: Option<String>,
     /// Fused steps in the order they run, or the graph's nodes.
     pub layers: Vec<Layer>,
 }
 
-/// The steps of a tower, before any time is taken.
+/// The steps of a tower, without times.
 #[derive(Debug, Clone)]
 pub(super) struct Layers {
     kernels: String,
@@ -55,6 +58,7 @@ impl Layers {
         let program = runner.program();
         let layers = program.steps.iter().map(|step| Layer {
             name: step.name.clone(),
+            layers: step.layers.clone(),
             kind: step.op.kind().to_owned(),
             work: work(program, &step.op),
             time_ns: 0,
@@ -62,21 +66,26 @@ impl Layers {
         Self { kernels: runner.kernels().name.to_owned(), unfused: None, layers: layers.collect() }
     }
 
-    pub(super) fn tract(graph: &pb::GraphProto, why: &Unrecognized) -> Self {
+    pub(super) fn tract(graph: &pb::GraphProto, why: &UnsupportedGraph) -> Self {
         let layers = graph.node.iter().map(|node| Layer {
             name: node.output.first().cloned().unwrap_or_default(),
+            layers: Vec::new(),
             kind: node.op_type.clone(),
             work: Work::Other,
             time_ns: 0,
         });
-        let Unrecognized { node, op, why } = why;
+        let UnsupportedGraph { node, op, why } = why;
         let unfused = if node.is_empty() { format!("{op}: {why}") } else { format!("{op} {node}: {why}") };
         Self { kernels: "tract".into(), unfused: Some(unfused), layers: layers.collect() }
     }
 
-    /// Why the tower is not fused, where it is not.
+    /// Why the tower does not run fused; `None` where it does.
     pub(super) fn unfused(&self) -> Option<&str> {
         self.unfused.as_deref()
+    }
+
+    pub(super) fn steps(&self) -> &[Layer] {
+        &self.layers
     }
 
     pub(super) fn unmeasured(&self) -> Profile {
@@ -84,7 +93,7 @@ impl Layers {
         Profile { kernels, unfused, layers: self.layers.clone() }
     }
 
-    /// Runs once on the calling thread; `clock` counts nanoseconds.
+    /// Runs once on the calling thread and measures each step; `clock` returns nanoseconds.
     pub(super) fn measure(
         &self,
         runner: &Runner,
@@ -99,7 +108,7 @@ impl Layers {
             out,
             Some(&|next| {
                 let now = clock();
-                let mut current = current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut current = lock(&current);
                 if let (Some(step), since) = *current {
                     let time: &AtomicU64 = &times[step];
                     time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
@@ -115,17 +124,17 @@ impl Layers {
     }
 }
 
-/// Multiplications and additions of a step, for the most tokens.
+/// Operations of a step with the largest number of tokens.
 fn work(program: &Program, op: &Op) -> Work {
     let rows = |value: usize| match program.values[value].rows {
-        crate::linear_i8::Rows::Tokens => program.tokens,
-        crate::linear_i8::Rows::One => 1,
+        crate::fused::Rows::Tokens => program.tokens,
+        crate::fused::Rows::One => 1,
     };
     let product = |weights: &Weights, rows: usize| {
         let (size, int8) = match weights {
             Weights::I8(packed) => (packed.inputs() * packed.outputs(), true),
             Weights::F32(packed) => (packed.inputs() * packed.outputs(), false),
-            Weights::Parts(_) => (0, false),
+            Weights::Unloaded(_) => (0, false),
         };
         let count = 2 * (size * rows) as u64;
         if int8 { Work::Int8(count) } else { Work::Float(count) }

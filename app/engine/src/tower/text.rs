@@ -4,14 +4,14 @@ use std::io::{Cursor, Read, Seek};
 
 use ndarray::Array2;
 
-use super::{Engine, Output, Profile, Source, Threads, TowerError, checked, load, profile};
-use crate::bundle::{Bundle, Manifest, Padding, Positions};
-use crate::linear_i8::{Input, Inputs};
+use super::{Engine, OnnxSource, Output, Profile, Threads, TowerError, checked, load, profile};
+use crate::bundle::{Bundle, Manifest, Padding, Positions, TowerKind};
+use crate::fused::{Input, Inputs};
 use crate::tokenize::{Encoding, Tokenizer};
 
 /// The text tower with its tokenizer: prompt in, normalised embedding out.
 ///
-/// A clone shares the weights and has memory of its own to work in, so that clones can run at the same time.
+/// Clones share the weights and have their own scratch memory, so that they can run at the same time.
 #[derive(Debug, Clone)]
 pub struct TextTower {
     engine: Engine,
@@ -23,14 +23,21 @@ pub struct TextTower {
 }
 
 impl TextTower {
-    /// Reads and prepares the text tower and the tokenizer of a bundle.
+    /// Loads the text tower and the tokenizer of a bundle and checks the SHA-256 of both.
+    ///
+    /// # Errors
+    /// A file cannot be read or has another SHA-256, the graph cannot be prepared or differs from the manifest, or the
+    /// tokenizer cannot be used.
     pub fn open(bundle: &Bundle, threads: &Threads) -> Result<Self, TowerError> {
         let (manifest, file) = (bundle.manifest(), &bundle.manifest().text.file);
         let tokenizer = bundle.read(&manifest.tokenizer.file)?;
         checked(bundle, file, || Self::from_source(Box::new(bundle.open_file(file)?), &tokenizer, manifest, threads))
     }
 
-    /// Prepares a text tower from the bytes of its ONNX file and of its `tokenizer.json`.
+    /// Loads a text tower from the bytes of its ONNX file and of its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// The graph cannot be prepared or differs from the manifest, or the tokenizer cannot be used.
     pub fn load(
         onnx: &[u8],
         tokenizer_json: &[u8],
@@ -40,7 +47,10 @@ impl TextTower {
         Self::from_source(Box::new(Cursor::new(onnx)), tokenizer_json, manifest, threads)
     }
 
-    /// Prepares a text tower from an ONNX file that is read piece by piece, and the bytes of its `tokenizer.json`.
+    /// Loads a text tower from an ONNX file that is read in chunks, and the bytes of its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; or the file cannot be read.
     pub fn from_reader(
         onnx: impl Read + Seek,
         tokenizer_json: &[u8],
@@ -51,7 +61,7 @@ impl TextTower {
     }
 
     fn from_source(
-        source: Box<dyn Source + '_>,
+        source: Box<dyn OnnxSource + '_>,
         tokenizer_json: &[u8],
         manifest: &Manifest,
         threads: &Threads,
@@ -63,9 +73,9 @@ impl TextTower {
             Positions::AfterPadding => spec.pad_id as usize + 1,
         };
         let inputs = Inputs::Tokens { names: &names, tokens_max: spec.max_length, first_position };
-        // What was trained on one length may look at the last token, which a tail would move.
+        // A tower that was trained on one length may pool the last token, which appended tokens would move.
         let tail = spec.padding == Padding::Longest && names.iter().any(|name| name == "attention_mask");
-        let (mut engine, layers) = load("text", source, &manifest.text, inputs, projection_dim, threads)?;
+        let (mut engine, layers) = load(TowerKind::Text, source, &manifest.text, inputs, projection_dim, threads)?;
         if let (Engine::Tract(towers), false) = (&mut engine, tail) {
             towers.prepare_exact_lengths();
         }
@@ -74,16 +84,24 @@ impl TextTower {
         Ok(Self { engine, layers, output, tokenizer, max_length: spec.max_length, projection_dim })
     }
 
-    /// As [`super::ImageTower::exchanged`].
-    pub fn exchanged(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
-        let (engine, layers) = self.engine.exchanged(&other.engine, "text", chosen)?;
+    /// As [`super::ImageTower::with_layers_from`].
+    ///
+    /// # Errors
+    /// As [`super::ImageTower::with_layers_from`].
+    pub fn with_layers_from(&self, other: &Self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, TowerError> {
+        let (engine, layers) = self.engine.with_layers_from(&other.engine, TowerKind::Text, chosen)?;
         let Self { output, max_length, projection_dim, .. } = *self;
         Ok(Self { engine, layers, output, tokenizer: self.tokenizer.clone(), max_length, projection_dim })
     }
 
-    /// Why the tower is left to tract; nothing where it runs fused.
+    /// Why the tower runs in tract and not fused; `None` where it runs fused.
     pub fn unfused(&self) -> Option<&str> {
         self.layers.unfused()
+    }
+
+    /// As [`super::ImageTower::layers`].
+    pub fn layers(&self) -> &[super::Layer] {
+        self.layers.steps()
     }
 
     /// The tokenizer.
@@ -91,31 +109,48 @@ impl TextTower {
         &self.tokenizer
     }
 
-    /// The embedding of one prompt, L2 norm 1.
+    /// Embeds one prompt: `projection_dim` values of L2 norm 1.
+    ///
+    /// # Errors
+    /// The prompt cannot be tokenized, or the embedding is not finite.
     pub fn embed(&mut self, prompt: &str) -> Result<Vec<f32>, TowerError> {
         let encoding = self.tokenizer.encode(prompt)?;
         self.embed_encoding(&encoding)
     }
 
-    /// The embedding of one tokenized prompt, L2 norm 1.
+    /// Embeds one tokenized prompt: `projection_dim` values of L2 norm 1.
+    ///
+    /// # Errors
+    /// The lists of the encoding are empty, too long or of different lengths, an id is not in its table, or the embedding
+    /// is not finite.
     pub fn embed_encoding(&mut self, encoding: &Encoding) -> Result<Vec<f32>, TowerError> {
         let mut embedding = vec![0.0; self.projection_dim];
         self.embed_encoding_into(encoding, &mut embedding)?;
         Ok(embedding)
     }
 
-    /// As [`Self::embed_encoding`], into `embedding`, which has `projection_dim` values. A fused tower allocates nothing
-    /// here.
+    /// As [`Self::embed_encoding`], into `embedding`, which has `projection_dim` values. A tower that runs fused allocates
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`]; or `embedding` has another length.
     pub fn embed_encoding_into(&mut self, encoding: &Encoding, embedding: &mut [f32]) -> Result<(), TowerError> {
         self.run(encoding, embedding, Output::Embedding)
     }
 
-    /// Embeddings [n, projection_dim] of `n` tokenized prompts, the reference's `text_embeds`.
+    /// Embeddings [n, projection_dim] of `n` tokenized prompts: `text_embeds` of `VisionTextDualEncoderModel`. For callers
+    /// that work with batches as transformers does.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`].
     pub fn embed_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
         self.batch(encodings, Output::Embedding)
     }
 
-    /// The same before the division by the L2 norm: the reference's `get_text_features`.
+    /// As [`Self::embed_batch`], before the division by the L2 norm: `get_text_features` of transformers.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`]; or the bundle has no features.
     pub fn features_batch(&mut self, encodings: &[Encoding]) -> Result<Array2<f32>, TowerError> {
         self.batch(encodings, Output::Features)
     }
@@ -131,7 +166,7 @@ impl TextTower {
     }
 
     fn run(&mut self, encoding: &Encoding, out: &mut [f32], wanted: Output) -> Result<(), TowerError> {
-        let tower = "text";
+        let tower = TowerKind::Text;
         if out.len() != self.projection_dim {
             return Err(TowerError::Input { tower, expected: self.projection_dim, found: out.len() });
         }
@@ -147,7 +182,7 @@ impl TextTower {
     }
 
     fn check(&self, encoding: &Encoding) -> Result<(), TowerError> {
-        let (tower, found) = ("text", encoding.ids.len());
+        let (tower, found) = (TowerKind::Text, encoding.ids.len());
         if found == 0 || found > self.max_length {
             return Err(TowerError::Input { tower, expected: self.max_length, found });
         }
@@ -165,13 +200,17 @@ impl TextTower {
         ] {
             let outside = |value: &&i64| !usize::try_from(**value).is_ok_and(|value| value <= last);
             if let Some(found) = values.iter().find(outside) {
-                return Err(TowerError::Token { tower, what, found: *found, last });
+                return Err(TowerError::Token { what, found: *found, last });
             }
         }
         Ok(())
     }
 
-    /// What the tower consists of and, where it is fused, how long each part of one run takes; see [`Profile`].
+    /// The steps of the tower and, if it runs fused, their times in one run on the calling thread. `clock` returns
+    /// nanoseconds.
+    ///
+    /// # Errors
+    /// As [`Self::embed_encoding`].
     pub fn profile(&self, encoding: &Encoding, clock: &(dyn Fn() -> u64 + Sync)) -> Result<Profile, TowerError> {
         self.check(encoding)?;
         let mut embedding = vec![0.0; self.projection_dim];

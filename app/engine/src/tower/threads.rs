@@ -1,14 +1,14 @@
-//! What computes the towers.
+//! The threads and kernels that run towers.
 
 use std::sync::Arc;
 
 use super::TowerError;
-use crate::linear_i8::{Kernels, Pool};
+use crate::fused::{Kernels, Pool};
 
-/// Stands among the names of kernels for a tower that is left to tract.
+/// Selects tract instead of kernels.
 const TRACT: &str = "tract";
 
-/// What computes the towers: a number of threads, and the kernels for this CPU. Clones share the threads.
+/// A pool of threads for running towers, and the kernels for this CPU. Clones share the threads.
 #[derive(Debug, Clone)]
 pub struct Threads {
     pub(super) pool: Arc<Pool>,
@@ -24,7 +24,11 @@ impl Default for Threads {
 }
 
 impl Threads {
-    /// A pool of `count` threads, the caller among them, that lives as long as its clones; 0 and 1 mean the caller alone.
+    /// Starts a pool of `count` threads, the caller included, which lives as long as its clones. 0 and 1 mean the caller
+    /// alone.
+    ///
+    /// # Errors
+    /// The threads cannot be started.
     pub fn new(count: usize) -> Result<Self, TowerError> {
         let pool = Pool::new(count).map_err(|source| TowerError::Threads { count, source })?;
         Ok(Self { pool: Arc::new(pool), ..Self::default() })
@@ -35,8 +39,11 @@ impl Threads {
         Kernels::available().iter().map(|kernels| kernels.name).collect()
     }
 
-    /// Uses the kernels called `name` instead of the fastest ones, or leaves towers to tract where it is `tract`: to
-    /// compare, or to find out what is wrong.
+    /// Uses the kernels called `name` instead of the fastest ones, or tract for `tract`: for comparisons and for finding
+    /// faults.
+    ///
+    /// # Errors
+    /// There are no such kernels, or this CPU cannot run them.
     pub fn with_kernels(self, name: &str) -> Result<Self, TowerError> {
         if name == TRACT {
             return Ok(Self { fused: false, ..self });
@@ -51,13 +58,13 @@ impl Threads {
         }
     }
 
-    /// Threads of the pool.
+    /// Number of threads, the caller included.
     pub fn count(&self) -> usize {
         self.pool.threads()
     }
 
-    /// Runs int8 multiplications for a moment on the calling thread, in registers alone, and returns how many operations
-    /// that were (a multiplication and an addition are two): divided by the time, the most that this CPU can do.
+    /// Runs int8 multiplications on registers for some milliseconds on the calling thread, and returns the number of
+    /// operations (a multiplication and an addition are two). Divided by the time, this is the peak rate of the CPU.
     pub fn peak_int8(&self) -> u64 {
         self.kernels.peak_i8()
     }
@@ -67,7 +74,7 @@ impl Threads {
         self.kernels.peak_f32()
     }
 
-    /// Name of the kernels: `scalar`, `avx2`, `avx512vnni`, `neon`, `dotprod` or `i8mm`; `tract` where nothing is fused.
+    /// Name of the kernels: `scalar`, `avx2`, `avx512vnni`, `neon`, `dotprod` or `i8mm`; or `tract`.
     pub fn kernels(&self) -> &'static str {
         if self.fused { self.kernels.name } else { TRACT }
     }

@@ -1,7 +1,7 @@
-//! Towers that [`crate::linear_i8`] does not understand, run by tract as they are.
+//! Towers that [`crate::fused`] does not support, run by tract.
 //!
-//! A text tower is prepared for a few sequence lengths, each when the first prompt needs it, so that a short prompt does
-//! not pay for the longest.
+//! A text tower is prepared for a few sequence lengths, each when a prompt first needs it, so that a short prompt does not
+//! cost as much as the longest.
 
 use std::sync::Arc;
 
@@ -11,35 +11,35 @@ use tract_onnx::pb;
 use tract_onnx::prelude::{InferenceModel, InferenceModelExt as _};
 
 use super::{Inputs, Threads, TowerError, guarded};
-use crate::bundle;
+use crate::bundle::{self, TowerKind};
 use crate::tokenize::Encoding;
 
-/// Sequence lengths that the text tower is prepared for, besides the tokenizer's maximum: a short prompt in a
-/// template has 8 to 12 tokens, a caption up to 32, and each further length costs a prepared copy of the tower.
+/// Sequence lengths that the text tower is prepared for, besides the tokenizer's maximum. A short prompt in a template has 8
+/// to 12 tokens, a caption up to 32; each length needs a prepared copy of the tower.
 const SEQUENCE_LENGTHS: [usize; 3] = [16, 32, 64];
 
-/// Prepared lengths that are kept where each prompt's own length is needed; the rest make room.
+/// Prepared lengths that are kept if each prompt needs its exact length; the oldest is dropped first.
 const EXACT_LENGTHS_MAX: usize = 4;
 
-/// A tower's graph, and what tract made of it.
+/// A tower's graph, and the plans that tract prepared from it.
 #[derive(Debug, Clone)]
-pub(super) struct Towers {
+pub(super) struct TractTower {
     graph: Graph,
     projection_dim: usize,
     /// Names of the inputs, in the graph's order.
     inputs: Vec<String>,
-    /// The graph's output that is wanted, by number.
+    /// Index of the graph's output that is used.
     output: usize,
-    /// Prepared plans with their sequence lengths (0 for pictures), shortest first.
+    /// Prepared plans with their sequence lengths (0 for images), shortest first.
     plans: Vec<(usize, Option<Arc<TypedRunnableModel>>)>,
-    /// Whether prompts are run as long as they are.
+    /// True if prompts run with their exact length.
     exact: bool,
     executor: Executor,
 }
 
-impl Towers {
+impl TractTower {
     pub(super) fn load(
-        tower: &'static str,
+        tower: TowerKind,
         onnx: &pb::ModelProto,
         spec: &bundle::Tower,
         inputs: Inputs<'_>,
@@ -75,7 +75,7 @@ impl Towers {
         })
     }
 
-    /// Runs prompts as long as they are, for a tower that a masked tail would change.
+    /// Runs prompts with their exact length, for a tower whose result appended masked tokens would change.
     pub(super) fn prepare_exact_lengths(&mut self) {
         self.exact = true;
         self.plans.clear();
@@ -86,11 +86,11 @@ impl Towers {
         let input = Tensor::from_shape(&[1, 3, height, width], pixels).map_err(|e| run_error(tower, &e))?;
         match &self.plans[..] {
             [(_, Some(plan)), ..] => self.run(plan, tvec!(input.into_tvalue()), out),
-            _ => unreachable!("the plan for pictures is prepared on loading"),
+            _ => unreachable!("the plan for images is prepared on loading"),
         }
     }
 
-    /// The sequence length that a prompt of `tokens` is run with; the longest where it is too long.
+    /// The sequence length that a prompt of `tokens` tokens runs with; at most the longest one.
     pub(super) fn length_for(&self, tokens: usize) -> usize {
         if self.exact {
             return tokens;
@@ -115,7 +115,7 @@ impl Towers {
             None => {
                 let facts = vec![TypedFact::dt_shape(DatumType::I64, [1, length]); self.inputs.len()];
                 let prepared = guarded(|| self.graph.prepare(&facts, self.projection_dim));
-                slot.1.insert(prepared.unwrap_or_else(|| Err(gave_up(tower)))?).clone()
+                slot.1.insert(prepared.unwrap_or_else(|| Err(inconsistent(tower)))?).clone()
             }
         };
         let mut inputs = tvec!();
@@ -134,19 +134,19 @@ impl Towers {
 
     fn run(&self, plan: &Arc<TypedRunnableModel>, inputs: TVec<TValue>, out: &mut [f32]) -> Result<(), TowerError> {
         let error = |e: TractError| run_error(self.graph.tower, &e);
-        // The scope does not end where a panic leaves it.
+        // Panics are caught inside the scope, which would not end otherwise.
         let outputs = multithread_tract_scope(self.executor.clone(), || guarded(|| plan.run(inputs)));
-        let outputs = outputs.ok_or_else(|| gave_up(self.graph.tower))?.map_err(error)?;
+        let outputs = outputs.ok_or_else(|| inconsistent(self.graph.tower))?.map_err(error)?;
         let embedding = outputs[self.output].to_plain_array_view::<f32>().map_err(error)?;
         out.iter_mut().zip(&embedding).for_each(|(out, value)| *out = *value);
         Ok(())
     }
 }
 
-/// A parsed ONNX graph whose inputs still have open axes.
+/// A parsed ONNX graph whose inputs still have variable axes.
 #[derive(Debug, Clone)]
 struct Graph {
-    tower: &'static str,
+    tower: TowerKind,
     model: InferenceModel,
     output: usize,
 }
@@ -176,14 +176,14 @@ impl Graph {
     }
 }
 
-fn gave_up(tower: &'static str) -> TowerError {
-    TowerError::Run { tower, message: "its graph makes no sense of this input; export the checkpoint again".into() }
+fn inconsistent(tower: TowerKind) -> TowerError {
+    TowerError::Run { tower, message: "its graph is inconsistent for this input; export the checkpoint again".into() }
 }
 
-fn load_error(tower: &'static str, error: &TractError) -> TowerError {
+fn load_error(tower: TowerKind, error: &TractError) -> TowerError {
     TowerError::Load { tower, message: format!("{error:#}") }
 }
 
-fn run_error(tower: &'static str, error: &TractError) -> TowerError {
+fn run_error(tower: TowerKind, error: &TractError) -> TowerError {
     TowerError::Run { tower, message: format!("{error:#}") }
 }

@@ -1,22 +1,23 @@
-//! The bytes of a JPEG: markers, and the bits of the entropy-coded data between them.
+//! Reads the bytes of a JPEG: markers, segments, and the bits of entropy-coded data.
+
+use super::marker::{FILL, STUFFED};
 
 /// Reads markers, segments and bits.
 ///
-/// Bits end where a marker stands: from there on zeros are read, and [`Reader::is_exhausted`] tells when one of them was
-/// used.
+/// The bits end at a marker. Zeros follow, and [`Reader::is_exhausted`] tells whether one of those was used.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// The next bits, first one highest.
+    /// The next bits, the first one highest.
     buffer: u64,
-    /// Bits of `buffer` that are valid.
+    /// Number of valid bits in `buffer`.
     bits: u32,
-    /// How many of `bits`, at their end, are zeros that no byte gave.
+    /// How many of these bits, at the end, are zeros after the end of the data.
     padding: u32,
-    /// A marker that was met and not yet taken.
+    /// A marker that was found but not consumed.
     marker: Option<u8>,
-    /// Whether the bytes ended where a marker was needed.
+    /// True if the bytes ended where a marker was expected.
     is_truncated: bool,
 }
 
@@ -25,29 +26,30 @@ impl<'a> Reader<'a> {
         Reader { bytes, at: 0, buffer: 0, bits: 0, padding: 0, marker: None, is_truncated: false }
     }
 
-    /// The next marker; bytes before it are passed over. `None`: the bytes end.
+    /// The next marker; bytes before it are skipped. `None` at the end of the bytes.
     pub(super) fn next_marker(&mut self) -> Option<u8> {
         if let Some(marker) = self.marker.take() {
             return Some(marker);
         }
         loop {
-            self.at += self.bytes.get(self.at..)?.iter().position(|&byte| byte == 0xff)?;
-            self.at += self.bytes[self.at..].iter().position(|&byte| byte != 0xff)?;
+            self.at += self.bytes.get(self.at..)?.iter().position(|&byte| byte == FILL)?;
+            self.at += self.bytes[self.at..].iter().position(|&byte| byte != FILL)?;
             let code = self.bytes[self.at];
             self.at += 1;
-            if code != 0 {
+            if code != STUFFED {
                 return Some(code);
             }
         }
     }
 
-    /// Looks at the next marker and leaves it.
+    /// The next marker, without consuming it.
     pub(super) fn peek_marker(&mut self) -> Option<u8> {
         self.marker = self.next_marker();
         self.marker
     }
 
-    /// What a marker's segment holds. `None`: the bytes end before it does. A length below 2 gives an empty segment.
+    /// The content of a marker's segment. `None` if the bytes end before it does. A length below 2 gives an empty
+    /// segment.
     pub(super) fn segment(&mut self) -> Option<&'a [u8]> {
         let length = self.bytes.get(self.at..self.at + 2)?;
         let length = usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
@@ -56,22 +58,22 @@ impl<'a> Reader<'a> {
         Some(segment)
     }
 
-    /// Forgets bits that were not taken, as before each interval of entropy-coded data.
+    /// Discards unread bits, as before each restart interval.
     pub(super) fn align(&mut self) {
         (self.buffer, self.bits, self.padding) = (0, 0, 0);
     }
 
-    /// Whether more bits were taken than there are before the next marker.
+    /// True if more bits were read than there are before the next marker.
     pub(super) fn is_exhausted(&self) -> bool {
         self.padding > self.bits
     }
 
-    /// Whether the bytes ended within entropy-coded data.
+    /// True if the bytes ended within entropy-coded data.
     pub(super) fn is_truncated(&self) -> bool {
         self.is_truncated
     }
 
-    /// Makes at least 32 bits ready.
+    /// Makes at least 32 bits available.
     #[inline(always)]
     pub(super) fn refill(&mut self) {
         if self.bits < 32 {
@@ -85,7 +87,8 @@ impl<'a> Reader<'a> {
             let word = u64::from_be_bytes(*word);
             let without_high_bits = (!word).wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080;
             if without_high_bits == 0 && self.marker.is_none() {
-                // No byte is 0xff. Bits beyond whole bytes are put in too and come again, the same, next time.
+                // No byte is 0xff. Bits beyond the last whole byte are inserted too; the next refill inserts the same
+                // bits again.
                 self.buffer |= word >> self.bits;
                 let taken = (63 - self.bits) / 8;
                 self.at += taken as usize;
@@ -96,7 +99,7 @@ impl<'a> Reader<'a> {
         self.refill_bytes();
     }
 
-    /// Byte for byte: stuffed zeros are left out, a marker ends the data.
+    /// Refills byte by byte: skips stuffed zeros and stops at a marker.
     #[cold]
     #[inline(never)]
     fn refill_bytes(&mut self) {
@@ -115,13 +118,13 @@ impl<'a> Reader<'a> {
     fn data_byte(&mut self) -> Option<u8> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         match rest {
-            [0xff, ..] => {
-                let Some(fill) = rest.iter().position(|&byte| byte != 0xff) else {
+            [FILL, ..] => {
+                let Some(fill) = rest.iter().position(|&byte| byte != FILL) else {
                     self.is_truncated = true;
                     return None;
                 };
                 self.at += fill + 1;
-                if rest[fill] == 0 {
+                if rest[fill] == STUFFED {
                     return Some(0xff);
                 }
                 self.marker = Some(rest[fill]);
@@ -138,20 +141,20 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next `count` bits, 1 to 16, which stay.
+    /// The next `count` bits, 1 to 16, without consuming them.
     #[inline(always)]
     pub(super) fn peek(&self, count: u32) -> u32 {
         (self.buffer >> (64 - count)) as u32
     }
 
-    /// Passes over `count` bits that a refill made ready.
+    /// Skips `count` available bits.
     #[inline(always)]
     pub(super) fn skip(&mut self, count: u32) {
         self.buffer <<= count;
         self.bits -= count;
     }
 
-    /// Takes `count` bits, 0 to 16, that a refill made ready.
+    /// Consumes `count` available bits, 0 to 16.
     #[inline(always)]
     pub(super) fn take(&mut self, count: u32) -> i32 {
         let value = (self.buffer >> 1 >> (63 - count)) as i32;
@@ -159,7 +162,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// Takes one bit, refilling where needed.
+    /// Consumes one bit; refills if necessary.
     #[inline(always)]
     pub(super) fn bit(&mut self) -> bool {
         self.refill();

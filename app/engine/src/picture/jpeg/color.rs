@@ -1,8 +1,8 @@
-//! Colour spaces: components of JPEG to RGB, as libjpeg-turbo converts them and Pillow then CMYK.
+//! Colour conversion of JPEG components to RGB, as libjpeg-turbo does it, and for CMYK Pillow.
 
 use crate::picture::rgb::from_cmyk;
 
-/// What the components of a picture are.
+/// The colour space of the components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ColorSpace {
     Grey,
@@ -12,11 +12,12 @@ pub(super) enum ColorSpace {
     Ycck,
 }
 
-/// Pixels that are converted at once.
+/// Pixels that are converted at a time.
 const LANES: usize = 16;
 
 impl ColorSpace {
-    /// One row: full-size components to RGB. Each component is at least as long as the row has pixels.
+    /// Converts one row of full-size components to RGB. Each component must have at least as many samples as the row
+    /// has pixels.
     #[inline(always)]
     pub(super) fn convert(self, components: [&[u8]; 4], rgb: &mut [u8]) {
         let width = rgb.len() / 3;
@@ -35,7 +36,7 @@ impl ColorSpace {
             ColorSpace::YCbCr => ycbcr(&a[..width], &b[..width], &c[..width], rgb),
             ColorSpace::Cmyk => {
                 for (at, pixel) in rgb.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-                    // Adobe's programs store inks inverted, which Pillow takes for granted.
+                    // Adobe's programs store inverted inks, and Pillow assumes that.
                     *pixel = from_cmyk([a[at], b[at], c[at], d[at]].map(|ink| 255 - ink));
                 }
             }
@@ -49,10 +50,10 @@ impl ColorSpace {
     }
 }
 
-/// One pixel of YCbCr.
+/// Converts one pixel of YCbCr.
 #[inline(always)]
 fn rgb_of(y: u8, cb: u8, cr: u8) -> [u8; 3] {
-    // libjpeg's 1.402, 0.34414, 0.71414 and 1.772 times 2^16, less whole multiples of 2^16, so that they fit 16 bits.
+    // libjpeg's 1.402, 0.34414, 0.71414 and 1.772 times 2^16, minus multiples of 2^16, so that they fit 16 bits.
     const RED: i32 = 91_881 - (1 << 16);
     const GREEN_CB: i32 = -22_554;
     const GREEN_CR: i32 = (1 << 16) - 46_802;
@@ -65,7 +66,7 @@ fn rgb_of(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     [red, green, blue].map(|value| value.clamp(0, 255) as u8)
 }
 
-/// A row of YCbCr.
+/// Converts a row of YCbCr.
 fn ycbcr(y: &[u8], cb: &[u8], cr: &[u8], rgb: &mut [u8]) {
     let (y, y_rest) = y.as_chunks::<LANES>();
     let (cb, cb_rest) = cb.as_chunks::<LANES>();
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_are_those_of_the_formula() {
+    fn pixels_match_the_formula() {
         for (y, cb, cr) in (0..256).flat_map(|y| (0..256).map(move |c| (y, c, (c * 7 + y * 3) % 256))) {
             let (blue_difference, red_difference) = (f64::from(cb - 128), f64::from(cr - 128));
             let expected = [

@@ -1,7 +1,7 @@
-//! Entropy-coded data to coefficients: ITU-T T.81, F.2 for sequential and G.2 for progressive pictures.
+//! Entropy decoding of coefficients: ITU-T T.81, F.2 for sequential and G.2 for progressive images.
 //!
-//! Damaged data is read as libjpeg reads it: codes without a symbol mean 0, zeros follow the end of the data, and MCUs after
-//! it are left as they are.
+//! Damaged data is read as libjpeg reads it: unassigned codes mean 0, zeros follow the end of the data, and MCUs after
+//! the end are not changed.
 
 use super::bits::Reader;
 use super::frame::MAX_COMPONENTS;
@@ -9,22 +9,22 @@ use super::frame::{Scan, ZIGZAG};
 use super::huffman::{Table, extend};
 use super::idct::Block;
 
-/// What goes from block to block within a restart interval.
+/// State that is carried from block to block within a restart interval.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct State {
-    /// The last DC value of each member of the scan.
+    /// Last DC value of each member of the scan.
     dc: [i32; MAX_COMPONENTS],
-    /// Blocks that are still without new coefficients.
+    /// Number of blocks that follow without new coefficients.
     end_of_band: u32,
 }
 
-/// The place of the coefficient with this number, which may be beyond the last.
+/// Index in a block of the coefficient with this zigzag number, which may be beyond the last one.
 #[inline(always)]
 fn place(number: usize) -> usize {
     usize::from(ZIGZAG[number & 127] & 63)
 }
 
-/// Decodes one block of a sequential picture into `block`, zeros; whether it has more than its first coefficient.
+/// Decodes one block of a sequential image into `block`, which is zeroed. Returns whether it may have AC coefficients.
 #[inline(always)]
 pub(super) fn sequential(
     reader: &mut Reader<'_>,
@@ -58,7 +58,7 @@ pub(super) fn sequential(
     at > 1
 }
 
-/// The DC value that comes next for a member of the scan.
+/// The next DC value of a member of the scan.
 #[inline(always)]
 fn next_dc(reader: &mut Reader<'_>, table: &Table, state: &mut State, member: usize) -> i32 {
     let (size, value) = table.symbol(reader);
@@ -74,12 +74,12 @@ fn next_dc(reader: &mut Reader<'_>, table: &Table, state: &mut State, member: us
     state.dc[member]
 }
 
-/// First scan of a DC coefficient.
+/// Decodes the first scan of a DC coefficient.
 pub(super) fn dc_first(reader: &mut Reader<'_>, table: &Table, state: &mut State, member: usize, low: u32) -> i16 {
     (next_dc(reader, table, state, member) << low) as i16
 }
 
-/// First scan of a band of AC coefficients.
+/// Decodes the first scan of a band of AC coefficients.
 pub(super) fn ac_first(reader: &mut Reader<'_>, table: &Table, state: &mut State, scan: &Scan, block: &mut Block) {
     if state.end_of_band > 0 {
         state.end_of_band -= 1;
@@ -103,7 +103,7 @@ pub(super) fn ac_first(reader: &mut Reader<'_>, table: &Table, state: &mut State
     }
 }
 
-/// A further bit of a band of AC coefficients.
+/// Decodes a refinement scan of a band of AC coefficients.
 pub(super) fn ac_refine(reader: &mut Reader<'_>, table: &Table, state: &mut State, scan: &Scan, block: &mut Block) {
     let one = 1_i16 << scan.low;
     let mut at = scan.first;
@@ -117,7 +117,7 @@ pub(super) fn ac_refine(reader: &mut Reader<'_>, table: &Table, state: &mut Stat
             state.end_of_band = (1 << zeros) + reader.take(zeros) as u32;
             break;
         }
-        // Passes over so many zeros, and gives each coefficient on the way its bit.
+        // Skips this many zeros, and refines each nonzero coefficient on the way.
         while at <= scan.last {
             let coefficient = &mut block[place(at)];
             if *coefficient != 0 {
@@ -145,7 +145,7 @@ pub(super) fn ac_refine(reader: &mut Reader<'_>, table: &Table, state: &mut Stat
     }
 }
 
-/// Takes the next bit of a coefficient that is not zero.
+/// Refines a nonzero coefficient by the next bit.
 #[inline(always)]
 fn correct(reader: &mut Reader<'_>, coefficient: &mut i16, one: i16) {
     if reader.bit() && *coefficient & one == 0 {

@@ -1,6 +1,6 @@
 //! Why a JPEG cannot be decoded.
 
-/// What is wrong with a JPEG, or not supported in it.
+/// Why a JPEG cannot be decoded: damage, or an unsupported feature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct JpegError(#[from] pub(super) Problem);
@@ -23,17 +23,17 @@ pub(super) enum Problem {
     Segment { marker: u8 },
     #[error("marker {found:#04x} where none such may stand")]
     Marker { found: u8 },
-    #[error("no picture before the end-of-image marker")]
+    #[error("no image before the end-of-image marker")]
     NoPicture,
     #[error("a scan of component {id}, which the frame header has not, or the scan twice")]
     ScanComponent { id: u8 },
     #[error("more than 10 blocks in an MCU")]
     McuSize,
-    #[error("a scan of coefficients or bits that no progressive picture may have")]
+    #[error("a scan of coefficients or bits that no progressive image may have")]
     Progression,
     #[error("more than {} scans; save it again with fewer", super::MAX_SCANS)]
     Scans,
-    #[error("a second scan of a picture whose first had all components")]
+    #[error("a second scan of an image whose first had all components")]
     SecondScan,
     #[error("quantisation table {number} is missing")]
     NoQuantization { number: usize },

@@ -1,15 +1,18 @@
-//! What the headers of a JPEG say: its size, its components, and which of them a scan holds.
+//! Frame and scan headers: size, components, and which of them a scan has.
+
+use std::ops::Deref;
 
 use image::metadata::Orientation;
 
 use super::color::ColorSpace;
 use super::idct::Block;
+use super::marker::{DQT, SOF0, SOF1, SOF2, SOF3, SOF9, SOF10, SOF11, SOS};
 use super::upsample::Upsampling;
 use super::{JpegError, Problem};
 use crate::picture::DecodeError;
 use crate::picture::budget::{check_size, rgb_bytes, turn_bytes};
 
-/// How the coefficients of a picture are spread over scans.
+/// How the coefficients are distributed over scans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     /// Baseline or extended sequential.
@@ -17,50 +20,72 @@ pub(super) enum Coding {
     Progressive,
 }
 
-/// One component of a picture.
-#[derive(Debug, Clone, Copy)]
+/// One component of an image.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Component {
     id: u8,
-    /// Sampling factors: 1 to 4.
+    /// Sampling factors, 1 to 4.
     pub(super) columns: usize,
     pub(super) rows: usize,
-    /// Number of its quantisation table.
+    /// Number of the quantisation table.
     pub(super) table: usize,
-    /// Samples that show something.
+    /// Samples within the image.
     pub(super) width: usize,
     pub(super) height: usize,
-    /// Blocks that show something.
+    /// Blocks within the image.
     pub(super) width_blocks: usize,
     pub(super) height_blocks: usize,
-    /// Blocks in a row when filled up to whole MCUs.
+    /// Blocks per row, padded to whole MCUs.
     pub(super) stride_blocks: usize,
     pub(super) upsampling: Upsampling,
 }
 
-/// A picture's header.
+/// The components of an image, which are not allocated for every frame of a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Components {
+    all: [Component; MAX_COMPONENTS],
+    count: usize,
+}
+
+impl Components {
+    fn push(&mut self, component: Component) {
+        self.all[self.count] = component;
+        self.count += 1;
+    }
+}
+
+impl Deref for Components {
+    type Target = [Component];
+
+    fn deref(&self) -> &[Component] {
+        &self.all[..self.count]
+    }
+}
+
+/// A frame header.
 #[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) coding: Coding,
     pub(super) width: usize,
     pub(super) height: usize,
-    pub(super) components: Vec<Component>,
+    pub(super) components: Components,
     /// The largest sampling factors.
     pub(super) columns: usize,
     pub(super) rows: usize,
 }
 
-/// The most components that a picture may have.
+/// The most components of an image.
 pub(super) const MAX_COMPONENTS: usize = 4;
 
-/// The most blocks that an MCU may have: T.81, B.2.3.
+/// The most blocks of an MCU: T.81, B.2.3.
 const MAX_BLOCKS: usize = 10;
 
 impl Frame {
-    /// Reads a frame header, SOF0, SOF1 or SOF2; checks the size.
+    /// Reads the frame header SOF0, SOF1 or SOF2, and checks the size.
     pub(super) fn read(marker: u8, segment: &[u8]) -> Result<Self, DecodeError> {
         let coding = match marker {
-            0xc0 | 0xc1 => Coding::Sequential,
-            0xc2 => Coding::Progressive,
+            SOF0 | SOF1 => Coding::Sequential,
+            SOF2 => Coding::Progressive,
             _ => return Err(JpegError(Problem::Coding { found: coding_name(marker) }).into()),
         };
         let Some((&[precision, h1, h0, w1, w0, count], specifications)) = segment.split_first_chunk() else {
@@ -84,12 +109,15 @@ impl Frame {
         Self::new(coding, width, height, specifications).map_err(DecodeError::from)
     }
 
+    /// Takes at most [`MAX_COMPONENTS`] component specifications: id, sampling factors and quantisation table of each.
     fn new(coding: Coding, width: usize, height: usize, specifications: &[[u8; 3]]) -> Result<Self, JpegError> {
-        let factors: Vec<_> = specifications.iter().map(|s| (usize::from(s[1] >> 4), usize::from(s[1] & 15))).collect();
-        let columns = factors.iter().map(|own| own.0).max().unwrap_or(1);
-        let rows = factors.iter().map(|own| own.1).max().unwrap_or(1);
-        let mut frame = Frame { coding, width, height, components: Vec::new(), columns, rows };
-        for (&[id, _, table], &own) in specifications.iter().zip(&factors) {
+        let factors =
+            |specification: &[u8; 3]| (usize::from(specification[1] >> 4), usize::from(specification[1] & 15));
+        let columns = specifications.iter().map(|specification| factors(specification).0).max().unwrap_or(1);
+        let rows = specifications.iter().map(|specification| factors(specification).1).max().unwrap_or(1);
+        let mut frame = Frame { coding, width, height, components: Components::default(), columns, rows };
+        for specification in specifications {
+            let (&[id, _, table], own) = (specification, factors(specification));
             let sampling = || JpegError(Problem::Sampling { component: id, found: own, largest: (columns, rows) });
             if !(1..=4).contains(&own.0) || !(1..=4).contains(&own.1) {
                 return Err(sampling());
@@ -111,22 +139,22 @@ impl Frame {
         Ok(frame)
     }
 
-    /// MCUs in a row of a scan with all components.
+    /// MCUs per row of a scan with all components.
     pub(super) fn mcus_per_row(&self) -> usize {
         self.width.div_ceil(self.columns * 8)
     }
 
-    /// Rows of such MCUs.
+    /// Rows of MCUs of a scan with all components.
     pub(super) fn mcu_rows(&self) -> usize {
         self.height.div_ceil(self.rows * 8)
     }
 
-    /// Bytes that are held at once while the picture is decoded and turned: its pixels, two rows of MCUs, and the
-    /// coefficients where they come in several scans.
+    /// Peak memory for decoding and rotating the image: its pixels, two rows of MCUs, and the coefficients if there are
+    /// several scans.
     pub(super) fn bytes(&self, has_coefficients: bool, turn: Orientation) -> u64 {
         const COEFFICIENT_BYTES: u64 = 2;
         let (mut samples, mut coefficients) = (0, 0);
-        for component in &self.components {
+        for component in self.components.iter() {
             let row = (component.stride_blocks * component.rows * 64) as u64;
             samples += 2 * row;
             coefficients += row * self.mcu_rows() as u64 * COEFFICIENT_BYTES;
@@ -135,14 +163,14 @@ impl Frame {
         rgb_bytes(self.width, self.height) + samples + kept + turn_bytes((self.width, self.height), turn)
     }
 
-    /// What the components are, by the rules of libjpeg: number, JFIF marker, Adobe's transform, names.
+    /// The colour space, by libjpeg's rules: number and ids of components, JFIF marker, Adobe's transform.
     pub(super) fn color_space(&self, has_jfif: bool, adobe_transform: Option<u8>) -> ColorSpace {
-        let ids: Vec<_> = self.components.iter().map(|component| component.id).collect();
-        match (ids.len(), adobe_transform) {
+        let is_named_rgb = || self.components.iter().map(|component| component.id).eq(*b"RGB");
+        match (self.components.len(), adobe_transform) {
             (1, _) => ColorSpace::Grey,
             (3, _) if has_jfif => ColorSpace::YCbCr,
             (3, Some(0)) => ColorSpace::Rgb,
-            (3, None) if ids == *b"RGB" => ColorSpace::Rgb,
+            (3, None) if is_named_rgb() => ColorSpace::Rgb,
             (3, _) => ColorSpace::YCbCr,
             (_, None | Some(0)) => ColorSpace::Cmyk,
             _ => ColorSpace::Ycck,
@@ -150,28 +178,28 @@ impl Frame {
     }
 }
 
-/// The coding that a frame header stands for, where it is not decoded.
+/// Name of the coding of an unsupported frame header.
 fn coding_name(marker: u8) -> &'static str {
     match marker {
-        0xc3 => "lossless",
-        0xc9 => "sequential with arithmetic coding",
-        0xca => "progressive with arithmetic coding",
-        0xcb => "lossless with arithmetic coding",
+        SOF3 => "lossless",
+        SOF9 => "sequential with arithmetic coding",
+        SOF10 => "progressive with arithmetic coding",
+        SOF11 => "lossless with arithmetic coding",
         _ => "hierarchical",
     }
 }
 
-/// A component's part in a scan.
+/// A component of a scan.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Member {
-    /// Its index in the frame.
+    /// Index of the component in the frame.
     pub(super) component: usize,
-    /// Numbers of its Huffman tables.
+    /// Numbers of the Huffman tables.
     pub(super) dc_table: usize,
     pub(super) ac_table: usize,
 }
 
-/// A scan's header.
+/// A scan header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scan {
     members: [Member; MAX_COMPONENTS],
@@ -179,16 +207,16 @@ pub(super) struct Scan {
     /// First and last coefficient, in zigzag order.
     pub(super) first: usize,
     pub(super) last: usize,
-    /// The bit that was the lowest before, 0 for none.
+    /// The lowest bit that earlier scans sent; 0 if there were none.
     pub(super) high: u32,
-    /// The lowest bit that is sent.
+    /// The lowest bit that this scan sends.
     pub(super) low: u32,
 }
 
 impl Scan {
-    /// Reads a scan header and checks it against its frame.
+    /// Reads a scan header and checks it against the frame.
     pub(super) fn read(segment: &[u8], frame: &Frame) -> Result<Self, JpegError> {
-        let malformed = || JpegError(Problem::Segment { marker: 0xda });
+        let malformed = || JpegError(Problem::Segment { marker: SOS });
         let (&count, rest) = segment.split_first().ok_or_else(malformed)?;
         let count = usize::from(count);
         if !(1..=MAX_COMPONENTS).contains(&count) || rest.len() != count * 2 + 3 {
@@ -224,22 +252,22 @@ impl Scan {
         if is_band && is_step && self.low <= 13 { Ok(()) } else { Err(JpegError(Problem::Progression)) }
     }
 
-    /// The components that take part, in their order.
+    /// The components of the scan, in their order.
     pub(super) fn members(&self) -> &[Member] {
         &self.members[..self.count]
     }
 
-    /// Whether one component stands alone, and a block is an MCU.
+    /// True if the scan has a single component, so that an MCU is one block.
     pub(super) fn is_single(&self) -> bool {
         self.count == 1
     }
 
-    /// MCUs in a row.
+    /// MCUs per row.
     pub(super) fn mcus_per_row(&self, frame: &Frame) -> usize {
         if self.is_single() { frame.components[self.members[0].component].width_blocks } else { frame.mcus_per_row() }
     }
 
-    /// Rows of this scan's MCUs that lie in one row of MCUs of all components.
+    /// Rows of this scan's MCUs within one row of MCUs of all components.
     pub(super) fn rows_within(&self, mcu_row: usize, frame: &Frame) -> usize {
         if !self.is_single() {
             return 1;
@@ -249,8 +277,8 @@ impl Scan {
     }
 }
 
-/// The place of each coefficient in a block, in the order in which they are coded; T.81, figure A.6. Runs of zeros that
-/// reach beyond the last one end there.
+/// Index in a block of each coefficient, in zigzag order; T.81, figure A.6. Indices beyond the last coefficient map to
+/// the last.
 pub(super) const ZIGZAG: [u8; 128] = {
     let mut order = [63; 128];
     let (mut row, mut column, mut at) = (0_usize, 0_usize, 0);
@@ -274,9 +302,9 @@ pub(super) const ZIGZAG: [u8; 128] = {
     order
 };
 
-/// Reads a DQT segment into its tables. Steps are held as 16 bits with a sign, as libjpeg-turbo multiplies them.
+/// Reads a DQT segment. Steps are stored as signed 16 bits, as libjpeg-turbo multiplies them.
 pub(super) fn read_quantization(mut segment: &[u8], tables: &mut [Option<Block>; 4]) -> Result<(), JpegError> {
-    let malformed = || JpegError(Problem::Segment { marker: 0xdb });
+    let malformed = || JpegError(Problem::Segment { marker: DQT });
     while let Some((&number, rest)) = segment.split_first() {
         let table = tables.get_mut(usize::from(number & 15)).ok_or_else(malformed)?;
         let mut steps = [0; 64];
@@ -301,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_zigzag_is_that_of_the_standard() {
+    fn the_zigzag_order_is_the_standard_one() {
         let start = [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48];
         assert_eq!(ZIGZAG[..22], start);
         assert_eq!(ZIGZAG[55..64], [46, 53, 60, 61, 54, 47, 55, 62, 63]);

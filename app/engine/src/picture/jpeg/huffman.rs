@@ -1,34 +1,35 @@
 //! Huffman tables of JPEG: ITU-T T.81, annexes C and F.2.2.3.
 
 use super::bits::Reader;
+use super::marker::DHT;
 use super::{JpegError, Problem};
 
-/// Codes up to this length are found by one look-up.
+/// Codes up to this length take one table look-up.
 const LOOKUP_BITS: u32 = 9;
 
-/// One table as a file defines it.
+/// A table as it is defined in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Definition {
-    /// How many codes there are of each length, 1 to 16.
+    /// Number of codes of each length, 1 to 16.
     counts: [u8; 16],
-    /// The symbols, shortest code first; zero beyond the last.
+    /// The symbols by code length; zero after the last one.
     symbols: [u8; 256],
 }
 
-/// A table made ready for decoding.
+/// A table prepared for decoding.
 #[derive(Debug)]
 pub(super) struct Table {
     definition: Definition,
-    /// By the next [`LOOKUP_BITS`] bits: length in the low byte, symbol above it. Where the value that follows the code
-    /// lies in the same bits, it is in the high half, and the length is that of both. 0: the code is longer.
+    /// Indexed by the next [`LOOKUP_BITS`] bits: code length in the low byte, symbol above it. If the value after the
+    /// code lies in the same bits, it is in the high half, and the length includes it. 0 for longer codes.
     lookup: [u32; 1 << LOOKUP_BITS],
-    /// By length: one more than the largest code, or 0 where there is none; left-aligned to 16 bits.
+    /// By length: one more than the largest code, left-aligned to 16 bits; 0 if there is none.
     limits: [u32; 17],
-    /// By length: what is added to a code for the number of its symbol.
+    /// By length: the difference of a symbol's index and its code.
     offsets: [i32; 17],
-    /// Whether the file at hand has this table.
+    /// True if the current file defines this table.
     pub(super) is_defined: bool,
-    /// Whether the codes fit their lengths; told only where the table is used.
+    /// True if the codes fit their lengths; reported only if the table is used.
     is_valid: bool,
 }
 
@@ -46,9 +47,9 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Takes a table as it stands in a DHT segment, after its number; what is left of the segment.
+    /// Reads a table from a DHT segment, after its number; returns the rest of the segment.
     pub(super) fn define<'a>(&mut self, segment: &'a [u8]) -> Result<&'a [u8], JpegError> {
-        let malformed = || JpegError(Problem::Segment { marker: 0xc4 });
+        let malformed = || JpegError(Problem::Segment { marker: DHT });
         let (counts, rest) = segment.split_first_chunk::<16>().ok_or_else(malformed)?;
         let total = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
         if total > 256 || total > rest.len() {
@@ -65,7 +66,7 @@ impl Table {
         Ok(&rest[total..])
     }
 
-    /// Makes the look-ups from the definition.
+    /// Builds the look-up tables from the definition.
     fn build(&mut self) {
         self.lookup.fill(0);
         self.limits.fill(0);
@@ -85,14 +86,14 @@ impl Table {
                 code += 1;
                 number += 1;
             }
-            // No code consists of ones alone.
+            // A code of only ones is not allowed.
             self.is_valid &= count == 0 || code < 1 << length;
             self.limits[length as usize] = if count == 0 { 0 } else { (code << (16 - length)).min(1 << 16) };
             code <<= 1;
         }
     }
 
-    /// Refuses a table that is missing or cannot be.
+    /// Refuses a missing or invalid table.
     pub(super) fn check(&self, number: usize, is_dc: bool) -> Result<(), JpegError> {
         let total = self.definition.counts.iter().map(|&count| usize::from(count)).sum::<usize>();
         let is_too_long = is_dc && self.definition.symbols[..total].iter().any(|&size| size > 15);
@@ -103,8 +104,7 @@ impl Table {
         }
     }
 
-    /// The next symbol and, where it has one, the value of as many bits as its low half says. The value is 0 where those
-    /// are still to be taken.
+    /// Decodes a symbol. Also returns the value of as many bits as its low half says, if the look-up has it, else 0.
     #[inline(always)]
     pub(super) fn symbol(&self, reader: &mut Reader<'_>) -> (u32, i32) {
         reader.refill();
@@ -116,7 +116,7 @@ impl Table {
         (entry >> 8 & 0xff, entry as i32 >> 16)
     }
 
-    /// A symbol alone; nothing that follows it is taken.
+    /// Decodes a symbol without the value that follows it.
     #[inline(always)]
     pub(super) fn bare_symbol(&self, reader: &mut Reader<'_>) -> u32 {
         reader.refill();
@@ -130,7 +130,7 @@ impl Table {
         entry >> 8 & 0xff
     }
 
-    /// A code that is longer than the look-up. One that no symbol has takes 17 bits and means 0, as in libjpeg.
+    /// Decodes a code that is longer than the look-up. An unassigned code takes 17 bits and means 0, as in libjpeg.
     #[cold]
     fn long_symbol(&self, reader: &mut Reader<'_>) -> u32 {
         let bits = reader.peek(16);
@@ -145,7 +145,7 @@ impl Table {
     }
 }
 
-/// One entry of the look-up for these bits, which start with a code of this length.
+/// The entry of the look-up for bits that start with a code of this length.
 fn entry(bits: u32, length: u32, symbol: u8) -> u32 {
     let size = u32::from(symbol & 15);
     let plain = u32::from(symbol) << 8 | length;
@@ -156,13 +156,13 @@ fn entry(bits: u32, length: u32, symbol: u8) -> u32 {
     (extend(value as i32, size) as u32) << 16 | (plain + size)
 }
 
-/// A value of `size` bits, 1 to 15, with its sign: T.81, figure F.12.
+/// Sign-extends a value of `size` bits, 1 to 15: T.81, figure F.12.
 #[inline(always)]
 pub(super) fn extend(value: i32, size: u32) -> i32 {
     if value < 1 << (size - 1) { value - (1 << size) + 1 } else { value }
 }
 
-/// The four typical tables of T.81, annex K.3, as they stand in DHT segments: class and number, counts, symbols.
+/// The four typical tables of T.81, annex K.3, as in DHT segments: class and number, counts, symbols.
 pub(super) const STANDARD: [&[u8]; 4] = {
     let (luma_dc, rest) = STANDARD_SEGMENT.split_at(29);
     let (luma_ac, rest) = rest.split_at(179);

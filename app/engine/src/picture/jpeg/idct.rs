@@ -1,20 +1,20 @@
-//! The inverse DCT: libjpeg's accurate integer transform ("islow", after Loeffler, Ligtenberg and Moschytz).
+//! The inverse DCT: libjpeg's accurate integer transform ("islow", by Loeffler, Ligtenberg and Moschytz).
 //!
-//! Sums and products wrap and saturate where those of libjpeg-turbo's vector code do, so that coefficients no encoder
-//! writes give its pixels too.
+//! Sums and products wrap and saturate as in libjpeg-turbo's vector code, so that coefficients that no encoder writes
+//! give the same pixels too.
 
-/// Coefficients of one block, or their quantisation, row after row.
+/// Coefficients or quantisation steps of one block, row by row.
 pub(super) type Block = [i16; 64];
 
-/// One row of eight.
+/// One row of eight values.
 type Lanes = [i16; 8];
 
-/// Bits after the point of the constants.
+/// Fraction bits of the constants.
 const CONST_BITS: u32 = 13;
-/// Bits after the point that the first pass keeps.
+/// Fraction bits that the first pass keeps.
 const PASS1_BITS: u32 = 2;
 
-/// Writes the samples of one block to `out`, whose rows lie `stride` bytes apart.
+/// Writes the samples of one block to `out`, whose rows are `stride` bytes apart.
 #[inline(always)]
 pub(super) fn transform(block: &Block, quantization: &Block, out: &mut [u8], stride: usize) {
     let mut rows = [[0_i16; 8]; 8];
@@ -37,7 +37,7 @@ pub(super) fn transform(block: &Block, quantization: &Block, out: &mut [u8], str
     }
 }
 
-/// The same for a block of which only the first coefficient may be other than zero.
+/// As [`transform`], for a block whose AC coefficients are all zero.
 #[inline(always)]
 pub(super) fn transform_dc(dc: i16, quantization: &Block, out: &mut [u8], stride: usize) {
     let scaled = i32::from(dc.wrapping_mul(quantization[0]) << PASS1_BITS);
@@ -48,19 +48,19 @@ pub(super) fn transform_dc(dc: i16, quantization: &Block, out: &mut [u8], stride
     }
 }
 
-/// A value around zero as a sample.
+/// Converts a value around zero to a sample.
 #[inline(always)]
 fn sample(value: i16) -> u8 {
     (value.clamp(-128, 127) + 128) as u8
 }
 
-/// The first pass gives columns; the second takes them as its rows of lanes: lane `i` of row `k` is value `k` of line `i`.
+/// The output of the first pass is the input of the second: lane `i` of row `k` is value `k` of line `i`.
 #[inline(always)]
 fn columns_as_rows(columns: [Lanes; 8]) -> [Lanes; 8] {
     columns
 }
 
-/// One pass over eight columns at once: `rows[k][i]` is coefficient `k` of column `i`; what comes out is descaled by
+/// One pass over eight columns at a time: `rows[k][i]` is coefficient `k` of column `i`. The result is descaled by
 /// `SHIFT` bits.
 #[inline(always)]
 fn pass<const SHIFT: u32>(rows: &[Lanes; 8]) -> [Lanes; 8] {
@@ -114,7 +114,7 @@ fn pass<const SHIFT: u32>(rows: &[Lanes; 8]) -> [Lanes; 8] {
     out
 }
 
-/// Rows become columns, by three rounds of interleaving, which is what vector units can do.
+/// Transposes by three rounds of interleaving, which vector units have instructions for.
 #[inline(always)]
 fn transpose(rows: [Lanes; 8]) -> [Lanes; 8] {
     let round = |r: [Lanes; 8]| {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortcut_gives_what_the_transform_gives() {
+    fn the_dc_transform_equals_the_full_one() {
         for step in [1, 16, 99, 255] {
             let quantization = [step; 64];
             for dc in -3000..3000 {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_near_those_of_the_definition() {
+    fn samples_match_the_definition() {
         let mut seed = 1_u32;
         for _ in 0..200 {
             let mut block = [0_i16; 64];

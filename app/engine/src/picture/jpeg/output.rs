@@ -1,4 +1,4 @@
-//! From samples of components to rows of RGB.
+//! Upsamples components and writes rows of RGB.
 
 use super::color::ColorSpace;
 use super::frame::{Frame, MAX_COMPONENTS};
@@ -6,12 +6,12 @@ use super::idct::Block;
 use super::upsample::Plane;
 use crate::picture::Picture;
 
-/// The samples of the last two rows of MCUs, and the steps that they are dequantised with.
+/// The samples of the last two rows of MCUs, and the quantisation steps.
 #[derive(Debug)]
 pub(super) struct Planes {
     samples: [Vec<u8>; MAX_COMPONENTS],
     strides: [usize; MAX_COMPONENTS],
-    /// Zeros for a component that no scan has.
+    /// Zeros for a component without a scan.
     pub(super) steps: [Block; MAX_COMPONENTS],
 }
 
@@ -22,16 +22,18 @@ impl Default for Planes {
 }
 
 impl Planes {
-    /// Makes room for a picture.
+    /// Prepares for an image.
     pub(super) fn prepare(&mut self, frame: &Frame) {
         self.steps = [[0; 64]; MAX_COMPONENTS];
-        for ((samples, stride), component) in self.samples.iter_mut().zip(&mut self.strides).zip(&frame.components) {
+        for ((samples, stride), component) in
+            self.samples.iter_mut().zip(&mut self.strides).zip(frame.components.iter())
+        {
             *stride = component.stride_blocks * 8;
             samples.resize(*stride * component.rows * 8 * 2, 0);
         }
     }
 
-    /// The steps for a block, where its samples go, and the bytes from row to row.
+    /// The steps of a block, the memory of its samples, and the stride of that memory.
     #[inline(always)]
     pub(super) fn at(&mut self, component: usize, row: usize, column: usize) -> (&Block, &mut [u8], usize) {
         let (samples, stride) = (&mut self.samples[component], self.strides[component]);
@@ -40,7 +42,7 @@ impl Planes {
     }
 }
 
-/// Scratch for rows of one picture.
+/// Scratch memory for rows of an image.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     rows: [Vec<u8>; MAX_COMPONENTS],
@@ -48,11 +50,11 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Makes room for a picture's pixels.
+    /// Prepares for an image and resizes its pixels.
     pub(super) fn prepare(&mut self, frame: &Frame, picture: &mut Picture) {
         (picture.width, picture.height) = (frame.width, frame.height);
         let bytes = frame.width * frame.height * 3;
-        // A buffer that grows by itself would take more than is needed, and the old one beside it.
+        // A buffer that grows by itself would take more memory than needed, and keep the old one until it is copied.
         if picture.rgb.capacity() < bytes {
             picture.rgb = Vec::new();
             picture.rgb.reserve_exact(bytes);
@@ -65,8 +67,8 @@ impl Output {
         self.sums.resize(width, 0);
     }
 
-    /// Writes the rows of pixels for which a row of MCUs, just decoded, was the last thing missing: all but the last few of
-    /// it, which are interpolated with the next, and those left over from the row before.
+    /// Writes the rows of pixels that the row of MCUs just decoded completes: those left over from the previous row,
+    /// and all of its own but the last few, which are interpolated with the next row.
     pub(super) fn write(
         &mut self,
         planes: &Planes,
@@ -84,7 +86,7 @@ impl Output {
         for y in first..last {
             let mut sources: [&[u8]; MAX_COMPONENTS] = [&[]; MAX_COMPONENTS];
             for (number, ((source, row), component)) in
-                sources.iter_mut().zip(rows.iter_mut()).zip(&frame.components).enumerate()
+                sources.iter_mut().zip(rows.iter_mut()).zip(frame.components.iter()).enumerate()
             {
                 let plane = Plane {
                     samples: &planes.samples[number],

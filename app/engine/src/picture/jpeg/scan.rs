@@ -1,10 +1,11 @@
-//! Scans: the walk over the MCUs of one, with its restart intervals.
+//! Decodes scans MCU by MCU, with restart intervals.
 
 use super::bits::Reader;
 use super::entropy::{self, State};
 use super::frame::{Coding, Frame, MAX_COMPONENTS, Scan};
 use super::huffman::{self, Table};
 use super::idct::{self, Block};
+use super::marker::{DHT, RST0, RST7, SOF0};
 use super::output::Planes;
 use super::{JpegError, Problem, Truncated};
 
@@ -18,7 +19,7 @@ pub(super) struct Tables {
 impl Tables {
     /// Reads a DHT segment.
     pub(super) fn define(&mut self, mut segment: &[u8]) -> Result<(), JpegError> {
-        let malformed = || JpegError(Problem::Segment { marker: 0xc4 });
+        let malformed = || JpegError(Problem::Segment { marker: DHT });
         while let Some((&number, rest)) = segment.split_first() {
             let tables = if number & 0x10 == 0 { &mut self.dc } else { &mut self.ac };
             segment = tables.get_mut(usize::from(number & !0x10)).ok_or_else(malformed)?.define(rest)?;
@@ -26,7 +27,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Puts in the standard's tables where a file has none: 0 for luma, 1 for chroma.
+    /// Defines the standard tables that a file lacks: 0 for luma, 1 for chroma.
     pub(super) fn define_standard(&mut self) -> Result<(), JpegError> {
         let [dc0, dc1, ..] = &mut self.dc;
         let [ac0, ac1, ..] = &mut self.ac;
@@ -38,7 +39,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The DC and AC tables of each member of a scan, checked where the scan uses them.
+    /// The DC and AC tables of each member of a scan; checks those that the scan uses.
     fn of(&self, scan: &Scan, coding: Coding) -> Result<[(&Table, &Table); MAX_COMPONENTS], JpegError> {
         let is_sequential = coding == Coding::Sequential;
         let mut tables = [(&self.dc[0], &self.ac[0]); MAX_COMPONENTS];
@@ -60,7 +61,7 @@ impl Tables {
     }
 }
 
-/// Restart intervals of a scan.
+/// State of the restart intervals of a scan.
 struct Restarts {
     interval: usize,
     to_go: usize,
@@ -72,8 +73,9 @@ impl Restarts {
         Restarts { interval, to_go: interval, next: 0 }
     }
 
-    /// Before each MCU: at the end of an interval takes its marker and starts afresh. Where another marker stands, does what
-    /// libjpeg does: passes over markers that lie behind, waits for those ahead. Whether bits can be read.
+    /// Called before each MCU. At the end of an interval, consumes the marker and resets the state. If another marker
+    /// is there, does what libjpeg does: skips markers of earlier intervals, and waits for those of later ones.
+    /// `can_read` tells whether data follows.
     #[inline(always)]
     fn before_mcu(&mut self, reader: &mut Reader<'_>, state: &mut State, can_read: &mut bool) -> Result<(), Truncated> {
         if self.interval == 0 {
@@ -92,12 +94,12 @@ impl Restarts {
         *state = State::default();
         let is_taken = loop {
             let marker = reader.peek_marker().ok_or(Truncated)?;
-            let ahead = marker.wrapping_sub(0xd0).wrapping_sub(self.next) & 7;
+            let ahead = marker.wrapping_sub(RST0).wrapping_sub(self.next) & 7;
             match marker {
-                0xd0..=0xd7 if matches!(ahead, 1 | 2) => break false,
-                0xd0..=0xd7 if matches!(ahead, 6 | 7) => {}
-                0xd0..=0xd7 => break true,
-                0xc0.. => break false,
+                RST0..=RST7 if matches!(ahead, 1 | 2) => break false,
+                RST0..=RST7 if matches!(ahead, 6 | 7) => {}
+                RST0..=RST7 => break true,
+                SOF0.. => break false,
                 _ => {}
             }
             reader.next_marker();
@@ -112,7 +114,7 @@ impl Restarts {
     }
 }
 
-/// What a scan needs besides its header.
+/// What a scan needs beside its header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {
     pub(super) frame: &'a Frame,
@@ -120,7 +122,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) restart_interval: usize,
 }
 
-/// Decodes the only scan of a sequential picture; `finish` gets each row of MCUs when its samples are there.
+/// Decodes the only scan of a sequential image. `finish` is called after each row of MCUs.
 pub(super) fn decode_directly(
     reader: &mut Reader<'_>,
     scan: &Scan,
@@ -165,7 +167,7 @@ pub(super) fn decode_directly(
     Ok(())
 }
 
-/// Decodes one of several scans into the coefficients of each component; the last row of MCUs that data was left for.
+/// Decodes one of several scans into the coefficients of each component. Returns the last row of MCUs that had data.
 pub(super) fn decode_into_coefficients(
     reader: &mut Reader<'_>,
     scan: &Scan,
@@ -183,7 +185,7 @@ pub(super) fn decode_into_coefficients(
                 if can_read {
                     last_row = mcu_row;
                 } else if restart_interval == 0 {
-                    // Nothing changes any more.
+                    // The rest of the scan has no data.
                     return Ok(last_row);
                 }
                 restarts.before_mcu(reader, &mut state, &mut can_read)?;

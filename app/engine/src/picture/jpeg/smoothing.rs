@@ -1,15 +1,16 @@
-//! Coefficients that a progressive file has not sent, estimated from the DC values around a block.
+//! Estimates coefficients that a progressive file has not sent, from the DC values around a block.
 //!
-//! libjpeg-turbo does so for each component of which one of the first nine AC coefficients is not known to its last bit,
-//! which is so when scans are missing. The weights are its own; T.81, K.8 has the simpler ones they came from.
+//! libjpeg-turbo does so for each component if one of the first nine AC coefficients is not known to its last bit,
+//! which is so when scans are missing. The weights are libjpeg-turbo's; T.81, K.8 has the simpler ones they derive
+//! from.
 
 use super::frame::Frame;
 use super::idct::Block;
 
-/// The DC and the nine AC coefficients that are looked at, in zigzag order.
+/// Number of coefficients that are considered, in zigzag order: the DC and nine AC coefficients.
 pub(super) const LOOKED_AT: usize = 10;
 
-/// How well coefficients of a component are known: -1 not at all, otherwise the lowest bit that was sent.
+/// Precision of the coefficients of a component: -1 if not sent, else the lowest bit that was sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
     /// After all scans.
@@ -25,7 +26,7 @@ impl Default for Known {
 }
 
 impl Known {
-    /// Takes note of a scan.
+    /// Records a scan.
     pub(super) fn note(&mut self, first: usize, last: usize, low: u32, is_first_scan: bool) {
         for at in first.min(1)..=last.max(LOOKED_AT - 1) {
             self.before[at] = if is_first_scan { 0 } else { self.now[at] };
@@ -34,21 +35,21 @@ impl Known {
     }
 }
 
-/// Whether a picture is smoothed: all steps that matter are known and not zero, all DC values are there, and something is
-/// missing.
+/// True if an image is smoothed: all relevant steps are known and not zero, all DC values are known, and AC
+/// coefficients are missing.
 pub(super) fn is_useful(frame: &Frame, known: &[Known; 4], steps: &[Block; 4]) -> bool {
     let components = || known.iter().zip(steps).take(frame.components.len());
     let can_be = components().all(|(known, steps)| known.now[0] >= 0 && PLACES.iter().all(|&place| steps[place] != 0));
     can_be && components().any(|(known, _)| known.now[1..LOOKED_AT].iter().any(|&bits| bits != 0))
 }
 
-/// Places of the coefficients looked at, in zigzag order.
+/// Indices in a block of these coefficients, in zigzag order.
 const PLACES: [usize; LOOKED_AT] = [0, 1, 8, 16, 9, 2, 3, 10, 17, 24];
 
-/// Weights of the DC values of the 5 x 5 blocks around a block, row after row, for each coefficient.
+/// Weights of the DC values of the 5 x 5 blocks around a block, row by row, for one coefficient.
 type Weights = [i32; 25];
 
-/// Where some AC coefficient was sent: the first five from a cross or a square of neighbours.
+/// If some AC coefficient was sent: the first five coefficients, from a cross or a square of neighbours.
 #[rustfmt::skip]
 const WITH_AC: [Weights; 5] = [
     [0, 0, 0, 0, 0,  0, 0, 0, 0, 0,  -7, 50, 0, -50, 7,  0, 0, 0, 0, 0,  0, 0, 0, 0, 0],
@@ -58,7 +59,7 @@ const WITH_AC: [Weights; 5] = [
     [0, 0, 0, 0, 0,  0, 0, 0, 0, 0,  -1, 13, -24, 13, -1,  0, 0, 0, 0, 0,  0, 0, 0, 0, 0],
 ];
 
-/// Where none was: nine from all neighbours.
+/// If none was sent: nine coefficients, from all neighbours.
 #[rustfmt::skip]
 const WITHOUT_AC: [Weights; 9] = [
     [-1, -1, 0, 1, 1,  -3, 13, 0, -13, 3,  -3, 38, 0, -38, 3,  -3, 13, 0, -13, 3,  -1, -1, 0, 1, 1],
@@ -72,28 +73,28 @@ const WITHOUT_AC: [Weights; 9] = [
     [0, 0, 0, 0, 0,  0, 1, 2, 1, 0,  0, 0, 0, 0, 0,  0, -1, -2, -1, 0,  0, 0, 0, 0, 0],
 ];
 
-/// The DC value itself, averaged, where no AC coefficient was sent.
+/// If none was sent: the DC value itself, averaged.
 #[rustfmt::skip]
 const DC: Weights = [
     -2, -6, -8, -6, -2,  -6, 6, 42, 6, -6,  -8, 42, 152, 42, -8,  -6, 6, 42, 6, -6,  -2, -6, -8, -6, -2,
 ];
 
-/// One component's coefficients while they are smoothed.
+/// The coefficients of one component for smoothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neighbourhood<'a> {
-    /// All blocks, filled up to whole MCUs.
+    /// All blocks, padded to whole MCUs.
     pub(super) blocks: &'a [Block],
     pub(super) stride: usize,
-    /// Blocks in a row that show something.
+    /// Blocks per row within the image.
     pub(super) width: usize,
-    /// Rows of blocks in this row of MCUs, and the number of those rows in the picture: libjpeg-turbo takes their product
-    /// for the picture's height in blocks.
+    /// Rows of blocks in this row of MCUs, and the number of rows of MCUs. libjpeg-turbo takes their product as the
+    /// height in blocks.
     pub(super) rows: usize,
     pub(super) mcu_rows: usize,
 }
 
 impl Neighbourhood<'_> {
-    /// The DC values around a block. `row` counts from the top of the picture, `row_here` as libjpeg-turbo counts.
+    /// The DC values around a block. `row` counts from the top of the image, `row_here` as libjpeg-turbo does.
     fn around(&self, row: usize, row_here: usize, column: usize) -> Weights {
         let total = self.rows * self.mcu_rows;
         let up = usize::from(row_here > 0);
@@ -107,7 +108,7 @@ impl Neighbourhood<'_> {
         })
     }
 
-    /// A block with estimates put in.
+    /// A block with estimated coefficients.
     pub(super) fn smoothed(
         &self,
         (row, row_here, column): (usize, usize, usize),

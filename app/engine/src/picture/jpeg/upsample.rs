@@ -1,24 +1,25 @@
-//! Subsampled components brought to full size, row by row, as libjpeg-turbo does: triangle filters ("fancy upsampling")
-//! where a component has half the columns, half the rows or both, and repetition everywhere else.
+//! Upsamples components row by row, as libjpeg-turbo does: with triangle filters ("fancy upsampling") for half the
+//! columns, half the rows or both, else by repetition.
 
-/// How a component becomes full size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a component is upsampled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Upsampling {
-    /// It is.
+    /// Not at all.
+    #[default]
     None,
-    /// Each sample stands for so many columns and rows.
+    /// Each sample is repeated for this many columns and rows.
     Repeat { columns: usize, rows: usize },
-    /// Twice the columns, weighted 3 : 1.
+    /// Doubles the columns, with weights 3 : 1.
     Columns,
-    /// Twice the rows, weighted 3 : 1.
+    /// Doubles the rows, with weights 3 : 1.
     Rows,
-    /// Both.
+    /// Doubles both.
     Both,
 }
 
 impl Upsampling {
-    /// What is done for factors `own` of a picture whose largest are `largest` (columns, rows), `width` samples wide.
-    /// `None`: the factors do not divide.
+    /// The upsampling for sampling factors `own` if the largest factors are `largest` (columns, rows) and the component
+    /// is `width` samples wide. `None` if the factors do not divide.
     pub(super) fn of(own: (usize, usize), largest: (usize, usize), width: usize) -> Option<Self> {
         if !largest.0.is_multiple_of(own.0) || !largest.1.is_multiple_of(own.1) {
             return None;
@@ -33,13 +34,13 @@ impl Upsampling {
     }
 }
 
-/// The samples of a component that are held: the last rows, each at its number modulo how many there are.
+/// The last rows of samples of a component, as a ring buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plane<'a> {
     pub(super) samples: &'a [u8],
     /// Bytes from row to row; a multiple of 8.
     pub(super) stride: usize,
-    /// Columns and rows of the component that show something.
+    /// Columns and rows of the component within the image.
     pub(super) width: usize,
     pub(super) height: usize,
 }
@@ -51,7 +52,8 @@ impl<'a> Plane<'a> {
         &self.samples[start..start + self.width]
     }
 
-    /// Row `y` of the picture for this component: where it lies, or made in `out`, which has room for it. `sums` is scratch.
+    /// Row `y` of the image for this component: borrowed, or computed in `out`, which has room for it. `sums` is
+    /// scratch memory.
     #[inline(always)]
     pub(super) fn upsampled<'b>(&self, how: Upsampling, y: usize, out: &'b mut [u8], sums: &mut [u16]) -> &'b [u8]
     where
@@ -83,8 +85,8 @@ impl<'a> Plane<'a> {
         out
     }
 
-    /// The rows that lie nearest to row `y` of a picture with twice the rows: first the one at a quarter, then the one at
-    /// three quarters of a row; beyond the edge the last row again.
+    /// The two rows of samples nearest to row `y` of an image with twice the rows, the nearer one first. At the edge,
+    /// both are the same.
     fn neighbours(&self, y: usize) -> (&'a [u8], &'a [u8]) {
         let row = y / 2;
         let other = if y.is_multiple_of(2) { row.saturating_sub(1) } else { (row + 1).min(self.height - 1) };
@@ -92,7 +94,7 @@ impl<'a> Plane<'a> {
     }
 }
 
-/// Twice the columns of a row of at least two samples.
+/// Doubles the columns of a row of at least two samples.
 fn double_columns(row: &[u8], out: &mut [u8]) {
     let count = row.len();
     let out = &mut out[..count * 2];
@@ -110,7 +112,7 @@ fn double_columns(row: &[u8], out: &mut [u8]) {
     out[count * 2 - 1] = row[count - 1];
 }
 
-/// The same for sums of rows weighted 3 : 1.
+/// As [`double_columns`], for sums of two rows weighted 3 : 1.
 fn double_sums(row: &[u16], out: &mut [u8]) {
     let count = row.len();
     let out = &mut out[..count * 2];

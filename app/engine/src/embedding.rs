@@ -1,0 +1,63 @@
+//! Embeddings: their normalisation, and the matrix of a label set.
+
+use ndarray::{Array2, ArrayView2};
+
+/// The embeddings of a label set, one row per label.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelEmbeddings {
+    names: Vec<String>,
+    matrix: Array2<f32>,
+}
+
+impl LabelEmbeddings {
+    /// Takes label names and their normalised embeddings [labels, projection_dim].
+    ///
+    /// # Panics
+    /// If the number of rows differs from the number of names.
+    pub fn new(names: Vec<String>, matrix: Array2<f32>) -> Self {
+        assert_eq!(names.len(), matrix.nrows(), "one row per label");
+        Self { names, matrix }
+    }
+
+    /// Names in the order of the label set.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Embeddings [labels, projection_dim], each row of L2 norm 1.
+    pub fn matrix(&self) -> ArrayView2<'_, f32> {
+        self.matrix.view()
+    }
+}
+
+/// Divides `embedding` by its L2 norm. Returns false and changes nothing if the norm is zero or not finite.
+pub fn normalize(embedding: &mut [f32]) -> bool {
+    let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
+    if !norm.is_finite() || norm == 0.0 {
+        return false;
+    }
+    embedding.iter_mut().for_each(|v| *v /= norm);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embeddings_without_a_direction_are_not_normalized() {
+        for (embedding, expected) in [
+            ([3.0, -4.0], Some([0.6, -0.8])),
+            ([0.0, 0.0], None),
+            ([f32::NAN, 1.0], None),
+            ([f32::INFINITY, 1.0], None),
+            ([f32::MAX, f32::MAX], None),
+        ] {
+            let mut found = embedding;
+            let is_normalized = normalize(&mut found);
+            assert_eq!(is_normalized, expected.is_some(), "{embedding:?}");
+            let expected = expected.unwrap_or(embedding);
+            assert_eq!(found.map(f32::to_bits), expected.map(f32::to_bits), "{embedding:?}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Elementwise functions of one variable, represented by their values at sample points.
+//!
+//! Exporters write GELU in many ways. Instead of matching each pattern, a chain of elementwise nodes is evaluated at sample
+//! points; a function that agrees with a known activation at all of them is that activation.
+
+use crate::fused::kernels::Activation;
+
+/// Points at which the known activations differ by far more than rounding.
+const POINTS: [f64; 9] = [-4.0, -2.3, -1.1, -0.35, 0.0, 0.2, 0.9, 1.7, 3.1];
+
+/// Relative for values above 1, else absolute. Constants in a graph are 32-bit floats.
+const TOLERANCE: f64 = 1e-5;
+
+/// A function as code.
+type Formula = fn(f64) -> f64;
+
+/// A function by its values at the sample points.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Function([f64; POINTS.len()]);
+
+impl Function {
+    /// `x`.
+    pub(super) fn identity() -> Self {
+        Self(POINTS)
+    }
+
+    /// `f` of this.
+    pub(super) fn then(self, f: impl Fn(f64) -> f64) -> Self {
+        Self(self.0.map(f))
+    }
+
+    /// `f` of this and another.
+    pub(super) fn with(self, other: Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+
+    /// The unary ONNX operator `op` of this; `None` if it is not supported.
+    pub(super) fn unary(self, op: &str) -> Option<Self> {
+        Some(match op {
+            "Relu" => self.then(|x| x.max(0.0)),
+            "Tanh" => self.then(f64::tanh),
+            "Erf" => self.then(erf),
+            "Sigmoid" => self.then(|x| 1.0 / (1.0 + (-x).exp())),
+            "Sqrt" => self.then(f64::sqrt),
+            "Exp" => self.then(f64::exp),
+            "Neg" => self.then(|x| -x),
+            _ => return None,
+        })
+    }
+
+    /// The binary ONNX operator `op`; `None` if it is not supported.
+    pub(super) fn binary(op: &str) -> Option<fn(f64, f64) -> f64> {
+        Some(match op {
+            "Add" => |a, b| a + b,
+            "Sub" => |a, b| a - b,
+            "Mul" => |a, b| a * b,
+            "Div" => |a, b| a / b,
+            "Pow" => f64::powf,
+            _ => return None,
+        })
+    }
+
+    /// The activation that agrees with this function, if any.
+    pub(super) fn activation(self) -> Option<Activation> {
+        use Activation::{Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh};
+        let known: [(Activation, Formula); 7] = [
+            (Relu, |x| x.max(0.0)),
+            (Tanh, f64::tanh),
+            (Gelu, gelu),
+            (GeluTanh, gelu_tanh),
+            (QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
+            (Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+            (Silu, |x| x / (1.0 + (-x).exp())),
+        ];
+        let agrees =
+            |f: Formula| POINTS.iter().zip(self.0).all(|(x, y)| (f(*x) - y).abs() <= TOLERANCE * f(*x).abs().max(1.0));
+        known.into_iter().find(|(_, f)| agrees(*f)).map(|(activation, _)| activation)
+    }
+}
+
+/// The exact GELU.
+pub(super) fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+/// The tanh approximation of GELU.
+pub(super) fn gelu_tanh(x: f64) -> f64 {
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + inner.tanh())
+}
+
+/// The error function by its Taylor series, which is accurate enough for the arguments below 5 that occur.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 5.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..120 {
+        let n = f64::from(n);
+        term *= -x * x / n;
+        sum += term / (2.0 * n + 1.0);
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Activation, Function};
+
+    #[test]
+    fn gelu_is_recognised_in_every_form() {
+        let x = Function::identity();
+        let root = f64::from(std::f32::consts::SQRT_2);
+        let erf = x.then(|x| x / root).unary("Erf").unwrap();
+        let sum = erf.then(|x| x + 1.0);
+        let multiply = Function::binary("Mul").unwrap();
+        for gelu in [x.with(sum, multiply).then(|x| x * 0.5), x.then(|x| x * 0.5).with(sum, multiply)] {
+            assert_eq!(gelu.activation(), Some(Activation::Gelu));
+        }
+        assert_eq!(x.with(sum, multiply).activation(), None, "twice GELU");
+        let quick = x.with(x.then(|x| 1.702 * x).unary("Sigmoid").unwrap(), multiply);
+        assert_eq!(quick.activation(), Some(Activation::QuickGelu));
+        let silu = x.with(x.unary("Sigmoid").unwrap(), multiply);
+        assert_eq!(silu.activation(), Some(Activation::Silu));
+        assert_eq!(x.activation(), None);
+    }
+}
