@@ -27,7 +27,7 @@ use anyhow::Result;
 use spotter_engine::bundle::Bundle;
 
 use crate::config::Config;
-use crate::demo;
+use crate::bundles::demo;
 pub use error::SlotError;
 pub use slots::Slots;
 pub use state::{BUILT_IN, State};

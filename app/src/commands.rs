@@ -8,7 +8,7 @@ use std::str::FromStr as _;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::bench::tower::Tower;
+use crate::commands::bench::tower::Tower;
 use crate::bundles::command::{self, Action};
 use crate::bundles::rehearsal::{self, Task};
 use crate::config::{Config, Output};

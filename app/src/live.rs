@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::output::Item;
 use crate::recognizer::Recognizer;
 use crate::source::Stop;
-use crate::supervise::{Beat, Beats};
-use crate::watch::{self, Watcher};
+use crate::process::supervise::{Heartbeat, Heartbeats};
+use crate::live::watch::{self, Watcher};
 use loader::Loader;
 
 /// What is in force, and what comes next when there is something.
@@ -32,7 +32,7 @@ pub struct Live {
     /// `None` where the bundle is named, and not a slot's.
     _slot_watcher: Option<Watcher>,
     /// Of the watchers. They work one at a time, and whoever does gives a sign for both.
-    beats: Beats,
+    beats: Heartbeats,
     /// Set when this ends, before the watchers are waited for.
     ending: Stop,
 }
@@ -57,7 +57,7 @@ impl Live {
     pub fn start(config: &Config, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
         let slots = bundles::slots(config);
         let next = Arc::new(Mutex::new(Next::default()));
-        let beats: Beats = (0..2).map(|_| Arc::new(Beat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
+        let beats: Heartbeats = (0..2).map(|_| Arc::new(Heartbeat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
         let [label_beat, slot_beat] = [0, 1].map(|index| Arc::clone(&beats[index]));
         let ending = Stop::new();
         let loader = Loader::new(config, slots.clone(), threads, events, beats.clone(), ending.clone());
@@ -119,7 +119,7 @@ impl Live {
 /// Has `work` done at each change of the file, and puts what comes of it where the loop takes it.
 fn watch(
     path: &Path,
-    beat: Arc<Beat>,
+    beat: Arc<Heartbeat>,
     loader: &Arc<Mutex<Loader>>,
     next: &Arc<Mutex<Next>>,
     work: impl Fn(&mut Loader) -> Next + Send + 'static,

@@ -20,18 +20,18 @@ use anyhow::{Context as _, Result, bail};
 use self::capture::Target;
 use self::health::Health;
 use self::inference::{Loop, Seen};
-use crate::compute;
+use crate::recognizer::compute;
 use crate::config::{Config, Governing};
-use crate::governor::Governor;
-use crate::governor::sensors::Sensors;
+use crate::board::governor::Governor;
+use crate::board::governor::sensors::Sensors;
 use crate::live::Live;
-use crate::metrics::{self, Metrics};
+use crate::output::prometheus::{self, Metrics};
 use crate::output::{Item, Output};
-use crate::service::Service;
-use crate::slot::Slot;
+use crate::board::service::Service;
+use crate::pipeline::latest_frame::Slot;
 use crate::source::{Stop, Uri};
-use crate::supervise::{Beat, fault_point, supervised};
-use crate::unchanged::Unchanged;
+use crate::process::supervise::{Heartbeat, fault_point, supervised};
+use crate::pipeline::unchanged::Unchanged;
 
 /// Reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
 const REPORTS_WAITING: usize = 64;
@@ -95,8 +95,8 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, deps: &Deps) -> 
     let slot = Slot::new();
     let metrics = Metrics::new(&config.metrics);
     let health = Health::new(&begun.opened.uri, live, options.timeout, Instant::now());
-    let output_beat = Beat::new(Some(OUTPUT_STEP_MAX), Instant::now());
-    let metrics_beat = Beat::new(metrics.is_some().then_some(metrics::STEP_MAX), Instant::now());
+    let output_beat = Heartbeat::new(Some(OUTPUT_STEP_MAX), Instant::now());
+    let metrics_beat = Heartbeat::new(metrics.is_some().then_some(metrics::STEP_MAX), Instant::now());
 
     thread::scope(|scope| {
         let events = send.clone();
@@ -165,23 +165,23 @@ fn governor(config: &Config, root: &Path) -> Governor {
 
 /// The output thread. A reader that went away ends the loop, and is no error. A reader that does not read for a while is
 /// none either: it is waited for, which counts as life.
-fn write(mut output: Box<dyn Output>, items: &Receiver<Item>, stop: &Stop, beat: &Beat) -> io::Result<()> {
+fn write(mut output: Box<dyn Output>, items: &Receiver<Item>, stop: &Stop, beat: &Heartbeat) -> io::Result<()> {
     let mut work = || {
         loop {
-            beat.give(Instant::now());
+            beat.beat(Instant::now());
             fault_point("output");
             let item = match items.recv_timeout(OUTPUT_LOOK_EVERY) {
                 Ok(item) => item,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            beat.wait();
+            beat.pause();
             match item {
                 Item::Report(report) => output.write(&report)?,
                 Item::Event(event) => output.event(&event)?,
             }
         }
-        beat.wait();
+        beat.pause();
         output.finish()
     };
     match work() {

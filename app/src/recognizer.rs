@@ -12,7 +12,7 @@ use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::score::{Score, Scoring, score};
 use spotter_engine::tower::{ImageTower, Threads};
 
-use crate::decode::{Decoder, FrameError};
+use crate::recognizer::decode::{Decoder, FrameError};
 use crate::source::{Frame, ShapesOptions, draw_shapes};
 
 /// How long the stages of one frame took.

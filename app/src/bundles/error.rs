@@ -9,7 +9,7 @@ use spotter_engine::printable::printable_path;
 use super::archive::ArchiveError;
 use super::signature::SignatureError;
 use super::state::BUILT_IN;
-use crate::demo::DemoError;
+use crate::bundles::demo::DemoError;
 
 /// Longest name of a slot: it stands in tables and in messages.
 pub(super) const NAME_BYTES_MAX: usize = 64;

@@ -20,10 +20,10 @@ use spotter_engine::tower::TextTower;
 use spotter_engine::vocabulary::Vocabulary;
 
 use super::slots::Slots;
-use crate::compute;
+use crate::recognizer::compute;
 use crate::config::SigningKey;
 use crate::recognizer::Recognizer;
-use crate::supervise::{caught, fault_point};
+use crate::process::supervise::{catch_panic, fault_point};
 
 /// The hidden command of this program that [`perform`]s.
 pub(crate) const COMMAND: &str = "rehearse";
@@ -296,7 +296,7 @@ pub(crate) struct Task {
 /// Limits this process, then loads and tries the bundle in it.
 pub(crate) fn perform(task: &Task) -> Result<()> {
     restrain(task)?;
-    caught(|| load(task))
+    catch_panic(|| load(task))
 }
 
 /// Before anything of the bundle is read.

@@ -13,7 +13,7 @@ use super::error::{NAME_BYTES_MAX, SlotError};
 use super::signature::{SignatureError, SignatureFile, Signed};
 use super::state::{BUILT_IN, State};
 use crate::config::SigningKey;
-use crate::demo;
+use crate::bundles::demo;
 use crate::store;
 
 /// Folder of the slots in the state folder.

@@ -12,10 +12,10 @@ use serde::Serialize;
 use spotter_engine::console::write_line;
 
 use crate::bundles;
-use crate::compute;
+use crate::recognizer::compute;
 use crate::config::Config;
-use crate::doctor::Speed;
-use crate::embedder::embed_configured;
+use crate::commands::doctor::Speed;
+use crate::labels::embedder::embed_configured;
 use crate::output::json::{self, ms};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::{self, CaptureOptions, Frame, PixelFormat, ShapesOptions, Source, Stop, Uri, draw_shapes};

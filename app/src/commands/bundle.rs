@@ -16,9 +16,9 @@ use super::rehearsal::rehearse;
 use super::signature;
 use super::slots::{Slots, check_release};
 use super::state::{BUILT_IN, State};
-use crate::compute;
+use crate::recognizer::compute;
 use crate::config::Config;
-use crate::embedder::embed_configured;
+use crate::labels::embedder::embed_configured;
 use crate::output::json;
 use crate::recognizer::Recognizer;
 

@@ -10,9 +10,9 @@ use spotter_engine::tower::{ImageTower, TextTower};
 use spotter_engine::vocabulary::Vocabulary;
 
 use crate::bundles;
-use crate::compute;
+use crate::recognizer::compute;
 use crate::config::{Config, Problem};
-use crate::label_file::LabelFile;
+use crate::labels::label_file::LabelFile;
 use crate::source::Uri;
 use crate::{demo, lint, metrics};
 

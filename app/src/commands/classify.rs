@@ -14,10 +14,10 @@ use spotter_engine::printable::serialize_path;
 use spotter_engine::score::Score;
 
 use crate::bundles;
-use crate::compute;
+use crate::recognizer::compute;
 use crate::config::Config;
 use crate::console::tell_error;
-use crate::embedder::embed_configured;
+use crate::labels::embedder::embed_configured;
 use crate::output::json::{LabelScore, write_line};
 use crate::recognizer::{Latency, Recognizer};
 use crate::source::Frame;

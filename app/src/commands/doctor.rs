@@ -13,7 +13,7 @@ use serde::Serialize;
 use spotter_engine::console::write_line;
 
 use crate::config::{Config, Problem};
-use crate::governor::sensors::{self, Sensors};
+use crate::board::governor::sensors::{self, Sensors};
 use crate::output::json;
 
 pub use camera::Camera;

@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 use spotter_engine::console::{Onward, write_line};
 
 use crate::bundles;
-use crate::compute;
+use crate::recognizer::compute;
 use crate::config::Config;
 use crate::console::all_of;
-use crate::demo;
-use crate::embedder::Embedder;
+use crate::bundles::demo;
+use crate::labels::embedder::Embedder;
 
 /// Prints a line a label and a sum, and leaves every sentence in the cache.
 pub fn run(config: &Config, out: &mut dyn Write) -> Result<()> {

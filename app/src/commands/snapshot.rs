@@ -10,7 +10,7 @@ use spotter_engine::console::write_line;
 use spotter_engine::picture::Picture;
 
 use crate::config::Config;
-use crate::decode::Decoder;
+use crate::recognizer::decode::Decoder;
 use crate::source::{self, Frame, Stop, Uri};
 use crate::store;
 

@@ -8,14 +8,15 @@ use spotter_engine::labels::Label;
 use crate::config::document::{self, Section};
 use crate::config::{Position, Problem, read_text};
 
-/// Labels are compared with every frame and share its probability; far below this number both stop being useful.
+/// Most labels of a file. All are compared with every frame and share the probability; long before this number that stops
+/// being useful.
 const LABELS_MAX: usize = 1000;
 
-/// Each sentence costs a text-tower pass once, some 10 ms on a board: this many still are embedded within minutes, and
-/// cached in some 20 MB.
+/// Most sentences of a file. Each costs one pass through the text tower, about 10 ms on a board: this many take minutes, and
+/// about 20 MB in the cache.
 const SENTENCES_MAX: usize = 10_000;
 
-// Else some would be embedded anew at every start.
+// Otherwise some would be embedded again at every start.
 const _: () = assert!(SENTENCES_MAX <= spotter_engine::labels::ENTRIES_MAX);
 
 /// A label file that was read.
@@ -25,57 +26,101 @@ pub struct LabelFile {
     pub path: String,
     /// Its labels; there is at least one.
     pub labels: Vec<Label>,
-    /// Where the name of each label stands, in the same order.
+    /// Position of each label's name, in the same order.
     pub positions: Vec<Position>,
 }
 
-/// Reads the label file `path`; labels that name no templates get the file's, else `default_templates`.
+/// A label file that was parsed, and takes a bundle's templates where it has none of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedLabels {
+    path: String,
+    labels: Vec<ParsedLabel>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ParsedLabel {
+    name: String,
+    prompts: Vec<String>,
+    /// The label's templates, else the file's; `None` where there are neither.
+    templates: Option<Vec<String>>,
+    /// Position of the name.
+    position: Position,
+    /// Position of the label's table.
+    start: Position,
+}
+
+/// Reads the label file `path`; labels without templates get the file's, else `default_templates`.
 pub fn load(path: &Path, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+    parse_file(path)?.resolve(default_templates)
+}
+
+/// Parses the label file `path`.
+pub fn parse_file(path: &Path) -> Result<ParsedLabels, Vec<Problem>> {
     let text = read_text(path).map_err(|problem| vec![problem])?;
-    parse(&path.display().to_string(), &text, default_templates)
+    parse_text(&path.display().to_string(), &text)
 }
 
 /// Parses the text of a label file, which messages call `path`.
-pub fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+pub fn parse_text(path: &str, text: &str) -> Result<ParsedLabels, Vec<Problem>> {
     document::read(path, text, |root| {
-        let templates = templates(root).unwrap_or_else(|| default_templates.to_vec());
-        let mut set = LabelSet { templates: &templates, first_places: HashMap::new(), count: 0, sentences: 0 };
+        let templates = templates(root);
+        let mut set = LabelSet { templates, first_positions: HashMap::new(), count: 0 };
         root.require("label", "no labels: expected at least one `[[label]]` with a `name`");
         let labels = root.tables("label", |section| set.read(section)).unwrap_or_default();
-        let (labels, positions) = labels.into_iter().unzip();
-        LabelFile { path: path.to_owned(), labels, positions }
+        ParsedLabels { path: path.to_owned(), labels }
     })
 }
 
-/// What the labels read so far have in common.
-struct LabelSet<'t> {
-    templates: &'t [String],
-    first_places: HashMap<String, Position>,
-    count: usize,
-    sentences: usize,
+#[cfg(test)]
+pub(super) fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+    parse_text(path, text)?.resolve(default_templates)
 }
 
-impl LabelSet<'_> {
-    /// The label, and where its name stands.
-    fn read(&mut self, section: &Section<'_>) -> (Label, Position) {
+impl ParsedLabels {
+    /// The labels, with `default_templates` for those that have none.
+    ///
+    /// # Errors
+    /// The labels have more than 10,000 sentences.
+    pub fn resolve(&self, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+        let (mut labels, mut positions, mut sentences) = (Vec::new(), Vec::new(), 0);
+        for label in &self.labels {
+            let templates = label.templates.as_deref().unwrap_or(default_templates);
+            sentences += label.prompts.len() * templates.len();
+            if sentences > SENTENCES_MAX {
+                let why = "each prompt in each template is one, and has to be embedded and cached";
+                let message = format!("more than {SENTENCES_MAX} sentences: {why}");
+                return Err(vec![Problem { path: self.path.clone(), position: Some(label.start), message }]);
+            }
+            let (name, prompts, templates) = (label.name.clone(), label.prompts.clone(), templates.to_vec());
+            labels.push(Label { name, prompts, templates });
+            positions.push(label.position);
+        }
+        Ok(LabelFile { path: self.path.clone(), labels, positions })
+    }
+}
+
+/// The state shared by all labels of a file while it is read.
+struct LabelSet {
+    /// The file's templates.
+    templates: Option<Vec<String>>,
+    first_positions: HashMap<String, Position>,
+    count: usize,
+}
+
+impl LabelSet {
+    fn read(&mut self, section: &Section<'_>) -> ParsedLabel {
         let (name, position) = self.name(section);
         let prompts = prompts(section).unwrap_or_else(|| vec![name.clone()]);
-        let templates = templates(section).unwrap_or_else(|| self.templates.to_vec());
+        let templates = templates(section).or_else(|| self.templates.clone());
         self.count += 1;
         if self.count == LABELS_MAX + 1 {
             let why = "all of them are compared with every frame";
             section.problem(section.span(), format!("more than {LABELS_MAX} labels: {why}"));
         }
-        let sentences_before = self.sentences;
-        self.sentences += prompts.len() * templates.len();
-        if sentences_before <= SENTENCES_MAX && self.sentences > SENTENCES_MAX {
-            let why = "each prompt in each template is one, and has to be embedded and cached";
-            section.problem(section.span(), format!("more than {SENTENCES_MAX} sentences: {why}"));
-        }
-        (Label { name, prompts, templates }, position)
+        ParsedLabel { name, prompts, templates, position, start: section.position(&section.span()) }
     }
 
-    /// The name, and where it stands.
+    /// The label's name and its position.
     fn name(&mut self, section: &Section<'_>) -> (String, Position) {
         let Some(name) = section.string("name") else {
             section.require("name", "label without a `name`");
@@ -86,12 +131,12 @@ impl LabelSet<'_> {
         if name.trim().is_empty() {
             section.problem(span, "`name`: expected a name, found nothing between the quotes".to_owned());
         } else if name.chars().any(char::is_control) {
-            // They would garble the terminal, and lines of output.
+            // They would garble the terminal and break lines of output.
             section.problem(span, "`name`: expected one line without control characters".to_owned());
-        } else if let Some(first) = self.first_places.get(name.trim()) {
-            section.problem(span, format!("label `{}` is there already, in line {}", name.trim(), first.line));
+        } else if let Some(first) = self.first_positions.get(name.trim()) {
+            section.problem(span, format!("label `{}` is already defined in line {}", name.trim(), first.line));
         } else {
-            self.first_places.insert(name.trim().to_owned(), position);
+            self.first_positions.insert(name.trim().to_owned(), position);
         }
         (name.to_owned(), position)
     }
@@ -107,7 +152,7 @@ fn prompts(section: &Section<'_>) -> Option<Vec<String>> {
 fn templates(section: &Section<'_>) -> Option<Vec<String>> {
     checked_strings(section, "templates", |text| match text.matches("{}").count() {
         1 => Ok(()),
-        found => Err(format!("expected one `{{}}`, where the prompt goes, found {found} in `{text}`")),
+        found => Err(format!("expected one `{{}}` for the prompt, found {found} in `{text}`")),
     })
 }
 
@@ -154,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_their_places() {
+    fn names_have_positions() {
         let file =
             parse("l", "[[label]]\nname = 'cat'\n\n[[label]]\n  name = 'dog'", &["{}".to_owned()]).expect("labels");
         let position = |line, column| Position { line, column };
@@ -162,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_has_its_place() {
+    fn every_problem_has_a_position() {
         let none = "l:1:1: no labels: expected at least one `[[label]]` with a `name`";
         check("", &[none]);
         check("templates = ['{}']", &[none]);
@@ -175,7 +220,7 @@ mod tests {
         check("[[label]]\nname = ''", &["l:2:8: `name`: expected a name, found nothing between the quotes"]);
         check("[[label]]\nname = ' \t'", &["l:2:8: `name`: expected a name, found nothing between the quotes"]);
         check("[[label]]\nname = \"a\\u001b[0m\"", &["l:2:8: `name`: expected one line without control characters"]);
-        check("[[label]]\nname = 'x'\n[[label]]\nname = ' x'", &["l:4:8: label `x` is there already, in line 2"]);
+        check("[[label]]\nname = 'x'\n[[label]]\nname = ' x'", &["l:4:8: label `x` is already defined in line 2"]);
         check(
             "[[label]]\nname = 'x'\nprompts = []\ntemplates = []\nprompt = 'y'",
             &[
@@ -187,8 +232,8 @@ mod tests {
         check(
             "templates = ['a {}', 'b', '{} {}', 5]\n[[label]]\nname = 'x'\nprompts = ['y', ' ', '']",
             &[
-                "l:1:22: `templates`: expected one `{}`, where the prompt goes, found 0 in `b`",
-                "l:1:27: `templates`: expected one `{}`, where the prompt goes, found 2 in `{} {}`",
+                "l:1:22: `templates`: expected one `{}` for the prompt, found 0 in `b`",
+                "l:1:27: `templates`: expected one `{}` for the prompt, found 2 in `{} {}`",
                 "l:1:36: `templates`: expected an array of strings only, found an integer",
                 "l:4:17: `prompts`: expected a prompt, found nothing between the quotes",
                 "l:4:22: `prompts`: expected a prompt, found nothing between the quotes",
@@ -197,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_behind_a_syntax_error_is_no_second_problem() {
+    fn a_syntax_error_hides_what_seems_missing_after_it() {
         check("[label]]\nname = 'x'", &["l:1:8: unexpected key or value, expected newline, `#`"]);
         check("[[label]]\nname = 'x", &["l:2:10: invalid literal string, expected `'`"]);
     }

@@ -1,4 +1,4 @@
-//! Labels that the model cannot read as they are written, or cannot tell apart.
+//! Finds labels that the model cannot read as written, or cannot tell apart.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,17 +6,17 @@ use spotter_engine::labels::Label;
 use spotter_engine::tokenize::TokenizeError;
 use spotter_engine::vocabulary::{Reading, Vocabulary};
 
+use super::label_file::LabelFile;
 use crate::config::Problem;
-use crate::label_file::LabelFile;
 
-/// Warnings of one kind that are shown of a file; the others are counted.
+/// Most warnings that are shown; the others are counted.
 const WARNINGS_MAX: usize = 50;
 
-/// Letters of a prompt or sentence that a message shows.
+/// Most characters of a prompt or sentence that a message shows.
 const SHOWN_CHARS: usize = 60;
 
-/// What is doubtful about the labels of `file` for a model with that vocabulary, in the order of the file: words that
-/// are unknown, sentences that are cut, and labels that become the same token ids.
+/// Finds what is doubtful about the labels of `file` for a model with that vocabulary, in the file's order: unknown words,
+/// truncated sentences, and labels that become the same token ids.
 pub(crate) fn warnings(file: &LabelFile, vocabulary: &Vocabulary) -> Result<Vec<Problem>, TokenizeError> {
     let (mut found, mut left_out) = (Vec::new(), 0);
     let mut first_with = HashMap::new();
@@ -42,22 +42,22 @@ pub(crate) fn warnings(file: &LabelFile, vocabulary: &Vocabulary) -> Result<Vec<
 fn same(first: &Label, line: usize) -> String {
     let name = &first.name;
     format!(
-        "the model's tokenizer makes the same of it as of the label `{name}` in line {line}, so both always get the same \
-         score: change one of them, or leave it out"
+        "becomes the same tokens as the label `{name}` in line {line}, so both always get the same score: change one of \
+         them, or remove it"
     )
 }
 
-/// A label as the tokenizer reads it.
+/// What the tokenizer makes of a label.
 struct Examined<'a> {
     label: &'a Label,
-    /// Of each prompt, the sentence that reads worst, where some of it is unknown or nothing is left.
+    /// For each prompt with unknown pieces, or without any, its worst sentence.
     unreadable: Vec<(&'a str, Reading)>,
-    /// Whether no sentence has a piece of the label that is known.
+    /// Whether no sentence has a known piece of the label.
     lost: bool,
-    /// The sentence that loses most pieces, if any does, and how many sentences do.
+    /// The sentence that loses most pieces to truncation, if any does.
     cut: Option<(String, Reading)>,
     cut_count: usize,
-    /// How often each sequence of ids occurs, in lowest terms: labels of which this is the same have the same embedding.
+    /// How often each sequence of ids occurs, in lowest terms: labels where this is equal have the same embedding.
     ids: BTreeMap<Vec<u32>, usize>,
 }
 
@@ -87,15 +87,15 @@ impl<'a> Examined<'a> {
         Ok(examined)
     }
 
-    /// What is said of unknown pieces, if there are any.
+    /// The warning about unknown pieces, if there are any.
     fn unreadable(&self) -> Option<String> {
         let worse = |a: &&(&str, Reading), b: &&(&str, Reading)| known_share(&a.1).total_cmp(&known_share(&b.1));
         let (prompt, Reading { pieces, unknown, .. }) = self.unreadable.iter().min_by(worse)?;
         let of = if *prompt == self.label.name { String::new() } else { format!("prompt `{}`: ", shown(prompt)) };
         let what = match (pieces, unknown) {
-            (0, _) => "the model's tokenizer leaves no word piece of it".to_owned(),
-            (_, 1) => format!("1 of {pieces} word pieces is unknown to the model's tokenizer"),
-            _ => format!("{unknown} of {pieces} word pieces are unknown to the model's tokenizer"),
+            (0, _) => "the model's tokenizer makes no token of it".to_owned(),
+            (_, 1) => format!("1 of {pieces} tokens is unknown to the model's tokenizer"),
+            _ => format!("{unknown} of {pieces} tokens are unknown to the model's tokenizer"),
         };
         let more = match self.unreadable.len() - 1 {
             0 => String::new(),
@@ -103,29 +103,29 @@ impl<'a> Examined<'a> {
             more => format!(", and some of {more} more prompts"),
         };
         let advice = if self.lost {
-            "so the model knows nothing of what is meant: write it in the language that the model was trained on, or use \
-             a bundle whose text tower reads this one"
+            "so the model cannot know what is meant: write it in the language that the model was trained on, or use a bundle \
+             whose text tower reads this one"
         } else {
-            "and unknown ones all look the same to it: write them in words that the model knows"
+            "and all unknown tokens look the same to it: use words that the model knows"
         };
         Some(format!("{of}{what}{more}, {advice}"))
     }
 
-    /// What is said of sentences that are too long, if there are any.
+    /// The warning about sentences that are too long, if there are any.
     fn cut(&self, vocabulary: &Vocabulary) -> Option<String> {
         let (sentence, reading) = self.cut.as_ref()?;
         let (pieces, limit, cut) = (reading.sentence_pieces, vocabulary.limit(), reading.cut());
         let more =
             if self.cut_count > 1 { format!(" ({} sentences are too long)", self.cut_count) } else { String::new() };
         Some(format!(
-            "the sentence `{}` has {pieces} word pieces and the text tower takes {limit}: {cut} are cut \
-             off{more}; shorten it, or make several prompts of it",
+            "the sentence `{}` has {pieces} tokens and the text tower takes {limit}: {cut} are cut off{more}; shorten it, or \
+             split it into several prompts",
             shown(sentence)
         ))
     }
 }
 
-/// The share of a sentence's pieces that are known; 0 where there are none.
+/// The share of a sentence's pieces that are known, 0 to 1; 0 where there are none.
 fn known_share(reading: &Reading) -> f64 {
     (reading.pieces - reading.unknown) as f64 / reading.pieces.max(1) as f64
 }
@@ -134,7 +134,7 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// A text in a form that a message can carry: short, and without control characters.
+/// Shortens a text for a message and escapes control characters.
 fn shown(text: &str) -> String {
     let start: String = text.chars().take(SHOWN_CHARS).collect();
     let more = if start.len() < text.len() { "..." } else { "" };
@@ -147,8 +147,8 @@ mod tests {
 
     use super::*;
     #[cfg(feature = "demo")]
-    use crate::demo;
-    use crate::label_file;
+    use crate::bundles::demo;
+    use crate::labels::label_file;
 
     fn vocabulary() -> Vocabulary {
         let json = r#"{"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
@@ -183,35 +183,35 @@ mod tests {
         }
     }
 
-    const SAME: &str = "makes the same of it as of the label";
+    const SAME: &str = "becomes the same tokens as the label";
 
     #[test]
     fn unknown_words_are_named_with_their_share() {
         check("[[label]]\nname = 'cat'", &[]);
-        check("[[label]]\nname = '猫'", &[&["l:2:8: label `猫`: 1 of 1 word pieces is unknown", "knows nothing"]]);
+        check("[[label]]\nname = '猫'", &[&["l:2:8: label `猫`: 1 of 1 tokens is unknown", "cannot know"]]);
         check(
             "[[label]]\nname = 'red 猫'",
-            &[&["label `red 猫`: 1 of 2 word pieces is", "in words that the model knows"]],
+            &[&["label `red 猫`: 1 of 2 tokens is", "use words that the model knows"]],
         );
-        check("[[label]]\nname = '猫 犬'", &[&["2 of 2 word pieces are unknown"]]);
+        check("[[label]]\nname = '猫 犬'", &[&["2 of 2 tokens are unknown"]]);
         // The template's own words are not the label's.
         check("templates = ['画 {}']\n[[label]]\nname = 'cat'", &[]);
         check(
             "[[label]]\nname = 'cat'\nprompts = ['cat', 'q']",
-            &[&["prompt `q`: 1 of 1", "in words that the model knows"]],
+            &[&["prompt `q`: 1 of 1", "use words that the model knows"]],
         );
-        check("[[label]]\nname = 'cat'\nprompts = [\"q\\u001b\"]", &[&["prompt `q\\u{1b}`: 1 of 1", "knows nothing"]]);
+        check("[[label]]\nname = 'cat'\nprompts = [\"q\\u001b\"]", &[&["prompt `q\\u{1b}`: 1 of 1", "cannot know"]]);
         check("[[label]]\nname = 'cat'\nprompts = ['x', 'y red', 'z']", &[&["1 of 1", "some of 2 more prompts"]]);
         check(
             "[[label]]\nname = 'cat'\nprompts = ['\u{200b}']",
-            &[&["prompt `\\u{200b}`: ", "leaves no word piece of it"]],
+            &[&["prompt `\\u{200b}`: ", "makes no token of it"]],
         );
     }
 
     #[test]
     fn sentences_that_are_cut_are_named() {
         check("[[label]]\nname = 'red red red red cat'", &[]);
-        let message = ["l:2:8", "`a red red red red red cat`", "has 7 word pieces", "takes 6", "1 are cut off"];
+        let message = ["l:2:8", "`a red red red red red cat`", "has 7 tokens", "takes 6", "1 are cut off"];
         check("[[label]]\nname = 'red red red red red cat'", &[&message]);
         let two = "[[label]]\nname = 'x'\ntemplates = ['{} a', '{}']\nprompts = ['red red red red red red red']";
         check(two, &[&["`red red red red red red red a`", "2 are cut off (2 sentences are too long)"]]);
@@ -256,7 +256,7 @@ mod tests {
     #[cfg(feature = "demo")]
     fn the_demo_knows_its_own_labels() {
         let bundle = demo::bundle().expect("the demo");
-        let file = demo::labels(&crate::config::Config::default(), &bundle.manifest().templates).expect("labels");
+        let file = crate::labels::demo::configured(&crate::config::Config::default(), &bundle.manifest().templates).expect("labels");
         let vocabulary = Vocabulary::open(&bundle).expect("a tokenizer");
         assert_eq!(warnings(&file, &vocabulary).expect("readings"), []);
     }

@@ -13,14 +13,14 @@ use crate::bundles::rehearsal::{Refusal, rehearse};
 use crate::bundles::{BUILT_IN, Slots, State, Trial};
 use crate::config::Config;
 use crate::console::all_of;
-use crate::demo;
-use crate::embedder::Embedder;
-use crate::label_file::{self, LabelFile};
+use crate::bundles::demo;
+use crate::labels::embedder::Embedder;
+use crate::labels::label_file::{self, LabelFile};
 use crate::output::{Event, EventKind, Item};
 use crate::recognizer::Recognizer;
 use crate::source::Stop;
-use crate::supervise::{Beats, caught, give_all};
-use crate::watch::CALL_MAX;
+use crate::process::supervise::{Heartbeats, caught, beat_all};
+use crate::live::watch::CALL_MAX;
 
 /// Loads what is to run; shared by the threads that watch for changes.
 pub(super) struct Loader {
@@ -29,7 +29,7 @@ pub(super) struct Loader {
     threads: Threads,
     events: SyncSender<Item>,
     /// Of all threads that share this.
-    beats: Beats,
+    beats: Heartbeats,
     /// Set when the program ends, or whatever else had this load.
     ending: Stop,
     /// What was loaded last; `None` before the first load.
@@ -54,7 +54,7 @@ impl Loader {
         slots: Option<Slots>,
         threads: &Threads,
         events: SyncSender<Item>,
-        beats: Beats,
+        beats: Heartbeats,
         ending: Stop,
     ) -> Self {
         Self { config: config.clone(), slots, threads: threads.clone(), events, beats, ending, loaded: None }
@@ -126,7 +126,7 @@ impl Loader {
             log::info!("labels unchanged: {}", path.display());
             return Next::default();
         }
-        let embedded = caught(|| embed(&mut loaded.embedder, &file))
+        let embedded = catch_panic(|| embed(&mut loaded.embedder, &file))
             .inspect_err(|error| log::error!("{}: {error:#}; the labels stay as they were", path.display()))
             .ok();
         if embedded.is_some() {
@@ -158,8 +158,8 @@ impl Loader {
                     anyhow::Error::from(refusal)
                 }
                 Ok(()) => {
-                    let opened = caught(|| Ok(trial.open(&name)?));
-                    match opened.and_then(|bundle| caught(|| self.load(name.clone(), bundle))) {
+                    let opened = catch_panic(|| Ok(trial.open(&name)?));
+                    match opened.and_then(|bundle| catch_panic(|| self.load(name.clone(), bundle))) {
                         Ok(model) => {
                             trial.worked();
                             // What a program begins with is no news.
@@ -195,7 +195,7 @@ impl Loader {
             slots.state().is_ok_and(is_another)
         };
         rehearse(slots, name, self.config.inference.threads, || {
-            give_all(&self.beats, CALL_MAX);
+            beat_all(&self.beats, CALL_MAX);
             !self.ending.is_set() && !is_another_chosen()
         })
     }
@@ -204,10 +204,10 @@ impl Loader {
     /// all of that has worked.
     fn load(&mut self, name: String, bundle: Bundle) -> Result<Model> {
         let bundle = Arc::new(bundle);
-        give_all(&self.beats, CALL_MAX);
+        beat_all(&self.beats, CALL_MAX);
         let mut recognizer = Recognizer::open(&bundle, &self.threads)?;
         recognizer.probe()?;
-        give_all(&self.beats, CALL_MAX);
+        beat_all(&self.beats, CALL_MAX);
         let templates = bundle.manifest().templates.clone();
         let file = self.labels(&templates)?;
         let embedder = Embedder::new(bundle, self.config.state_dir.as_deref(), &self.threads);

@@ -9,7 +9,7 @@ use std::{io, mem};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind};
 
-use crate::supervise::{self, Beat};
+use crate::process::supervise::{self, Heartbeat};
 use places::{Places, Stamp};
 
 mod places;
@@ -42,7 +42,7 @@ impl Watcher {
     /// Changes in quick succession give one call; the last call always comes after the last change. The file need not
     /// exist. Changes before this returns are not noticed, so read the file after it.
     /// The thread gives signs of life to `beat`.
-    pub(crate) fn start(path: &Path, beat: Arc<Beat>, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(path: &Path, beat: Arc<Heartbeat>, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
         Self::start_with(path, &MEANS, beat, on_change)
     }
 
@@ -54,7 +54,7 @@ impl Watcher {
     fn start_with(
         path: &Path,
         means: &Means,
-        beat: Arc<Beat>,
+        beat: Arc<Heartbeat>,
         on_change: impl FnMut() + Send + 'static,
     ) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
@@ -169,11 +169,11 @@ fn watch(
     mut places: Places,
     mut known: Option<Stamp>,
     means: &Means,
-    beat: &Beat,
+    beat: &Heartbeat,
     mut on_change: impl FnMut(),
 ) {
     loop {
-        beat.give(Instant::now());
+        beat.beat(Instant::now());
         supervise::fault_point("watcher");
         let mut news = signals.take(means.look_every);
         if !(news.changed || news.poked || news.stop) {
@@ -193,7 +193,7 @@ fn watch(
             // In this order: what changes after the look is noticed, what changed before is what the call sees.
             signals.concerns(places.refresh());
             known = places.stamp();
-            beat.give_for(Instant::now(), CALL_MAX);
+            beat.beat_for(Instant::now(), CALL_MAX);
             on_change();
         }
     }

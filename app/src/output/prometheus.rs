@@ -18,7 +18,7 @@ use crate::config;
 use crate::recognizer::Latency;
 use crate::source::Stop;
 use crate::store;
-use crate::supervise::{Beat, fault_point};
+use crate::process::supervise::{Heartbeat, fault_point};
 
 /// Prometheus asks every 15 seconds to a minute.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -90,11 +90,11 @@ impl Metrics {
     }
 
     /// Writes the file now and then until `stop` is set, and removes it: figures of a program that has ended mislead.
-    pub(crate) fn keep(&self, stop: &Stop, beat: &Beat) {
+    pub(crate) fn keep(&self, stop: &Stop, beat: &Heartbeat) {
         let mut text = String::new();
         let mut warned = false;
         loop {
-            beat.give(Instant::now());
+            beat.beat(Instant::now());
             text.clear();
             self.change(|figures| {
                 // Writing to a String cannot fail.
@@ -106,7 +106,7 @@ impl Metrics {
                 log::warn!("{}: metrics cannot be written: {error}", self.path.display());
             }
             fault_point("metrics");
-            beat.wait();
+            beat.pause();
             if stop.sleep(WRITE_EVERY) {
                 break;
             }
@@ -239,7 +239,7 @@ mod tests {
         assert!(Metrics::new(&config::Metrics::default()).is_none());
         let (metrics, stop) = (Metrics::new(&config).unwrap(), Stop::new());
         std::thread::scope(|scope| {
-            let keeper = scope.spawn(|| metrics.keep(&stop, &Beat::new(None, Instant::now())));
+            let keeper = scope.spawn(|| metrics.keep(&stop, &Heartbeat::new(None, Instant::now())));
             while !path.exists() && !keeper.is_finished() {
                 std::thread::sleep(Duration::from_millis(5));
             }

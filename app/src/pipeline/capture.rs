@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::SKIP_REPORT_EVERY;
 use super::health::Health;
 use crate::output::{Event, EventKind, Item};
-use crate::slot::Slot;
+use crate::pipeline::latest_frame::Slot;
 use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Stop, Uri};
-use crate::supervise::fault_point;
+use crate::process::supervise::fault_point;
 
 /// Pauses before a lost source is opened again, which double.
 #[derive(Debug, Clone, Copy)]

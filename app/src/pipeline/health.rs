@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::source::Uri;
 use crate::source::command::FIRST_FRAME;
-use crate::supervise::Beat;
+use crate::process::supervise::Heartbeat;
 
 /// A driver that answers at all answers a call within this time, even while a bus is being reset.
 const CALL_MAX: Duration = Duration::from_secs(10);
@@ -13,7 +13,7 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 /// Signs of life of the source thread, which the inference thread looks at.
 #[derive(Debug)]
 pub(super) struct Health {
-    beat: Beat,
+    beat: Heartbeat,
     lost: AtomicBool,
 }
 
@@ -28,12 +28,12 @@ impl Health {
             Uri::Stdin if live => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
             Uri::Stdin | Uri::Auto | Uri::Pictures(_) | Uri::Shapes(_) => None,
         };
-        Self { beat: Beat::new(silence_max, now), lost: AtomicBool::new(false) }
+        Self { beat: Heartbeat::new(silence_max, now), lost: AtomicBool::new(false) }
     }
 
     /// The source thread is about to make the next bounded step.
     pub(super) fn beat(&self, now: Instant) {
-        self.beat.give(now);
+        self.beat.beat(now);
     }
 
     /// The source gives no frames and is being opened again, or is back.

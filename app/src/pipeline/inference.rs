@@ -12,16 +12,16 @@ use spotter_engine::score::Score;
 
 use super::health::Health;
 use super::{Deps, LOSS_REPORT_EVERY, SKIP_REPORT_EVERY};
-use crate::governor::Governor;
+use crate::board::governor::Governor;
 use crate::live::Live;
-use crate::metrics::Metrics;
+use crate::output::prometheus::Metrics;
 use crate::output::{Event, EventKind, Item, Report};
 use crate::recognizer::Latency;
-use crate::service::Service;
-use crate::slot::{Slot, Taken};
+use crate::board::service::Service;
+use crate::pipeline::latest_frame::{Slot, Taken};
 use crate::source::Frame;
-use crate::supervise::{Beat, fault_point};
-use crate::unchanged::Unchanged;
+use crate::process::supervise::{Heartbeat, fault_point};
+use crate::pipeline::unchanged::Unchanged;
 
 /// How often the loop looks at its signals while no frame comes.
 const SIGNAL_CHECK: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ pub(super) struct Loop<'a> {
     pub(super) slot: &'a Slot,
     pub(super) health: &'a Health,
     /// Of the output thread, and of that of the metrics.
-    pub(super) aside: [&'a Beat; 2],
+    pub(super) aside: [&'a Heartbeat; 2],
     /// What was negotiated with the source.
     pub(super) source: &'a str,
     pub(super) deps: &'a Deps,

@@ -1,11 +1,11 @@
-//! Memory of this process, as Linux counts it.
+//! Resident memory of this process, from `/proc/self/status`.
 
-/// The most that was resident.
-pub(super) fn peak_rss_bytes() -> Option<u64> {
+/// Peak resident set size in bytes.
+pub(crate) fn peak_rss_bytes() -> Option<u64> {
     status("VmHWM:")
 }
 
-/// What is resident now.
+/// Current resident set size in bytes.
 pub(crate) fn rss_bytes() -> Option<u64> {
     status("VmRSS:")
 }

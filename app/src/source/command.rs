@@ -17,7 +17,7 @@ use super::csi::is_program;
 use super::pipe::{Keeper, Pipe};
 use super::stream::{JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError, Stop};
-use crate::supervise::{fault_point, supervised};
+use crate::process::supervise::{fault_point, supervised};
 
 /// What a program gets to start a camera and measure the light before its first frame.
 pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(10);

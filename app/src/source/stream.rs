@@ -12,7 +12,7 @@ use super::command::FIRST_FRAME;
 use super::found::found;
 use super::stop::STOP_CHECK;
 use super::{Frame, PixelFormat, Source, SourceError, Stop};
-use crate::supervise::{fault_point, supervised};
+use crate::process::supervise::{fault_point, supervised};
 
 /// Larger images are skipped: twice what a 64-megapixel camera writes.
 const MAX_FRAME_BYTES: usize = 32 << 20;

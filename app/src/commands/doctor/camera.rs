@@ -126,7 +126,7 @@ fn by_id(folder: &Path, path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Severity;
+    use crate::commands::doctor::Severity;
 
     fn camera(path: &str, by_id: Option<&str>, problem: Option<&str>) -> Camera {
         Camera {

@@ -15,7 +15,7 @@ use super::Findings;
 use super::system::{self, Memory};
 use crate::bundles::{self, BUILT_IN};
 use crate::config::Config;
-use crate::embedder::{CACHE_BYTES_MAX, CACHE_FILE, Embedder};
+use crate::labels::embedder::{CACHE_BYTES_MAX, CACHE_FILE, Embedder};
 use crate::recognizer::Recognizer;
 use crate::{bench, compute, demo};
 

@@ -10,8 +10,8 @@ use spotter_engine::printable::serialize_path;
 use spotter_engine::tower::Threads;
 
 use super::{Findings, below, mib};
-use crate::bench::memory::rss_bytes;
-use crate::compute;
+use crate::process::memory::rss_bytes;
+use crate::recognizer::compute;
 use crate::config::Config;
 
 /// Memory that camera, outputs and the rest of the system need beside the model.

@@ -1,5 +1,5 @@
-//! The label cache on flash: a file that is replaced whole, and a journal of what was added since. A new sentence costs its
-//! own bytes; the file is written anew once the journal is as long as it.
+//! The label cache on flash: a file that is replaced whole, and a journal of what was added since. A new sentence costs only
+//! its own bytes; the file is rewritten once the journal is longer than it.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -15,29 +15,29 @@ use crate::store::{self, FILE_MODE};
 /// Name of the cache's file in the state folder.
 pub const CACHE_FILE: &str = "label-cache.safetensors";
 
-/// Name of its journal.
+/// Name of the cache's journal in the state folder.
 pub const JOURNAL_FILE: &str = "label-cache.journal";
 
-/// Largest file that is read of either: the most sentences that a cache holds, with embeddings of 1024 values.
+/// Largest file or journal that is read: as many sentences as a cache holds, with embeddings of 1024 values.
 pub(crate) const CACHE_BYTES_MAX: u64 = 64 << 20;
 
-/// Where a cache is kept, and how much of it is there.
+/// The files of a cache, and how much of it they hold.
 #[derive(Debug)]
 pub(super) struct Disk {
     file: PathBuf,
     journal: PathBuf,
-    /// Length of the file; 0 where there is none, or none that can be read.
+    /// Length of the file; 0 where there is none that can be read.
     file_bytes: u64,
-    /// Length of the journal up to where it is whole.
+    /// Length of the journal's valid part.
     journal_bytes: u64,
-    /// Something was added since the start.
+    /// Something was added and is not yet synced to disk.
     is_changed: bool,
-    /// What was added last could not be written, and that was told.
+    /// The last write failed, and was reported.
     is_failing: bool,
 }
 
 impl Disk {
-    /// The cache in the folder `state`; what is damaged there is told, and left out.
+    /// Reads the cache in the folder `state`; damaged parts are reported and ignored.
     pub(super) fn open(state: &Path) -> (Self, Cache) {
         let (file, journal) = (state.join(CACHE_FILE), state.join(JOURNAL_FILE));
         let (mut cache, file_bytes) = read_file(&file);
@@ -45,27 +45,28 @@ impl Disk {
         (Self { file, journal, file_bytes, journal_bytes, is_changed: false, is_failing: false }, cache)
     }
 
-    /// The file, unless it turned out that it cannot be written.
+    /// The file; `None` after a failed write.
     pub(super) fn path(&self) -> Option<&Path> {
         (!self.is_failing).then_some(&self.file)
     }
 
-    /// Writes what was added, so that it outlives this program; a power cut may take it until [`Self::finish`].
+    /// Appends what was added to the journal, so that it survives a crash of this program; a power cut may still lose it
+    /// until [`Self::finish`].
     pub(super) fn append(&mut self, cache: &mut Cache) {
         let additions = cache.take_additions();
         if additions.is_empty() {
             return;
         }
         self.is_changed = true;
-        // What could not be written before is written whole at the end.
+        // After a failure everything is written to the file at the end.
         if !self.is_failing {
             let done = self.write(&additions);
-            self.told(done);
+            self.report(done);
         }
     }
 
-    /// Returns once the disk has what was added, or it was told that it cannot; for what takes long before
-    /// [`Self::finish`]. The file is left alone where the journal has all.
+    /// Syncs what was added to disk, or reports that it cannot; for long work before [`Self::finish`]. The file is left
+    /// alone where the journal has everything.
     pub(super) fn keep(&mut self, cache: &mut Cache) {
         self.append(cache);
         if !self.is_changed {
@@ -78,10 +79,10 @@ impl Disk {
         } else {
             self.sync()
         };
-        self.told(done);
+        self.report(done);
     }
 
-    /// Returns once the disk has all of the cache, or it was told that it cannot.
+    /// Syncs the whole cache to disk, or reports that it cannot.
     pub(super) fn finish(&mut self, cache: &mut Cache) {
         self.append(cache);
         if !self.is_changed {
@@ -89,12 +90,12 @@ impl Disk {
         }
         let whole = self.is_failing || self.file_bytes == 0 || self.journal_bytes > self.file_bytes;
         let done = if whole { self.replace(cache) } else { self.sync() };
-        // Tried again with the next change where it did not work.
+        // After a failure the next change tries again.
         self.is_changed = done.is_err();
-        self.told(done);
+        self.report(done);
     }
 
-    fn told(&mut self, done: io::Result<()>) {
+    fn report(&mut self, done: io::Result<()>) {
         match done {
             Ok(()) if self.is_failing => {
                 log::info!("{}: the label cache can be written again", self.file.display());
@@ -103,8 +104,8 @@ impl Disk {
             Err(error) if !self.is_failing => {
                 let file = self.file.display();
                 log::warn!(
-                    "{file}: the label cache cannot be written ({error}); it is tried again with the next change, and \
-                     until it works labels are embedded anew at every start"
+                    "{file}: the label cache cannot be written ({error}); the next change tries again, and until that works \
+                     labels are embedded again at every start"
                 );
                 self.is_failing = true;
             }
@@ -112,15 +113,15 @@ impl Disk {
         }
     }
 
-    /// Appends records, behind what is whole of the journal.
+    /// Appends records after the journal's valid part.
     fn write(&mut self, records: &[u8]) -> io::Result<()> {
         if let Some(folder) = self.journal.parent() {
             store::make_state_folder(folder)?;
         }
         let mut file = files::open_or_make(&self.journal, FILE_MODE)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", printable_path(&self.journal))))?;
-        // Other programs append too, one at a time. On a file system without locks they may spoil each other's records,
-        // which are then left out.
+        // Other programs append too, one at a time. On a file system without locks they may damage each other's records,
+        // which are then ignored.
         let _ = file.lock();
         let length = file.metadata()?.len();
         if length != self.journal_bytes {
@@ -131,7 +132,7 @@ impl Disk {
         }
         let mark = if self.journal_bytes == 0 { Cache::JOURNAL_MARK } else { &[] };
         if !mark.is_empty() {
-            // Whatever the umask is, as for the file.
+            // Regardless of the umask, as for the file.
             file.set_permissions(Permissions::from_mode(FILE_MODE))?;
         }
         let bytes = [mark, records].concat();
@@ -140,13 +141,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Returns once the disk has the journal.
+    /// Syncs the journal to disk.
     fn sync(&self) -> io::Result<()> {
         files::open_no_link(&self.journal)?.sync_all()?;
         self.journal.parent().map_or(Ok(()), store::sync_folder)
     }
 
-    /// Writes all of the cache to the file, and does away with the journal.
+    /// Writes the whole cache to the file and removes the journal.
     fn replace(&mut self, cache: &mut Cache) -> io::Result<()> {
         let bytes = cache.encode().map_err(io::Error::other)?;
         store::replace_state_file(&self.file, &bytes)?;
@@ -162,30 +163,30 @@ impl Disk {
     }
 }
 
-/// The cache that a file holds, and the file's length; an empty one and 0 where there is none that can be read.
+/// Reads a cache file and its length; an empty cache and 0 where there is none that can be read.
 fn read_file(path: &Path) -> (Cache, u64) {
     let bytes = match files::read(path, CACHE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return (Cache::default(), 0),
         Err(error) => {
-            log::warn!("{}: the label cache cannot be read ({error}); it is built anew", path.display());
+            log::warn!("{}: the label cache cannot be read ({error}) and is rebuilt", path.display());
             return (Cache::default(), 0);
         }
     };
     match Cache::decode(&bytes) {
         Ok(cache) => (cache, bytes.len() as u64),
         Err(error) => {
-            log::warn!("{}: the label cache is ignored and built anew: {error}", path.display());
+            log::warn!("{}: the label cache is ignored and rebuilt: {error}", path.display());
             (Cache::default(), 0)
         }
     }
 }
 
-/// Adds what a journal holds; gives its length up to where it is whole.
+/// Adds the records of a journal; returns the length of its valid part.
 fn replay(path: &Path, cache: &mut Cache) -> u64 {
     let bytes = match files::read(path, CACHE_BYTES_MAX) {
         Ok(bytes) => bytes,
-        // Where the folder is none, the file's message has said so.
+        // A folder that is none was reported with the cache file.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return 0,
         Err(error) => {
             log::warn!("{}: the label cache's journal cannot be read ({error})", path.display());
@@ -196,10 +197,10 @@ fn replay(path: &Path, cache: &mut Cache) -> u64 {
     let path = path.display();
     match ending {
         Ending::Whole => {}
-        Ending::Torn => log::debug!("{path}: {} bytes of a record that was not written whole", bytes.len() - whole),
+        Ending::Torn => log::debug!("{path}: {} bytes of an incomplete record", bytes.len() - whole),
         Ending::Damaged => {
             log::warn!(
-                "{path}: the label cache's journal is damaged after {whole} bytes; what follows is embedded anew"
+                "{path}: the label cache's journal is damaged after {whole} bytes; the rest is embedded again"
             );
         }
     }
@@ -235,12 +236,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_is_there_before_the_end_and_after_it() {
+    fn additions_survive_a_crash_and_a_finish() {
         let folder = tempfile::tempdir().unwrap();
         let (mut disk, mut cache) = Disk::open(folder.path());
         for number in 0..10 {
             add(&mut disk, &mut cache, number);
-            assert_eq!(kept(folder.path()), number + 1, "a kill now keeps all that was embedded");
+            assert_eq!(kept(folder.path()), number + 1, "a kill now keeps everything that was embedded");
         }
         disk.finish(&mut cache);
         assert_eq!((kept(folder.path()), size(&disk.journal)), (10, 0));
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_on_the_way_costs_the_file_nothing_and_is_finished_at_the_end() {
+    fn keeping_syncs_the_journal_and_finishing_writes_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let (mut disk, mut cache) = Disk::open(folder.path());
         disk.keep(&mut cache);
@@ -280,7 +281,7 @@ mod tests {
         assert_eq!((size(&disk.file), kept(folder.path())), (0, 1));
         disk.finish(&mut cache);
         assert!(!disk.journal.exists() && kept(folder.path()) == 1, "it is in the file");
-        // What cannot be appended is written whole, once.
+        // What cannot be appended is written to the file, once.
         fs::create_dir(&disk.journal).unwrap();
         add(&mut disk, &mut cache, 1);
         assert_eq!(kept(folder.path()), 1);
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_journal_loses_its_last_record_and_goes_on() {
+    fn a_torn_journal_loses_only_its_last_record() {
         let folder = tempfile::tempdir().unwrap();
         let (mut disk, mut cache) = Disk::open(folder.path());
         add(&mut disk, &mut cache, 0);
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_add_at_the_same_time_keep_both() {
+    fn concurrent_programs_keep_both_additions() {
         let folder = tempfile::tempdir().unwrap();
         let (mut one, mut first) = Disk::open(folder.path());
         add(&mut one, &mut first, 0);
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_is_tried_again_after_it_failed() {
+    fn a_failed_write_is_retried() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         fs::write(&state, "a file in the place of the folder").unwrap();
@@ -340,6 +341,6 @@ mod tests {
         add(&mut disk, &mut cache, 1);
         disk.finish(&mut cache);
         assert!(disk.path().is_some());
-        assert_eq!(kept(&state), 2, "what could not be written before is there too");
+        assert_eq!(kept(&state), 2, "what failed before is there too");
     }
 }

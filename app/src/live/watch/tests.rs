@@ -41,7 +41,7 @@ impl Scene {
                 lock(&seen.0).push(fs::read_to_string(&path_seen).ok());
                 seen.1.notify_all();
             };
-            Watcher::start_with(&path, means, Arc::new(Beat::new(None, Instant::now())), on_change).expect("a watcher")
+            Watcher::start_with(&path, means, Arc::new(Heartbeat::new(None, Instant::now())), on_change).expect("a watcher")
         };
         Self { watcher, seen, root, _folder: folder }
     }

@@ -1,0 +1,6 @@
+//! Labels: the file that names them, what is doubtful about it, and their embeddings.
+
+pub mod demo;
+pub mod embedder;
+pub mod label_file;
+pub(crate) mod lint;
