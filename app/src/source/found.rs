@@ -1,12 +1,12 @@
-//! Says what bytes are that should have been images.
+//! Describes bytes that should have been images.
 
 use spotter_engine::picture::foreign;
 use spotter_engine::printable::printable;
 
-/// The most characters that are shown.
+/// Most characters that are shown.
 const SHOWN: usize = 120;
 
-/// First bytes of image and video streams that [`foreign`] does not name.
+/// First bytes of image and video streams that [`foreign`] does not recognise.
 const STREAMS: [(&[u8], &str); 6] = [
     (b"\x89PNG", "a PNG picture"),
     (b"GIF8", "a GIF picture"),
@@ -16,15 +16,15 @@ const STREAMS: [(&[u8], &str); 6] = [
     (b"YUV4MPEG2", "raw video"),
 ];
 
-/// The first bytes for a message, after the words `before`; nothing for no bytes. Text is shown as such without its
-/// control characters, anything else escaped, and both cut to a length that a line has room for.
+/// Describes `bytes` by their start and kind, after the words `before`; empty for no bytes. Text is shown as text with control
+/// characters escaped, other data escaped, both cut to fit a line.
 pub(super) fn found(before: &str, bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return String::new();
     }
     let text = String::from_utf8_lossy(bytes);
     let odd = text.chars().filter(|c| (c.is_control() && !c.is_whitespace()) || *c == char::REPLACEMENT_CHARACTER);
-    // The last character may be cut off.
+    // The last character may be incomplete.
     let is_text = odd.count() <= 1;
     let shown: String = if is_text {
         let words: Vec<_> = text.split_whitespace().collect();

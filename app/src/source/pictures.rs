@@ -1,4 +1,4 @@
-//! A picture file, or all pictures of a folder by name.
+//! An image file, or all images of a folder sorted by name.
 
 use std::fs;
 use std::io::Read;
@@ -9,58 +9,58 @@ use spotter_engine::files::{self, Refusal};
 use spotter_engine::picture;
 
 use super::error::MJPEG;
-use super::{Frame, PixelFormat, Source, SourceError, Stop};
+use super::{Frame, PixelFormat, Source, SourceError};
+use crate::process::Stop;
 
-/// Larger files are refused: no camera writes them, and they would fill the memory of a small board.
+/// Larger files are refused: no camera writes them, and they would fill a small board's memory.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Picture files, one after the other.
+/// Image files, one after the other.
 pub(super) struct Pictures {
     name: PathBuf,
     is_folder: bool,
     paths: Vec<PathBuf>,
     next: usize,
-    number: u64,
-    /// Files that could not be read and were not told, and what was wrong with the last.
+    /// Count of unreadable files that were not reported yet, and the error of the last.
     skipped: Option<(u64, String)>,
 }
 
 impl Pictures {
-    /// Opens a picture file, or a folder, whose pictures come sorted by name.
+    /// Opens an image file, or a folder, whose images come sorted by name.
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let kind = fs::metadata(path).map_err(|e| SourceError::of_file(path, e))?;
         let is_folder = kind.is_dir();
-        // What is read of a pipe is gone.
+        // Not a pipe: bytes read from it would be lost.
         if kind.is_file()
             && let Some(what) = video(path)
         {
             return Err(SourceError::of_video(path, what));
         }
         let paths = if is_folder { folder(path)? } else { vec![path.to_path_buf()] };
-        Ok(Pictures { name: path.to_path_buf(), is_folder, paths, next: 0, number: 0, skipped: None })
+        Ok(Pictures { name: path.to_path_buf(), is_folder, paths, next: 0, skipped: None })
     }
 }
 
-/// What kind of video a file is, if it is one.
+/// The kind of video that a file is, if it is one.
 fn video(path: &Path) -> Option<&'static str> {
     let mut start = Vec::new();
     files::open(path).and_then(|file| file.take(picture::START_BYTES).read_to_end(&mut start)).ok()?;
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
-    // Its first frame alone looks like a picture.
+    // The first frame of an MJPEG file looks like an image.
     if start.starts_with(b"\xff\xd8") && ["mjpeg", "mjpg"].iter().any(|known| known.eq_ignore_ascii_case(ending)) {
         return Some(MJPEG);
     }
     picture::foreign(&start).filter(|foreign| foreign.is_video).map(|foreign| foreign.what)
 }
 
-/// The pictures of a folder, sorted by name; folders in it are not entered.
+/// The images of a folder, sorted by name, without those of subfolders.
 fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let read = |e| SourceError::of_file(path, e);
     let mut first_video = None;
     let mut paths = Vec::new();
     for entry in fs::read_dir(path).map_err(read)? {
         let path = entry.map_err(read)?.path();
-        // Folders, pipes and devices are no pictures; a broken link is reported when its turn comes.
+        // Folders, pipes and devices are skipped; a broken link is reported when its turn comes.
         let special = fs::metadata(&path).is_ok_and(|data| !data.is_file());
         if !special && picture::has_known_ending(&path) {
             paths.push(path);
@@ -108,12 +108,9 @@ impl Source for Pictures {
                 Err(error) => return Err(error),
             }
             frame.set_encoded(PixelFormat::Encoded);
-            frame.number = self.number;
             frame.path = Some(path.clone());
-            frame.truth = None;
             frame.captured = Instant::now();
             frame.capture_time = start.elapsed();
-            self.number += 1;
             return Ok(true);
         }
         Ok(false)
@@ -143,17 +140,17 @@ mod tests {
 
     use super::*;
 
-    fn names(source: &mut Pictures) -> Vec<(u64, String, Vec<u8>)> {
+    fn names(source: &mut Pictures) -> Vec<(String, Vec<u8>)> {
         let (mut frame, stop, mut all) = (Frame::default(), Stop::new(), Vec::new());
         while source.next(&mut frame, &stop).unwrap() {
             let name = frame.path.as_ref().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-            all.push((frame.number, name, frame.bytes.clone()));
+            all.push((name, frame.bytes.clone()));
         }
         all
     }
 
     #[test]
-    fn a_folder_comes_sorted_and_skips_what_cannot_be_read() {
+    fn a_folder_is_sorted_and_unreadable_files_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.JPG", "a.png", "notes.txt", "c.webp", "none"] {
             fs::write(dir.path().join(name), name).unwrap();
@@ -164,23 +161,23 @@ mod tests {
         large.set_len(MAX_FILE_BYTES + 1).unwrap();
 
         let mut source = Pictures::open(dir.path()).unwrap();
-        let frame = |number, name: &str| (number, name.to_string(), name.as_bytes().to_vec());
-        assert_eq!(names(&mut source), [frame(0, "a.png"), frame(1, "b.JPG"), frame(2, "c.webp")]);
+        let frame = |name: &str| (name.to_string(), name.as_bytes().to_vec());
+        assert_eq!(names(&mut source), [frame("a.png"), frame("b.JPG"), frame("c.webp")]);
         assert!(source.describe().ends_with(": 5 pictures"));
     }
 
     #[test]
-    fn one_picture_of_any_ending() {
+    fn one_image_of_any_extension() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("picture");
         fs::write(&path, "x").unwrap();
         let mut source = Pictures::open(&path).unwrap();
-        assert_eq!(names(&mut source), [(0, "picture".into(), b"x".to_vec())]);
+        assert_eq!(names(&mut source), [("picture".into(), b"x".to_vec())]);
         assert!(!source.is_live());
     }
 
     #[test]
-    fn videos_are_named_as_such() {
+    fn videos_are_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.mp4");
         fs::write(&path, b"\0\0\0\x1cftypisom\0\0\x02\0isomiso2mp41").unwrap();
@@ -188,7 +185,7 @@ mod tests {
         for path in [&path, dir.path()] {
             assert!(error(path).contains("x.mp4: found an MP4 or QuickTime video"), "{}", error(path));
         }
-        // Beside pictures it is only another file.
+        // Beside images it is just another file.
         fs::write(dir.path().join("a.png"), "a.png").unwrap();
         assert_eq!(names(&mut Pictures::open(dir.path()).unwrap()).len(), 1);
         let frames = dir.path().join("x.MJPEG");
@@ -197,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn unreadable_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = |path: &Path| Pictures::open(path).err().unwrap().to_string();
         assert!(error(dir.path()).contains("no pictures in this folder"));

@@ -1,4 +1,4 @@
-//! Cameras behind V4L2: USB webcams and everything else with a `/dev/video` node that gives whole pictures.
+//! V4L2 cameras: USB webcams and everything else with a `/dev/video` node that gives processed images.
 
 mod closing;
 mod device;
@@ -23,24 +23,22 @@ use self::closing::Closing;
 pub(super) use self::device::devices;
 use self::device::{ask, identify, offers};
 use self::layout::Layout;
-use super::{CameraOffer, CaptureOptions, Frame, PixelFormat, Source, SourceError, Stop};
+use super::{CameraOffer, CaptureOptions, Frame, PixelFormat, Source, SourceError};
+use crate::process::{STOP_CHECK, Stop};
 
-/// How many buffers the driver fills in turn: one being copied, one being filled, two for a slow moment.
+/// Buffers that the driver fills in turn: one being copied, one being filled, two in reserve.
 const BUFFERS: u32 = 4;
 
-/// The most buffers a V4L2 queue has (VIDEO_MAX_FRAME).
+/// Most buffers of a V4L2 queue (`VIDEO_MAX_FRAME`).
 const MAX_BUFFERS: usize = 32;
 
-/// After so many broken frames in a row, a second's worth, the camera is opened anew.
+/// Broken frames in a row, about a second's worth, after which the camera is reopened.
 const MAX_BROKEN: u32 = 30;
 
-/// How often a waiting camera looks whether it was stopped.
-const STOP_CHECK_MS: i32 = 50;
-
-/// What drivers of camera pipelines answer when nobody has linked and set up the pipeline's parts.
+/// Error of drivers of camera pipelines that nobody has configured.
 const EPIPE: i32 = 32;
 
-/// The event of `poll` that says a frame is ready.
+/// The `poll` event for a frame that is ready.
 const POLLIN: i16 = 1;
 
 /// An open camera.
@@ -52,15 +50,14 @@ pub(super) struct Camera {
     stream: Closing<MmapStream<'static>>,
     handle: Arc<Handle>,
     started: bool,
-    number: u64,
     /// Broken frames since the last good one.
     broken: u32,
-    /// Broken frames that nobody has asked for yet, and what was wrong with the last.
+    /// Count of broken frames that were not reported yet, and the reason for the last.
     skipped: Option<(u64, String)>,
 }
 
 impl Camera {
-    /// Opens the device and sets the format that `negotiate` takes for the cheapest.
+    /// Opens the device and sets the format that `negotiate` considers cheapest.
     pub(super) fn open(path: &Path, options: &CaptureOptions) -> Result<Self, SourceError> {
         let device = device::open(path)?;
         let identity = identify(&device, path)?;
@@ -72,7 +69,7 @@ impl Camera {
         };
         let wanted = Format::new(choice.width, choice.height, FourCC::new(&choice.fourcc));
         let got = ask(path, "set the format", || device.set_format(&wanted))?;
-        // A driver that does not answer has no choice of its own.
+        // A driver that fails here has only the default.
         let encoding = encoding::encoding(&device.handle()).unwrap_or_default();
         let layout = Layout::check(&got, encoding, path)?;
         if got.fourcc != wanted.fourcc {
@@ -81,7 +78,7 @@ impl Camera {
         let fps = set_rate(&device, path, options.fps);
         let buffers = || MmapStream::with_buffers(&device, Type::VideoCapture, BUFFERS);
         let mut stream = ask(path, "map the buffers", buffers)?;
-        // The stream turns it into an i32 of milliseconds; an hour is for ever here.
+        // The stream converts this to an i32 of milliseconds.
         stream.set_timeout(options.timeout.min(Duration::from_secs(3600)));
         let rate = fps.map_or_else(String::new, |fps| format!(" at {} fps", (fps * 100.0).round() / 100.0));
         let description = format!("{}: {} ({}), {layout}{rate}", path.display(), identity.card, identity.driver);
@@ -93,17 +90,16 @@ impl Camera {
             stream: Closing::new(stream),
             handle: device.handle(),
             started: false,
-            number: 0,
             broken: 0,
             skipped: None,
         })
     }
 
-    /// Queues all buffers but the first, which the stream itself queues when it is asked for a frame, and starts.
+    /// Queues all buffers but the first, which the stream queues itself before it reads a frame, and starts the stream.
     fn start(&mut self) -> Result<(), SourceError> {
         let stream = &mut self.stream;
         ask(&self.path, "queue a buffer", || stream.queue(1))?;
-        // How many buffers the driver gave is not told: the first index too large is refused.
+        // The crate does not tell how many buffers there are: the first index too large is refused.
         let _queued = (2..MAX_BUFFERS).take_while(|index| stream.queue(*index).is_ok()).count();
         ask(&self.path, "start the stream", || stream.start()).map_err(|error| match error {
             SourceError::Device { source, .. } if source.raw_os_error() == Some(EPIPE) => {
@@ -115,25 +111,25 @@ impl Camera {
         Ok(())
     }
 
-    /// Waits for a frame in short steps. Says whether there is one; not when stopped.
+    /// Waits for a frame, in short steps, since the crate lends no descriptor that could be polled together with the stop
+    /// signal. Returns `false` when stopped.
     fn wait(&self, stop: &Stop) -> Result<bool, SourceError> {
         let start = Instant::now();
         while !stop.is_set() {
-            let ready = self.handle.poll(POLLIN, STOP_CHECK_MS);
-            match ready {
+            match self.handle.poll(POLLIN, STOP_CHECK.as_millis() as i32) {
                 Ok(0) if start.elapsed() >= self.timeout => {
                     return Err(SourceError::TimedOut { path: self.path.clone(), limit: self.timeout });
                 }
                 Ok(0) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What is wrong with the device, the read after this says better.
+                // The read that follows reports errors of the device better.
                 Ok(_) | Err(_) => return Ok(true),
             }
         }
         Ok(false)
     }
 
-    /// Fetches the frame that is ready. `Ok(false)`: it was broken and is skipped.
+    /// Fetches the frame that is ready. `Ok(false)`: it was broken and was skipped.
     fn fetch(&mut self, frame: &mut Frame) -> Result<bool, SourceError> {
         let start = Instant::now();
         let stream = &mut self.stream;
@@ -179,13 +175,9 @@ impl Source for Camera {
             }
         }
         let layout = &self.layout;
-        frame.number = self.number;
         frame.format = layout.format;
         (frame.width, frame.height, frame.stride) = (layout.width, layout.height, layout.stride);
         (frame.range, frame.matrix) = (layout.range, layout.matrix);
-        frame.path = None;
-        frame.truth = None;
-        self.number += 1;
         Ok(true)
     }
 
@@ -203,7 +195,7 @@ impl Source for Camera {
     }
 }
 
-/// Asks a device what it is and what it gives, without changing anything about it.
+/// Queries a device's name and formats without changing its settings.
 pub(super) fn examine(path: &Path, options: &CaptureOptions) -> Result<CameraOffer, SourceError> {
     let device = device::open(path)?;
     let identity = identify(&device, path)?;
@@ -218,7 +210,7 @@ pub(super) fn examine(path: &Path, options: &CaptureOptions) -> Result<CameraOff
     })
 }
 
-/// Asks for a frame rate, and gives the one that was set. Cameras without a choice refuse; that is no error.
+/// Requests a frame rate and returns the one that was set. Cameras with a fixed rate refuse, which is no error.
 fn set_rate(device: &Device, path: &Path, fps: u32) -> Option<f32> {
     let set = ask(path, "set the frame rate", || device.set_params(&Parameters::with_fps(fps.max(1))));
     let params = set.or_else(|_| ask(path, "read the frame rate", || device.params())).ok()?;
@@ -227,7 +219,7 @@ fn set_rate(device: &Device, path: &Path, fps: u32) -> Option<f32> {
         .then(|| interval.denominator as f32 / interval.numerator as f32)
 }
 
-/// The part of a buffer that is the frame, or why there is none.
+/// The part of a buffer that is the frame, or the reason why it is broken.
 fn content<'a>(bytes: &'a [u8], meta: &Metadata, layout: &Layout) -> Result<&'a [u8], String> {
     if meta.flags.contains(Flags::ERROR) {
         return Err("the driver marked it as damaged".into());

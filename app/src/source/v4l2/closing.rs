@@ -1,4 +1,4 @@
-//! Ends a camera's stream without a panic.
+//! Stops a camera's stream without a panic.
 
 use std::io;
 use std::mem::forget;
@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use v4l::io::traits::Stream;
 
-/// The device is gone: the one answer to a stop that the `v4l` crate's streams take calmly when dropped.
+/// The device is gone: the only error of a stop that the `v4l` crate's streams ignore when dropped.
 const ENODEV: i32 = 19;
 
-/// How often stopping is tried, and the pause between: a stop fails only while the driver is busy resetting.
+/// Attempts to stop. A stop fails only while the driver is busy with a reset.
 const TRIES: usize = 5;
+
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A stream that is stopped before it is dropped. Dropping a `v4l` stream stops it and panics when that fails; here the
-/// stop is tried first, and once it has worked another one does nothing and works too (V4L2, VIDIOC_STREAMOFF).
+/// A stream that is stopped before it is dropped. Dropping a `v4l` stream stops it and panics if that fails; here the stop is
+/// tried first, and a second stop always succeeds (V4L2, `VIDIOC_STREAMOFF`).
 pub(super) struct Closing<S: Stream>(Option<S>);
 
 impl<S: Stream> Closing<S> {
@@ -43,15 +45,14 @@ impl<S: Stream> Drop for Closing<S> {
     fn drop(&mut self) {
         let Some(mut stream) = self.0.take() else { return };
         if let Err(error) = stop(&mut stream) {
-            // Dropping it would panic. Its buffers and the device stay open, once: while they are, the device is busy
-            // and cannot be opened again.
+            // Dropping it would panic. Its buffers and the device stay open, and the device stays busy.
             log::error!("cannot stop the camera: {error}; plug it in again and restart");
             forget(stream);
         }
     }
 }
 
-/// Stops the stream; also when the device is gone.
+/// Stops the stream. A device that is gone counts as stopped.
 fn stop(stream: &mut impl Stream) -> io::Result<()> {
     let mut tries = 1;
     loop {
@@ -74,7 +75,7 @@ mod tests {
 
     const EBUSY: i32 = 16;
 
-    /// Fails to stop with the given errors, one after the other, and panics like `v4l` when dropped.
+    /// Fails to stop with the given errors, last one first, and panics like `v4l` when dropped.
     struct Stubborn<'a> {
         errors: Vec<i32>,
         dropped: &'a Cell<bool>,

@@ -1,4 +1,4 @@
-//! Opens V4L2 devices and asks them what they can do.
+//! Opens V4L2 devices and queries what they can do.
 
 use std::fs;
 use std::io;
@@ -19,13 +19,13 @@ use crate::source::{CaptureOptions, SourceError};
 const EBUSY: i32 = 16;
 const ENOTTY: i32 = 25;
 
-/// Drivers whose nodes list formats that they give only after other programs have set the sensor up.
+/// Drivers whose nodes list formats that work only after other programs have set up the sensor.
 const RAW_DRIVERS: [&str; 1] = ["rp1-cfe"];
 
-/// Drivers that process pictures which programs hand them, and have no camera.
+/// Drivers that process images from memory and have no camera.
 const PROCESSORS: [&str; 1] = ["bcm2835-isp"];
 
-/// Who a device says it is.
+/// Identity of a device, by its driver.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     pub(super) driver: String,
@@ -33,7 +33,7 @@ pub(super) struct Identity {
     pub(super) is_usb: bool,
 }
 
-/// All V4L2 nodes in the folder, which is `/dev` but for tests, by number.
+/// All V4L2 nodes in the folder, sorted by number. The folder is `/dev` outside of tests.
 pub(crate) fn devices(folder: &Path) -> Vec<PathBuf> {
     let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -42,15 +42,15 @@ pub(crate) fn devices(folder: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Makes a call of the driver and names what fails.
+/// Makes a driver call; `action` names it in the error.
 pub(super) fn ask<T>(
     path: &Path,
     action: &'static str,
     call: impl FnOnce() -> io::Result<T>,
 ) -> Result<T, SourceError> {
-    // The `v4l` crate panics where a driver answers with a value that V4L2 does not define, and with cut-off names.
+    // The `v4l` crate panics at values that V4L2 does not define, and at names that are no UTF-8.
     let answer = catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|_| Err(io::Error::other("the driver's answer is not what V4L2 defines")));
+        .unwrap_or_else(|_| Err(io::Error::other("the driver returned a value that V4L2 does not define")));
     answer.map_err(|source| match source.raw_os_error() {
         Some(EBUSY) => SourceError::Busy { path: path.into() },
         _ => SourceError::Device { path: path.into(), action, source },
@@ -87,7 +87,7 @@ pub(super) fn open(path: &Path) -> Result<Device, SourceError> {
     }
 }
 
-/// Asks a device who it is; refuses those that are no cameras.
+/// Queries the identity of a device; refuses devices that are no cameras.
 pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceError> {
     let refuse = |found: String| SourceError::NotCapture { path: path.into(), found };
     if has_broken_name(path) {
@@ -123,7 +123,7 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
     Ok(Identity { driver, card: caps.card, is_usb: caps.bus.starts_with("usb-") })
 }
 
-/// Whether the kernel cut the device's name in the middle of a character, which the `v4l` crate does not take.
+/// Whether the kernel cut the device's name within a character, at which the `v4l` crate panics.
 fn has_broken_name(path: &Path) -> bool {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let Some(node) = real.file_name() else { return false };
@@ -131,7 +131,7 @@ fn has_broken_name(path: &Path) -> bool {
         .is_ok_and(|name| str::from_utf8(&name).is_err())
 }
 
-/// What the device offers, one for each pixel format that can be read.
+/// The device's offers, one for each supported pixel format.
 pub(super) fn offers(device: &Device, path: &Path, wanted: &CaptureOptions) -> Result<Vec<Offer>, SourceError> {
     let formats = ask(path, "list the formats", || device.enum_formats())?;
     let codes: Vec<_> = formats.iter().map(|format| format.fourcc.repr).collect();
@@ -153,7 +153,7 @@ pub(super) fn offers(device: &Device, path: &Path, wanted: &CaptureOptions) -> R
     })
 }
 
-/// The offer in one format; sizes and rates that the driver does not list are asked for all the same.
+/// The offer in one format; where the driver lists no sizes, the requested one.
 fn offer(device: &Device, fourcc: FourCC, emulated: bool, wanted: &CaptureOptions) -> Offer {
     let sizes: Vec<_> = device.enum_framesizes(fourcc).unwrap_or_default().into_iter().map(|size| size.size).collect();
     let (width, height) = best_size(&sizes, wanted).unwrap_or((wanted.width, wanted.height));
@@ -171,9 +171,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_camera_is_named() {
+    fn other_devices_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        // qemu-user, which the tests are then run by, knows none of the calls that ask a device what it is.
+        // qemu-user knows none of the V4L2 calls.
         let emulated = std::env::var_os("SPOTTER_TEST_RUNNER").is_some();
         for (path, part) in [
             (dir.path().join("video0"), "not found; plug the camera in"),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_below_becomes_an_error() {
+    fn a_panic_of_the_crate_becomes_an_error() {
         let error = ask(Path::new("v"), "x", || -> io::Result<()> { panic!("expected by this test") }).unwrap_err();
         assert!(error.to_string().contains("v: cannot x"));
         let busy = ask(Path::new("v"), "x", || -> io::Result<()> { Err(io::Error::from_raw_os_error(EBUSY)) });

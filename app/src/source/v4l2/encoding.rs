@@ -1,4 +1,4 @@
-//! The one thing that a driver says about its pictures and the `v4l` crate does not pass on.
+//! The one property of a format that the `v4l` crate does not pass on.
 
 use std::io;
 use std::mem;
@@ -8,7 +8,7 @@ use v4l::device::Handle;
 use v4l::v4l_sys::v4l2_format;
 use v4l::v4l2::{self, vidioc};
 
-/// The `ycbcr_enc` of the current format: `V4L2_YCBCR_ENC_…`, 0 for what the colour space has by default.
+/// The `ycbcr_enc` of the current format: `V4L2_YCBCR_ENC_…`, 0 for the colour space's default.
 pub(super) fn encoding(handle: &Handle) -> io::Result<u32> {
     #[allow(unsafe_code, reason = "VIDIOC_G_FMT, which fills a structure of plain numbers that is alive meanwhile")]
     unsafe {

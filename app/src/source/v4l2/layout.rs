@@ -1,4 +1,4 @@
-//! What the driver really set, checked.
+//! Checks the format that the driver has set.
 
 use std::fmt;
 use std::path::Path;
@@ -9,15 +9,15 @@ use v4l::format::{Colorspace, FieldOrder, Quantization};
 use super::negotiate::pixel_format;
 use crate::source::{Matrix, PixelFormat, Range, SourceError};
 
-/// More columns or rows are a driver's mistake, not a camera.
+/// Most columns or rows; a driver that sets more is wrong.
 const MAX_SIDE: u32 = 16384;
 
-/// Numbers of matrices in V4L2 (`enum v4l2_ycbcr_encoding`).
+/// Conversion matrices in V4L2 (`enum v4l2_ycbcr_encoding`).
 const ENCODING_DEFAULT: u32 = 0;
 const ENCODING_709: u32 = 2;
 const ENCODING_XV709: u32 = 4;
 
-/// How the bytes of every frame lie.
+/// Memory layout of every frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) format: PixelFormat,
@@ -30,7 +30,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Takes what the driver answered, or says why it cannot be. `encoding` is V4L2's number of the matrix.
+    /// Checks the format that the driver has set. `encoding` is V4L2's number of the matrix.
     pub(super) fn check(got: &Format, encoding: u32, path: &Path) -> Result<Self, SourceError> {
         let refuse = |found: String, expected: String| SourceError::Layout { path: path.into(), expected, found };
         let Some(format) = pixel_format(got.fourcc.repr) else {
@@ -49,7 +49,7 @@ impl Layout {
         let row_bytes = format.row_bytes(width);
         let stride = match got.stride as usize {
             _ if row_bytes == 0 => 0,
-            // Some drivers leave it out where rows are not padded.
+            // Some drivers leave it 0 if rows are not padded.
             0 => row_bytes,
             stride => stride,
         };
@@ -71,7 +71,7 @@ impl Layout {
     }
 }
 
-/// The range, with V4L2's default for RGB and YUV where the driver leaves it open; grey alone is no YUV there.
+/// The range of sample values, or V4L2's default for the format; grey counts as RGB there.
 fn range(got: &Format, format: PixelFormat) -> Range {
     match (got.quantization, got.colorspace) {
         (Quantization::FullRange, _) | (Quantization::Default, Colorspace::JPEG) => Range::Full,
@@ -80,7 +80,7 @@ fn range(got: &Format, format: PixelFormat) -> Range {
     }
 }
 
-/// The driver's matrix, else the one that V4L2 defines for the colour space.
+/// The driver's matrix, or V4L2's default for the colour space.
 fn matrix(got: &Format, encoding: u32) -> Matrix {
     match (encoding, got.colorspace) {
         (ENCODING_709 | ENCODING_XV709, _) => Matrix::Bt709,
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn good_answers_are_taken() {
+    fn valid_formats_are_accepted() {
         for (code, stride, size, expected) in [
             (b"YUYV", 1280, 614_400, 1280),
             (b"YUYV", 0, 0, 1280),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_answers_are_refused() {
+    fn invalid_formats_are_refused() {
         let alternate = Format { field_order: FieldOrder::Alternate, ..format(b"YUYV", 640, 480, 1280, 614_400) };
         for (got, part) in [
             (format(b"H264", 640, 480, 0, 0), "the driver set format H264, expected MJPG, YUYV"),
