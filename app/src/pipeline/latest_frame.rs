@@ -1,17 +1,14 @@
-//! The one frame that waits between the source thread and the inference thread.
+//! The mailbox between the source thread and the inference thread, which holds one frame.
 
 use std::mem::swap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::source::{Frame, Stop};
+use crate::source::Frame;
 
-/// How often a waiting putter looks whether it was stopped; a taken frame wakes it at once.
-const STOP_CHECK: Duration = Duration::from_millis(20);
-
-/// Holds at most one frame. Frames are swapped in and out, so that their buffers go round and are never copied.
+/// Holds at most one frame. Frames are swapped in and out, so that their buffers are reused and never copied.
 #[derive(Debug, Default)]
-pub struct Slot {
+pub struct LatestFrame {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -24,7 +21,7 @@ struct Inner {
     dropped: u64,
 }
 
-/// What `Slot::take` brought.
+/// Result of [`LatestFrame::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// A frame, which no other call gets.
@@ -35,14 +32,14 @@ pub enum Taken {
     TimedOut,
 }
 
-impl Slot {
-    /// An empty, open slot.
+impl LatestFrame {
+    /// An empty, open mailbox.
     pub fn new() -> Self {
-        Slot::default()
+        LatestFrame::default()
     }
 
-    /// Puts `frame` in and gets a used one for the next capture. A frame that nobody took is dropped and counted.
-    /// Frames put into a closed slot are ignored.
+    /// Puts `frame` in, and leaves a used one in its place for the next capture. A frame that nobody took is dropped and
+    /// counted. Frames put into a closed mailbox are ignored.
     pub fn put_newest(&self, frame: &mut Frame) {
         let mut inner = self.lock();
         if inner.closed {
@@ -52,31 +49,24 @@ impl Slot {
         self.fill(&mut inner, frame);
     }
 
-    /// Waits until the frame before was taken, then puts `frame` in and gets a used one for the next capture.
-    /// Says whether it did: not when the slot was closed or `stop` was set first.
-    pub fn put_waiting(&self, frame: &mut Frame, stop: &Stop) -> bool {
-        let mut inner = self.lock();
-        while inner.full && !inner.closed && !stop.is_set() {
-            inner = self.changed.wait_timeout(inner, STOP_CHECK).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if inner.full || inner.closed {
+    /// Waits until the previous frame was taken, then puts `frame` in as [`Self::put_newest`] does. Returns whether it did:
+    /// not if the mailbox was closed.
+    pub fn put_waiting(&self, frame: &mut Frame) -> bool {
+        let waits = |inner: &mut Inner| inner.full && !inner.closed;
+        let mut inner = self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner);
+        if inner.closed {
             return false;
         }
         self.fill(&mut inner, frame);
         true
     }
 
-    /// Waits until the frame before was taken, then puts `frame` in as [`Slot::put_newest`] does; at the latest at `until`,
-    /// when what nobody took is dropped and counted.
-    pub fn put_by(&self, frame: &mut Frame, until: Instant, stop: &Stop) {
-        let mut inner = self.lock();
-        while inner.full && !inner.closed && !stop.is_set() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            inner = self.changed.wait_timeout(inner, left.min(STOP_CHECK)).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// Waits until the previous frame was taken, at most until `deadline`, then puts `frame` in as [`Self::put_newest`] does.
+    pub fn put_by(&self, frame: &mut Frame, deadline: Instant) {
+        let waits = |inner: &mut Inner| inner.full && !inner.closed;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.changed.wait_timeout_while(self.lock(), left, waits);
+        let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         if inner.closed {
             return;
         }
@@ -84,36 +74,28 @@ impl Slot {
         self.fill(&mut inner, frame);
     }
 
-    /// Waits for a frame, at most `timeout`, and swaps it with `frame`. A frame that was put in before the slot was
-    /// closed is still given.
+    /// Waits for a frame, at most `timeout`, and swaps it with `frame`. A frame that was put in before the mailbox was closed
+    /// is still returned.
     pub fn take(&self, frame: &mut Frame, timeout: Duration) -> Taken {
-        let start = Instant::now();
-        let mut inner = self.lock();
-        loop {
-            if inner.full {
-                swap(&mut inner.frame, frame);
-                inner.full = false;
-                self.changed.notify_all();
-                return Taken::Frame;
-            }
-            if inner.closed {
-                return Taken::Ended;
-            }
-            let left = timeout.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                return Taken::TimedOut;
-            }
-            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        let waits = |inner: &mut Inner| !inner.full && !inner.closed;
+        let waited = self.changed.wait_timeout_while(self.lock(), timeout, waits);
+        let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if inner.full {
+            swap(&mut inner.frame, frame);
+            inner.full = false;
+            self.changed.notify_all();
+            return Taken::Frame;
         }
+        if inner.closed { Taken::Ended } else { Taken::TimedOut }
     }
 
-    /// Says that no more frames come, or that nobody takes them any more.
+    /// Says that no more frames come, or that nobody takes them any more. Wakes everybody who waits.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// How many frames were replaced by newer ones before anybody took them.
+    /// Number of frames that were replaced before anybody took them.
     pub fn dropped(&self) -> u64 {
         self.lock().dropped
     }
@@ -125,7 +107,7 @@ impl Slot {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // No code that can panic runs under the lock, so a poisoned state is still whole.
+        // Nothing that can panic runs under the lock, so a poisoned state is still valid.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,46 +1,46 @@
-//! Frames that show what the frame before showed, told by a small picture of each.
+//! Detects frames that show the same as the last labelled one, by a thumbnail of each.
 
 use std::time::{Duration, Instant};
 
 use spotter_engine::picture::Picture;
 
-/// Cells of the small picture: of a 640 x 480 frame, each is the mean of 20 x 20 pixels, which takes most of a sensor's
-/// noise away and leaves an object that is a few pixels wide.
+/// Columns of the thumbnail. A cell of a 640 x 480 frame is the mean of 20 x 20 pixels, which removes most sensor noise and
+/// keeps objects that are a few pixels wide.
 const COLUMNS: usize = 32;
+
+/// Rows of the thumbnail.
 const ROWS: usize = 24;
 
-/// Red, green and blue: a thing may change its colour and keep its brightness.
+/// Red, green and blue, since an object may change its colour and keep its brightness.
 const CHANNELS: usize = 3;
 
-/// Scores are used again for this long at most, so that what the small picture does not show is late by no more.
+/// Longest reuse of scores, which bounds the delay of changes that the thumbnail does not show.
 const KEPT_MAX: Duration = Duration::from_secs(2);
 
-type Small = [f32; ROWS * COLUMNS * CHANNELS];
+type Thumbnail = [f32; ROWS * COLUMNS * CHANNELS];
 
-/// Compares frames with the last one that was looked at by the model.
-///
-/// Not with the one before: a scene that changes little from frame to frame, and much in the end, is noticed as soon as
-/// it differs enough from what the scores were made of.
+/// Compares frames with the last one that the model scored, not with the previous one: a slow change is noticed as soon as
+/// the frame differs enough from the scored one.
 #[derive(Debug)]
 pub struct Unchanged {
-    /// Grey levels by which no cell may differ, in any channel.
+    /// Grey levels at which a cell counts as different, in any channel.
     threshold: f32,
-    small: Box<Small>,
-    kept: Box<Small>,
-    /// Size of the kept picture, and when it was kept.
+    small: Box<Thumbnail>,
+    kept: Box<Thumbnail>,
+    /// Size of the kept image, and when it was kept.
     kept_of: Option<(usize, usize, Instant)>,
-    /// Size of the picture seen last.
+    /// Size of the last image.
     size: (usize, usize),
 }
 
 impl Unchanged {
-    /// Takes frames for the same in which no cell differs by `threshold` grey levels (of 255) or more.
+    /// Frames count as the same if no cell differs by `threshold` grey levels (0 to 255) or more.
     pub fn new(threshold: f32) -> Self {
         let empty = || Box::new([0.0; ROWS * COLUMNS * CHANNELS]);
         Self { threshold, small: empty(), kept: empty(), kept_of: None, size: (0, 0) }
     }
 
-    /// Whether `picture` shows what the kept one shows, and that one is not old.
+    /// Whether `picture` shows the same as the kept image, which is not too old.
     pub fn is_same(&mut self, picture: &Picture, now: Instant) -> bool {
         shrink(picture, &mut self.small);
         self.size = (picture.width, picture.height);
@@ -49,16 +49,16 @@ impl Unchanged {
         fresh && self.small.iter().zip(self.kept.iter()).all(|(a, b)| (a - b).abs() < self.threshold)
     }
 
-    /// Keeps the picture seen last, which the model looks at now.
+    /// Keeps the last image, which is about to be scored.
     pub fn keep(&mut self, now: Instant) {
         std::mem::swap(&mut self.small, &mut self.kept);
         self.kept_of = Some((self.size.0, self.size.1, now));
     }
 }
 
-/// Means of the cells, row by row, channels together. Every pixel counts in one cell; of pictures with fewer pixels than
-/// cells some cells are empty.
-fn shrink(picture: &Picture, small: &mut Small) {
+/// Writes the mean of each cell: rows, columns, channels. Every pixel belongs to one cell; images with fewer pixels than cells
+/// leave some cells empty.
+fn shrink(picture: &Picture, small: &mut Thumbnail) {
     let Picture { width, height, rgb, .. } = picture;
     for (row, cells) in small.chunks_exact_mut(COLUMNS * CHANNELS).enumerate() {
         let (top, bottom) = (row * height / ROWS, (row + 1) * height / ROWS);
@@ -72,7 +72,7 @@ fn shrink(picture: &Picture, small: &mut Small) {
                     }
                 }
             }
-            // A sum fits: 2^32 / 255 pixels are a fifth of the largest picture, and there are 768 cells.
+            // A sum fits: the largest image has five times 2^32 / 255 pixels, and there are 768 cells.
             let count = ((bottom - top) * (right - left)).max(1) as f32;
             for (mean, sum) in cell.iter_mut().zip(sums) {
                 *mean = sum as f32 / count;
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::source::{ShapesOptions, draw_shapes};
 
-    /// Numbers that look random and are the same every time.
+    /// A pseudo-random generator.
     struct Spread(u64);
 
     impl Spread {
@@ -121,10 +121,10 @@ mod tests {
         }
     }
 
-    /// Whether the second picture passes for the first.
+    /// Whether the second image counts as the same.
     fn same(first: &Picture, second: &Picture) -> bool {
         let (mut unchanged, now) = (Unchanged::new(4.0), Instant::now());
-        assert!(!unchanged.is_same(first, now), "there is nothing to compare the first with");
+        assert!(!unchanged.is_same(first, now), "nothing to compare with yet");
         unchanged.keep(now);
         unchanged.is_same(second, now)
     }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn small_things_anywhere_are_a_change() {
+    fn small_objects_anywhere_are_a_change() {
         let mut spread = Spread(2);
         // Worst case: a side of 20 pixels over the corner of four cells fills a quarter of each.
         for (side, contrast) in [(20, 17), (20, 60), (12, 60), (40, 20)] {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_get_old() {
+    fn scores_expire() {
         let (mut unchanged, start) = (Unchanged::new(4.0), Instant::now());
         let picture = grey(50);
         unchanged.is_same(&picture, start);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sizes_are_a_change_and_tiny_ones_no_fault() {
+    fn other_sizes_are_a_change_and_tiny_ones_work() {
         for (width, height) in [(1, 1), (31, 23), (320, 240), (641, 481)] {
             let picture = Picture { width, height, rgb: vec![50; width * height * 3], transparent: None };
             assert!(!same(&grey(50), &picture), "{width} x {height}");
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// Whatever the scenes, the first frame of a new one is never taken for the one before.
+    /// The first frame of a new scene never counts as the same.
     #[test]
     fn a_changed_scene_is_seen_in_its_first_frame() {
         let options = ShapesOptions { hold: 1, width: WIDTH, height: HEIGHT, ..ShapesOptions::default() };

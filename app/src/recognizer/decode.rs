@@ -1,4 +1,4 @@
-//! Frames become pictures, whatever their format.
+//! Decodes frames of all pixel formats to RGB.
 
 mod yuv;
 
@@ -9,16 +9,16 @@ use spotter_engine::picture::{self, DecodeError, JpegDecoder, Picture};
 use self::yuv::Converter;
 use crate::source::{Frame, PixelFormat, Range};
 
-/// Turns frames into RGB pictures. Reuses its buffers, and those of the picture that it is given.
+/// Decodes frames to RGB. Reuses its buffers and those of the picture that it is given.
 #[derive(Default)]
 pub struct Decoder {
     jpeg: JpegDecoder,
 }
 
-/// Why a frame could not become a picture.
+/// Why a frame could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The frame has no pixels, or more than a picture may have.
+    /// The frame has no pixels, or too many.
     #[error("{format} frame of {width} x {height} pixels, expected 1 to {} in all", picture::MAX_PIXELS)]
     Size {
         /// The frame's format.
@@ -28,19 +28,19 @@ pub enum FrameError {
         /// Its rows.
         height: usize,
     },
-    /// Rows overlap.
+    /// The stride is too small.
     #[error("{format} frame with {found_bytes} bytes a row, expected at least {expected_bytes} for {width} pixels")]
     Stride {
         /// The frame's format.
         format: PixelFormat,
         /// Its columns.
         width: usize,
-        /// What a row needs.
+        /// Minimum bytes of a row.
         expected_bytes: usize,
         /// The frame's stride.
         found_bytes: usize,
     },
-    /// The end of the frame is missing.
+    /// The frame is truncated.
     #[error("{format} frame of {width} x {height} pixels with {found_bytes} bytes, expected {expected_bytes}")]
     Short {
         /// The frame's format.
@@ -49,46 +49,46 @@ pub enum FrameError {
         width: usize,
         /// Its rows.
         height: usize,
-        /// What it needs.
+        /// Minimum bytes.
         expected_bytes: usize,
-        /// What it has.
+        /// Bytes found.
         found_bytes: usize,
     },
-    /// A picture file could not be decoded.
+    /// An image file could not be decoded.
     #[error("{}: cannot decode", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The decoder's error.
         source: DecodeError,
     },
-    /// An encoded frame that comes from no file could not be decoded.
+    /// An encoded frame of a stream could not be decoded.
     #[error("cannot decode the {format} frame {number}")]
     Encoded {
         /// The frame's format.
         format: PixelFormat,
         /// Its number.
         number: u64,
-        /// Why.
+        /// The decoder's error.
         source: DecodeError,
     },
 }
 
 impl Decoder {
-    /// A decoder without buffers yet.
+    /// A decoder that has allocated nothing yet.
     pub fn new() -> Self {
         Decoder::default()
     }
 
-    /// Replaces `picture` by what `frame` shows. After an error the picture's content means nothing.
+    /// Decodes `frame` into `picture`. After an error the picture's content is undefined.
     ///
     /// # Errors
-    /// The frame is shorter than its size says, has no size, or is no picture.
+    /// The frame is truncated, has no size or too many pixels, or is no valid image.
     pub fn decode(&mut self, frame: &Frame, picture: &mut Picture) -> Result<(), FrameError> {
         picture.transparent = None;
         match frame.format {
             PixelFormat::Encoded => {
-                // The picture before makes room first.
+                // Frees the previous image first.
                 picture.rgb = Vec::new();
                 picture::decode(&frame.bytes).map(|decoded| *picture = decoded)
             }
@@ -127,7 +127,7 @@ fn decode_raw(frame: &Frame, picture: &mut Picture) -> Result<(), FrameError> {
     Ok(())
 }
 
-/// Makes sure that every row of a raw frame is there.
+/// Checks that a raw frame has all its rows.
 fn check(frame: &Frame) -> Result<(), FrameError> {
     let Frame { format, width, height, stride, .. } = *frame;
     let pixels = width.saturating_mul(height);

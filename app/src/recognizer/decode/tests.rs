@@ -17,7 +17,7 @@ fn reference(matrix: Matrix, range: Range, [y, u, v]: [u8; 3]) -> [f64; 3] {
     [r, g, b].map(|value| 255.0 * value)
 }
 
-/// Samples of any picture: luma at a pixel, chroma of its pair (and of two rows for NV12).
+/// Samples of a test image: luma per pixel, chroma per pair (and per two rows for NV12).
 fn sample(format: PixelFormat, x: usize, y: usize) -> [u8; 3] {
     let mix = |x: usize, y: usize, salt: usize| (((x * 31 + y * 57 + salt) as u64 * 2_654_435_761) >> 7) as u8;
     let row = if format == PixelFormat::Nv12 { y / 2 } else { y };
@@ -92,7 +92,7 @@ fn every_format_matches_the_formulas() {
 }
 
 #[test]
-fn color_bars() {
+fn color_bars_have_their_colors() {
     // 100% bars, as in ITU-R BT.801-1 and BT.709.
     for (matrix, yuv, rgb) in [
         (Matrix::Bt601, [235, 128, 128], [255, 255, 255]),

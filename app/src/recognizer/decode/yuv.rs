@@ -1,23 +1,23 @@
-//! YUV rows become RGB rows, in 16-bit integers and blocks that compilers turn into vector instructions.
+//! Converts YUV rows to RGB, in 16-bit integers and blocks that compilers vectorise.
 
 use crate::source::{Matrix, Range};
 
-/// Pairs of pixels that are converted at once: a multiple of every vector's lanes.
+/// Pixel pairs per block: a multiple of the lanes of every vector unit.
 const PAIRS: usize = 16;
 
-/// Binary places of sums: the most that keep them within 16 bits.
+/// Fraction bits of sums: the most that keep them within 16 bits.
 const PLACES: u32 = 5;
 
-/// Binary places that luma is shifted by before it is multiplied; a product loses 16.
+/// Bits by which luma is shifted before the multiplication; a product loses 16.
 const LUMA_PLACES: u32 = 7;
 
 /// The same for chroma, which has a sign.
 const CHROMA_PLACES: u32 = 8;
 
-/// Half of the last place that stays.
+/// Half of the last kept bit, for rounding.
 const HALF: i16 = 1 << (PLACES - 1);
 
-/// One standard's conversion: for luma y and chroma u, v without their offsets,
+/// Conversion by one standard: for luma y and chroma u, v without their offsets,
 /// R = l y + rv v, G = l y + gu u + gv v, B = l y + bu u (ITU-R BT.601-7 section 2.5.1, BT.709-6 section 3).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Converter {
@@ -29,7 +29,7 @@ pub(super) struct Converter {
     bu: i16,
 }
 
-/// The samples of `PAIRS` pairs of pixels, left and right luma apart.
+/// The samples of `PAIRS` pixel pairs, with left and right luma separate.
 struct Block {
     y: [[u8; PAIRS]; 2],
     u: [u8; PAIRS],
@@ -59,12 +59,12 @@ impl Converter {
         }
     }
 
-    /// `row`: `Y0 U Y1 V` for every two pixels, whole also for an odd last pixel.
+    /// Converts `Y0 U Y1 V` for every two pixels; an odd last pixel has all four bytes.
     pub(super) fn yuyv(self, row: &[u8], rgb: &mut [u8]) {
         self.packed(row, rgb, |&[y0, u, y1, v]| [y0, y1, u, v]);
     }
 
-    /// `row`: `U Y0 V Y1` for every two pixels, whole also for an odd last pixel.
+    /// Converts `U Y0 V Y1` for every two pixels; an odd last pixel has all four bytes.
     pub(super) fn uyvy(self, row: &[u8], rgb: &mut [u8]) {
         self.packed(row, rgb, |&[u, y0, v, y1]| [y0, y1, u, v]);
     }
@@ -79,7 +79,7 @@ impl Converter {
         }
     }
 
-    /// `ys`: one byte a pixel; `uvs`: `U V` for every two pixels, whole also for an odd last pixel.
+    /// Converts one luma byte per pixel and `U V` for every two pixels; an odd last pixel has both bytes.
     pub(super) fn nv12(self, ys: &[u8], uvs: &[u8], rgb: &mut [u8]) {
         for ((ys, uvs), rgb) in ys.chunks(2 * PAIRS).zip(uvs.chunks(2 * PAIRS)).zip(rgb.chunks_mut(6 * PAIRS)) {
             let (ys, uvs): ([u8; 2 * PAIRS], [u8; 2 * PAIRS]) = (padded(ys), padded(uvs));
@@ -88,7 +88,7 @@ impl Converter {
         }
     }
 
-    /// `ys`: one byte a pixel.
+    /// Converts one luma byte per pixel.
     pub(super) fn grey(self, ys: &[u8], rgb: &mut [u8]) {
         for (ys, pixels) in ys.chunks(2 * PAIRS).zip(rgb.as_chunks_mut::<3>().0.chunks_mut(2 * PAIRS)) {
             let ys: [u8; 2 * PAIRS] = padded(ys);
@@ -99,14 +99,14 @@ impl Converter {
         }
     }
 
-    /// `row`: red, green and blue, each in the range of luma.
+    /// Expands red, green and blue in luma's limited range.
     pub(super) fn rgb(self, row: &[u8], rgb: &mut [u8]) {
         for (value, sample) in rgb.iter_mut().zip(row) {
             *value = clamped(self.luma(*sample) + HALF);
         }
     }
 
-    /// Converts a block into `rgb`, or as much of it as fits there.
+    /// Converts a block into `rgb`, as far as it fits.
     #[inline(always)]
     fn block(self, block: &Block, rgb: &mut [u8]) {
         match rgb.try_into() {
@@ -134,7 +134,7 @@ impl Converter {
             })
         };
         let [left, right] = [pixels(&block.y[0]), pixels(&block.y[1])];
-        // Eight bytes are written for every six; the next pair covers the rest.
+        // Writes eight bytes for every six; the next pair overwrites the rest.
         let mut whole = [0; 6 * PAIRS + 2];
         for i in 0..PAIRS {
             let pair = u64::from(left[i]) | u64::from(right[i]) << 24;
@@ -149,7 +149,7 @@ impl Converter {
     }
 }
 
-/// The start of a block's samples, and zeros.
+/// `samples`, padded with zeros to a whole block.
 #[inline(always)]
 fn padded<const N: usize>(samples: &[u8]) -> [u8; N] {
     samples.try_into().unwrap_or_else(|_| {
