@@ -1,8 +1,8 @@
-//! How many frames a second are labelled: as many as are wanted, and fewer while the board is too hot, held back by its
-//! firmware, or short of CPU time.
+//! Limits the frame rate: to the configured maximum, and below that while the board is too hot, throttled by its firmware, or
+//! short of CPU time.
 //!
-//! A board that is too hot lowers its own clock, all at once and for all programs. The governor is there first: it takes
-//! a quarter off the rate, waits for that to show, and takes another if need be; it gives back as slowly.
+//! A board that is too hot lowers its clock abruptly and for all programs. The governor acts earlier: it lowers the rate by a
+//! quarter, waits for the effect, and repeats if necessary; it raises the rate as slowly.
 
 pub mod sensors;
 
@@ -12,81 +12,81 @@ use sensors::{Readings, Sensors};
 
 use crate::config::Rate;
 
-/// A step down leaves this share of the rate.
+/// Factor on the rate of one step down.
 const STEP: f32 = 0.75;
 
-/// Temperatures change within seconds.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Interval between two readings; temperatures change within seconds.
+const READ_EVERY: Duration = Duration::from_secs(2);
 
-/// What a step down brings shows after about this long.
+/// Shortest time between two steps down: the effect of one shows after about this time.
 const DOWN_EVERY: Duration = Duration::from_secs(6);
 
-/// A step up is made after this long without need. Longer than a step down takes to show, so that the rate settles.
+/// Time without need after which the rate is raised. Longer than the effect of a step down takes, so that the rate settles.
 const UP_AFTER: Duration = Duration::from_secs(20);
 
-/// Degrees below the limit at which the rate may rise again.
+/// Degrees Celsius below the limit at which the rate may rise again.
 const COOL_BELOW_C: f32 = 4.0;
 
-/// Share of the CPU quota above which the kernel is about to hold the program back.
+/// Share of the CPU quota above which the kernel is about to throttle the program.
 const CPU_SHARE_MAX: f32 = 0.9;
 
-/// Share of the CPU quota below which the rate may rise; a step up from here stays below the other.
+/// Share of the CPU quota below which the rate may rise; after one step up it is still below [`CPU_SHARE_MAX`].
 const CPU_SHARE_FINE: f32 = 0.6;
 
-/// What the readings ask for.
+/// Change of the rate that the readings call for.
 #[derive(Debug, Clone, PartialEq)]
 enum Need {
-    /// Fewer frames, and why.
+    /// A lower rate, with the reason.
     Less(String),
-    /// What it is.
+    /// The current rate.
     Same,
-    /// More, if more are wanted.
+    /// A higher rate, up to the configured one.
     More,
 }
 
-/// Holds the rate.
+/// Limits the frame rate.
 #[derive(Debug)]
 pub struct Governor {
-    /// `None` where nobody is to look.
+    /// `None` if the governor is off.
     sensors: Option<Sensors>,
-    /// Frames a second that are wanted at most.
+    /// Configured maximum in frames a second.
     max_hz: Option<f32>,
-    /// Frames a second that are left whatever happens.
+    /// Configured minimum in frames a second.
     min_hz: f32,
-    /// The rate that is held, and why.
+    /// The lowered rate, if it is lowered.
     held: Option<Held>,
-    /// When was looked last, and how many frames there had been.
-    looked: Option<(Instant, u64)>,
-    /// Since when there was no need.
+    /// Time of the last reading, and the number of frames then.
+    last_read: Option<(Instant, u64)>,
+    /// Since when the readings allow a higher rate.
     fine_since: Option<Instant>,
-    /// When the next frame may begin.
+    /// Earliest start of the next frame.
     next: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
 struct Held {
     hz: f32,
-    /// The rate before the first step.
+    /// The rate before the first step down.
     full_hz: f32,
     since: Instant,
     reason: String,
 }
 
 impl Governor {
-    /// Holds the rate as the configuration says, and as the sensors demand.
+    /// A governor with the configured limits, and with sensors if it is on.
     pub fn new(rate: &Rate, sensors: Option<Sensors>) -> Self {
         Self {
             sensors,
             max_hz: (rate.max_fps > 0.0).then_some(rate.max_fps),
             min_hz: rate.min_fps,
             held: None,
-            looked: None,
+            last_read: None,
             fine_since: None,
             next: None,
         }
     }
 
-    /// Frames a second that are allowed now; `None` for any number.
+    /// Current limit in frames a second; `None` for no limit.
     pub fn limit_hz(&self) -> Option<f32> {
         let wanted = self.max_hz;
         match &self.held {
@@ -95,18 +95,18 @@ impl Governor {
         }
     }
 
-    /// Why the rate is held below the wanted one, if it is.
+    /// Why the rate is lowered, if it is.
     pub fn reason(&self) -> Option<&str> {
         self.held.as_ref().map(|held| held.reason.as_str())
     }
 
-    /// Time until the next frame may begin, if it may not yet.
+    /// Time until the next frame may start; `None` if it may start now.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
         self.limit_hz()?;
         self.next.map(|next| next.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
     }
 
-    /// A frame begins. Frames that come late are made up for, by one at most, so that the mean rate is the allowed one.
+    /// Notes that a frame starts. A late frame is made up for, by one frame at most, so that the mean rate meets the limit.
     pub fn began(&mut self, now: Instant) {
         let Some(hz) = self.limit_hz() else { return };
         let period = Duration::from_secs_f32(1.0 / hz);
@@ -114,26 +114,26 @@ impl Governor {
         self.next = Some(due + period);
     }
 
-    /// Looks at the board, if it is time to, after `frames` frames in all; says what it changed.
-    pub fn look(&mut self, now: Instant, frames: u64) -> Option<String> {
+    /// Reads the sensors if it is time, after `frames` frames in all. Returns a message if it changed the rate.
+    pub fn update(&mut self, now: Instant, frames: u64) -> Option<String> {
         let sensors = self.sensors.as_mut()?;
-        let Some((looked, frames_then)) = self.looked else {
-            self.looked = Some((now, frames));
-            // Use of the CPU is told from one look to the next.
+        let Some((last_read, frames_then)) = self.last_read else {
+            self.last_read = Some((now, frames));
+            // CPU usage is measured between two readings.
             sensors.read(now);
             return None;
         };
-        let passed = now.saturating_duration_since(looked);
-        if passed < LOOK_EVERY {
+        let passed = now.saturating_duration_since(last_read);
+        if passed < READ_EVERY {
             return None;
         }
-        self.looked = Some((now, frames));
+        self.last_read = Some((now, frames));
         let hz = frames.saturating_sub(frames_then) as f32 / passed.as_secs_f32();
         let need = need(&sensors.read(now));
         self.follow(now, hz, need)
     }
 
-    /// Does what is needed, at a rate of `hz` of late.
+    /// Steps down or up as needed; `hz` is the recent rate.
     fn follow(&mut self, now: Instant, hz: f32, need: Need) -> Option<String> {
         let since = self.held.as_ref().map(|held| held.since);
         let waited = |time: Duration| since.is_none_or(|since| now.saturating_duration_since(since) >= time);
@@ -161,7 +161,7 @@ impl Governor {
     }
 
     fn step_down(&mut self, now: Instant, hz: f32, reason: String) -> Option<String> {
-        // A limit above what there really is would change nothing.
+        // A limit above the real rate would change nothing.
         let from = self.limit_hz().map_or(hz, |limit| limit.min(hz));
         if from <= self.min_hz {
             return None;
@@ -176,20 +176,20 @@ impl Governor {
     fn step_up(&mut self, now: Instant) -> Option<String> {
         let held = self.held.as_mut()?;
         let to = held.hz / STEP;
-        // The last step is a whole one or a part of one.
+        // The last step may be a partial one.
         if to >= held.full_hz {
             self.held = None;
-            return Some("as many frames as are wanted again".to_owned());
+            return Some("no longer limited".to_owned());
         }
         (held.hz, held.since) = (to, now);
-        Some(format!("at most {to:.1} frames/s, which is more again"))
+        Some(format!("raised to at most {to:.1} frames/s"))
     }
 }
 
-/// What is needed, by the worst of the readings.
+/// The need by the worst of the readings.
 fn need(readings: &Readings) -> Need {
     if let Some(why) = readings.throttled.and_then(sensors::throttling) {
-        return Need::Less(format!("the board's firmware holds the CPU back: {why}"));
+        return Need::Less(format!("the board's firmware throttles the CPU: {why}"));
     }
     if readings.low_voltage == Some(true) {
         return Need::Less("the board's supply voltage is too low".to_owned());
@@ -197,9 +197,9 @@ fn need(readings: &Readings) -> Need {
     let hottest = readings.zones.iter().max_by(|a, b| (a.celsius - a.limit_c).total_cmp(&(b.celsius - b.limit_c)));
     if let Some(zone) = hottest.filter(|zone| zone.celsius >= zone.limit_c) {
         let (name, celsius, limit) = (&zone.name, zone.celsius, zone.limit_c);
-        return Need::Less(format!("{name} is at {celsius:.0} °C and kept below {limit:.0}"));
+        return Need::Less(format!("{name} is at {celsius:.0} °C, limit {limit:.0} °C"));
     }
-    if let Some(cpu) = readings.cpu.filter(|cpu| cpu.share >= CPU_SHARE_MAX || cpu.held_back) {
+    if let Some(cpu) = readings.cpu.filter(|cpu| cpu.share >= CPU_SHARE_MAX || cpu.is_throttled) {
         let (percent, cores) = (cpu.share * 100.0, cpu.quota_cores);
         return Need::Less(format!("{percent:.0}% of the CPU quota of {cores:.2} cores is used"));
     }

@@ -1,4 +1,4 @@
-//! Notices that a file has changed, however that was done.
+//! Watches a file for changes of any kind.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,19 +14,19 @@ use places::{Places, Stamp};
 
 mod places;
 
-/// An editor's save is a handful of changes within some milliseconds; after this long without one it is over.
+/// Quiet time after which a burst of changes is over: an editor saves with several changes within milliseconds.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Someone who saves without a pause sees the effect after this long at the latest.
+/// Longest burst: changes without a pause take effect after this time at the latest.
 const BURST_MAX: Duration = Duration::from_secs(1);
 
-/// How often the file is looked at without an event: some file systems (NFS, overlays, FUSE) have none.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Poll interval, for file systems without events (NFS, overlays, FUSE).
+const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// A call takes no longer, or gives signs of life itself.
+/// Longest call without a heartbeat of its own.
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(300);
 
-/// The thread takes less for all else.
+/// Longest step of the thread apart from calls.
 pub(crate) const STEP_MAX: Duration = Duration::from_secs(10);
 
 /// Watches one file; stops when dropped.
@@ -37,23 +37,22 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Calls `on_change`, on a thread of its own, after each change of the file's content, be it written in place,
-    /// replaced, deleted, created, or put in the place of another by a change of a symbolic link on the way to it.
-    /// Changes in quick succession give one call; the last call always comes after the last change. The file need not
-    /// exist. Changes before this returns are not noticed, so read the file after it.
-    /// The thread gives signs of life to `beat`.
+    /// Calls `on_change`, on a thread of its own, after each change of the file's content: when it is written in place,
+    /// replaced, deleted or created, or when a symbolic link on its path changes. Changes in quick succession cause one call;
+    /// the last call always comes after the last change. The file need not exist. Changes before this returns are not
+    /// noticed, so read the file afterwards. `beat` is the thread's heartbeat.
     pub(crate) fn start(path: &Path, beat: Arc<Heartbeat>, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
-        Self::start_with(path, &MEANS, beat, on_change)
+        Self::start_with(path, &DEFAULT, beat, on_change)
     }
 
-    /// Has the call made as if the file had changed, without waiting for quiet.
+    /// Causes a call as if the file had changed, without waiting for quiet.
     pub fn poke(&self) {
         self.signals.send(|pending| pending.poked = true);
     }
 
     fn start_with(
         path: &Path,
-        means: &Means,
+        method: &Method,
         beat: Arc<Heartbeat>,
         on_change: impl FnMut() + Send + 'static,
     ) -> io::Result<Self> {
@@ -63,50 +62,50 @@ impl Watcher {
             let signals = Arc::clone(&signals);
             move |event: notify::Result<Event>| signals.event(&event)
         };
-        let notifier = if means.events { notify::recommended_watcher(handler).inspect_err(warn).ok() } else { None };
+        let notifier = if method.events { notify::recommended_watcher(handler).inspect_err(warn).ok() } else { None };
         let mut places = Places::new(path, notifier);
         signals.concerns(places.refresh());
         let stamp = places.stamp();
         let thread = {
             let signals = Arc::clone(&signals);
-            let means = *means;
-            supervise::spawn("watcher", move || watch(&signals, places, stamp, &means, &beat, on_change))?
+            let method = *method;
+            supervise::spawn("watcher", move || watch(&signals, places, stamp, &method, &beat, on_change))?
         };
         Ok(Self { signals, thread: Some(thread) })
     }
 }
 
 impl Drop for Watcher {
-    /// Waits for the end of a call under way; must therefore not happen within one.
+    /// Waits for the end of a running call, so it must not happen within one.
     fn drop(&mut self) {
         self.signals.send(|pending| pending.stop = true);
         if let Some(thread) = self.thread.take() {
-            // A panic in it has ended the program.
+            // A panic in the thread has ended the program.
             let _ = thread.join();
         }
     }
 }
 
-/// By what means changes are noticed, and when they are told.
+/// How changes are noticed, and when they cause a call.
 #[derive(Debug, Clone, Copy)]
-struct Means {
-    /// The system is asked to tell of them.
+struct Method {
+    /// Ask the system for events.
     events: bool,
-    /// Time after which the file is looked at if nothing was told.
-    look_every: Duration,
-    /// Time without a change after which a burst of them is over.
+    /// Time without an event after which the file is polled.
+    poll_every: Duration,
+    /// Time without a change after which a burst is over.
     quiet: Duration,
-    /// The longest that a burst may last before it is told.
+    /// Longest burst before a call.
     burst_max: Duration,
 }
 
-const MEANS: Means = Means { events: true, look_every: LOOK_EVERY, quiet: QUIET, burst_max: BURST_MAX };
+const DEFAULT: Method = Method { events: true, poll_every: POLL_EVERY, quiet: QUIET, burst_max: BURST_MAX };
 
 fn warn(error: &notify::Error) {
-    log::warn!("the system does not tell of changed files, so they are looked at every second: {error}");
+    log::warn!("no events for changed files, so they are polled every second: {error}");
 }
 
-/// What the thread has been told and not yet looked at.
+/// Events that the thread has not handled yet.
 #[derive(Debug, Default)]
 struct Pending {
     changed: bool,
@@ -114,12 +113,12 @@ struct Pending {
     stop: bool,
 }
 
-/// Takes what happens to the thread; bounded, as all of a kind is one.
+/// Passes events to the thread; bounded, since equal events are merged.
 #[derive(Debug, Default)]
 struct Signals {
     pending: Mutex<Pending>,
     arrived: Condvar,
-    /// The file, and every symbolic link on the way to it.
+    /// The file, and every symbolic link on its path.
     concerned: Mutex<Vec<PathBuf>>,
 }
 
@@ -133,15 +132,15 @@ impl Signals {
         *lock(&self.concerned) = paths;
     }
 
-    /// Takes what the system tells. A folder with the file in it may be a busy one, so other files' events must not count,
-    /// nor may reading do: the call reads the file.
+    /// Handles an event of the system. Events of other files in the folder do not count, which may be many, nor does reading,
+    /// since the call reads the file.
     fn event(&self, event: &notify::Result<Event>) {
         let counts = match event {
             Ok(event) if event.need_rescan() => true,
             Ok(Event { kind: EventKind::Access(kind), .. }) if *kind != AccessKind::Close(AccessMode::Write) => false,
             Ok(event) => {
                 let concerned = lock(&self.concerned);
-                // A watched folder that itself goes or changes is named alone, and may take the file with it.
+                // When a watched folder itself vanishes or changes, the event names only the folder.
                 event.paths.iter().any(|path| concerned.iter().any(|c| c == path || c.parent() == Some(path)))
             }
             Err(_) => true,
@@ -151,7 +150,7 @@ impl Signals {
         }
     }
 
-    /// Waits until something arrives, at most for `time`, and takes it.
+    /// Waits for an event, at most for `time`, and takes it.
     fn take(&self, time: Duration) -> Pending {
         let nothing = |p: &mut Pending| !(p.changed || p.poked || p.stop);
         let waited = self.arrived.wait_timeout_while(lock(&self.pending), time, nothing);
@@ -159,7 +158,7 @@ impl Signals {
     }
 }
 
-/// What the locks guard is whole at any moment, so a panic elsewhere does not spoil it.
+/// The guarded values are consistent at any moment, so a panic elsewhere does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -168,21 +167,21 @@ fn watch(
     signals: &Signals,
     mut places: Places,
     mut known: Option<Stamp>,
-    means: &Means,
+    method: &Method,
     beat: &Heartbeat,
     mut on_change: impl FnMut(),
 ) {
     loop {
         beat.beat(Instant::now());
         supervise::fault_point("watcher");
-        let mut news = signals.take(means.look_every);
+        let mut news = signals.take(method.poll_every);
         if !(news.changed || news.poked || news.stop) {
             news.changed = places.stamp() != known;
         }
         if news.changed && !news.poked {
             let burst = Instant::now();
-            while news.changed && !news.poked && !news.stop && burst.elapsed() < means.burst_max {
-                news = signals.take(means.quiet);
+            while news.changed && !news.poked && !news.stop && burst.elapsed() < method.burst_max {
+                news = signals.take(method.quiet);
             }
             news.changed = true;
         }
@@ -190,7 +189,7 @@ fn watch(
             return;
         }
         if news.changed || news.poked {
-            // In this order: what changes after the look is noticed, what changed before is what the call sees.
+            // In this order: later changes are noticed, and the call sees earlier ones.
             signals.concerns(places.refresh());
             known = places.stamp();
             beat.beat_for(Instant::now(), CALL_MAX);

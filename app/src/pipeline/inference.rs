@@ -125,7 +125,7 @@ impl Loop<'_> {
         Ok(self.stats)
     }
 
-    /// Reports lost reports: in the log, and in the output once it accepts something again.
+    /// Says that reports were lost: in the log, and in the output once it accepts something again.
     fn tell_losses(&mut self, now: Instant) {
         let Stats { reports_lost, losses_told, losses_told_at, .. } = &mut self.stats;
         let is_due = losses_told_at.is_none_or(|at| now.saturating_duration_since(at) >= LOSS_REPORT_EVERY);
@@ -159,7 +159,7 @@ impl Loop<'_> {
 
     /// Runs the governor and reports what it changes.
     fn govern(&mut self, now: Instant) {
-        if let Some(message) = self.governor.look(now, self.stats.labelled) {
+        if let Some(message) = self.governor.update(now, self.stats.labelled) {
             log::info!("rate: {message}");
             // Events that find no room are lost; the log has them.
             let _ = self.send.try_send(Item::Event(Event::now(EventKind::Rate, message)));

@@ -1,35 +1,35 @@
-//! What the board says of its heat, its firmware and the CPU time it grants.
+//! Sensors of the board: temperatures, firmware flags, and the CPU quota.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A Raspberry Pi's firmware begins to slow the CPU down at 80 °C, and tells the kernel of no such temperature.
+/// Temperature at which a Raspberry Pi's firmware begins to throttle the CPU; the kernel does not know it.
 const PI_THROTTLES_C: f32 = 80.0;
 
-/// The rate is held this far below the temperature at which the board slows itself down.
+/// Margin below the temperature at which the board throttles itself.
 const MARGIN_C: f32 = 5.0;
 
-/// Trip points outside of this are placeholders.
+/// Plausible trip points; others are placeholders.
 const PLAUSIBLE_C: std::ops::RangeInclusive<f32> = 40.0..=130.0;
 
-/// Thermal zones, and trip points of one, that are looked at: no board has as many.
+/// Most thermal zones, and most trip points of one; no board has as many.
 const NUMBERS_MAX: usize = 32;
 
-/// Where a board says its name.
+/// File with the board's name.
 const MODEL: &str = "sys/firmware/devicetree/base/model";
 
-/// How a Raspberry Pi's name begins.
+/// Start of a Raspberry Pi's name.
 const PI: &str = "Raspberry Pi";
 
-/// Where a Raspberry Pi says whether it is held back: in `soc/soc:firmware`, from the Pi 5 on in
-/// `soc@107c000000/soc@107c000000:firmware`. Kernels that are not Raspberry Pi's own have no such file.
+/// Folder with a Raspberry Pi's throttling flags: in `soc/soc:firmware`, from the Pi 5 on in
+/// `soc@107c000000/soc@107c000000:firmware`. Only Raspberry Pi's own kernels have the file.
 const PLATFORM: &str = "sys/devices/platform";
 
-/// The name of the voltage sensor that every kernel has on a Raspberry Pi.
+/// Name of the voltage sensor that every kernel has on a Raspberry Pi.
 const PI_VOLT: &str = "rpi_volt";
 
-/// What a zone's type holds when it is about what the towers are computed on.
+/// Parts of the types of zones that measure the CPU.
 const COMPUTING: [&str; 6] = ["cpu", "soc", "tj", "pkg", "cluster", "core"];
 
 /// A thermal zone as it was read.
@@ -37,43 +37,43 @@ const COMPUTING: [&str; 6] = ["cpu", "soc", "tj", "pkg", "cluster", "core"];
 pub struct Heat {
     /// Its type, such as `cpu-thermal`.
     pub name: String,
-    /// Degrees.
+    /// Degrees Celsius.
     pub celsius: f32,
-    /// Degrees that it is kept below.
+    /// Limit in degrees Celsius.
     pub limit_c: f32,
 }
 
-/// CPU time granted and used.
+/// CPU quota and usage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cpu {
-    /// Cores' worth of time that the control group may use.
+    /// CPU quota of the control group in cores.
     pub quota_cores: f32,
-    /// Share of it that was used since the last reading.
+    /// Share of the quota used since the last reading.
     pub share: f32,
-    /// Whether the kernel held the group back since then.
-    pub held_back: bool,
+    /// Whether the kernel throttled the group since then.
+    pub is_throttled: bool,
 }
 
-/// What was read.
+/// Readings of all sensors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {
-    /// Zones whose limit is known.
+    /// Zones with a known limit.
     pub zones: Vec<Heat>,
-    /// The Raspberry Pi's flags.
+    /// The Raspberry Pi's throttling flags.
     pub throttled: Option<u32>,
-    /// Whether the supply voltage is too low, where nothing but that is told.
+    /// Whether the supply voltage is too low, on kernels without the flags.
     pub low_voltage: Option<bool>,
-    /// Where there is a quota, from the second reading on.
+    /// Usage of the CPU quota, if there is one, from the second reading on.
     pub cpu: Option<Cpu>,
 }
 
-/// Where to read.
+/// The sensors of a board.
 #[derive(Debug)]
 pub struct Sensors {
     zones: Vec<Zone>,
     flags: Option<PathBuf>,
     low_voltage: Option<PathBuf>,
-    /// The control group of this process and those around it, innermost first.
+    /// The control group of this process and its ancestors, innermost first.
     groups: Vec<Group>,
     last: Option<Usage>,
 }
@@ -90,12 +90,12 @@ struct Usage {
     at: Instant,
     group: Group,
     used: Duration,
-    times_held_back: u64,
+    times_throttled: u64,
 }
 
 impl Sensors {
-    /// Finds what there is below `root`, which is `/` but for tests. Zones are kept below `temperature_max_c`; without
-    /// that, below the temperature at which the board slows itself down, and zones that do not tell it are left out.
+    /// Finds the sensors below `root`, which is `/` outside of tests. The limit of a zone is `temperature_max_c`, else lies below
+    /// the temperature at which the board throttles itself; zones where that is unknown are left out.
     pub fn find(root: &Path, temperature_max_c: Option<f32>) -> Self {
         let flags = pi_flags(root);
         let low_voltage = if flags.is_none() { pi_voltage(root) } else { None };
@@ -106,7 +106,7 @@ impl Sensors {
         Self { zones, flags, low_voltage, groups: groups(root), last: None }
     }
 
-    /// Reads all of them; what cannot be read is left out.
+    /// Reads all sensors; those that cannot be read are left out.
     pub fn read(&mut self, now: Instant) -> Readings {
         let heat = |zone: &Zone| {
             let celsius = millidegrees(&zone.file)?;
@@ -120,21 +120,21 @@ impl Sensors {
         }
     }
 
-    /// The tightest quota of all groups around the process, and the use of it.
+    /// The tightest quota of all control groups of the process, and its usage.
     fn cpu(&mut self, now: Instant) -> Option<Cpu> {
         let quotas = self.groups.iter().filter_map(|group| Some((group.quota_cores()?, group)));
         let (quota_cores, group) = quotas.min_by(|a, b| a.0.total_cmp(&b.0))?;
-        let (used, times_held_back) = group.usage()?;
-        let this = Usage { at: now, group: group.clone(), used, times_held_back };
+        let (used, times_throttled) = group.usage()?;
+        let this = Usage { at: now, group: group.clone(), used, times_throttled };
         let last = self.last.replace(this).filter(|last| last.group == *group)?;
         let passed = now.saturating_duration_since(last.at).as_secs_f32();
         let used = used.saturating_sub(last.used).as_secs_f32();
         let share = if passed > 0.0 { used / passed / quota_cores } else { 0.0 };
-        Some(Cpu { quota_cores, share, held_back: times_held_back > last.times_held_back })
+        Some(Cpu { quota_cores, share, is_throttled: times_throttled > last.times_throttled })
     }
 }
 
-/// What the flags of a Raspberry Pi say of this moment; `None` where nothing is amiss.
+/// The current problem by a Raspberry Pi's throttling flags; `None` if there is none.
 pub fn throttling(flags: u32) -> Option<&'static str> {
     match flags {
         _ if flags & 0b0100 != 0 => Some("it is throttled"),
@@ -145,7 +145,7 @@ pub fn throttling(flags: u32) -> Option<&'static str> {
     }
 }
 
-/// The file of the firmware's flags, if the kernel has one.
+/// The file of the throttling flags, if the kernel has one.
 fn pi_flags(root: &Path) -> Option<PathBuf> {
     let buses = entries(&root.join(PLATFORM)).filter(|path| name_of(path).starts_with("soc"));
     let nodes =
@@ -153,14 +153,14 @@ fn pi_flags(root: &Path) -> Option<PathBuf> {
     nodes.map(|node| node.join("get_throttled")).find(|path| path.exists())
 }
 
-/// The file that says whether the supply voltage is too low, if there is one.
+/// The file of the low-voltage alarm, if there is one.
 fn pi_voltage(root: &Path) -> Option<PathBuf> {
     let sensors = entries(&root.join("sys/class/hwmon"));
     let mut pis = sensors.filter(|path| read(&path.join("name")).is_some_and(|name| name.trim() == PI_VOLT));
     pis.next().map(|path| path.join("in0_lcrit_alarm")).filter(|path| path.exists())
 }
 
-/// What is in a folder, in alphabetical order; nothing where it cannot be read.
+/// The entries of a folder in alphabetical order; none if it cannot be read.
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let mut found: Vec<_> = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     found.sort();
@@ -175,7 +175,7 @@ fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// The flags, in hexadecimal digits with or without `0x`.
+/// Parses the flags: hexadecimal digits with or without `0x`.
 fn flags(path: &Path) -> Option<u32> {
     let text = fs::read_to_string(path).ok()?;
     let text = text.trim();
@@ -192,7 +192,7 @@ fn zone(folder: &Path, given_c: Option<f32>, default_c: Option<f32>) -> Option<Z
     Some(Zone { name, file: folder.join("temp"), limit_c })
 }
 
-/// The lowest temperature at which the kernel slows the CPU down.
+/// The lowest temperature at which the kernel throttles the CPU.
 fn passive_c(folder: &Path) -> Option<f32> {
     let trips = (0..NUMBERS_MAX).filter_map(|number| {
         let kind = fs::read_to_string(folder.join(format!("trip_point_{number}_type"))).ok()?;
@@ -206,16 +206,16 @@ fn millidegrees(path: &Path) -> Option<f32> {
     Some(value as f32 / 1000.0)
 }
 
-/// A control group, by where its files lie.
+/// A control group, by the folders of its files.
 #[derive(Debug, Clone, PartialEq)]
 enum Group {
     /// In the unified hierarchy.
     Unified(PathBuf),
-    /// In the hierarchies of `cpu` and `cpuacct`, which older systems have, and which may be one.
+    /// In the `cpu` and `cpuacct` hierarchies of older systems, which may be one.
     Split { cpu: PathBuf, account: PathBuf },
 }
 
-/// The group of this process, and every one around it.
+/// The control group of this process and its ancestors.
 fn groups(root: &Path) -> Vec<Group> {
     let Some(text) = read(&root.join("proc/self/cgroup")) else { return Vec::new() };
     let top = root.join("sys/fs/cgroup");
@@ -223,7 +223,7 @@ fn groups(root: &Path) -> Vec<Group> {
         let innermost = top.join(own.trim_start_matches('/'));
         innermost.ancestors().take_while(|group| group.starts_with(&top)).map(Path::to_owned).collect()
     };
-    // `4:cpu,cpuacct:/system.slice/spotter.service`; the hierarchy's folder may be called by either name.
+    // `4:cpu,cpuacct:/system.slice/spotter.service`; the hierarchy's folder may have either name.
     let split = |wanted: &str| {
         let own = text.lines().find_map(|line| {
             let (controllers, own) = line.split_once(':')?.1.split_once(':')?;
@@ -242,7 +242,7 @@ fn groups(root: &Path) -> Vec<Group> {
 }
 
 impl Group {
-    /// Cores' worth of time that it may use; `None` where it may use any.
+    /// CPU quota in cores; `None` for no quota.
     fn quota_cores(&self) -> Option<f32> {
         let (quota, period): (f32, f32) = match self {
             Self::Unified(folder) => {
@@ -252,14 +252,14 @@ impl Group {
             }
             Self::Split { cpu, .. } => {
                 let value = |name: &str| read(&cpu.join(name))?.trim().parse().ok();
-                // -1 for none.
+                // -1 for no quota.
                 (value("cpu.cfs_quota_us")?, value("cpu.cfs_period_us")?)
             }
         };
         (quota > 0.0 && period > 0.0).then_some(quota / period)
     }
 
-    /// CPU time that it has used, and how often it was held back.
+    /// CPU time used, and the number of times that the group was throttled.
     fn usage(&self) -> Option<(Duration, u64)> {
         let folder = match self {
             Self::Unified(folder) | Self::Split { cpu: folder, .. } => folder,

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::sensors::Cpu;
 use super::*;
 
-/// A board of files.
+/// A fake board made of files.
 struct Board(TempDir);
 
 impl Board {
@@ -30,7 +30,7 @@ impl Board {
 const PI_ZONE: &str = "sys/class/thermal/thermal_zone0/temp";
 const PI_FLAGS: &str = "sys/devices/platform/soc/soc:firmware/get_throttled";
 
-/// A Pi knows only one trip point, at which it is switched off.
+/// A Pi has only one trip point, at which it shuts down.
 fn pi() -> Board {
     Board::new(&[
         ("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n"),
@@ -43,7 +43,7 @@ fn pi() -> Board {
 
 const PI5_FLAGS: &str = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled";
 
-/// Its firmware lies at another place.
+/// A Pi 5, whose flags have another path.
 fn pi5() -> Board {
     Board::new(&[
         ("sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0"),
@@ -61,7 +61,7 @@ fn pi5() -> Board {
 
 const PI_VOLTAGE: &str = "sys/class/hwmon/hwmon1/in0_lcrit_alarm";
 
-/// One with a kernel that has no file for the firmware's flags.
+/// A Pi with a kernel without the throttling flags.
 fn pi_of_another_kernel() -> Board {
     Board::new(&[
         ("sys/firmware/devicetree/base/model", "Raspberry Pi 4 Model B Rev 1.4\0"),
@@ -94,14 +94,14 @@ fn limits(board: &Board, given: Option<f32>) -> Vec<(String, f32)> {
 }
 
 #[test]
-fn limits_are_the_boards_own() {
+fn limits_come_from_the_board() {
     let cpu = |limit: f32| vec![("cpu-thermal".to_owned(), limit)];
     assert_eq!(limits(&pi(), None), cpu(75.0));
     assert_eq!(limits(&pi(), Some(60.0)), cpu(60.0));
     assert_eq!(limits(&pi5(), None), cpu(75.0));
     assert_eq!(limits(&pi_of_another_kernel(), None), cpu(75.0));
     assert_eq!(limits(&jetson(), None), [("CPU-therm".to_owned(), 94.0)]);
-    // A PC whose sensors say nothing of when they slow down: hot by nature, and nobody's business.
+    // A PC whose sensors do not tell when they throttle is left alone.
     let pc = Board::new(&[
         ("sys/class/thermal/thermal_zone0/type", "x86_pkg_temp\n"),
         ("sys/class/thermal/thermal_zone0/temp", "91000\n"),
@@ -114,7 +114,7 @@ fn limits_are_the_boards_own() {
 }
 
 #[test]
-fn nonsense_is_left_out() {
+fn invalid_readings_are_left_out() {
     let board = pi();
     let mut sensors = Sensors::find(board.root(), None);
     board.set(PI_ZONE, "hot\n");
@@ -125,12 +125,12 @@ fn nonsense_is_left_out() {
 }
 
 #[test]
-fn flags_of_a_pi() {
+fn the_flags_of_a_pi_are_read() {
     let board = pi();
     let mut sensors = Sensors::find(board.root(), None);
     for (text, flags, why) in [
         ("0\n", 0, None),
-        // What happened earlier is past.
+        // Past events do not count.
         ("50000\n", 0x50000, None),
         ("0x50005\n", 0x50005, Some("it is throttled")),
         ("80008\n", 0x80008, Some("it is too hot")),
@@ -155,9 +155,9 @@ fn every_pi_is_read() {
         board.set(file, "0\n");
         board.set(PI_ZONE, "76000\n");
         let need = need(&sensors.read(Instant::now()));
-        assert_eq!(need, Need::Less("cpu-thermal is at 76 °C and kept below 75".to_owned()), "{file}");
+        assert_eq!(need, Need::Less("cpu-thermal is at 76 °C, limit 75 °C".to_owned()), "{file}");
     }
-    // Where the firmware's flags say it, nothing else is asked.
+    // With the firmware's flags nothing else is read.
     let board = pi();
     board.set("sys/class/hwmon/hwmon0/name", "rpi_volt\n");
     board.set("sys/class/hwmon/hwmon0/in0_lcrit_alarm", "1\n");
@@ -181,7 +181,7 @@ fn service() -> Board {
 }
 
 #[test]
-fn quotas_are_those_of_all_groups_around() {
+fn the_tightest_quota_of_all_groups_counts() {
     let start = Instant::now();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let board = service();
@@ -190,21 +190,21 @@ fn quotas_are_those_of_all_groups_around() {
     board.set(OWN, "150000 100000\n");
     assert_eq!(sensors.read(at(2)).cpu, None, "nothing to compare with yet");
     board.set(STAT, "usage_usec 1500000\nnr_throttled 0\n");
-    assert_eq!(sensors.read(at(4)).cpu, Some(Cpu { quota_cores: 1.5, share: 0.5, held_back: false }));
+    assert_eq!(sensors.read(at(4)).cpu, Some(Cpu { quota_cores: 1.5, share: 0.5, is_throttled: false }));
     board.set(STAT, "usage_usec 3000000\nnr_throttled 3\n");
-    assert_eq!(sensors.read(at(6)).cpu, Some(Cpu { quota_cores: 1.5, share: 0.5, held_back: true }));
-    // A tighter one around it counts from the second look on.
+    assert_eq!(sensors.read(at(6)).cpu, Some(Cpu { quota_cores: 1.5, share: 0.5, is_throttled: true }));
+    // A tighter quota of an outer group counts from the second reading on.
     board.set(OUTER, "50000 100000\n");
     assert_eq!(sensors.read(at(8)).cpu, None);
     board.set("sys/fs/cgroup/system.slice/cpu.stat", "usage_usec 900000\nnr_throttled 0\n");
-    assert_eq!(sensors.read(at(10)).cpu, Some(Cpu { quota_cores: 0.5, share: 0.9, held_back: false }));
+    assert_eq!(sensors.read(at(10)).cpu, Some(Cpu { quota_cores: 0.5, share: 0.9, is_throttled: false }));
     board.set("proc/self/cgroup", "4:cpu,cpuacct:/user.slice\n");
     assert_eq!(Sensors::find(board.root(), None).read(at(0)).cpu, None);
 }
 
 #[test]
-fn quotas_of_the_older_kind_of_groups_count_too() {
-    // Hierarchies of a system that mounts the unified one beside them, for itself.
+fn quotas_of_split_hierarchies_count_too() {
+    // A system that also mounts the unified hierarchy.
     let cgroup =
         "5:memory:/x\n4:cpu,cpuacct:/docker/abc\n3:cpuset:/\n1:name=systemd:/x\n0::/system.slice/docker.service\n";
     for folder in ["cpu,cpuacct", "cpu"] {
@@ -225,33 +225,33 @@ fn quotas_of_the_older_kind_of_groups_count_too() {
         assert_eq!(sensors.read(at(2)).cpu, None, "nothing to compare with yet");
         set("/docker/abc", "cpuacct.usage", "500000000\n");
         set("/docker/abc", "cpu.stat", "nr_periods 20\nnr_throttled 1\nthrottled_time 5\n");
-        assert_eq!(sensors.read(at(4)).cpu, Some(Cpu { quota_cores: 0.5, share: 0.5, held_back: true }), "{folder}");
+        assert_eq!(sensors.read(at(4)).cpu, Some(Cpu { quota_cores: 0.5, share: 0.5, is_throttled: true }), "{folder}");
     }
 }
 
-/// A loop under a governor, in a time of its own: `hz` frames a second where it is not held.
+/// A simulated loop under a governor, with its own clock: `hz` frames a second without a limit.
 struct Simulation {
     governor: Governor,
     now: Instant,
     frames: f64,
     hz: f32,
-    said: Vec<String>,
+    messages: Vec<String>,
 }
 
 impl Simulation {
     fn new(board: &Board, rate: Rate, hz: f32) -> Self {
         let governor = Governor::new(&rate, Some(Sensors::find(board.root(), None)));
-        Self { governor, now: Instant::now(), frames: 0.0, hz, said: Vec::new() }
+        Self { governor, now: Instant::now(), frames: 0.0, hz, messages: Vec::new() }
     }
 
     fn rate(&self) -> f32 {
         self.governor.limit_hz().map_or(self.hz, |limit| limit.min(self.hz))
     }
 
-    /// Lets some time pass; the board changes with it.
+    /// Advances the time; the board changes with it.
     fn pass(&mut self, seconds: u32, mut board: impl FnMut(f32)) {
         for _ in 0..seconds * 10 {
-            self.said.extend(self.governor.look(self.now, self.frames as u64));
+            self.messages.extend(self.governor.update(self.now, self.frames as u64));
             self.now += Duration::from_millis(100);
             self.frames += f64::from(self.rate()) / 10.0;
             board(self.rate());
@@ -260,17 +260,17 @@ impl Simulation {
 }
 
 #[test]
-fn a_hot_board_is_slowed_down_in_steps_and_comes_back() {
+fn a_hot_board_is_slowed_down_in_steps_and_sped_up_again() {
     let board = pi();
     let mut simulation = Simulation::new(&board, Rate::default(), 20.0);
     simulation.pass(30, |_| ());
-    assert_eq!(simulation.said, [""; 0], "nothing to say of a cool board");
+    assert_eq!(simulation.messages, [""; 0], "no message for a cool board");
     board.set(PI_ZONE, "76000\n");
     simulation.pass(3, |_| ());
-    assert_eq!(simulation.said, ["at most 15.0 frames/s: cpu-thermal is at 76 °C and kept below 75"]);
-    assert_eq!(simulation.governor.reason(), Some("cpu-thermal is at 76 °C and kept below 75"));
+    assert_eq!(simulation.messages, ["at most 15.0 frames/s: cpu-thermal is at 76 °C, limit 75 °C"]);
+    assert_eq!(simulation.governor.reason(), Some("cpu-thermal is at 76 °C, limit 75 °C"));
     simulation.pass(20, |_| ());
-    assert!(simulation.said.len() == 4 && simulation.rate() < 7.0, "{:?}", simulation.said);
+    assert!(simulation.messages.len() == 4 && simulation.rate() < 7.0, "{:?}", simulation.messages);
     // Neither hot nor cool.
     board.set(PI_ZONE, "72000\n");
     let rate = simulation.rate();
@@ -282,7 +282,7 @@ fn a_hot_board_is_slowed_down_in_steps_and_comes_back() {
     simulation.pass(5, |_| ());
     assert!(simulation.rate() > rate);
     simulation.pass(100, |_| ());
-    assert_eq!(simulation.said.last().map(String::as_str), Some("as many frames as are wanted again"));
+    assert_eq!(simulation.messages.last().map(String::as_str), Some("no longer limited"));
     assert_eq!((simulation.governor.limit_hz(), simulation.governor.reason()), (None, None));
 }
 
@@ -297,13 +297,13 @@ fn the_rate_settles_before_the_board_throttles() {
             let aim = room_c + 45.0 * hz / full_hz;
             celsius += (aim - celsius) * 0.1 / 40.0;
             hottest = f32::max(hottest, celsius);
-            // A sensor's steps; not a file for every one of 12,000 moments.
+            // A sensor's resolution, so that not each of 12,000 steps writes a file.
             if (celsius * 5.0) as i32 != written {
                 written = (celsius * 5.0) as i32;
                 board.set(PI_ZONE, &format!("{}\n", (celsius * 1000.0) as i32));
             }
         });
-        let (changes, rate) = (simulation.said.len(), simulation.rate());
+        let (changes, rate) = (simulation.messages.len(), simulation.rate());
         println!(
             "room {room_c} °C: {hottest:.1} °C at most, {changes} changes in 20 min, {rate:.1} of {full_hz} frames/s"
         );
@@ -315,7 +315,7 @@ fn the_rate_settles_before_the_board_throttles() {
 }
 
 #[test]
-fn a_shrinking_quota_is_followed_and_a_growing_one_too() {
+fn the_rate_follows_the_quota_both_ways() {
     let board = service();
     let mut simulation = Simulation::new(&board, Rate::default(), 10.0);
     let mut used = 0.0;
@@ -327,19 +327,19 @@ fn a_shrinking_quota_is_followed_and_a_growing_one_too() {
         });
     };
     at_quota(&mut simulation, 30);
-    assert_eq!(simulation.governor.limit_hz(), None, "without a quota there is none to hold to");
+    assert_eq!(simulation.governor.limit_hz(), None, "without a quota there is no limit");
     board.set(OWN, "60000 100000\n");
     at_quota(&mut simulation, 60);
     let rate = simulation.rate();
-    assert!((3.0..=5.7).contains(&rate), "6 frames a second would use all of it: {rate}, {:?}", simulation.said);
-    assert!(simulation.said[0].contains("of the CPU quota of 0.60 cores is used"), "{:?}", simulation.said);
+    assert!((3.0..=5.7).contains(&rate), "6 frames a second would use all of it: {rate}, {:?}", simulation.messages);
+    assert!(simulation.messages[0].contains("of the CPU quota of 0.60 cores is used"), "{:?}", simulation.messages);
     board.set(OWN, "200000 100000\n");
     at_quota(&mut simulation, 120);
-    assert_eq!(simulation.governor.limit_hz(), None, "{:?}", simulation.said);
+    assert_eq!(simulation.governor.limit_hz(), None, "{:?}", simulation.messages);
 }
 
 #[test]
-fn there_is_a_floor() {
+fn the_rate_never_falls_below_the_minimum() {
     let board = pi();
     let rate = Rate { max_fps: 5.0, min_fps: 2.0, ..Rate::default() };
     let mut simulation = Simulation::new(&board, rate, 30.0);
@@ -347,22 +347,22 @@ fn there_is_a_floor() {
     board.set(PI_FLAGS, "4\n");
     simulation.pass(300, |_| ());
     assert_eq!(simulation.rate(), 2.0);
-    assert_eq!(simulation.said[0], "at most 3.8 frames/s: the board's firmware holds the CPU back: it is throttled");
+    assert_eq!(simulation.messages[0], "at most 3.8 frames/s: the board's firmware throttles the CPU: it is throttled");
     board.set(PI_FLAGS, "40000\n");
     simulation.pass(300, |_| ());
-    assert_eq!(simulation.rate(), 5.0, "never more than was wanted");
+    assert_eq!(simulation.rate(), 5.0, "never more than configured");
 }
 
 #[test]
-fn without_sensors_nothing_is_held_but_the_wanted_rate() {
+fn without_sensors_only_the_configured_limit_counts() {
     let mut governor = Governor::new(&Rate::default(), None);
     let now = Instant::now();
-    assert_eq!((governor.look(now, 0), governor.limit_hz(), governor.pause(now)), (None, None, None));
+    assert_eq!((governor.update(now, 0), governor.limit_hz(), governor.pause(now)), (None, None, None));
 }
 
 #[test]
-fn frames_come_at_the_wanted_rate() {
-    // Of a camera's frames, the first one after the pause is taken.
+fn frames_come_at_the_configured_rate() {
+    // The first frame of the camera after the pause is taken.
     for (camera_hz, max_fps) in [(30.0, 20.0), (30.0, 7.0), (30.0, 30.0), (30.0, 1.0), (200.0, 0.5)] {
         let mut governor = Governor::new(&Rate { max_fps, ..Rate::default() }, None);
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Where a file is, through symbolic links, and what has to be watched to notice that it changes.
+//! Resolves the symbolic links on a file's path, and watches all folders in which a change concerns the file.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -10,11 +10,11 @@ use std::time::SystemTime;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-/// Symbolic links followed on the way to a file; Linux follows no more either.
+/// Most symbolic links on a path, as in Linux.
 const LINKS_MAX: usize = 40;
 
-/// What tells one content of a file from another without reading it: device, inode, time of modification and of any
-/// change (each in seconds and nanoseconds), size.
+/// Identifies the content of a file without reading it: device and inode, modification and change time (each in seconds and
+/// nanoseconds), size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     file: (u64, u64),
@@ -23,25 +23,25 @@ pub(super) struct Stamp {
     bytes: u64,
 }
 
-/// Device, inode and time of birth of a folder: a new folder often has the inode of one that was just removed.
+/// Device, inode and creation time of a folder: a new folder often gets the inode of one that was just removed.
 type FolderIdentity = ((u64, u64), Option<SystemTime>);
 
-/// The folders watched for the sake of one file.
+/// The folders that are watched for one file.
 #[derive(Debug)]
 pub(super) struct Places {
     file: PathBuf,
     notifier: Option<RecommendedWatcher>,
-    /// Each watched folder, with what tells it from another one under the same name.
+    /// The watched folders, with their identities, since another folder may take over the name.
     watched: BTreeMap<PathBuf, FolderIdentity>,
 }
 
 impl Places {
-    /// `file` must be absolute; without a `notifier` nothing is watched.
+    /// `file` must be absolute; without a `notifier` no events come.
     pub(super) fn new(file: PathBuf, notifier: Option<RecommendedWatcher>) -> Self {
         Self { file, notifier, watched: BTreeMap::new() }
     }
 
-    /// The file's stamp now; `None` if there is none.
+    /// The file's current stamp; `None` if it does not exist.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         self.file.metadata().ok().map(|metadata| Stamp {
             file: identity(&metadata),
@@ -51,8 +51,8 @@ impl Places {
         })
     }
 
-    /// Watches the folders in which a change can concern the file now, and no others. Returns the file and every symbolic
-    /// link on the way to it, under the names that events give them.
+    /// Watches exactly the folders in which a change can concern the file now. Returns the file and every symbolic link on its
+    /// path, by the names that events use.
     pub(super) fn refresh(&mut self) -> Vec<PathBuf> {
         let steps = steps(&self.file);
         let Some(notifier) = &mut self.notifier else { return steps };
@@ -62,7 +62,7 @@ impl Places {
         self.watched.retain(|folder, identity| {
             let stays = wanted.get(folder) == Some(identity);
             if !stays {
-                // Fails if the folder is gone, and its watch with it.
+                // Fails if the folder is gone together with its watch.
                 let _ = notifier.unwatch(folder);
             }
             stays
@@ -79,11 +79,11 @@ impl Places {
     }
 }
 
-/// The symbolic links on the way to `file`, in their order, and at last where the way ends.
+/// The symbolic links on the path to `file`, in order, and the file that they lead to.
 fn steps(file: &Path) -> Vec<PathBuf> {
     let mut steps = Vec::new();
     let mut at = PathBuf::from("/");
-    // The way still to go, the next part last.
+    // The rest of the path, the next part last.
     let mut ahead: Vec<OsString> = parts(file);
     while let Some(part) = ahead.pop() {
         if part == ".." {
@@ -106,7 +106,7 @@ fn steps(file: &Path) -> Vec<PathBuf> {
     steps
 }
 
-/// The names in a path, the first one last.
+/// The components of a path, in reverse order.
 fn parts(path: &Path) -> Vec<OsString> {
     let parts = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     parts.map(|part| part.as_os_str().to_owned()).rev().collect()
@@ -117,7 +117,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 }
 
 fn folder_identity(metadata: &Metadata) -> FolderIdentity {
-    // Some file systems keep no time of birth.
+    // Some file systems keep no creation time.
     (identity(metadata), metadata.created().ok())
 }
 
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_to_a_file_names_every_link() {
+    fn every_link_on_the_path_is_found() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let root = folder.path().canonicalize().expect("a path without links");
         let at = |name: &str| root.join(name);

@@ -4,22 +4,22 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// Longest that a loaded machine may take to do what is waited for.
+/// Longest wait on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Longer than any test lasts.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Told only: a look would hide an event that did not come.
-const TOLD: Means = Means { look_every: NEVER, ..MEANS };
+/// Events only: polling would hide a missing event.
+const EVENTS: Method = Method { poll_every: NEVER, ..DEFAULT };
 
-/// Looking only.
-const LOOKED: Means = Means { events: false, look_every: Duration::from_millis(50), ..MEANS };
+/// Polling only.
+const POLLING: Method = Method { events: false, poll_every: Duration::from_millis(50), ..DEFAULT };
 
-/// Told, and looking as well.
-const BOTH: Means = Means { events: true, ..LOOKED };
+/// Events and polling.
+const BOTH: Method = Method { events: true, ..POLLING };
 
-/// A folder with a watched file, and what the calls found in it.
+/// A folder with a watched file, and the content that the calls found.
 struct Scene {
     watcher: Watcher,
     seen: Arc<(Mutex<Vec<Option<String>>>, Condvar)>,
@@ -28,8 +28,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// Makes a folder by `make`, and watches the file `name` in it.
-    fn new(means: &Means, name: &str, make: impl FnOnce(&Path)) -> Self {
+    /// Fills a folder with `make`, and watches the file `name` in it.
+    fn new(method: &Method, name: &str, make: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let root = folder.path().to_owned();
         make(&root);
@@ -41,7 +41,7 @@ impl Scene {
                 lock(&seen.0).push(fs::read_to_string(&path_seen).ok());
                 seen.1.notify_all();
             };
-            Watcher::start_with(&path, means, Arc::new(Heartbeat::new(None, Instant::now())), on_change).expect("a watcher")
+            Watcher::start_with(&path, method, Arc::new(Heartbeat::new(None, Instant::now())), on_change).expect("a watcher")
         };
         Self { watcher, seen, root, _folder: folder }
     }
@@ -67,18 +67,18 @@ fn write(path: PathBuf, content: &str) {
     fs::write(path, content).expect("a written file");
 }
 
-fn plain(means: &Means) -> Scene {
-    Scene::new(means, "f", |root| write(root.join("f"), "first"))
+fn plain(method: &Method) -> Scene {
+    Scene::new(method, "f", |root| write(root.join("f"), "first"))
 }
 
 #[test]
-fn every_way_of_change_is_noticed() {
+fn every_kind_of_change_is_noticed() {
     let check = |name: &str, change: &dyn Fn(&Scene)| {
-        for means in [&TOLD, &LOOKED] {
-            let scene = plain(means);
+        for method in [&EVENTS, &POLLING] {
+            let scene = plain(method);
             change(&scene);
             scene.expect(Some("second"));
-            // And again: the watch must have survived the first change.
+            // The watch must have survived the first change.
             write(scene.at("f"), "third");
             scene.expect(Some("third"));
             drop(scene);
@@ -90,7 +90,7 @@ fn every_way_of_change_is_noticed() {
         write(scene.at("f.new"), "second");
         fs::rename(scene.at("f.new"), scene.at("f")).expect("a rename");
     });
-    check("moving it away and writing anew", &|scene| {
+    check("moving it away and creating it", &|scene| {
         fs::rename(scene.at("f"), scene.at("f~")).expect("a rename");
         write(scene.at("f"), "second");
     });
@@ -107,7 +107,7 @@ fn every_way_of_change_is_noticed() {
 }
 
 #[test]
-fn a_file_that_comes_later_is_noticed_with_its_folder() {
+fn a_file_that_is_created_later_is_noticed() {
     let scene = Scene::new(&BOTH, "later/f", |_| ());
     fs::create_dir(scene.at("later")).expect("a folder");
     write(scene.at("later/f"), "one");
@@ -122,8 +122,8 @@ fn a_file_that_comes_later_is_noticed_with_its_folder() {
 }
 
 #[test]
-fn a_folder_that_comes_back_is_watched_again() {
-    let scene = Scene::new(&TOLD, "sub/f", |root| {
+fn a_folder_that_was_created_again_is_watched() {
+    let scene = Scene::new(&EVENTS, "sub/f", |root| {
         fs::create_dir(root.join("sub")).expect("a folder");
         write(root.join("sub/f"), "one");
     });
@@ -141,15 +141,15 @@ fn a_folder_that_comes_back_is_watched_again() {
 }
 
 #[test]
-fn links_on_the_way_are_followed() {
-    for means in [&TOLD, &LOOKED] {
+fn symbolic_links_are_followed() {
+    for method in [&EVENTS, &POLLING] {
         let version = |root: &Path, name: &str, content: &str| {
             fs::create_dir(root.join(name)).expect("a folder");
             write(root.join(name).join("f"), content);
             symlink(name, root.join("..data.new")).expect("a link");
             fs::rename(root.join("..data.new"), root.join("..data")).expect("a rename");
         };
-        let scene = Scene::new(means, "f", |root| {
+        let scene = Scene::new(method, "f", |root| {
             version(root, "..v1", "first");
             symlink("..data/f", root.join("f")).expect("a link");
         });
@@ -164,9 +164,9 @@ fn links_on_the_way_are_followed() {
 }
 
 #[test]
-fn a_burst_is_one_call_with_its_last_content() {
-    // Only a poke ends a burst here, so no machine is too slow to keep the saves together.
-    let scene = plain(&Means { quiet: NEVER, burst_max: NEVER, ..TOLD });
+fn a_burst_causes_one_call() {
+    // Only a poke ends a burst here, so that a slow machine does not split it.
+    let scene = plain(&Method { quiet: NEVER, burst_max: NEVER, ..EVENTS });
     for round in 1..=3 {
         for save in 0..10 {
             write(scene.at("f.new"), &format!("save {round} {save}"));
@@ -179,9 +179,9 @@ fn a_burst_is_one_call_with_its_last_content() {
 }
 
 #[test]
-fn changes_without_a_pause_are_seen_meanwhile() {
-    // No pause is ever long enough here.
-    let scene = plain(&Means { quiet: NEVER, ..TOLD });
+fn endless_changes_cause_calls() {
+    // No pause is long enough here.
+    let scene = plain(&Method { quiet: NEVER, ..EVENTS });
     let begin = Instant::now();
     while scene.calls() == 0 {
         assert!(begin.elapsed() < PATIENCE, "no call during changes");
@@ -191,11 +191,11 @@ fn changes_without_a_pause_are_seen_meanwhile() {
 }
 
 #[test]
-fn reading_and_other_files_are_no_change() {
+fn reading_and_other_files_cause_no_call() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = |name: &str| folder.path().join(name);
     write(at("f"), "first");
-    // What the system told, in its order, after `Signals` has seen it.
+    // The system's events in order, after `Signals` has seen them.
     let (told, seen) = std::sync::mpsc::channel();
     let signals = Arc::new(Signals::default());
     let handler = {
@@ -216,9 +216,9 @@ fn reading_and_other_files_are_no_change() {
     write(at("last"), "x");
     until("last");
     assert!(!lock(&signals.pending).changed);
-    assert_eq!(places.stamp(), stamp, "nor does a look find one");
+    assert_eq!(places.stamp(), stamp, "polling finds no change either");
     write(at("f"), "second");
-    // Which of a write's events comes first, its opening or its change, is the system's affair.
+    // The events of opening and of writing come in any order.
     while !lock(&signals.pending).changed {
         seen.recv_timeout(PATIENCE).expect("an event of the change");
     }
@@ -226,8 +226,8 @@ fn reading_and_other_files_are_no_change() {
 }
 
 #[test]
-fn a_poke_makes_a_call_and_a_drop_stops_at_once() {
-    let scene = plain(&LOOKED);
+fn a_poke_causes_a_call_and_a_drop_stops_the_thread() {
+    let scene = plain(&POLLING);
     scene.watcher.poke();
     scene.expect(Some("first"));
     let calls = scene.calls();
@@ -239,6 +239,6 @@ fn a_poke_makes_a_call_and_a_drop_stops_at_once() {
     }
     let seen = Arc::clone(&scene.seen);
     drop(scene);
-    // The thread, which held the other one, is gone.
+    // The thread, which held the other reference, has ended.
     assert_eq!(Arc::strong_count(&seen), 1);
 }
