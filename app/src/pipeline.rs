@@ -86,7 +86,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
         let beat = &output_beat;
         let writer = scope.spawn(move || supervised("output", || write(output, &receive, &control.stop, beat)));
         if let Some(metrics) = &metrics {
-            scope.spawn(|| supervised("metrics", || metrics.keep(&control.stop, &metrics_beat)));
+            scope.spawn(|| supervised("metrics", || metrics.run(&control.stop, &metrics_beat)));
         }
         control.running.store(true, Ordering::Release);
         service.ready(&format!("waiting for the first frame of {described}"));

@@ -1,7 +1,7 @@
-//! Figures of the running loop in a file, in Prometheus's text format, for the textfile collector of its node exporter.
+//! Metrics in a file, in Prometheus's text format, for the textfile collector of its node exporter.
 //!
-//! The file is written whole, every few seconds, by a thread of its own, and removed at the end. It is meant for a folder
-//! in memory, such as `/run/spotter`, so nothing is synced to a disk.
+//! A thread of its own replaces the file every few seconds and removes it at the end. The file is meant for a folder in memory,
+//! such as `/run/spotter`, so nothing is synced to disk.
 
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -16,59 +16,59 @@ use spotter_engine::score::Score;
 
 use crate::config;
 use crate::recognizer::Latency;
-use crate::source::Stop;
-use crate::store;
+use crate::process::Stop;
 use crate::process::supervise::{Heartbeat, fault_point};
+use crate::store;
 
-/// Prometheus asks every 15 seconds to a minute.
+/// Interval between two writes; Prometheus scrapes every 15 seconds to a minute.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
-/// Writing the file takes less.
+/// Longest write of the file.
 pub(crate) const STEP_MAX: Duration = Duration::from_secs(10);
 
-/// The names of the stages, as in a report.
+/// Names of the stages, as in JSON.
 const STAGES: [&str; 5] = ["capture", "decode", "preprocess", "tower", "score"];
 
-/// The file, and what is to be in it.
+/// The metrics file and its values.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     path: PathBuf,
     camera: String,
-    figures: Mutex<Figures>,
+    values: Mutex<Values>,
 }
 
-/// How the loop is doing.
+/// Values of the metrics.
 #[derive(Debug, Default)]
-pub(crate) struct Figures {
-    /// Frames that were looked at.
+pub(crate) struct Values {
+    /// Frames that the model scored.
     pub(crate) labelled: u64,
-    /// Frames that showed the same as the one before.
+    /// Frames that showed the same as an earlier one.
     pub(crate) unchanged: u64,
-    /// Frames that were broken.
+    /// Broken frames.
     pub(crate) skipped: u64,
-    /// Frames that came too soon after another.
+    /// Frames that were replaced by newer ones.
     pub(crate) dropped: u64,
     /// Reports that standard output was too slow for.
     pub(crate) reports_lost: u64,
     /// Time spent in each stage.
     pub(crate) stages: [Duration; 5],
-    /// Labelled frames a second, smoothed.
+    /// Smoothed rate of labelled frames.
     pub(crate) rate_hz: f32,
-    /// Frames a second that are allowed.
+    /// Limit of the frame rate; `None` for no limit.
     pub(crate) limit_hz: Option<f32>,
-    /// Whether the governor holds the rate down.
+    /// Whether the governor has lowered the rate.
     pub(crate) held: bool,
     /// Whether the source gives frames.
     pub(crate) source_up: bool,
-    /// The bundle that runs.
+    /// The running bundle.
     pub(crate) bundle: String,
-    /// The labels shown of the last frame.
+    /// The labels of the last frame's scores.
     pub(crate) labels: Option<Arc<LabelEmbeddings>>,
     pub(crate) scores: Vec<Score>,
 }
 
-impl Figures {
-    /// Adds what a frame took.
+impl Values {
+    /// Adds the stage times of a frame.
     pub(crate) fn add(&mut self, latency: &Latency) {
         let Latency { capture, decode, preprocess, tower, score } = *latency;
         for (sum, time) in self.stages.iter_mut().zip([capture, decode, preprocess, tower, score]) {
@@ -78,29 +78,29 @@ impl Figures {
 }
 
 impl Metrics {
-    /// Those that the configuration asks for, if any.
+    /// The metrics that the configuration asks for, if any.
     pub(crate) fn new(config: &config::Metrics) -> Option<Self> {
         let path = config.file.clone()?;
-        Some(Self { path, camera: config.camera.clone(), figures: Mutex::default() })
+        Some(Self { path, camera: config.camera.clone(), values: Mutex::default() })
     }
 
-    /// Changes the figures, between two frames.
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Figures)) {
-        change(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Changes the values.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Values)) {
+        change(&mut self.values.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Writes the file now and then until `stop` is set, and removes it: figures of a program that has ended mislead.
-    pub(crate) fn keep(&self, stop: &Stop, beat: &Heartbeat) {
+    /// Writes the file regularly until `stop` is set, then removes it: old metrics would mislead.
+    pub(crate) fn run(&self, stop: &Stop, beat: &Heartbeat) {
         let mut text = String::new();
         let mut warned = false;
         loop {
             beat.beat(Instant::now());
             text.clear();
-            self.change(|figures| {
+            self.change(|values| {
                 // Writing to a String cannot fail.
-                let _ = render(&mut text, &self.camera, figures);
+                let _ = render(&mut text, &self.camera, values);
             });
-            if let Err(error) = store::replace_figures(&self.path, text.as_bytes())
+            if let Err(error) = store::replace_volatile(&self.path, text.as_bytes())
                 && !std::mem::replace(&mut warned, true)
             {
                 log::warn!("{}: metrics cannot be written: {error}", self.path.display());
@@ -117,15 +117,14 @@ impl Metrics {
     }
 }
 
-/// Why the file of figures could not be written, as far as that can be told without writing; nothing where it can be, or
-/// none is wanted.
+/// Checks, without writing, whether the metrics file could be written; `None` if it could, or if there is none.
 pub(crate) fn problem(config: &config::Metrics) -> Option<String> {
     let path = config.file.as_deref()?;
     let folder = folder_of(path);
     let (file, folder_shown) = (path.display(), folder.display());
     match fs::metadata(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
-            "metrics.file {file}: the folder {folder_shown} is not there: make it, or name another one (systemd makes \
+            "metrics.file {file}: the folder {folder_shown} does not exist: create it, or name another one (systemd makes \
              /run/spotter while the service runs)"
         )),
         Err(error) => Some(format!("metrics.file {file}: the folder {folder_shown} cannot be used: {error}")),
@@ -139,39 +138,39 @@ pub(crate) fn problem(config: &config::Metrics) -> Option<String> {
     }
 }
 
-fn render(out: &mut String, camera: &str, figures: &Figures) -> fmt::Result {
+fn render(out: &mut String, camera: &str, values: &Values) -> fmt::Result {
     let camera = escaped(camera);
     let head = |out: &mut String, name: &str, kind: &str, help: &str| {
         writeln!(out, "# HELP spotter_{name} {help}\n# TYPE spotter_{name} {kind}")
     };
     head(out, "info", "gauge", "Version and bundle; always 1.")?;
-    let (version, bundle) = (env!("CARGO_PKG_VERSION"), escaped(&figures.bundle));
+    let (version, bundle) = (env!("CARGO_PKG_VERSION"), escaped(&values.bundle));
     writeln!(out, "spotter_info{{camera=\"{camera}\",version=\"{version}\",bundle=\"{bundle}\"}} 1")?;
     head(out, "source_up", "gauge", "0 while the source is lost, else 1.")?;
-    writeln!(out, "spotter_source_up{{camera=\"{camera}\"}} {}", u8::from(figures.source_up))?;
-    head(out, "frames_total", "counter", "Frames, by what became of them.")?;
-    let Figures { labelled, unchanged, skipped, dropped, .. } = *figures;
+    writeln!(out, "spotter_source_up{{camera=\"{camera}\"}} {}", u8::from(values.source_up))?;
+    head(out, "frames_total", "counter", "Frames by result.")?;
+    let Values { labelled, unchanged, skipped, dropped, .. } = *values;
     for (result, count) in
         [("labelled", labelled), ("unchanged", unchanged), ("skipped", skipped), ("dropped", dropped)]
     {
         writeln!(out, "spotter_frames_total{{camera=\"{camera}\",result=\"{result}\"}} {count}")?;
     }
     head(out, "reports_lost_total", "counter", "Reports that standard output was too slow for.")?;
-    writeln!(out, "spotter_reports_lost_total{{camera=\"{camera}\"}} {}", figures.reports_lost)?;
+    writeln!(out, "spotter_reports_lost_total{{camera=\"{camera}\"}} {}", values.reports_lost)?;
     head(out, "stage_seconds_total", "counter", "Time spent in each stage of labelled frames.")?;
-    for (stage, time) in STAGES.iter().zip(figures.stages) {
+    for (stage, time) in STAGES.iter().zip(values.stages) {
         writeln!(out, "spotter_stage_seconds_total{{camera=\"{camera}\",stage=\"{stage}\"}} {}", time.as_secs_f64())?;
     }
-    head(out, "frame_rate_hertz", "gauge", "Labelled frames a second, of late.")?;
-    writeln!(out, "spotter_frame_rate_hertz{{camera=\"{camera}\"}} {}", figures.rate_hz)?;
-    head(out, "frame_rate_limit_hertz", "gauge", "Labelled frames a second that are allowed; +Inf for any number.")?;
-    let limit = figures.limit_hz.map_or_else(|| "+Inf".to_owned(), |hz| hz.to_string());
+    head(out, "frame_rate_hertz", "gauge", "Smoothed rate of labelled frames.")?;
+    writeln!(out, "spotter_frame_rate_hertz{{camera=\"{camera}\"}} {}", values.rate_hz)?;
+    head(out, "frame_rate_limit_hertz", "gauge", "Limit of the rate; +Inf for no limit.")?;
+    let limit = values.limit_hz.map_or_else(|| "+Inf".to_owned(), |hz| hz.to_string());
     writeln!(out, "spotter_frame_rate_limit_hertz{{camera=\"{camera}\"}} {limit}")?;
-    head(out, "frame_rate_held", "gauge", "Whether heat, firmware or CPU quota hold the rate down.")?;
-    writeln!(out, "spotter_frame_rate_held{{camera=\"{camera}\"}} {}", u8::from(figures.held))?;
-    if let Some(labels) = &figures.labels {
-        head(out, "label_probability", "gauge", "Probability of the labels shown of the last frame.")?;
-        for score in &figures.scores {
+    head(out, "frame_rate_held", "gauge", "1 while heat, firmware or CPU quota limit the rate.")?;
+    writeln!(out, "spotter_frame_rate_held{{camera=\"{camera}\"}} {}", u8::from(values.held))?;
+    if let Some(labels) = &values.labels {
+        head(out, "label_probability", "gauge", "Probability of the labels shown for the last frame.")?;
+        for score in &values.scores {
             let (label, value) = (escaped(&labels.names()[score.label]), score.probability);
             writeln!(out, "spotter_label_probability{{camera=\"{camera}\",label=\"{label}\"}} {value}")?;
         }
@@ -179,7 +178,7 @@ fn render(out: &mut String, camera: &str, figures: &Figures) -> fmt::Result {
     Ok(())
 }
 
-/// A label's value, as it stands between quotation marks.
+/// Escapes the value of a Prometheus label.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -192,13 +191,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_in_the_text_format() {
-        let mut figures =
-            Figures { labelled: 7, dropped: 3, reports_lost: 5, rate_hz: 2.5, held: true, ..Figures::default() };
-        figures.bundle = "a \"b\"\\\n".to_owned();
-        figures.add(&Latency { tower: Duration::from_millis(250), ..Latency::default() });
+    fn values_are_in_the_text_format() {
+        let mut values =
+            Values { labelled: 7, dropped: 3, reports_lost: 5, rate_hz: 2.5, held: true, ..Values::default() };
+        values.bundle = "a \"b\"\\\n".to_owned();
+        values.add(&Latency { tower: Duration::from_millis(250), ..Latency::default() });
         let mut text = String::new();
-        render(&mut text, "front", &figures).unwrap();
+        render(&mut text, "front", &values).unwrap();
         for line in [
             r#"spotter_frames_total{camera="front",result="labelled"} 7"#,
             r#"spotter_frames_total{camera="front",result="dropped"} 3"#,
@@ -218,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_place_of_the_file_leads_nowhere() {
+    fn a_planted_link_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("precious"), "precious").unwrap();
         for planted in [".spotter.prom.planted.tmp", "spotter.prom"] {
             std::os::unix::fs::symlink(at("precious"), at(planted)).unwrap();
-            store::replace_figures(&at("spotter.prom"), b"figures").unwrap();
+            store::replace_volatile(&at("spotter.prom"), b"values").unwrap();
             assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious", "{planted}");
             assert!(at("spotter.prom").symlink_metadata().unwrap().is_file(), "{planted}");
             fs::remove_file(at("spotter.prom")).unwrap();
@@ -232,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_there_while_the_program_is() {
+    fn the_file_exists_while_the_program_runs() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("spotter.prom");
         let config = config::Metrics { file: Some(path.clone()), camera: "front".to_owned() };
         assert!(Metrics::new(&config::Metrics::default()).is_none());
         let (metrics, stop) = (Metrics::new(&config).unwrap(), Stop::new());
         std::thread::scope(|scope| {
-            let keeper = scope.spawn(|| metrics.keep(&stop, &Heartbeat::new(None, Instant::now())));
+            let keeper = scope.spawn(|| metrics.run(&stop, &Heartbeat::new(None, Instant::now())));
             while !path.exists() && !keeper.is_finished() {
                 std::thread::sleep(Duration::from_millis(5));
             }

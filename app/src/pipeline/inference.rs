@@ -169,28 +169,28 @@ impl Loop<'_> {
     /// Updates the metrics that change without a frame.
     fn tell_metrics(&self) {
         let Some(metrics) = self.metrics else { return };
-        metrics.change(|figures| {
-            figures.source_up = !self.health.is_lost();
-            figures.limit_hz = self.governor.limit_hz();
-            figures.held = self.governor.reason().is_some();
-            figures.skipped = self.stats.skipped;
-            figures.reports_lost = self.stats.reports_lost;
-            if figures.bundle != self.model.bundle() {
-                self.model.bundle().clone_into(&mut figures.bundle);
+        metrics.change(|values| {
+            values.source_up = !self.health.is_lost();
+            values.limit_hz = self.governor.limit_hz();
+            values.held = self.governor.reason().is_some();
+            values.skipped = self.stats.skipped;
+            values.reports_lost = self.stats.reports_lost;
+            if values.bundle != self.model.bundle() {
+                self.model.bundle().clone_into(&mut values.bundle);
             }
         });
     }
 
     fn count(&self, report: &Report) {
         let Some(metrics) = self.metrics else { return };
-        metrics.change(|figures| {
-            figures.labelled = self.stats.labelled - self.stats.unchanged;
-            figures.unchanged = self.stats.unchanged;
-            figures.dropped = report.dropped;
-            figures.rate_hz = report.rate_hz;
-            figures.add(&report.latency);
-            figures.labels = Some(Arc::clone(&report.labels));
-            figures.scores.clone_from(&report.scores);
+        metrics.change(|values| {
+            values.labelled = self.stats.labelled - self.stats.unchanged;
+            values.unchanged = self.stats.unchanged;
+            values.dropped = report.dropped;
+            values.rate_hz = report.rate_hz;
+            values.add(&report.latency);
+            values.labels = Some(Arc::clone(&report.labels));
+            values.scores.clone_from(&report.scores);
         });
     }
 
