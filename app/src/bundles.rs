@@ -14,11 +14,11 @@
 mod archive;
 pub mod demo;
 mod error;
-pub(crate) mod install;
+mod install;
 mod lock;
 pub(crate) mod rehearsal;
 mod release;
-pub(crate) mod signature;
+mod signature;
 pub mod slots;
 mod state;
 mod trial;
@@ -28,7 +28,10 @@ use spotter_engine::bundle::Bundle;
 
 use crate::config::Config;
 pub use error::SlotError;
+pub(crate) use install::Terms;
+pub(crate) use signature::signature_path;
 pub use slots::Slots;
+pub(crate) use slots::check_release;
 pub use state::{BUILT_IN, State};
 pub(crate) use trial::Trial;
 

@@ -13,14 +13,14 @@ use anyhow::{Context as _, Result};
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::tower::Threads;
 
+use self::loader::Loader;
+use self::watch::Watcher;
 use crate::bundles::{self, Slots};
 use crate::config::Config;
 use crate::output::Item;
-use crate::recognizer::Recognizer;
-use self::loader::Loader;
-use self::watch::Watcher;
 use crate::process::Stop;
 use crate::process::supervise::{Heartbeat, Heartbeats};
+use crate::recognizer::Recognizer;
 
 /// The current model and labels, and the next ones if there are any.
 pub struct Live {
@@ -58,7 +58,8 @@ impl Live {
     pub fn start(config: &Config, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
         let slots = bundles::slots(config);
         let next = Arc::new(Mutex::new(Next::default()));
-        let beats: Heartbeats = (0..2).map(|_| Arc::new(Heartbeat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
+        let beats: Heartbeats =
+            (0..2).map(|_| Arc::new(Heartbeat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
         let [label_beat, slot_beat] = [0, 1].map(|index| Arc::clone(&beats[index]));
         let ending = Stop::new();
         let loader = Loader::new(config, slots.clone(), threads, events, beats.clone(), ending.clone());

@@ -63,11 +63,11 @@ pub enum SignatureError {
 
 /// What a valid signature says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Signed {
+pub(crate) struct Signed {
     /// The signer's comment.
-    pub(super) trusted_comment: String,
+    pub(crate) trusted_comment: String,
     /// The release that the comment names, if any.
-    pub(super) release: Option<Release>,
+    pub(crate) release: Option<Release>,
 }
 
 /// A signature that is not trusted before [`Self::check`].

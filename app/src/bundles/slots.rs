@@ -8,9 +8,9 @@ use std::time::Duration;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::files;
 
+use super::demo;
 use super::error::{NAME_BYTES_MAX, SlotError};
 use super::signature::{SignatureError, SignatureFile, Signed};
-use super::demo;
 use super::state::{BUILT_IN, SLOT_FILE, SlotFile, State};
 use crate::config::SigningKey;
 use crate::store;
@@ -32,10 +32,10 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// A slot's bundle and signature.
 #[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) bundle: Bundle,
+pub(crate) struct Opened {
+    pub(crate) bundle: Bundle,
     /// `None` if no key is configured, and for the demo bundle.
-    pub(super) signed: Option<Signed>,
+    pub(crate) signed: Option<Signed>,
 }
 
 /// The slots of one state folder. Folders are created by the first installation.
@@ -117,7 +117,7 @@ impl Slots {
     }
 
     /// As [`Self::open`], with the signature.
-    pub(super) fn open_signed(&self, name: &str) -> Result<Opened, SlotError> {
+    pub(crate) fn open_signed(&self, name: &str) -> Result<Opened, SlotError> {
         if name == BUILT_IN {
             return Ok(Opened { bundle: demo::bundle()?, signed: None });
         }
@@ -209,7 +209,7 @@ impl Slots {
 
 /// Refuses a bundle whose signed release is older than the newest accepted one, or missing, unless `older` is set. `what` names
 /// it in messages.
-pub(super) fn check_release(what: &str, signed: Option<&Signed>, state: &State, older: bool) -> Result<(), SlotError> {
+pub(crate) fn check_release(what: &str, signed: Option<&Signed>, state: &State, older: bool) -> Result<(), SlotError> {
     let (Some(signed), Some(newest)) = (signed, state.release) else { return Ok(()) };
     if older || signed.release >= Some(newest) {
         return Ok(());

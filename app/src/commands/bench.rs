@@ -1,32 +1,126 @@
-//! `spotter bench`: how long each stage of the loop takes, how long loading, and how much memory.
+//! `spotter bench`: measures the stages of the loop, loading, and memory.
 
-pub(crate) mod memory;
-pub mod tower;
+mod tower;
 
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use serde::Serialize;
 use spotter_engine::console::write_line;
 
+use self::tower::Tower;
+use super::ConfigArgs;
 use crate::bundles;
-use crate::recognizer::compute;
 use crate::config::Config;
-use crate::commands::doctor::Speed;
+use crate::console::stdout;
 use crate::labels::embedder::embed_configured;
 use crate::output::json::{self, ms};
-use crate::recognizer::{Latency, Recognizer};
-use crate::source::{self, CaptureOptions, Frame, PixelFormat, ShapesOptions, Source, Stop, Uri, draw_shapes};
+use crate::process::{Stop, memory};
+use crate::recognizer::{Latency, Recognizer, compute};
+use crate::source::{self, CaptureOptions, Frame, PixelFormat, ShapesOptions, Source, Uri, draw_shapes};
 
-/// Frames before the measured ones, for caches, clocks and buffers to settle.
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Threads that compute the towers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: Option<u32>,
+    /// Frames to measure
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    frames: u32,
+    /// Source of the frames; by default drawn shapes, encoded like those of a 640 x 480 MJPEG camera
+    #[arg(long, value_name = "URI")]
+    source: Option<String>,
+    #[command(flatten)]
+    single: SingleTower,
+}
+
+#[derive(Debug, Args)]
+struct SingleTower {
+    /// Measure this tower by itself
+    #[arg(long, value_enum, ignore_case = true)]
+    tower: Option<Tower>,
+    /// List the tower's steps: what was fused, or why not, and the time of each
+    #[arg(long)]
+    explain: bool,
+    /// Compare the time of each kind of step with the peak performance of this CPU
+    #[arg(long, conflicts_with = "explain")]
+    roofline: bool,
+    /// Read numbers of passes from standard input and answer each with a line of times
+    #[arg(long, requires = "tower", conflicts_with_all = ["explain", "roofline"])]
+    stdin: bool,
+    /// Read pixels or prompts from standard input and answer each with its embedding
+    #[arg(long, requires = "tower", conflicts_with_all = ["explain", "roofline", "stdin"])]
+    embed: bool,
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let mut config = self.config.load()?;
+        config.inference.threads = self.threads.map_or(config.inference.threads, |n| n as usize);
+        if !self.single.run(&config)? {
+            let source = self.source.as_deref().map(Uri::from_str).transpose()?;
+            measure(&config, source.as_ref(), self.frames as usize, self.json, &mut stdout())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl SingleTower {
+    /// Does what the arguments ask of a single tower; `false` if they ask nothing.
+    fn run(&self, config: &Config) -> Result<bool> {
+        let tower = self.tower.unwrap_or(Tower::Image);
+        let (mut input, mut out) = (io::stdin().lock(), stdout());
+        let threads = compute::threads(config.inference.threads)?;
+        let bundle = bundles::open(config)?;
+        match self {
+            Self { explain: true, .. } => tower::explain(tower, &bundle, &threads, &mut out)?,
+            Self { roofline: true, .. } => tower::roofline(tower, &bundle, &threads, &mut out)?,
+            Self { stdin: true, .. } => tower::serve(tower, &bundle, &threads, &mut input, &mut out)?,
+            Self { embed: true, .. } => tower::embed(tower, &bundle, &threads, &mut input, &mut out)?,
+            Self { tower: Some(_), .. } => tower::explain(tower, &bundle, &threads, &mut out)?,
+            Self { tower: None, .. } => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// Speed of a bundle with frames like those of a 640 x 480 MJPEG camera.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Speed {
+    /// Frames a second, one after the other.
+    pub(super) frames_hz: f64,
+    /// Median time of a frame.
+    pub(super) frame_ms: f64,
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.1} frames/s expected, {:.1} ms a frame (drawn shapes as 640x480 MJPEG)",
+            self.frames_hz, self.frame_ms
+        )
+    }
+}
+
+/// Frames before the measured ones, so that caches, clocks and buffers settle.
 const WARM_UP: usize = 10;
 
-/// Different frames that stand for the camera, taken in turn.
+/// Number of different frames that stand in for the camera.
 const STAND_IN_FRAMES: u64 = 24;
 
-/// JPEG quality that webcams use by default.
+/// Default JPEG quality of webcams.
 const JPEG_QUALITY: u8 = 80;
 
 #[derive(Serialize)]
@@ -57,8 +151,8 @@ struct Quantiles {
     p99: f64,
 }
 
-/// Measures `frames` frames of `uri`, or of drawn shapes as an MJPEG camera of 640 x 480 would give them.
-pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &mut dyn Write) -> Result<()> {
+/// Measures `frames` frames of `uri`, or of drawn shapes like those of a 640 x 480 MJPEG camera.
+fn measure(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &mut dyn Write) -> Result<()> {
     let threads = compute::threads(config.inference.threads)?;
     let start = Instant::now();
     let bundle = Arc::new(bundles::open(config)?);
@@ -71,8 +165,8 @@ pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
     let mut latencies = Vec::with_capacity(frames);
     for index in 0..WARM_UP + frames {
         supply.next(&mut frame, &stop)?;
-        let decode = recognizer.decode(&frame)?;
-        let mut latency = Latency { capture: frame.capture_time, decode, ..Latency::default() };
+        let mut latency = Latency::of(&frame);
+        recognizer.decode(&frame, &mut latency)?;
         recognizer.recognize(&labels, &mut latency)?;
         if index >= WARM_UP {
             latencies.push(latency);
@@ -98,9 +192,9 @@ pub fn run(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
     if json { json::write_line(out, &results) } else { table(out, &results) }.context("standard output")
 }
 
-/// Measures frames as an MJPEG camera of 640 x 480 gives them, one after the other, for about `time`; labels take next to
-/// nothing and are left out.
-pub(crate) fn speed(recognizer: &mut Recognizer, time: Duration) -> Result<Speed> {
+/// Measures frames like those of a 640 x 480 MJPEG camera, one after the other, for about `time`. Labels take hardly any time
+/// and are left out.
+pub(super) fn speed(recognizer: &mut Recognizer, time: Duration) -> Result<Speed> {
     let mut supply = Supply::open(None, &CaptureOptions::default())?;
     let (mut frame, stop) = (Frame::default(), Stop::new());
     let mut totals = Vec::new();
@@ -109,12 +203,13 @@ pub(crate) fn speed(recognizer: &mut Recognizer, time: Duration) -> Result<Speed
         if index == WARM_UP {
             start = Instant::now();
         }
-        // A model that is very slow is not warmed up for minutes.
+        // No long warm-up for a very slow model.
         if index > 0 && start.elapsed() >= time {
             break;
         }
         supply.next(&mut frame, &stop)?;
-        let mut latency = Latency { decode: recognizer.decode(&frame)?, ..Latency::default() };
+        let mut latency = Latency::of(&frame);
+        recognizer.decode(&frame, &mut latency)?;
         recognizer.embed(&mut latency)?;
         if index == 0 || index == WARM_UP {
             totals.clear();
@@ -140,15 +235,15 @@ fn table(out: &mut dyn Write, results: &Results) -> std::io::Result<()> {
     for (name, Quantiles { median, p95, p99 }) in rows {
         writeln!(out, "{name:12} {median:10.3} {p95:10.3} {p99:10.3}")?;
     }
-    writeln!(out, "loaded in {load_ms:.0} ms; the total leaves capture out")?;
+    writeln!(out, "loaded in {load_ms:.0} ms; the total does not include capture")?;
     match peak_rss_bytes {
         Some(bytes) => writeln!(out, "peak memory {:.1} MiB", *bytes as f64 / f64::from(1 << 20)),
-        None => writeln!(out, "peak memory not known on this system"),
+        None => writeln!(out, "peak memory unknown on this system"),
     }
 }
 
 impl Quantiles {
-    /// By nearest rank.
+    /// Quantiles by the nearest-rank method.
     fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let rank = |q: f64| times[((times.len() as f64 * q).ceil() as usize).clamp(1, times.len()) - 1];
@@ -156,11 +251,11 @@ impl Quantiles {
     }
 }
 
-/// Frames without end.
+/// An endless supply of frames.
 enum Supply<'a> {
-    /// Frames that were encoded before the measurement.
+    /// Frames that were encoded beforehand.
     StandIn { frames: Vec<Vec<u8>>, next: usize },
-    /// A source; one that ends is opened again.
+    /// A source, which is reopened when it ends.
     Source { source: Box<dyn Source>, uri: &'a Uri, options: CaptureOptions },
 }
 

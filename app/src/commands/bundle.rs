@@ -1,70 +1,83 @@
-//! `spotter bundle`: install, list, activate, rollback, remove.
+//! `spotter bundle`: installs, lists, activates, rolls back and removes bundles.
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use spotter_engine::console::write_line;
 
-use super::error::SlotError;
-use super::install::Terms;
-use super::rehearsal::rehearse;
-use super::signature;
-use super::slots::{Slots, check_release};
-use super::state::{BUILT_IN, State};
-use crate::recognizer::compute;
-use crate::config::Config;
+use crate::bundles::rehearsal::rehearse;
+use crate::bundles::{BUILT_IN, SlotError, Slots, State, Terms, check_release, signature_path};
+use crate::config::{Config, all_of};
+use crate::console::stdout;
 use crate::labels::embedder::embed_configured;
 use crate::output::json;
-use crate::recognizer::Recognizer;
+use crate::recognizer::{Recognizer, compute};
 
-/// What is done with the slots.
+#[derive(Debug, Args)]
+pub(super) struct Bundle {
+    /// Configuration file [default: /etc/spotter/spotter.toml if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+impl Bundle {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let config = Config::load(self.config.as_deref()).map_err(|problems| all_of(&problems))?;
+        perform(&config, self.action, &mut stdout())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    /// Check an archive and unpack it into a slot, which changes nothing yet
+enum Action {
+    /// Check an archive and install it in a slot, without activating it
     Install {
-        /// The archive, as `model-prep export` writes it; its signature, if any, in FILE.minisig
+        /// The archive, as `model-prep export` writes it; its signature, if any, is FILE.tar.minisig
         #[arg(value_name = "FILE.tar")]
         archive: PathBuf,
-        /// The slot [default: the archive's name without its ending]
+        /// The slot [default: the archive's name without its extension]
         #[arg(long)]
         name: Option<String>,
-        /// Activate it right away
+        /// Activate it at once
         #[arg(long)]
         activate: bool,
-        /// Take it although a newer signed release was taken before
+        /// Accept it although a newer signed release was accepted before
         #[arg(long)]
         older: bool,
     },
     /// List the slots
     List {
-        /// One JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Try a slot's bundle on a picture and the labels, and have it run from now on
+    /// Try a slot's bundle on an image and the labels, and run it from now on
     Activate {
         /// The slot, or `built-in`
         name: String,
-        /// Take it although a newer signed release was taken before
+        /// Accept it although a newer signed release was accepted before
         #[arg(long)]
         older: bool,
     },
-    /// Go back to the bundle before
+    /// Go back to the previous bundle
     Rollback,
-    /// Remove a slot that is neither active nor the one before
+    /// Remove a slot that is neither active nor previous
     Remove {
         /// The slot
         name: String,
     },
 }
 
-/// Does it, and says on `out` what was done.
-pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
+/// Performs the action and prints what was done.
+fn perform(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
     let Some(state_dir) = &config.state_dir else {
         bail!("there is no state folder: name one in the configuration (state_dir)");
     };
@@ -91,8 +104,7 @@ pub fn run(config: &Config, action: Action, out: &mut dyn Write) -> Result<()> {
     said.iter().try_for_each(|line| write_line(out, format_args!("{line}"))).context("standard output")
 }
 
-/// Root is refused a folder of another user: what root writes there, a program that runs as its owner could not change
-/// when it must go back to the bundle before.
+/// Refuses to run as root on another user's folder: the service could not change files of root when it has to roll back.
 fn check_owner(state_dir: &Path) -> Result<()> {
     let owner = |path: &Path| std::fs::metadata(path).map(|found| found.uid());
     if let (Ok(0), Ok(owner @ 1..)) = (owner(Path::new("/proc/self")), owner(state_dir)) {
@@ -104,7 +116,7 @@ fn check_owner(state_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The slot's name, and what to say.
+/// Installs an archive; returns the slot's name and the message.
 fn install(
     config: &Config,
     slots: &Slots,
@@ -112,20 +124,20 @@ fn install(
     name: Option<&str>,
     older: bool,
 ) -> Result<(String, String)> {
-    let unchecked = config.bundles.public_key.is_none() && signature::signature_path(archive).exists();
+    let unchecked = config.bundles.public_key.is_none() && signature_path(archive).exists();
     let terms = Terms { bytes_max: config.bundles.bytes_max(), older, now: jiff::Timestamp::now() };
     let installed = slots.install(archive, name, terms)?;
     if unchecked {
         log::warn!("the signature was not checked: the configuration names no public key (bundles.public_key)");
     }
-    if installed.dated == Some(false) {
+    if installed.has_release == Some(false) {
         log::warn!(
-            "the signature's comment names no release, so nothing can tell whether older archives are: sign with \
+            "the signature's comment names no release, so older archives cannot be recognised: sign with \
              `minisign -Sm FILE.tar -t 'release NUMBER'`"
         );
     }
     let place = slots.path(&installed.name);
-    let what = if installed.before { "is installed already" } else { "installed" };
+    let what = if installed.before { "is already installed" } else { "installed" };
     let said = format!("{} {what} in {}", installed.name, place.display());
     Ok((installed.name, said))
 }
@@ -141,27 +153,27 @@ fn activate(config: &Config, slots: &Slots, name: &str, older: bool) -> Result<S
     accept(&slots.state()?)?;
     bundle.verify()?;
     if name != BUILT_IN {
-        // Whatever ends this command ends that process too.
+        // A signal that ends this command ends that process too.
         rehearse(slots, name, config.inference.threads, || true)?;
     }
     let threads = compute::threads(config.inference.threads)?;
     let bundle = Arc::new(bundle);
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     recognizer.probe()?;
-    // All of them, so that the text tower is tried too and the running program finds them in the cache.
+    // This tries the text tower too, and the running program finds the embeddings in the cache.
     embed_configured(config, &bundle, &threads)?;
     let (before, after) = slots.change(|state| {
         slots.check(name)?;
         accept(state)?;
         let after = state.activated(name);
-        // What is signed counts; the bundle inside the program is of no release.
+        // Only signed bundles count; the demo bundle has no release.
         Ok::<State, SlotError>(match &signed {
             Some(signed) => after.with_release(signed.release, older),
             None => after,
         })
     })?;
     Ok(match before.active == after.active {
-        true => format!("{name} is active already"),
+        true => format!("{name} is already active"),
         false => changed(slots, format!("{name} is active now, instead of {}", before.active)),
     })
 }
@@ -172,7 +184,7 @@ fn roll_back(config: &Config, slots: &Slots) -> Result<String> {
         let nothing = || SlotError::NothingBefore { active: state.active.clone() };
         let after = state.rolled_back().ok_or_else(nothing)?;
         let opened = slots.open_signed(&after.active)?;
-        // What worked here may run here again, however old it is.
+        // A bundle that has worked here may run again, however old it is.
         if !state.previous_proven {
             check_release(&format!("slot {:?}", after.active), opened.signed.as_ref(), state, false)?;
         }
@@ -181,12 +193,12 @@ fn roll_back(config: &Config, slots: &Slots) -> Result<String> {
     Ok(changed(slots, format!("{} is active again, instead of {}", after.active, before.active)))
 }
 
-/// What was done, and where: a service may have another state folder than the one who types this.
+/// Adds the state folder to a message, since a service may use another one.
 fn changed(slots: &Slots, what: String) -> String {
     format!("{what}, in the state folder {}", slots.state_dir().display())
 }
 
-/// A bundle that the configuration names comes before any slot, so choosing one would have no effect.
+/// Refuses to choose a slot if the configuration names a bundle, which takes precedence.
 fn not_pinned(config: &Config) -> Result<()> {
     match &config.bundle {
         Some(path) => {
@@ -196,20 +208,20 @@ fn not_pinned(config: &Config) -> Result<()> {
     }
 }
 
-/// A slot as it is listed.
+/// A slot in the list.
 #[derive(Debug, Serialize)]
 struct Row {
     slot: String,
     active: bool,
     previous: bool,
-    /// Whether it was given up because it could not be loaded.
+    /// Whether it was rolled back because it could not be loaded.
     failed: bool,
     bundle: Option<String>,
     bytes: u64,
     installed: Option<String>,
-    /// The comment of the signature, which was checked now; none where no key is configured.
+    /// The comment of the valid signature; `None` if no key is configured.
     signed: Option<String>,
-    /// What keeps it from being opened.
+    /// Why it cannot be opened.
     problem: Option<String>,
 }
 
@@ -224,7 +236,7 @@ fn list(slots: &Slots, json: bool, out: &mut dyn Write) -> Result<()> {
     let state = slots.state()?;
     let mut names = slots.names()?;
     names.push(BUILT_IN.to_owned());
-    // One that was active and is gone is worth a line too.
+    // An active slot that is missing gets a line too.
     if !names.contains(&state.active) {
         names.push(state.active.clone());
     }
@@ -261,8 +273,8 @@ fn table(out: &mut dyn Write, listing: &Listing) -> std::io::Result<()> {
         let mut notes = Vec::new();
         notes.extend(row.active.then(|| "active".to_owned()));
         notes.extend((row.active && !listing.state.proven).then(|| "not loaded yet".to_owned()));
-        notes.extend(row.previous.then(|| "the one before".to_owned()));
-        notes.extend(row.failed.then(|| "given up: it could not be loaded".to_owned()));
+        notes.extend(row.previous.then(|| "previous".to_owned()));
+        notes.extend(row.failed.then(|| "rolled back: could not be loaded".to_owned()));
         notes.extend(row.signed.as_ref().map(|comment| format!("signed: {comment}")));
         notes.extend(row.problem.clone());
         let mebibytes = row.bytes as f64 / f64::from(1 << 20);

@@ -1,41 +1,59 @@
-//! `spotter check`: every problem of configuration, labels and bundle.
+//! `spotter check`: prints every problem of configuration, labels and bundle.
 
 use std::io::Write;
+use std::process::ExitCode;
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::console::write_line;
 use spotter_engine::tower::{ImageTower, TextTower};
 use spotter_engine::vocabulary::Vocabulary;
 
+use super::{ConfigArgs, exit_code};
 use crate::bundles;
-use crate::recognizer::compute;
 use crate::config::{Config, Problem};
+use crate::console::stdout;
 use crate::labels::label_file::LabelFile;
+use crate::labels::{demo, lint};
+use crate::output::prometheus;
+use crate::recognizer::compute;
 use crate::source::Uri;
-use crate::{demo, lint, metrics};
 
-/// Templates that stand in for a bundle's own when the bundle is what cannot be read.
-const TEMPLATES: &str = "{}";
+/// Template that replaces the bundle's if the bundle cannot be read.
+const TEMPLATE: &str = "{}";
 
-/// Prints every problem, one a line, or that there is none; gives their number. Warnings are printed too, and are no
-/// problems. `found` are those of the configuration file, in whose place `config` then has defaults.
-pub fn run(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usize> {
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Check {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let (config, problems) = self.config.load_or_default();
+        Ok(exit_code(check(&config, &problems, &mut stdout())?))
+    }
+}
+
+/// Prints every problem, one a line, or that there is none; returns their number. Warnings are printed too, but not counted.
+/// `found` are the problems of the configuration file; `config` has defaults in their place.
+fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usize> {
     let mut problems: Vec<String> = found.iter().map(Problem::to_string).collect();
     match Uri::from_str(&config.source) {
         Err(error) => problems.push(error.to_string()),
-        // A camera may be plugged in later.
+        // Not for cameras, which may be plugged in later.
         Ok(Uri::Pictures(path)) if !path.exists() => {
             problems.push(format!("source {}: no such file or folder", path.display()));
         }
         Ok(_) => {}
     }
-    problems.extend(metrics::problem(&config.metrics));
+    problems.extend(prometheus::problem(&config.metrics));
     let bundle = bundles::open(config);
     let templates = match &bundle {
         Ok(bundle) => bundle.manifest().templates.clone(),
-        Err(_) => vec![TEMPLATES.to_owned()],
+        Err(_) => vec![TEMPLATE.to_owned()],
     };
     let vocabulary = bundle.and_then(|bundle| {
         towers(&bundle)?;
@@ -45,7 +63,7 @@ pub fn run(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<us
         problems.push(format!("{error:#}"));
     }
     let mut warnings = Vec::new();
-    match demo::labels(config, &templates) {
+    match demo::configured(config, &templates) {
         Ok(file) => {
             if let Ok(vocabulary) = &vocabulary {
                 match lint::warnings(&file, vocabulary) {
@@ -76,7 +94,7 @@ fn summarise(file: &LabelFile, warnings: usize, out: &mut dyn Write) -> std::io:
     write_line(out, format_args!("no problems{warned}: {} labels, {sentences} sentences", file.labels.len()))
 }
 
-/// Reads every file and runs both towers once.
+/// Verifies all hashes and runs both towers once.
 fn towers(bundle: &Bundle) -> Result<()> {
     bundle.verify()?;
     let manifest = bundle.manifest();

@@ -1,10 +1,12 @@
-//! `spotter classify`: labels picture files.
+//! `spotter classify`: labels image files.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use serde::Serialize;
 use spotter_engine::console;
 use spotter_engine::files;
@@ -13,14 +15,37 @@ use spotter_engine::picture::MAX_FILE_BYTES;
 use spotter_engine::printable::serialize_path;
 use spotter_engine::score::Score;
 
+use super::{ConfigArgs, exit_code};
 use crate::bundles;
-use crate::recognizer::compute;
 use crate::config::Config;
-use crate::console::tell_error;
+use crate::console::{stdout, tell_error};
 use crate::labels::embedder::embed_configured;
 use crate::output::json::{LabelScore, write_line};
-use crate::recognizer::{Latency, Recognizer};
+use crate::recognizer::{Latency, Recognizer, compute};
 use crate::source::Frame;
+
+#[derive(Debug, Args)]
+pub(super) struct Classify {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Labels shown for each image, best first
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: Option<u32>,
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+}
+
+impl Classify {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let mut config = self.config.load()?;
+        config.inference.top_k = self.top_k.map_or(config.inference.top_k, |k| k as usize);
+        Ok(exit_code(classify(&config, self.json, &self.images, &mut stdout())?))
+    }
+}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -29,15 +54,15 @@ struct Line<'a> {
     labels: Vec<LabelScore<'a>>,
 }
 
-/// Prints the best labels of each picture; pictures that cannot be read are reported on standard error and counted.
-pub fn run(config: &Config, json: bool, pictures: &[PathBuf], out: &mut dyn Write) -> Result<usize> {
+/// Prints the best labels of each image. Images that cannot be read are reported on standard error; returns their number.
+fn classify(config: &Config, json: bool, images: &[PathBuf], out: &mut dyn Write) -> Result<usize> {
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
     let labels = embed_configured(config, &bundle, &threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let mut frame = Frame::default();
     let mut failed = 0;
-    for path in pictures {
+    for path in images {
         match scores(&mut recognizer, &mut frame, path, &labels) {
             Ok(scores) => {
                 let best = &scores[..config.inference.top_k.min(scores.len())];
@@ -60,8 +85,9 @@ fn scores<'a>(
 ) -> Result<&'a [Score]> {
     frame.path = Some(path.to_owned());
     frame.bytes = files::read(path, MAX_FILE_BYTES).with_context(|| path.display().to_string())?;
-    recognizer.decode(frame)?;
-    recognizer.recognize(labels, &mut Latency::default()).with_context(|| path.display().to_string())
+    let mut latency = Latency::of(frame);
+    recognizer.decode(frame, &mut latency)?;
+    recognizer.recognize(labels, &mut latency).with_context(|| path.display().to_string())
 }
 
 fn write(

@@ -1,4 +1,4 @@
-//! `spotter doctor`: what the board is and has, what is wrong with it, and what to do.
+//! `spotter doctor`: examines the board, its cameras and the model, and says what is wrong and what to do.
 
 mod camera;
 mod model;
@@ -6,21 +6,41 @@ mod system;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use serde::Serialize;
 use spotter_engine::console::write_line;
 
-use crate::config::{Config, Problem};
+use super::{ConfigArgs, exit_code};
 use crate::board::governor::sensors::{self, Sensors};
+use crate::config::{Config, Problem};
+use crate::console::stdout;
 use crate::output::json;
 
 pub use camera::Camera;
-pub use model::{Model, Speed};
+pub use model::Model;
 pub use system::{Cpu, Memory, Storage};
 
-/// Names of what a Raspberry Pi's flags of the past say, by their bit.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let (config, problems) = self.config.load_or_default();
+        Ok(exit_code(run(&config, &problems, Path::new("/"), self.json, &mut stdout())?))
+    }
+}
+
+/// Past problems by the bits of a Raspberry Pi's throttling flags.
 const PAST: [(u32, &str); 4] = [
     (16, "the supply voltage was too low"),
     (17, "the clock was capped"),
@@ -28,29 +48,29 @@ const PAST: [(u32, &str); 4] = [
     (19, "it was too hot"),
 ];
 
-/// Everything that was found.
+/// Result of the examination.
 #[derive(Debug, Serialize)]
 pub struct Checkup {
     version: &'static str,
     cpu: Cpu,
-    /// The C library and its version.
+    /// C library and version.
     libc: String,
     memory: Memory,
     cameras: Vec<Camera>,
     heat: Heat,
     storage: Option<Storage>,
     model: Option<Model>,
-    /// What is wrong, and what to do.
+    /// Problems and notes, with what to do.
     findings: Vec<Finding>,
 }
 
-/// Temperatures, and what the firmware says.
+/// Temperatures and firmware flags.
 #[derive(Debug, Serialize)]
 struct Heat {
     zones: Vec<Zone>,
-    /// The Raspberry Pi's flags.
+    /// The Raspberry Pi's throttling flags.
     throttled: Option<u32>,
-    /// Whether the supply voltage is too low, where nothing but that is told.
+    /// Whether the supply voltage is too low, on kernels without the flags.
     low_voltage: Option<bool>,
 }
 
@@ -61,28 +81,28 @@ struct Zone {
     limit_c: f32,
 }
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Spotter does not work, or far below what the board can do.
+    /// Spotter does not work, or works far below what the board can do.
     Problem,
     /// Worth knowing.
     Note,
 }
 
-/// One thing that was found.
+/// A problem or a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity of a finding.
     pub severity: Severity,
-    /// What it is.
+    /// What is wrong.
     pub what: String,
     /// What to do.
     pub todo: String,
 }
 
-/// Collects what is found.
+/// Collects findings.
 #[derive(Debug, Default)]
 pub(crate) struct Findings(Vec<Finding>);
 
@@ -96,12 +116,12 @@ impl Findings {
     }
 }
 
-/// Examines everything and prints it; gives the number of problems. `found` are those of the configuration file, in whose
-/// place `config` then has defaults. What is asked of the system is below `root`, which is `/` but for tests.
+/// Examines everything and prints the result; returns the number of problems. `found` are the problems of the configuration
+/// file; `config` has defaults in their place. Files of the system are read below `root`, which is `/` outside of tests.
 pub fn run(config: &Config, found: &[Problem], root: &Path, json: bool, out: &mut dyn Write) -> Result<usize> {
     let mut findings = Findings::default();
     for problem in found {
-        findings.problem(problem.to_string(), "mend the configuration; what is wrong was left at its default here");
+        findings.problem(problem.to_string(), "correct the configuration; defaults were used for the wrong keys");
     }
     let (model, memory) = model::model(root, config, &mut findings);
     let checkup = Checkup {
@@ -123,14 +143,14 @@ pub fn run(config: &Config, found: &[Problem], root: &Path, json: bool, out: &mu
     Ok(problems)
 }
 
-/// Whether the board slows itself down, now or since it was started.
+/// Checks whether the board throttles itself, now or since it was started.
 fn heat(root: &Path, config: &Config, findings: &mut Findings) -> Heat {
     let given = (config.rate.temperature_max_c > 0).then_some(config.rate.temperature_max_c as f32);
     let readings = Sensors::find(root, given).read(Instant::now());
     if let Some(flags) = readings.throttled {
         if let Some(why) = sensors::throttling(flags) {
             findings.problem(
-                format!("the board's firmware holds the CPU back: {why}"),
+                format!("the board's firmware throttles the CPU: {why}"),
                 "use the power supply that was made for the board, and cool it",
             );
         }
@@ -148,7 +168,7 @@ fn heat(root: &Path, config: &Config, findings: &mut Findings) -> Heat {
     for zone in readings.zones.iter().filter(|zone| zone.celsius >= zone.limit_c) {
         findings.problem(
             format!("{} is at {:.0} °C, where the rate is lowered", zone.name, zone.celsius),
-            "cool the board, or want fewer frames (rate.max_fps) or threads (inference.threads)",
+            "cool the board, or configure fewer frames (rate.max_fps) or threads (inference.threads)",
         );
     }
     let zones = readings.zones.into_iter();
@@ -163,7 +183,7 @@ fn print(out: &mut dyn Write, checkup: &Checkup, problems: usize) -> io::Result<
     let Checkup { version, cpu, libc, memory, cameras, heat, storage, model, findings } = checkup;
     let mut row = |name: &str, text: String| write_line(out, format_args!("{name:10} {text}"));
     row("spotter", format!("{version}, {}", cpu.arch))?;
-    row("board", cpu.model.clone().unwrap_or_else(|| "not known".to_owned()))?;
+    row("board", cpu.model.clone().unwrap_or_else(|| "unknown".to_owned()))?;
     row("cpu", format!("{} cores, {}", cpu.cores, cpu.features.join(" ")))?;
     row("kernels", format!("{} of {}, {} threads", cpu.kernels, cpu.available_kernels.join(", "), cpu.threads))?;
     row("libc", libc.clone())?;
@@ -172,7 +192,7 @@ fn print(out: &mut dyn Write, checkup: &Checkup, problems: usize) -> io::Result<
         row("camera", camera.to_string())?;
     }
     for zone in &heat.zones {
-        row("heat", format!("{} {:.0} °C, kept below {:.0}", zone.name, zone.celsius, zone.limit_c))?;
+        row("heat", format!("{} {:.0} °C, limit {:.0} °C", zone.name, zone.celsius, zone.limit_c))?;
     }
     if let Some(flags) = heat.throttled {
         row("firmware", format!("throttled={flags:#x}"))?;
@@ -200,12 +220,12 @@ fn print(out: &mut dyn Write, checkup: &Checkup, problems: usize) -> io::Result<
     }
 }
 
-/// Mebibytes, for people.
+/// Bytes in MiB.
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A path below the root, which is `/` but for tests.
+/// `path` below `root`.
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }

@@ -57,8 +57,7 @@ impl Rehearse {
 
 /// Sets limits and priority. Called before anything of the bundle is read.
 fn restrain(task: &Rehearse) -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .context("cannot make this process end with its parent")?;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot make this process end with its parent")?;
     // The parent may have ended before.
     if parent_id() != task.parent {
         bail!("expected to be started by process {}, found {}", task.parent, parent_id());

@@ -138,7 +138,8 @@ mod tests {
                 std::fs::create_dir(state.path().join(JOURNAL_FILE)).expect("a folder");
             }
             let bundle = Arc::new(demo::bundle().expect("the demo"));
-            let file = super::super::demo::configured(&Config::default(), &bundle.manifest().templates).expect("labels");
+            let file =
+                super::super::demo::configured(&Config::default(), &bundle.manifest().templates).expect("labels");
             let mut embedder = Embedder::new(bundle, Some(state.path()), &Threads::default());
             let mut kept = 0;
             let compare = |_: &Bundle| -> Result<Vec<Problem>> {

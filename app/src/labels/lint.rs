@@ -189,10 +189,7 @@ mod tests {
     fn unknown_words_are_named_with_their_share() {
         check("[[label]]\nname = 'cat'", &[]);
         check("[[label]]\nname = '猫'", &[&["l:2:8: label `猫`: 1 of 1 tokens is unknown", "cannot know"]]);
-        check(
-            "[[label]]\nname = 'red 猫'",
-            &[&["label `red 猫`: 1 of 2 tokens is", "use words that the model knows"]],
-        );
+        check("[[label]]\nname = 'red 猫'", &[&["label `red 猫`: 1 of 2 tokens is", "use words that the model knows"]]);
         check("[[label]]\nname = '猫 犬'", &[&["2 of 2 tokens are unknown"]]);
         // The template's own words are not the label's.
         check("templates = ['画 {}']\n[[label]]\nname = 'cat'", &[]);
@@ -202,10 +199,7 @@ mod tests {
         );
         check("[[label]]\nname = 'cat'\nprompts = [\"q\\u001b\"]", &[&["prompt `q\\u{1b}`: 1 of 1", "cannot know"]]);
         check("[[label]]\nname = 'cat'\nprompts = ['x', 'y red', 'z']", &[&["1 of 1", "some of 2 more prompts"]]);
-        check(
-            "[[label]]\nname = 'cat'\nprompts = ['\u{200b}']",
-            &[&["prompt `\\u{200b}`: ", "makes no token of it"]],
-        );
+        check("[[label]]\nname = 'cat'\nprompts = ['\u{200b}']", &[&["prompt `\\u{200b}`: ", "makes no token of it"]]);
     }
 
     #[test]
@@ -256,7 +250,8 @@ mod tests {
     #[cfg(feature = "demo")]
     fn the_demo_knows_its_own_labels() {
         let bundle = demo::bundle().expect("the demo");
-        let file = crate::labels::demo::configured(&crate::config::Config::default(), &bundle.manifest().templates).expect("labels");
+        let file = crate::labels::demo::configured(&crate::config::Config::default(), &bundle.manifest().templates)
+            .expect("labels");
         let vocabulary = Vocabulary::open(&bundle).expect("a tokenizer");
         assert_eq!(warnings(&file, &vocabulary).expect("readings"), []);
     }

@@ -9,10 +9,10 @@ use spotter_engine::labels::{Label, LabelEmbeddings};
 use spotter_engine::tower::Threads;
 
 use super::Next;
-use crate::bundles::rehearsal::{Refusal, rehearse};
-use crate::bundles::{BUILT_IN, Slots, State, Trial};
 use super::watch::CALL_MAX;
 use crate::bundles::demo;
+use crate::bundles::rehearsal::{Refusal, rehearse};
+use crate::bundles::{BUILT_IN, Slots, State, Trial};
 use crate::config::{Config, all_of};
 use crate::labels;
 use crate::labels::embedder::Embedder;

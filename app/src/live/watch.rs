@@ -41,7 +41,11 @@ impl Watcher {
     /// replaced, deleted or created, or when a symbolic link on its path changes. Changes in quick succession cause one call;
     /// the last call always comes after the last change. The file need not exist. Changes before this returns are not
     /// noticed, so read the file afterwards. `beat` is the thread's heartbeat.
-    pub(crate) fn start(path: &Path, beat: Arc<Heartbeat>, on_change: impl FnMut() + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(
+        path: &Path,
+        beat: Arc<Heartbeat>,
+        on_change: impl FnMut() + Send + 'static,
+    ) -> io::Result<Self> {
         Self::start_with(path, &DEFAULT, beat, on_change)
     }
 

@@ -15,9 +15,9 @@ use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::score::Score;
 
 use crate::config;
-use crate::recognizer::Latency;
 use crate::process::Stop;
 use crate::process::supervise::{Heartbeat, fault_point};
+use crate::recognizer::Latency;
 use crate::store;
 
 /// Interval between two writes; Prometheus scrapes every 15 seconds to a minute.

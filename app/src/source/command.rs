@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 use spotter_engine::printable::printable;
 
 use super::csi::is_program;
@@ -88,8 +86,7 @@ impl CommandSource {
         let missing = || SourceError::Start { name: program.into(), source: ErrorKind::BrokenPipe.into() };
         let (out, err) = (out.ok_or_else(missing)?, err.ok_or_else(missing)?);
         let failed = |source| SourceError::Start { name: program.into(), source };
-        let ((out, keeps_out), (err, keeps_err)) =
-            (Pipe::new(out).map_err(failed)?, Pipe::new(err).map_err(failed)?);
+        let ((out, keeps_out), (err, keeps_err)) = (Pipe::new(out).map_err(failed)?, Pipe::new(err).map_err(failed)?);
         let said = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&said);
         let (ends, listening) = channel();
@@ -213,9 +210,10 @@ impl Group {
         let descriptor = pidfd_open(self.id, PidfdFlags::empty()).ok();
         while !self.has_ended() && start.elapsed() < limit {
             let left = Timespec::try_from(limit.saturating_sub(start.elapsed())).ok();
-            let waited = descriptor.as_ref().zip(left).map(|(descriptor, left)| {
-                poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&left))
-            });
+            let waited = descriptor
+                .as_ref()
+                .zip(left)
+                .map(|(descriptor, left)| poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&left)));
             if !matches!(waited, Some(Ok(_) | Err(Errno::INTR))) {
                 thread::sleep(END_CHECK);
             }

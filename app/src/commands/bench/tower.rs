@@ -1,4 +1,4 @@
-//! `spotter bench --tower`: one tower by itself, for comparing it with other runtimes and for finding where time goes.
+//! `spotter bench --tower`: measures one tower by itself, to compare it with other runtimes and to find where time goes.
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -11,19 +11,19 @@ use spotter_engine::console;
 use spotter_engine::tokenize::Encoding;
 use spotter_engine::tower::{ImageTower, Profile, TextTower, Threads, Work};
 
-use super::memory;
 use crate::output::json::write_line;
+use crate::process::memory;
 
-/// Tokens of the prompt that stands for all: a caption, or a long prompt.
+/// Tokens of the prompt that is measured: those of a caption or a long prompt.
 const TOKENS: usize = 32;
 
-/// Passes that a profile takes the medians of.
+/// Passes of which a profile takes the medians.
 const PROFILE_PASSES: usize = 31;
 
 /// A tower of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Tower {
-    /// Pictures to embeddings
+pub(super) enum Tower {
+    /// Images to embeddings
     Image,
     /// Prompts to embeddings
     Text,
@@ -46,7 +46,7 @@ impl Loaded {
             Tower::Text => {
                 let tower = Box::new(TextTower::open(bundle, threads)?);
                 let length = TOKENS.min(manifest.tokenizer.max_length);
-                // Any ids cost the same.
+                // The ids do not matter for the time.
                 let ids: Vec<i64> = (1..=length as i64).collect();
                 let position_ids = tower.tokenizer().position_ids(&ids);
                 let encoding = Encoding { ids, mask: vec![1; length], type_ids: vec![0; length], position_ids };
@@ -71,11 +71,11 @@ impl Loaded {
     }
 }
 
-/// Values between -2 and 2, as normalised pixels are, always the same.
+/// Pseudo-random values between -2 and 2, like those of normalised pixels.
 fn noise(count: usize) -> Vec<f32> {
     let mut state = 1u32;
     let mut next = || {
-        // The linear congruential generator of Numerical Recipes; its upper bits are good enough for an input.
+        // The linear congruential generator of Numerical Recipes, whose upper bits are good enough here.
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 22) as f32 - 2.0
     };
@@ -99,9 +99,9 @@ struct Passes {
     ms: Vec<f64>,
 }
 
-/// Loads one tower, says so in a line of JSON, then reads numbers of passes, a line each, and answers each with the
-/// times of that many passes, until the input ends.
-pub fn serve(
+/// Loads one tower and says so in a line of JSON. Then reads numbers of passes, one a line, and answers each with the times of
+/// that many passes, until the input ends.
+pub(super) fn serve(
     tower: Tower,
     bundle: &Bundle,
     threads: &Threads,
@@ -140,9 +140,9 @@ pub fn serve(
     Ok(())
 }
 
-/// Reads inputs from `input` and writes an embedding for each, until the input ends: for the image tower pixels as
-/// little-endian 32-bit floats, and the embedding likewise; for the text tower a prompt a line, and a line of JSON.
-pub fn embed(
+/// Reads inputs and writes an embedding for each, until the input ends: for the image tower pixels and embeddings as
+/// little-endian 32-bit floats; for the text tower one prompt a line, and a line of JSON.
+pub(super) fn embed(
     tower: Tower,
     bundle: &Bundle,
     threads: &Threads,
@@ -153,7 +153,7 @@ pub fn embed(
         Loaded::Image { tower, mut pixels } => {
             let mut bytes = vec![0; pixels.len() * 4];
             while !input.fill_buf().context("standard input")?.is_empty() {
-                input.read_exact(&mut bytes).context("standard input ends within a picture")?;
+                input.read_exact(&mut bytes).context("standard input ends within an image")?;
                 for (pixel, bytes) in pixels.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     *pixel = f32::from_le_bytes(*bytes);
                 }
@@ -193,9 +193,9 @@ fn measure(loaded: &Loaded) -> Result<(Profile, Vec<Row>)> {
     Ok((first.clone(), rows.collect()))
 }
 
-/// Says for each step of the tower what it was fused to and how long it takes on one thread, or why the tower is left
-/// to tract.
-pub fn explain(tower: Tower, bundle: &Bundle, threads: &Threads, out: &mut dyn Write) -> Result<()> {
+/// Prints for each step of the tower what it was fused to and how long it takes on one thread, or why the tower is run by
+/// tract.
+pub(super) fn explain(tower: Tower, bundle: &Bundle, threads: &Threads, out: &mut dyn Write) -> Result<()> {
     let (profile, rows) = measure(&Loaded::open(tower, bundle, threads)?)?;
     let mut print = || -> std::io::Result<()> {
         if let Some(why) = &profile.unfused {
@@ -231,8 +231,8 @@ fn rate(row: &Row) -> String {
     }
 }
 
-/// Measures what this CPU can do at most with bytes and with floats, and what share of it each kind of step reaches.
-pub fn roofline(tower: Tower, bundle: &Bundle, threads: &Threads, out: &mut dyn Write) -> Result<()> {
+/// Measures the peak int8 and float performance of this CPU, and the share of it that each kind of step reaches.
+pub(super) fn roofline(tower: Tower, bundle: &Bundle, threads: &Threads, out: &mut dyn Write) -> Result<()> {
     let (profile, rows) = measure(&Loaded::open(tower, bundle, threads)?)?;
     let peaks = Peaks::measure(threads);
     let mut kinds: Vec<Kind> = Vec::new();
@@ -287,7 +287,7 @@ struct Peaks {
 }
 
 impl Peaks {
-    /// The best of several short runs, so that what else the machine does is left out.
+    /// The best of several short runs, so that other load does not count.
     fn measure(threads: &Threads) -> Self {
         let best = |run: &dyn Fn() -> u64| {
             (0..20).fold(0.0f64, |best, _| {

@@ -1,4 +1,4 @@
-//! The cameras, what they offer, and by which name they stay the same.
+//! Lists the cameras with their formats and stable names.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::source::csi::{Stack, is_program};
 use crate::source::{self, SourceError, Uri};
 
-/// Names that follow the camera and not the order in which cameras were found.
+/// Folder of stable names, which do not depend on the order of detection.
 const BY_ID: &str = "/dev/v4l/by-id";
 
 /// A V4L2 node.
@@ -20,13 +20,13 @@ const BY_ID: &str = "/dev/v4l/by-id";
 pub struct Camera {
     #[serde(serialize_with = "serialize_path")]
     path: PathBuf,
-    /// A name that stays the same when it is plugged in anew.
+    /// A name that stays the same after a replug.
     #[serde(serialize_with = "serialize_path")]
     by_id: Option<PathBuf>,
-    /// What it is, and the formats that it gives.
+    /// Name and formats.
     name: Option<String>,
     formats: Vec<String>,
-    /// Why it gives no pictures.
+    /// Why it cannot be used.
     problem: Option<String>,
 }
 
@@ -66,20 +66,20 @@ pub(super) fn cameras(root: &Path, config: &Config, findings: &mut Findings) -> 
     cameras
 }
 
-/// Whether the camera that the configuration wants is there.
+/// Checks that the configured camera exists.
 fn wanted(root: &Path, config: &Config, cameras: &[Camera], findings: &mut Findings) {
     match Uri::from_str(&config.source) {
-        Err(error) => findings.problem(error.to_string(), "mend `source` in the configuration"),
+        Err(error) => findings.problem(error.to_string(), "correct `source` in the configuration"),
         Ok(Uri::V4l2(path)) => wanted_device(root, &path, cameras, findings),
         Ok(Uri::Auto) if cameras.iter().all(|camera| camera.problem.is_some()) => findings.note(
-            "there is no camera that can be used, so drawn shapes would be shown",
+            "there is no usable camera, so drawn shapes would be used",
             "plug in a USB camera; for a camera on a CSI connector write `source = \"csi://0\"`",
         ),
         Ok(Uri::Csi(_)) => {
             let stacks = [Stack::Rpicam, Stack::Libcamera, Stack::Argus].map(Stack::program);
             if !stacks.into_iter().any(is_program) {
                 findings.problem(
-                    format!("{} needs one of the programs {}, and none is there", config.source, stacks.join(", ")),
+                    format!("{} needs one of the programs {}, and none is installed", config.source, stacks.join(", ")),
                     "install it: `apt install rpicam-apps` (Raspberry Pi), or NVIDIA's gstreamer packages (Jetson)",
                 );
             }
@@ -87,7 +87,8 @@ fn wanted(root: &Path, config: &Config, cameras: &[Camera], findings: &mut Findi
         Ok(Uri::Command(words)) => {
             let program = words.first().map_or("", String::as_str);
             if !is_program(program) {
-                findings.problem(format!("{program}: the program of the configured source is not there"), "install it");
+                findings
+                    .problem(format!("{program}: the program of the configured source is not installed"), "install it");
             }
         }
         Ok(Uri::Auto | Uri::Stdin | Uri::Pictures(_) | Uri::Shapes(_)) => {}
@@ -100,8 +101,8 @@ fn wanted_device(root: &Path, path: &Path, cameras: &[Camera], findings: &mut Fi
     let real = real.as_deref().unwrap_or(path);
     match cameras.iter().find(|camera| camera.path == real) {
         None => findings.problem(
-            format!("{}: the configured camera is not there", path.display()),
-            "plug it in, or name another one in `source`; cameras that are there are listed above",
+            format!("{}: the configured camera does not exist", path.display()),
+            "plug it in, or name another one in `source`; the existing cameras are listed above",
         ),
         Some(Camera { problem: Some(problem), .. }) => {
             findings.problem(format!("the configured camera cannot be used: {problem}"), "as it says");
@@ -114,7 +115,7 @@ fn wanted_device(root: &Path, path: &Path, cameras: &[Camera], findings: &mut Fi
     }
 }
 
-/// The link in `folder` that leads to the node `path`; of several, the one for pictures.
+/// The link in `folder` to the node `path`; of several, the first by name, which is the one for images.
 fn by_id(folder: &Path, path: &Path) -> Option<PathBuf> {
     let links = folder.read_dir().ok()?.flatten().map(|entry| entry.path());
     let mut found: Vec<PathBuf> =
@@ -139,17 +140,17 @@ mod tests {
     }
 
     #[test]
-    fn the_wanted_camera() {
+    fn the_configured_camera_is_checked() {
         let there = || vec![camera("/dev/video90", Some("/dev/v4l/by-id/usb-x"), None)];
         let broken = || vec![camera("/dev/video90", None, Some("is busy"))];
         for (source, cameras, expected) in [
             ("auto", there(), None),
-            ("auto", Vec::new(), Some((Severity::Note, "there is no camera that can be used"))),
-            ("auto", broken(), Some((Severity::Note, "there is no camera that can be used"))),
+            ("auto", Vec::new(), Some((Severity::Note, "there is no usable camera"))),
+            ("auto", broken(), Some((Severity::Note, "there is no usable camera"))),
             ("-", Vec::new(), None),
             ("/dev/video90", there(), Some((Severity::Note, "may be another camera"))),
             ("/dev/video90", broken(), Some((Severity::Problem, "cannot be used: is busy"))),
-            ("/dev/video91", there(), Some((Severity::Problem, "/dev/video91: the configured camera is not there"))),
+            ("/dev/video91", there(), Some((Severity::Problem, "/dev/video91: the configured camera does not exist"))),
             ("exec:sh -c x", Vec::new(), None),
             ("exec:no-such-camera -o -", there(), Some((Severity::Problem, "no-such-camera: the program of the"))),
             ("gopher://x", there(), Some((Severity::Problem, "unknown scheme"))),
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_of_another_root() {
+    fn nodes_below_another_root_are_found() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("a folder");
         std::fs::create_dir_all(root.join("dev/v4l/by-id")).expect("a folder");
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_follow_a_camera() {
+    fn stable_names_are_found() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("a folder");
         let (node, other) = (root.join("video0"), root.join("video1"));

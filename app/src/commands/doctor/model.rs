@@ -1,4 +1,4 @@
-//! Bundle, labels and label cache, and how fast they are.
+//! Checks bundle, labels and label cache, and measures the speed.
 
 use std::fmt;
 use std::path::Path;
@@ -14,21 +14,22 @@ use spotter_engine::tower::TextTower;
 use super::Findings;
 use super::system::{self, Memory};
 use crate::bundles::{self, BUILT_IN};
+use crate::commands::bench::{self, Speed};
 use crate::config::Config;
+use crate::labels::demo;
 use crate::labels::embedder::{CACHE_BYTES_MAX, CACHE_FILE, Embedder};
-use crate::recognizer::Recognizer;
-use crate::{bench, compute, demo};
+use crate::recognizer::{Recognizer, compute};
 
-/// How long the speed is measured.
+/// Duration of the speed measurement.
 const BENCH_TIME: Duration = Duration::from_secs(2);
 
-/// Below this nothing that moves is seen in time.
+/// Lowest useful rate: below it, moving objects are missed.
 const USEFUL_HZ: f64 = 0.5;
 
-/// What would run.
+/// The bundle to run.
 #[derive(Debug, Serialize)]
 pub struct Model {
-    /// A slot, or a bundle that the configuration names.
+    /// The slot, or the path that the configuration names.
     place: String,
     name: String,
     bytes: u64,
@@ -37,32 +38,13 @@ pub struct Model {
     pub(super) speed: Option<Speed>,
 }
 
-/// How fast it is, with frames as a 640 x 480 MJPEG camera gives them.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Speed {
-    /// Frames a second, one after the other.
-    pub frames_hz: f64,
-    /// Median time of a frame.
-    pub frame_ms: f64,
-}
-
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}), {:.1} MiB, whole", self.name, self.place, super::mib(self.bytes))
+        write!(f, "{} ({}), {:.1} MiB, undamaged", self.name, self.place, super::mib(self.bytes))
     }
 }
 
-impl fmt::Display for Speed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:.1} frames/s expected, {:.1} ms a frame (drawn shapes as 640x480 MJPEG)",
-            self.frames_hz, self.frame_ms
-        )
-    }
-}
-
-/// Examines the bundle and the labels, and measures speed and memory with both at work.
+/// Examines bundle and labels, and measures speed and memory with both loaded.
 pub(super) fn model(root: &Path, config: &Config, findings: &mut Findings) -> (Option<Model>, Memory) {
     let place = slots(config, findings);
     let todo = "copy or export the bundle again, or choose another one (`spotter bundle list`)";
@@ -82,7 +64,7 @@ pub(super) fn model(root: &Path, config: &Config, findings: &mut Findings) -> (O
         let speed = bench::speed(&mut recognizer, BENCH_TIME)?;
         Ok((recognizer, speed))
     });
-    // Both towers stay until the memory is measured, as they do where a program begins with new labels.
+    // Both towers stay loaded until the memory is measured, as at a start with new labels.
     let Labels { cached, new, tower } = labels(config, &bundle, findings);
     let memory = system::memory(root, loaded.is_ok(), findings);
     drop(tower);
@@ -102,7 +84,7 @@ pub(super) fn model(root: &Path, config: &Config, findings: &mut Findings) -> (O
     (Some(Model { place, name, bytes, sentences_cached, sentences_new, speed }), memory)
 }
 
-/// Where the bundle comes from; finds slots that are damaged or were given up.
+/// The origin of the bundle; reports slots that are damaged or were rolled back.
 fn slots(config: &Config, findings: &mut Findings) -> String {
     if let Some(path) = &config.bundle {
         return path.display().to_string();
@@ -120,34 +102,33 @@ fn slots(config: &Config, findings: &mut Findings) -> String {
         Ok(state) => {
             if let Some(failed) = &state.failed {
                 findings.note(
-                    format!("the bundle {failed} was given up, since it could not be loaded"),
-                    format!("`spotter bundle activate {failed}` tries it again and says why"),
+                    format!("the bundle {failed} was rolled back because it could not be loaded"),
+                    format!("`spotter bundle activate {failed}` tries it again and tells why"),
                 );
             }
             format!("slot {}", state.active)
         }
-        // What opens the bundle finds the same, and says so.
+        // Opening the bundle reports the same error.
         Err(_) => "slot ?".to_owned(),
     }
 }
 
-/// Sentences of the labels.
+/// Number of sentences.
 #[derive(Default)]
 struct Labels {
     cached: usize,
     new: usize,
-    /// What would embed the new ones, if there are any.
+    /// The text tower, if there are new sentences.
     tower: Option<TextTower>,
 }
 
-/// Counts sentences; finds broken labels and a damaged cache.
+/// Counts sentences; reports broken labels and a damaged cache.
 fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> Labels {
-    let labels = match demo::labels(config, &bundle.manifest().templates) {
+    let labels = match demo::configured(config, &bundle.manifest().templates) {
         Ok(file) => file.labels,
         Err(problems) => {
             for problem in problems {
-                findings
-                    .problem(problem.to_string(), "mend the label file; a running program goes on with the old labels");
+                findings.problem(problem.to_string(), "correct the label file; a running program keeps the old labels");
             }
             return Labels::default();
         }
@@ -177,11 +158,11 @@ fn cache(path: &Path, findings: &mut Findings) {
     };
     findings.note(
         format!("{}: the label cache is damaged: {error}", path.display()),
-        "nothing: it is built anew; where that happens again, the flash is worn out",
+        "nothing: it is rebuilt; if that happens again, the flash may be worn out",
     );
 }
 
-/// Compares the speed with what is asked of camera and program.
+/// Compares the speed with the configured rate.
 fn judge(config: &Config, speed: Speed, findings: &mut Findings) {
     let wanted = if config.rate.max_fps > 0.0 { f64::from(config.rate.max_fps) } else { f64::from(config.capture.fps) };
     let hz = speed.frames_hz;
@@ -192,8 +173,8 @@ fn judge(config: &Config, speed: Speed, findings: &mut Findings) {
         );
     } else if hz < wanted {
         findings.note(
-            format!("{hz:.1} frames/s are expected, {wanted} are asked for; the others are dropped"),
-            format!("set capture.fps near {:.0}, so that the camera gives no more than that", hz.ceil()),
+            format!("{hz:.1} frames/s are expected, {wanted} are configured; the others are dropped"),
+            format!("set capture.fps near {:.0}, so that the camera does not give more", hz.ceil()),
         );
     }
 }

@@ -1,4 +1,4 @@
-//! CPU, C library, memory, and where the state is kept.
+//! Checks CPU, C library, memory, and the file systems of state and metrics.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -10,29 +10,29 @@ use spotter_engine::printable::serialize_path;
 use spotter_engine::tower::Threads;
 
 use super::{Findings, below, mib};
+use crate::config::Config;
 use crate::process::memory::rss_bytes;
 use crate::recognizer::compute;
-use crate::config::Config;
 
-/// Memory that camera, outputs and the rest of the system need beside the model.
+/// Memory that camera, outputs and the system need beside the model.
 const MEMORY_SPARE_BYTES: u64 = 48 << 20;
 
-/// Flash that the label cache, and a state or two beside it, need.
+/// Flash that the label cache and the state file need.
 const FLASH_SPARE_BYTES: u64 = 64 << 20;
 
-/// A C library takes some megabytes.
+/// Largest C library that is read; it takes some megabytes.
 const LIBC_BYTES_MAX: u64 = 32 << 20;
 
-/// What the towers are computed on.
+/// The CPU.
 #[derive(Debug, Serialize)]
 pub struct Cpu {
     pub(super) arch: &'static str,
-    /// What the board or the CPU calls itself.
+    /// Name of the board, else of the CPU.
     pub(super) model: Option<String>,
     pub(super) cores: usize,
-    /// Those that kernels are chosen by.
+    /// Features that matter for the choice of kernels.
     pub(super) features: Vec<&'static str>,
-    /// The kernels that will run.
+    /// The selected kernels.
     pub(super) kernels: &'static str,
     pub(super) available_kernels: Vec<&'static str>,
     pub(super) threads: usize,
@@ -42,15 +42,15 @@ pub struct Cpu {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
     pub(super) total_bytes: Option<u64>,
-    /// What programs can still have.
+    /// Available memory.
     pub(super) available_bytes: Option<u64>,
-    /// What this program takes of it.
+    /// Resident memory of this program.
     pub(super) program_bytes: Option<u64>,
-    /// Whether this was measured with the model at work, and the text tower too where labels are new.
+    /// Whether this was measured with the model loaded, and with the text tower if there are new labels.
     pub(super) with_model: bool,
 }
 
-/// Where the state is kept.
+/// The file system of the state folder.
 #[derive(Debug, Serialize)]
 pub struct Storage {
     #[serde(serialize_with = "serialize_path")]
@@ -67,9 +67,9 @@ impl fmt::Display for Memory {
             (Some(available), Some(total)) => {
                 write!(f, "{:.0} of {:.0} MiB left", mib(available), mib(total))?;
                 f.write_str(if self.with_model { " with the model loaded" } else { "" })?;
-                self.program_bytes.map_or(Ok(()), |bytes| write!(f, ", {:.0} MiB taken by this program", mib(bytes)))
+                self.program_bytes.map_or(Ok(()), |bytes| write!(f, ", {:.0} MiB used by this program", mib(bytes)))
             }
-            _ => f.write_str("not known"),
+            _ => f.write_str("unknown"),
         }
     }
 }
@@ -96,7 +96,7 @@ pub(super) fn cpu(root: &Path, config: &Config, findings: &mut Findings) -> Cpu 
         );
     } else if available_kernels.last() != Some(&threads.kernels()) {
         findings.note(
-            format!("the kernels {} are used instead of the fastest", threads.kernels()),
+            format!("the kernels {} are used instead of the fastest ones", threads.kernels()),
             format!("remove ${} from the environment", compute::KERNELS_VARIABLE),
         );
     }
@@ -111,7 +111,7 @@ pub(super) fn cpu(root: &Path, config: &Config, findings: &mut Findings) -> Cpu 
     }
 }
 
-/// The board's name from its device tree, else the CPU's.
+/// Name of the board from its device tree, else of the CPU.
 fn model(root: &Path) -> Option<String> {
     let tree = fs::read_to_string(root.join("sys/firmware/devicetree/base/model"));
     let cpu = || {
@@ -122,7 +122,7 @@ fn model(root: &Path) -> Option<String> {
     tree.ok().map(|name| name.trim_end_matches('\0').trim().to_owned()).or_else(cpu)
 }
 
-/// Instruction sets of this CPU by which kernels are chosen.
+/// Instruction sets of this CPU that matter for the choice of kernels.
 fn features() -> Vec<&'static str> {
     #[allow(unused_mut, reason = "other architectures have none")]
     let mut found: Vec<(&'static str, bool)> = Vec::new();
@@ -143,7 +143,7 @@ fn features() -> Vec<&'static str> {
     found.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
-/// The C library that this program runs with.
+/// The C library of this process.
 pub(super) fn libc() -> String {
     if cfg!(target_env = "musl") {
         return "musl, inside the program".to_owned();
@@ -158,10 +158,10 @@ pub(super) fn libc() -> String {
         File::open(path).ok()?.take(LIBC_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         glibc_version(&bytes)
     };
-    version().map_or_else(|| "not known".to_owned(), |version| format!("glibc {version}"))
+    version().map_or_else(|| "unknown".to_owned(), |version| format!("glibc {version}"))
 }
 
-/// The version that glibc says of itself when it is run as a program.
+/// The version in the text that glibc prints when it is run as a program.
 fn glibc_version(library: &[u8]) -> Option<String> {
     const BEFORE: &[u8] = b"release version ";
     let at = library.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
@@ -174,7 +174,7 @@ fn glibc_version(library: &[u8]) -> Option<String> {
     Some(version.trim_end_matches('.').to_owned()).filter(|version| !version.is_empty())
 }
 
-/// Measures the memory at this moment.
+/// Measures the current memory.
 pub(super) fn memory(root: &Path, with_model: bool, findings: &mut Findings) -> Memory {
     let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
     let bytes = |key: &str| {
@@ -199,14 +199,14 @@ pub(super) fn memory(root: &Path, with_model: bool, findings: &mut Findings) -> 
 pub(super) fn storage(root: &Path, state_dir: Option<&Path>, findings: &mut Findings) -> Option<Storage> {
     let Some(folder) = state_dir else {
         findings.note(
-            "there is no state folder, so every start embeds all labels anew",
+            "there is no state folder, so every start embeds all labels again",
             "name one in the configuration (state_dir)",
         );
         return None;
     };
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let folder = absolute.as_path();
-    // It is made when it is needed; until then what is around it counts.
+    // It is created when it is needed; until then its closest existing parent counts.
     let there = folder.ancestors().find(|folder| below(root, folder).exists()).unwrap_or(Path::new("/"));
     let place = below(root, there);
     let found = match rustix::fs::statvfs(&place) {
@@ -227,25 +227,25 @@ pub(super) fn storage(root: &Path, state_dir: Option<&Path>, findings: &mut Find
     };
     if !storage.writable {
         findings.problem(
-            format!("{} cannot be written, so every start embeds all labels anew", folder.display()),
-            "give it to the user that runs Spotter, mount it writable, or name another one (state_dir)",
+            format!("{} cannot be written, so every start embeds all labels again", folder.display()),
+            "make the user that runs Spotter its owner, mount it writable, or name another one (state_dir)",
         );
     } else if storage.free_bytes < FLASH_SPARE_BYTES {
         findings.problem(
             format!("{}: {:.0} MiB free", folder.display(), mib(storage.free_bytes)),
-            "make room: `spotter bundle list` shows what can go with `spotter bundle remove`",
+            "free space: `spotter bundle list` shows bundles for `spotter bundle remove`",
         );
     }
     if storage.file_system.as_deref() == Some("tmpfs") {
         findings.note(
-            format!("{} is in memory, so a restart of the board forgets labels and bundles", folder.display()),
+            format!("{} is in memory, so cached labels and bundles are lost when the board restarts", folder.display()),
             "name a state folder on flash (state_dir), unless that is what you want",
         );
     }
     Some(storage)
 }
 
-/// Metrics that would wear flash out.
+/// Reports metrics that would wear out the flash.
 pub(super) fn metrics(root: &Path, file: Option<&Path>, findings: &mut Findings) {
     let Some(file) = file else { return };
     let folder = file.parent().unwrap_or(Path::new("/"));
@@ -253,8 +253,8 @@ pub(super) fn metrics(root: &Path, file: Option<&Path>, findings: &mut Findings)
     let kind = file_system(&mounts, folder).unwrap_or_default();
     if !below(root, folder).is_dir() {
         findings.problem(
-            format!("{}: the folder for the metrics is not there", folder.display()),
-            "name one that is there (metrics.file); systemd makes /run/spotter for the service",
+            format!("{}: the folder for the metrics does not exist", folder.display()),
+            "name an existing one (metrics.file); systemd makes /run/spotter for the service",
         );
     } else if !["tmpfs", "ramfs"].contains(&kind.as_str()) {
         findings.note(
@@ -264,7 +264,7 @@ pub(super) fn metrics(root: &Path, file: Option<&Path>, findings: &mut Findings)
     }
 }
 
-/// The type of the file system that holds `folder`, by the text of `/proc/self/mountinfo`.
+/// The type of the file system of `folder`, by the text of `/proc/self/mountinfo`.
 fn file_system(mounts: &str, folder: &Path) -> Option<String> {
     let mount = |line: &str| {
         let (place, kind) = line.split_once(" - ")?;
@@ -272,7 +272,7 @@ fn file_system(mounts: &str, folder: &Path) -> Option<String> {
         let kind = kind.split(' ').next()?;
         folder.starts_with(&point).then(|| (point.len(), kind.to_owned()))
     };
-    // Of mounts on one place, the last one counts.
+    // Of several mounts on one mount point, the last one counts.
     mounts.lines().filter_map(mount).max_by_key(|(length, _)| *length).map(|(_, kind)| kind)
 }
 
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_of_glibc() {
+    fn versions_of_glibc_are_found() {
         let check = |text: &[u8], expected: Option<&str>| assert_eq!(glibc_version(text).as_deref(), expected);
         check(
             b"..\0GNU C Library (Debian GLIBC 2.36-9+deb12u13) stable release version 2.36.\nCopyright",
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn file_systems() {
+    fn file_systems_are_found() {
         let mounts = "21 1 8:2 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
                       22 21 0:5 / /var/lib/spotter rw shared:2 - f2fs /dev/sda3 rw\n\
                       23 21 0:6 / /my\\040disk rw - vfat /dev/sdb1 rw\n\
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_belong_into_memory() {
+    fn metrics_belong_in_memory() {
         let root = tempfile::tempdir().expect("a folder");
         for folder in ["proc/self", "run/spotter", "var/x"] {
             fs::create_dir_all(root.path().join(folder)).expect("a folder");
@@ -324,7 +324,7 @@ mod tests {
             (None, None),
             (Some("/run/spotter/x.prom"), None),
             (Some("/var/x/x.prom"), Some("/var/x/x.prom: metrics are written to ext4 every few seconds")),
-            (Some("/run/other/x.prom"), Some("/run/other: the folder for the metrics is not there")),
+            (Some("/run/other/x.prom"), Some("/run/other: the folder for the metrics does not exist")),
         ] {
             let mut findings = Findings::default();
             metrics(root.path(), file.map(Path::new), &mut findings);
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_small_board() {
+    fn little_memory_is_a_problem() {
         let root = tempfile::tempdir().expect("a folder");
         fs::create_dir(root.path().join("proc")).expect("a folder");
         for (available_kib, problems) in [(400_000, 0), (49_152, 0), (49_151, 1)] {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_folder_that_is_missing_is_judged_by_what_is_around_it() {
+    fn a_missing_state_folder_is_judged_by_its_parent() {
         let root = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(root.path().join("var/lib")).expect("a folder");
         let mut findings = Findings::default();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_boards() {
+    fn names_of_boards_are_read() {
         let root = tempfile::tempdir().expect("a folder");
         assert_eq!(model(root.path()), None);
         let write = |path: &str, text: &str| {

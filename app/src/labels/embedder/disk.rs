@@ -199,9 +199,7 @@ fn replay(path: &Path, cache: &mut Cache) -> u64 {
         Ending::Whole => {}
         Ending::Torn => log::debug!("{path}: {} bytes of an incomplete record", bytes.len() - whole),
         Ending::Damaged => {
-            log::warn!(
-                "{path}: the label cache's journal is damaged after {whole} bytes; the rest is embedded again"
-            );
+            log::warn!("{path}: the label cache's journal is damaged after {whole} bytes; the rest is embedded again");
         }
     }
     whole as u64

@@ -41,7 +41,8 @@ impl Scene {
                 lock(&seen.0).push(fs::read_to_string(&path_seen).ok());
                 seen.1.notify_all();
             };
-            Watcher::start_with(&path, method, Arc::new(Heartbeat::new(None, Instant::now())), on_change).expect("a watcher")
+            Watcher::start_with(&path, method, Arc::new(Heartbeat::new(None, Instant::now())), on_change)
+                .expect("a watcher")
         };
         Self { watcher, seen, root, _folder: folder }
     }
