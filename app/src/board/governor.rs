@@ -182,7 +182,7 @@ impl Governor {
             return Some("no longer limited".to_owned());
         }
         (held.hz, held.since) = (to, now);
-        Some(format!("raised to at most {to:.1} frames/s"))
+        Some(format!("at most {to:.1} frames/s, raised again"))
     }
 }
 
