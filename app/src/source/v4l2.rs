@@ -2,26 +2,17 @@
 
 mod closing;
 mod device;
-mod encoding;
+mod driver;
 mod layout;
 mod negotiate;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use v4l::buffer::{Flags, Metadata, Type};
-use v4l::device::Handle;
-use v4l::io::traits::{CaptureStream, Stream};
-use v4l::prelude::MmapStream;
-use v4l::video::Capture;
-use v4l::video::capture::Parameters;
-use v4l::{Device, Format, FourCC};
-
-use self::closing::Closing;
 pub(super) use self::device::devices;
 use self::device::{ask, identify, offers};
+use self::driver::{Device, Filled, Stream};
 use self::layout::Layout;
 use super::{CameraOffer, CaptureOptions, Frame, PixelFormat, Source, SourceError};
 use crate::process::{STOP_CHECK, Stop};
@@ -38,17 +29,13 @@ const MAX_BROKEN: u32 = 30;
 /// Error of drivers of camera pipelines that nobody has configured.
 const EPIPE: i32 = 32;
 
-/// The `poll` event for a frame that is ready.
-const POLLIN: i16 = 1;
-
 /// An open camera.
 pub(super) struct Camera {
     path: PathBuf,
     description: String,
     layout: Layout,
     timeout: Duration,
-    stream: Closing<MmapStream<'static>>,
-    handle: Arc<Handle>,
+    stream: Stream,
     started: bool,
     /// Broken frames since the last good one.
     broken: u32,
@@ -67,19 +54,16 @@ impl Camera {
             let expected = options.format.map_or_else(String::new, |format| format.to_string());
             return Err(SourceError::Format { path: path.into(), expected, found: found.join(", ") });
         };
-        let wanted = Format::new(choice.width, choice.height, FourCC::new(&choice.fourcc));
-        let got = ask(path, "set the format", || device.set_format(&wanted))?;
+        let got = ask(path, "set the format", || device.set_format(choice.width, choice.height, choice.fourcc))?;
         // A driver that fails here has only the default.
-        let encoding = encoding::encoding(&device.handle()).unwrap_or_default();
+        let encoding = device.encoding().unwrap_or_default();
         let layout = Layout::check(&got, encoding, path)?;
-        if got.fourcc != wanted.fourcc {
-            log::warn!("{}: asked for {}, the driver set {}", path.display(), wanted.fourcc, got.fourcc);
+        if got.fourcc != choice.fourcc {
+            let (wanted, set) = (choice.fourcc.escape_ascii(), got.fourcc.escape_ascii());
+            log::warn!("{}: asked for {wanted}, the driver set {set}", path.display());
         }
         let fps = set_rate(&device, path, options.fps);
-        let buffers = || MmapStream::with_buffers(&device, Type::VideoCapture, BUFFERS);
-        let mut stream = ask(path, "map the buffers", buffers)?;
-        // The stream converts this to an i32 of milliseconds.
-        stream.set_timeout(options.timeout.min(Duration::from_secs(3600)));
+        let stream = ask(path, "map the buffers", || device.stream(BUFFERS, options.timeout))?;
         let rate = fps.map_or_else(String::new, |fps| format!(" at {} fps", (fps * 100.0).round() / 100.0));
         let description = format!("{}: {} ({}), {layout}{rate}", path.display(), identity.card, identity.driver);
         Ok(Camera {
@@ -87,8 +71,7 @@ impl Camera {
             description,
             layout,
             timeout: options.timeout,
-            stream: Closing::new(stream),
-            handle: device.handle(),
+            stream,
             started: false,
             broken: 0,
             skipped: None,
@@ -111,19 +94,18 @@ impl Camera {
         Ok(())
     }
 
-    /// Waits for a frame, in short steps, since the crate lends no descriptor that could be polled together with the stop
-    /// signal. Returns `false` when stopped.
+    /// Waits for a frame, in steps of [`STOP_CHECK`], since the stop signal cannot wake it. Returns `false` when stopped.
     fn wait(&self, stop: &Stop) -> Result<bool, SourceError> {
         let start = Instant::now();
         while !stop.is_set() {
-            match self.handle.poll(POLLIN, STOP_CHECK.as_millis() as i32) {
-                Ok(0) if start.elapsed() >= self.timeout => {
+            match self.stream.wait(STOP_CHECK) {
+                Ok(false) if start.elapsed() >= self.timeout => {
                     return Err(SourceError::TimedOut { path: self.path.clone(), limit: self.timeout });
                 }
-                Ok(0) => {}
+                Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The read that follows reports errors of the device better.
-                Ok(_) | Err(_) => return Ok(true),
+                Ok(true) | Err(_) => return Ok(true),
             }
         }
         Ok(false)
@@ -133,13 +115,13 @@ impl Camera {
     fn fetch(&mut self, frame: &mut Frame) -> Result<bool, SourceError> {
         let start = Instant::now();
         let stream = &mut self.stream;
-        let (bytes, meta) = ask(&self.path, "read a frame", || stream.next()).map_err(|error| match error {
+        let (bytes, filled) = ask(&self.path, "read a frame", || stream.next()).map_err(|error| match error {
             SourceError::Device { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
                 SourceError::TimedOut { path: self.path.clone(), limit: self.timeout }
             }
             error => error,
         })?;
-        match content(bytes, meta, &self.layout) {
+        match content(bytes, filled, &self.layout) {
             Ok(content) => {
                 frame.bytes.clear();
                 frame.bytes.extend_from_slice(content);
@@ -212,54 +194,58 @@ pub(super) fn examine(path: &Path, options: &CaptureOptions) -> Result<CameraOff
 
 /// Requests a frame rate and returns the one that was set. Cameras with a fixed rate refuse, which is no error.
 fn set_rate(device: &Device, path: &Path, fps: u32) -> Option<f32> {
-    let set = ask(path, "set the frame rate", || device.set_params(&Parameters::with_fps(fps.max(1))));
-    let params = set.or_else(|_| ask(path, "read the frame rate", || device.params())).ok()?;
-    let interval = params.interval;
-    (interval.numerator > 0 && interval.denominator > 0)
-        .then(|| interval.denominator as f32 / interval.numerator as f32)
+    let set = ask(path, "set the frame rate", || device.set_rate(fps.max(1)));
+    set.or_else(|_| ask(path, "read the frame rate", || device.rate())).ok().flatten()
 }
 
 /// The part of a buffer that is the frame, or the reason why it is broken.
-fn content<'a>(bytes: &'a [u8], meta: &Metadata, layout: &Layout) -> Result<&'a [u8], String> {
-    if meta.flags.contains(Flags::ERROR) {
+fn content<'a>(bytes: &'a [u8], filled: Filled, layout: &Layout) -> Result<&'a [u8], String> {
+    if filled.is_damaged {
         return Err("the driver marked it as damaged".into());
     }
-    let used = meta.bytesused as usize;
-    let filled = bytes.get(..used).ok_or_else(|| format!("{used} bytes in a buffer of {}", bytes.len()))?;
+    let used = filled.used as usize;
+    let content = bytes.get(..used).ok_or_else(|| format!("{used} bytes in a buffer of {}", bytes.len()))?;
     if layout.format == PixelFormat::Mjpeg {
-        return if filled.starts_with(&[0xFF, 0xD8]) {
-            Ok(filled)
+        return if content.starts_with(&[0xFF, 0xD8]) {
+            Ok(content)
         } else {
             Err(format!("{used} bytes that are no JPEG"))
         };
     }
     let needed = layout.frame_bytes();
-    filled.get(..needed).ok_or_else(|| format!("{used} bytes, expected {needed} for {layout}"))
+    content.get(..needed).ok_or_else(|| format!("{used} bytes, expected {needed} for {layout}"))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
+    use crate::source::{Matrix, Range};
 
     #[test]
     fn only_whole_frames_pass() {
-        let yuyv = Layout::check(&Format::new(4, 2, FourCC::new(b"YUYV")), 0, Path::new("v")).unwrap();
-        let mjpeg = Layout::check(&Format::new(4, 2, FourCC::new(b"MJPG")), 0, Path::new("v")).unwrap();
+        let layout = |format: PixelFormat| Layout {
+            format,
+            width: 4,
+            height: 2,
+            stride: format.row_bytes(4),
+            range: Range::Limited,
+            matrix: Matrix::Bt601,
+        };
+        let (yuyv, mjpeg) = (layout(PixelFormat::Yuyv), layout(PixelFormat::Mjpeg));
         let jpeg = [0xFF, 0xD8, 0xFF, 0xD9, 0, 0, 0, 0];
-        for (layout, bytes, bytesused, flags, expected) in [
-            (&yuyv, &[1; 20][..], 16, Flags::DONE, Ok(16)),
-            (&yuyv, &[1; 20], 20, Flags::DONE, Ok(16)),
-            (&yuyv, &[1; 20], 15, Flags::DONE, Err("15 bytes, expected 16 for 4x2 YUYV")),
-            (&yuyv, &[1; 20], 21, Flags::DONE, Err("21 bytes in a buffer of 20")),
-            (&yuyv, &[1; 20], 16, Flags::ERROR, Err("the driver marked it as damaged")),
-            (&mjpeg, &jpeg, 4, Flags::DONE, Ok(4)),
-            (&mjpeg, &jpeg, 0, Flags::DONE, Err("0 bytes that are no JPEG")),
-            (&mjpeg, &[0; 8], 8, Flags::DONE, Err("8 bytes that are no JPEG")),
-            (&mjpeg, &jpeg, u32::MAX, Flags::DONE, Err("4294967295 bytes in a buffer of 8")),
+        for (layout, bytes, used, is_damaged, expected) in [
+            (&yuyv, &[1; 20][..], 16, false, Ok(16)),
+            (&yuyv, &[1; 20], 20, false, Ok(16)),
+            (&yuyv, &[1; 20], 15, false, Err("15 bytes, expected 16 for 4x2 YUYV")),
+            (&yuyv, &[1; 20], 21, false, Err("21 bytes in a buffer of 20")),
+            (&yuyv, &[1; 20], 16, true, Err("the driver marked it as damaged")),
+            (&mjpeg, &jpeg, 4, false, Ok(4)),
+            (&mjpeg, &jpeg, 0, false, Err("0 bytes that are no JPEG")),
+            (&mjpeg, &[0; 8], 8, false, Err("8 bytes that are no JPEG")),
+            (&mjpeg, &jpeg, u32::MAX, false, Err("4294967295 bytes in a buffer of 8")),
         ] {
-            let meta = Metadata { bytesused, flags, ..Metadata::default() };
-            let got = content(bytes, &meta, layout).map(<[u8]>::len);
+            let got = content(bytes, Filled { used, is_damaged }, layout).map(<[u8]>::len);
             assert_eq!(got, expected.map_err(String::from));
         }
     }

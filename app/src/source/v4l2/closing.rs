@@ -6,8 +6,6 @@ use std::ops::{Deref, DerefMut};
 use std::thread::sleep;
 use std::time::Duration;
 
-use v4l::io::traits::Stream;
-
 /// The device is gone: the only error of a stop that the `v4l` crate's streams ignore when dropped.
 const ENODEV: i32 = 19;
 
@@ -19,15 +17,21 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A stream that is stopped before it is dropped. Dropping a `v4l` stream stops it and panics if that fails; here the stop is
 /// tried first, and a second stop always succeeds (V4L2, `VIDIOC_STREAMOFF`).
-pub(super) struct Closing<S: Stream>(Option<S>);
+pub(super) struct Closing<S: Stoppable>(Option<S>);
 
-impl<S: Stream> Closing<S> {
+/// A stream that can be stopped, and that panics when it is dropped and cannot be stopped.
+pub(super) trait Stoppable {
+    /// Stops the stream.
+    fn stop(&mut self) -> io::Result<()>;
+}
+
+impl<S: Stoppable> Closing<S> {
     pub(super) fn new(stream: S) -> Self {
         Closing(Some(stream))
     }
 }
 
-impl<S: Stream> Deref for Closing<S> {
+impl<S: Stoppable> Deref for Closing<S> {
     type Target = S;
 
     fn deref(&self) -> &S {
@@ -35,13 +39,13 @@ impl<S: Stream> Deref for Closing<S> {
     }
 }
 
-impl<S: Stream> DerefMut for Closing<S> {
+impl<S: Stoppable> DerefMut for Closing<S> {
     fn deref_mut(&mut self) -> &mut S {
         self.0.as_mut().expect("only drop takes the stream")
     }
 }
 
-impl<S: Stream> Drop for Closing<S> {
+impl<S: Stoppable> Drop for Closing<S> {
     fn drop(&mut self) {
         let Some(mut stream) = self.0.take() else { return };
         if let Err(error) = stop(&mut stream) {
@@ -53,7 +57,7 @@ impl<S: Stream> Drop for Closing<S> {
 }
 
 /// Stops the stream. A device that is gone counts as stopped.
-fn stop(stream: &mut impl Stream) -> io::Result<()> {
+fn stop(stream: &mut impl Stoppable) -> io::Result<()> {
     let mut tries = 1;
     loop {
         match stream.stop() {
@@ -81,13 +85,7 @@ mod tests {
         dropped: &'a Cell<bool>,
     }
 
-    impl Stream for Stubborn<'_> {
-        type Item = [u8];
-
-        fn start(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
+    impl Stoppable for Stubborn<'_> {
         fn stop(&mut self) -> io::Result<()> {
             self.errors.pop().map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)))
         }

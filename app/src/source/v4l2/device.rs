@@ -7,11 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use v4l::capability::Flags;
-use v4l::frameinterval::FrameIntervalEnum;
-use v4l::video::Capture;
-use v4l::{Device, FourCC};
-
+use super::driver::{Device, FormatOffer};
 use super::negotiate::{Offer, best_size, is_raw_sensor, pixel_format};
 use crate::source::{CaptureOptions, SourceError};
 
@@ -70,7 +66,7 @@ pub(super) fn open(path: &Path) -> Result<Device, SourceError> {
         if !data.file_type().is_char_device() {
             return Ok(None);
         }
-        Device::with_path(path).map(Some)
+        Device::open(path).map(Some)
     });
     match opened {
         Ok(Some(device)) => Ok(device),
@@ -93,7 +89,7 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
     if has_broken_name(path) {
         return Ok(Identity { driver: "unknown".into(), card: "a camera".into(), is_usb: true });
     }
-    let caps = match ask(path, "ask what the device can do", || device.query_caps()) {
+    let caps = match ask(path, "ask what the device can do", || device.capabilities()) {
         Err(SourceError::Device { source, .. }) if source.raw_os_error() == Some(ENOTTY) => {
             return Err(refuse("a device of another kind".into()));
         }
@@ -103,12 +99,11 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
     if RAW_DRIVERS.contains(&driver.as_str()) {
         return Err(SourceError::RawSensor { path: path.into(), found: format!("driver {driver}") });
     }
-    let flags = caps.capabilities;
-    if PROCESSORS.contains(&driver.as_str()) || flags.intersects(Flags::VIDEO_M2M | Flags::VIDEO_M2M_MPLANE) {
+    if PROCESSORS.contains(&driver.as_str()) || caps.is_processor {
         return Err(refuse(format!("a picture processor (driver {driver})")));
     }
-    if !flags.contains(Flags::VIDEO_CAPTURE) {
-        return Err(refuse(match flags.contains(Flags::VIDEO_CAPTURE_MPLANE) {
+    if !caps.is_capture {
+        return Err(refuse(match caps.is_multiplanar_capture {
             true => format!(
                 "a multi-planar one (driver {driver}); run `gst-launch-1.0 -q v4l2src device={} ! videoconvert \
                  ! jpegenc ! fdsink | spotter run --source -`",
@@ -117,7 +112,7 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
             false => format!("one without pictures (driver {driver})"),
         }));
     }
-    if !flags.contains(Flags::STREAMING) {
+    if !caps.is_streaming {
         return Err(refuse(format!("one without memory-mapped buffers (driver {driver})")));
     }
     Ok(Identity { driver, card: caps.card, is_usb: caps.bus.starts_with("usb-") })
@@ -133,15 +128,11 @@ fn has_broken_name(path: &Path) -> bool {
 
 /// The device's offers, one for each supported pixel format.
 pub(super) fn offers(device: &Device, path: &Path, wanted: &CaptureOptions) -> Result<Vec<Offer>, SourceError> {
-    let formats = ask(path, "list the formats", || device.enum_formats())?;
-    let codes: Vec<_> = formats.iter().map(|format| format.fourcc.repr).collect();
+    let formats = ask(path, "list the formats", || device.formats())?;
+    let codes: Vec<_> = formats.iter().map(|format| format.fourcc).collect();
     let names = || codes.iter().map(|code| code.escape_ascii().to_string()).collect::<Vec<_>>().join(", ");
-    let emulated = v4l::format::description::Flags::EMULATED;
-    let offers: Vec<_> = formats
-        .iter()
-        .filter(|format| pixel_format(format.fourcc.repr).is_some())
-        .map(|format| offer(device, format.fourcc, format.flags.contains(emulated), wanted))
-        .collect();
+    let supported = formats.iter().filter(|format| pixel_format(format.fourcc).is_some());
+    let offers: Vec<_> = supported.map(|format| offer(device, format, wanted)).collect();
     if !offers.is_empty() {
         return Ok(offers);
     }
@@ -154,15 +145,12 @@ pub(super) fn offers(device: &Device, path: &Path, wanted: &CaptureOptions) -> R
 }
 
 /// The offer in one format; where the driver lists no sizes, the requested one.
-fn offer(device: &Device, fourcc: FourCC, emulated: bool, wanted: &CaptureOptions) -> Offer {
-    let sizes: Vec<_> = device.enum_framesizes(fourcc).unwrap_or_default().into_iter().map(|size| size.size).collect();
+fn offer(device: &Device, format: &FormatOffer, wanted: &CaptureOptions) -> Offer {
+    let FormatOffer { fourcc, is_emulated } = *format;
+    let sizes = device.frame_sizes(fourcc).unwrap_or_default();
     let (width, height) = best_size(&sizes, wanted).unwrap_or((wanted.width, wanted.height));
-    let intervals = device.enum_frameintervals(fourcc, width, height).unwrap_or_default();
-    let fps = intervals.iter().map(|interval| match &interval.interval {
-        FrameIntervalEnum::Discrete(shortest) => shortest.denominator as f32 / shortest.numerator.max(1) as f32,
-        FrameIntervalEnum::Stepwise(range) => range.min.denominator as f32 / range.min.numerator.max(1) as f32,
-    });
-    Offer { fourcc: fourcc.repr, width, height, fps: fps.reduce(f32::max), emulated }
+    let rates = device.frame_rates(fourcc, width, height).unwrap_or_default();
+    Offer { fourcc, width, height, fps: rates.into_iter().reduce(f32::max), emulated: is_emulated }
 }
 
 #[cfg(test)]

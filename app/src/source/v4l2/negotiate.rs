@@ -1,13 +1,12 @@
 //! Chooses the cheapest of a camera's formats and sizes that fits the request.
 
-use v4l::framesize::FrameSizeEnum;
-
+use super::driver::{FourCc, FrameSize, Steps};
 use crate::source::{CaptureOptions, PixelFormat};
 
 /// A camera's offer in one pixel format, at the size that fits best.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Offer {
-    pub(super) fourcc: [u8; 4],
+    pub(super) fourcc: FourCc,
     pub(super) width: u32,
     pub(super) height: u32,
     /// The highest rate at this size, if the driver tells it.
@@ -20,7 +19,7 @@ pub(super) struct Offer {
 const USB2_BYTES_PER_SECOND: f32 = 18e6;
 
 /// Supported formats by their V4L2 codes.
-const FORMATS: [([u8; 4], PixelFormat); 7] = [
+const FORMATS: [(FourCc, PixelFormat); 7] = [
     (*b"RGB3", PixelFormat::Rgb24),
     (*b"YUYV", PixelFormat::Yuyv),
     (*b"UYVY", PixelFormat::Uyvy),
@@ -37,12 +36,12 @@ const RAW_SENSOR: [&[u8]; 15] = [
 ];
 
 /// The pixel format of a V4L2 code, if it is supported.
-pub(super) fn pixel_format(fourcc: [u8; 4]) -> Option<PixelFormat> {
+pub(super) fn pixel_format(fourcc: FourCc) -> Option<PixelFormat> {
     FORMATS.iter().find(|(code, _)| *code == fourcc).map(|(_, format)| *format)
 }
 
 /// Whether a V4L2 code stands for raw sensor data.
-pub(super) fn is_raw_sensor(fourcc: [u8; 4]) -> bool {
+pub(super) fn is_raw_sensor(fourcc: FourCc) -> bool {
     RAW_SENSOR.iter().any(|start| fourcc.starts_with(start))
 }
 
@@ -94,19 +93,16 @@ fn distance(width: u32, height: u32, wanted: &CaptureOptions) -> u32 {
 }
 
 /// The size nearest to the requested one; `None` if the driver lists none.
-pub(super) fn best_size(sizes: &[FrameSizeEnum], wanted: &CaptureOptions) -> Option<(u32, u32)> {
-    let nearest = |size: &FrameSizeEnum| match size {
-        FrameSizeEnum::Discrete(size) => (size.width, size.height),
-        FrameSizeEnum::Stepwise(range) => (
-            step(wanted.width, range.min_width, range.max_width, range.step_width),
-            step(wanted.height, range.min_height, range.max_height, range.step_height),
-        ),
+pub(super) fn best_size(sizes: &[FrameSize], wanted: &CaptureOptions) -> Option<(u32, u32)> {
+    let nearest = |size: &FrameSize| match *size {
+        FrameSize::Discrete { width, height } => (width, height),
+        FrameSize::Stepwise { width, height } => (step(wanted.width, width), step(wanted.height, height)),
     };
     sizes.iter().map(nearest).min_by_key(|(width, height)| distance(*width, *height, wanted))
 }
 
 /// The smallest valid value that is at least `wanted`.
-fn step(wanted: u32, min: u32, max: u32, step: u32) -> u32 {
+fn step(wanted: u32, Steps { min, max, step }: Steps) -> u32 {
     let above = wanted.clamp(min, max.max(min)) - min;
     let stepped = above.div_ceil(step.max(1)).saturating_mul(step.max(1));
     min.saturating_add(stepped).min(max.max(min))
@@ -115,8 +111,6 @@ fn step(wanted: u32, min: u32, max: u32, step: u32) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
-    use v4l::framesize::{Discrete, Stepwise};
-
     use super::*;
 
     fn offer(code: &str, width: u32, height: u32, fps: f32) -> Offer {
@@ -170,17 +164,11 @@ mod tests {
     #[test]
     fn the_nearest_size() {
         let fixed = |sizes: &[(u32, u32)]| -> Vec<_> {
-            sizes.iter().map(|&(width, height)| FrameSizeEnum::Discrete(Discrete { width, height })).collect()
+            sizes.iter().map(|&(width, height)| FrameSize::Discrete { width, height }).collect()
         };
         let range = |min, max, step| {
-            vec![FrameSizeEnum::Stepwise(Stepwise {
-                min_width: min,
-                max_width: max,
-                step_width: step,
-                min_height: min,
-                max_height: max,
-                step_height: step,
-            })]
+            let steps = Steps { min, max, step };
+            vec![FrameSize::Stepwise { width: steps, height: steps }]
         };
         for (name, sizes, expected) in [
             ("none", vec![], None),
