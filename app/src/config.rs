@@ -344,7 +344,7 @@ fn source(root: &Section<'_>, folder: &Path) -> Option<String> {
     let text = *source.get_ref();
     match text.parse() {
         // Only images have relative paths.
-        Ok(Uri::Pictures(path)) if path.is_relative() => Some(folder.join(path).display().to_string()),
+        Ok(Uri::Images(path)) if path.is_relative() => Some(folder.join(path).display().to_string()),
         Ok(_) => Some(text.to_owned()),
         Err(error) => {
             root.problem(source.span(), error.to_string());

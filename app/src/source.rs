@@ -4,7 +4,7 @@ mod command;
 pub(crate) mod csi;
 mod error;
 mod found;
-mod pictures;
+mod images;
 mod pipe;
 mod shapes;
 mod stream;
@@ -131,7 +131,7 @@ impl PixelFormat {
 impl fmt::Display for PixelFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PixelFormat::Encoded => "picture file",
+            PixelFormat::Encoded => "image file",
             PixelFormat::Mjpeg => "MJPEG",
             PixelFormat::Rgb24 => "RGB24",
             PixelFormat::Yuyv => "YUYV",
@@ -221,7 +221,7 @@ pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Opened, SourceError> 
     let source: Box<dyn Source> = match uri {
         Uri::Auto => return Ok(open_any(options)),
         Uri::V4l2(path) => Box::new(v4l2::Camera::open(path, options)?),
-        Uri::Pictures(path) => Box::new(pictures::Pictures::open(path)?),
+        Uri::Images(path) => Box::new(images::Images::open(path)?),
         Uri::Stdin => Box::new(stream::JpegStream::stdin(options.timeout)),
         Uri::Csi(number) => {
             let words = csi::Stack::find().command(*number, options);

@@ -44,7 +44,7 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
     match Uri::from_str(&config.source) {
         Err(error) => problems.push(error.to_string()),
         // Not for cameras, which may be plugged in later.
-        Ok(Uri::Pictures(path)) if !path.exists() => {
+        Ok(Uri::Images(path)) if !path.exists() => {
             problems.push(format!("source {}: no such file or folder", path.display()));
         }
         Ok(_) => {}

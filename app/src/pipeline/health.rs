@@ -24,7 +24,7 @@ impl Health {
             Uri::V4l2(_) => Some(timeout + CALL_MAX),
             Uri::Csi(_) | Uri::Command(_) => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
             Uri::Stdin if live => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
-            Uri::Stdin | Uri::Auto | Uri::Pictures(_) | Uri::Shapes(_) => None,
+            Uri::Stdin | Uri::Auto | Uri::Images(_) | Uri::Shapes(_) => None,
         };
         Self { beat: Heartbeat::new(silence_max, now), lost: AtomicBool::new(false) }
     }

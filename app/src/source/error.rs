@@ -17,7 +17,7 @@ const EPROTO: i32 = 71;
 pub(super) const MJPEG: &str = "an MJPEG video";
 
 /// What to do if a file is missing whose name is not that of an image.
-const NO_PICTURE: &str = "; expected a picture, a folder of them, or another source, such as `auto`, `/dev/video0`, \
+const NO_IMAGE: &str = "; expected an image, a folder of them, or another source, such as `auto`, `/dev/video0`, \
                           `csi://0` or `-`";
 
 /// Why a source could not be opened or gave no frame.
@@ -55,7 +55,7 @@ pub enum SourceError {
     },
     /// The camera gives raw sensor data only.
     #[error(
-        "{}: gives raw sensor data ({found}), expected pictures; \
+        "{}: gives raw sensor data ({found}), expected images; \
          use `csi://0` instead, which goes through the board's camera programs",
         path.display()
     )]
@@ -173,7 +173,7 @@ pub enum SourceError {
     },
     /// A file is a video.
     #[error(
-        "{}: found {what}, expected pictures; to label every frame: `{reader} | spotter run --source -`", path.display()
+        "{}: found {what}, expected images; to label every frame: `{reader} | spotter run --source -`", path.display()
     )]
     Video {
         /// The file.
@@ -184,7 +184,7 @@ pub enum SourceError {
         reader: String,
     },
     /// A folder without images.
-    #[error("{}: no pictures in this folder, expected files that end in {expected}", path.display())]
+    #[error("{}: no images in this folder, expected files that end in {expected}", path.display())]
     EmptyFolder {
         /// The folder.
         path: PathBuf,
@@ -247,7 +247,7 @@ impl SourceError {
         let path = path.to_path_buf();
         match source.kind() {
             io::ErrorKind::NotFound => {
-                let hint = if picture::has_known_ending(&path) { "" } else { NO_PICTURE };
+                let hint = if picture::has_known_ending(&path) { "" } else { NO_IMAGE };
                 SourceError::Missing { path, hint }
             }
             io::ErrorKind::PermissionDenied => SourceError::Permission { path, hint: "" },

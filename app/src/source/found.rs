@@ -8,8 +8,8 @@ const SHOWN: usize = 120;
 
 /// First bytes of image and video streams that [`foreign`] does not recognise.
 const STREAMS: [(&[u8], &str); 6] = [
-    (b"\x89PNG", "a PNG picture"),
-    (b"GIF8", "a GIF picture"),
+    (b"\x89PNG", "a PNG image"),
+    (b"GIF8", "a GIF image"),
     (b"RIFF", "WebP or another RIFF file"),
     (b"\x00\x00\x00\x01", "H.264 or H.265"),
     (b"\x00\x00\x01", "H.264, H.265 or MPEG"),
@@ -60,7 +60,7 @@ mod tests {
             ),
             (b"\0\0\0\x01\x67\x42", ", after `\\x00\\x00\\x00\\x01gB` (an H.264 video)".into()),
             (b"\0\0\0\x18ftypmp42", ", after `\\x00\\x00\\x00\\x18ftypmp42` (an MP4 or QuickTime video)".into()),
-            (b"\x89PNG\r\n", ", after `\u{fffd}PNG` (a PNG picture)".into()),
+            (b"\x89PNG\r\n", ", after `\u{fffd}PNG` (a PNG image)".into()),
         ] {
             assert_eq!(found(", after", bytes), expected);
         }

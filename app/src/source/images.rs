@@ -16,7 +16,7 @@ use crate::process::Stop;
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Image files, one after the other.
-pub(super) struct Pictures {
+pub(super) struct Images {
     name: PathBuf,
     is_folder: bool,
     paths: Vec<PathBuf>,
@@ -25,7 +25,7 @@ pub(super) struct Pictures {
     skipped: Option<(u64, String)>,
 }
 
-impl Pictures {
+impl Images {
     /// Opens an image file, or a folder, whose images come sorted by name.
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let kind = fs::metadata(path).map_err(|e| SourceError::of_file(path, e))?;
@@ -37,7 +37,7 @@ impl Pictures {
             return Err(SourceError::of_video(path, what));
         }
         let paths = if is_folder { folder(path)? } else { vec![path.to_path_buf()] };
-        Ok(Pictures { name: path.to_path_buf(), is_folder, paths, next: 0, skipped: None })
+        Ok(Images { name: path.to_path_buf(), is_folder, paths, next: 0, skipped: None })
     }
 }
 
@@ -89,7 +89,7 @@ fn read(path: &Path, bytes: &mut Vec<u8>) -> Result<(), SourceError> {
     })
 }
 
-impl Source for Pictures {
+impl Source for Images {
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
         while let Some(path) = self.paths.get(self.next) {
             if stop.is_set() {
@@ -126,7 +126,7 @@ impl Source for Pictures {
 
     fn describe(&self) -> String {
         match self.is_folder {
-            true => format!("{}: {} pictures", self.name.display(), self.paths.len()),
+            true => format!("{}: {} images", self.name.display(), self.paths.len()),
             false => self.name.display().to_string(),
         }
     }
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    fn names(source: &mut Pictures) -> Vec<(String, Vec<u8>)> {
+    fn names(source: &mut Images) -> Vec<(String, Vec<u8>)> {
         let (mut frame, stop, mut all) = (Frame::default(), Stop::new(), Vec::new());
         while source.next(&mut frame, &stop).unwrap() {
             let name = frame.path.as_ref().unwrap().file_name().unwrap().to_string_lossy().into_owned();
@@ -160,10 +160,10 @@ mod tests {
         let large = File::create(dir.path().join("ab.jpg")).unwrap();
         large.set_len(MAX_FILE_BYTES + 1).unwrap();
 
-        let mut source = Pictures::open(dir.path()).unwrap();
+        let mut source = Images::open(dir.path()).unwrap();
         let frame = |name: &str| (name.to_string(), name.as_bytes().to_vec());
         assert_eq!(names(&mut source), [frame("a.png"), frame("b.JPG"), frame("c.webp")]);
-        assert!(source.describe().ends_with(": 5 pictures"));
+        assert!(source.describe().ends_with(": 5 images"));
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("picture");
         fs::write(&path, "x").unwrap();
-        let mut source = Pictures::open(&path).unwrap();
+        let mut source = Images::open(&path).unwrap();
         assert_eq!(names(&mut source), [("picture".into(), b"x".to_vec())]);
         assert!(!source.is_live());
     }
@@ -181,13 +181,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.mp4");
         fs::write(&path, b"\0\0\0\x1cftypisom\0\0\x02\0isomiso2mp41").unwrap();
-        let error = |path: &Path| Pictures::open(path).err().unwrap().to_string();
+        let error = |path: &Path| Images::open(path).err().unwrap().to_string();
         for path in [&path, dir.path()] {
             assert!(error(path).contains("x.mp4: found an MP4 or QuickTime video"), "{}", error(path));
         }
         // Beside images it is just another file.
         fs::write(dir.path().join("a.png"), "a.png").unwrap();
-        assert_eq!(names(&mut Pictures::open(dir.path()).unwrap()).len(), 1);
+        assert_eq!(names(&mut Images::open(dir.path()).unwrap()).len(), 1);
         let frames = dir.path().join("x.MJPEG");
         fs::write(&frames, b"\xff\xd8\xff\xe0").unwrap();
         assert!(error(&frames).contains("an MJPEG video") && error(&frames).contains("`cat "), "{}", error(&frames));
@@ -196,13 +196,13 @@ mod tests {
     #[test]
     fn unreadable_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = |path: &Path| Pictures::open(path).err().unwrap().to_string();
-        assert!(error(dir.path()).contains("no pictures in this folder"));
+        let error = |path: &Path| Images::open(path).err().unwrap().to_string();
+        assert!(error(dir.path()).contains("no images in this folder"));
         assert!(error(&dir.path().join("none.jpg")).ends_with("none.jpg: not found"));
 
         let path = dir.path().join("x.jpg");
         File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
-        let mut source = Pictures::open(&path).unwrap();
+        let mut source = Images::open(&path).unwrap();
         let error = source.next(&mut Frame::default(), &Stop::new()).unwrap_err().to_string();
         assert!(error.ends_with("x.jpg: 67108865 bytes, expected at most 67108864"), "{error}");
     }

@@ -17,7 +17,7 @@ pub enum Uri {
     /// `v4l2:/dev/video0`.
     V4l2(PathBuf),
     /// An image file or a folder of them: `file:///x.jpg`, `x.jpg`, `folder/`.
-    Pictures(PathBuf),
+    Images(PathBuf),
     /// MJPEG or concatenated JPEG files on standard input: `-`.
     Stdin,
     /// A camera on a CSI connector, through the board's camera programs: `csi://0`.
@@ -32,8 +32,8 @@ pub enum Uri {
 const CSI_MAX: u32 = 15;
 
 /// The supported URIs, for error messages.
-const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `exec:PROGRAM ARGUMENT ...`, `picture.jpg`, \
-                     `folder/`, `file:///folder/picture.jpg`, `-` (standard input), `test://shapes`";
+const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `exec:PROGRAM ARGUMENT ...`, `image.jpg`, \
+                     `folder/`, `file:///folder/image.jpg`, `-` (standard input), `test://shapes`";
 
 /// Why a text is no valid source URI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,7 +96,7 @@ impl FromStr for Uri {
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             let path = PathBuf::from(text);
-            return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { Uri::Pictures(path) });
+            return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { Uri::Images(path) });
         };
         let elsewhere = |command: String| UriError::Elsewhere { uri: text.into(), scheme: scheme.into(), command };
         match scheme {
@@ -106,7 +106,7 @@ impl FromStr for Uri {
                     expected: "an absolute path after `://`, percent-encoded if need be",
                     found: rest.into(),
                 })?;
-                Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { Uri::Pictures(path) })
+                Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { Uri::Images(path) })
             }
             "test" => shapes(text, rest).map(Uri::Shapes),
             "csi" => {
@@ -251,7 +251,7 @@ impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Uri::Auto => f.write_str("auto"),
-            Uri::V4l2(path) | Uri::Pictures(path) => path.display().fmt(f),
+            Uri::V4l2(path) | Uri::Images(path) => path.display().fmt(f),
             Uri::Stdin => f.write_str("standard input"),
             Uri::Csi(number) => write!(f, "csi://{number}"),
             // Without the arguments, which may hold a password.
@@ -298,18 +298,18 @@ mod tests {
             ("v4l2:device=/dev/video4", Uri::V4l2("/dev/video4".into())),
             ("v4l2:/dev/v4l/by-id/usb-cam", Uri::V4l2("/dev/v4l/by-id/usb-cam".into())),
             ("csi:0", Uri::Csi(0)),
-            ("./0", Uri::Pictures("./0".into())),
-            ("0/", Uri::Pictures("0/".into())),
-            ("/0", Uri::Pictures("/0".into())),
-            ("2024", Uri::Pictures("2024".into())),
-            ("0.jpg", Uri::Pictures("0.jpg".into())),
-            ("video1/", Uri::Pictures("video1/".into())),
-            ("camera:front.jpg", Uri::Pictures("camera:front.jpg".into())),
-            ("x.jpg", Uri::Pictures("x.jpg".into())),
-            ("folder/", Uri::Pictures("folder/".into())),
-            ("a b%20c", Uri::Pictures("a b%20c".into())),
-            ("file:///x%20y.jpg", Uri::Pictures("/x y.jpg".into())),
-            ("file://localhost/x.jpg", Uri::Pictures("/x.jpg".into())),
+            ("./0", Uri::Images("./0".into())),
+            ("0/", Uri::Images("0/".into())),
+            ("/0", Uri::Images("/0".into())),
+            ("2024", Uri::Images("2024".into())),
+            ("0.jpg", Uri::Images("0.jpg".into())),
+            ("video1/", Uri::Images("video1/".into())),
+            ("camera:front.jpg", Uri::Images("camera:front.jpg".into())),
+            ("x.jpg", Uri::Images("x.jpg".into())),
+            ("folder/", Uri::Images("folder/".into())),
+            ("a b%20c", Uri::Images("a b%20c".into())),
+            ("file:///x%20y.jpg", Uri::Images("/x y.jpg".into())),
+            ("file://localhost/x.jpg", Uri::Images("/x.jpg".into())),
             ("csi://0", Uri::Csi(0)),
             ("csi://1/", Uri::Csi(1)),
             ("exec:camera", words(&["camera"])),

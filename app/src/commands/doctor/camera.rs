@@ -91,7 +91,7 @@ fn wanted(root: &Path, config: &Config, cameras: &[Camera], findings: &mut Findi
                     .problem(format!("{program}: the program of the configured source is not installed"), "install it");
             }
         }
-        Ok(Uri::Auto | Uri::Stdin | Uri::Pictures(_) | Uri::Shapes(_)) => {}
+        Ok(Uri::Auto | Uri::Stdin | Uri::Images(_) | Uri::Shapes(_)) => {}
     }
 }
 

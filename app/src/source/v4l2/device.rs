@@ -100,7 +100,7 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
         return Err(SourceError::RawSensor { path: path.into(), found: format!("driver {driver}") });
     }
     if PROCESSORS.contains(&driver.as_str()) || caps.is_processor {
-        return Err(refuse(format!("a picture processor (driver {driver})")));
+        return Err(refuse(format!("an image processor (driver {driver})")));
     }
     if !caps.is_capture {
         return Err(refuse(match caps.is_multiplanar_capture {
@@ -109,7 +109,7 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
                  ! jpegenc ! fdsink | spotter run --source -`",
                 path.display()
             ),
-            false => format!("one without pictures (driver {driver})"),
+            false => format!("one without images (driver {driver})"),
         }));
     }
     if !caps.is_streaming {
