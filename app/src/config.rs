@@ -22,7 +22,7 @@ pub const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
 /// A valid configuration; keys that the file leaves out have their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Where frames come from, in the syntax of [`Uri`].
+    /// Source of the frames, in the syntax of [`Uri`].
     pub source: String,
     /// The model bundle, a folder or a `.tar`; `None` for the active slot's, else the demo bundle.
     pub bundle: Option<PathBuf>,
@@ -107,13 +107,13 @@ pub struct Rate {
     pub max_fps: f32,
     /// Frames a second below which the governor never goes.
     pub min_fps: f32,
-    /// Whether the governor is on.
+    /// True if the governor is on.
     pub governor: GovernorMode,
     /// Temperature limit in degrees Celsius; 0 for the board's own.
     pub temperature_max_c: u32,
 }
 
-/// Whether the governor lowers the rate when the board is hot or short of CPU time.
+/// True if the governor lowers the rate when the board is hot or short of CPU time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "lower")]
 pub enum GovernorMode {

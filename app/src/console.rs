@@ -13,7 +13,7 @@ use spotter_engine::printable::printable;
 use self::patient::PatientStderr;
 use crate::config::Problems;
 
-/// Whether a terminal of the type `term` (`$TERM`) can move its cursor.
+/// Returns whether a terminal of the type `term` (`$TERM`) can move its cursor.
 pub(crate) fn is_smart(term: Option<&OsStr>) -> bool {
     term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }

@@ -32,7 +32,7 @@ pub struct Live {
     label_watcher: Option<Watcher>,
     /// `None` if the configuration names the bundle.
     _slot_watcher: Option<Watcher>,
-    /// Of the watchers. They work one at a time, and the one that works beats for both.
+    /// Heartbeats of the watchers. They work one at a time, and the one that works beats for both.
     beats: Heartbeats,
     /// Set when this is dropped, before it waits for the watchers.
     ending: Stop,
@@ -84,7 +84,7 @@ impl Live {
         Ok(Self { recognizer, labels, bundle, next, label_watcher, _slot_watcher: slot_watcher, beats, ending })
     }
 
-    /// Whether a watcher hangs, which also loads bundles and labels.
+    /// Returns whether a watcher hangs, which also loads bundles and labels.
     pub(crate) fn is_stuck(&self, now: Instant) -> bool {
         self.beats.iter().any(|beat| beat.is_missed(now))
     }

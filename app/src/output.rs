@@ -24,7 +24,7 @@ pub struct Report {
     pub frame: u64,
     /// The file that the frame came from, if any.
     pub path: Option<PathBuf>,
-    /// What the frame shows, if the source knows it.
+    /// Label of the frame, if the source knows it.
     pub truth: Option<String>,
     /// The label set that the scores belong to.
     pub labels: Arc<LabelEmbeddings>,

@@ -26,7 +26,7 @@ pub use uri::{Uri, UriError};
 /// One captured frame. Frames travel between threads by being swapped, so that their buffers are reused.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// Counts the captured frames, from 0. Set by whoever asks a source for frames.
+    /// Counts the captured frames, from 0. Set by the caller of [`Source::next`].
     pub number: u64,
     /// When the frame arrived.
     pub captured: Instant,
@@ -46,7 +46,7 @@ pub struct Frame {
     pub matrix: Matrix,
     /// The file that the frame came from.
     pub path: Option<PathBuf>,
-    /// What the frame shows, if the source knows it (`test://shapes`).
+    /// Label of the frame, if the source knows it (`test://shapes`).
     pub truth: Option<String>,
     /// Time spent fetching the frame, without the wait for it if that is known.
     pub capture_time: Duration,
@@ -198,7 +198,7 @@ pub trait Source: Send {
         None
     }
 
-    /// Whether frames go on without us: those that nobody takes are dropped. Other sources wait.
+    /// Returns whether frames go on without us: those that nobody takes are dropped. Other sources wait.
     fn is_live(&self) -> bool;
 
     /// One line for people: the source and what was negotiated with it.

@@ -123,7 +123,7 @@ fn temporary_prefix(name: &OsStr) -> OsString {
     prefix
 }
 
-/// Whether `name` is a temporary file with that prefix.
+/// Returns whether `name` is a temporary file with that prefix.
 fn is_temporary(name: &OsStr, prefix: &OsStr) -> bool {
     let random = name.as_bytes().strip_prefix(prefix.as_bytes());
     random.is_some_and(|end| end.ends_with(TEMPORARY_SUFFIX.as_bytes()))

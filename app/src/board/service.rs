@@ -14,7 +14,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// The connection to the service manager, if there is one.
 #[derive(Debug)]
 pub struct Service {
-    /// Whether a service manager listens.
+    /// True if a service manager listens.
     listens: bool,
     /// Time between two watchdog notifications; `None` without a watchdog.
     alive_every: Option<Duration>,

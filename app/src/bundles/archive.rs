@@ -55,7 +55,7 @@ pub enum ArchiveError {
     NotAnArchive {
         /// The path.
         path: PathBuf,
-        /// What it is, and what to do.
+        /// Description of what it is and what to do.
         found: String,
     },
     /// The file cannot be read as an archive.

@@ -25,9 +25,9 @@ const SPARE_BYTES: u64 = 256 << 10;
 pub struct Installed {
     /// The slot.
     pub name: String,
-    /// Whether the slot existed before, with the same content.
+    /// True if the slot existed before, with the same content.
     pub before: bool,
-    /// Whether its signature names a release; `None` if no signature was checked.
+    /// True if its signature names a release; `None` if no signature was checked.
     pub has_release: Option<bool>,
 }
 
@@ -36,7 +36,7 @@ pub struct Installed {
 pub struct Terms {
     /// Largest size in bytes, of the archive and of its files.
     pub bytes_max: u64,
-    /// Whether the release may be older than the newest accepted one.
+    /// True if the release may be older than the newest accepted one.
     pub older: bool,
     /// Time of the installation.
     pub now: jiff::Timestamp,
@@ -128,7 +128,7 @@ impl Slots {
             return Err(SlotError::Taken { name: name.to_owned() });
         }
         if let Some(signed) = signed {
-            // First, so that older releases are refused as soon as the slot exists. Others may have changed the state meanwhile.
+            // First, so that older releases are refused as soon as the slot exists. Other programs may have changed the state.
             let state = self.state()?;
             check_release(&printable_path(archive), Some(signed), &state, terms.older)?;
             let after = state.with_release(signed.release, terms.older);

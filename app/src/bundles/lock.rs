@@ -20,7 +20,7 @@ const ASIDE: &str = ".aside-";
 /// The lock file in the folder of the slots.
 const LOCK_FILE: &str = ".lock";
 
-/// Mode of the lock: only the owner of the slots and root may open it, since whoever can open it can hold it.
+/// Mode of the lock: only the owner of the slots and root may open it, since everybody who can open it can hold it.
 const LOCK_MODE: u32 = 0o600;
 
 /// Poll interval for the lock: file locks cannot be waited for with a time limit.
@@ -149,7 +149,7 @@ mod tests {
         let other = slots.aside().expect("a folder");
         assert!(!leftover.exists());
         assert!(used.path().join("half").exists() && slots.folder().join("slot").exists());
-        // The lock is free meanwhile.
+        // The lock is free while the folders exist.
         drop(slots.lock().expect("a lock"));
         let path = used.path().to_owned();
         drop((used, other));

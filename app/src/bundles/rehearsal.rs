@@ -124,7 +124,7 @@ pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl 
     }
 }
 
-/// A command for this program, even if its file was replaced meanwhile.
+/// A command for this program, even if its file has been replaced.
 fn own_program() -> io::Result<Command> {
     #[cfg(debug_assertions)]
     {

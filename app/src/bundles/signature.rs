@@ -61,7 +61,7 @@ pub enum SignatureError {
     Archive(#[from] BundleError),
 }
 
-/// What a valid signature says.
+/// Content of a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Signed {
     /// The signer's comment.

@@ -221,7 +221,7 @@ pub(crate) fn check_release(what: &str, signed: Option<&Signed>, state: &State, 
     Err(SlotError::Older { what: what.to_owned(), found, newest: newest.to_string() })
 }
 
-/// Whether the path does not exist; a file in place of the state folder counts as well.
+/// Returns whether the path does not exist; a file in place of the state folder counts as well.
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

@@ -30,10 +30,10 @@ pub struct State {
     pub active: String,
     /// The previous slot, for a rollback.
     pub previous: Option<String>,
-    /// Whether the previous slot had worked when another one was activated.
+    /// True if the previous slot had worked when another one was activated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub previous_proven: bool,
-    /// Whether the active slot was loaded and worked since its activation. Only then does a start write nothing.
+    /// True if the active slot was loaded and worked since its activation. Only then does a start write nothing.
     pub proven: bool,
     /// Attempts to load it since then. Counted beforehand, so that a crash counts.
     pub tries: u32,

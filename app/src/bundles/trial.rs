@@ -36,7 +36,7 @@ impl<'a> Trial<'a> {
         self.state.active.clone()
     }
 
-    /// Whether the active slot has been loaded here before and worked.
+    /// Returns whether the active slot has been loaded here before and worked.
     pub(crate) fn is_proven(&self) -> bool {
         self.state.proven
     }
@@ -87,7 +87,7 @@ impl<'a> Trial<'a> {
                 Ok(found) => {
                     let is_chosen = found.active != self.state.active;
                     self.state = found;
-                    // Another slot was activated meanwhile, which is tried next.
+                    // Another slot was activated, which is tried next.
                     if is_chosen {
                         return;
                     }

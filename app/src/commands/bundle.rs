@@ -214,7 +214,7 @@ struct Row {
     slot: String,
     active: bool,
     previous: bool,
-    /// Whether it was rolled back because it could not be loaded.
+    /// True if it was rolled back because it could not be loaded.
     failed: bool,
     bundle: Option<String>,
     bytes: u64,

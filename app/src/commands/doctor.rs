@@ -70,7 +70,7 @@ struct Heat {
     zones: Vec<Zone>,
     /// The Raspberry Pi's throttling flags.
     throttled: Option<u32>,
-    /// Whether the supply voltage is too low, on kernels without the flags.
+    /// True if the supply voltage is too low, on kernels without the flags.
     low_voltage: Option<bool>,
 }
 
@@ -96,9 +96,9 @@ pub enum Severity {
 pub struct Finding {
     /// Severity of a finding.
     pub severity: Severity,
-    /// What is wrong.
+    /// The finding.
     pub what: String,
-    /// What to do.
+    /// Advice.
     pub todo: String,
 }
 

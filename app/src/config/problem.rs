@@ -20,7 +20,7 @@ pub struct Problem {
     pub path: String,
     /// Position in the file; `None` for a problem of the whole file.
     pub position: Option<Position>,
-    /// What is wrong: lower case, no full stop.
+    /// The message: lower case, no full stop.
     pub message: String,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// One error that stands for every problem of a file; `console` prints each on a line of its own.
+/// One error with every problem of a file; `console` prints one line for each.
 pub(crate) fn all_of(problems: &[Problem]) -> anyhow::Error {
     Problems(problems.iter().map(Problem::to_string).collect()).into()
 }
@@ -117,12 +117,12 @@ impl<'a> Report<'a> {
         self.note(&self.meaning, offset, message);
     }
 
-    /// Whether the whole text is valid TOML, so that a missing key is really missing.
+    /// Returns whether the whole text is valid TOML, so that a missing key is really missing.
     pub(crate) fn is_whole(&self) -> bool {
         self.syntax.borrow().is_empty()
     }
 
-    /// Whether a line that should begin a table could not be parsed.
+    /// Returns whether a line that should begin a table could not be parsed.
     pub(crate) fn has_broken_header(&self) -> bool {
         let is_header = |line: usize| self.text.lines().nth(line - 1).is_some_and(|l| l.trim_start().starts_with('['));
         self.syntax.borrow().iter().any(|(position, _)| is_header(position.line))

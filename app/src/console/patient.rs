@@ -27,7 +27,7 @@ impl PatientStderr {
         (Self { err, dropped: 0 }, is_terminal)
     }
 
-    /// Whether standard error becomes writable within `patience`; assumed where `poll` fails.
+    /// Returns whether standard error becomes writable within `patience`; assumed where `poll` fails.
     fn is_writable(&self, patience: Duration) -> bool {
         let Ok(patience) = Timespec::try_from(patience) else { return true };
         poll(&mut [PollFd::new(&self.err, PollFlags::OUT)], Some(&patience)).map_or(true, |ready| ready > 0)

@@ -86,7 +86,7 @@ impl Embedder {
         let (disk, beats) = (&mut self.disk, &self.beats);
         let embed = |sentence: &str| match &mut tower {
             Some(tower) => tower.embed(sentence),
-            // Not reached, since both counts come from the same cache; correct all the same.
+            // Not reached, since both counts come from the same cache; correct anyway.
             None => tower.insert(TextTower::open(bundle, threads)?).embed(sentence),
         };
         let added = |cache: &mut Cache| {

@@ -47,17 +47,17 @@ fn same(first: &Label, line: usize) -> String {
     )
 }
 
-/// What the tokenizer makes of a label.
+/// The tokenizer's reading of a label.
 struct Examined<'a> {
     label: &'a Label,
     /// For each prompt with unknown pieces, or without any, its worst sentence.
     unreadable: Vec<(&'a str, Reading)>,
-    /// Whether no sentence has a known piece of the label.
+    /// True if no sentence has a known piece of the label.
     lost: bool,
     /// The sentence that loses most pieces to truncation, if any does.
     cut: Option<(String, Reading)>,
     cut_count: usize,
-    /// How often each sequence of ids occurs, in lowest terms: labels where this is equal have the same embedding.
+    /// Number of occurrences of each sequence of ids, in lowest terms: labels where this is equal have the same embedding.
     ids: BTreeMap<Vec<u32>, usize>,
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Loader {
     slots: Option<Slots>,
     threads: Threads,
     events: SyncSender<Item>,
-    /// Of all threads that share this.
+    /// Heartbeats of all threads that share this.
     beats: Heartbeats,
     /// Set when the program ends.
     ending: Stop,
@@ -36,7 +36,7 @@ pub(super) struct Loader {
     loaded: Option<Loaded>,
 }
 
-/// What is kept of a loaded bundle to embed other labels.
+/// The parts of a loaded bundle that embed other labels.
 struct Loaded {
     name: String,
     embedder: Embedder,
@@ -139,7 +139,7 @@ impl Loader {
     }
 
     /// Loads the active slot and rolls back a slot that cannot be loaded. `None` if that leads back to the current bundle, if
-    /// the program ends, or if another slot is activated meanwhile.
+    /// the program ends, or if another slot is activated in the meantime.
     fn load_active(&mut self, slots: &Slots, labels: &ParsedLabels) -> Result<Option<Model>> {
         let wanted = slots.state().map_or_else(|_| BUILT_IN.to_owned(), |state| state.active);
         let mut trial = Trial::begin(slots);

@@ -90,7 +90,7 @@ impl Drop for Watcher {
     }
 }
 
-/// How changes are noticed, and when they cause a call.
+/// The method of noticing changes, and the timing of calls.
 #[derive(Debug, Clone, Copy)]
 struct Method {
     /// Ask the system for events.

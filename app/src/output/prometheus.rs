@@ -56,9 +56,9 @@ pub(crate) struct Values {
     pub(crate) rate_hz: f32,
     /// Limit of the frame rate; `None` for no limit.
     pub(crate) limit_hz: Option<f32>,
-    /// Whether the governor has lowered the rate.
+    /// True if the governor has lowered the rate.
     pub(crate) held: bool,
-    /// Whether the source gives frames.
+    /// True if the source gives frames.
     pub(crate) source_up: bool,
     /// The running bundle.
     pub(crate) bundle: String,

@@ -31,11 +31,11 @@ const PIPE_AGE_MAX: Duration = Duration::from_millis(500);
 /// Most reasons that are reported of one loss: a program with a different message each time would fill the log.
 const REASONS_MAX: u32 = 3;
 
-/// How long transient driver errors are retried at the start. The model is not loaded yet, so a permanent error is reported
+/// Time for which transient driver errors are retried at the start. The model is not loaded yet, so a permanent error is reported
 /// soon.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where frames and events of the source go.
+/// Destination of the source's frames and events.
 pub(super) struct Target<'a> {
     pub(super) mailbox: &'a LatestFrame,
     pub(super) stop: &'a Stop,
@@ -190,7 +190,7 @@ impl<'a> Capture<'a> {
         }
     }
 
-    /// Whether an error ends the program. Rare errors of a camera or its program must not: after the first frame it is reopened
+    /// Returns whether an error ends the program. Rare errors of a camera or its program must not: after the first frame it is reopened
     /// after any error.
     fn is_final(&self, error: &SourceError) -> bool {
         match error {
@@ -295,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    /// What a scripted source does next.
+    /// The next step of a scripted source.
     #[derive(Debug, Clone, Copy)]
     enum Does {
         Frame,

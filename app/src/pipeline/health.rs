@@ -43,7 +43,7 @@ impl Health {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether the source thread hangs. One that keeps reopening a lost source does not.
+    /// Returns whether the source thread hangs. One that keeps reopening a lost source does not.
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
         self.beat.is_missed(now)
     }

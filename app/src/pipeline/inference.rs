@@ -34,11 +34,11 @@ const RATE_WEIGHT: f32 = 0.1;
 pub(super) struct Loop<'a> {
     pub(super) model: Live,
     pub(super) send: SyncSender<Item>,
-    /// Whether the source is live, so that reports may be lost but must not wait.
+    /// True if the source is live, so that reports may be lost but must not wait.
     pub(super) live: bool,
     pub(super) mailbox: &'a LatestFrame,
     pub(super) health: &'a Health,
-    /// Of the output thread and the metrics thread.
+    /// Heartbeats of the output thread and the metrics thread.
     pub(super) heartbeats: [&'a Heartbeat; 2],
     /// Description of the source.
     pub(super) source: &'a str,

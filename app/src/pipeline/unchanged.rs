@@ -40,7 +40,7 @@ impl Unchanged {
         Self { threshold, small: empty(), kept: empty(), kept_of: None, size: (0, 0) }
     }
 
-    /// Whether `picture` shows the same as the kept image, which is not too old.
+    /// Returns whether `picture` shows the same as the kept image, which is not too old.
     pub fn is_same(&mut self, picture: &Picture, now: Instant) -> bool {
         shrink(picture, &mut self.small);
         self.size = (picture.width, picture.height);
@@ -121,7 +121,7 @@ mod tests {
         }
     }
 
-    /// Whether the second image counts as the same.
+    /// Returns whether the second image counts as the same.
     fn same(first: &Picture, second: &Picture) -> bool {
         let (mut unchanged, now) = (Unchanged::new(4.0), Instant::now());
         assert!(!unchanged.is_same(first, now), "nothing to compare with yet");

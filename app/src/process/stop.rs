@@ -20,7 +20,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What is called when the flag is set, each with the number by which it is removed.
+/// Callbacks for when the flag is set, each with the number by which it is removed.
 #[derive(Default)]
 struct Wakers {
     next: u64,
@@ -48,7 +48,7 @@ impl Stop {
         wakers.list.iter().for_each(|(_, wake)| wake());
     }
 
-    /// Whether it was asked to stop.
+    /// Returns whether it was asked to stop.
     pub fn is_set(&self) -> bool {
         self.0.is_set.load(Ordering::Acquire)
     }
@@ -73,7 +73,7 @@ impl Stop {
         OnSet { stop: self.clone(), number }
     }
 
-    /// Whether both are clones of one flag.
+    /// Returns whether both are clones of one flag.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

@@ -1,5 +1,5 @@
-//! Threads that must live. A panic in one ends the program at once; one that hangs stops its heartbeat, upon which the
-//! service manager's watchdog ends the program.
+//! Threads that must live. A panic in one ends the program at once; one that hangs stops its heartbeat, and the service
+//! manager's watchdog then ends the program.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -88,7 +88,7 @@ impl Heartbeat {
         self.deadline_ms.store(NO_DEADLINE, Ordering::Relaxed);
     }
 
-    /// Whether the deadline has passed: the thread hangs.
+    /// Returns whether the deadline has passed: the thread hangs.
     pub(crate) fn is_missed(&self, now: Instant) -> bool {
         let deadline_ms = self.deadline_ms.load(Ordering::Relaxed);
         deadline_ms != NO_DEADLINE && now.saturating_duration_since(self.start) > Duration::from_millis(deadline_ms)

@@ -220,7 +220,7 @@ impl Group {
         }
     }
 
-    /// Whether the program has ended; does not reap it.
+    /// Returns whether the program has ended; does not reap it.
     fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         !matches!(waitid(WaitId::Pid(self.id), options), Ok(None))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::CaptureOptions;
 
-/// What to do if no camera program is installed.
+/// Advice if no camera program is installed.
 pub(super) const HINT: &str = "; a camera on a CSI connector needs it: `apt install rpicam-apps` (Raspberry Pi), \
                                `apt install gstreamer1.0-tools nvidia-l4t-gstreamer` (Jetson)";
 
@@ -56,7 +56,7 @@ impl Stack {
     }
 }
 
-/// Whether `name` is a program in `$PATH`, or the path of one.
+/// Returns whether `name` is a program in `$PATH`, or the path of one.
 pub(crate) fn is_program(name: &str) -> bool {
     let is_file =
         |path: &Path| path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0);

@@ -16,7 +16,7 @@ const EPROTO: i32 = 71;
 /// Names a file of JPEG frames.
 pub(super) const MJPEG: &str = "an MJPEG video";
 
-/// What to do if a file is missing whose name is not that of an image.
+/// Advice for a missing file whose name is not that of an image.
 const NO_IMAGE: &str = "; expected an image, a folder of them, or another source, such as `auto`, `/dev/video0`, \
                           `csi://0` or `-`";
 
@@ -28,7 +28,7 @@ pub enum SourceError {
     Missing {
         /// The device or file.
         path: PathBuf,
-        /// What to do; may be empty.
+        /// Advice; may be empty.
         hint: &'static str,
     },
     /// The user may not open the device or file.
@@ -36,7 +36,7 @@ pub enum SourceError {
     Permission {
         /// The device or file.
         path: PathBuf,
-        /// What to do; may be empty.
+        /// Advice; may be empty.
         hint: &'static str,
     },
     /// Another program uses the camera.
@@ -50,7 +50,7 @@ pub enum SourceError {
     NotCapture {
         /// The device.
         path: PathBuf,
-        /// What it is instead.
+        /// Description of the device.
         found: String,
     },
     /// The camera gives raw sensor data only.
@@ -80,9 +80,9 @@ pub enum SourceError {
     Layout {
         /// The device.
         path: PathBuf,
-        /// What is valid.
+        /// The valid values.
         expected: String,
-        /// What the driver set.
+        /// The value that the driver set.
         found: String,
     },
     /// A driver call failed.
@@ -118,7 +118,7 @@ pub enum SourceError {
         name: String,
         /// Time limit for a frame.
         limit: Duration,
-        /// What it wrote instead, after a comma; may be empty.
+        /// Output instead of a frame, after a comma; may be empty.
         found: String,
         /// The end of its standard error, after a colon; may be empty.
         said: String,
@@ -130,7 +130,7 @@ pub enum SourceError {
         name: String,
         /// Its exit status.
         how: String,
-        /// What it wrote instead of a frame, after a comma; may be empty.
+        /// Output instead of a frame, after a comma; may be empty.
         found: String,
         /// The end of its standard error, after a colon; may be empty.
         said: String,
@@ -150,7 +150,7 @@ pub enum SourceError {
         path: PathBuf,
         /// Number of broken frames.
         count: u32,
-        /// What was wrong with the last one.
+        /// The reason for the last one.
         reason: String,
     },
     /// A file, folder or stream could not be read.
@@ -178,7 +178,7 @@ pub enum SourceError {
     Video {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Kind of video.
         what: &'static str,
         /// The command that writes its frames to standard output.
         reader: String,
@@ -201,7 +201,7 @@ pub enum SourceError {
         name: String,
         /// Bytes read.
         bytes: u64,
-        /// How they start, after a comma; may be empty.
+        /// The first bytes, after a comma; may be empty.
         found: String,
         /// The end of its program's standard error, after a semicolon; may be empty.
         said: String,
@@ -209,7 +209,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Whether reopening the source may help although it gave no frame yet: the device was lost, reset or stuck. After its
+    /// Returns whether reopening the source may help although it gave no frame yet: the device was lost, reset or stuck. After its
     /// first frame a camera is reopened after any error.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -13,7 +13,7 @@ use self::scene::Scene;
 use super::{Frame, Matrix, PixelFormat, Range, Source, SourceError};
 use crate::process::Stop;
 
-/// What to draw and how fast.
+/// Options of the drawn shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapesOptions {
     /// Seed of everything random; each gives other images.

@@ -49,7 +49,7 @@ pub(super) struct JpegStream {
     frames: u64,
 }
 
-/// What the thread that waits for frames is sent.
+/// A message to the thread that waits for frames.
 enum Message {
     /// Bytes, and when they were read.
     Piece(Vec<u8>, Instant),
@@ -61,7 +61,7 @@ enum Message {
     Woken,
 }
 
-/// What a wait for bytes gave.
+/// Result of a wait for bytes.
 enum Received {
     Piece(Vec<u8>, Instant),
     End,
@@ -78,7 +78,7 @@ pub(super) struct Patience {
 }
 
 impl JpegStream {
-    /// Images from standard input. A pipe is reported as silent after `timeout`, and may go on all the same.
+    /// Images from standard input. A pipe is reported as silent after `timeout`, and may still continue.
     pub(super) fn stdin(timeout: Duration) -> Self {
         // Frames of a pipe get old when nobody takes them; those of a file can wait.
         let is_file = std::fs::metadata("/dev/stdin").is_ok_and(|data| data.is_file());

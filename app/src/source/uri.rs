@@ -64,15 +64,15 @@ pub enum UriError {
     Part {
         /// The whole text.
         uri: String,
-        /// What is valid.
+        /// The expected part.
         expected: &'static str,
-        /// What was found.
+        /// The part that was found.
         found: String,
     },
 }
 
 impl Uri {
-    /// Whether it names a camera, which continues when it is reopened; a pipe cannot be reopened, and files would start over.
+    /// Returns whether it names a camera, which continues when it is reopened; a pipe cannot be reopened, and files would start over.
     pub(crate) fn is_camera(&self) -> bool {
         matches!(self, Uri::V4l2(_) | Uri::Csi(_) | Uri::Command(_))
     }

@@ -50,7 +50,7 @@ pub struct Cpu {
     pub quota_cores: f32,
     /// Share of the quota used since the last reading.
     pub share: f32,
-    /// Whether the kernel throttled the group since then.
+    /// True if the kernel throttled the group since then.
     pub is_throttled: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct Readings {
     pub zones: Vec<Heat>,
     /// The Raspberry Pi's throttling flags.
     pub throttled: Option<u32>,
-    /// Whether the supply voltage is too low, on kernels without the flags.
+    /// True if the supply voltage is too low, on kernels without the flags.
     pub low_voltage: Option<bool>,
     /// Usage of the CPU quota, if there is one, from the second reading on.
     pub cpu: Option<Cpu>,

@@ -46,7 +46,7 @@ pub struct Memory {
     pub(super) available_bytes: Option<u64>,
     /// Resident memory of this program.
     pub(super) program_bytes: Option<u64>,
-    /// Whether this was measured with the model loaded, and with the text tower if there are new labels.
+    /// True if this was measured with the model loaded, and with the text tower if there are new labels.
     pub(super) with_model: bool,
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Splitter {
     /// Position of `buffer` in the stream.
     base: u64,
     state: State,
-    /// Whether the current image has a scan; without one it has no pixels.
+    /// True if the current image has a scan; without one it has no pixels.
     has_scan: bool,
     /// The last segment of arbitrary content, until a marker was found after it.
     open_segment: Option<Segment>,
@@ -110,7 +110,7 @@ struct Gap {
     is_rest: bool,
 }
 
-/// What was skipped since the last query.
+/// Images and bytes that were skipped since the last query.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Skipped {
     /// Broken images.
@@ -158,7 +158,7 @@ impl Splitter {
         noise
     }
 
-    /// What was skipped since the last call; `None` if nothing was.
+    /// Takes what was skipped since the last call; `None` if nothing was.
     pub(super) fn take_skipped(&mut self) -> Option<Skipped> {
         let skipped = std::mem::take(&mut self.skipped);
         (skipped != Skipped::default()).then_some(skipped)

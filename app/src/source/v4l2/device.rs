@@ -118,7 +118,7 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
     Ok(Identity { driver, card: caps.card, is_usb: caps.bus.starts_with("usb-") })
 }
 
-/// Whether the kernel cut the device's name within a character, at which the `v4l` crate panics.
+/// Returns whether the kernel cut the device's name within a character, at which the `v4l` crate panics.
 fn has_broken_name(path: &Path) -> bool {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let Some(node) = real.file_name() else { return false };

@@ -34,7 +34,7 @@ pub(super) type FourCc = [u8; 4];
 /// An open device.
 pub(super) struct Device(v4l::Device);
 
-/// What a device is, and what it can do.
+/// Identity and abilities of a device.
 pub(super) struct Capabilities {
     pub(super) driver: String,
     pub(super) card: String,
@@ -103,7 +103,7 @@ pub(super) enum Quantization {
     Limited,
 }
 
-/// What the driver says of a filled buffer.
+/// State of a filled buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Filled {
     /// Bytes used.

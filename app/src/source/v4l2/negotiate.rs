@@ -40,7 +40,7 @@ pub(super) fn pixel_format(fourcc: FourCc) -> Option<PixelFormat> {
     FORMATS.iter().find(|(code, _)| *code == fourcc).map(|(_, format)| *format)
 }
 
-/// Whether a V4L2 code stands for raw sensor data.
+/// Returns whether a V4L2 code stands for raw sensor data.
 pub(super) fn is_raw_sensor(fourcc: FourCc) -> bool {
     RAW_SENSOR.iter().any(|start| fourcc.starts_with(start))
 }

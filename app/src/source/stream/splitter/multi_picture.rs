@@ -27,7 +27,7 @@ impl Trailing {
         }
     }
 
-    /// Whether the image at `offset` belongs to another one.
+    /// Returns whether the image at `offset` belongs to another one.
     pub(super) fn is_one(&self, offset: u64) -> bool {
         self.offsets[..self.count].contains(&offset)
     }
