@@ -107,13 +107,13 @@ pub struct Rate {
     pub max_fps: f32,
     /// Frames a second below which the governor never goes.
     pub min_fps: f32,
-    /// True if the governor is on.
+    /// Mode of the governor.
     pub governor: GovernorMode,
     /// Temperature limit in degrees Celsius; 0 for the board's own.
     pub temperature_max_c: u32,
 }
 
-/// True if the governor lowers the rate when the board is hot or short of CPU time.
+/// Mode of the governor, which lowers the rate when the board is hot or short of CPU time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "lower")]
 pub enum GovernorMode {
