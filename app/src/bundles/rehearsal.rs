@@ -6,14 +6,14 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Signal, getrlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit};
 use spotter_engine::printable::printable;
 
 use super::slots::Slots;
+use crate::process::children::wait_for_exit;
 
 /// The hidden command of this program that loads the bundle.
 pub(crate) const COMMAND: &str = "rehearse";
@@ -220,7 +220,7 @@ impl Running {
     /// Waits for output, at most for [`STEP`], and reads it; `false` if there was none.
     fn hear(&mut self) -> bool {
         let Some(err) = &mut self.err else {
-            thread::sleep(STEP);
+            wait_for_exit(Pid::from_child(&self.child), STEP);
             return false;
         };
         let Ok(step) = Timespec::try_from(STEP) else { return false };

@@ -7,12 +7,9 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 use spotter_engine::printable::printable;
 
 use super::csi::is_program;
@@ -24,9 +21,6 @@ use crate::process::{Stop, children};
 
 /// Time that a program gets to end by itself; short enough for the whole shutdown to stay within a second.
 const END_GRACE: Duration = Duration::from_millis(300);
-
-/// Poll interval while waiting for its exit on kernels without process descriptors (before 5.3).
-const END_CHECK: Duration = Duration::from_millis(5);
 
 /// Bytes of a program's standard error that are kept: the last ones, for one line.
 const SAID_BYTES: usize = 600;
@@ -196,34 +190,12 @@ impl Group {
         if let Some(signal) = signal {
             let _ = kill_process_group(self.id, signal);
         }
-        self.wait(END_GRACE);
+        children::wait_for_exit(self.id, END_GRACE);
         let _ = kill_process_group(self.id, Signal::KILL);
         children::remove(self.id);
         let status = self.child.wait().ok();
         self.ended = Some(status);
         status
-    }
-
-    /// Waits until the program has ended, at most for `limit`.
-    fn wait(&self, limit: Duration) {
-        let start = Instant::now();
-        let descriptor = pidfd_open(self.id, PidfdFlags::empty()).ok();
-        while !self.has_ended() && start.elapsed() < limit {
-            let left = Timespec::try_from(limit.saturating_sub(start.elapsed())).ok();
-            let waited = descriptor
-                .as_ref()
-                .zip(left)
-                .map(|(descriptor, left)| poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&left)));
-            if !matches!(waited, Some(Ok(_) | Err(Errno::INTR))) {
-                thread::sleep(END_CHECK);
-            }
-        }
-    }
-
-    /// Returns whether the program has ended; does not reap it.
-    fn has_ended(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(waitid(WaitId::Pid(self.id), options), Ok(None))
     }
 }
 
@@ -236,7 +208,13 @@ impl Drop for Group {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
+    use std::thread;
+    use std::time::Instant;
+
     use super::*;
+
+    /// Poll interval of these tests.
+    const POLL_EVERY: Duration = Duration::from_millis(5);
 
     /// An image that a shell prints.
     const TINY: &str = r"printf '\377\330\377\340\000\002\377\331'";
@@ -291,7 +269,7 @@ mod tests {
                 break;
             }
             assert!(start.elapsed() < Duration::from_secs(60), "{state}");
-            thread::sleep(END_CHECK);
+            thread::sleep(POLL_EVERY);
         }
         let script = format!("{}busy'; exec sleep 100", TINY.trim_end_matches('\''));
         check(&script, 300, 1, "sh: no frame within 0.3 s, after writing `busy`");
@@ -317,7 +295,7 @@ mod tests {
         let start = Instant::now();
         while held().iter().zip(before).any(|(now, before)| *now >= before + 10) {
             assert!(start.elapsed() < Duration::from_secs(60), "{before:?}, then {:?}", held());
-            thread::sleep(END_CHECK);
+            thread::sleep(POLL_EVERY);
         }
         for id in std::fs::read_to_string(file).unwrap().lines() {
             Command::new("kill").args(["-9", id]).status().unwrap();
