@@ -23,7 +23,7 @@ const NICE: i32 = 10;
 /// A sentence for the text tower.
 const SENTENCE: &str = "a photo of something.";
 
-/// Arguments that [`crate::bundles::rehearsal::rehearse`] passes.
+// `bundles::rehearsal::rehearse` passes these arguments.
 #[derive(Debug, Args)]
 pub(super) struct Rehearse {
     /// The slot
