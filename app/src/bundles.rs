@@ -1,18 +1,18 @@
-//! Which bundle runs: one that the configuration names, one in a slot of the state folder, or the one inside the program.
+//! Chooses the bundle to run: one that the configuration names, one in a slot of the state folder, or the demo bundle.
 //!
-//! A slot is a folder `bundles/NAME` in the state folder; `bundles.json` beside it says which one is active. Slots are
-//! made whole and change never, but that one whose archive is installed again is mended; all else that changes is that one
-//! small file, by one rename.
+//! A slot is a folder `bundles/NAME` in the state folder; `bundles.json` in the state folder says which slot is active. Slots
+//! are installed atomically and never change, except that installing the same archive again repairs a slot. Everything else
+//! that changes is the one small file, by one rename.
 //!
 //! A slot holds the archive as it was signed, and its signature. With a key, every opening reads the whole archive once and
-//! checks the signature over it; what is read of it afterwards is compared with what was signed. So it does not matter who
-//! could write to a slot, or what is noted in it.
+//! checks the signature; later reads are compared with what was signed. So it does not matter who could write to a slot, or
+//! what its `slot.json` says.
 //!
-//! What a slot holds may still be more than the board can load. So whoever activates it, and a program that is to take it
-//! over, has it loaded in a process of its own first.
+//! A valid bundle may still be too large for the board. So `spotter bundle activate` and the running program load it in a
+//! separate process first (a rehearsal).
 
 mod archive;
-pub mod command;
+pub mod demo;
 mod error;
 mod install;
 mod lock;
@@ -27,13 +27,15 @@ use anyhow::Result;
 use spotter_engine::bundle::Bundle;
 
 use crate::config::Config;
-use crate::demo;
 pub use error::SlotError;
+pub(crate) use install::Terms;
+pub(crate) use signature::signature_path;
 pub use slots::Slots;
+pub(crate) use slots::check_release;
 pub use state::{BUILT_IN, State};
 pub(crate) use trial::Trial;
 
-/// The slots that the configuration leaves the choice to: none where it names a bundle, or where there is no state folder.
+/// The slots to choose the bundle from; `None` if the configuration names a bundle, or if there is no state folder.
 pub fn slots(config: &Config) -> Option<Slots> {
     match &config.bundle {
         Some(_) => None,
@@ -41,7 +43,7 @@ pub fn slots(config: &Config) -> Option<Slots> {
     }
 }
 
-/// The bundle to run: the one that is named, else the active slot's, else the one inside the program.
+/// Opens the bundle to run: the one that the configuration names, else the active slot's, else the demo bundle.
 pub fn open(config: &Config) -> Result<Bundle> {
     if let Some(path) = &config.bundle {
         return Ok(Bundle::open(path)?);

@@ -1,7 +1,6 @@
 //! The configuration file: every key, its default and its limits.
 
 pub(crate) mod document;
-mod nearest;
 mod problem;
 
 use std::ffi::OsString;
@@ -15,46 +14,47 @@ use minisign_verify::PublicKey;
 use crate::source::{CaptureOptions, PixelFormat, Uri};
 use document::Section;
 pub use problem::{FILE_BYTES_MAX, Position, Problem, read_text};
+pub(crate) use problem::{Problems, all_of};
 
-/// The configuration file that is read when none is named, if it exists.
+/// The configuration file that is read if none is named and it exists.
 pub const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
 
-/// A valid configuration, with defaults for what the file leaves out.
+/// A valid configuration; keys that the file leaves out have their defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Where frames come from, in the syntax of [`Uri`].
+    /// Source of the frames, in the syntax of [`Uri`].
     pub source: String,
-    /// The model bundle, a folder or a `.tar`; `None` is the one inside the program.
+    /// The model bundle, a folder or a `.tar`; `None` for the active slot's, else the demo bundle.
     pub bundle: Option<PathBuf>,
-    /// The label file; `None` is the one inside the program.
+    /// The label file; `None` for the demo model's labels.
     pub labels: Option<PathBuf>,
-    /// What is printed.
+    /// Format of standard output.
     pub output: Output,
-    /// Folder of the label cache; `None` when neither the file nor the environment names one.
+    /// Folder of the label cache and the bundle slots; `None` if neither the file nor the environment names one.
     pub state_dir: Option<PathBuf>,
-    /// What is asked of a camera.
+    /// Requested camera settings.
     pub capture: Capture,
-    /// How frames are turned into labels.
+    /// Labelling of frames.
     pub inference: Inference,
-    /// How many frames a second are labelled.
+    /// Limits of the frame rate.
     pub rate: Rate,
-    /// What bundles are let into slots.
+    /// Which bundles may be installed.
     pub bundles: Bundles,
-    /// Where figures are written.
+    /// The metrics file.
     pub metrics: Metrics,
 }
 
-/// What is printed.
+/// Format of standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "lower")]
 pub enum Output {
-    /// For people: redrawn in place on a terminal.
+    /// Text for people, redrawn in place on a terminal.
     Text,
-    /// For programs: one JSON object a line.
+    /// One JSON object a line, for programs.
     Json,
 }
 
-/// What is asked of a camera; it may give something near to it.
+/// Requested camera settings; a camera that lacks them chooses similar ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capture {
     /// Width in pixels.
@@ -65,15 +65,15 @@ pub struct Capture {
     pub fps: u32,
     /// Pixel format.
     pub format: CaptureFormat,
-    /// Time without a frame, in milliseconds, after which the camera is opened anew.
+    /// Milliseconds without a frame after which the camera is reopened.
     pub timeout_ms: u32,
 }
 
-/// Pixel formats that can be asked of a camera.
+/// Pixel formats that can be requested from a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "lower")]
 pub enum CaptureFormat {
-    /// The cheapest one that the camera has in the wanted size.
+    /// The format that is cheapest to decode among those that the camera has in the requested size.
     Auto,
     /// Motion JPEG.
     Mjpeg,
@@ -89,46 +89,46 @@ pub enum CaptureFormat {
     Grey,
 }
 
-/// How frames are turned into labels.
+/// Labelling of frames.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Inference {
-    /// Threads that compute the towers; 0 for as many as there are cores but one.
+    /// Threads that compute the towers; 0 for one fewer than the cores.
     pub threads: usize,
-    /// Labels shown of each frame, best first.
+    /// Labels shown for each frame, best first.
     pub top_k: usize,
-    /// Grey levels by which a frame must differ from the last labelled one to be labelled; 0 labels every frame.
+    /// Grey levels (0 to 255) by which a frame must differ from the last labelled one to be labelled; 0 labels every frame.
     pub unchanged: f32,
 }
 
-/// How many frames a second are labelled.
+/// Limits of the frame rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Frames a second at most; 0 for as many as come.
+    /// Most frames a second; 0 for no limit.
     pub max_fps: f32,
-    /// Frames a second that the governor leaves.
+    /// Frames a second below which the governor never goes.
     pub min_fps: f32,
-    /// Whether the rate follows the board's heat and CPU quota.
-    pub governor: Governing,
-    /// Degrees Celsius that the board is kept below; 0 for what the board says.
+    /// Mode of the governor.
+    pub governor: GovernorMode,
+    /// Temperature limit in degrees Celsius; 0 for the board's own.
     pub temperature_max_c: u32,
 }
 
-/// Whether the rate follows the board.
+/// Mode of the governor, which lowers the rate when the board is hot or short of CPU time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "lower")]
-pub enum Governing {
-    /// It does, where the board says how it is.
+pub enum GovernorMode {
+    /// On, as far as the board has sensors.
     Auto,
-    /// It does not.
+    /// Off.
     Off,
 }
 
-/// What bundles are let into slots.
+/// Which bundles may be installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundles {
-    /// The key that must have signed them; `None` takes any.
+    /// The key that must have signed them; `None` accepts any bundle, signed or not.
     pub public_key: Option<SigningKey>,
-    /// Size of the largest, in MiB.
+    /// Size limit in MiB.
     pub size_max_mib: u32,
 }
 
@@ -137,16 +137,16 @@ pub struct Bundles {
 pub struct SigningKey {
     /// The key.
     pub key: PublicKey,
-    /// The same as the second line of its `.pub` file.
+    /// The key in base64, the second line of its `.pub` file.
     pub text: String,
 }
 
-/// Where figures are written.
+/// The metrics file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
-    /// The file; `None` writes none.
+    /// The file; `None` for no metrics.
     pub file: Option<PathBuf>,
-    /// What the camera is called in it.
+    /// Name of the camera in the metrics.
     pub camera: String,
 }
 
@@ -181,7 +181,7 @@ impl Default for Inference {
 
 impl Default for Rate {
     fn default() -> Self {
-        Self { max_fps: 0.0, min_fps: 1.0, governor: Governing::Auto, temperature_max_c: 0 }
+        Self { max_fps: 0.0, min_fps: 1.0, governor: GovernorMode::Auto, temperature_max_c: 0 }
     }
 }
 
@@ -198,7 +198,7 @@ impl Default for Metrics {
 }
 
 impl Config {
-    /// Reads the file `path`; without one, [`SYSTEM_FILE`] if it exists, else takes the defaults.
+    /// Reads the file `path`; without one, [`SYSTEM_FILE`] if it exists, else returns the defaults.
     pub fn load(path: Option<&Path>) -> Result<Self, Vec<Problem>> {
         let env = |name: &str| std::env::var_os(name);
         let system = Path::new(SYSTEM_FILE);
@@ -235,7 +235,7 @@ impl Config {
 }
 
 impl Capture {
-    /// The same as a source takes it.
+    /// The settings as a source takes them.
     pub fn options(&self) -> CaptureOptions {
         CaptureOptions {
             width: self.width,
@@ -249,20 +249,20 @@ impl Capture {
     fn read(section: &Section<'_>) -> Self {
         let defaults = Self::default();
         Self {
-            // No camera format is wider or higher than a JPEG can be; below 16 there is nothing to see.
+            // A JPEG cannot be larger; below 16 pixels there is nothing to see.
             width: section.integer("width", 16..=65_535).unwrap_or(defaults.width),
             height: section.integer("height", 16..=65_535).unwrap_or(defaults.height),
-            // The fastest cameras of the kind give 240; the limit only catches slips.
+            // The fastest cameras give 240; the limit only catches typing errors.
             fps: section.integer("fps", 1..=1000).unwrap_or(defaults.fps),
             format: section.choice("format").unwrap_or(defaults.format),
-            // Cameras need up to some seconds for the first frame; below 100 every slow exposure would look dead.
+            // Cameras need up to a few seconds for the first frame; below 100 ms every slow exposure would look like a hang.
             timeout_ms: section.integer("timeout_ms", 100..=60_000).unwrap_or(defaults.timeout_ms),
         }
     }
 }
 
 impl CaptureFormat {
-    /// The one to ask for; `None` leaves the choice to the source.
+    /// The format to request; `None` leaves the choice to the source.
     fn pixel_format(self) -> Option<PixelFormat> {
         match self {
             Self::Auto => None,
@@ -279,9 +279,9 @@ impl CaptureFormat {
 impl Inference {
     fn read(section: &Section<'_>) -> Self {
         let defaults = Self::default();
-        // More threads than cores only wait for each other; no board has more cores than this.
+        // More threads than cores only wait for each other, and no board has more cores.
         let threads = section.integer("threads", 0..=64);
-        // There are never more labels than this.
+        // A label file has at most this many labels.
         let top_k = section.integer("top_k", 1..=1000);
         let size = |value: Option<u32>, default| value.map_or(default, |value| value as usize);
         Self {
@@ -297,17 +297,17 @@ impl Rate {
         let defaults = Self::default();
         Self {
             max_fps: section.number("max_fps", 0.0..=1000.0).unwrap_or(defaults.max_fps),
-            // Less than a frame in a hundred seconds is no live camera.
+            // Less than one frame in 100 seconds is not live.
             min_fps: section.number("min_fps", 0.01..=1000.0).unwrap_or(defaults.min_fps),
             governor: section.choice("governor").unwrap_or(defaults.governor),
-            // No board is meant to be hotter.
+            // No board is specified for more.
             temperature_max_c: section.integer("temperature_max_c", 0..=120).unwrap_or(defaults.temperature_max_c),
         }
     }
 }
 
 impl Bundles {
-    /// The size of the largest, in bytes.
+    /// Size limit in bytes.
     pub fn bytes_max(&self) -> u64 {
         u64::from(self.size_max_mib) << 20
     }
@@ -321,7 +321,7 @@ impl Bundles {
                 None
             }
         });
-        // Four times what the largest pair of towers takes.
+        // Four times the size of the largest pair of towers.
         let size_max_mib = section.integer("size_max_mib", 1..=16_384).unwrap_or(Self::default().size_max_mib);
         Self { public_key: key, size_max_mib }
     }
@@ -343,8 +343,8 @@ fn source(root: &Section<'_>, folder: &Path) -> Option<String> {
     let source = root.string("source")?;
     let text = *source.get_ref();
     match text.parse() {
-        // Pictures are the only sources that have relative paths.
-        Ok(Uri::Pictures(path)) if path.is_relative() => Some(folder.join(path).display().to_string()),
+        // Only images have relative paths.
+        Ok(Uri::Images(path)) if path.is_relative() => Some(folder.join(path).display().to_string()),
         Ok(_) => Some(text.to_owned()),
         Err(error) => {
             root.problem(source.span(), error.to_string());
@@ -363,9 +363,9 @@ fn file(root: &Section<'_>, key: &'static str, folder: &Path) -> Option<PathBuf>
     Some(folder.join(path.get_ref()))
 }
 
-/// `$STATE_DIRECTORY` as systemd sets it, else the folder for state that the XDG base directory specification names.
+/// `$STATE_DIRECTORY` as systemd sets it, else `$XDG_STATE_HOME/spotter`, else `~/.local/state/spotter`.
 fn default_state_dir(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    // systemd separates several folders by colons; the specification has relative paths ignored.
+    // systemd separates several folders by colons; the XDG specification says to ignore relative paths.
     let absolute = |name: &str| {
         let value = env(name)?;
         let first = std::env::split_paths(&value).next()?;

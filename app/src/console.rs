@@ -1,8 +1,8 @@
-//! Standard output and standard error of the program: the one place that opens them.
+//! Standard output and standard error: the only module that opens them.
 
 mod patient;
 
-use std::fmt;
+use std::ffi::OsStr;
 use std::io::{self, StdoutLock, Write as _};
 use std::process::ExitCode;
 
@@ -10,48 +10,35 @@ use env_logger::{Target, WriteStyle};
 use spotter_engine::console::{Output, is_reader_gone, tell};
 use spotter_engine::printable::printable;
 
-use self::patient::Patient;
-use crate::config::Problem;
-use crate::output::is_smart;
+use self::patient::PatientStderr;
+use crate::config::Problems;
 
-/// All problems of a file, as one error.
-#[derive(Debug)]
-struct Problems(Vec<String>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
+/// Returns whether a terminal of the type `term` (`$TERM`) can move its cursor.
+pub(crate) fn is_smart(term: Option<&OsStr>) -> bool {
+    term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-impl std::error::Error for Problems {}
-
-/// One error that tells every problem of a file, each on a line of its own.
-pub(crate) fn all_of(problems: &[Problem]) -> anyhow::Error {
-    Problems(problems.iter().map(Problem::to_string).collect()).into()
-}
-
-/// Standard output; its errors tell a reader who is gone from all else.
+/// Standard output; its errors distinguish a closed pipe from everything else.
 pub(crate) fn stdout() -> Output<StdoutLock<'static>> {
     Output::new(io::stdout().lock())
 }
 
-/// Tells an error on standard error, where that can be.
+/// Prints an error on standard error, if that can be written. Problems of a file get a line each.
 pub(crate) fn tell_error(error: &anyhow::Error) {
-    let (mut err, _) = Patient::new();
+    let (mut err, _) = PatientStderr::new();
     match error.downcast_ref::<Problems>() {
         Some(Problems(problems)) => problems.iter().for_each(|problem| tell(&mut err, problem)),
         None => tell(&mut err, &format!("{error:#}")),
     }
 }
 
-/// Has the log write to standard error, one line a message. A reader that stops reading stops nothing else.
+/// Sets up the log on standard error, one line a message. A reader that stops reading does not block the program.
 pub fn start_log() {
-    // The watcher of files warns of watches that went with their folder, which is no news: they are set up again.
+    // `notify` warns about watches that vanish with their folder, which are set up again.
     let filter = "info,tract=warn,tract_core=warn,tract_onnx=warn,notify=error";
     let mut log = env_logger::Builder::new();
-    let (err, is_terminal) = Patient::new();
-    // The choice that the environment may make comes after this one.
+    let (err, is_terminal) = PatientStderr::new();
+    // RUST_LOG_STYLE, read below, overrides this.
     let is_colored = is_terminal
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && is_smart(std::env::var_os("TERM").as_deref());
@@ -66,7 +53,7 @@ pub fn start_log() {
     log.init();
 }
 
-/// What the program ends with. Where nobody reads its output any more it ends quietly, and well.
+/// Prints the error of a failed command and returns the exit code. A closed standard output is no failure.
 pub fn end(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
         Ok(code) => code,

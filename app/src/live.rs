@@ -1,7 +1,8 @@
-//! Model and labels of a running loop: loaded aside when another bundle becomes active or the label file changes, swapped
-//! in whole between two frames.
+//! Model and labels of a running loop. When another bundle becomes active or the label file changes, they are loaded in the
+//! background and swapped in between two frames.
 
 mod loader;
+pub mod watch;
 
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
@@ -12,28 +13,28 @@ use anyhow::{Context as _, Result};
 use spotter_engine::labels::LabelEmbeddings;
 use spotter_engine::tower::Threads;
 
+use self::loader::Loader;
+use self::watch::Watcher;
 use crate::bundles::{self, Slots};
 use crate::config::Config;
 use crate::output::Item;
+use crate::process::Stop;
+use crate::process::supervise::{Heartbeat, Heartbeats};
 use crate::recognizer::Recognizer;
-use crate::source::Stop;
-use crate::supervise::{Beat, Beats};
-use crate::watch::{self, Watcher};
-use loader::Loader;
 
-/// What is in force, and what comes next when there is something.
+/// The current model and labels, and the next ones if there are any.
 pub struct Live {
     recognizer: Recognizer,
     labels: Arc<LabelEmbeddings>,
     bundle: String,
     next: Arc<Mutex<Next>>,
-    /// `None` for labels that are inside the program.
+    /// `None` for the demo model's labels, which are inside the program.
     label_watcher: Option<Watcher>,
-    /// `None` where the bundle is named, and not a slot's.
+    /// `None` if the configuration names the bundle.
     _slot_watcher: Option<Watcher>,
-    /// Of the watchers. They work one at a time, and whoever does gives a sign for both.
-    beats: Beats,
-    /// Set when this ends, before the watchers are waited for.
+    /// Heartbeats of the watchers. They work one at a time, and the one that works beats for both.
+    beats: Heartbeats,
+    /// Set when this is dropped, before it waits for the watchers.
     ending: Stop,
 }
 
@@ -43,90 +44,91 @@ impl Drop for Live {
     }
 }
 
-/// What takes effect between two frames.
+/// Changes that take effect between two frames.
 #[derive(Default)]
 struct Next {
-    /// Name and image tower of another bundle. There are always labels with it, embedded by its text tower.
+    /// Name and image tower of another bundle. It always comes with labels, embedded by its text tower.
     model: Option<(String, Recognizer)>,
     labels: Option<Arc<LabelEmbeddings>>,
 }
 
 impl Live {
-    /// Loads the bundle that `config` chooses, embeds its labels, and watches both choices from here on. What happens to
-    /// bundles is told to `events`.
+    /// Loads the bundle that `config` chooses, embeds the labels, and watches both for changes. Events about bundles go to
+    /// `events`.
     pub fn start(config: &Config, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
         let slots = bundles::slots(config);
         let next = Arc::new(Mutex::new(Next::default()));
-        let beats: Beats = (0..2).map(|_| Arc::new(Beat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
+        let beats: Heartbeats =
+            (0..2).map(|_| Arc::new(Heartbeat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
         let [label_beat, slot_beat] = [0, 1].map(|index| Arc::clone(&beats[index]));
         let ending = Stop::new();
         let loader = Loader::new(config, slots.clone(), threads, events, beats.clone(), ending.clone());
         let loader = Arc::new(Mutex::new(loader));
-        // Held until the first load is done, so that a change meanwhile waits; watched before anything is read, so that no
-        // change falls between the two.
+        // Locked until the first load is done, so that changes wait; watched before anything is read, so that none is
+        // missed.
         let mut first = lock(&loader);
         let label_watcher = config
             .labels
             .as_deref()
-            .map(|path| watch(path, label_beat, &loader, &next, Loader::read_labels))
+            .map(|path| start_watcher(path, label_beat, &loader, &next, Loader::read_labels))
             .transpose()?;
         let state_file = slots.as_ref().map(Slots::state_file);
         let slot_watcher =
-            state_file.map(|path| watch(&path, slot_beat, &loader, &next, Loader::follow)).transpose()?;
+            state_file.map(|path| start_watcher(&path, slot_beat, &loader, &next, Loader::follow)).transpose()?;
         let (recognizer, labels) = first.first()?;
         let bundle = first.name().to_owned();
         drop(first);
-        // Those of watchers that are there.
+        // Only those of watchers that exist.
         let watched = [label_watcher.is_some(), slot_watcher.is_some()];
         let beats = beats.into_iter().zip(watched).filter(|(_, watched)| *watched).map(|(beat, _)| beat).collect();
         Ok(Self { recognizer, labels, bundle, next, label_watcher, _slot_watcher: slot_watcher, beats, ending })
     }
 
-    /// Whether what loads bundles and labels hangs.
+    /// Returns whether a watcher hangs, which also loads bundles and labels.
     pub(crate) fn is_stuck(&self, now: Instant) -> bool {
         self.beats.iter().any(|beat| beat.is_missed(now))
     }
 
-    /// Takes what changed; to be called between two frames. What runs then stays until the next call.
+    /// Swaps in what has changed. Call it between two frames.
     pub fn refresh(&mut self) {
         let Next { model, labels } = std::mem::take(&mut *lock(&self.next));
         if let Some((bundle, recognizer)) = model {
-            log::info!("bundle {bundle} runs now, instead of {}", self.bundle);
+            log::info!("now running bundle {bundle} instead of {}", self.bundle);
             (self.bundle, self.recognizer) = (bundle, recognizer);
         }
         self.labels = labels.unwrap_or_else(|| Arc::clone(&self.labels));
     }
 
-    /// What turns frames into scores, and the labels to score them against.
+    /// The recogniser, and the labels to score frames against.
     pub fn parts(&mut self) -> (&mut Recognizer, &Arc<LabelEmbeddings>) {
         (&mut self.recognizer, &self.labels)
     }
 
-    /// The bundle that runs: a slot's name, or the path of a bundle that was named.
+    /// The running bundle: a slot's name, or the path that the configuration names.
     pub fn bundle(&self) -> &str {
         &self.bundle
     }
 
-    /// Reads the label file anew, as if it had changed.
+    /// Reads the label file again, as if it had changed.
     pub fn reload(&self) {
         match &self.label_watcher {
             Some(watcher) => watcher.poke(),
-            None => log::info!("nothing to read anew: the labels are inside the program"),
+            None => log::info!("nothing to reload: the labels are inside the program"),
         }
     }
 }
 
-/// Has `work` done at each change of the file, and puts what comes of it where the loop takes it.
-fn watch(
+/// Runs `work` at each change of the file, and leaves the result for the loop.
+fn start_watcher(
     path: &Path,
-    beat: Arc<Beat>,
+    beat: Arc<Heartbeat>,
     loader: &Arc<Mutex<Loader>>,
     next: &Arc<Mutex<Next>>,
     work: impl Fn(&mut Loader) -> Next + Send + 'static,
 ) -> Result<Watcher> {
     let (loader, next) = (Arc::clone(loader), Arc::clone(next));
     let on_change = move || {
-        // Held until the result is in place, so that labels never meet another bundle than the one that embedded them.
+        // Locked until the result is in place, so that labels never meet another bundle than the one that embedded them.
         let mut loader = lock(&loader);
         let Next { model, labels } = work(&mut loader);
         let mut next = lock(&next);
@@ -136,7 +138,7 @@ fn watch(
     Watcher::start(path, beat, on_change).with_context(|| format!("{}: cannot be watched", path.display()))
 }
 
-/// What the locks guard is whole at any moment, so a panic elsewhere does not spoil it.
+/// The guarded values are consistent at any moment, so a panic elsewhere does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

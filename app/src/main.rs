@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use spotter::cli::Cli;
+use spotter::commands::Cli;
 use spotter::console;
 
 fn main() -> ExitCode {

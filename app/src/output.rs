@@ -1,9 +1,9 @@
-//! What becomes of the scores: one file per kind of output.
+//! Outputs of the loop, one file per kind.
 
 pub mod json;
+pub(crate) mod prometheus;
 mod text;
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use spotter_engine::score::Score;
 use crate::config;
 use crate::recognizer::Latency;
 
-/// What is known of one labelled frame.
+/// One labelled frame.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// When the frame was captured.
     pub time: jiff::Timestamp,
-    /// Counts the captured frames, from 0; a gap means dropped frames.
+    /// Number of the captured frame, from 0; a gap means dropped frames.
     pub frame: u64,
-    /// The file that the frame came from.
+    /// The file that the frame came from, if any.
     pub path: Option<PathBuf>,
-    /// What the frame shows, where the source knows it.
+    /// Label of the frame, if the source knows it.
     pub truth: Option<String>,
     /// The label set that the scores belong to.
     pub labels: Arc<LabelEmbeddings>,
@@ -34,87 +34,81 @@ pub struct Report {
     pub latency: Latency,
     /// Labelled frames per second, smoothed.
     pub rate_hz: f32,
-    /// Frames dropped so far because a newer one came first.
+    /// Frames dropped so far in favour of newer ones.
     pub dropped: u64,
-    /// Frames so far that got the scores of one before, since they showed the same; `None` where that is off.
+    /// Frames so far that got the scores of an earlier frame, since they showed the same; `None` if that is off.
     pub unchanged: Option<u64>,
 }
 
 impl Report {
-    /// Name, score of each shown label.
+    /// Name and score of each shown label.
     pub fn named(&self) -> impl Iterator<Item = (&str, &Score)> {
         self.scores.iter().map(|score| (self.labels.names()[score.label].as_str(), score))
     }
 }
 
-/// What happened beside the labelled frames.
+/// Kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    /// The source failed and is opened again until it works.
+    /// The source failed and is being reopened.
     SourceLost,
     /// A lost source gives frames again.
     SourceBack,
-    /// Frames were broken and left out.
+    /// Broken frames were skipped.
     FramesSkipped,
     /// Reports were lost because the output was too slow.
     ReportsLost,
-    /// A bundle was loaded and runs from the next frame on.
+    /// Another bundle was loaded and is used from the next frame on.
     BundleLoaded,
-    /// The bundle that was activated cannot be loaded.
+    /// The activated bundle cannot be loaded.
     BundleRefused,
-    /// The rate of frames is held down, or no more.
+    /// The governor changed the frame rate.
     Rate,
 }
 
-/// One thing that happened, for programs that follow the output; the log says it as well.
+/// An event beside the labelled frames, for programs that read the output. It is in the log as well.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// When it happened.
     pub time: jiff::Timestamp,
-    /// What it is.
+    /// Its kind.
     pub kind: EventKind,
-    /// What exactly, for people.
+    /// Details for people.
     pub message: String,
 }
 
 impl Event {
-    /// An event that happens now.
+    /// An event with the current time.
     pub fn now(kind: EventKind, message: String) -> Self {
         Event { time: jiff::Timestamp::now(), kind, message }
     }
 }
 
-/// What goes to an output.
+/// An item for an output.
 #[derive(Debug)]
 pub enum Item {
     /// A labelled frame.
     Report(Report),
-    /// Anything else.
+    /// An event.
     Event(Event),
 }
 
-/// Takes reports, one after the other, on a thread of its own.
+/// An output, which runs on a thread of its own.
 pub trait Output: Send {
     /// Writes one report.
     fn write(&mut self, report: &Report) -> io::Result<()>;
-    /// Writes what happened; outputs for people leave that to the log.
+    /// Writes an event; outputs for people leave events to the log.
     fn event(&mut self, _event: &Event) -> io::Result<()> {
         Ok(())
     }
-    /// Writes what is still to be written; called once, at the end.
+    /// Writes what is pending; called once, at the end.
     fn finish(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Whether a terminal of that type (`$TERM`) can move its cursor.
-pub fn is_smart(term: Option<&OsStr>) -> bool {
-    term.is_some_and(|term| !term.is_empty() && term != "dumb")
-}
-
-/// The output of that kind on standard output; `terminal` says whether that is one
-/// whose cursor can be moved.
+/// Opens an output of that kind on standard output; `terminal` says whether that is a terminal with a movable cursor.
 pub fn open(kind: config::Output, terminal: bool) -> Box<dyn Output> {
     let out: Box<dyn Write + Send> = Box::new(io::stdout());
     match (kind, terminal) {

@@ -1,4 +1,7 @@
-//! One frame to scores, and how long each stage took.
+//! From a frame to scores, and how long each stage takes.
+
+pub mod compute;
+pub mod decode;
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +15,17 @@ use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::score::{Score, Scoring, score};
 use spotter_engine::tower::{ImageTower, Threads};
 
-use crate::decode::{Decoder, FrameError};
+use self::decode::{Decoder, FrameError};
 use crate::source::{Frame, ShapesOptions, draw_shapes};
 
-/// How long the stages of one frame took.
+/// Times of the stages of one frame. Each stage adds its time to its field.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// Fetching the frame, without the wait for it where that is known.
+    /// Fetching the frame, without the wait for it if that is known.
     pub capture: Duration,
     /// Encoded or YUV bytes to RGB.
     pub decode: Duration,
-    /// Resize, crop, normalise.
+    /// Comparison with the last labelled frame, if that is on; resize, crop, normalise.
     pub preprocess: Duration,
     /// Image tower.
     pub tower: Duration,
@@ -31,13 +34,19 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// The stages after capture, added up.
+    /// The latency of a captured frame, before any other stage.
+    pub fn of(frame: &Frame) -> Self {
+        Self { capture: frame.capture_time, ..Self::default() }
+    }
+
+    /// Sum of the stages after capture.
     pub fn total(&self) -> Duration {
         self.decode + self.preprocess + self.tower + self.score
     }
 }
 
-/// Everything between a frame and its scores; buffers are kept from frame to frame.
+/// Turns frames into scores. Buffers are reused, so that frames of one size and format allocate nothing once a first one was
+/// processed; JPEG frames allocate a few small tables.
 pub struct Recognizer {
     decoder: Decoder,
     preprocessor: Preprocessor,
@@ -45,6 +54,8 @@ pub struct Recognizer {
     scoring: Scoring,
     picture: Picture,
     pixels: Vec<f32>,
+    /// Image embedding, `projection_dim` values.
+    embedding: Vec<f32>,
     scores: Vec<Score>,
 }
 
@@ -59,53 +70,53 @@ impl Recognizer {
             scoring: Scoring::of(manifest),
             picture: Picture::default(),
             pixels: Vec::new(),
+            embedding: vec![0.0; manifest.projection_dim],
             scores: Vec::new(),
         })
     }
 
-    /// Has the tower look at a drawn picture, so that a bundle that loads and does not work shows now.
+    /// Embeds a drawn image, so that a bundle which loads but does not work is found out now.
     pub fn probe(&mut self) -> Result<()> {
         let options = ShapesOptions { width: 64, height: 64, ..ShapesOptions::default() };
         draw_shapes(&options, 0, &mut self.picture.rgb);
         (self.picture.width, self.picture.height) = (options.width, options.height);
-        self.preprocessor.run(&self.picture, &mut self.pixels)?;
-        self.tower.embed(&self.pixels)?;
+        self.embed(&mut Latency::default())?;
         Ok(())
     }
 
-    /// Turns a frame into the picture that [`Self::recognize`] looks at; an error means that the frame is broken.
-    pub fn decode(&mut self, frame: &Frame) -> Result<Duration, FrameError> {
+    /// Decodes a frame into the image that [`Self::recognize`] scores; an error means that the frame is broken.
+    pub fn decode(&mut self, frame: &Frame, latency: &mut Latency) -> Result<(), FrameError> {
         let start = Instant::now();
         self.decoder.decode(frame, &mut self.picture)?;
-        Ok(start.elapsed())
+        latency.decode += start.elapsed();
+        Ok(())
     }
 
-    /// The decoded picture.
+    /// The decoded image.
     pub fn picture(&self) -> &Picture {
         &self.picture
     }
 
-    /// Scores the decoded picture against `labels`, best first; `latency` gets the stages' times.
+    /// Scores the decoded image against `labels`, best first.
     ///
     /// # Errors
-    /// A [`PreprocessError`] where this picture cannot become the tower's input, which others may; any other error is the
-    /// tower's.
+    /// A [`PreprocessError`] if this image cannot become the tower's input, while others may; any other error is the tower's.
     pub fn recognize(&mut self, labels: &LabelEmbeddings, latency: &mut Latency) -> Result<&[Score]> {
-        let embedding = self.embed(latency)?;
-        let embedded = Instant::now();
-        score(&embedding, labels, &self.scoring, &mut self.scores);
-        latency.score = embedded.elapsed();
+        self.embed(latency)?;
+        let start = Instant::now();
+        score(&self.embedding, labels, &self.scoring, &mut self.scores);
+        latency.score += start.elapsed();
         Ok(&self.scores)
     }
 
-    /// Embeds the decoded picture: `projection_dim` values.
-    pub(crate) fn embed(&mut self, latency: &mut Latency) -> Result<Vec<f32>> {
+    /// Embeds the decoded image: `projection_dim` values.
+    pub(crate) fn embed(&mut self, latency: &mut Latency) -> Result<&[f32]> {
         let start = Instant::now();
         self.preprocessor.run(&self.picture, &mut self.pixels)?;
         let preprocessed = Instant::now();
-        let embedding = self.tower.embed(&self.pixels)?;
-        latency.preprocess = preprocessed - start;
-        latency.tower = preprocessed.elapsed();
-        Ok(embedding)
+        self.tower.embed_into(&self.pixels, &mut self.embedding)?;
+        latency.preprocess += preprocessed - start;
+        latency.tower += preprocessed.elapsed();
+        Ok(&self.embedding)
     }
 }

@@ -1,13 +1,12 @@
 //! Where frames come from: one file per kind of source.
 
-pub(crate) mod command;
+mod command;
 pub(crate) mod csi;
 mod error;
 mod found;
-mod pictures;
+mod images;
 mod pipe;
 mod shapes;
-mod stop;
 mod stream;
 mod uri;
 mod v4l2;
@@ -16,38 +15,40 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::process::Stop;
+
 pub use error::SourceError;
 pub use shapes::{ShapesOptions, draw as draw_shapes};
-pub use stop::Stop;
+pub(crate) use stream::FIRST_FRAME;
 pub use stream::split_jpegs;
 pub use uri::{Uri, UriError};
 
-/// One captured frame. Its buffer is reused: a frame travels between threads by swapping it with another.
+/// One captured frame. Frames travel between threads by being swapped, so that their buffers are reused.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// Counts the frames that this source captured, from 0.
+    /// Counts the captured frames, from 0. Set by the caller of [`Source::next`].
     pub number: u64,
     /// When the frame arrived.
     pub captured: Instant,
-    /// How `bytes` are to be read.
+    /// Format of `bytes`.
     pub format: PixelFormat,
-    /// Columns; 0 for formats that say so themselves (`Encoded`, `Mjpeg`).
+    /// Columns; 0 for encoded formats, whose data holds the size.
     pub width: usize,
-    /// Rows; 0 for formats that say so themselves.
+    /// Rows; 0 for encoded formats.
     pub height: usize,
     /// Bytes from one row of plane 0 to the next, for raw formats.
     pub stride: usize,
-    /// The pixels, or the encoded file.
+    /// The pixels or the encoded file.
     pub bytes: Vec<u8>,
-    /// Range of the values of raw formats.
+    /// Range of sample values, for raw formats.
     pub range: Range,
-    /// Conversion matrix, for YUV formats.
+    /// YUV to RGB matrix, for YUV formats.
     pub matrix: Matrix,
-    /// The file a picture came from.
+    /// The file that the frame came from.
     pub path: Option<PathBuf>,
-    /// What the frame shows, where the source knows it (`test://shapes`).
+    /// Label of the frame, if the source knows it (`test://shapes`).
     pub truth: Option<String>,
-    /// What fetching the frame cost, without the waiting for it where that is known.
+    /// Time spent fetching the frame, without the wait for it if that is known.
     pub capture_time: Duration,
 }
 
@@ -71,21 +72,29 @@ impl Default for Frame {
 }
 
 impl Frame {
-    /// Says what an encoded frame is; the decoder finds its size.
+    /// Prepares the frame for the next capture: numbers it, and clears what only some sources set. The buffer keeps its
+    /// capacity.
+    pub(crate) fn reset(&mut self, number: u64) {
+        self.number = number;
+        self.path = None;
+        self.truth = None;
+    }
+
+    /// Marks the frame as encoded; the decoder finds its size.
     fn set_encoded(&mut self, format: PixelFormat) {
         self.format = format;
         (self.width, self.height, self.stride) = (0, 0, 0);
     }
 }
 
-/// How the bytes of a frame are to be read.
+/// Pixel format of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelFormat {
-    /// A whole picture file of any known kind.
+    /// A whole image file of any supported kind.
     Encoded,
     /// One JPEG image.
     Mjpeg,
-    /// Three bytes a pixel: red, green, blue.
+    /// Three bytes per pixel: red, green, blue.
     Rgb24,
     /// Two pixels in four bytes: Y0 U Y1 V.
     Yuyv,
@@ -93,12 +102,12 @@ pub enum PixelFormat {
     Uyvy,
     /// A plane of Y, then a plane of U V pairs at half the width and height.
     Nv12,
-    /// One byte of luma a pixel.
+    /// One byte of luma per pixel.
     Grey,
 }
 
 impl PixelFormat {
-    /// The fewest bytes that `width` pixels of one row of plane 0 need; 0 for encoded formats.
+    /// Minimum bytes of one row of plane 0 with `width` pixels; 0 for encoded formats.
     pub(crate) fn row_bytes(self, width: usize) -> usize {
         match self {
             PixelFormat::Encoded | PixelFormat::Mjpeg => 0,
@@ -109,7 +118,7 @@ impl PixelFormat {
         }
     }
 
-    /// The fewest bytes that a picture of this size needs; the last row may lack its padding. 0 for encoded formats.
+    /// Minimum bytes of a frame; the last row may lack its padding. 0 for encoded formats.
     pub(crate) fn frame_bytes(self, width: usize, height: usize, stride: usize) -> usize {
         if width == 0 || height == 0 {
             return 0;
@@ -122,7 +131,7 @@ impl PixelFormat {
 impl fmt::Display for PixelFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PixelFormat::Encoded => "picture file",
+            PixelFormat::Encoded => "image file",
             PixelFormat::Mjpeg => "MJPEG",
             PixelFormat::Rgb24 => "RGB24",
             PixelFormat::Yuyv => "YUYV",
@@ -133,7 +142,7 @@ impl fmt::Display for PixelFormat {
     }
 }
 
-/// Which values samples take.
+/// Range of sample values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     /// 0 to 255.
@@ -142,75 +151,77 @@ pub enum Range {
     Limited,
 }
 
-/// Which standard relates YUV to RGB.
+/// Standard of the YUV to RGB conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Matrix {
-    /// ITU-R BT.601, of standard-definition video and JPEG.
+    /// ITU-R BT.601: standard-definition video and JPEG.
     Bt601,
-    /// ITU-R BT.709, of high-definition video.
+    /// ITU-R BT.709: high-definition video.
     Bt709,
 }
 
-/// What is asked of a camera; it may give something else, which `Source::describe` then tells.
+/// Requested camera settings; [`Source::describe`] tells what the camera really gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureOptions {
-    /// Wanted columns.
+    /// Columns.
     pub width: u32,
-    /// Wanted rows.
+    /// Rows.
     pub height: u32,
-    /// Wanted frames per second.
+    /// Frames per second.
     pub fps: u32,
-    /// The pixel format to use; `None` takes the cheapest.
+    /// Pixel format; `None` for the one that is cheapest to decode.
     pub format: Option<PixelFormat>,
-    /// How long a frame may take before the source is taken for stuck.
+    /// Longest time for one frame; after that the source counts as hung.
     pub timeout: Duration,
 }
 
 impl Default for CaptureOptions {
     fn default() -> Self {
-        // VGA is what every webcam gives at full rate, and more than any tower's input.
+        // Every webcam gives VGA at full rate, and it is larger than any tower's input.
         CaptureOptions { width: 640, height: 480, fps: 30, format: None, timeout: Duration::from_secs(5) }
     }
 }
 
-/// Something that gives frames.
+/// A source of frames.
 pub trait Source: Send {
-    /// Waits for the next frame and fills `frame`. `Ok(false)`: there are no more, or `stop` was set.
+    /// Waits for the next frame and fills `frame`: format, size, layout, bytes and times, and `path` or `truth` if the source
+    /// knows them. The number is the caller's, who also clears `path` and `truth` beforehand. `Ok(false)`: there are no more
+    /// frames, or `stop` was set.
     ///
     /// # Errors
-    /// The source failed. It should be opened again after an error that `is_transient`, and after any once it gave frames.
+    /// The source failed. It should be reopened after an error that `is_transient`, and after any error once it gave frames.
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError>;
 
-    /// How many broken frames, or bytes that are none, `next` left out since this was last asked, and why the last one;
-    /// nothing where none was.
+    /// Describes the broken frames and stray bytes that `next` has skipped since the last call, with the reason for the last
+    /// one; `None` if there were none.
     fn skipped(&mut self) -> Option<String> {
         None
     }
 
-    /// Live sources drop frames that nobody takes; the others wait.
+    /// Returns whether frames go on without us: those that nobody takes are dropped. Other sources wait.
     fn is_live(&self) -> bool;
 
-    /// One line for people: what was really negotiated.
+    /// One line for people: the source and what was negotiated with it.
     fn describe(&self) -> String;
 }
 
-/// An open source, and what to open when it is lost.
+/// An open source, and the URI that reopens it.
 pub struct Opened {
     /// The source.
     pub source: Box<dyn Source>,
-    /// Names this very source; never `Auto`, so that a lost camera is not replaced by drawn shapes.
+    /// Never `Auto`, so that a lost camera is not replaced by drawn shapes.
     pub uri: Uri,
 }
 
 /// Opens the source that `uri` names.
 ///
 /// # Errors
-/// The source is missing, busy, not permitted, empty, or gives nothing that can be read.
+/// The source is missing, busy, not permitted, empty, or in no supported format.
 pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Opened, SourceError> {
     let source: Box<dyn Source> = match uri {
         Uri::Auto => return Ok(open_any(options)),
         Uri::V4l2(path) => Box::new(v4l2::Camera::open(path, options)?),
-        Uri::Pictures(path) => Box::new(pictures::Pictures::open(path)?),
+        Uri::Images(path) => Box::new(images::Images::open(path)?),
         Uri::Stdin => Box::new(stream::JpegStream::stdin(options.timeout)),
         Uri::Csi(number) => {
             let words = csi::Stack::find().command(*number, options);
@@ -222,29 +233,29 @@ pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Opened, SourceError> 
     Ok(Opened { source, uri: uri.clone() })
 }
 
-/// All V4L2 nodes in the folder, which is `/dev` but for tests, by number.
+/// All V4L2 nodes in the folder, sorted by number. The folder is `/dev` outside of tests.
 pub fn camera_nodes(folder: &Path) -> Vec<PathBuf> {
     v4l2::devices(folder)
 }
 
-/// Asks a camera what it is and what it gives, without changing anything about it.
+/// Queries a camera's name and formats without changing its settings.
 ///
 /// # Errors
-/// It cannot be opened, is no camera, or gives no pictures that can be read.
+/// It cannot be opened, is no camera, or has no supported format.
 pub fn examine_camera(path: &Path, options: &CaptureOptions) -> Result<CameraOffer, SourceError> {
     v4l2::examine(path, options)
 }
 
-/// What a camera says of itself.
+/// A camera's name and formats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CameraOffer {
-    /// Its name, and its driver's.
+    /// Its name and its driver's.
     pub name: String,
-    /// Each format that can be read, with the size and rate that come nearest to what is wanted.
+    /// Each supported format, with the size and rate nearest to the requested ones.
     pub formats: Vec<String>,
 }
 
-/// Opens the first camera that gives pictures, else the drawn shapes.
+/// Opens the first camera that works, else the drawn shapes.
 fn open_any(options: &CaptureOptions) -> Opened {
     for path in v4l2::devices(Path::new("/dev")) {
         match v4l2::Camera::open(&path, options) {
@@ -267,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_of_formats() {
+    fn formats_have_sizes() {
         for (format, width, height, stride, expected) in [
             (PixelFormat::Rgb24, 4, 2, 12, 24),
             (PixelFormat::Rgb24, 4, 2, 16, 28),

@@ -1,4 +1,4 @@
-//! Files that are replaced whole: a kill at any moment leaves the old content or the new one, never a part.
+//! Files that are replaced atomically: a crash at any moment leaves the old content or the new one, never a part.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, Permissions};
@@ -9,46 +9,46 @@ use std::path::Path;
 
 use spotter_engine::{aside, files};
 
-/// Modes of what is in the state folder, which holds no secrets. The folder itself keeps others out where that is wanted.
+/// Mode of files in the state folder, which holds no secrets. The folder itself can keep others out.
 pub(crate) const FILE_MODE: u32 = 0o644;
 
-/// As for files.
+/// Mode of folders in the state folder.
 pub(crate) const FOLDER_MODE: u32 = 0o755;
 
 /// End of the names of temporary files.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// A temporary file is taken for a leftover only in the instant between its creation and its locking, so that a
-/// second try is hardly ever needed.
+/// Most attempts to write. Another process may remove a temporary file as a leftover only between its creation and its
+/// locking, so a second attempt is rare.
 const TRIES_MAX: usize = 5;
 
-/// Makes `bytes` the content of the file `path`, and returns once the disk has them.
+/// Replaces the content of the file `path` with `bytes`, synced to disk.
 ///
-/// They are written to a temporary file in the same folder, which is then renamed to `path`. The folder is made if it
-/// is missing. Temporary files that killed programs left behind are removed. When several processes write at once,
-/// each writes a whole file and one of these stays.
+/// The bytes are written to a temporary file in the same folder, which is then renamed to `path`. A missing folder is
+/// created. Temporary files that killed programs left behind are removed. When several processes write at once, one of
+/// their files stays, whole.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, Kind::Any)
 }
 
-/// The same for a file of the state folder, which a service and those who look after it share: whatever the umask is, all
-/// may read the file, and the folders that are made for it.
+/// As [`replace_file`], for the state folder, which a service and its administrators share: regardless of the umask, all may
+/// read the file and the folders that are created for it.
 pub fn replace_state_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, Kind::State)
 }
 
-/// The same for a file of figures, which another program reads again and again and nobody misses after a power cut: all may
-/// read it, its folder must be there, and nothing is synced to a disk.
-pub(crate) fn replace_figures(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes, Kind::Figures)
+/// As [`replace_file`], for a file that another program reads regularly and that may be lost in a power cut, such as metrics:
+/// all may read it, its folder must exist, and nothing is synced to disk.
+pub(crate) fn replace_volatile(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, Kind::Volatile)
 }
 
-/// What is replaced.
+/// Kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Any,
     State,
-    Figures,
+    Volatile,
 }
 
 fn replace(path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
@@ -57,10 +57,10 @@ fn replace(path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
     match kind {
         Kind::Any => DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?,
         Kind::State => make_state_folder(folder)?,
-        Kind::Figures => {}
+        Kind::Volatile => {}
     }
     let prefix = temporary_prefix(name);
-    // What cannot be removed stays: it harms nobody.
+    // Leftovers that cannot be removed do no harm.
     aside::sweep(folder, |name, kind| kind.is_file() && is_temporary(name, &prefix), |_: &Path| Ok(()));
     let mut tries = 1;
     loop {
@@ -71,7 +71,7 @@ fn replace(path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
     }
 }
 
-/// Makes a folder of the state, and those around it, where they are missing, for all to read.
+/// Creates a folder of the state folder and its missing parents, readable by all.
 pub(crate) fn make_state_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -92,30 +92,30 @@ fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8], ki
         .suffix(TEMPORARY_SUFFIX)
         .permissions(Permissions::from_mode(FILE_MODE))
         .tempfile_in(folder)?;
-    // The lock ends with this process and tells others that the file is no leftover. On a file system without locks
-    // they cannot tell, and leave the file alone.
+    // The lock ends with this process, and tells others that the file is no leftover. On a file system without locks they
+    // leave every temporary file alone.
     let _ = temporary.as_file().lock();
     if kind != Kind::Any {
         temporary.as_file().set_permissions(Permissions::from_mode(FILE_MODE))?;
     }
     temporary.write_all(bytes)?;
-    if kind != Kind::Figures {
+    if kind != Kind::Volatile {
         temporary.as_file().sync_all()?;
     }
     temporary.persist(path).map_err(|error| error.error)?;
-    if kind == Kind::Figures { Ok(()) } else { sync_folder(folder) }
+    if kind == Kind::Volatile { Ok(()) } else { sync_folder(folder) }
 }
 
-/// Returns once the disk has the names in `folder`: of files that were made, renamed or removed there.
+/// Syncs the entries of `folder` to disk: files that were created, renamed or removed there.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // Some network file systems cannot sync a folder; the rename is then as safe as it can be.
+        // Some network file systems cannot sync a folder.
         Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
         done => done,
     }
 }
 
-/// Start of the names of the temporary files of a file called `name`.
+/// Prefix of the temporary files of a file called `name`.
 fn temporary_prefix(name: &OsStr) -> OsString {
     let mut prefix = OsString::from(".");
     prefix.push(name);
@@ -123,7 +123,7 @@ fn temporary_prefix(name: &OsStr) -> OsString {
     prefix
 }
 
-/// Whether a file called `name` is a temporary one of those whose names begin with `prefix`.
+/// Returns whether `name` is a temporary file with that prefix.
 fn is_temporary(name: &OsStr, prefix: &OsStr) -> bool {
     let random = name.as_bytes().strip_prefix(prefix.as_bytes());
     random.is_some_and(|end| end.ends_with(TEMPORARY_SUFFIX.as_bytes()))
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_made_and_content_is_replaced() {
+    fn folders_are_created_and_content_is_replaced() {
         let folder = folder();
         let path = folder.path().join("a/b/cache");
         for content in ["first", "", "second and longer"] {
@@ -158,25 +158,25 @@ mod tests {
         }
         assert_eq!(names(path.parent().expect("a folder")), [PathBuf::from("cache")]);
         let mode = |path: &Path| path.metadata().expect("metadata").permissions().mode();
-        // The process's umask may take more away, never add.
+        // The umask may only remove permissions.
         assert_eq!(mode(&path) & 0o133, 0);
         assert_eq!(mode(&folder.path().join("a")) & 0o022, 0);
         let path = folder.path().join("c/d/state");
         replace_state_file(&path, b"for all").expect("a written file");
         assert_eq!(mode(&path) & 0o777, FILE_MODE);
         assert_eq!(mode(&folder.path().join("c")) & 0o777, FOLDER_MODE);
-        let path = folder.path().join("figures");
+        let path = folder.path().join("metrics");
         for content in ["first", "second"] {
-            replace_figures(&path, content.as_bytes()).expect("a written file");
+            replace_volatile(&path, content.as_bytes()).expect("a written file");
             assert_eq!(files::read(&path, 100).expect("a file"), content.as_bytes());
         }
         assert_eq!(mode(&path) & 0o777, FILE_MODE);
-        assert!(replace_figures(&folder.path().join("e/figures"), b"x").is_err(), "a folder that is not there");
-        assert_eq!(names(folder.path()), ["a", "c", "figures"].map(PathBuf::from));
+        assert!(replace_volatile(&folder.path().join("e/figures"), b"x").is_err(), "a missing folder");
+        assert_eq!(names(folder.path()), ["a", "c", "metrics"].map(PathBuf::from));
     }
 
     #[test]
-    fn leftovers_go_and_foreign_files_and_writes_under_way_stay() {
+    fn leftovers_are_removed_but_not_other_files_or_writes_in_progress() {
         let folder = folder();
         let at = |name: &str| folder.path().join(name);
         for name in [".cache.k1lled.tmp", ".cachetmp", ".other.k1lled.tmp", "cache.x.tmp", ".cache.busy.tmp"] {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_at_once_leave_whole_files() {
+    fn concurrent_writers_leave_whole_files() {
         let folder = folder();
         let path = folder.path().join("cache");
         let contents = [vec![b'a'; 100_000], vec![b'b'; 200_000], vec![b'c'; 50_000]];
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn places_that_cannot_be_written_are_errors() {
+    fn unwritable_paths_are_errors() {
         let folder = folder();
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("a file");

@@ -1,8 +1,8 @@
-//! Taking an archive that may have been made to do harm.
+//! Checks and copies archives, which may be malicious.
 //!
-//! A bundle is a handful of plain files in one folder, so nothing else is let through: no folders but `./`, no links, no
-//! devices, no long names, no two files of one name. Nothing is unpacked: a slot keeps the archive as it is, since that is
-//! what a signature is of.
+//! A bundle is a handful of plain files in one folder, so everything else is refused: folders other than `./`, links, devices,
+//! long names, two files with the same name. Nothing is unpacked: a slot keeps the archive as it is, since the signature is
+//! over the archive.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
@@ -18,52 +18,52 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::store;
 
-/// A bundle has five files; some more may lie beside them.
+/// Most files of an archive. A bundle has five; some more may lie beside them.
 const FILES_MAX: usize = 32;
 
-/// Headers that say nothing of importance here (times, owners) are skipped up to this size.
+/// Largest extension header (times, owners), which is skipped.
 const EXTENSION_BYTES_MAX: u64 = 64 << 10;
 
-/// Bytes that are copied at a time.
+/// Bytes per read of the copy.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Why an archive was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// Something in it that no bundle has.
+    /// An entry that no bundle has.
     #[error("{}: {entry}: {why}; expected plain files of a bundle and nothing else", printable_path(.path))]
     Entry {
         /// The archive.
         path: PathBuf,
-        /// The entry's name, or its number.
+        /// Name or number of the entry.
         entry: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// It is larger than bundles may be.
+    /// The archive is larger than the configuration allows.
     #[error("{}: {bytes} bytes: expected at most {bytes_max}, as bundles.size_max_mib says", printable_path(.path))]
     Size {
         /// The archive.
         path: PathBuf,
-        /// What it would take.
+        /// Size in bytes.
         bytes: u64,
-        /// What it may take.
+        /// Limit in bytes.
         bytes_max: u64,
     },
-    /// It is something else, such as a folder or a packed file.
+    /// The path is something else, such as a folder or a compressed file.
     #[error("{}: expected a .tar of a bundle, found {found}", printable_path(.path))]
     NotAnArchive {
         /// The path.
         path: PathBuf,
-        /// What it is, and what to do.
+        /// Description of what it is and what to do.
         found: String,
     },
-    /// It cannot be read as an archive.
+    /// The file cannot be read as an archive.
     #[error("{}: cannot be read as a tar archive", printable_path(.path))]
     Read {
         /// The archive.
         path: PathBuf,
-        /// What the reader said.
+        /// The reader's error.
         source: io::Error,
     },
     /// A file could not be written.
@@ -71,12 +71,12 @@ pub enum ArchiveError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// What lies in the place of an archive, where that is why it could not be opened.
+/// The error for a path that is no regular file, if that is why it could not be opened.
 pub(super) fn instead_of(path: &Path, error: &io::Error) -> Option<ArchiveError> {
     let &Refusal::NotAFile { found } = Refusal::of(error)? else { return None };
     let folder = printable_path(path);
@@ -90,7 +90,7 @@ pub(super) fn instead_of(path: &Path, error: &io::Error) -> Option<ArchiveError>
     Some(ArchiveError::NotAnArchive { path: path.to_owned(), found })
 }
 
-/// Refuses a regular file that is no archive, or larger than bundles may be, before it is read.
+/// Refuses, before reading, a regular file that is no archive or larger than the limit.
 pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
     let bytes = file.metadata().map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?.len();
     if let Some(found) = bundle::found_instead(path) {
@@ -102,8 +102,8 @@ pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(),
     Ok(())
 }
 
-/// What the reader said, without the bytes of the file that it may have put into it.
-fn said(error: io::Error) -> io::Error {
+/// The reader's error, without bytes of the file that it may quote.
+fn without_bytes(error: io::Error) -> io::Error {
     let text = error.to_string();
     if text.chars().all(|c| (' '..='~').contains(&c)) {
         return error;
@@ -111,17 +111,17 @@ fn said(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), "its headers are damaged, or it is a file of another kind")
 }
 
-/// Copies an archive to `to`, where it is on the disk then; gives the copy and the SHA-256 of its bytes.
+/// Copies an archive to `to`, synced to disk; returns the copy and its SHA-256.
 ///
-/// The archive is read once, by the descriptor that was opened: whatever is found out afterwards is found out of the copy,
-/// so no change of the archive comes between.
+/// The archive is read once, through the open file. All checks read the copy, so that no change of the archive can come in
+/// between.
 pub(super) fn copy(path: &Path, file: &File, to: &Path, bytes_max: u64) -> Result<(File, String), ArchiveError> {
     let read = |source| ArchiveError::Read { path: path.to_owned(), source };
     let write = |source| ArchiveError::Write { path: to.to_owned(), source };
     let mut out = File::options().read(true).write(true).create_new(true).open(to).map_err(write)?;
-    // Whatever the umask of the one who installs it: the service must be able to read it.
+    // Regardless of the umask, since the service must be able to read it.
     out.set_permissions(Permissions::from_mode(store::FILE_MODE)).map_err(write)?;
-    // One more byte than may be, so that a file that grows meanwhile is noticed and does not fill the disk.
+    // One byte more than the limit, so that a growing file is noticed and does not fill the disk.
     let mut reader = file.take(bytes_max.saturating_add(1));
     let (mut piece, mut hash, mut bytes) = (vec![0; PIECE_BYTES], Sha256::new(), 0);
     loop {
@@ -142,9 +142,9 @@ pub(super) fn copy(path: &Path, file: &File, to: &Path, bytes_max: u64) -> Resul
     Ok((out, hex(&hash.finalize())))
 }
 
-/// Refuses an archive that has in it what no bundle has. `path` stands for `file` in messages.
+/// Refuses an archive with entries that no bundle has. `path` names `file` in messages.
 pub(super) fn check(path: &Path, mut file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
-    let read = |source| ArchiveError::Read { path: path.to_owned(), source: said(source) };
+    let read = |source| ArchiveError::Read { path: path.to_owned(), source: without_bytes(source) };
     file.rewind().map_err(read)?;
     let mut archive = Archive::new(file);
     let mut checker = Checker { path, bytes_max, bytes: 0, names: BTreeSet::new() };
@@ -198,7 +198,7 @@ impl Checker<'_> {
     }
 }
 
-/// The name of a file that lies in the folder itself, and can harm nobody.
+/// The name of an entry if it is a plain file name without a folder.
 fn plain_name(bytes: &[u8]) -> Option<&str> {
     let name = str::from_utf8(bytes).ok()?;
     let name = name.strip_prefix("./").unwrap_or(name);
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_names_pass() {
+    fn only_plain_names_are_accepted() {
         for (name, expected) in [
             (&b"bundle.json"[..], Some("bundle.json")),
             (b"./bundle.json", Some("bundle.json")),

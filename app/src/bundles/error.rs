@@ -1,4 +1,4 @@
-//! Why a slot could not be made, opened, chosen or removed.
+//! Errors of slots.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,14 +7,14 @@ use spotter_engine::bundle::BundleError;
 use spotter_engine::printable::printable_path;
 
 use super::archive::ArchiveError;
+use super::demo::DemoError;
 use super::signature::SignatureError;
 use super::state::BUILT_IN;
-use crate::demo::DemoError;
 
-/// Longest name of a slot: it stands in tables and in messages.
+/// Longest name of a slot, which appears in tables and messages.
 pub(super) const NAME_BYTES_MAX: usize = 64;
 
-/// Why a slot could not be made, opened, chosen or removed.
+/// Why a slot could not be installed, opened, activated or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
     /// A file could not be read or written.
@@ -22,23 +22,23 @@ pub enum SlotError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody else changes the slots, or keeps others from it.
+    /// Another program holds the lock.
     #[error(
         "{}: held by another program for {seconds} s: expected it to be free within a moment; wait for the other \
          `spotter bundle`, or see who has it open (`fuser -v {}`)", printable_path(.path), printable_path(.path)
     )]
     Locked {
-        /// The lock.
+        /// The lock file.
         path: PathBuf,
-        /// How long it was waited for.
+        /// Seconds waited.
         seconds: u64,
     },
-    /// The file that says which slot is active is not one.
+    /// The state file is invalid.
     #[error(
         "{}: expected the state of the bundles, found something else; remove the file and activate a bundle again",
         printable_path(.path)
@@ -46,80 +46,80 @@ pub enum SlotError {
     State {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// The name cannot be a slot's.
+    /// The name is no valid slot name.
     #[error(
-        "slot name {name:?}: expected 1 to {NAME_BYTES_MAX} small letters, digits, `.`, `_` and `-`, the first a letter or \
+        "slot name {name:?}: expected 1 to {NAME_BYTES_MAX} lower-case letters, digits, `.`, `_` and `-`, the first a letter or \
          digit, and not {BUILT_IN:?}; choose one with --name"
     )]
     Name {
-        /// What was given, or made of the file's name.
+        /// The name that was given, or derived from the file's name.
         name: String,
     },
-    /// There is no slot of that name.
-    #[error("no slot {name:?}: there are {known}; `spotter bundle install FILE.tar` makes one")]
+    /// There is no slot with that name.
+    #[error("no slot {name:?}: there are {known}; `spotter bundle install FILE.tar` installs one")]
     Unknown {
-        /// What was asked for.
+        /// The name that was given.
         name: String,
-        /// What there is.
+        /// The existing slots.
         known: String,
     },
-    /// The slot is taken by another bundle.
-    #[error("slot {name:?} holds another bundle already; choose another name with --name, or remove that one first")]
+    /// The slot holds another bundle.
+    #[error("slot {name:?} already holds another bundle; choose another name with --name, or remove that one first")]
     Taken {
         /// The slot.
         name: String,
     },
-    /// The slot is still needed.
-    #[error("slot {name:?} is the {role} one and stays; activate others first")]
+    /// The slot is in use.
+    #[error("slot {name:?} is the {role} one and cannot be removed; activate others first")]
     InUse {
         /// The slot.
         name: String,
         /// `active` or `previous`.
         role: &'static str,
     },
-    /// There is no slot before the active one.
+    /// There is no previous slot.
     #[error(
-        "nothing to go back to: {active:?} is active, and no other was before it; name one with `spotter bundle activate`"
+        "nothing to roll back to: {active:?} is active and there is no previous one; choose one with `spotter bundle activate`"
     )]
     NothingBefore {
         /// The active slot.
         active: String,
     },
-    /// The file system has no room.
+    /// The file system is full.
     #[error("{}: {free} bytes free, expected {needed}; remove a slot with `spotter bundle remove`", printable_path(.path))]
     Full {
         /// A folder of the file system.
         path: PathBuf,
-        /// Bytes wanted.
+        /// Bytes needed.
         needed: u64,
-        /// Bytes that there are.
+        /// Bytes free.
         free: u64,
     },
-    /// What is in the slot is not what the key signed.
+    /// The slot's content is not signed by the configured key.
     #[error(
-        "slot {name:?}: {why}: expected an archive that is signed by the key that the configuration names \
+        "slot {name:?}: {why}: expected an archive that is signed by the configured key \
          (bundles.public_key); sign it with `minisign -Sm FILE.tar` and install it again"
     )]
     Untrusted {
         /// The slot.
         name: String,
-        /// What was found.
+        /// The reason.
         why: &'static str,
     },
-    /// The signature is that of a release before the newest that was taken.
+    /// The signed release is older than the newest accepted one.
     #[error(
-        "{what}: {found}: expected {newest} or newer, which this board has taken already; \
-         add --older to `install` or `activate` to go back to it all the same"
+        "{what}: {found}: expected {newest} or newer, since this board has accepted that one; \
+         add --older to `install` or `activate` to use it anyway"
     )]
     Older {
         /// The archive or the slot.
         what: String,
-        /// The release that was found.
+        /// Its release.
         found: String,
-        /// The newest one.
+        /// The newest accepted release.
         newest: String,
     },
     /// The signature is missing or wrong.
@@ -128,10 +128,10 @@ pub enum SlotError {
     /// The archive is damaged, malicious or too large.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// What was in the archive is no bundle.
+    /// The archive is no valid bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The bundle that stands for no slot cannot be used.
+    /// The demo bundle cannot be used.
     #[error(transparent)]
     Demo(#[from] DemoError),
 }

@@ -1,4 +1,4 @@
-//! Making a slot of an archive.
+//! Installs an archive as a slot.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
@@ -13,39 +13,40 @@ use spotter_engine::printable::printable_path;
 use super::archive;
 use super::error::SlotError;
 use super::signature::{SignatureError, SignatureFile, Signed, signature_path};
-use super::slots::{ARCHIVE_FILE, SLOT_FILE, SlotFile, Slots, check_release, slot_name};
+use super::slots::{ARCHIVE_FILE, Slots, check_release, slot_name};
+use super::state::{SLOT_FILE, SlotFile};
 use crate::store;
 
-/// What an installation needs beside the bytes of the archive: folders, the slot's file, the state.
+/// Space that an installation needs beside the archive: folders, the slot's file, the state.
 const SPARE_BYTES: u64 = 256 << 10;
 
-/// How an installation ended.
+/// Result of an installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// The slot.
     pub name: String,
-    /// Whether it was there before, with the same content.
+    /// True if the slot existed before, with the same content.
     pub before: bool,
-    /// Whether its signature says how old it is; `None` where no signature was checked.
-    pub dated: Option<bool>,
+    /// True if its signature names a release; `None` if no signature was checked.
+    pub has_release: Option<bool>,
 }
 
-/// What an archive has to fulfil.
+/// Conditions of an installation.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// The most bytes that it may take, packed or not.
+    /// Largest size in bytes, of the archive and of its files.
     pub bytes_max: u64,
-    /// Whether it may be of an older release than was taken before.
+    /// True if the release may be older than the newest accepted one.
     pub older: bool,
-    /// What is noted as the time of the installation.
+    /// Time of the installation.
     pub now: jiff::Timestamp,
 }
 
 impl Slots {
-    /// Makes a slot of an archive: copies it aside, checks the copy's signature and every hash, and puts it into its place
-    /// whole. Without a `name` it is the archive's, without its ending.
+    /// Installs an archive as a slot: copies it to a temporary folder, checks the copy's signature and all hashes, and renames
+    /// the folder. Without a `name` the slot gets the archive's, without its extension.
     ///
-    /// A slot that holds the same archive is mended: its archive is put there again, with the signature.
+    /// A slot that holds the same archive is repaired: archive and signature are replaced.
     pub fn install(&self, archive: &Path, name: Option<&str>, terms: Terms) -> Result<Installed, SlotError> {
         let name = slot_name(archive, name)?;
         let file = files::open_contained(archive).map_err(|source| match archive::instead_of(archive, &source) {
@@ -55,12 +56,12 @@ impl Slots {
         self.install_opened(archive, &file, name, terms)
     }
 
-    /// The same for a file that is open already. Its signature lies beside `archive`, which stands for it in messages.
+    /// As [`Self::install`], for an open file. Its signature lies beside `archive`, which names it in messages.
     fn install_opened(&self, archive: &Path, file: &File, name: String, terms: Terms) -> Result<Installed, SlotError> {
         archive::check_size(archive, file, terms.bytes_max)?;
         let signature = match &self.key {
             Some(_) => Some(SignatureFile::beside(archive)?),
-            // Kept for the day on which a key is named. One that cannot be read is worth as much as none.
+            // Kept in case a key is configured later. One that cannot be read counts as none.
             None => SignatureFile::beside(archive).ok(),
         };
         let aside = self.aside()?;
@@ -76,13 +77,12 @@ impl Slots {
         let about = SlotFile { installed: format!("{:.0}", terms.now), archive_sha256 };
         let json = serde_json::to_vec_pretty(&about).map_err(|error| io(error.into()))?;
         store::replace_state_file(&aside.path().join(SLOT_FILE), &json).map_err(io)?;
-        let dated = signed.as_ref().map(|signed| signed.release.is_some());
+        let has_release = signed.as_ref().map(|signed| signed.release.is_some());
         let before = self.put(aside, archive, &name, &about, signed.as_ref(), terms)?;
-        Ok(Installed { name, before, dated })
+        Ok(Installed { name, before, has_release })
     }
 
-    /// Checks what was copied: by whom it was signed, what is in it, and every hash. Nothing in it is looked at before its
-    /// signature was found to be right.
+    /// Checks the copy: signature, entries and all hashes. Nothing in it is parsed before its signature was checked.
     fn check_copy(
         &self,
         archive: &Path,
@@ -109,8 +109,8 @@ impl Slots {
         Ok(signed)
     }
 
-    /// Puts what is ready into its place, and gives whether the same was there before. A kill at any moment leaves the old
-    /// slot or the new one.
+    /// Moves the finished folder into its place, and returns whether the same slot existed before. A crash at any moment leaves
+    /// the old slot or the new one.
     fn put(
         &self,
         aside: Aside,
@@ -121,14 +121,14 @@ impl Slots {
         terms: Terms,
     ) -> Result<bool, SlotError> {
         let place = self.path(name);
-        let io = |source| SlotError::Io { path: place.clone(), action: "cannot be put into its place", source };
+        let io = |source| SlotError::Io { path: place.clone(), action: "cannot be installed", source };
         let _lock = self.lock()?;
         let exists = place.symlink_metadata().is_ok();
         if exists && !self.about(name).is_ok_and(|found| found.archive_sha256 == about.archive_sha256) {
             return Err(SlotError::Taken { name: name.to_owned() });
         }
         if let Some(signed) = signed {
-            // First, so that no moment has the slot there and lets older ones in. Others may have changed it meanwhile.
+            // First, so that older releases are refused as soon as the slot exists. Other programs may have changed the state.
             let state = self.state()?;
             check_release(&printable_path(archive), Some(signed), &state, terms.older)?;
             let after = state.with_release(signed.release, terms.older);
@@ -137,7 +137,7 @@ impl Slots {
             }
         }
         if exists {
-            mend(aside.path(), &place).map_err(io)?;
+            repair(aside.path(), &place).map_err(io)?;
             return Ok(true);
         }
         let rename = || {
@@ -153,16 +153,16 @@ impl Slots {
 
     fn check_room(&self, archive_bytes: u64) -> Result<(), SlotError> {
         let path = self.folder();
-        // Where the system does not tell, writing will.
+        // Without an answer of the system, writing will tell.
         let Ok(found) = rustix::fs::statvfs(&path) else { return Ok(()) };
         let (free, needed) = (found.f_bavail.saturating_mul(found.f_frsize), archive_bytes + SPARE_BYTES);
         if free < needed { Err(SlotError::Full { path, needed, free }) } else { Ok(()) }
     }
 }
 
-/// Puts the archive and its signature into a slot that is noted to hold the same archive. The signature comes first: it is
-/// right for the old archive too, if that is what it should be.
-fn mend(aside: &Path, place: &Path) -> io::Result<()> {
+/// Replaces archive and signature of a slot that holds the same archive. The signature comes first: it is valid for the old
+/// archive too, if that is undamaged.
+fn repair(aside: &Path, place: &Path) -> io::Result<()> {
     let archive = PathBuf::from(ARCHIVE_FILE);
     let signature = signature_path(&archive);
     match fs::rename(aside.join(&signature), place.join(&signature)) {
@@ -171,7 +171,7 @@ fn mend(aside: &Path, place: &Path) -> io::Result<()> {
     }
     fs::rename(aside.join(&archive), place.join(&archive))?;
     store::sync_folder(place)?;
-    // The same bundle unpacked is not needed beside its archive.
+    // Unpacked files of the same bundle are not needed beside its archive.
     let kept = [archive, signature, PathBuf::from(SLOT_FILE)];
     for entry in place.read_dir()? {
         let entry = entry?;
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_checked_is_what_is_kept() {
+    fn the_checked_bytes_are_the_installed_bytes() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let keys = KeyPair::generate_unencrypted_keypair().expect("keys");
@@ -229,7 +229,7 @@ mod tests {
             fs::copy(from, &named).expect("copies");
         };
         type Change<'a> = &'a dyn Fn(&Path);
-        // What was signed, what was opened, and what the name stands for before it is read.
+        // What was signed, what was opened, and what takes the name before it is read.
         let cases: [(&str, &Path, &Path, Change<'_>, &Path, bool); 5] = [
             ("nothing is changed", &good, &good, &|_| (), &good, true),
             ("another file takes the name", &good, &good, &renamed, &other, true),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_is_checked_and_not_what_it_was_copied_from() {
+    fn the_copy_is_checked_and_not_the_original() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let keys = KeyPair::generate_unencrypted_keypair().expect("keys");
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_mended_by_its_own_archive_and_by_no_other() {
+    fn a_slot_is_repaired_only_by_its_own_archive() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let slots = Slots::new(&at("state"), None);
@@ -287,7 +287,7 @@ mod tests {
         assert!(!install("good.tar").expect("installs").before);
         let good = fs::read(at("good.tar")).expect("reads");
         let slot = slots.path("slot");
-        // As a slot is whose files lie unpacked.
+        // A file of an unpacked bundle.
         fs::write(slot.join("vision.onnx"), "unpacked").expect("writes");
         for damaged in [&good[..good.len() / 2], b"", b"another"] {
             fs::write(slot.join(ARCHIVE_FILE), damaged).expect("writes");
@@ -299,7 +299,7 @@ mod tests {
             fs::read_dir(&slot).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
         left.sort();
         assert_eq!(left, [ARCHIVE_FILE, SLOT_FILE]);
-        // Nothing is left of the asides.
+        // No temporary folders are left.
         let left: Vec<_> =
             fs::read_dir(slots.folder()).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
         assert_eq!(left.len(), 2, "the slot and the lock: {left:?}");

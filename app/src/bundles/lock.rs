@@ -1,4 +1,4 @@
-//! What keeps two programs from changing the slots at once, and the folders in which slots are made.
+//! The lock of the slots, and the temporary folders in which slots are prepared.
 
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
@@ -14,21 +14,21 @@ use super::error::SlotError;
 use super::slots::Slots;
 use crate::store;
 
-/// Names of folders that are being filled or emptied begin so; names of slots do not.
+/// Prefix of temporary folders; names of slots do not begin with it.
 const ASIDE: &str = ".aside-";
 
-/// The lock, in the folder of the slots.
+/// The lock file in the folder of the slots.
 const LOCK_FILE: &str = ".lock";
 
-/// Nobody but the owner of the slots, and root, opens the lock: whoever can open it can hold it.
+/// Mode of the lock: only the owner of the slots and root may open it, since everybody who can open it can hold it.
 const LOCK_MODE: u32 = 0o600;
 
-/// Time between two tries to take the lock: locks of files cannot be waited for with a limit.
+/// Poll interval for the lock: file locks cannot be waited for with a time limit.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
 impl Slots {
-    /// Held while the state or the list of slots changes, for an instant each time, and never while files are copied or
-    /// checked. Whoever else holds it is waited for, but not for long.
+    /// Takes the lock, which is held for an instant while the state or the list of slots changes, never while files are copied
+    /// or checked. Waits for another holder, for a limited time.
     pub(super) fn lock(&self) -> Result<File, SlotError> {
         let folder = self.folder();
         let path = folder.join(LOCK_FILE);
@@ -52,11 +52,11 @@ impl Slots {
         }
     }
 
-    /// A new folder beside the slots: one that becomes a slot, or takes one that goes. Removes what killed programs left
-    /// behind of theirs.
+    /// Creates a temporary folder beside the slots, which becomes a slot or takes a removed one. Removes temporary folders that
+    /// killed programs left behind.
     pub(super) fn aside(&self) -> Result<Aside, SlotError> {
         let folder = self.folder();
-        // Held so that nobody takes the new folder for a leftover before it is locked.
+        // Locked so that nobody removes the new folder as a leftover before it has its own lock.
         let _lock = self.lock()?;
         let left = aside::sweep(
             &folder,
@@ -65,7 +65,7 @@ impl Slots {
         );
         for (path, error) in left {
             let path = printable_path(&path);
-            log::warn!("{path}: left behind by a killed program, and cannot be removed: {error}");
+            log::warn!("{path}: left behind by a killed program and cannot be removed: {error}");
         }
         Aside::within(&folder, ASIDE).map_err(|source| SlotError::Io {
             path: folder.clone(),
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
     use crate::bundles::State;
 
-    /// A program that another thread starts has a lock too for the instant until it runs.
+    /// A child process of another thread inherits the lock until it executes its program.
     fn patient(folder: &Path) -> Slots {
         let mut slots = Slots::new(folder, None);
         slots.lock_wait = Duration::from_secs(300);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_the_lock_is_not_waited_for_without_end() {
+    fn the_wait_for_the_lock_is_limited() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut slots = patient(folder.path());
         let patient = slots.clone();
@@ -127,7 +127,7 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("a mode");
         drop(slots.lock().expect("a lock"));
         assert_eq!(mode(), LOCK_MODE);
-        // What somebody put in its place.
+        // Something else in its place.
         fs::remove_file(&path).expect("removes");
         std::os::unix::fs::symlink("/dev/null", &path).expect("a link");
         assert!(matches!(slots.lock(), Err(SlotError::Io { .. })));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_go_and_what_is_in_use_stays() {
+    fn leftovers_are_removed_and_folders_in_use_stay() {
         let folder = tempfile::tempdir().expect("a folder");
         let slots = patient(folder.path());
         let used = slots.aside().expect("a folder");
@@ -149,7 +149,7 @@ mod tests {
         let other = slots.aside().expect("a folder");
         assert!(!leftover.exists());
         assert!(used.path().join("half").exists() && slots.folder().join("slot").exists());
-        // The lock is free while they are in use.
+        // The lock is free while the folders exist.
         drop(slots.lock().expect("a lock"));
         let path = used.path().to_owned();
         drop((used, other));

@@ -1,112 +1,94 @@
-//! Loading a slot's bundle in a process of its own first, with limits on its memory and its time: a bundle that takes all
-//! memory, never ends or crashes whoever loads it does so there, and is refused with the reason.
+//! Loads a slot's bundle in a separate process first, with limits on memory and time. A bundle that takes all memory, hangs or
+//! crashes does so there, and is refused with the reason.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _, parent_id};
-use std::path::PathBuf;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
-use minisign_verify::PublicKey;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit};
 use spotter_engine::printable::printable;
-use spotter_engine::tower::TextTower;
-use spotter_engine::vocabulary::Vocabulary;
 
 use super::slots::Slots;
-use crate::compute;
-use crate::config::SigningKey;
-use crate::recognizer::Recognizer;
-use crate::supervise::{caught, fault_point};
+use crate::process::children::wait_for_exit;
 
-/// The hidden command of this program that [`perform`]s.
+/// The hidden command of this program that loads the bundle.
 pub(crate) const COMMAND: &str = "rehearse";
 
-/// A ViT-B/32 with a BERT-base takes some ten seconds from a slow card on the slowest board, and the program's own work
-/// comes before it.
+/// Time limit. A ViT-B/32 with a BERT-base takes about ten seconds from a slow card on the slowest board, and has lower
+/// priority than the running program.
 const TIME_MAX: Duration = Duration::from_secs(300);
 
-/// Of the memory that is available, the part that a rehearsal leaves to the program that runs, which takes some for frames
-/// and reports meanwhile, and to the system.
+/// Available memory that is left to the system and to the running program, which needs some for frames and reports.
 const RESERVE_BYTES: u64 = 32 << 20;
 
-/// A rehearsal gets this much however little is available, which is enough for the demo model: beyond what there is the
-/// system ends it, and it alone.
+/// Minimum memory of a rehearsal, enough for the demo model. If less is available, the system kills the rehearsal only.
 const FLOOR_BYTES: u64 = 64 << 20;
 
-/// How often a rehearsal is looked at.
+/// Interval between two checks for the end of the process and of the program.
 const STEP: Duration = Duration::from_millis(20);
 
-/// The end of what a rehearsal says is kept; the reason is in its last line.
+/// Bytes of standard error that are kept: the last ones, since the reason is in the last line.
 const SAID_BYTES: usize = 2048;
 
-/// Nice value: whatever runs beside a rehearsal comes first.
-const NICE: i32 = 10;
-
-/// The sentence that the text tower embeds.
-const SENTENCE: &str = "a photo of something.";
-
-/// What Rust says before it ends a program that gets no memory.
+/// Start of Rust's message when an allocation fails.
 const NO_MEMORY: &str = "memory allocation of ";
 
-/// Why a bundle is refused that was not loaded here yet.
+/// Why a bundle failed its rehearsal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// There is no other process.
-    #[error("it cannot be tried in a process of its own, as every new bundle is first")]
+    /// The process could not be started.
+    #[error("cannot start the separate process in which every new bundle is tried first")]
     Start(#[source] io::Error),
-    /// Nobody wants to know any more, which says nothing of the bundle.
-    #[error("given up while it was tried")]
+    /// The caller stopped the rehearsal, which says nothing about the bundle.
+    #[error("stopped while it was tried")]
     Stopped,
-    /// It takes too long, or for ever.
-    #[error("it did not load within {} s, tried in a process of its own", .limit.as_secs_f32())]
+    /// It took too long.
+    #[error("it did not load within {} s in a separate process", .limit.as_secs_f32())]
     Late {
-        /// How long it may take.
+        /// Time limit.
         limit: Duration,
     },
-    /// It takes more memory than it was given.
+    /// It needs more memory than its limit.
     #[error(
-        "it needs more memory than the {mebibytes} MiB that it may take now; end other programs, or take a smaller bundle"
+        "it needs more memory than the {mebibytes} MiB that are available; end other programs, or use a smaller bundle"
     )]
     Memory {
-        /// What it was given.
+        /// Memory limit in MiB.
         mebibytes: u64,
     },
-    /// A signal ended it.
-    #[error("loading it in a process of its own ended with signal {signal}{hint}{said}")]
+    /// The process was ended by a signal.
+    #[error("loading it in a separate process ended with signal {signal}{hint}{said}")]
     Died {
         /// Number of the signal.
         signal: i32,
-        /// What may have sent it.
+        /// Likely cause; may be empty.
         hint: &'static str,
-        /// Its last words, after a colon, or nothing.
+        /// The last line of its standard error, after a colon; may be empty.
         said: String,
     },
-    /// It could not be loaded, and said why.
+    /// It could not be loaded, with a reason.
     #[error("{said}")]
     Failed {
         /// The reason.
         said: String,
     },
-    /// It could not be loaded, and did not say why.
-    #[error("loading it in a process of its own failed without a word ({status})")]
+    /// It could not be loaded, without a reason.
+    #[error("loading it in a separate process failed without a message ({status})")]
     Mute {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
     },
 }
 
-/// Has another process of this program open the slot `name`, as this one would, and load and try all of its bundle.
-/// `goes_on` is asked every few milliseconds.
+/// Starts another process of this program that opens the slot `name` and loads and tries its whole bundle. `goes_on` is called
+/// every few milliseconds.
 ///
 /// # Errors
-/// What that process could not do, or died of; [`Refusal::Stopped`] once `goes_on` says no.
+/// The reason of the other process, or why it ended; [`Refusal::Stopped`] once `goes_on` returns `false`.
 pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl Fn() -> bool) -> Result<(), Refusal> {
     let memory_max = memory_max(available(), getrlimit(Resource::Data).current);
     let mut command = own_program().map_err(Refusal::Start)?;
@@ -115,9 +97,9 @@ pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl 
     command.args(slots.key.as_ref().map(|key| option("--public-key", &key.text)));
     command.arg(option("--threads", threads.to_string())).arg(option("--parent", std::process::id().to_string()));
     command.args(memory_max.map(|bytes| option("--memory-max", bytes.to_string())));
-    // In a group of its own, so that what a terminal sends ends this program, which then ends that one.
+    // In a process group of its own, so that signals of a terminal reach only this program, which then ends that one.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-    // It is not the one that the service manager waits for, and its log is its last words.
+    // The service manager waits for this program, not for that one, whose log is only read for the reason.
     command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
     command.env_remove("RUST_BACKTRACE").env("RUST_LOG", "error").env("NO_COLOR", "1");
     let mut running = Running::new(command.spawn().map_err(Refusal::Start)?);
@@ -134,7 +116,7 @@ pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl 
             break status;
         }
     };
-    // What it said right before its end.
+    // Reads the rest of its standard error.
     while running.hear() {}
     match refusal(status, &running.said, memory_max) {
         Some(refusal) => Err(refusal),
@@ -142,11 +124,11 @@ pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl 
     }
 }
 
-/// This program, whatever has been put in the place of its file meanwhile.
+/// A command for this program, even if its file has been replaced.
 fn own_program() -> io::Result<Command> {
     #[cfg(debug_assertions)]
     {
-        // Where tests are emulated the system cannot start the program by itself.
+        // In emulated tests the system cannot start the program directly.
         if let Ok(runner) = std::env::var("SPOTTER_TEST_RUNNER") {
             let mut words = runner.split_whitespace();
             let mut command = Command::new(words.next().unwrap_or_default());
@@ -159,7 +141,7 @@ fn own_program() -> io::Result<Command> {
     Ok(command)
 }
 
-/// In one word, so that no value is taken for another option.
+/// An option and its value in one word, so that no value can be parsed as another option.
 fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
     let mut word = OsString::from(name);
     word.push("=");
@@ -167,7 +149,7 @@ fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
     word
 }
 
-/// How long it may take; tests of builds that check their assertions may name less, in milliseconds.
+/// The time limit; builds with debug assertions read a shorter one for tests, in milliseconds.
 fn time_max() -> Duration {
     #[cfg(debug_assertions)]
     {
@@ -179,7 +161,7 @@ fn time_max() -> Duration {
     TIME_MAX
 }
 
-/// Bytes that the system can give to programs without taking them from others; `None` where it does not say.
+/// Available memory of the system in bytes; `None` if it is unknown.
 fn available() -> Option<u64> {
     available_in(&fs::read_to_string("/proc/meminfo").ok()?)
 }
@@ -189,7 +171,7 @@ fn available_in(meminfo: &str) -> Option<u64> {
     found.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What a rehearsal may take of `available` bytes by a process that may take `limit` itself.
+/// Memory limit of a rehearsal, for `available` bytes and this process's own `limit`.
 fn memory_max(available: Option<u64>, limit: Option<u64>) -> Option<u64> {
     let share = available.map(|bytes| bytes.saturating_sub(RESERVE_BYTES).max(FLOOR_BYTES));
     match (share, limit) {
@@ -198,7 +180,7 @@ fn memory_max(available: Option<u64>, limit: Option<u64>) -> Option<u64> {
     }
 }
 
-/// What the end of a rehearsal means that `said` something; `None` where all went well.
+/// The refusal for a process that ended with `status` after writing `said`; `None` if it succeeded.
 fn refusal(status: ExitStatus, said: &[u8], memory_max: Option<u64>) -> Option<Refusal> {
     if status.success() {
         return None;
@@ -220,12 +202,12 @@ fn refusal(status: ExitStatus, said: &[u8], memory_max: Option<u64>) -> Option<R
     })
 }
 
-/// A rehearsal under way, which ends when this is dropped.
+/// A running process, which is killed when this is dropped.
 struct Running {
     child: Child,
-    /// Its standard error, until that ends.
+    /// Its standard error, until that has ended.
     err: Option<ChildStderr>,
-    /// The end of what it said.
+    /// The end of its standard error.
     said: Vec<u8>,
 }
 
@@ -235,10 +217,10 @@ impl Running {
         Self { child, err, said: Vec::new() }
     }
 
-    /// Waits for a step at most, and takes what is said; `false` where that was nothing.
+    /// Waits for output, at most for [`STEP`], and reads it; `false` if there was none.
     fn hear(&mut self) -> bool {
         let Some(err) = &mut self.err else {
-            thread::sleep(STEP);
+            wait_for_exit(Pid::from_child(&self.child), STEP);
             return false;
         };
         let Ok(step) = Timespec::try_from(STEP) else { return false };
@@ -264,93 +246,23 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Neither does anything to one that has ended and was waited for.
+        // Both do nothing for a process that was reaped.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// What a rehearsal is told, by [`rehearse`] alone.
-#[derive(Debug, Args)]
-pub(crate) struct Task {
-    /// The slot
-    #[arg(long)]
-    slot: String,
-    /// The state folder with the slot
-    #[arg(long)]
-    state_dir: PathBuf,
-    /// The key that must have signed it
-    #[arg(long)]
-    public_key: Option<String>,
-    /// Threads that compute the towers; 0 for as many as fit
-    #[arg(long)]
-    threads: usize,
-    /// The process that waits for the end
-    #[arg(long)]
-    parent: u32,
-    /// Bytes of memory that may be taken
-    #[arg(long)]
-    memory_max: Option<u64>,
-}
-
-/// Limits this process, then loads and tries the bundle in it.
-pub(crate) fn perform(task: &Task) -> Result<()> {
-    restrain(task)?;
-    caught(|| load(task))
-}
-
-/// Before anything of the bundle is read.
-fn restrain(task: &Task) -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .context("this process cannot be made to end with its parent")?;
-    // That may have happened before.
-    if parent_id() != task.parent {
-        bail!("expected to be started by process {}, found {}", task.parent, parent_id());
-    }
-    // Where memory runs out all the same, this process goes first.
-    let _ = fs::write("/proc/self/oom_score_adj", "1000");
-    // A service may be kept from it; then both compute side by side.
-    let _ = nice(NICE);
-    // A crash is expected here, and not worth the flash that its memory would fill.
-    limit(Resource::Core, 0)?;
-    // Not the address space: each thread reserves some of that for its heap that it never takes.
-    task.memory_max.map_or(Ok(()), |bytes| limit(Resource::Data, bytes))
-}
-
-fn limit(resource: Resource, bytes: u64) -> Result<()> {
-    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-    setrlimit(resource, limit).context("the memory of this process cannot be limited")
-}
-
-/// What a program does that takes the bundle over: both towers are in memory at the same time.
-fn load(task: &Task) -> Result<()> {
-    fault_point("rehearsal");
-    let key = task.public_key.as_deref().map(signing_key).transpose()?;
-    let bundle = Slots::new(&task.state_dir, key).open(&task.slot)?;
-    let threads = compute::threads(task.threads)?;
-    let mut recognizer = Recognizer::open(&bundle, &threads)?;
-    recognizer.probe()?;
-    TextTower::open(&bundle, &threads)?.embed(SENTENCE)?;
-    // Without it there are no warnings, which keeps nothing from running; that it ends, and ends well, is what counts.
-    let _ = Vocabulary::open(&bundle);
-    Ok(())
-}
-
-fn signing_key(text: &str) -> Result<SigningKey> {
-    Ok(SigningKey { key: PublicKey::from_base64(text).context("not a minisign public key")?, text: text.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// As wait(2) gives it.
+    /// As wait(2) encodes it.
     fn exited(code: i32) -> ExitStatus {
         ExitStatus::from_raw(code << 8)
     }
 
     #[test]
-    fn every_end_is_explained() {
+    fn every_exit_is_explained() {
         let killed = ExitStatus::from_raw;
         let no_memory = "memory allocation of 4096 bytes failed\n";
         for (what, status, said, memory_max, expected) in [
@@ -362,7 +274,7 @@ mod tests {
                 exited(101),
                 " \n",
                 None,
-                Some("loading it in a process of its own failed without a word (exit status: 101)"),
+                Some("loading it in a separate process failed without a message (exit status: 101)"),
             ),
             (
                 "no memory",
@@ -370,41 +282,40 @@ mod tests {
                 no_memory,
                 Some(100 << 20),
                 Some(
-                    "it needs more memory than the 100 MiB that it may take now; end other programs, or take a smaller \
-                     bundle",
+                    "it needs more memory than the 100 MiB that are available; end other programs, or use a smaller bundle",
                 ),
             ),
             (
-                "no memory, which nobody limited",
+                "no memory, without a limit",
                 killed(6),
                 no_memory,
                 None,
-                Some("loading it in a process of its own ended with signal 6: memory allocation of 4096 bytes failed"),
+                Some("loading it in a separate process ended with signal 6: memory allocation of 4096 bytes failed"),
             ),
             (
                 "the kernel's choice",
                 killed(9),
                 "",
                 Some(100 << 20),
-                Some("loading it in a process of its own ended with signal 9 (killed; was there too little memory?)"),
+                Some("loading it in a separate process ended with signal 9 (killed; was there too little memory?)"),
             ),
             (
                 "a crash",
                 killed(11 | 0x80),
                 "x",
                 Some(100 << 20),
-                Some("loading it in a process of its own ended with signal 11: x"),
+                Some("loading it in a separate process ended with signal 11: x"),
             ),
         ] {
             let found = refusal(status, said.as_bytes(), memory_max).map(|refusal| refusal.to_string());
             assert_eq!(found.as_deref(), expected, "{what}");
         }
         let late = Refusal::Late { limit: Duration::from_millis(500) };
-        assert_eq!(late.to_string(), "it did not load within 0.5 s, tried in a process of its own");
+        assert_eq!(late.to_string(), "it did not load within 0.5 s in a separate process");
     }
 
     #[test]
-    fn a_rehearsal_gets_what_is_free_but_for_the_reserve() {
+    fn a_rehearsal_gets_the_available_memory_without_the_reserve() {
         let mib = |count: u64| Some(count << 20);
         for (available, limit, expected) in [
             (mib(400), None, mib(368)),
@@ -426,11 +337,11 @@ mod tests {
         ] {
             assert_eq!(available_in(meminfo), expected, "{meminfo}");
         }
-        assert!(available().is_some_and(|bytes| bytes > 0), "this system says what it has");
+        assert!(available().is_some_and(|bytes| bytes > 0), "this system tells its memory");
     }
 
     #[test]
-    fn the_last_words_are_heard_and_bounded() {
+    fn the_end_of_standard_error_is_kept() {
         for (script, code, expected) in [
             ("exit 0", 0, 0),
             ("printf 12345 >&2; exit 3", 3, 5),

@@ -1,23 +1,23 @@
-//! Which of two signed bundles is the newer one.
+//! Releases of signed bundles, for downgrade protection.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What the trusted comment of a signature says of its age. Numbers of releases are newer than any time, so that whoever
-/// begins to count them need not begin with a large one.
+/// The release that a signature's trusted comment names. A number counts as newer than any timestamp, so that a signer can
+/// start to count at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Release {
-    /// When it was signed, in seconds since 1970: what `minisign` writes where it is told no comment.
+    /// Time of signing in seconds since 1970, which `minisign` writes by default.
     Timestamp(u64),
-    /// The number that the signer counts by.
+    /// Release number of the signer.
     Number(u64),
 }
 
 impl Release {
-    /// The release of a trusted comment that begins with `release` or `timestamp` and a number, such as `release 7`,
-    /// `release: 7` or `timestamp:1555779966`. Others have none.
+    /// Parses a trusted comment that begins with `release` or `timestamp` and a number, such as `release 7`, `release: 7` or
+    /// `timestamp:1555779966`. Other comments name no release.
     pub(super) fn of(trusted_comment: &str) -> Option<Self> {
         let separator = |c: char| c.is_whitespace() || matches!(c, ':' | '=');
         let mut words = trusted_comment.split(separator).filter(|word| !word.is_empty());
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_are_read() {
+    fn comments_are_parsed() {
         for (comment, expected) in [
             ("release 7", Some(Release::Number(7))),
             ("Release: 7 of the cats", Some(Release::Number(7))),
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_by_kind_and_by_number() {
+    fn releases_are_ordered_by_kind_then_number() {
         let order = [None, Some("timestamp:9"), Some("timestamp:10"), Some("release 2"), Some("release 10")];
         let releases = order.map(|comment| comment.and_then(Release::of));
         assert!(releases.is_sorted_by(|one, next| one < next), "{releases:?}");

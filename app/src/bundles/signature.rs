@@ -12,13 +12,13 @@ use spotter_engine::printable::printable_path;
 
 use super::release::Release;
 
-/// A signature has four lines, the comments of which are free.
+/// Largest signature file: four lines, two of them comments.
 const SIGNATURE_BYTES_MAX: u64 = 16 << 10;
 
 /// Why an archive is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// There is no signature, and the configuration wants one.
+    /// There is no signature, and the configuration requires one.
     #[error(
         "{}: not signed: expected its signature in {}; sign it with `minisign -Sm`, since the configuration names a \
          public key (bundles.public_key)", printable_path(.path), printable_path(.signature)
@@ -26,26 +26,26 @@ pub enum SignatureError {
     Missing {
         /// The archive.
         path: PathBuf,
-        /// Where the signature was looked for.
+        /// Expected path of the signature.
         signature: PathBuf,
     },
-    /// The signature is another key's.
+    /// The signature was made with another key.
     #[error(
         "{}: made by another key: expected a signature of the archive by the key that the configuration names",
         printable_path(.path)
     )]
     OtherKey {
-        /// The signature's file.
+        /// The signature file.
         path: PathBuf,
     },
-    /// The signature is none, or of another file.
+    /// The signature is invalid, or of another file.
     #[error(
         "{}: {why}: expected a signature of the archive by the key that the configuration names", printable_path(.path)
     )]
     Wrong {
-        /// The signature's file.
+        /// The signature file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
     /// A file could not be read.
@@ -53,7 +53,7 @@ pub enum SignatureError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The archive could not be read.
@@ -61,25 +61,25 @@ pub enum SignatureError {
     Archive(#[from] BundleError),
 }
 
-/// What was signed beside the archive's bytes.
+/// Content of a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Signed {
-    /// What the signer says of them.
-    pub(super) trusted_comment: String,
-    /// What of that says how old they are.
-    pub(super) release: Option<Release>,
+pub(crate) struct Signed {
+    /// The signer's comment.
+    pub(crate) trusted_comment: String,
+    /// The release that the comment names, if any.
+    pub(crate) release: Option<Release>,
 }
 
-/// A signature of which nothing is believed before [`Self::check`].
+/// A signature that is not trusted before [`Self::check`].
 pub(super) struct SignatureFile {
     path: PathBuf,
-    /// What the file holds.
+    /// Content of the file.
     pub(super) text: String,
     signature: Signature,
 }
 
 impl SignatureFile {
-    /// Reads the signature that lies beside an archive.
+    /// Reads the signature beside an archive.
     pub(super) fn beside(archive: &Path) -> Result<Self, SignatureError> {
         let path = signature_path(archive);
         let bytes = match files::read_contained(&path, SIGNATURE_BYTES_MAX) {
@@ -98,9 +98,9 @@ impl SignatureFile {
         }
     }
 
-    /// Checks that `key` signed every byte of `file`, as they are read. `archive` stands for the file in messages.
+    /// Checks that `key` signed every byte of `file`. `archive` names the file in messages.
     ///
-    /// Nothing that the archive says is looked at before; what is read of it later is compared with what was signed.
+    /// Nothing in the archive is parsed before; later reads are compared with the signed bytes.
     pub(super) fn check(
         &self,
         archive: &Path,
@@ -111,7 +111,7 @@ impl SignatureFile {
             minisign_verify::Error::UnexpectedKeyId => SignatureError::OtherKey { path: self.path.clone() },
             error => SignatureError::Wrong { path: self.path.clone(), why: error.to_string() },
         };
-        // Signatures of the old kind, over the file instead of its hash, would need the whole file in memory.
+        // Legacy signatures, over the file instead of its hash, would need the whole file in memory and are refused.
         let mut verifier = key.verify_stream(&self.signature).map_err(wrong)?;
         let archive = Archive::read(archive, file, |piece| verifier.update(piece))?;
         verifier.finalize().map_err(wrong)?;
@@ -121,8 +121,8 @@ impl SignatureFile {
     }
 }
 
-/// Where the signature of an archive lies.
-pub(super) fn signature_path(archive: &Path) -> PathBuf {
+/// Path of an archive's signature.
+pub(crate) fn signature_path(archive: &Path) -> PathBuf {
     let mut name = OsString::from(archive);
     name.push(".minisig");
     name.into()

@@ -1,67 +1,54 @@
-//! The slots of the state folder: which there are, which is active, what is in them.
+//! The slots of a state folder.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use spotter_engine::bundle::Bundle;
 use spotter_engine::files;
 
+use super::demo;
 use super::error::{NAME_BYTES_MAX, SlotError};
 use super::signature::{SignatureError, SignatureFile, Signed};
-use super::state::{BUILT_IN, State};
+use super::state::{BUILT_IN, SLOT_FILE, SlotFile, State};
 use crate::config::SigningKey;
-use crate::demo;
 use crate::store;
 
-/// Folder of the slots in the state folder.
+/// Folder of the slots, in the state folder.
 pub const FOLDER: &str = "bundles";
 
-/// Says which slot is active; in the state folder.
+/// File that names the active slot, in the state folder.
 pub const STATE_FILE: &str = "bundles.json";
 
-/// The archive, as it was installed; in the slot. Its signature, if it has one, lies beside it.
+/// The installed archive, in the slot. Its signature, if any, lies beside it.
 pub(super) const ARCHIVE_FILE: &str = "bundle.tar";
 
-/// What is noted of a slot, for people; in the slot. It is no evidence of anything.
-pub(super) const SLOT_FILE: &str = "slot.json";
-
-/// Both files take some hundred bytes.
+/// Largest state file or slot file; both take some hundred bytes.
 const STATE_BYTES_MAX: u64 = 64 << 10;
 
-/// Whoever holds the lock needs it for some milliseconds, on a slow card for a second.
+/// Longest wait for the lock. Its holder needs it for some milliseconds, on a slow card for a second.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// What is noted of a slot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotFile {
-    /// When it was installed.
-    pub installed: String,
-    /// SHA-256 of the archive, in hexadecimal digits.
-    pub archive_sha256: String,
-}
-
-/// A slot's bundle, with what its signature says.
+/// A slot's bundle and signature.
 #[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) bundle: Bundle,
-    /// `None` where no key is configured, and for the bundle inside the program.
-    pub(super) signed: Option<Signed>,
+pub(crate) struct Opened {
+    pub(crate) bundle: Bundle,
+    /// `None` if no key is configured, and for the demo bundle.
+    pub(crate) signed: Option<Signed>,
 }
 
-/// The slots of one state folder. Nothing is made before something is installed.
+/// The slots of one state folder. Folders are created by the first installation.
 #[derive(Debug, Clone)]
 pub struct Slots {
     state_dir: PathBuf,
     pub(super) key: Option<SigningKey>,
-    /// The longest time that the lock is waited for.
+    /// Longest wait for the lock.
     pub(super) lock_wait: Duration,
 }
 
 impl Slots {
-    /// The slots of that state folder. With a `key`, only what it signed is installed, or opened once it is.
+    /// The slots of that state folder. With a `key`, only bundles that it signed are installed or opened.
     pub fn new(state_dir: &Path, key: Option<SigningKey>) -> Self {
         Self { state_dir: state_dir.to_owned(), key, lock_wait: LOCK_WAIT }
     }
@@ -71,7 +58,7 @@ impl Slots {
         &self.state_dir
     }
 
-    /// The file that changes when another slot becomes active.
+    /// The file that changes when another slot is activated.
     pub fn state_file(&self) -> PathBuf {
         self.state_dir.join(STATE_FILE)
     }
@@ -85,7 +72,7 @@ impl Slots {
         self.folder().join(name)
     }
 
-    /// Which slot is active; the one inside the program where nobody chose any yet.
+    /// Reads the state; the demo bundle is active if nothing was activated yet.
     pub fn state(&self) -> Result<State, SlotError> {
         let path = self.state_file();
         match files::read_contained(&path, STATE_BYTES_MAX) {
@@ -95,7 +82,7 @@ impl Slots {
         }
     }
 
-    /// Puts `after` in the place of `before`. `false`: somebody else was faster, nothing was changed.
+    /// Replaces the state if it is still `before`. `false`: another program was faster, and nothing was changed.
     pub fn replace(&self, before: &State, after: &State) -> Result<bool, SlotError> {
         let _lock = self.lock()?;
         if self.state()? != *before {
@@ -105,14 +92,14 @@ impl Slots {
         Ok(true)
     }
 
-    /// To be called with the lock held.
+    /// Writes the state. Call it with the lock held.
     pub(super) fn write_state(&self, state: &State) -> Result<(), SlotError> {
         let path = self.state_file();
         let write = || store::replace_state_file(&path, &serde_json::to_vec_pretty(state)?);
         write().map_err(|source| SlotError::Io { path: path.clone(), action: "cannot be written", source })
     }
 
-    /// Changes the state, however many others do so too; gives what it was and what it is.
+    /// Changes the state, also if other programs do so at the same time; returns the state before and after.
     pub fn change<E: From<SlotError>>(&self, change: impl Fn(&State) -> Result<State, E>) -> Result<(State, State), E> {
         loop {
             let before = self.state()?;
@@ -123,14 +110,14 @@ impl Slots {
         }
     }
 
-    /// Opens the bundle of a slot. With a key, its archive must be what the key signed, to the last byte, which is checked
-    /// now: what was found when it was installed, or is noted in the slot, does not count.
+    /// Opens the bundle of a slot. With a key, the signature over the whole archive is checked now, whatever was found when it
+    /// was installed.
     pub fn open(&self, name: &str) -> Result<Bundle, SlotError> {
         Ok(self.open_signed(name)?.bundle)
     }
 
-    /// The same, with what the signature says.
-    pub(super) fn open_signed(&self, name: &str) -> Result<Opened, SlotError> {
+    /// As [`Self::open`], with the signature.
+    pub(crate) fn open_signed(&self, name: &str) -> Result<Opened, SlotError> {
         if name == BUILT_IN {
             return Ok(Opened { bundle: demo::bundle()?, signed: None });
         }
@@ -138,7 +125,7 @@ impl Slots {
         let slot = self.path(name);
         let archive = slot.join(ARCHIVE_FILE);
         let Some(key) = &self.key else {
-            // A slot may hold the files of a bundle unpacked; then there is nothing that was signed.
+            // A slot may hold the unpacked files of a bundle, which cannot be signed.
             let path = if archive.symlink_metadata().is_ok() { archive } else { slot };
             return Ok(Opened { bundle: Bundle::open(&path)?, signed: None });
         };
@@ -157,7 +144,7 @@ impl Slots {
         Ok(Opened { bundle: archive.open()?, signed: Some(signed) })
     }
 
-    /// What is noted of a slot.
+    /// Reads the slot file of a slot.
     pub fn about(&self, name: &str) -> Result<SlotFile, SlotError> {
         let path = self.path(name).join(SLOT_FILE);
         let bytes = files::read_contained(&path, STATE_BYTES_MAX).map_err(|source| SlotError::Io {
@@ -168,7 +155,7 @@ impl Slots {
         serde_json::from_slice(&bytes).map_err(|source| SlotError::State { path, source })
     }
 
-    /// Names of all slots, in alphabetical order.
+    /// Names of all slots in alphabetical order.
     pub fn names(&self) -> Result<Vec<String>, SlotError> {
         let folder = self.folder();
         let io = |source| SlotError::Io { path: folder.clone(), action: "cannot be read", source };
@@ -196,7 +183,7 @@ impl Slots {
         Err(SlotError::Unknown { name: name.to_owned(), known })
     }
 
-    /// Removes a slot that is neither active nor the one before.
+    /// Removes a slot that is neither active nor previous.
     pub fn remove(&self, name: &str) -> Result<(), SlotError> {
         let place = self.path(name);
         let io = |source| SlotError::Io { path: place.clone(), action: "cannot be removed", source };
@@ -212,7 +199,7 @@ impl Slots {
         if name == BUILT_IN {
             return Err(SlotError::InUse { name: name.to_owned(), role: "built-in" });
         }
-        // Out of sight in one step; what a power cut leaves of it is swept up later.
+        // Removed by one rename; what a power cut leaves behind is removed later.
         fs::rename(&place, aside.path().join("old")).map_err(io)?;
         store::sync_folder(&self.folder()).map_err(io)?;
         drop(lock);
@@ -220,26 +207,26 @@ impl Slots {
     }
 }
 
-/// Refuses what is signed with an older release than the newest that was taken, or with none, unless `older` is wanted.
-/// `what` names it in messages.
-pub(super) fn check_release(what: &str, signed: Option<&Signed>, state: &State, older: bool) -> Result<(), SlotError> {
+/// Refuses a bundle whose signed release is older than the newest accepted one, or missing, unless `older` is set. `what` names
+/// it in messages.
+pub(crate) fn check_release(what: &str, signed: Option<&Signed>, state: &State, older: bool) -> Result<(), SlotError> {
     let (Some(signed), Some(newest)) = (signed, state.release) else { return Ok(()) };
     if older || signed.release >= Some(newest) {
         return Ok(());
     }
     let found = match signed.release {
         Some(release) => release.to_string(),
-        None => format!("signed with a comment without a release ({:?})", signed.trusted_comment),
+        None => format!("signed without a release ({:?})", signed.trusted_comment),
     };
     Err(SlotError::Older { what: what.to_owned(), found, newest: newest.to_string() })
 }
 
-/// Whether there is nothing, not even a state folder; a file in its place cannot hold anything either.
+/// Returns whether the path does not exist; a file in place of the state folder counts as well.
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// The name that was given, else that of the archive without its ending, in small letters.
+/// The given name, else the archive's without its extension, in lower case.
 pub(super) fn slot_name(archive: &Path, given: Option<&str>) -> Result<String, SlotError> {
     let name = match given {
         Some(given) => given.to_owned(),
@@ -261,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn names_are_checked() {
         for (name, expected) in [
             ("a", true),
             ("clip-b32_int8.v2", true),
@@ -287,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_state_that_was_seen_is_replaced() {
+    fn only_the_expected_state_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
         let slots = Slots::new(folder.path(), None);
         let (first, one, two) =
@@ -305,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_made_of_what_somebody_else_made_meanwhile() {
+    fn a_change_starts_from_the_latest_state() {
         let folder = tempfile::tempdir().expect("a folder");
         let slots = Slots::new(folder.path(), None);
         let calls = std::cell::Cell::new(0);

@@ -1,33 +1,45 @@
-//! Which slot is active, and how far it is to be trusted: the content of `bundles.json`.
+//! The contents of `bundles.json`, which names the active slot, and of `slot.json`.
 
 use serde::{Deserialize, Serialize};
 
 use super::release::Release;
 
-/// Stands for the bundle inside the program among the names of slots. It needs no slot and cannot fail.
+/// Name of the demo bundle among the slots. It needs no slot and cannot fail.
 pub const BUILT_IN: &str = "built-in";
 
-/// A bundle that could not be loaded this often is given up.
+/// Failed attempts to load a bundle after which it is rolled back.
 const TRIES_MAX: u32 = 2;
 
-/// Which slot is active.
+/// The slot file, in the slot. For people; nothing relies on it but repairs.
+pub(super) const SLOT_FILE: &str = "slot.json";
+
+/// Content of a slot file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotFile {
+    /// Time of the installation.
+    pub installed: String,
+    /// SHA-256 of the archive in hexadecimal digits.
+    pub archive_sha256: String,
+}
+
+/// The active slot, and how far it is trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The slot that runs, or is to run next.
+    /// The slot to run.
     pub active: String,
-    /// The one before, to which can be gone back.
+    /// The previous slot, for a rollback.
     pub previous: Option<String>,
-    /// Whether that one had worked when another was chosen.
+    /// True if the previous slot had worked when another one was activated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub previous_proven: bool,
-    /// Whether the active one was loaded and has worked since it became active. Only then does a start write nothing.
+    /// True if the active slot was loaded and worked since its activation. Only then does a start write nothing.
     pub proven: bool,
-    /// How often loading it was begun since then. Counted before it is tried, so that a board that dies of it is counted.
+    /// Attempts to load it since then. Counted beforehand, so that a crash counts.
     pub tries: u32,
-    /// The one that was given up last.
+    /// The slot that was rolled back last.
     pub failed: Option<String>,
-    /// The newest signed release that was taken; older ones are refused. `None` where none was signed with a release.
+    /// The newest accepted release; older ones are refused. `None` if no accepted bundle had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<Release>,
 }
@@ -47,7 +59,7 @@ impl Default for State {
 }
 
 impl State {
-    /// After somebody chose `name`.
+    /// The state after the activation of `name`.
     #[must_use]
     pub fn activated(&self, name: &str) -> Self {
         if self.active == name {
@@ -64,14 +76,14 @@ impl State {
         }
     }
 
-    /// After somebody went back; `None` where there is nothing to go back to.
+    /// The state after a rollback; `None` if there is no previous slot.
     #[must_use]
     pub fn rolled_back(&self) -> Option<Self> {
         let previous = self.previous.as_deref()?;
         Some(Self { previous: None, previous_proven: false, ..self.activated(previous) })
     }
 
-    /// Before the active one is loaded: counted, or given up where it was tried often enough.
+    /// The state before an attempt to load the active slot: counts it, or rolls back after too many.
     #[must_use]
     pub fn tried(&self) -> Self {
         if self.proven || self.active == BUILT_IN {
@@ -80,33 +92,33 @@ impl State {
         if self.tries < TRIES_MAX {
             return Self { tries: self.tries + 1, ..self.clone() };
         }
-        // Where releases are counted nobody goes back to one that never worked here.
+        // With signed releases, only slots that have worked here are rolled back to.
         let worked = |_: &&str| self.previous_proven || self.release.is_none();
         let back = self.previous.as_deref().filter(worked).unwrap_or(BUILT_IN);
         let failed = Some(self.active.clone());
         Self { previous: None, previous_proven: false, failed, ..self.activated(back) }.tried()
     }
 
-    /// After the active one was loaded and worked.
+    /// The state after the active slot was loaded and worked.
     #[must_use]
     pub fn worked(&self) -> Self {
         Self { proven: true, tries: 0, ..self.clone() }
     }
 
-    /// After a signed archive was taken: its `release` is the newest if it is newer than all before it, or if going back to
-    /// it was wanted (`older`).
+    /// The state after a signed bundle was accepted: `release` becomes the newest if it is newer, or if an older one was allowed
+    /// explicitly (`older`).
     #[must_use]
     pub fn with_release(&self, release: Option<Release>, older: bool) -> Self {
         Self { release: if older { release } else { release.max(self.release) }, ..self.clone() }
     }
 
-    /// After the active one was found to be such that no program should try to load it: as if it had had all its tries.
+    /// The state after the active slot was refused: as if all its attempts had failed.
     #[must_use]
     pub fn refused(&self) -> Self {
         if self.active == BUILT_IN { self.clone() } else { Self { proven: false, tries: TRIES_MAX, ..self.clone() } }
     }
 
-    /// After the active one could not be loaded. One that had worked before gets its tries anew; this was the first.
+    /// The state after the active slot could not be loaded. If it had worked before, this was the first attempt.
     #[must_use]
     pub fn broke(&self) -> Self {
         if self.active == BUILT_IN {
@@ -121,7 +133,7 @@ impl State {
 mod tests {
     use super::*;
 
-    /// `active previous proven tries failed`, where `-` is nothing, and `+` says that the previous one had worked.
+    /// Parses `active previous proven tries failed`; `-` is none, and `+` means that the previous slot had worked.
     fn state(text: &str) -> State {
         let words: Vec<&str> = text.split(' ').collect();
         let name = |word: &str| (word != "-").then(|| word.to_owned());
@@ -137,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn steps() {
+    fn state_transitions() {
         let back = |state: &State| state.rolled_back().unwrap_or_else(|| state.clone());
         type Step<'a> = &'a dyn Fn(&State) -> State;
         let cases: [(&str, Step<'_>, &str); 25] = [
@@ -156,7 +168,7 @@ mod tests {
             ("b a proven 0 -", &State::tried, "b a proven 0 -"),
             ("b a new 0 -", &State::tried, "b a new 1 -"),
             ("b a new 1 -", &State::tried, "b a new 2 -"),
-            // Given up: the one before has its tries too, and the first of them begins.
+            // Rolled back: the previous slot gets its attempts too, and this is the first.
             ("b a new 2 -", &State::tried, "a - new 1 b"),
             ("b a+ new 2 -", &State::tried, "a - new 1 b"),
             ("a - new 2 b", &State::tried, "built-in - proven 0 a"),
@@ -174,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_breaks_the_tries_end_at_the_built_in_one() {
+    fn attempts_end_at_the_built_in_bundle() {
         let mut state = State::default().activated("a").activated("b");
         let mut tried = Vec::new();
         for _ in 0..10 {
@@ -187,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_releases_go_back_only_to_what_worked_or_by_wish() {
+    fn older_releases_are_accepted_only_if_proven_or_requested() {
         let (old, new) = (Some(Release::Number(7)), Some(Release::Number(8)));
         for (before, release, older, expected) in [
             (None, None, false, None),
@@ -214,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_written_and_read() {
+    fn states_survive_a_round_trip() {
         for (json, expected) in [
             (r#"{"active":"a","previous":null,"proven":true,"tries":0,"failed":null}"#, state("a - proven 0 -")),
             (

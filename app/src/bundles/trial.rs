@@ -1,4 +1,4 @@
-//! Trying the active slot, and going back from one that cannot be loaded.
+//! Attempts to load the active slot, and rolls back one that cannot be loaded.
 
 use spotter_engine::bundle::Bundle;
 
@@ -7,42 +7,41 @@ use super::release::Release;
 use super::slots::Slots;
 use super::state::State;
 
-/// The tries of one load: every step is written down before it is made, so that the next program goes on where this one
-/// died.
+/// One load with its attempts. Every step is written to the state beforehand, so that the next start continues after a crash.
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
     slots: &'a Slots,
     state: State,
-    /// Where the state cannot be written, this program still goes back by itself, and the next one tries again.
+    /// If the state cannot be written, this program still rolls back, and the next start tries again.
     writable: bool,
-    /// What the signature of the slot that was opened last says of its age.
+    /// The signed release of the slot that was opened last.
     release: Option<Release>,
 }
 
 impl<'a> Trial<'a> {
-    /// Begins with what the state says; one that cannot be read is reported, and stands for the bundle inside the program.
+    /// Begins with the current state. One that cannot be read is reported, and the demo bundle is used.
     pub(crate) fn begin(slots: &'a Slots) -> Self {
-        let read = slots.state().inspect_err(|error| report(error, "the bundle inside the program is used"));
-        // What cannot be read is not overwritten either: somebody may want to know what it was.
+        let read = slots.state().inspect_err(|error| report(error, "the demo bundle is used"));
+        // A file that cannot be read is not overwritten, so that it can be examined.
         Self { slots, writable: read.is_ok(), state: read.unwrap_or_default(), release: None }
     }
 
-    /// The slot to load now; another one than before where that was tried often enough.
+    /// The slot to load now; another one after too many attempts.
     pub(crate) fn next(&mut self) -> String {
         let before = self.state.active.clone();
         self.step(State::tried);
         if self.state.failed.as_ref() == Some(&before) && self.state.active != before {
-            log::error!("bundle {before}: given up, going back to {}", self.state.active);
+            log::error!("bundle {before}: rolled back to {}", self.state.active);
         }
         self.state.active.clone()
     }
 
-    /// Whether the active slot was loaded here and has worked.
+    /// Returns whether the active slot has been loaded here before and worked.
     pub(crate) fn is_proven(&self) -> bool {
         self.state.proven
     }
 
-    /// Opens the bundle of a slot; what it is signed with counts once it has worked.
+    /// Opens the bundle of a slot; its release counts as accepted once it has worked.
     pub(crate) fn open(&mut self, name: &str) -> Result<Bundle, SlotError> {
         self.release = None;
         let opened = self.slots.open_signed(name)?;
@@ -50,18 +49,18 @@ impl<'a> Trial<'a> {
         Ok(opened.bundle)
     }
 
-    /// The slot was loaded and works.
+    /// Notes that the slot was loaded and works.
     pub(crate) fn worked(&mut self) {
         let release = self.release;
         self.step(|state| state.worked().with_release(release, false));
     }
 
-    /// The slot could not be loaded.
+    /// Notes that the slot could not be loaded.
     pub(crate) fn broke(&mut self) {
         self.step(State::broke);
     }
 
-    /// The slot is not to be tried any more.
+    /// Notes that the slot must not be tried again.
     pub(crate) fn refused(&mut self) {
         self.step(State::refused);
     }
@@ -88,13 +87,13 @@ impl<'a> Trial<'a> {
                 Ok(found) => {
                     let is_chosen = found.active != self.state.active;
                     self.state = found;
-                    // Somebody chose another one meanwhile: that is tried next, and has all its tries.
+                    // Another slot was activated, which is tried next.
                     if is_chosen {
                         return;
                     }
                 }
                 Err(error) => {
-                    report(&error, "failed loads of a bundle are not counted beyond this start");
+                    report(&error, "failed loads of a bundle are counted only until the next start");
                     self.writable = false;
                 }
             }
@@ -112,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_write_meanwhile_is_kept_and_every_try_is_counted() {
+    fn concurrent_changes_are_kept_and_every_attempt_is_counted() {
         let folder = tempfile::tempdir().expect("a folder");
         let slots = Slots::new(folder.path(), None);
         let change = |change: &dyn Fn(&State) -> State| {
@@ -125,7 +124,7 @@ mod tests {
         assert_eq!(trial.next(), "a");
         let counted = State { tries: 1, release, ..State::default().activated("a") };
         assert_eq!(slots.state().expect("a state"), counted);
-        // Another one was chosen, of which nobody knows whether it works.
+        // Another slot was activated, which is not proven.
         change(&|state| state.activated("b"));
         trial.worked();
         assert_eq!(slots.state().expect("a state"), counted.activated("b"));

@@ -1,4 +1,4 @@
-//! Typed values out of TOML, with every problem and its place.
+//! Reads typed values from TOML and collects every problem with its position.
 
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
@@ -7,20 +7,19 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::nearest::nearest;
 use super::problem::{Position, Problem, Report};
 
-/// Reads `text` by `build`, which takes every known key out of the root table; keys that it does not ask for are
-/// problems. Whatever `build` returns is given up if there was any problem, so it may go on with placeholders.
+/// Reads `text` with `build`, which asks the root table for every known key; keys that it does not ask for are problems. The
+/// value of `build` is dropped if there is any problem, so `build` may go on with placeholders.
 pub(crate) fn read<T>(path: &str, text: &str, build: impl FnOnce(&Section<'_>) -> T) -> Result<T, Vec<Problem>> {
-    // The byte order mark that some editors put first is no character of the first line.
+    // The byte order mark that some editors write is not part of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (root, errors) = DeTable::parse_recoverable(text);
     let report = Report::new(path, text);
     for error in errors {
         let span = error.span().unwrap_or(0..0);
         let message = match (error.message(), text.get(span.clone())) {
-            // The parser does not say which.
+            // The parser does not name the key.
             ("duplicate key", Some(key)) => format!("duplicate key `{key}`"),
             (message, _) => message.to_owned(),
         };
@@ -30,7 +29,7 @@ pub(crate) fn read<T>(path: &str, text: &str, build: impl FnOnce(&Section<'_>) -
     report.into_result(value)
 }
 
-/// A table from which known keys are taken.
+/// A table that is asked for its known keys.
 #[derive(Debug)]
 pub(crate) struct Section<'a> {
     table: &'a DeTable<'a>,
@@ -100,7 +99,7 @@ impl<'a> Section<'a> {
         number
     }
 
-    /// The array of strings under `key`, which must not be empty; elements of other types are left out of it.
+    /// The array of strings under `key`, which must not be empty; elements of other types are problems and left out.
     pub(crate) fn strings(&self, key: &'static str) -> Option<Vec<Spanned<&'a str>>> {
         let value = self.value(key)?;
         let DeValue::Array(items) = value.get_ref() else {
@@ -113,7 +112,7 @@ impl<'a> Section<'a> {
         Some(items.iter().filter_map(|item| self.string_of(key, item, expected)).collect())
     }
 
-    /// What `build` makes of the table under `key`.
+    /// The table under `key`, read with `build`.
     pub(crate) fn table<T>(&self, key: &'static str, build: impl FnOnce(&Section<'a>) -> T) -> Option<T> {
         let value = self.value(key)?;
         let DeValue::Table(table) = value.get_ref() else {
@@ -122,8 +121,8 @@ impl<'a> Section<'a> {
         Some(Self::read(table, value.span().start, self.report, build))
     }
 
-    /// What `build` makes of each table of the array under `key`, which must not be empty; elements of other types are
-    /// left out of it.
+    /// The array of tables under `key`, each read with `build`. It must not be empty; elements of other types are problems
+    /// and left out.
     pub(crate) fn tables<T>(&self, key: &'static str, mut build: impl FnMut(&Section<'a>) -> T) -> Option<Vec<T>> {
         let value = self.value(key)?;
         let expected = format!("an array of tables (`[[{key}]]`)");
@@ -140,24 +139,24 @@ impl<'a> Section<'a> {
         Some(tables.collect())
     }
 
-    /// Notes a problem with what stands at `span`.
+    /// Notes a problem with the value at `span`.
     pub(crate) fn problem(&self, span: Range<usize>, message: String) {
         self.report.meaning(span.start, message);
     }
 
-    /// Notes that the section must have `key`, if it has not; not when the key may be in what could not be parsed.
+    /// Notes that `key` is missing, unless it may be in a part that could not be parsed.
     pub(crate) fn require(&self, key: &str, message: &str) {
         if !self.table.contains_key(key) && self.report.is_whole() {
             self.report.meaning(self.offset, message.to_owned());
         }
     }
 
-    /// Line and column of what stands at `span`.
+    /// Line and column of the start of `span`.
     pub(crate) fn position(&self, span: &Range<usize>) -> Position {
         self.report.position(span.start)
     }
 
-    /// Where the section begins.
+    /// The empty span at the start of the section.
     pub(crate) fn span(&self) -> Range<usize> {
         self.offset..self.offset
     }
@@ -190,7 +189,7 @@ impl<'a> Section<'a> {
 
     fn report_unknown(&self) {
         if self.report.has_broken_header() {
-            // What stands under it was taken for a part of the table before.
+            // The keys under it were read as part of the table before.
             return;
         }
         let asked = self.asked.borrow();
@@ -205,9 +204,33 @@ impl<'a> Section<'a> {
     }
 }
 
+/// The known key that `word` is probably a misspelling of.
+fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let word = word.to_lowercase().replace('-', "_");
+    // More than a third of the letters wrong is another word.
+    let limit = (word.chars().count() / 3).max(1);
+    let near = known.iter().map(|&k| (strsim::osa_distance(&word, k), k)).filter(|&(distance, _)| distance <= limit);
+    near.min_by_key(|&(distance, _)| distance).map(|(_, k)| k)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn misspellings_are_recognised_and_other_words_are_not() {
+        let known = ["source", "bundle", "labels", "output", "state_dir", "top_k", "fps"];
+        let check = |word: &str, expected: Option<&str>| assert_eq!(nearest(word, &known), expected, "{word}");
+        check("sorce", Some("source"));
+        check("suorce", Some("source"));
+        check("label", Some("labels"));
+        check("State-Dir", Some("state_dir"));
+        check("topk", Some("top_k"));
+        check("fsp", Some("fps"));
+        check("camera", None);
+        check("", None);
+        check("é", None);
+    }
 
     #[derive(Debug, Clone, Copy, ValueEnum)]
     enum Shape {
@@ -232,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_has_its_place() {
+    fn every_problem_has_a_position() {
         let check = |text: &str, expected: &[&str]| assert_eq!(problems(text), expected, "{text}");
         check("", &[]);
         check("\u{feff}name = 1", &["f:1:8: `name`: expected a string, found an integer"]);
@@ -282,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn every_syntax_error_comes_out_and_other_problems_beside_it() {
+    fn syntax_errors_and_other_problems_are_reported_together() {
         let check = |text: &str, expected: &[&str]| assert_eq!(problems(text), expected, "{text}");
         check("size = 1\nsize = 2", &["f:2:1: duplicate key `size`"]);
         check(
@@ -319,7 +342,7 @@ mod tests {
         let found = problems(&text);
         assert_eq!(found.len(), 51);
         assert!(found[50].ends_with("more problems"), "{}", found[50]);
-        // Deep nesting is refused by the parser, not by a full stack.
+        // The parser refuses deep nesting before the stack overflows.
         assert!(!problems(&format!("name = {}", "[".repeat(100_000))).is_empty());
         assert!(!problems(&format!("a{} = 1", ".a".repeat(100_000))).is_empty());
     }

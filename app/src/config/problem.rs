@@ -1,4 +1,4 @@
-//! What is wrong with a file, and where.
+//! Problems of a configuration or label file, with their positions.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use spotter_engine::files;
 
-/// Largest configuration or label file that is read: a thousand labels with ten prompts each stay far below it.
+/// Largest configuration or label file that is read. A thousand labels with ten prompts each stay far below.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Problems reported of one file: nobody reads more, and a file of another kind has one on every line.
+/// Most problems that are reported of one file: nobody reads more, and a file of another kind has one on every line.
 const PROBLEMS_MAX: usize = 50;
 
 /// One thing that is wrong with a file.
@@ -18,13 +18,13 @@ const PROBLEMS_MAX: usize = 50;
 pub struct Problem {
     /// The file, as it was named.
     pub path: String,
-    /// Where in the file; `None` when it is about the file as a whole.
+    /// Position in the file; `None` for a problem of the whole file.
     pub position: Option<Position>,
-    /// What is wrong: lower case, no full stop.
+    /// The message: lower case, no full stop.
     pub message: String,
 }
 
-/// A place in a text, counted from 1.
+/// A position in a text; both numbers count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// Line.
@@ -43,6 +43,23 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+/// All problems of a file, as one error.
+#[derive(Debug)]
+pub(crate) struct Problems(pub(crate) Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// One error with every problem of a file; `console` prints one line for each.
+pub(crate) fn all_of(problems: &[Problem]) -> anyhow::Error {
+    Problems(problems.iter().map(Problem::to_string).collect()).into()
+}
 
 /// Reads a configuration or label file.
 pub fn read_text(path: &Path) -> Result<String, Problem> {
@@ -63,7 +80,7 @@ pub fn read_text(path: &Path) -> Result<String, Problem> {
     })
 }
 
-/// Position of the byte `offset` in `text`; the end of the text when it lies beyond.
+/// Position of the byte `offset` in `text`; the end of the text if it lies beyond.
 fn position(text: &str, offset: usize) -> Position {
     let mut offset = offset.min(text.len());
     while !text.is_char_boundary(offset) {
@@ -74,7 +91,7 @@ fn position(text: &str, offset: usize) -> Position {
     Position { line: 1 + before.matches('\n').count(), column: 1 + before[line_start..].chars().count() }
 }
 
-/// Collects what is wrong with one text.
+/// Collects the problems of one text.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     path: &'a str,
@@ -95,17 +112,17 @@ impl<'a> Report<'a> {
         self.note(&self.syntax, offset, message);
     }
 
-    /// Notes that what stands at the byte `offset` is TOML, but not what is wanted there.
+    /// Notes that the value at the byte `offset` is valid TOML, but not what is expected there.
     pub(crate) fn meaning(&self, offset: usize, message: String) {
         self.note(&self.meaning, offset, message);
     }
 
-    /// Whether the text is TOML throughout, so that what is missing in it was really left out.
+    /// Returns whether the whole text is valid TOML, so that a missing key is really missing.
     pub(crate) fn is_whole(&self) -> bool {
         self.syntax.borrow().is_empty()
     }
 
-    /// Whether a line that should begin a table could not be parsed.
+    /// Returns whether a line that should begin a table could not be parsed.
     pub(crate) fn has_broken_header(&self) -> bool {
         let is_header = |line: usize| self.text.lines().nth(line - 1).is_some_and(|l| l.trim_start().starts_with('['));
         self.syntax.borrow().iter().any(|(position, _)| is_header(position.line))
@@ -124,10 +141,10 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// `value` if nothing was noted, else the problems in the order of the text.
+    /// `value` if nothing was noted, else the problems in the text's order.
     pub(crate) fn into_result<T>(self, value: T) -> Result<T, Vec<Problem>> {
         let mut notes = self.syntax.into_inner();
-        // What the parser made of a line that it could not read is a guess, and not worth a second complaint.
+        // The parser's guess about a line that it could not read is not worth a second problem.
         let mut lines: Vec<usize> = notes.iter().map(|(position, _)| position.line).collect();
         lines.dedup();
         notes.extend(self.meaning.into_inner().into_iter().filter(|(p, _)| !lines.contains(&p.line)));

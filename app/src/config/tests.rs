@@ -1,7 +1,7 @@
 use super::*;
 use crate::source::csi::Stack;
 
-/// The folder of the files that are shipped beside the program.
+/// The folder of the shipped configuration files.
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../config")
 }
@@ -55,7 +55,7 @@ fn every_key_is_read() {
         state_dir: Some("/etc/spotter/../state".into()),
         capture: Capture { width: 1280, height: 720, fps: 15, format: CaptureFormat::Yuyv, timeout_ms: 5000 },
         inference: Inference { threads: 4, top_k: 3, unchanged: 2.5 },
-        rate: Rate { max_fps: 10.0, min_fps: 0.5, governor: Governing::Off, temperature_max_c: 70 },
+        rate: Rate { max_fps: 10.0, min_fps: 0.5, governor: GovernorMode::Off, temperature_max_c: 70 },
         bundles: Bundles { public_key: Some(SigningKey { key, text: text_of_key }), size_max_mib: 64 },
         metrics: Metrics { file: Some("/run/x.prom".into()), camera: "front".into() },
     };
@@ -97,7 +97,7 @@ fn problems_name_file_line_and_column() {
 }
 
 #[test]
-fn relative_pictures_lie_beside_the_file() {
+fn relative_images_are_relative_to_the_file() {
     let check = |source: &str, expected: &str| {
         let text = format!("source = '{source}'");
         let config = Config::parse(Path::new("/etc/s.toml"), &text, no_env).expect("a configuration");
@@ -111,7 +111,7 @@ fn relative_pictures_lie_beside_the_file() {
 }
 
 #[test]
-fn every_format_can_be_asked_of_a_source() {
+fn every_format_can_be_requested_from_a_source() {
     for format in CaptureFormat::value_variants() {
         let options = Capture { format: *format, ..Capture::default() }.options();
         assert_eq!(options.format.is_none(), *format == CaptureFormat::Auto);
@@ -147,7 +147,7 @@ fn a_named_file_must_exist() {
 }
 
 #[test]
-fn shipped_files_are_valid_and_tell_the_truth() {
+fn the_shipped_file_is_valid_and_sets_only_defaults() {
     let path = shipped().join("spotter.toml");
     let text = read_text(&path).expect("the reference file");
     assert_eq!(
@@ -157,9 +157,9 @@ fn shipped_files_are_valid_and_tell_the_truth() {
     );
 }
 
-/// Every board's file says where its pictures come from and how many there are to be, and which command the source is.
+/// Every board's file sets source, size and rates, and quotes the camera command in its comment.
 #[test]
-fn files_of_boards_are_whole() {
+fn board_files_are_complete() {
     let mut found: Vec<_> =
         shipped().join("boards").read_dir().expect("a folder").map(|e| e.expect("one").path()).collect();
     found.sort();
@@ -175,7 +175,7 @@ fn files_of_boards_are_whole() {
         }
         assert_eq!(config.source, "csi://0", "{name}");
         let stack = if text.starts_with("# Jetson") { Stack::Argus } else { Stack::Rpicam };
-        // Broken over lines, each a comment.
+        // The command is split over several comment lines.
         let prose = text.lines().map(|line| line.trim_start_matches(['#', ' ']).trim_end_matches(" \\"));
         let prose = prose.collect::<Vec<_>>().join(" ");
         let command = stack.command(0, &config.capture.options()).join(" ");
@@ -190,7 +190,7 @@ fn files_of_boards_are_whole() {
 #[test]
 fn values_in_comments_of_the_reference_file_are_the_defaults() {
     let text = read_text(&shipped().join("spotter.toml")).expect("the reference file");
-    // `#key = value`, without a blank, is a setting commented out; `# ` begins prose.
+    // `#key = value`, without a space, is a commented setting; `# ` begins prose.
     let uncommented: Vec<&str> = text
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic)).unwrap_or(line))
@@ -198,10 +198,10 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
     let env = |name: &str| (name == "STATE_DIRECTORY").then(|| OsString::from("/from/the/environment"));
     let config = Config::parse(Path::new("/etc/spotter/spotter.toml"), &uncommented.join("\n"), env)
         .expect("a valid configuration once everything is set");
-    // Some paths have defaults that no value can say; the file shows an example of each.
+    // Some paths have defaults that no value can express; the file shows an example of each.
     let example = |path: &Option<PathBuf>| path.as_ref().is_some_and(|p| p.is_absolute());
     assert!(example(&config.bundle) && example(&config.labels) && example(&config.state_dir), "{config:?}");
-    // Nor can the key's, which takes any.
+    // The same holds for the key.
     assert!(config.bundles.public_key.is_some());
     let bundles = Bundles { public_key: None, ..config.bundles };
     assert!(example(&config.metrics.file));

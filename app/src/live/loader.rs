@@ -1,4 +1,4 @@
-//! Loads bundles and embeds labels, aside from the loop.
+//! Loads bundles and embeds labels, outside of the loop.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -9,39 +9,39 @@ use spotter_engine::labels::{Label, LabelEmbeddings};
 use spotter_engine::tower::Threads;
 
 use super::Next;
+use super::watch::CALL_MAX;
+use crate::bundles::demo;
 use crate::bundles::rehearsal::{Refusal, rehearse};
 use crate::bundles::{BUILT_IN, Slots, State, Trial};
-use crate::config::Config;
-use crate::console::all_of;
-use crate::demo;
-use crate::embedder::Embedder;
-use crate::label_file::{self, LabelFile};
+use crate::config::{Config, all_of};
+use crate::labels;
+use crate::labels::embedder::Embedder;
+use crate::labels::label_file::{self, LabelFile, ParsedLabels};
 use crate::output::{Event, EventKind, Item};
+use crate::process::Stop;
+use crate::process::supervise::{Heartbeats, beat_all, catch_panic};
 use crate::recognizer::Recognizer;
-use crate::source::Stop;
-use crate::supervise::{Beats, caught, give_all};
-use crate::watch::CALL_MAX;
 
-/// Loads what is to run; shared by the threads that watch for changes.
+/// Loads bundles and labels; shared by the threads that watch for changes.
 pub(super) struct Loader {
     config: Config,
     slots: Option<Slots>,
     threads: Threads,
     events: SyncSender<Item>,
-    /// Of all threads that share this.
-    beats: Beats,
-    /// Set when the program ends, or whatever else had this load.
+    /// Heartbeats of all threads that share this.
+    beats: Heartbeats,
+    /// Set when the program ends.
     ending: Stop,
-    /// What was loaded last; `None` before the first load.
+    /// The current bundle; `None` before the first load.
     loaded: Option<Loaded>,
 }
 
-/// What is kept of a loaded bundle, to embed other labels.
+/// The parts of a loaded bundle that embed other labels.
 struct Loaded {
     name: String,
     embedder: Embedder,
     templates: Vec<String>,
-    /// What was embedded last.
+    /// The labels that were embedded last.
     labels: Vec<Label>,
 }
 
@@ -54,25 +54,25 @@ impl Loader {
         slots: Option<Slots>,
         threads: &Threads,
         events: SyncSender<Item>,
-        beats: Beats,
+        beats: Heartbeats,
         ending: Stop,
     ) -> Self {
         Self { config: config.clone(), slots, threads: threads.clone(), events, beats, ending, loaded: None }
     }
 
-    /// Name of the bundle that was loaded last.
+    /// Name of the current bundle; empty before the first load.
     pub(super) fn name(&self) -> &str {
         self.loaded.as_ref().map_or("", |loaded| &loaded.name)
     }
 
-    /// Loads the bundle to begin with.
+    /// Loads the first bundle.
     pub(super) fn first(&mut self) -> Result<Model> {
-        // A label file that is broken is not the bundle's fault, and must not have it given up.
-        self.labels(&["{}".to_owned()])?;
+        // First of all: a broken label file is not the bundle's fault, and must not have it rolled back.
+        let labels = self.parse_labels()?;
         if let Some(slots) = self.slots.clone() {
-            // The one inside the program is always there to end with.
+            // Ends with the bundle inside the program at the latest.
             return loop {
-                if let Some(model) = self.load_active(&slots)? {
+                if let Some(model) = self.load_active(&slots, &labels)? {
                     break Ok(model);
                 }
             };
@@ -81,20 +81,23 @@ impl Loader {
             Some(path) => (path.display().to_string(), Bundle::open(path)?),
             None => (BUILT_IN.to_owned(), demo::bundle()?),
         };
-        self.load(name, bundle)
+        self.load(name, bundle, &labels)
     }
 
-    /// Loads the active slot, if it is another one than the one loaded last.
+    /// Loads the active slot, unless it is the current one.
     pub(super) fn follow(&mut self) -> Next {
         let Some(slots) = self.slots.clone() else { return Next::default() };
         if slots.state().is_ok_and(|state| state.active == self.name()) {
             return Next::default();
         }
-        if let Err(error) = self.labels(&["{}".to_owned()]) {
-            log::error!("{error:#}; the bundle stays {} until the labels are mended", self.name());
-            return Next::default();
-        }
-        match self.load_active(&slots) {
+        let labels = match self.parse_labels() {
+            Ok(labels) => labels,
+            Err(error) => {
+                log::error!("{error:#}; the bundle stays {} until the labels are corrected", self.name());
+                return Next::default();
+            }
+        };
+        match self.load_active(&slots, &labels) {
             Ok(Some((recognizer, labels))) => {
                 Next { model: Some((self.name().to_owned(), recognizer)), labels: Some(labels) }
             }
@@ -106,9 +109,9 @@ impl Loader {
         }
     }
 
-    /// Embeds the label file's labels, unless it is broken or says what it said before.
+    /// Embeds the labels of the label file, unless it is broken or unchanged.
     pub(super) fn read_labels(&mut self) -> Next {
-        // A change of the bundle that could not be made because of the labels is made now.
+        // A change of the bundle that failed because of the labels is made now.
         let followed = self.follow();
         if followed.model.is_some() {
             return followed;
@@ -126,7 +129,7 @@ impl Loader {
             log::info!("labels unchanged: {}", path.display());
             return Next::default();
         }
-        let embedded = caught(|| embed(&mut loaded.embedder, &file))
+        let embedded = catch_panic(|| embed(&mut loaded.embedder, &file))
             .inspect_err(|error| log::error!("{}: {error:#}; the labels stay as they were", path.display()))
             .ok();
         if embedded.is_some() {
@@ -135,9 +138,9 @@ impl Loader {
         Next { model: None, labels: embedded }
     }
 
-    /// Loads the active slot, and goes back from one that cannot be loaded; `None` where that leads to the one that is
-    /// loaded already, and where the program ends or another slot is chosen meanwhile.
-    fn load_active(&mut self, slots: &Slots) -> Result<Option<Model>> {
+    /// Loads the active slot and rolls back a slot that cannot be loaded. `None` if that leads back to the current bundle, if
+    /// the program ends, or if another slot is activated in the meantime.
+    fn load_active(&mut self, slots: &Slots, labels: &ParsedLabels) -> Result<Option<Model>> {
         let wanted = slots.state().map_or_else(|_| BUILT_IN.to_owned(), |state| state.active);
         let mut trial = Trial::begin(slots);
         let first = self.loaded.is_none();
@@ -147,24 +150,24 @@ impl Loader {
             if self.loaded.as_ref().is_some_and(|loaded| loaded.name == name) {
                 trial.worked();
                 let why = why.map_or_else(String::new, |why| format!(": {why}"));
-                self.tell(EventKind::BundleRefused, format!("{wanted} cannot be loaded, {name} stays{why}"));
+                self.send(EventKind::BundleRefused, format!("{wanted} cannot be loaded, {name} stays{why}"));
                 return Ok(None);
             }
             let error = match self.rehearse(slots, &trial, &name) {
-                // Whatever was chosen instead is followed by the next call.
+                // The next call follows the new choice.
                 Err(Refusal::Stopped) => return Ok(None),
                 Err(refusal) => {
                     trial.refused();
                     anyhow::Error::from(refusal)
                 }
                 Ok(()) => {
-                    let opened = caught(|| Ok(trial.open(&name)?));
-                    match opened.and_then(|bundle| caught(|| self.load(name.clone(), bundle))) {
+                    let opened = catch_panic(|| Ok(trial.open(&name)?));
+                    match opened.and_then(|bundle| catch_panic(|| self.load(name.clone(), bundle, labels))) {
                         Ok(model) => {
                             trial.worked();
-                            // What a program begins with is no news.
+                            // The first bundle is no event.
                             if !first {
-                                self.tell(EventKind::BundleLoaded, name);
+                                self.send(EventKind::BundleLoaded, name);
                             }
                             return Ok(Some(model));
                         }
@@ -183,9 +186,9 @@ impl Loader {
         }
     }
 
-    /// Has another process load what has not been loaded here yet, so that this one can go on whatever comes of it.
+    /// Loads an unproven bundle in another process first, so that this one survives whatever happens.
     fn rehearse(&self, slots: &Slots, trial: &Trial<'_>, name: &str) -> Result<(), Refusal> {
-        // At the first load nothing runs yet that it could harm, and the tries of the trial outlive the program.
+        // At the first load nothing is running yet, and the trial's counter survives a crash.
         if self.loaded.is_none() || name == BUILT_IN || trial.is_proven() {
             return Ok(());
         }
@@ -195,21 +198,21 @@ impl Loader {
             slots.state().is_ok_and(is_another)
         };
         rehearse(slots, name, self.config.inference.threads, || {
-            give_all(&self.beats, CALL_MAX);
+            beat_all(&self.beats, CALL_MAX);
             !self.ending.is_set() && !is_another_chosen()
         })
     }
 
-    /// Loads a bundle, has it look at a picture, and embeds the labels; nothing of what was loaded before is touched until
-    /// all of that has worked.
-    fn load(&mut self, name: String, bundle: Bundle) -> Result<Model> {
+    /// Loads a bundle, tries it on an image, and embeds the labels. The current bundle is replaced only after all of that has
+    /// worked.
+    fn load(&mut self, name: String, bundle: Bundle, labels: &ParsedLabels) -> Result<Model> {
         let bundle = Arc::new(bundle);
-        give_all(&self.beats, CALL_MAX);
+        beat_all(&self.beats, CALL_MAX);
         let mut recognizer = Recognizer::open(&bundle, &self.threads)?;
         recognizer.probe()?;
-        give_all(&self.beats, CALL_MAX);
+        beat_all(&self.beats, CALL_MAX);
         let templates = bundle.manifest().templates.clone();
-        let file = self.labels(&templates)?;
+        let file = labels.resolve(&templates).map_err(|problems| all_of(&problems))?;
         let embedder = Embedder::new(bundle, self.config.state_dir.as_deref(), &self.threads);
         let mut embedder = embedder.with_beats(self.beats.clone());
         let embeddings = embed(&mut embedder, &file)?;
@@ -218,12 +221,16 @@ impl Loader {
         Ok((recognizer, embeddings))
     }
 
-    fn labels(&self, templates: &[String]) -> Result<LabelFile> {
-        demo::labels(&self.config, templates).map_err(|problems| all_of(&problems))
+    fn parse_labels(&self) -> Result<ParsedLabels> {
+        // More sentences than a bundle with a single template allows are the file's fault too.
+        let single = ["{}".to_owned()];
+        let labels = labels::demo::parse_configured(&self.config);
+        let labels = labels.and_then(|labels| labels.resolve(&single).map(|_| labels));
+        labels.map_err(|problems| all_of(&problems))
     }
 
-    fn tell(&self, kind: EventKind, message: String) {
-        // News that find no room are lost; the log has them.
+    fn send(&self, kind: EventKind, message: String) {
+        // Events that find no room are lost; the log has them.
         let _ = self.events.try_send(Item::Event(Event::now(kind, message)));
     }
 }

@@ -1,4 +1,4 @@
-//! One JSON object a line.
+//! JSON output: one object a line.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -14,11 +14,11 @@ use super::{Event, EventKind, Output, Report};
 pub struct LabelScore<'a> {
     /// Name of the label.
     pub name: &'a str,
-    /// Cosine between picture and label.
+    /// Cosine between image and label, -1 to 1.
     pub cosine: f32,
     /// Cosine times `exp(logit_scale)`, plus the bundle's bias if it has one.
     pub logit: f32,
-    /// Over the label set, or of the label by itself, as the bundle's scoring is.
+    /// Softmax over the label set or sigmoid of the label, by the bundle's scoring.
     pub probability: f32,
 }
 
@@ -60,7 +60,7 @@ pub struct Json {
 }
 
 impl Json {
-    /// Writes them to `out`.
+    /// An output that writes to `out`.
     pub fn new(out: Box<dyn Write + Send>) -> Self {
         Self { out }
     }
@@ -102,7 +102,7 @@ impl<'a> LabelScore<'a> {
     }
 }
 
-/// Writes one object and a line end in one go, so that readers never see half a line.
+/// Writes one object and a line end with one call, so that readers never see half a line.
 pub fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
@@ -110,7 +110,7 @@ pub fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()>
     out.flush()
 }
 
-/// Milliseconds, to the microsecond.
+/// Milliseconds, rounded to microseconds.
 pub(crate) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

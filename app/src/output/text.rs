@@ -1,4 +1,4 @@
-//! For people: a table that is redrawn in place on a terminal, else a line a frame.
+//! Text output for people: on a terminal a table that is redrawn in place, else one line per frame.
 
 mod layout;
 
@@ -13,17 +13,17 @@ use self::layout::{Row, Size, lines, rows_taken};
 use super::{Output, Report};
 use crate::output::json::ms;
 
-/// Redraws closer together than this cannot be read, and cost the board time.
+/// Shortest time between two redraws: faster ones cannot be read and cost the board time.
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// The best labels with bars, redrawn in place.
+/// A table of the best labels with bars, redrawn in place.
 pub(super) struct Table {
     out: Box<dyn Write + Send>,
-    /// Asked before each redraw, since windows change.
+    /// Called before each redraw, since windows change their size.
     size: fn() -> Size,
     shown: Vec<String>,
     drawn: Option<Instant>,
-    /// The last report, where it came too soon to be drawn.
+    /// The last report, if it came too soon to be drawn.
     pending: Option<Report>,
 }
 
@@ -43,14 +43,14 @@ impl Table {
     }
 }
 
-/// What replaces the lines `shown` by the new ones, and these.
+/// Returns the text that replaces the lines `shown` on the terminal, and the new lines.
 fn redraw(shown: &[String], rows: &[Row<'_>], status: &str, size: Size) -> (String, Vec<String>) {
-    // Lines that are longer than the window must not wrap, whatever the terminal thinks of their characters.
+    // Lines must not wrap, whatever width the terminal gives their characters.
     let mut text = String::from("\x1b[?7l");
-    // Where the window became narrower, the old lines take more rows; what has scrolled away cannot be reached.
+    // In a window that became narrower the old lines take more rows; rows that have scrolled away cannot be reached.
     let taken: usize = shown.iter().map(|line| rows_taken(line, size)).sum();
     let up = if size.rows > 1 { taken.min(size.rows - 1) } else { 0 };
-    // Back to the table's first line; what is below is cleared, for a shorter set of labels.
+    // Moves to the table's first line and clears everything below, in case there are fewer labels now.
     if up > 0 {
         let _ = write!(text, "\x1b[{up}A");
     }
@@ -60,14 +60,14 @@ fn redraw(shown: &[String], rows: &[Row<'_>], status: &str, size: Size) -> (Stri
     let lines = lines(rows, status, size);
     for line in &lines {
         text.push_str(line);
-        // A window of one row shows nothing but the row below.
+        // In a window of one row a line break would scroll the line away.
         text.push_str(if size.rows > 1 { "\n" } else { "" });
     }
     text.push_str("\x1b[?7h");
     (text, lines)
 }
 
-/// The size of the terminal at standard output; 80 columns and 24 rows where it does not know, as a serial line.
+/// The size of the terminal at standard output; 80 columns and 24 rows if it does not know, as on a serial line.
 pub(super) fn terminal_size() -> Size {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
     let side = |found: Option<u16>, default| found.filter(|side| *side > 0).map_or(default, usize::from);
@@ -95,7 +95,7 @@ impl Output for Table {
     }
 }
 
-/// The line below the labels.
+/// The status line below the labels.
 fn status(report: &Report) -> String {
     let latency = ms(report.latency.total());
     let mut text = format!("{:.1} frames/s, {latency:.1} ms a frame, frame {}", report.rate_hz, report.frame);
@@ -109,7 +109,7 @@ fn status(report: &Report) -> String {
     text
 }
 
-/// A line a frame, for logs and pipes.
+/// One line per frame, for logs and pipes.
 pub(super) struct Lines {
     out: Box<dyn Write + Send>,
 }

@@ -1,61 +1,62 @@
-//! The source thread: frames into the slot, and a lost source opened again.
+//! The source thread: passes frames on and reopens a lost source.
 
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::SKIP_REPORT_EVERY;
 use super::health::Health;
+use super::latest_frame::LatestFrame;
 use crate::output::{Event, EventKind, Item};
-use crate::slot::Slot;
-use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Stop, Uri};
-use crate::supervise::fault_point;
+use crate::process::Stop;
+use crate::process::supervise::fault_point;
+use crate::source::{self, CaptureOptions, Frame, Opened, Source, SourceError, Uri};
 
-/// Pauses before a lost source is opened again, which double.
+/// Pauses before a lost source is reopened; each is twice as long as the one before.
 #[derive(Debug, Clone, Copy)]
 struct BackOff {
     first: Duration,
     max: Duration,
 }
 
-/// A replugged camera needs about the first; one that comes back is to be seen soon.
+/// A replugged camera needs about the first pause, and should be found soon.
 const DEVICE: BackOff = BackOff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
 
-/// A camera program takes about a second to start, and all of a core meanwhile.
+/// A camera program takes about a second and a whole core to start.
 const PROGRAM: BackOff = BackOff { first: Duration::from_millis(500), max: Duration::from_secs(5) };
 
-/// How old a frame of a pipe may be before a newer one takes its place: old enough that a short recording is labelled whole,
-/// which comes all at once, and young enough for a camera's.
+/// Age at which a frame of a pipe is replaced by a newer one: long enough for a short recording, which comes all at once, to
+/// be labelled whole, and short enough for a camera.
 const PIPE_AGE_MAX: Duration = Duration::from_millis(500);
 
-/// Reasons of one loss that are told: a program whose words change each time would fill the log.
-const REASONS_TOLD: u32 = 3;
+/// Most reasons that are reported of one loss: a program with a different message each time would fill the log.
+const REASONS_MAX: u32 = 3;
 
-/// How long a driver that answers with errors is given at the start. The model is loaded after that, and nothing runs yet,
-/// so an error that does not pass is told soon.
+/// Time for which transient driver errors are retried at the start. The model is not loaded yet, so a permanent error is reported
+/// soon.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where frames and news of the source go.
+/// Destination of the source's frames and events.
 pub(super) struct Target<'a> {
-    pub(super) slot: &'a Slot,
+    pub(super) mailbox: &'a LatestFrame,
     pub(super) stop: &'a Stop,
-    /// News that find no room are lost; the log has them.
+    /// Events that find no room are lost; the log has them.
     pub(super) events: SyncSender<Item>,
     pub(super) health: &'a Health,
 }
 
-/// An open source, and what was wrong when it was opened first.
+/// An open source, and the error of earlier attempts to open it.
 pub(super) struct Begun {
     pub(super) opened: Opened,
     trouble: Option<(Lost, SourceError)>,
 }
 
-/// Opens the source to begin with. A device that is there and answers with an error that may pass is tried again for a
-/// while; one that is missing, busy or not permitted is an error at once.
+/// Opens the source at the start. Transient errors of a device are retried for a while; a device that is missing, busy or not
+/// permitted is an error at once.
 pub(super) fn open(uri: &Uri, options: &CaptureOptions, stop: &Stop) -> Result<Begun, SourceError> {
     begin(stop, |waited| waited >= START_PATIENCE, || source::open(uri, options))
 }
 
-/// Opens the source until `is_over`, which is asked after each failure how long it has failed, ends the patience.
+/// Retries to open the source until `is_over`, called with the time since the first failure.
 fn begin(
     stop: &Stop,
     is_over: impl Fn(Duration) -> bool,
@@ -76,7 +77,7 @@ fn begin(
     }
 }
 
-/// Pumps frames until the source ends, fails for good, or is stopped. Frames are numbered from 0 throughout.
+/// Passes frames on until the source ends, fails for good, or is stopped. Frames are numbered from 0, across reopenings.
 pub(super) fn run(begun: Begun, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
     let Begun { opened: Opened { source, uri }, trouble } = begun;
     let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
@@ -84,7 +85,7 @@ pub(super) fn run(begun: Begun, options: &CaptureOptions, target: Target<'_>) ->
     let mut capture = Capture::new(target, back_off, &uri);
     if let Some((lost, error)) = trouble {
         capture.lost = Some(lost);
-        capture.lose(error, "trying to open it again");
+        capture.lose(error, "trying to reopen it");
     }
     capture.run(source, || open(&uri))
 }
@@ -95,18 +96,19 @@ struct Lost {
     tries: u32,
     pause: Duration,
     pause_max: Duration,
-    /// The last reason that was told, and how many were.
+    /// The last reported reason.
     reason: String,
-    told: u32,
+    /// Number of reported reasons.
+    reported: u32,
 }
 
 impl Lost {
     fn now(back_off: BackOff) -> Self {
         let BackOff { first: pause, max: pause_max } = back_off;
-        Lost { since: Instant::now(), tries: 0, pause, pause_max, reason: String::new(), told: 0 }
+        Lost { since: Instant::now(), tries: 0, pause, pause_max, reason: String::new(), reported: 0 }
     }
 
-    /// Waits before the next try, longer each time; `true` when stopped.
+    /// Waits before the next attempt, longer each time; `true` when stopped.
     fn wait(&mut self, stop: &Stop) -> bool {
         if stop.sleep(self.pause) {
             return true;
@@ -122,17 +124,17 @@ struct Capture<'a> {
     frame: Frame,
     number: u64,
     back_off: BackOff,
-    /// The source is a camera, which is opened again whatever happened to it.
+    /// The source is a camera, which is reopened after any error.
     is_camera: bool,
     /// Frames come through standard input.
     is_pipe: bool,
-    /// What came before was waiting for the model.
+    /// Start of the loop: earlier frames waited for the model.
     begun: Instant,
     lost: Option<Lost>,
-    /// A pipe gives no frames, and stays open.
+    /// The source is a pipe that gives no frames and stays open.
     silent: bool,
     skip_reported: Option<Instant>,
-    /// Time from one report of frames that were left out to the next.
+    /// Shortest time between two reports of skipped frames.
     skip_report_every: Duration,
 }
 
@@ -162,24 +164,24 @@ impl<'a> Capture<'a> {
     ) -> Result<(), SourceError> {
         loop {
             let pumped = self.pump(&mut *source);
-            // That error says what came instead of frames.
+            // That error already describes what was skipped.
             if !matches!(pumped, Err(SourceError::NoFrames { .. })) {
-                self.tell_skipped(&mut *source);
+                self.report_skipped(&mut *source);
             }
             match pumped {
                 Ok(()) => return Ok(()),
                 // A camera program may have been asked to end together with this one.
                 Err(_) if self.target.stop.is_set() => return Ok(()),
                 Err(error) if self.is_final(&error) => return Err(error),
-                // A pipe cannot be opened again, but may speak again.
+                // A pipe cannot be reopened, but may continue.
                 Err(error @ SourceError::Silent { .. }) => {
                     self.silent = true;
                     self.lose(error, "waiting for it");
                     continue;
                 }
-                Err(error) => self.lose(error, "trying to open it again"),
+                Err(error) => self.lose(error, "trying to reopen it"),
             }
-            // A camera can be opened only once.
+            // A camera can be open only once.
             drop(source);
             match self.reopen(&mut open) {
                 Some(again) => source = again,
@@ -188,11 +190,11 @@ impl<'a> Capture<'a> {
         }
     }
 
-    /// Whether an error ends the program. What a camera, or its program, does once in months must not: after the first
-    /// frame it is opened again whatever it failed with.
+    /// Returns whether an error ends the program. Rare errors of a camera or its program must not: after the first frame it is reopened
+    /// after any error.
     fn is_final(&self, error: &SourceError) -> bool {
         match error {
-            // A camera program that never gave anything was called the wrong way, or has no camera.
+            // A camera program that never gave a frame was called wrongly, or has no camera.
             SourceError::Ended { .. } if self.number == 0 => true,
             _ if self.number > 0 && self.is_camera => false,
             _ => !error.is_transient(),
@@ -203,47 +205,45 @@ impl<'a> Capture<'a> {
         let live = source.is_live();
         while !self.target.stop.is_set() {
             fault_point("capture");
-            // Silence that lasts is no sign of life.
+            // Lasting silence is no heartbeat.
             if !self.silent {
                 self.target.health.beat(Instant::now());
             }
-            self.frame.path = None;
-            self.frame.truth = None;
+            self.frame.reset(self.number);
             if !source.next(&mut self.frame, self.target.stop)? {
                 return Ok(());
             }
             self.found(source);
-            self.frame.number = self.number;
             self.number += 1;
             if live && self.is_pipe {
-                let until = self.frame.captured.max(self.begun) + PIPE_AGE_MAX;
-                self.target.slot.put_by(&mut self.frame, until, self.target.stop);
+                let deadline = self.frame.captured.max(self.begun) + PIPE_AGE_MAX;
+                self.target.mailbox.put_by(&mut self.frame, deadline);
             } else if live {
-                self.target.slot.put_newest(&mut self.frame);
-            } else if !self.target.slot.put_waiting(&mut self.frame, self.target.stop) {
+                self.target.mailbox.put_newest(&mut self.frame);
+            } else if !self.target.mailbox.put_waiting(&mut self.frame) {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Tells of a loss, and of what is done about it; once until frames come again, or until the reason is another one, as
-    /// where a program that was started again writes an error page.
-    fn lose(&mut self, error: SourceError, cure: &str) {
+    /// Reports a loss and what is done about it. Until frames come again each reason is reported only once in a row, so that a
+    /// restarted program which now writes an error page is noticed.
+    fn lose(&mut self, error: SourceError, action: &str) {
         let message = format!("{:#}", anyhow::Error::from(error));
         let lost = self.lost.get_or_insert_with(|| Lost::now(self.back_off));
-        if lost.told == REASONS_TOLD || lost.reason == message {
+        if lost.reported == REASONS_MAX || lost.reason == message {
             log::debug!("try {}: {message}", lost.tries);
             return;
         }
-        lost.told += 1;
+        lost.reported += 1;
         lost.reason.clone_from(&message);
-        log::warn!("{message}; {cure}");
+        log::warn!("{message}; {action}");
         self.target.health.set_lost(true);
-        self.tell(EventKind::SourceLost, message);
+        self.send(EventKind::SourceLost, message);
     }
 
-    /// A frame came: tells that a lost source is back, and from time to time what it left out.
+    /// After a frame: reports that a lost source is back, and from time to time what the source has skipped.
     fn found(&mut self, source: &mut dyn Source) {
         if let Some(lost) = self.lost.take() {
             let seconds = lost.since.elapsed().as_secs_f32();
@@ -252,26 +252,26 @@ impl<'a> Capture<'a> {
             self.silent = false;
             log::info!("source is back {message}");
             self.target.health.set_lost(false);
-            self.tell(EventKind::SourceBack, message);
+            self.send(EventKind::SourceBack, message);
         }
         if self.skip_reported.is_none_or(|at| at.elapsed() >= self.skip_report_every) {
-            self.tell_skipped(source);
+            self.report_skipped(source);
         }
     }
 
-    fn tell_skipped(&mut self, source: &mut dyn Source) {
+    fn report_skipped(&mut self, source: &mut dyn Source) {
         if let Some(message) = source.skipped() {
             log::warn!("skipped: {message}");
             self.skip_reported = Some(Instant::now());
-            self.tell(EventKind::FramesSkipped, message);
+            self.send(EventKind::FramesSkipped, message);
         }
     }
 
-    fn tell(&self, kind: EventKind, message: String) {
+    fn send(&self, kind: EventKind, message: String) {
         let _ = self.target.events.try_send(Item::Event(Event::now(kind, message)));
     }
 
-    /// Tries again and again, ever more slowly until a frame comes; `None` when stopped.
+    /// Reopens the source, with ever longer pauses until a frame comes; `None` when stopped.
     fn reopen(&mut self, open: &mut impl FnMut() -> Result<Box<dyn Source>, SourceError>) -> Option<Box<dyn Source>> {
         loop {
             let lost = self.lost.get_or_insert_with(|| Lost::now(self.back_off));
@@ -295,17 +295,19 @@ mod tests {
 
     use super::*;
 
-    /// What a source does next: gives a frame, gives one after broken ones, is lost, ends, fails for good, is silent, or its
-    /// program dies or writes something else.
+    /// The next step of a scripted source.
     #[derive(Debug, Clone, Copy)]
     enum Does {
         Frame,
         FrameAfterBroken,
         Lost,
         Ends,
+        /// Fails with an error that is not transient.
         Fails,
         Silent,
+        /// Its program ends.
         Dies,
+        /// Its program writes something else than frames.
         Babbles,
     }
 
@@ -351,16 +353,16 @@ mod tests {
         }
     }
 
-    /// Runs one source after the other (`None`: opening fails) and checks what is told, and how many frames came.
+    /// Runs one source after the other (`None`: opening fails) and checks the events and the number of frames.
     fn check(sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
         check_of(&Uri::Csi(0), sources, frames, ends_well, expected);
     }
 
     fn check_of(uri: &Uri, sources: &[Option<&[Does]>], frames: u64, ends_well: bool, expected: &[(EventKind, &str)]) {
-        let (slot, stop) = (Slot::new(), Stop::new());
+        let (mailbox, stop) = (LatestFrame::new(), Stop::new());
         let health = Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now());
         let (events, received) = sync_channel(64);
-        let target = Target { slot: &slot, stop: &stop, events, health: &health };
+        let target = Target { mailbox: &mailbox, stop: &stop, events, health: &health };
         let mut sources = sources.iter().map(|script| {
             let script = script.ok_or(SourceError::Missing { path: "/dev/video7".into(), hint: "" })?;
             Ok(Box::new(Scripted { script: script.iter().copied().collect(), skipped: false }) as Box<dyn Source>)
@@ -372,8 +374,8 @@ mod tests {
         let result = capture.run(first, || sources.next().unwrap());
         assert_eq!(result.is_ok(), ends_well, "{result:?}");
         let mut taken = Frame::default();
-        slot.close();
-        slot.take(&mut taken, Duration::ZERO);
+        mailbox.close();
+        mailbox.take(&mut taken, Duration::ZERO);
         assert_eq!(taken.number + u64::from(frames > 0), frames);
         let told: Vec<_> = received.iter().collect();
         assert_eq!(told.len(), expected.len(), "{told:?}");
@@ -385,12 +387,12 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_is_told_once() {
+    fn events_are_reported_once() {
         use Does::{Babbles, Dies, Ends, Fails, Frame, FrameAfterBroken, Lost, Silent};
         use EventKind::{FramesSkipped, SourceBack, SourceLost};
         let lost = (SourceLost, "/dev/video7: no frame within 2.0 s");
         check(&[Some(&[Frame, Frame, Ends])], 2, true, &[]);
-        // Before the first frame, and of what is no camera, an error that will not pass is the end.
+        // Before the first frame, and for sources that are no camera, a permanent error is the end.
         check(&[Some(&[Fails])], 0, false, &[]);
         check(&[Some(&[Babbles])], 0, false, &[]);
         check_of(&Uri::Auto, &[Some(&[Frame, Fails])], 1, false, &[]);
@@ -401,22 +403,22 @@ mod tests {
         // Missing for a while, then open but still without frames.
         let again = [Some(&[Frame, Lost][..]), None, Some(&[Lost]), Some(&[Frame, Frame, Ends])];
         check(&again, 3, true, &[lost, (SourceBack, "3 tries")]);
-        // A pipe that is silent stays open; one that never spoke may yet.
+        // A silent pipe stays open, even one that never gave a frame.
         let silent = (SourceLost, "a pipe: no frame within 2.0 s");
         let speaks = (SourceBack, " s: scripted");
         check(&[Some(&[Frame, Silent, Silent, Frame, Ends])], 2, true, &[silent, speaks]);
         check(&[Some(&[Silent, Frame, Frame, Ends])], 2, true, &[silent, speaks]);
-        // A program that dies is started again, unless it never worked.
+        // A program that ends is restarted, unless it never worked.
         let died = (SourceLost, "camera: ended (exit status: 1)");
         check(&[Some(&[Frame, Dies]), Some(&[Dies]), Some(&[Frame, Ends])], 2, true, &[died, (SourceBack, "2 tries")]);
         check(&[Some(&[Dies])], 0, false, &[]);
-        // Another reason is told as well, each once, and three at most.
+        // Other reasons are reported as well, at most three.
         let page = (SourceLost, "camera: 6 bytes without a JPEG frame, which start with `<html>`");
         let other = [Some(&[Frame, Dies][..]), Some(&[Babbles]), Some(&[Babbles]), None, Some(&[Frame, Ends])];
         check(&other, 2, true, &[died, page, (SourceBack, "4 tries")]);
         let more = [Some(&[Frame, Dies][..]), Some(&[Babbles]), Some(&[Lost]), Some(&[Fails]), Some(&[Frame, Ends])];
         check(&more, 2, true, &[died, page, lost, (SourceBack, "4 tries")]);
-        // The second lot of broken frames comes too soon to be told on its own, and is told at the end.
+        // The second batch of broken frames comes too soon for a report of its own, and is reported at the end.
         let broken = [Some(&[FrameAfterBroken, FrameAfterBroken, FrameAfterBroken, Ends][..])];
         check(&broken, 3, true, &[(FramesSkipped, "1 broken"), (FramesSkipped, "1 broken")]);
     }
@@ -432,14 +434,14 @@ mod tests {
             source: Box::new(Scripted { script: [Does::Frame, Does::Ends].into(), skipped: false }),
             uri: Uri::Auto,
         };
-        // EINVAL passes; then frames come and both are told.
+        // EINVAL passes; then frames come, and both are reported.
         let mut answers = VecDeque::from([Err(device(22)), Err(device(5)), Ok(scripted())]);
         let stop = Stop::new();
         let begun = begin(&stop, |_| false, || answers.pop_front().unwrap());
         let begun = begun.unwrap_or_else(|error| panic!("{error}"));
-        let (slot, health) = (Slot::new(), Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now()));
+        let (mailbox, health) = (LatestFrame::new(), Health::new(&Uri::Auto, true, Duration::ZERO, Instant::now()));
         let (events, received) = sync_channel(64);
-        let target = Target { slot: &slot, stop: &stop, events, health: &health };
+        let target = Target { mailbox: &mailbox, stop: &stop, events, health: &health };
         run(begun, &CaptureOptions::default(), target).unwrap();
         let told = received.iter().map(|item| match item {
             Item::Event(event) => (event.kind, event.message),
@@ -452,7 +454,7 @@ mod tests {
         );
         assert!(told[0].1.contains("cannot map the buffers") && told[1].1.contains("2 tries"), "{told:?}");
 
-        // What will not pass ends at once, what does not pass in the end, and whatever is stopped.
+        // Permanent errors end at once, transient ones when the time is over, and all when stopped.
         let stopped = Stop::new();
         stopped.set();
         for (error, stop, expected) in [
@@ -462,7 +464,7 @@ mod tests {
             (&|| device(22), &stop, 4),
         ] {
             let tries = std::cell::Cell::new(0);
-            // The patience is over after four tries, however long they take here.
+            // The time is over after four attempts, however long they take.
             let is_over = |_| tries.get() == 4;
             let begun = begin(stop, is_over, || {
                 tries.set(tries.get() + 1);

@@ -1,42 +1,40 @@
-//! Whether the source thread still moves.
+//! Health of the source thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::source::Uri;
-use crate::source::command::FIRST_FRAME;
-use crate::supervise::Beat;
+use crate::process::supervise::Heartbeat;
+use crate::source::{FIRST_FRAME, Uri};
 
-/// A driver that answers at all answers a call within this time, even while a bus is being reset.
+/// Longest driver call, even while a bus is being reset.
 const CALL_MAX: Duration = Duration::from_secs(10);
 
-/// Signs of life of the source thread, which the inference thread looks at.
+/// Heartbeat and state of the source thread, which the inference thread checks.
 #[derive(Debug)]
 pub(super) struct Health {
-    beat: Beat,
+    beat: Heartbeat,
     lost: AtomicBool,
 }
 
 impl Health {
-    /// Of a source that is given `timeout` for a frame, and is `live` or not. A camera gives a frame or an error in bounded
-    /// time, and so does a camera program; a pipe that gives nothing for long has a hung camera at its other end. Files
-    /// lie on disks that sleep.
+    /// For a source with a time limit of `timeout` per frame. Cameras and camera programs give a frame or an error in bounded
+    /// time; a silent live pipe has a hung camera at its other end. Files have no limit, since disks may sleep.
     pub(super) fn new(uri: &Uri, live: bool, timeout: Duration, now: Instant) -> Self {
         let silence_max = match uri {
             Uri::V4l2(_) => Some(timeout + CALL_MAX),
             Uri::Csi(_) | Uri::Command(_) => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
             Uri::Stdin if live => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
-            Uri::Stdin | Uri::Auto | Uri::Pictures(_) | Uri::Shapes(_) => None,
+            Uri::Stdin | Uri::Auto | Uri::Images(_) | Uri::Shapes(_) => None,
         };
-        Self { beat: Beat::new(silence_max, now), lost: AtomicBool::new(false) }
+        Self { beat: Heartbeat::new(silence_max, now), lost: AtomicBool::new(false) }
     }
 
-    /// The source thread is about to make the next bounded step.
+    /// Says that the source thread is about to take its next bounded step.
     pub(super) fn beat(&self, now: Instant) {
-        self.beat.give(now);
+        self.beat.beat(now);
     }
 
-    /// The source gives no frames and is being opened again, or is back.
+    /// Says that the source is lost and being reopened, or is back.
     pub(super) fn set_lost(&self, lost: bool) {
         self.lost.store(lost, Ordering::Relaxed);
     }
@@ -45,7 +43,7 @@ impl Health {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether the source thread hangs within one step. A source that is lost and tried again and again does not.
+    /// Returns whether the source thread hangs. One that keeps reopening a lost source does not.
     pub(super) fn is_stuck(&self, now: Instant) -> bool {
         self.beat.is_missed(now)
     }
@@ -56,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_step_without_end_is_stuck() {
+    fn only_a_step_that_hangs_is_stuck() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let (camera, command) = (Uri::V4l2("/dev/video0".into()), Uri::Command(vec!["camera".to_owned()]));
@@ -81,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_lost_is_not_stuck_while_it_is_tried() {
+    fn a_lost_source_is_not_stuck_while_it_is_reopened() {
         let start = Instant::now();
         let health = Health::new(&Uri::V4l2("/dev/video0".into()), true, Duration::from_secs(2), start);
         health.set_lost(true);

@@ -1,4 +1,4 @@
-//! The inference thread: a frame from the slot to a report, over and over.
+//! The inference thread: takes frames from the mailbox and turns them into reports.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,93 +11,94 @@ use spotter_engine::preprocess::PreprocessError;
 use spotter_engine::score::Score;
 
 use super::health::Health;
-use super::{Deps, LOSS_REPORT_EVERY, SKIP_REPORT_EVERY};
-use crate::governor::Governor;
+use super::latest_frame::{LatestFrame, Taken};
+use super::unchanged::Unchanged;
+use super::{LOSS_REPORT_EVERY, SKIP_REPORT_EVERY};
+use crate::board::governor::Governor;
+use crate::board::service::Service;
 use crate::live::Live;
-use crate::metrics::Metrics;
+use crate::output::prometheus::Metrics;
 use crate::output::{Event, EventKind, Item, Report};
+use crate::process::LoopControl;
+use crate::process::supervise::{Heartbeat, fault_point};
 use crate::recognizer::Latency;
-use crate::service::Service;
-use crate::slot::{Slot, Taken};
 use crate::source::Frame;
-use crate::supervise::{Beat, fault_point};
-use crate::unchanged::Unchanged;
 
-/// How often the loop looks at its signals while no frame comes.
-const SIGNAL_CHECK: Duration = Duration::from_millis(100);
+/// Longest wait for a frame before the loop does its other work: heartbeat, reload, governor, metrics.
+const TICK: Duration = Duration::from_millis(100);
 
-/// Weight of the newest frame in the smoothed rate: about the last ten frames count.
+/// Weight of the newest frame in the smoothed rate, which covers about the last ten frames.
 const RATE_WEIGHT: f32 = 0.1;
 
-/// What the loop works with.
+/// State of the loop.
 pub(super) struct Loop<'a> {
     pub(super) model: Live,
     pub(super) send: SyncSender<Item>,
-    /// Whether frames go on without us, so that reports may be lost but must not wait.
+    /// True if the source is live, so that reports may be lost but must not wait.
     pub(super) live: bool,
-    pub(super) slot: &'a Slot,
+    pub(super) mailbox: &'a LatestFrame,
     pub(super) health: &'a Health,
-    /// Of the output thread, and of that of the metrics.
-    pub(super) aside: [&'a Beat; 2],
-    /// What was negotiated with the source.
+    /// Heartbeats of the output thread and the metrics thread.
+    pub(super) heartbeats: [&'a Heartbeat; 2],
+    /// Description of the source.
     pub(super) source: &'a str,
-    pub(super) deps: &'a Deps,
+    pub(super) control: &'a LoopControl,
     pub(super) top_k: usize,
     pub(super) service: Service,
     pub(super) governor: Governor,
     pub(super) unchanged: Option<Unchanged>,
     pub(super) metrics: Option<&'a Metrics>,
-    pub(super) seen: Seen,
+    pub(super) stats: Stats,
 }
 
-/// What has been seen so far.
+/// Counters of the loop, and the last scores.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Stats {
     pub(super) labelled: u64,
     pub(super) skipped: u64,
-    /// Those of the labelled ones that got the scores of a frame before, since they showed the same.
+    /// Labelled frames that got the scores of an earlier frame, since they showed the same.
     pub(super) unchanged: u64,
     reports_lost: u64,
-    /// Those that were told of, and when that was last.
+    /// Lost reports that the output was told of.
     losses_told: u64,
     losses_told_at: Option<Instant>,
     skip_reported: Option<Instant>,
     rate: Rate,
-    /// The last scores, and the labels that they belong to.
+    /// The last scores and their labels.
     last: Option<(Arc<LabelEmbeddings>, Vec<Score>)>,
 }
 
 impl Loop<'_> {
     /// Runs until the source ends, enough frames were labelled, or it is stopped.
-    pub(super) fn run(mut self) -> Result<Seen> {
+    pub(super) fn run(mut self) -> Result<Stats> {
         let mut frame = Frame::default();
-        while !self.deps.stop.is_set() && self.deps.frames != Some(self.seen.labelled) {
+        while !self.control.stop.is_set() && self.control.frames != Some(self.stats.labelled) {
             let now = Instant::now();
             fault_point("inference");
             self.tell_service(now);
             self.tell_losses(now);
-            if self.deps.reload.swap(false, Ordering::AcqRel) {
+            if self.control.reload.swap(false, Ordering::AcqRel) {
                 self.model.reload();
             }
             self.govern(now);
             self.tell_metrics();
-            // The frame that is taken after the pause is the newest there is then.
+            // After the pause the newest frame of that moment is taken.
             if let Some(pause) = self.governor.pause(now) {
-                self.deps.stop.sleep(pause.min(SIGNAL_CHECK));
+                self.control.stop.sleep(pause.min(TICK));
                 continue;
             }
-            match self.slot.take(&mut frame, SIGNAL_CHECK) {
+            match self.mailbox.take(&mut frame, TICK) {
                 Taken::Frame => self.governor.began(Instant::now()),
                 Taken::TimedOut => continue,
                 Taken::Ended => break,
             }
             self.model.refresh();
-            match self.model.parts().0.decode(&frame) {
-                Ok(decode) => {
-                    let latency = Latency { capture: frame.capture_time, decode, ..Latency::default() };
+            let mut latency = Latency::of(&frame);
+            match self.model.parts().0.decode(&frame, &mut latency) {
+                Ok(()) => {
                     let report = match self.report(&mut frame, latency) {
                         Ok(report) => report,
-                        // The picture's fault, and not the model's: the next one may be of use.
+                        // This image's fault and not the model's: the next one may work.
                         Err(error) if error.is::<PreprocessError>() => {
                             let error = match &frame.path {
                                 Some(path) => error.context(path.display().to_string()),
@@ -108,9 +109,9 @@ impl Loop<'_> {
                         }
                         Err(error) => return Err(error),
                     };
-                    self.seen.labelled += 1;
+                    self.stats.labelled += 1;
                     self.count(&report);
-                    if !self.hand_over(report) {
+                    if !self.send_report(report) {
                         break;
                     }
                 }
@@ -118,15 +119,15 @@ impl Loop<'_> {
             }
         }
         self.service.stopping();
-        if self.seen.reports_lost > 0 {
-            log::warn!("{} reports were lost because standard output was too slow", self.seen.reports_lost);
+        if self.stats.reports_lost > 0 {
+            log::warn!("{} reports were lost because standard output was too slow", self.stats.reports_lost);
         }
-        Ok(self.seen)
+        Ok(self.stats)
     }
 
-    /// Says that reports were lost, while they are: in the log, and in the output as soon as that takes something again.
+    /// Says that reports were lost: in the log, and in the output once it accepts something again.
     fn tell_losses(&mut self, now: Instant) {
-        let Seen { reports_lost, losses_told, losses_told_at, .. } = &mut self.seen;
+        let Stats { reports_lost, losses_told, losses_told_at, .. } = &mut self.stats;
         let is_due = losses_told_at.is_none_or(|at| now.saturating_duration_since(at) >= LOSS_REPORT_EVERY);
         if *reports_lost == *losses_told || !is_due {
             return;
@@ -140,56 +141,56 @@ impl Loop<'_> {
         }
     }
 
-    /// Tells the service manager that this thread gets round, unless another one hangs that must live: a stuck tower or
-    /// driver is seen from outside, a camera that is lost and tried again is not held against the program.
+    /// Feeds the service manager's watchdog, unless another thread that must live hangs. A hanging tower or driver is thus
+    /// noticed from outside, while a lost camera that is being reopened does not count.
     fn tell_service(&mut self, now: Instant) {
-        let aside = self.aside.iter().any(|beat| beat.is_missed(now));
-        if !aside && !self.health.is_stuck(now) && !self.model.is_stuck(now) {
+        let is_missed = self.heartbeats.iter().any(|heartbeat| heartbeat.is_missed(now));
+        if !is_missed && !self.health.is_stuck(now) && !self.model.is_stuck(now) {
             self.service.alive(now);
         }
-        let Self { health, source, model, governor, seen, .. } = self;
+        let Self { health, source, model, governor, stats, .. } = self;
         self.service.status(now, || {
-            let lost = if health.is_lost() { ", which is lost and tried again and again" } else { "" };
-            let held = governor.reason().map_or_else(String::new, |reason| format!(", held down: {reason}"));
-            let (labelled, hz, bundle) = (seen.labelled, seen.rate.hz, model.bundle());
+            let lost = if health.is_lost() { ", which is lost and being reopened" } else { "" };
+            let held = governor.reason().map_or_else(String::new, |reason| format!(", limited: {reason}"));
+            let (labelled, hz, bundle) = (stats.labelled, stats.rate.hz, model.bundle());
             format!("{labelled} frames labelled, {hz:.1} a second{held}, bundle {bundle}, from {source}{lost}")
         });
     }
 
-    /// Has the governor look at the board, and says what it does about it.
+    /// Runs the governor and reports what it changes.
     fn govern(&mut self, now: Instant) {
-        if let Some(message) = self.governor.look(now, self.seen.labelled) {
+        if let Some(message) = self.governor.update(now, self.stats.labelled) {
             log::info!("rate: {message}");
-            // News that find no room are lost; the log has them.
+            // Events that find no room are lost; the log has them.
             let _ = self.send.try_send(Item::Event(Event::now(EventKind::Rate, message)));
         }
     }
 
-    /// What may have changed without a frame.
+    /// Updates the metrics that change without a frame.
     fn tell_metrics(&self) {
         let Some(metrics) = self.metrics else { return };
-        metrics.change(|figures| {
-            figures.source_up = !self.health.is_lost();
-            figures.limit_hz = self.governor.limit_hz();
-            figures.held = self.governor.reason().is_some();
-            figures.skipped = self.seen.skipped;
-            figures.reports_lost = self.seen.reports_lost;
-            if figures.bundle != self.model.bundle() {
-                self.model.bundle().clone_into(&mut figures.bundle);
+        metrics.change(|values| {
+            values.source_up = !self.health.is_lost();
+            values.limit_hz = self.governor.limit_hz();
+            values.held = self.governor.reason().is_some();
+            values.skipped = self.stats.skipped;
+            values.reports_lost = self.stats.reports_lost;
+            if values.bundle != self.model.bundle() {
+                self.model.bundle().clone_into(&mut values.bundle);
             }
         });
     }
 
     fn count(&self, report: &Report) {
         let Some(metrics) = self.metrics else { return };
-        metrics.change(|figures| {
-            figures.labelled = self.seen.labelled - self.seen.unchanged;
-            figures.unchanged = self.seen.unchanged;
-            figures.dropped = report.dropped;
-            figures.rate_hz = report.rate_hz;
-            figures.add(&report.latency);
-            figures.labels = Some(Arc::clone(&report.labels));
-            figures.scores.clone_from(&report.scores);
+        metrics.change(|values| {
+            values.labelled = self.stats.labelled - self.stats.unchanged;
+            values.unchanged = self.stats.unchanged;
+            values.dropped = report.dropped;
+            values.rate_hz = report.rate_hz;
+            values.add(&report.latency);
+            values.labels = Some(Arc::clone(&report.labels));
+            values.scores.clone_from(&report.scores);
         });
     }
 
@@ -207,33 +208,31 @@ impl Loop<'_> {
             labels,
             scores,
             latency,
-            rate_hz: self.seen.rate.tick(),
-            dropped: self.slot.dropped(),
-            unchanged: self.unchanged.is_some().then_some(self.seen.unchanged),
+            rate_hz: self.stats.rate.tick(),
+            dropped: self.mailbox.dropped(),
+            unchanged: self.unchanged.is_some().then_some(self.stats.unchanged),
         })
     }
 
-    /// The scores of the decoded frame: those of the last one where both show the same.
+    /// The scores of the decoded frame, or those of the last one if both show the same.
     fn scores(&mut self, latency: &mut Latency) -> Result<(Arc<LabelEmbeddings>, &[Score])> {
         let (recognizer, labels) = self.model.parts();
-        let seen = &mut self.seen;
+        let stats = &mut self.stats;
         if let Some(unchanged) = &mut self.unchanged {
             let start = Instant::now();
             let same = unchanged.is_same(recognizer.picture(), start);
-            latency.preprocess = start.elapsed();
-            // Scores of other labels, or of another bundle's, say nothing.
-            let known = seen.last.as_ref().is_some_and(|(scored, _)| Arc::ptr_eq(scored, labels));
+            latency.preprocess += start.elapsed();
+            // Scores of other labels, or of another bundle, do not count.
+            let known = stats.last.as_ref().is_some_and(|(scored, _)| Arc::ptr_eq(scored, labels));
             if same && known {
-                seen.unchanged += 1;
-                let (labels, scores) = seen.last.as_ref().map_or((labels, &[][..]), |(l, s)| (l, s.as_slice()));
+                stats.unchanged += 1;
+                let (labels, scores) = stats.last.as_ref().map_or((labels, &[][..]), |(l, s)| (l, s.as_slice()));
                 return Ok((Arc::clone(labels), scores));
             }
             unchanged.keep(start);
         }
-        let compared = latency.preprocess;
         let scores = recognizer.recognize(labels, latency)?;
-        latency.preprocess += compared;
-        let (last, kept) = seen.last.get_or_insert_with(|| (Arc::clone(labels), Vec::new()));
+        let (last, kept) = stats.last.get_or_insert_with(|| (Arc::clone(labels), Vec::new()));
         if !Arc::ptr_eq(last, labels) {
             *last = Arc::clone(labels);
         }
@@ -243,25 +242,25 @@ impl Loop<'_> {
     }
 
     fn skip(&mut self, frame: &Frame, error: &anyhow::Error) {
-        self.seen.skipped += 1;
-        // Each file is worth a line; a stream of broken frames is not.
-        if frame.path.is_some() || self.seen.skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY) {
-            let message = format!("{error:#} ({} so far)", self.seen.skipped);
+        self.stats.skipped += 1;
+        // Every file gets a line, broken frames of a stream only from time to time.
+        if frame.path.is_some() || self.stats.skip_reported.is_none_or(|at| at.elapsed() >= SKIP_REPORT_EVERY) {
+            let message = format!("{error:#} ({} so far)", self.stats.skipped);
             log::warn!("skipped: {message}");
             let _ = self.send.try_send(Item::Event(Event::now(EventKind::FramesSkipped, message)));
-            self.seen.skip_reported = Some(Instant::now());
+            self.stats.skip_reported = Some(Instant::now());
         }
     }
 
-    /// Says whether anybody still takes reports.
-    fn hand_over(&mut self, report: Report) -> bool {
+    /// Passes a report to the output. Returns whether the output still exists.
+    fn send_report(&mut self, report: Report) -> bool {
         if !self.live {
             return self.send.send(Item::Report(report)).is_ok();
         }
         match self.send.try_send(Item::Report(report)) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
-                self.seen.reports_lost += 1;
+                self.stats.reports_lost += 1;
                 true
             }
             Err(TrySendError::Disconnected(_)) => false,
@@ -269,7 +268,7 @@ impl Loop<'_> {
     }
 }
 
-/// Labelled frames per second.
+/// Smoothed rate of labelled frames.
 #[derive(Debug, Default)]
 struct Rate {
     last: Option<Instant>,

@@ -5,50 +5,33 @@
 use std::io::{ErrorKind, Read};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-
+use rustix::process::{Pid, Signal, kill_process_group};
 use spotter_engine::printable::printable;
 
 use super::csi::is_program;
 use super::pipe::{Keeper, Pipe};
-use super::stream::{JpegStream, Patience};
-use super::{CaptureOptions, Frame, Source, SourceError, Stop};
-use crate::supervise::{fault_point, supervised};
+use super::stream::{FIRST_FRAME, JpegStream, Patience};
+use super::{CaptureOptions, Frame, Source, SourceError};
+use crate::process::supervise::{fault_point, spawn};
+use crate::process::{Stop, children};
 
-/// What a program gets to start a camera and measure the light before its first frame.
-pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(10);
-
-/// What a program gets to end by itself, so that an end within a second is kept.
+/// Time that a program gets to end by itself; short enough for the whole shutdown to stay within a second.
 const END_GRACE: Duration = Duration::from_millis(300);
 
-/// How often is looked whether it has ended.
-const END_CHECK: Duration = Duration::from_millis(5);
-
-/// The end of what a program says of its errors; more is of no use in one line.
+/// Bytes of a program's standard error that are kept: the last ones, for one line.
 const SAID_BYTES: usize = 600;
 
-/// Comes before what a program wrote instead of a frame.
+/// Introduces what a program wrote instead of a frame.
 const AFTER: &str = ", after writing";
 
-/// Groups at work, for an end of this program that drops nothing.
-static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
-
-/// Kills whatever sources have started; to be called right before the process ends.
-pub(crate) fn kill_all() {
-    for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        let _ = kill_process_group(*group, Signal::KILL);
-    }
-}
-
-/// The program of util-linux that has another one killed once whoever started it is gone, whatever ended that. Those before
-/// 2.33 cannot.
+/// Runs a program that is killed when its parent ends, however that ends. Part of util-linux, since 2.33.
 const SETPRIV: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
 
-/// A program, which ends with this one where the system has a way for that: one that is silent would not notice.
+/// A command for a program that ends with this one, if `setpriv` can arrange that: a silent program would not notice.
 fn ending_with_us(program: &str) -> Command {
     static WORKS: LazyLock<bool> = LazyLock::new(|| {
         let mut command = Command::new(SETPRIV[0]);
@@ -56,7 +39,7 @@ fn ending_with_us(program: &str) -> Command {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     });
-    // One that is not there is better named by the system itself.
+    // The system's own error names a missing program better.
     if !is_program(program) || !*WORKS {
         return Command::new(program);
     }
@@ -65,26 +48,27 @@ fn ending_with_us(program: &str) -> Command {
     command
 }
 
-/// Frames that a program writes.
+/// Frames from the standard output of a program.
 pub(super) struct CommandSource {
     name: String,
     group: Group,
     stream: JpegStream,
-    /// Standard error of the program.
+    /// The end of the program's standard error.
     said: Arc<Mutex<Vec<u8>>>,
-    listener: JoinHandle<()>,
-    /// Of both pipes, for as long as this is there.
+    /// Disconnected once standard error has ended.
+    listening: Receiver<()>,
+    /// Keep both pipes open as long as this exists.
     _keepers: [Keeper; 2],
 }
 
 impl CommandSource {
-    /// Starts the program, which is found in `$PATH`; `hint` says what to do where there is none.
+    /// Starts the program, which is searched in `$PATH`; `hint` says what to do if it is missing.
     pub(super) fn open(words: &[String], hint: &'static str, options: &CaptureOptions) -> Result<Self, SourceError> {
         let (program, arguments) =
             words.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
         let mut command = ending_with_us(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        // It is not the one that the service manager waits for.
+        // The service manager waits for this program, not for that one.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
         let mut child = command.spawn().map_err(|source| match source.kind() {
             ErrorKind::NotFound => SourceError::Missing { path: program.into(), hint },
@@ -95,29 +79,33 @@ impl CommandSource {
         let group = Group::new(child);
         let missing = || SourceError::Start { name: program.into(), source: ErrorKind::BrokenPipe.into() };
         let (out, err) = (out.ok_or_else(missing)?, err.ok_or_else(missing)?);
-        let ((out, keeps_out), (err, keeps_err)) = (Pipe::new(out), Pipe::new(err));
+        let failed = |source| SourceError::Start { name: program.into(), source };
+        let ((out, keeps_out), (err, keeps_err)) = (Pipe::new(out).map_err(failed)?, Pipe::new(err).map_err(failed)?);
         let said = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&said);
-        let listener = thread::spawn(move || supervised("listener", || listen(err, &heard)));
+        let (ends, listening) = channel();
+        let listener = move || {
+            listen(err, &heard);
+            drop(ends);
+        };
+        spawn("listener", listener).map_err(failed)?;
         let patience = Patience { first: options.timeout.max(FIRST_FRAME), next: options.timeout };
         let stream = JpegStream::new(program, out, true, Some(patience));
         let name = program.to_owned();
-        Ok(Self { name, group, stream, said, listener, _keepers: [keeps_out, keeps_err] })
+        Ok(Self { name, group, stream, said, listening, _keepers: [keeps_out, keeps_err] })
     }
 
-    /// The error of a program that ended, however it did: a camera has no end.
+    /// The error for a program that has ended, for whatever reason: a camera does not end.
     fn ended(&mut self) -> SourceError {
         let status = self.group.end(None);
         let how = status.map_or_else(|| "it is gone".to_owned(), |status| status.to_string());
         SourceError::Ended { name: self.name.clone(), how, found: self.stream.found(AFTER), said: self.last_words() }
     }
 
-    /// The last lines of standard error, as one; to be asked for once the group has ended.
+    /// The last lines of standard error, joined to one. Call it after the group has ended.
     fn last_words(&self) -> String {
-        let start = Instant::now();
-        while !self.listener.is_finished() && start.elapsed() < END_GRACE {
-            thread::sleep(END_CHECK);
-        }
+        // Something that the program left behind may keep its standard error open.
+        let _ = self.listening.recv_timeout(END_GRACE);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said);
         // A carriage return rewrites a line, as progress does.
@@ -131,7 +119,7 @@ impl Source for CommandSource {
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
         match self.stream.next(frame, stop) {
             Ok(false) if stop.is_set() => Ok(false),
-            // Nothing at all is for the program itself to explain; other things than MJPEG are not.
+            // A program that wrote nothing explains itself on standard error; other data than MJPEG is a mistake of its caller.
             Ok(false) | Err(SourceError::NoFrames { bytes: 0, .. }) => Err(self.ended()),
             Err(SourceError::NoFrames { name, bytes, found, .. }) => {
                 self.group.end(Some(Signal::TERM));
@@ -159,7 +147,7 @@ impl Source for CommandSource {
     }
 }
 
-/// Keeps the end of what is said.
+/// Reads a program's standard error and keeps its end.
 fn listen(mut pipe: impl Read, said: &Mutex<Vec<u8>>) {
     let mut piece = [0; 1024];
     fault_point("listener");
@@ -178,45 +166,36 @@ fn listen(mut pipe: impl Read, said: &Mutex<Vec<u8>>) {
     }
 }
 
-/// A running program and what it started.
+/// A running program and the processes that it started.
 struct Group {
     child: Child,
     id: Pid,
-    /// How it ended, once it was asked.
+    /// Its exit status, once it was waited for.
     ended: Option<Option<ExitStatus>>,
 }
 
 impl Group {
     fn new(child: Child) -> Self {
         let id = Pid::from_child(&child);
-        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        children::add(id);
         Self { child, id, ended: None }
     }
 
-    /// Sends `signal`, if any, waits a little, and kills what is left.
+    /// Sends `signal`, if any, waits up to [`END_GRACE`], and kills what is left.
     fn end(&mut self, signal: Option<Signal>) -> Option<ExitStatus> {
         if let Some(status) = self.ended {
             return status;
         }
-        // The program itself is waited for last: until then no other process can get its number.
+        // The program itself is reaped last: until then no other process can get its number.
         if let Some(signal) = signal {
             let _ = kill_process_group(self.id, signal);
         }
-        let start = Instant::now();
-        while !self.has_ended() && start.elapsed() < END_GRACE {
-            thread::sleep(END_CHECK);
-        }
+        children::wait_for_exit(self.id, END_GRACE);
         let _ = kill_process_group(self.id, Signal::KILL);
-        GROUPS.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| *id != self.id);
+        children::remove(self.id);
         let status = self.child.wait().ok();
         self.ended = Some(status);
         status
-    }
-
-    /// Whether the program has ended, without taking note of it.
-    fn has_ended(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(waitid(WaitId::Pid(self.id), options), Ok(None))
     }
 }
 
@@ -229,9 +208,15 @@ impl Drop for Group {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
+    use std::thread;
+    use std::time::Instant;
+
     use super::*;
 
-    /// A picture that a shell prints.
+    /// Poll interval of these tests.
+    const POLL_EVERY: Duration = Duration::from_millis(5);
+
+    /// An image that a shell prints.
     const TINY: &str = r"printf '\377\330\377\340\000\002\377\331'";
 
     fn open(script: &str, timeout_ms: u64) -> CommandSource {
@@ -239,7 +224,7 @@ mod tests {
         CommandSource::open(&["sh", "-c", script].map(str::to_owned), "", &options).unwrap()
     }
 
-    /// Takes `frames` frames of a program that may take `timeout_ms` for each but the first, then the error.
+    /// Takes `frames` frames from a program, which gets `timeout_ms` for each but the first, then checks the error.
     fn check(script: &str, timeout_ms: u64, frames: usize, expected: &str) {
         let (mut source, mut frame, stop) = (open(script, timeout_ms), Frame::default(), Stop::new());
         for number in 0..frames {
@@ -250,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn every_end_is_told_with_the_last_words() {
+    fn every_end_is_reported_with_the_last_error_output() {
         let long = 60_000;
         check(&format!("{TINY}; {TINY}; exit 0"), long, 2, "sh: ended (exit status: 0)");
         check(&format!("echo ' no light' >&2; {TINY}; exit 3"), long, 1, "sh: ended (exit status: 3): no light");
@@ -269,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_and_what_was_started_is_gone() {
+    fn silence_is_reported_and_child_processes_are_killed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
-        // The last thing that it does in time is the frame.
+        // It is silent after the frame.
         let script = format!("sleep 100 & echo $! > {}; echo hm >&2; {TINY}; wait", file.display());
         check(&script, 300, 1, "sh: no frame within 0.3 s: hm");
         let id = std::fs::read_to_string(file).unwrap();
-        // The kernel takes a moment to end it, and it may be a zombie until whoever inherited it has looked.
+        // The kernel takes a moment to end it, and it may be a zombie until its new parent reaps it.
         let start = Instant::now();
         loop {
             let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
@@ -284,7 +269,7 @@ mod tests {
                 break;
             }
             assert!(start.elapsed() < Duration::from_secs(60), "{state}");
-            thread::sleep(END_CHECK);
+            thread::sleep(POLL_EVERY);
         }
         let script = format!("{}busy'; exec sleep 100", TINY.trim_end_matches('\''));
         check(&script, 300, 1, "sh: no frame within 0.3 s, after writing `busy`");
@@ -296,10 +281,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_leaves_behind_keeps_nothing_of_ours() {
+    fn processes_left_behind_keep_no_threads_or_files_of_ours() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pids");
-        // In a session of its own it is not killed with the group, and has both pipes.
+        // In a session of its own it is not killed with the group, and holds both pipes.
         let script = format!("setsid sh -c 'echo $$ >> {}; exec sleep 1000' & {TINY}; exit 3", file.display());
         let before = held();
         for _ in 0..10 {
@@ -310,7 +295,7 @@ mod tests {
         let start = Instant::now();
         while held().iter().zip(before).any(|(now, before)| *now >= before + 10) {
             assert!(start.elapsed() < Duration::from_secs(60), "{before:?}, then {:?}", held());
-            thread::sleep(END_CHECK);
+            thread::sleep(POLL_EVERY);
         }
         for id in std::fs::read_to_string(file).unwrap().lines() {
             Command::new("kill").args(["-9", id]).status().unwrap();
@@ -318,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_listen_is_killed() {
+    fn a_program_that_ignores_sigterm_is_killed() {
         let (mut source, mut frame, stop) =
             (open(&format!("trap '' TERM; {TINY}; while :; do :; done"), 60_000), Frame::default(), Stop::new());
         assert!(source.next(&mut frame, &stop).unwrap());
@@ -330,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn other_things_than_frames_are_a_mistake() {
+    fn output_without_frames_is_an_error() {
         for (script, start, end) in [
             (
                 "printf H264",

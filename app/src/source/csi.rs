@@ -1,27 +1,27 @@
-//! `csi://0`: cameras on a CSI connector, which only the board's own camera programs turn into pictures.
+//! `csi://0`: cameras on a CSI connector, whose raw data only the board's own camera programs turn into images.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::CaptureOptions;
 
-/// Said where no camera program is there.
+/// Advice if no camera program is installed.
 pub(super) const HINT: &str = "; a camera on a CSI connector needs it: `apt install rpicam-apps` (Raspberry Pi), \
                                `apt install gstreamer1.0-tools nvidia-l4t-gstreamer` (Jetson)";
 
-/// The camera programs of boards.
+/// Camera software of a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stack {
-    /// The Raspberry Pi's, by the name that it has had since 2023.
+    /// Raspberry Pi, with program names since 2023.
     Rpicam,
-    /// The same, by the name before.
+    /// Raspberry Pi, with earlier program names.
     Libcamera,
-    /// NVIDIA's.
+    /// NVIDIA Jetson.
     Argus,
 }
 
 impl Stack {
-    /// The one whose program is there; the first where there is none.
+    /// The first whose program is installed, else the first.
     pub(crate) fn find() -> Self {
         [Self::Rpicam, Self::Libcamera, Self::Argus]
             .into_iter()
@@ -29,7 +29,7 @@ impl Stack {
             .unwrap_or(Self::Rpicam)
     }
 
-    /// Name of the program.
+    /// Name of the camera program.
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Rpicam => "rpicam-vid",
@@ -38,7 +38,7 @@ impl Stack {
         }
     }
 
-    /// Program and arguments that write what camera `number` sees as MJPEG.
+    /// Program and arguments that write MJPEG from camera `number` to standard output.
     pub(crate) fn command(self, number: u32, options: &CaptureOptions) -> Vec<String> {
         let CaptureOptions { width, height, fps, .. } = options;
         let arguments = match self {
@@ -46,7 +46,7 @@ impl Stack {
                 "--camera {number} --timeout 0 --nopreview --verbose=0 --flush --codec mjpeg \
                  --width {width} --height {height} --framerate {fps} --output -"
             ),
-            // The sensor's own picture is 1280 x 720, which all sensors have, and made smaller by the GPU.
+            // All sensors have 1280 x 720, which the GPU scales down.
             Self::Argus => format!(
                 "-q nvarguscamerasrc sensor-id={number} ! video/x-raw(memory:NVMM),width=1280,height=720,framerate={fps}/1 \
                  ! nvvidconv ! video/x-raw,format=I420,width={width},height={height} ! jpegenc ! fdsink fd=1"
@@ -56,7 +56,7 @@ impl Stack {
     }
 }
 
-/// Whether `$PATH` leads to a program of that name, or the name is the path of one.
+/// Returns whether `name` is a program in `$PATH`, or the path of one.
 pub(crate) fn is_program(name: &str) -> bool {
     let is_file =
         |path: &Path| path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0);
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_say_what_is_wanted() {
+    fn commands_have_the_requested_settings() {
         let options = CaptureOptions { width: 320, height: 240, fps: 5, ..CaptureOptions::default() };
         for (stack, program, parts) in [
             (Stack::Rpicam, "rpicam-vid", ["--camera 1 ", "--width 320 --height 240 --framerate 5 "]),
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn programs_are_found() {
         assert!(is_program("sh") && is_program("/bin/sh"));
-        assert!(!is_program("/etc/passwd"), "a file that may not be run is none");
+        assert!(!is_program("/etc/passwd"), "not executable");
         assert!(!is_program("no-such-camera") && !is_program("/bin/no-such-camera") && !is_program("/bin"));
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a source.
+//! Errors of sources.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use spotter_engine::picture;
 
-/// Linux error numbers that drivers answer with when a device is lost or stuck.
+/// Linux error numbers that drivers return when a device is lost or stuck.
 const EIO: i32 = 5;
 const ENXIO: i32 = 6;
 const ENODEV: i32 = 19;
 const EINVAL: i32 = 22;
 const EPROTO: i32 = 71;
 
-/// What a file of JPEG frames is called.
+/// Names a file of JPEG frames.
 pub(super) const MJPEG: &str = "an MJPEG video";
 
-/// What to do where there is no such file, and its name is none of a picture.
-const NO_PICTURE: &str = "; expected a picture, a folder of them, or another source, such as `auto`, `/dev/video0`, \
+/// Advice for a missing file whose name is not that of an image.
+const NO_IMAGE: &str = "; expected an image, a folder of them, or another source, such as `auto`, `/dev/video0`, \
                           `csi://0` or `-`";
 
-/// Why a source could not be opened, or gave no frame.
+/// Why a source could not be opened or gave no frame.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The device node or file is not there.
+    /// The device node or file does not exist.
     #[error("{}: not found{hint}", path.display())]
     Missing {
         /// The device or file.
         path: PathBuf,
-        /// What to do, or nothing.
+        /// Advice; may be empty.
         hint: &'static str,
     },
     /// The user may not open the device or file.
@@ -36,7 +36,7 @@ pub enum SourceError {
     Permission {
         /// The device or file.
         path: PathBuf,
-        /// What to do, or nothing.
+        /// Advice; may be empty.
         hint: &'static str,
     },
     /// Another program uses the camera.
@@ -45,17 +45,17 @@ pub enum SourceError {
         /// The device.
         path: PathBuf,
     },
-    /// The path names no camera.
+    /// The device is no camera.
     #[error("{}: not a capture device, expected a camera, found {found}", path.display())]
     NotCapture {
         /// The device.
         path: PathBuf,
-        /// What it is.
+        /// Description of the device.
         found: String,
     },
     /// The camera gives raw sensor data only.
     #[error(
-        "{}: gives raw sensor data ({found}), expected pictures; \
+        "{}: gives raw sensor data ({found}), expected images; \
          use `csi://0` instead, which goes through the board's camera programs",
         path.display()
     )]
@@ -65,82 +65,82 @@ pub enum SourceError {
         /// The driver or the formats.
         found: String,
     },
-    /// No format of the camera can be read, or not the wanted one.
+    /// The camera has no supported format, or not the requested one.
     #[error("{}: expected {expected}, the camera offers {found}", path.display())]
     Format {
         /// The device.
         path: PathBuf,
-        /// The formats that would do.
+        /// The supported or requested formats.
         expected: String,
-        /// The formats it has.
+        /// The camera's formats.
         found: String,
     },
-    /// The driver set a format that makes no sense.
+    /// The driver set an invalid format.
     #[error("{}: the driver set {found}, expected {expected}; choose another size or format", path.display())]
     Layout {
         /// The device.
         path: PathBuf,
-        /// What would do.
+        /// The valid values.
         expected: String,
-        /// What it gave.
+        /// The value that the driver set.
         found: String,
     },
-    /// A call of the driver failed.
+    /// A driver call failed.
     #[error("{}: cannot {action}", path.display())]
     Device {
         /// The device.
         path: PathBuf,
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// The driver's answer.
+        /// The driver's error.
         source: io::Error,
     },
-    /// No frame came.
+    /// A camera gave no frame in time.
     #[error("{}: no frame within {:.1} s", path.display(), limit.as_secs_f32())]
     TimedOut {
         /// The device.
         path: PathBuf,
-        /// How long a frame may take.
+        /// Time limit for a frame.
         limit: Duration,
     },
-    /// A pipe gave no frame for a while; it may yet.
+    /// A pipe gave no frame in time, and may still give one.
     #[error("{name}: no frame within {:.1} s", limit.as_secs_f32())]
     Silent {
         /// The stream.
         name: String,
-        /// How long a frame may take.
+        /// Time limit for a frame.
         limit: Duration,
     },
-    /// A program that gives frames gave none, and was ended.
+    /// A camera program gave no frame in time and was ended.
     #[error("{name}: no frame within {:.1} s{found}{said}", limit.as_secs_f32())]
     Hung {
         /// The program.
         name: String,
-        /// How long a frame may take.
+        /// Time limit for a frame.
         limit: Duration,
-        /// What it wrote instead, after a comma, or nothing.
+        /// Output instead of a frame, after a comma; may be empty.
         found: String,
-        /// What it said of its errors, after a colon, or nothing.
+        /// The end of its standard error, after a colon; may be empty.
         said: String,
     },
-    /// A program that gives frames ended.
+    /// A camera program ended.
     #[error("{name}: ended ({how}){found}{said}")]
     Ended {
         /// The program.
         name: String,
         /// Its exit status.
         how: String,
-        /// What it wrote instead of a frame, after a comma, or nothing.
+        /// Output instead of a frame, after a comma; may be empty.
         found: String,
-        /// What it said of its errors, after a colon, or nothing.
+        /// The end of its standard error, after a colon; may be empty.
         said: String,
     },
-    /// A program that gives frames could not be started.
+    /// A camera program could not be started.
     #[error("{name}: cannot be started")]
     Start {
         /// The program.
         name: String,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// Many frames in a row were broken.
@@ -148,9 +148,9 @@ pub enum SourceError {
     BrokenFrames {
         /// The device.
         path: PathBuf,
-        /// How many.
+        /// Number of broken frames.
         count: u32,
-        /// What was wrong with the last one.
+        /// The reason for the last one.
         reason: String,
     },
     /// A file, folder or stream could not be read.
@@ -158,10 +158,10 @@ pub enum SourceError {
     Read {
         /// The file, or `standard input`.
         name: String,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file is too large to be a picture.
+    /// A file is larger than an image may be.
     #[error("{}: {found_bytes} bytes, expected at most {limit_bytes}", path.display())]
     TooLarge {
         /// The file.
@@ -173,22 +173,22 @@ pub enum SourceError {
     },
     /// A file is a video.
     #[error(
-        "{}: found {what}, expected pictures; to label every frame: `{reader} | spotter run --source -`", path.display()
+        "{}: found {what}, expected images; to label every frame: `{reader} | spotter run --source -`", path.display()
     )]
     Video {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Kind of video.
         what: &'static str,
-        /// The command that writes its frames.
+        /// The command that writes its frames to standard output.
         reader: String,
     },
-    /// A folder without pictures.
-    #[error("{}: no pictures in this folder, expected files that end in {expected}", path.display())]
+    /// A folder without images.
+    #[error("{}: no images in this folder, expected files that end in {expected}", path.display())]
     EmptyFolder {
         /// The folder.
         path: PathBuf,
-        /// Known endings.
+        /// Known file extensions.
         expected: String,
     },
     /// A stream without a single frame.
@@ -199,21 +199,21 @@ pub enum SourceError {
     NoFrames {
         /// The stream.
         name: String,
-        /// How much was read.
+        /// Bytes read.
         bytes: u64,
-        /// How they start, after a comma, or nothing.
+        /// The first bytes, after a comma; may be empty.
         found: String,
-        /// What its program said of its errors, after a semicolon, or nothing.
+        /// The end of its program's standard error, after a semicolon; may be empty.
         said: String,
     },
 }
 
 impl SourceError {
-    /// Whether opening the source again may help although it gave no frame yet: the device was lost, reset or stuck. After
-    /// its first frame a camera is opened again whatever it failed with.
+    /// Returns whether reopening the source may help although it gave no frame yet: the device was lost, reset or stuck. After its
+    /// first frame a camera is reopened after any error.
     pub fn is_transient(&self) -> bool {
         match self {
-            // After a replug the node is missing, and then not permitted, until udev has done its work.
+            // After a replug the node is missing, then not permitted, until udev is done.
             SourceError::Missing { path, .. } | SourceError::Permission { path, .. } => path.starts_with("/dev"),
             SourceError::Busy { .. }
             | SourceError::TimedOut { .. }
@@ -228,10 +228,10 @@ impl SourceError {
         }
     }
 
-    /// The error of naming a video where pictures are expected.
+    /// The error for a video where images are expected.
     pub(super) fn of_video(path: &std::path::Path, what: &'static str) -> Self {
         let name = path.display().to_string();
-        // A name that begins with a dash would be an option.
+        // A name that begins with a dash would be read as an option.
         let name = if name.starts_with('-') { format!("./{name}") } else { name };
         let is_plain = |c: char| c.is_alphanumeric() || "/._-+,=@%".contains(c);
         let name = if name.chars().all(is_plain) { name } else { format!("'{}'", name.replace('\'', r"'\''")) };
@@ -242,12 +242,12 @@ impl SourceError {
         SourceError::Video { path: path.to_path_buf(), what, reader }
     }
 
-    /// The error of opening or reading a file.
+    /// The error for a file that cannot be opened or read.
     pub(super) fn of_file(path: &std::path::Path, source: io::Error) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
             io::ErrorKind::NotFound => {
-                let hint = if picture::has_known_ending(&path) { "" } else { NO_PICTURE };
+                let hint = if picture::has_known_ending(&path) { "" } else { NO_IMAGE };
                 SourceError::Missing { path, hint }
             }
             io::ErrorKind::PermissionDenied => SourceError::Permission { path, hint: "" },

@@ -1,30 +1,30 @@
-//! Says what bytes are that should have been images.
+//! Describes bytes that should have been images.
 
 use spotter_engine::picture::foreign;
 use spotter_engine::printable::printable;
 
-/// The most characters that are shown.
+/// Most characters that are shown.
 const SHOWN: usize = 120;
 
-/// First bytes of image and video streams that [`foreign`] does not name.
+/// First bytes of image and video streams that [`foreign`] does not recognise.
 const STREAMS: [(&[u8], &str); 6] = [
-    (b"\x89PNG", "a PNG picture"),
-    (b"GIF8", "a GIF picture"),
+    (b"\x89PNG", "a PNG image"),
+    (b"GIF8", "a GIF image"),
     (b"RIFF", "WebP or another RIFF file"),
     (b"\x00\x00\x00\x01", "H.264 or H.265"),
     (b"\x00\x00\x01", "H.264, H.265 or MPEG"),
     (b"YUV4MPEG2", "raw video"),
 ];
 
-/// The first bytes for a message, after the words `before`; nothing for no bytes. Text is shown as such without its
-/// control characters, anything else escaped, and both cut to a length that a line has room for.
+/// Describes `bytes` by their start and kind, after the words `before`; empty for no bytes. Text is shown as text with control
+/// characters escaped, other data escaped, both cut to fit a line.
 pub(super) fn found(before: &str, bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return String::new();
     }
     let text = String::from_utf8_lossy(bytes);
     let odd = text.chars().filter(|c| (c.is_control() && !c.is_whitespace()) || *c == char::REPLACEMENT_CHARACTER);
-    // The last character may be cut off.
+    // The last character may be incomplete.
     let is_text = odd.count() <= 1;
     let shown: String = if is_text {
         let words: Vec<_> = text.split_whitespace().collect();
@@ -60,7 +60,7 @@ mod tests {
             ),
             (b"\0\0\0\x01\x67\x42", ", after `\\x00\\x00\\x00\\x01gB` (an H.264 video)".into()),
             (b"\0\0\0\x18ftypmp42", ", after `\\x00\\x00\\x00\\x18ftypmp42` (an MP4 or QuickTime video)".into()),
-            (b"\x89PNG\r\n", ", after `\u{fffd}PNG` (a PNG picture)".into()),
+            (b"\x89PNG\r\n", ", after `\u{fffd}PNG` (a PNG image)".into()),
         ] {
             assert_eq!(found(", after", bytes), expected);
         }

@@ -1,4 +1,4 @@
-//! `test://shapes`: drawn, animated coloured shapes whose truth is known.
+//! `test://shapes`: drawn, animated coloured shapes with known labels.
 
 mod outline;
 mod random;
@@ -10,29 +10,30 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use self::scene::Scene;
-use super::{Frame, Matrix, PixelFormat, Range, Source, SourceError, Stop};
+use super::{Frame, Matrix, PixelFormat, Range, Source, SourceError};
+use crate::process::Stop;
 
-/// What to draw and how fast.
+/// Options of the drawn shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapesOptions {
-    /// Another seed gives other pictures.
+    /// Seed of everything random; each gives other images.
     pub seed: u64,
-    /// Frames per second; 0 draws as fast as frames are taken, and none is dropped.
+    /// Frames per second; 0 draws as fast as frames are taken and drops none.
     pub fps: u32,
     /// Columns.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// How many frames there are; `None` for no end.
+    /// Number of frames; `None` for no end.
     pub frames: Option<u64>,
     /// Frames per object, 1 or more.
     pub hold: u64,
 }
 
 impl ShapesOptions {
-    /// The most frames per second that can be asked for: no loop is faster.
+    /// Largest `fps`: no loop is faster.
     pub const MAX_FPS: u32 = 1000;
-    /// Widths and heights that can be asked for: less shows nothing, more is no camera's picture.
+    /// Valid widths and heights: below there is nothing to see, and no camera gives more.
     pub const SIDES: RangeInclusive<usize> = 16..=4096;
 }
 
@@ -50,8 +51,8 @@ impl fmt::Display for ShapesOptions {
     }
 }
 
-/// Draws frame `number` into `rgb` (`width * height * 3` bytes) and gives what it shows, as in `red circle`.
-/// The same options and number give the same picture. Of 48 objects in a row, no two are the same.
+/// Draws frame `number` into `rgb` (`width * height * 3` bytes) and returns what it shows, such as `red circle`. The same
+/// options and number give the same image. All 48 objects are drawn before one repeats.
 pub fn draw(options: &ShapesOptions, number: u64, rgb: &mut Vec<u8>) -> String {
     let scene = Scene::new(options, number);
     rgb.resize(options.width * options.height * 3, 0);
@@ -60,7 +61,7 @@ pub fn draw(options: &ShapesOptions, number: u64, rgb: &mut Vec<u8>) -> String {
     format!("{} {}", scene.color, scene.shape)
 }
 
-/// The frames of `ShapesOptions`, at their pace.
+/// Draws frames at the rate of its options.
 pub(super) struct Shapes {
     options: ShapesOptions,
     number: u64,
@@ -72,14 +73,14 @@ impl Shapes {
         Shapes { options, number: 0, due: Instant::now() }
     }
 
-    /// Waits until the next frame is due. Says whether it was stopped.
+    /// Waits until the next frame is due. Returns whether it was stopped.
     fn pace(&mut self, stop: &Stop) -> bool {
         if self.options.fps == 0 {
             return stop.is_set();
         }
         let now = Instant::now();
         let period = Duration::from_secs(1) / self.options.fps;
-        // After a pause frames go on from now; they are not caught up with.
+        // After a pause frames go on from now; missed ones are not made up for.
         self.due = self.due.max(now.checked_sub(period).unwrap_or(now));
         let stopped = stop.sleep(self.due.saturating_duration_since(now));
         self.due += period;
@@ -94,12 +95,10 @@ impl Source for Shapes {
         }
         let start = Instant::now();
         frame.truth = Some(draw(&self.options, self.number, &mut frame.bytes));
-        frame.number = self.number;
         frame.format = PixelFormat::Rgb24;
         (frame.width, frame.height) = (self.options.width, self.options.height);
         frame.stride = self.options.width * 3;
         (frame.range, frame.matrix) = (Range::Full, Matrix::Bt601);
-        frame.path = None;
         frame.captured = Instant::now();
         frame.capture_time = start.elapsed();
         self.number += 1;

@@ -1,4 +1,4 @@
-//! MJPEG, concatenated JPEG files or multipart MJPEG from a pipe.
+//! MJPEG, concatenated JPEG files or multipart MJPEG from a pipe or a file.
 
 mod splitter;
 
@@ -8,54 +8,79 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::splitter::{Skipped, Splitter};
-use super::command::FIRST_FRAME;
 use super::found::found;
-use super::stop::STOP_CHECK;
-use super::{Frame, PixelFormat, Source, SourceError, Stop};
-use crate::supervise::{fault_point, supervised};
+use super::{Frame, PixelFormat, Source, SourceError};
+use crate::process::supervise::{fault_point, supervised};
+use crate::process::{OnSet, Stop};
 
-/// Larger images are skipped: twice what a 64-megapixel camera writes.
+/// Time that a camera program gets to start the camera and measure the light before its first frame.
+pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(10);
+
+/// Larger images are skipped: twice the size that a 64-megapixel camera writes.
 const MAX_FRAME_BYTES: usize = 32 << 20;
 
-/// What one read asks for: the size of a pipe's buffer.
+/// Bytes of one read: the size of a pipe's buffer.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// How many pieces wait at most; with more the writer is made to wait.
+/// Most pieces that wait; with more the writer has to wait.
 const PIECES: usize = 4;
 
-/// JPEG images from a reader. Reading happens in a thread of its own, since a read from a silent pipe cannot be woken;
-/// that thread ends with the stream or the process.
+/// JPEG images from a reader. The reader runs on a thread of its own, since a read from a silent pipe cannot be woken; that
+/// thread ends with the stream or the process.
 pub(super) struct JpegStream {
     name: String,
     is_live: bool,
-    /// `None` where frames may take any time.
+    /// `None` if frames may take any time.
     patience: Option<Patience>,
-    pieces: Receiver<Piece>,
-    /// When the last bytes came.
+    messages: Receiver<Message>,
+    /// Sends [`Message::Woken`].
+    sender: SyncSender<Message>,
+    /// Wakes the thread that waits for messages, once it waits for the first.
+    woken_by: Option<OnSet>,
+    /// The reader has ended or failed.
+    ended: bool,
+    /// When the last bytes arrived.
     arrived: Instant,
-    /// Used pieces go back, so that nothing is allocated per piece.
+    /// Returns used pieces to the reader, so that nothing is allocated per piece.
     used: SyncSender<Vec<u8>>,
     splitter: Splitter,
     read_bytes: u64,
-    number: u64,
+    /// Frames so far.
+    frames: u64,
 }
 
-/// Bytes and when they were read, or why none could be.
-type Piece = io::Result<(Vec<u8>, Instant)>;
+/// A message to the thread that waits for frames.
+enum Message {
+    /// Bytes, and when they were read.
+    Piece(Vec<u8>, Instant),
+    /// The reader failed.
+    Failed(io::Error),
+    /// The reader has ended.
+    End,
+    /// The loop was stopped.
+    Woken,
+}
 
-/// How long frames may take before a stream counts as silent.
+/// Result of a wait for bytes.
+enum Received {
+    Piece(Vec<u8>, Instant),
+    End,
+    Stopped,
+}
+
+/// Time limits after which a stream counts as silent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// The first one.
+    /// For the first frame.
     pub(super) first: Duration,
-    /// Every other.
+    /// For every other frame.
     pub(super) next: Duration,
 }
 
 impl JpegStream {
-    /// Images from standard input; a pipe is told to be silent after `timeout`, and may go on all the same.
+    /// Images from standard input. A pipe is reported as silent after `timeout`, and may still continue.
     pub(super) fn stdin(timeout: Duration) -> Self {
-        // Frames of a pipe that are not taken in time are old; those of a file can wait.
+        // Frames of a pipe get old when nobody takes them; those of a file can wait.
         let is_file = std::fs::metadata("/dev/stdin").is_ok_and(|data| data.is_file());
         let patience = Patience { first: timeout.max(FIRST_FRAME), next: timeout };
         Self::new("standard input", io::stdin(), !is_file, (!is_file).then_some(patience))
@@ -67,24 +92,71 @@ impl JpegStream {
         is_live: bool,
         patience: Option<Patience>,
     ) -> Self {
-        let (send, pieces) = sync_channel(PIECES);
+        let (sender, messages) = sync_channel(PIECES);
         let (used, reuse) = sync_channel(PIECES);
+        let send = sender.clone();
         thread::spawn(move || supervised("reader", || read_pieces(reader, &send, &reuse)));
-        let splitter = Splitter::new(MAX_FRAME_BYTES);
-        let name = name.to_owned();
-        let (read_bytes, number, arrived) = (0, 0, Instant::now());
-        JpegStream { name, is_live, patience, pieces, arrived, used, splitter, read_bytes, number }
+        JpegStream {
+            name: name.to_owned(),
+            is_live,
+            patience,
+            messages,
+            sender,
+            woken_by: None,
+            ended: false,
+            arrived: Instant::now(),
+            used,
+            splitter: Splitter::new(MAX_FRAME_BYTES),
+            read_bytes: 0,
+            frames: 0,
+        }
     }
 
-    /// What the stream gave since its last frame instead of another, after the words `before`; nothing where it gave
-    /// nothing.
+    /// Has `stop` wake the wait for bytes.
+    fn wake_by(&mut self, stop: &Stop) {
+        if self.woken_by.as_ref().is_none_or(|known| !known.stop().is_same(stop)) {
+            let sender = self.sender.clone();
+            // With a full channel nobody waits.
+            self.woken_by = Some(stop.on_set(move || drop(sender.try_send(Message::Woken))));
+        }
+    }
+
+    /// Waits for bytes; at most for `patience` since `began`.
+    fn receive(&mut self, began: Instant, patience: Option<Duration>, stop: &Stop) -> Result<Received, SourceError> {
+        loop {
+            if stop.is_set() {
+                return Ok(Received::Stopped);
+            }
+            if self.ended {
+                return Ok(Received::End);
+            }
+            let message = match patience {
+                Some(limit) if began.elapsed() >= limit => {
+                    return Err(SourceError::Silent { name: self.name.clone(), limit });
+                }
+                Some(limit) => self.messages.recv_timeout(limit.saturating_sub(began.elapsed())),
+                None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match message {
+                Ok(Message::Piece(bytes, arrived)) => return Ok(Received::Piece(bytes, arrived)),
+                Ok(Message::Failed(source)) => {
+                    self.ended = true;
+                    return Err(SourceError::Read { name: self.name.clone(), source });
+                }
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => self.ended = true,
+                Ok(Message::Woken) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Describes the bytes since the last frame that belong to none, after the words `before`; empty if there are none.
     pub(super) fn found(&self, before: &str) -> String {
         found(before, &self.splitter.noise())
     }
 
     /// The end of a stream that never had a frame is an error.
     fn end(&self) -> Result<bool, SourceError> {
-        match self.number {
+        match self.frames {
             0 => Err(SourceError::NoFrames {
                 name: self.name.clone(),
                 bytes: self.read_bytes,
@@ -96,33 +168,31 @@ impl JpegStream {
     }
 }
 
-/// Reads until the end, an error, or until nobody listens.
-fn read_pieces(mut reader: impl Read, send: &SyncSender<Piece>, reuse: &Receiver<Vec<u8>>) {
+/// Reads until the end, an error, or until the stream is dropped.
+fn read_pieces(mut reader: impl Read, send: &SyncSender<Message>, reuse: &Receiver<Vec<u8>>) {
     fault_point("reader");
     loop {
         let mut piece = reuse.try_recv().unwrap_or_default();
         piece.resize(PIECE_BYTES, 0);
-        let sent = match reader.read(&mut piece) {
-            Ok(0) => return,
+        let message = match reader.read(&mut piece) {
+            Ok(0) => Message::End,
             Ok(len) => {
                 piece.truncate(len);
-                send.send(Ok((piece, Instant::now())))
+                Message::Piece(piece, Instant::now())
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                // Nobody listens: then nobody misses the error either.
-                let _ = send.send(Err(error));
-                return;
-            }
+            Err(error) => Message::Failed(error),
         };
-        if sent.is_err() {
+        let is_last = !matches!(message, Message::Piece(..));
+        // Fails only when the stream was dropped.
+        if send.send(message).is_err() || is_last {
             return;
         }
     }
 }
 
-/// The JPEG images in a whole stream, cut out of it as they are out of a pipe's; larger ones than a pipe's may be are left
-/// out. `pieces` are the stream's bytes, divided in any way, which makes no difference.
+/// Splits a whole stream into its JPEG images as a pipe is split; images of more than 32 MiB are left out. `pieces` are the
+/// stream's bytes, divided in any way.
 pub fn split_jpegs<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let (mut splitter, mut frame, mut frames) = (Splitter::new(MAX_FRAME_BYTES), Vec::new(), Vec::new());
     for piece in pieces {
@@ -141,40 +211,29 @@ impl Source for JpegStream {
     fn next(&mut self, frame: &mut Frame, stop: &Stop) -> Result<bool, SourceError> {
         let mut start = Instant::now();
         let began = start;
-        let patience = self.patience.map(|patience| if self.number == 0 { patience.first } else { patience.next });
-        'whole: while !self.splitter.take_frame(&mut frame.bytes) {
-            if self.number == 0 && self.splitter.garbage_bytes() > MAX_FRAME_BYTES as u64 {
+        self.wake_by(stop);
+        let patience = self.patience.map(|patience| if self.frames == 0 { patience.first } else { patience.next });
+        while !self.splitter.take_frame(&mut frame.bytes) {
+            if self.frames == 0 && self.splitter.garbage_bytes() > MAX_FRAME_BYTES as u64 {
                 return self.end();
             }
-            let piece = loop {
-                if stop.is_set() {
-                    return Ok(false);
-                }
-                if let Some(limit) = patience.filter(|patience| began.elapsed() >= *patience) {
-                    return Err(SourceError::Silent { name: self.name.clone(), limit });
-                }
-                match self.pieces.recv_timeout(STOP_CHECK) {
-                    Ok(piece) => break piece,
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) if self.splitter.take_last(&mut frame.bytes) => break 'whole,
-                    Err(RecvTimeoutError::Disconnected) => return self.end(),
-                }
+            let (piece, arrived) = match self.receive(began, patience, stop)? {
+                Received::Piece(piece, arrived) => (piece, arrived),
+                Received::End if self.splitter.take_last(&mut frame.bytes) => break,
+                Received::End => return self.end(),
+                Received::Stopped => return Ok(false),
             };
             start = Instant::now();
-            let (piece, arrived) = piece.map_err(|source| SourceError::Read { name: self.name.clone(), source })?;
             self.arrived = arrived;
             self.read_bytes += piece.len() as u64;
             self.splitter.push(&piece);
-            // Where the other side has enough spare pieces this one is let go.
+            // A piece that the reader has no room for is freed.
             let _ = self.used.try_send(piece);
         }
         frame.set_encoded(PixelFormat::Mjpeg);
-        frame.number = self.number;
-        frame.path = None;
-        frame.truth = None;
         frame.captured = self.arrived;
         frame.capture_time = start.elapsed();
-        self.number += 1;
+        self.frames += 1;
         Ok(true)
     }
 
@@ -210,16 +269,16 @@ mod tests {
         let bytes = [&TINY[..], b"--boundary", &TINY, &TINY[..5]].concat();
         let mut source = JpegStream::new("test", Cursor::new(bytes), true, None);
         let (mut frame, stop) = (Frame::default(), Stop::new());
-        for number in 0..2 {
+        for _ in 0..2 {
             assert!(source.next(&mut frame, &stop).unwrap());
-            assert_eq!((frame.number, frame.format, &frame.bytes[..]), (number, PixelFormat::Mjpeg, &TINY[..]));
+            assert_eq!((frame.format, &frame.bytes[..]), (PixelFormat::Mjpeg, &TINY[..]));
         }
         assert!(!source.next(&mut frame, &stop).unwrap());
         assert!(source.is_live());
     }
 
     #[test]
-    fn long_streams_come_whole() {
+    fn long_streams_are_split_whole() {
         let mut image = TINY[..2].to_vec();
         image.extend([&[0xFF, 0xDA, 0, 2][..], &vec![7; 3 * PIECE_BYTES], &[0xFF, 0xD9]].concat());
         let mut source = JpegStream::new("test", Cursor::new(image.repeat(40)), false, None);
@@ -261,8 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_never_become_a_frame_are_silence_and_can_be_stopped() {
-        /// Starts of images within segments, without end.
+    fn bytes_without_a_frame_count_as_silence_and_can_be_stopped() {
+        /// Endless starts of images within segments.
         struct Endless(usize);
         impl Read for Endless {
             fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
@@ -298,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_again_and_again_until_a_frame_comes() {
+    fn silence_is_reported_until_a_frame_comes() {
         let (reader, mut pipe) = io::pipe().unwrap();
         let patience = Patience { first: Duration::from_millis(60), next: Duration::from_millis(30) };
         let mut source = JpegStream::new("test", reader, true, Some(patience));
@@ -306,7 +365,7 @@ mod tests {
         let silent = |source: &mut JpegStream, expected: Duration| {
             let began = Instant::now();
             let error = source.next(&mut Frame::default(), &stop).unwrap_err();
-            // A busy machine may wake it later, never earlier.
+            // A busy machine may be late, never early.
             assert!(began.elapsed() >= expected);
             let SourceError::Silent { ref name, limit } = error else { panic!("{error}") };
             assert_eq!((name.as_str(), limit), ("test", expected));

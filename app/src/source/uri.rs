@@ -1,4 +1,4 @@
-//! The names of sources.
+//! Source URIs.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,16 +8,16 @@ use std::str::FromStr;
 
 use super::ShapesOptions;
 
-/// What to look at.
+/// Names a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Uri {
     /// The first camera that works, else the drawn shapes.
     Auto,
-    /// A V4L2 camera: `/dev/video0`, `v4l2:///dev/video0`, or what else people call it: `0`, `video0`, `usb:0`,
+    /// A V4L2 camera: `/dev/video0`, `v4l2:///dev/video0`, or in the ways of other programs: `0`, `video0`, `usb:0`,
     /// `v4l2:/dev/video0`.
     V4l2(PathBuf),
-    /// A picture file or a folder of them: `file:///x.jpg`, `x.jpg`, `folder/`.
-    Pictures(PathBuf),
+    /// An image file or a folder of them: `file:///x.jpg`, `x.jpg`, `folder/`.
+    Images(PathBuf),
     /// MJPEG or concatenated JPEG files on standard input: `-`.
     Stdin,
     /// A camera on a CSI connector, through the board's camera programs: `csi://0`.
@@ -28,20 +28,20 @@ pub enum Uri {
     Shapes(ShapesOptions),
 }
 
-/// No board has more connectors.
+/// Largest camera number: no board has more connectors.
 const CSI_MAX: u32 = 15;
 
-/// Every way to name a source, for error messages.
-const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `exec:PROGRAM ARGUMENT ...`, `picture.jpg`, \
-                     `folder/`, `file:///folder/picture.jpg`, `-` (standard input), `test://shapes`";
+/// The supported URIs, for error messages.
+const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `exec:PROGRAM ARGUMENT ...`, `image.jpg`, \
+                     `folder/`, `file:///folder/image.jpg`, `-` (standard input), `test://shapes`";
 
-/// Why a text names no source.
+/// Why a text is no valid source URI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
-    /// Nothing was given.
+    /// The text is empty.
     #[error("the source is empty, expected one of {KNOWN}")]
     Empty,
-    /// The part before `://` is not known.
+    /// The scheme is unknown.
     #[error("source `{uri}`: unknown scheme `{scheme}`, expected one of {KNOWN}")]
     Scheme {
         /// The whole text.
@@ -49,30 +49,30 @@ pub enum UriError {
         /// Its scheme.
         scheme: String,
     },
-    /// Another program reads this kind of source and hands it over.
+    /// This kind of source needs another program.
     #[error("source `{uri}`: `{scheme}` sources come through another program; use the source `{command}`")]
     Elsewhere {
         /// The whole text.
         uri: String,
         /// Its scheme.
         scheme: String,
-        /// The source to name instead.
+        /// The URI to use instead.
         command: String,
     },
-    /// The part after the scheme is wrong.
+    /// The part after the scheme is invalid.
     #[error("source `{uri}`: expected {expected}, found `{found}`")]
     Part {
         /// The whole text.
         uri: String,
-        /// What would do.
+        /// The expected part.
         expected: &'static str,
-        /// What is there.
+        /// The part that was found.
         found: String,
     },
 }
 
 impl Uri {
-    /// Whether it names a camera, which can be opened again and then goes on; a pipe cannot be, and files would start over.
+    /// Returns whether it names a camera, which continues when it is reopened; a pipe cannot be reopened, and files would start over.
     pub(crate) fn is_camera(&self) -> bool {
         matches!(self, Uri::V4l2(_) | Uri::Csi(_) | Uri::Command(_))
     }
@@ -96,7 +96,7 @@ impl FromStr for Uri {
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             let path = PathBuf::from(text);
-            return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { Uri::Pictures(path) });
+            return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { Uri::Images(path) });
         };
         let elsewhere = |command: String| UriError::Elsewhere { uri: text.into(), scheme: scheme.into(), command };
         match scheme {
@@ -106,7 +106,7 @@ impl FromStr for Uri {
                     expected: "an absolute path after `://`, percent-encoded if need be",
                     found: rest.into(),
                 })?;
-                Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { Uri::Pictures(path) })
+                Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { Uri::Images(path) })
             }
             "test" => shapes(text, rest).map(Uri::Shapes),
             "csi" => {
@@ -123,8 +123,8 @@ impl FromStr for Uri {
     }
 }
 
-/// The camera that `text` names in one of the ways of other programs; nothing where it names no camera. A folder that is
-/// called like one is named by `./0`.
+/// The camera that `text` names in the way of another program; `None` if it names none. A folder with such a name is written
+/// as `./0`.
 fn camera(text: &str) -> Result<Option<Uri>, UriError> {
     if let Some(path) = camera_node(text) {
         return Ok(Some(Uri::V4l2(path)));
@@ -141,7 +141,7 @@ fn camera(text: &str) -> Result<Option<Uri>, UriError> {
     if let Some(path) = camera_node(rest) {
         return Ok(Some(Uri::V4l2(path)));
     }
-    // Others are left to the scheme's own rules: a path with percent signs, or a picture called so.
+    // The rest is parsed by the scheme's own rules: a percent-encoded path, or an image of that name.
     if rest.starts_with('/') && !text.contains("://") {
         return Ok(Some(Uri::V4l2(rest.into())));
     }
@@ -152,19 +152,19 @@ fn camera(text: &str) -> Result<Option<Uri>, UriError> {
     Err(UriError::Part { uri: text.into(), expected, found: rest.into() })
 }
 
-/// The device node that `0`, `video0`, `dev/video0` or `/dev/video0` means.
+/// The device node for `0`, `video0`, `dev/video0` or `/dev/video0`.
 fn camera_node(text: &str) -> Option<PathBuf> {
     let number = text.trim_start_matches('/');
     let number = number.strip_prefix("dev/").unwrap_or(number);
     let number = number.strip_prefix("video").unwrap_or(number);
-    // Longer numbers are folders of a year, or of a camera's memory card.
+    // Longer numbers are folders: of a year, or of a memory card.
     let is_number = (1..=2).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
     let is_node = !text.starts_with('/') || text.starts_with("/dev/video");
     let number = number.parse::<u8>().ok().filter(|_| is_number && is_node)?;
     Some(PathBuf::from(format!("/dev/video{number}")))
 }
 
-/// The words of a command: separated by blanks, but for those within single or double quotes or after a backslash.
+/// The words of a command, separated by whitespace that is neither in single or double quotes nor after a backslash.
 fn command(uri: &str, text: &str) -> Result<Vec<String>, UriError> {
     let wrong = |expected| UriError::Part { uri: uri.into(), expected, found: text.into() };
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None::<char>);
@@ -194,7 +194,7 @@ fn command(uri: &str, text: &str) -> Result<Vec<String>, UriError> {
     Ok(words)
 }
 
-/// The path of a `file:` or `v4l2:` URI; `None` where it is not absolute, of another host, or badly encoded.
+/// The path of a `file:` or `v4l2:` URI; `None` if it is not absolute, of another host, or badly encoded.
 fn path(rest: &str) -> Option<PathBuf> {
     let rest = rest.strip_prefix("localhost").unwrap_or(rest);
     if !rest.starts_with('/') {
@@ -251,7 +251,7 @@ impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Uri::Auto => f.write_str("auto"),
-            Uri::V4l2(path) | Uri::Pictures(path) => path.display().fmt(f),
+            Uri::V4l2(path) | Uri::Images(path) => path.display().fmt(f),
             Uri::Stdin => f.write_str("standard input"),
             Uri::Csi(number) => write!(f, "csi://{number}"),
             // Without the arguments, which may hold a password.
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_sources() {
+    fn valid_uris() {
         let shapes = |change: fn(&mut ShapesOptions)| {
             let mut options = ShapesOptions::default();
             change(&mut options);
@@ -298,18 +298,18 @@ mod tests {
             ("v4l2:device=/dev/video4", Uri::V4l2("/dev/video4".into())),
             ("v4l2:/dev/v4l/by-id/usb-cam", Uri::V4l2("/dev/v4l/by-id/usb-cam".into())),
             ("csi:0", Uri::Csi(0)),
-            ("./0", Uri::Pictures("./0".into())),
-            ("0/", Uri::Pictures("0/".into())),
-            ("/0", Uri::Pictures("/0".into())),
-            ("2024", Uri::Pictures("2024".into())),
-            ("0.jpg", Uri::Pictures("0.jpg".into())),
-            ("video1/", Uri::Pictures("video1/".into())),
-            ("camera:front.jpg", Uri::Pictures("camera:front.jpg".into())),
-            ("x.jpg", Uri::Pictures("x.jpg".into())),
-            ("folder/", Uri::Pictures("folder/".into())),
-            ("a b%20c", Uri::Pictures("a b%20c".into())),
-            ("file:///x%20y.jpg", Uri::Pictures("/x y.jpg".into())),
-            ("file://localhost/x.jpg", Uri::Pictures("/x.jpg".into())),
+            ("./0", Uri::Images("./0".into())),
+            ("0/", Uri::Images("0/".into())),
+            ("/0", Uri::Images("/0".into())),
+            ("2024", Uri::Images("2024".into())),
+            ("0.jpg", Uri::Images("0.jpg".into())),
+            ("video1/", Uri::Images("video1/".into())),
+            ("camera:front.jpg", Uri::Images("camera:front.jpg".into())),
+            ("x.jpg", Uri::Images("x.jpg".into())),
+            ("folder/", Uri::Images("folder/".into())),
+            ("a b%20c", Uri::Images("a b%20c".into())),
+            ("file:///x%20y.jpg", Uri::Images("/x y.jpg".into())),
+            ("file://localhost/x.jpg", Uri::Images("/x.jpg".into())),
             ("csi://0", Uri::Csi(0)),
             ("csi://1/", Uri::Csi(1)),
             ("exec:camera", words(&["camera"])),
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_names_say_what_to_do() {
+    fn invalid_uris_say_what_to_do() {
         for (text, part) in [
             ("", "expected one of `auto`"),
             ("ftp://x", "unknown scheme `ftp`, expected one of `auto`, `/dev/video0`"),

@@ -1,47 +1,33 @@
-//! Cameras behind V4L2: USB webcams and everything else with a `/dev/video` node that gives whole pictures.
+//! V4L2 cameras: USB webcams and everything else with a `/dev/video` node that gives processed images.
 
 mod closing;
 mod device;
-mod encoding;
+mod driver;
 mod layout;
 mod negotiate;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use v4l::buffer::{Flags, Metadata, Type};
-use v4l::device::Handle;
-use v4l::io::traits::{CaptureStream, Stream};
-use v4l::prelude::MmapStream;
-use v4l::video::Capture;
-use v4l::video::capture::Parameters;
-use v4l::{Device, Format, FourCC};
-
-use self::closing::Closing;
 pub(super) use self::device::devices;
 use self::device::{ask, identify, offers};
+use self::driver::{Device, Filled, Stream};
 use self::layout::Layout;
-use super::{CameraOffer, CaptureOptions, Frame, PixelFormat, Source, SourceError, Stop};
+use super::{CameraOffer, CaptureOptions, Frame, PixelFormat, Source, SourceError};
+use crate::process::{STOP_CHECK, Stop};
 
-/// How many buffers the driver fills in turn: one being copied, one being filled, two for a slow moment.
+/// Buffers that the driver fills in turn: one being copied, one being filled, two in reserve.
 const BUFFERS: u32 = 4;
 
-/// The most buffers a V4L2 queue has (VIDEO_MAX_FRAME).
+/// Most buffers of a V4L2 queue (`VIDEO_MAX_FRAME`).
 const MAX_BUFFERS: usize = 32;
 
-/// After so many broken frames in a row, a second's worth, the camera is opened anew.
+/// Broken frames in a row, about a second's worth, after which the camera is reopened.
 const MAX_BROKEN: u32 = 30;
 
-/// How often a waiting camera looks whether it was stopped.
-const STOP_CHECK_MS: i32 = 50;
-
-/// What drivers of camera pipelines answer when nobody has linked and set up the pipeline's parts.
+/// Error of drivers of camera pipelines that nobody has configured.
 const EPIPE: i32 = 32;
-
-/// The event of `poll` that says a frame is ready.
-const POLLIN: i16 = 1;
 
 /// An open camera.
 pub(super) struct Camera {
@@ -49,18 +35,16 @@ pub(super) struct Camera {
     description: String,
     layout: Layout,
     timeout: Duration,
-    stream: Closing<MmapStream<'static>>,
-    handle: Arc<Handle>,
+    stream: Stream,
     started: bool,
-    number: u64,
     /// Broken frames since the last good one.
     broken: u32,
-    /// Broken frames that nobody has asked for yet, and what was wrong with the last.
+    /// Count of broken frames that were not reported yet, and the reason for the last.
     skipped: Option<(u64, String)>,
 }
 
 impl Camera {
-    /// Opens the device and sets the format that `negotiate` takes for the cheapest.
+    /// Opens the device and sets the format that `negotiate` considers cheapest.
     pub(super) fn open(path: &Path, options: &CaptureOptions) -> Result<Self, SourceError> {
         let device = device::open(path)?;
         let identity = identify(&device, path)?;
@@ -70,19 +54,16 @@ impl Camera {
             let expected = options.format.map_or_else(String::new, |format| format.to_string());
             return Err(SourceError::Format { path: path.into(), expected, found: found.join(", ") });
         };
-        let wanted = Format::new(choice.width, choice.height, FourCC::new(&choice.fourcc));
-        let got = ask(path, "set the format", || device.set_format(&wanted))?;
-        // A driver that does not answer has no choice of its own.
-        let encoding = encoding::encoding(&device.handle()).unwrap_or_default();
+        let got = ask(path, "set the format", || device.set_format(choice.width, choice.height, choice.fourcc))?;
+        // A driver that fails here has only the default.
+        let encoding = device.encoding().unwrap_or_default();
         let layout = Layout::check(&got, encoding, path)?;
-        if got.fourcc != wanted.fourcc {
-            log::warn!("{}: asked for {}, the driver set {}", path.display(), wanted.fourcc, got.fourcc);
+        if got.fourcc != choice.fourcc {
+            let (wanted, set) = (choice.fourcc.escape_ascii(), got.fourcc.escape_ascii());
+            log::warn!("{}: asked for {wanted}, the driver set {set}", path.display());
         }
         let fps = set_rate(&device, path, options.fps);
-        let buffers = || MmapStream::with_buffers(&device, Type::VideoCapture, BUFFERS);
-        let mut stream = ask(path, "map the buffers", buffers)?;
-        // The stream turns it into an i32 of milliseconds; an hour is for ever here.
-        stream.set_timeout(options.timeout.min(Duration::from_secs(3600)));
+        let stream = ask(path, "map the buffers", || device.stream(BUFFERS, options.timeout))?;
         let rate = fps.map_or_else(String::new, |fps| format!(" at {} fps", (fps * 100.0).round() / 100.0));
         let description = format!("{}: {} ({}), {layout}{rate}", path.display(), identity.card, identity.driver);
         Ok(Camera {
@@ -90,20 +71,18 @@ impl Camera {
             description,
             layout,
             timeout: options.timeout,
-            stream: Closing::new(stream),
-            handle: device.handle(),
+            stream,
             started: false,
-            number: 0,
             broken: 0,
             skipped: None,
         })
     }
 
-    /// Queues all buffers but the first, which the stream itself queues when it is asked for a frame, and starts.
+    /// Queues all buffers but the first, which the stream queues itself before it reads a frame, and starts the stream.
     fn start(&mut self) -> Result<(), SourceError> {
         let stream = &mut self.stream;
         ask(&self.path, "queue a buffer", || stream.queue(1))?;
-        // How many buffers the driver gave is not told: the first index too large is refused.
+        // The crate does not tell how many buffers there are: the first index too large is refused.
         let _queued = (2..MAX_BUFFERS).take_while(|index| stream.queue(*index).is_ok()).count();
         ask(&self.path, "start the stream", || stream.start()).map_err(|error| match error {
             SourceError::Device { source, .. } if source.raw_os_error() == Some(EPIPE) => {
@@ -115,35 +94,34 @@ impl Camera {
         Ok(())
     }
 
-    /// Waits for a frame in short steps. Says whether there is one; not when stopped.
+    /// Waits for a frame, in steps of [`STOP_CHECK`], since the stop signal cannot wake it. Returns `false` when stopped.
     fn wait(&self, stop: &Stop) -> Result<bool, SourceError> {
         let start = Instant::now();
         while !stop.is_set() {
-            let ready = self.handle.poll(POLLIN, STOP_CHECK_MS);
-            match ready {
-                Ok(0) if start.elapsed() >= self.timeout => {
+            match self.stream.wait(STOP_CHECK) {
+                Ok(false) if start.elapsed() >= self.timeout => {
                     return Err(SourceError::TimedOut { path: self.path.clone(), limit: self.timeout });
                 }
-                Ok(0) => {}
+                Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What is wrong with the device, the read after this says better.
-                Ok(_) | Err(_) => return Ok(true),
+                // The read that follows reports errors of the device better.
+                Ok(true) | Err(_) => return Ok(true),
             }
         }
         Ok(false)
     }
 
-    /// Fetches the frame that is ready. `Ok(false)`: it was broken and is skipped.
+    /// Fetches the frame that is ready. `Ok(false)`: it was broken and was skipped.
     fn fetch(&mut self, frame: &mut Frame) -> Result<bool, SourceError> {
         let start = Instant::now();
         let stream = &mut self.stream;
-        let (bytes, meta) = ask(&self.path, "read a frame", || stream.next()).map_err(|error| match error {
+        let (bytes, filled) = ask(&self.path, "read a frame", || stream.next()).map_err(|error| match error {
             SourceError::Device { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
                 SourceError::TimedOut { path: self.path.clone(), limit: self.timeout }
             }
             error => error,
         })?;
-        match content(bytes, meta, &self.layout) {
+        match content(bytes, filled, &self.layout) {
             Ok(content) => {
                 frame.bytes.clear();
                 frame.bytes.extend_from_slice(content);
@@ -179,13 +157,9 @@ impl Source for Camera {
             }
         }
         let layout = &self.layout;
-        frame.number = self.number;
         frame.format = layout.format;
         (frame.width, frame.height, frame.stride) = (layout.width, layout.height, layout.stride);
         (frame.range, frame.matrix) = (layout.range, layout.matrix);
-        frame.path = None;
-        frame.truth = None;
-        self.number += 1;
         Ok(true)
     }
 
@@ -203,7 +177,7 @@ impl Source for Camera {
     }
 }
 
-/// Asks a device what it is and what it gives, without changing anything about it.
+/// Queries a device's name and formats without changing its settings.
 pub(super) fn examine(path: &Path, options: &CaptureOptions) -> Result<CameraOffer, SourceError> {
     let device = device::open(path)?;
     let identity = identify(&device, path)?;
@@ -218,56 +192,60 @@ pub(super) fn examine(path: &Path, options: &CaptureOptions) -> Result<CameraOff
     })
 }
 
-/// Asks for a frame rate, and gives the one that was set. Cameras without a choice refuse; that is no error.
+/// Requests a frame rate and returns the one that was set. Cameras with a fixed rate refuse, which is no error.
 fn set_rate(device: &Device, path: &Path, fps: u32) -> Option<f32> {
-    let set = ask(path, "set the frame rate", || device.set_params(&Parameters::with_fps(fps.max(1))));
-    let params = set.or_else(|_| ask(path, "read the frame rate", || device.params())).ok()?;
-    let interval = params.interval;
-    (interval.numerator > 0 && interval.denominator > 0)
-        .then(|| interval.denominator as f32 / interval.numerator as f32)
+    let set = ask(path, "set the frame rate", || device.set_rate(fps.max(1)));
+    set.or_else(|_| ask(path, "read the frame rate", || device.rate())).ok().flatten()
 }
 
-/// The part of a buffer that is the frame, or why there is none.
-fn content<'a>(bytes: &'a [u8], meta: &Metadata, layout: &Layout) -> Result<&'a [u8], String> {
-    if meta.flags.contains(Flags::ERROR) {
+/// The part of a buffer that is the frame, or the reason why it is broken.
+fn content<'a>(bytes: &'a [u8], filled: Filled, layout: &Layout) -> Result<&'a [u8], String> {
+    if filled.is_damaged {
         return Err("the driver marked it as damaged".into());
     }
-    let used = meta.bytesused as usize;
-    let filled = bytes.get(..used).ok_or_else(|| format!("{used} bytes in a buffer of {}", bytes.len()))?;
+    let used = filled.used as usize;
+    let content = bytes.get(..used).ok_or_else(|| format!("{used} bytes in a buffer of {}", bytes.len()))?;
     if layout.format == PixelFormat::Mjpeg {
-        return if filled.starts_with(&[0xFF, 0xD8]) {
-            Ok(filled)
+        return if content.starts_with(&[0xFF, 0xD8]) {
+            Ok(content)
         } else {
             Err(format!("{used} bytes that are no JPEG"))
         };
     }
     let needed = layout.frame_bytes();
-    filled.get(..needed).ok_or_else(|| format!("{used} bytes, expected {needed} for {layout}"))
+    content.get(..needed).ok_or_else(|| format!("{used} bytes, expected {needed} for {layout}"))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
     use super::*;
+    use crate::source::{Matrix, Range};
 
     #[test]
     fn only_whole_frames_pass() {
-        let yuyv = Layout::check(&Format::new(4, 2, FourCC::new(b"YUYV")), 0, Path::new("v")).unwrap();
-        let mjpeg = Layout::check(&Format::new(4, 2, FourCC::new(b"MJPG")), 0, Path::new("v")).unwrap();
+        let layout = |format: PixelFormat| Layout {
+            format,
+            width: 4,
+            height: 2,
+            stride: format.row_bytes(4),
+            range: Range::Limited,
+            matrix: Matrix::Bt601,
+        };
+        let (yuyv, mjpeg) = (layout(PixelFormat::Yuyv), layout(PixelFormat::Mjpeg));
         let jpeg = [0xFF, 0xD8, 0xFF, 0xD9, 0, 0, 0, 0];
-        for (layout, bytes, bytesused, flags, expected) in [
-            (&yuyv, &[1; 20][..], 16, Flags::DONE, Ok(16)),
-            (&yuyv, &[1; 20], 20, Flags::DONE, Ok(16)),
-            (&yuyv, &[1; 20], 15, Flags::DONE, Err("15 bytes, expected 16 for 4x2 YUYV")),
-            (&yuyv, &[1; 20], 21, Flags::DONE, Err("21 bytes in a buffer of 20")),
-            (&yuyv, &[1; 20], 16, Flags::ERROR, Err("the driver marked it as damaged")),
-            (&mjpeg, &jpeg, 4, Flags::DONE, Ok(4)),
-            (&mjpeg, &jpeg, 0, Flags::DONE, Err("0 bytes that are no JPEG")),
-            (&mjpeg, &[0; 8], 8, Flags::DONE, Err("8 bytes that are no JPEG")),
-            (&mjpeg, &jpeg, u32::MAX, Flags::DONE, Err("4294967295 bytes in a buffer of 8")),
+        for (layout, bytes, used, is_damaged, expected) in [
+            (&yuyv, &[1; 20][..], 16, false, Ok(16)),
+            (&yuyv, &[1; 20], 20, false, Ok(16)),
+            (&yuyv, &[1; 20], 15, false, Err("15 bytes, expected 16 for 4x2 YUYV")),
+            (&yuyv, &[1; 20], 21, false, Err("21 bytes in a buffer of 20")),
+            (&yuyv, &[1; 20], 16, true, Err("the driver marked it as damaged")),
+            (&mjpeg, &jpeg, 4, false, Ok(4)),
+            (&mjpeg, &jpeg, 0, false, Err("0 bytes that are no JPEG")),
+            (&mjpeg, &[0; 8], 8, false, Err("8 bytes that are no JPEG")),
+            (&mjpeg, &jpeg, u32::MAX, false, Err("4294967295 bytes in a buffer of 8")),
         ] {
-            let meta = Metadata { bytesused, flags, ..Metadata::default() };
-            let got = content(bytes, &meta, layout).map(<[u8]>::len);
+            let got = content(bytes, Filled { used, is_damaged }, layout).map(<[u8]>::len);
             assert_eq!(got, expected.map_err(String::from));
         }
     }

@@ -1,25 +1,25 @@
-//! The table as lines that fit a window of any size.
+//! Lays out the table for a window of any size.
 
 use spotter_engine::printable::printable;
 use unicode_segmentation::UnicodeSegmentation as _;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Widest name shown whole; with bar and figures the table then fits 80 columns.
+/// Widest name that is shown whole; the table with bar and probability then fits 80 columns.
 pub(super) const NAME_COLUMNS: usize = 32;
 
 /// Widest bar.
 const BAR_COLUMNS: usize = 24;
 
-/// A shorter bar tells nothing and leaves its place to the name.
+/// Shortest bar that is useful; otherwise the name gets the space.
 const BAR_COLUMNS_MIN: usize = 4;
 
-/// A blank and a probability, as in ` 100.0%`.
+/// Columns of a space and a probability, as in ` 100.0%`.
 const FIGURE_COLUMNS: usize = 7;
 
-/// Columns of a name that a figure still stands beside.
+/// Narrowest name beside a probability.
 const NAME_COLUMNS_MIN: usize = 4;
 
-/// The size of a window, in characters; one or more each.
+/// The size of a window in characters; both 1 or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) columns: usize,
@@ -33,8 +33,8 @@ pub(super) struct Row<'a> {
     pub(super) probability: f32,
 }
 
-/// The best labels, as many as there is room for, and the status where there is room for more than one line. The row
-/// below is left free, where the cursor waits.
+/// The best labels that fit, and the status line if there is room for more than one line. The last row stays free for the
+/// cursor.
 pub(super) fn lines(rows: &[Row<'_>], status: &str, size: Size) -> Vec<String> {
     let room = size.rows.saturating_sub(1).max(1);
     let shown = if room == 1 { 1 } else { room - 1 };
@@ -52,7 +52,7 @@ pub(super) fn lines(rows: &[Row<'_>], status: &str, size: Size) -> Vec<String> {
     lines
 }
 
-/// Columns of the name and of the bar; no bar where it would be too short.
+/// Columns of the name and of the bar; 0 for a bar that would be too short.
 fn columns(longest: usize, columns: usize) -> (usize, usize) {
     if columns > NAME_COLUMNS + BAR_COLUMNS + FIGURE_COLUMNS {
         return (NAME_COLUMNS, BAR_COLUMNS);
@@ -73,7 +73,7 @@ fn line(name: &str, probability: f32, name_columns: usize, bar_columns: usize, c
     let blanks = name_columns - width(&line);
     line.extend(std::iter::repeat_n(' ', blanks));
     if !line.is_ascii() {
-        // Terminals do not agree on the width of every character; what follows stands in its column all the same.
+        // Terminals disagree on the width of some characters; this puts the rest in its column anyway.
         line.push_str(&format!("\x1b[{}G", name_columns + 1));
     }
     if bar_columns > 0 {
@@ -86,7 +86,7 @@ fn line(name: &str, probability: f32, name_columns: usize, bar_columns: usize, c
     line
 }
 
-/// `text` where it fits, else its start and `…`; what a terminal shows as one character stays whole.
+/// `text` if it fits, else its start and `…`. Never splits what a terminal shows as one character.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -106,17 +106,17 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     out
 }
 
-/// Columns that `text` takes at most: terminals show joined emoji as one or side by side.
+/// Most columns that `text` takes: terminals show joined emoji as one or side by side.
 fn width(text: &str) -> usize {
     let apart = |cluster: &str| cluster.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>();
     text.graphemes(true).map(|cluster| cluster.width().max(apart(cluster))).sum()
 }
 
-/// Rows of a window that a line takes which was drawn when the window had another size.
+/// Rows that a line takes which was drawn when the window had another size.
 pub(super) fn rows_taken(line: &str, size: Size) -> usize {
     let shown = line.split("\x1b[").enumerate().map(|(index, part)| match index {
         0 => width(part),
-        // A column to go to, and the letter that says so.
+        // The column number and the letter of the escape sequence.
         _ => width(part.trim_start_matches(|c: char| c.is_ascii_digit())).saturating_sub(1),
     });
     shown.sum::<usize>().div_ceil(size.columns).max(1)

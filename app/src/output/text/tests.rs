@@ -19,7 +19,7 @@ fn rows() -> Vec<Row<'static>> {
     NAMES.iter().enumerate().map(|(index, name)| Row { name, probability: 1.0 / (index + 1) as f32 }).collect()
 }
 
-/// A line without the one sequence that it may have, and how often that was there.
+/// A line without its escape sequences, and their number.
 fn visible(line: &str) -> (String, usize) {
     let mut parts = line.split("\x1b[");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -75,7 +75,7 @@ fn names_are_cut_between_characters() {
 }
 
 #[test]
-fn a_wide_window_keeps_its_layout_and_a_narrow_one_gives_up_the_bar_last() {
+fn narrow_windows_shorten_the_bar_then_drop_it() {
     let row = [Row { name: "blue cross", probability: 0.5 }];
     let line = |columns| lines(&row, "", Size { columns, rows: 24 }).swap_remove(0);
     let full = format!("{:32} {}{}  50.0%", "blue cross", "█".repeat(12), "░".repeat(12));
@@ -98,7 +98,7 @@ fn a_wide_window_keeps_its_layout_and_a_narrow_one_gives_up_the_bar_last() {
 }
 
 #[test]
-fn a_redraw_goes_back_over_what_the_window_shows_of_the_old_lines() {
+fn a_redraw_starts_at_the_first_visible_old_line() {
     let row = [Row { name: "猫", probability: 0.5 }, Row { name: "cat", probability: 0.25 }];
     let wide = Size { columns: 80, rows: 24 };
     let (first, shown) = redraw(&[], &row, "status", wide);
@@ -108,7 +108,7 @@ fn a_redraw_goes_back_over_what_the_window_shows_of_the_old_lines() {
         // 64 columns of each label take two rows of 40, and the status one.
         (Size { columns: 40, rows: 24 }, Some(5)),
         (Size { columns: 10, rows: 24 }, Some(15)),
-        // What is further up has scrolled away.
+        // Rows further up have scrolled away.
         (Size { columns: 10, rows: 5 }, Some(4)),
         (Size { columns: 80, rows: 2 }, Some(1)),
         (Size { columns: 80, rows: 1 }, None),
@@ -117,7 +117,7 @@ fn a_redraw_goes_back_over_what_the_window_shows_of_the_old_lines() {
         let expected = up.map_or_else(|| "\x1b[?7l\r\x1b[J".to_owned(), |up| format!("\x1b[?7l\x1b[{up}A\r\x1b[J"));
         assert!(text.starts_with(&expected), "{size:?}: {text:?}");
         assert!(text.matches('\n').count() < size.rows, "{size:?}: {text:?}");
-        // Colours are nobody's wish here.
+        // No colours.
         assert!(!text.contains('m'), "{text:?}");
     }
 }

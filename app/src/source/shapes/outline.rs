@@ -1,9 +1,9 @@
-//! The shapes as polygons around the origin, with y downwards.
+//! Outlines of the shapes: polygons around the origin, y pointing down.
 
 use std::f32::consts::{FRAC_PI_2, TAU};
 use std::fmt;
 
-/// What is drawn.
+/// A shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Shape {
     Circle,
@@ -18,7 +18,7 @@ impl Shape {
     pub(super) const ALL: [Shape; 6] =
         [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Star, Shape::Cross, Shape::Heart];
 
-    /// How far the farthest corner of any shape of radius 1 is from the origin: a cross' arms end in corners.
+    /// Distance of the farthest corner of any shape of radius 1 from the origin: the corners of a cross lie outside of it.
     pub(super) const REACH: f32 = 1.06;
 
     /// The corners at radius 1.
@@ -26,7 +26,7 @@ impl Shape {
         /// Half the width of the arms of a cross.
         const ARM: f32 = 0.33;
         match self {
-            // So many sides that none is seen at any size.
+            // Enough sides to look round at any size.
             Shape::Circle => around(128, &[1.0], 0.0),
             Shape::Square => around(4, &[1.0], FRAC_PI_2 / 2.0),
             Shape::Triangle => around(3, &[1.0], -FRAC_PI_2),

@@ -1,10 +1,10 @@
-//! Random numbers that are the same everywhere.
+//! Pseudo-random numbers that are the same on every machine.
 
 /// The generator SplitMix64 (Steele, Lea and Flood 2014): any seed is good, also 0 and neighbours.
 pub(super) struct Random(u64);
 
 impl Random {
-    /// A generator for the given place: equal keys give equal numbers, others have nothing to do with each other.
+    /// A generator seeded by the keys: equal keys give equal numbers, different keys independent ones.
     pub(super) fn new(keys: [u64; 3]) -> Self {
         let mut random = Random(0);
         for key in keys {

@@ -1,7 +1,7 @@
-//! Fills polygons with smooth edges.
+//! Fills polygons with anti-aliased edges.
 
-/// Blends `color` into the `width` x `height` picture `rgb` wherever the polygon covers it, by how much of each pixel
-/// it covers. The polygon must not cross itself and must lie inside of the picture; elsewhere it is drawn distorted.
+/// Blends `color` into the `width` x `height` image `rgb`, weighted by the polygon's coverage of each pixel. The polygon must
+/// not cross itself, and must lie inside the image; outside of it, it is drawn distorted.
 ///
 /// Every edge adds the area to its right, signed by its direction, to the pixels it crosses and their right
 /// neighbours; summed up along a row this gives each pixel's coverage.
@@ -16,7 +16,7 @@ pub(super) fn fill(corners: &[(f32, f32)], color: [u8; 3], width: usize, height:
     if left >= right || top >= bottom {
         return;
     }
-    // The last pixel of a row passes something on to its neighbour too.
+    // One more, since the last pixel adds to its right neighbour too.
     let mut area = vec![0.0; right - left + 1];
     for y in top..bottom {
         area.fill(0.0);
@@ -69,7 +69,7 @@ mod tests {
     use super::super::outline::Shape;
     use super::*;
 
-    /// The coverage of an 8x6 picture in 1/255, by drawing white on black.
+    /// Coverage of an 8x6 image in 1/255, by drawing white on black.
     fn cover(corners: &[(f32, f32)]) -> Vec<u8> {
         let mut rgb = vec![0; 8 * 6 * 3];
         fill(corners, [255; 3], 8, 6, &mut rgb);

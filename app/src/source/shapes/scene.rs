@@ -1,4 +1,4 @@
-//! What a frame shows: one object on a ground, both chosen by the seed.
+//! What a frame shows: one object on a background, both chosen by the seed.
 
 use std::f32::consts::TAU;
 
@@ -21,23 +21,23 @@ const COLORS: [(&str, [u8; 3]); 8] = [
 /// Every shape in every colour.
 const OBJECTS: usize = COLORS.len() * Shape::ALL.len();
 
-/// The least sum of differences between ground and object, so that the object is seen.
+/// Smallest sum of channel differences between background and object, so that the object is visible.
 const MIN_CONTRAST: i32 = 160;
 
-/// How much the radius swells and shrinks.
+/// Relative amplitude of the radius.
 const PULSE: f32 = 0.04;
 
-/// Rows of a picture whose noise has the grain of one pixel; larger pictures have coarser noise.
+/// Rows of an image whose noise has a grain of one pixel; larger images have coarser noise.
 const GRAIN_ROWS: usize = 144;
 
-/// How many different noise values there are; a power of two.
+/// Number of different noise values; a power of two.
 const NOISE_VALUES: usize = 4096;
 
 /// One object at one moment.
 pub(super) struct Scene {
     pub(super) color: &'static str,
     pub(super) shape: Shape,
-    /// The colour as drawn, a little off the named one.
+    /// The drawn colour, a little off the named one.
     pub(super) rgb: [u8; 3],
     center: (f32, f32),
     radius: f32,
@@ -61,7 +61,7 @@ impl Scene {
         let plain = random.unit() < 0.75;
         let (noise, gradient) = (random.between(3.0, 25.0), random.between(-60.0, 60.0));
 
-        // The square root makes large ones more common.
+        // The square root makes large objects more common.
         let small = options.width.min(options.height) as f32;
         let mean_radius = small * (0.16 + 0.28 * random.unit().sqrt());
         let tilt = 0.2 * random.normal();
@@ -88,9 +88,8 @@ impl Scene {
         }
     }
 
-    /// The object's corners in the picture.
+    /// The object's corners in the image.
     pub(super) fn outline(&self) -> Vec<(f32, f32)> {
-        // A tilted circle is the same circle.
         let (sin, cos) = self.tilt.sin_cos();
         let place = |(x, y): (f32, f32)| {
             (self.center.0 + self.radius * (x * cos - y * sin), self.center.1 + self.radius * (x * sin + y * cos))
@@ -98,7 +97,7 @@ impl Scene {
         self.shape.corners().into_iter().map(place).collect()
     }
 
-    /// Paints the ground over the whole picture.
+    /// Paints the background over the whole image.
     pub(super) fn background(&self, number: u64, options: &ShapesOptions, rgb: &mut [u8]) {
         let row_bytes = options.width * 3;
         if self.noise == 0.0 {
@@ -129,7 +128,7 @@ impl Scene {
     }
 }
 
-/// Colour and shape of an object: all combinations in a shuffled order, then all in another one.
+/// Colour and shape of an object: all combinations in a shuffled order, then again in another one.
 fn pick(seed: u64, object: u64) -> (usize, Shape) {
     let mut order: [usize; OBJECTS] = std::array::from_fn(|i| i);
     let mut random = Random::new([seed, object / OBJECTS as u64, 0]);
@@ -140,7 +139,7 @@ fn pick(seed: u64, object: u64) -> (usize, Shape) {
     (index % COLORS.len(), Shape::ALL[index / COLORS.len()])
 }
 
-/// A random colour that the object is seen on.
+/// A random background on which the object is visible.
 fn ground(random: &mut Random, object: [u8; 3]) -> [u8; 3] {
     loop {
         let ground = [(); 3].map(|()| random.below(256) as u8);

@@ -1,4 +1,4 @@
-//! Cuts a byte stream into JPEG images.
+//! Splits a byte stream into JPEG images.
 
 mod multi_picture;
 
@@ -18,46 +18,46 @@ const APP15: u8 = 0xEF;
 const COM: u8 = 0xFE;
 const FILL: u8 = 0xFF;
 
-/// The first bytes that are no image, which messages show.
+/// Bytes of non-image data that are kept for messages.
 const NOISE_BYTES: usize = 200;
 
-/// Two searches of the longest segment.
+/// Initial search budget: two searches of the longest segment.
 const BUDGET_BYTES: u64 = 4 << 16;
 
-/// So much is kept for later.
+/// Largest search budget that is saved up.
 const BUDGET_MAX_BYTES: u64 = 64 << 20;
 
-/// Bytes that may be searched for each that comes in.
+/// Bytes that may be searched per byte that comes in.
 const BUDGET_PER_BYTE: u64 = 4;
 
-/// A multipart header is shorter; a longer text between two images is something else.
+/// Longest header of a multipart stream; a longer text between two images is something else.
 const PART_HEADER_BYTES: u64 = 1024;
 
-/// Cuts a byte stream into JPEG images, following their segments, so that a thumbnail in one does not end the image.
+/// Splits a byte stream into JPEG images. It follows the images' segments, so that a thumbnail does not end its image.
 ///
-/// An image ends with its end marker (EOI), with the start of the next image, or with the stream; where the marker is
-/// missing it is added. Stray bytes before a marker stay in the image, as decoders pass over them. Images that
-/// the one before announces as its own (Multi-Picture Format) are left out, as they are of a file.
+/// An image ends with its end marker (EOI), at the start of the next image, or with the stream; a missing marker is added.
+/// Stray bytes before a marker stay in the image, since decoders skip them. Images that belong to the one before
+/// (Multi-Picture Format) are left out, as in a file.
 ///
-/// Every byte is looked at once, and some in a segment of a wrong length again, for which each byte that comes in allows a
-/// few; so the time grows with the bytes, whatever they are.
+/// Every byte is examined once. Segments of a wrong length are searched again, within a budget that grows with the bytes that
+/// come in, so the time is linear in the stream whatever it holds.
 #[derive(Debug)]
 pub(super) struct Splitter {
     buffer: Vec<u8>,
-    /// Where the current image, or the search for one, starts; what is before it was given away.
+    /// Start of the current image, or of the search for one; bytes before it are consumed.
     start: usize,
-    /// What is before this was understood.
+    /// Scan position; bytes before it are parsed.
     at: usize,
-    /// Where `buffer` starts in the stream.
+    /// Position of `buffer` in the stream.
     base: u64,
     state: State,
-    /// Whether the current image has a scan: without one it shows nothing.
+    /// True if the current image has a scan; without one it has no pixels.
     has_scan: bool,
-    /// The last segment whose content may be anything, while it is not known that a marker follows it.
+    /// The last segment of arbitrary content, until a marker was found after it.
     open_segment: Option<Segment>,
     /// Bytes of segments that may still be searched for images.
     budget: u64,
-    /// What is before this place of the stream was counted into the budget.
+    /// Stream position up to which bytes were added to the budget.
     budgeted: u64,
     trailing: Trailing,
     max_frame_bytes: usize,
@@ -67,36 +67,36 @@ pub(super) struct Splitter {
     noise: Vec<u8>,
 }
 
-/// Where the scan stands.
+/// State of the parser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Outside of an image, looking for its start.
     Between,
-    /// A marker must come.
+    /// Expecting a marker.
     Marker,
     /// In a segment.
     Segment(Segment),
-    /// In entropy-coded data, which ends at the first marker that is no restart.
+    /// In entropy-coded data, which ends at the first marker that is not a restart.
     Scan,
 }
 
-/// A marker segment; positions are those of the buffer.
+/// A marker segment; positions refer to the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Segment {
     code: u8,
-    /// Its marker.
+    /// Position of its marker.
     marker: usize,
-    /// What follows it.
+    /// Position after it.
     end: usize,
 }
 
-/// What one step of the scan found.
+/// Result of one step of the parser.
 enum Step {
-    /// It went on.
+    /// It made progress.
     Again,
     /// It needs more bytes.
     More,
-    /// The image ends before `end`; the search goes on at `next`.
+    /// The image ends before `end`; the search continues at `next`.
     Whole { end: usize, next: usize },
 }
 
@@ -104,20 +104,20 @@ enum Step {
 #[derive(Debug, Default)]
 struct Gap {
     bytes: u64,
-    /// Those that are neither text, as in a multipart header, nor padding.
+    /// Bytes that are neither text, as in a multipart header, nor padding.
     odd_bytes: u64,
-    /// They are the rest of an image that was counted.
+    /// The bytes are the rest of a broken image, which was counted.
     is_rest: bool,
 }
 
-/// What was left out since this was last asked.
+/// Images and bytes that were skipped since the last query.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Skipped {
-    /// Images that were broken.
+    /// Broken images.
     pub(super) images: u64,
     /// Bytes between images.
     pub(super) bytes: u64,
-    /// What was wrong with the last image.
+    /// Why the last image was broken.
     pub(super) reason: Option<&'static str>,
 }
 
@@ -143,12 +143,12 @@ impl Splitter {
         }
     }
 
-    /// How many bytes belonged to no whole image.
+    /// Bytes that belonged to no whole image.
     pub(super) fn garbage_bytes(&self) -> u64 {
         self.garbage_bytes
     }
 
-    /// The first bytes since the last image that belong to none.
+    /// The first bytes since the last image that belong to no image.
     pub(super) fn noise(&self) -> Vec<u8> {
         let mut noise = self.noise.clone();
         if self.state == State::Between {
@@ -158,13 +158,13 @@ impl Splitter {
         noise
     }
 
-    /// What was left out since the last call; `None` where nothing was.
+    /// Takes what was skipped since the last call; `None` if nothing was.
     pub(super) fn take_skipped(&mut self) -> Option<Skipped> {
         let skipped = std::mem::take(&mut self.skipped);
         (skipped != Skipped::default()).then_some(skipped)
     }
 
-    /// Takes more of the stream in. Images are to be taken out before the next call, or they pile up.
+    /// Appends bytes of the stream. Take out all images before the next call, or they pile up.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let gone = self.start;
         self.buffer.drain(..gone);
@@ -179,7 +179,7 @@ impl Splitter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Replaces `frame` by the next image, from SOI to EOI; `false` when more bytes are needed.
+    /// Replaces `frame` with the next image, from SOI to EOI; `false` if more bytes are needed.
     pub(super) fn take_frame(&mut self, frame: &mut Vec<u8>) -> bool {
         loop {
             let step = match self.state {
@@ -204,8 +204,7 @@ impl Splitter {
         }
     }
 
-    /// After the last bytes: says whether `frame` was replaced by an image that the end of the stream ends. To be called
-    /// until it says no.
+    /// After the last bytes: replaces `frame` with an image that the end of the stream ends. Call it until it returns `false`.
     pub(super) fn take_last(&mut self, frame: &mut Vec<u8>) -> bool {
         loop {
             if self.take_frame(frame) {
@@ -218,13 +217,13 @@ impl Splitter {
                     self.end_gap();
                     return false;
                 }
-                // What follows it is too short to hold the start of another image.
+                // The rest is too short to hold the start of another image.
                 State::Segment(segment) if segment.end <= len => {
                     self.has_scan |= segment.code == SOS;
                     len
                 }
                 State::Segment(segment) => {
-                    // A segment that reaches beyond the end was none, and images may lie where it was taken to be.
+                    // A segment that reaches beyond the end is none, and images may lie in it.
                     if let Some(next) = self.image_in(Segment { end: len, ..segment }, true) {
                         if let Step::Whole { end, next } = self.cut(segment.marker, next)
                             && self.hand_on(frame, end, next)
@@ -245,7 +244,7 @@ impl Splitter {
         }
     }
 
-    /// Copies the image before `end` to `frame`, with EOI; `false` where it belongs to the one before.
+    /// Copies the image before `end` to `frame`, with EOI; `false` if it belongs to the image before.
     fn hand_on(&mut self, frame: &mut Vec<u8>, end: usize, next: usize) -> bool {
         let is_trailing = self.trailing.is_one(self.base + self.start as u64);
         if !is_trailing {
@@ -262,13 +261,13 @@ impl Splitter {
         !is_trailing
     }
 
-    /// Goes on at `to`.
+    /// Continues at `to`.
     fn look_from(&mut self, to: usize, state: State) {
         (self.start, self.at, self.state) = (to, to, state);
         (self.has_scan, self.open_segment) = (false, None);
     }
 
-    /// Counts an image as broken and what is before `to` as garbage, and looks for an image from there.
+    /// Counts an image as broken and the bytes before `to` as garbage, and searches for an image from there.
     fn give_up(&mut self, to: usize, reason: &'static str) {
         self.skipped.images += 1;
         self.skipped.reason = Some(reason);
@@ -277,14 +276,14 @@ impl Splitter {
         self.look_from(to, State::Between);
     }
 
-    /// Counts what is before `to` as garbage.
+    /// Counts the bytes before `to` as garbage.
     fn skip(&mut self, to: usize) {
         self.garbage_bytes += (to - self.start) as u64;
         let room = NOISE_BYTES - self.noise.len();
         self.noise.extend_from_slice(&self.buffer[self.start..to.min(self.start + room)]);
     }
 
-    /// Counts what is before `to` as bytes between images.
+    /// Counts the bytes before `to` as bytes between images.
     fn skip_gap(&mut self, to: usize) {
         self.skip(to);
         let odd = |byte: &&u8| !matches!(byte, 0x20..=0x7E | b'\r' | b'\n' | b'\t' | 0x00 | 0xFF);
@@ -295,7 +294,7 @@ impl Splitter {
         self.at = to;
     }
 
-    /// An image starts, or the stream ends: notes bytes before it that should not be there.
+    /// At the start of an image or the end of the stream: counts bytes before it that should not be there.
     fn end_gap(&mut self) {
         let Gap { bytes, odd_bytes, is_rest } = std::mem::take(&mut self.gap);
         if !is_rest && (odd_bytes > 0 || bytes > PART_HEADER_BYTES) {
@@ -303,7 +302,7 @@ impl Splitter {
         }
     }
 
-    /// An image starts with SOI and the first byte of another marker; right behind another image SOI will do.
+    /// Searches for SOI and the first byte of another marker; right after another image SOI is enough.
     fn find_start(&mut self) -> Step {
         let rest = &self.buffer[self.start..];
         let found = if self.gap.bytes == 0 && !self.gap.is_rest && rest.starts_with(&[0xFF, SOI]) {
@@ -311,7 +310,7 @@ impl Splitter {
         } else {
             start_of_image(rest)
         };
-        // The last two bytes may be the first ones of a start.
+        // The last two bytes may begin an image.
         self.skip_gap(self.start + found.unwrap_or(rest.len().saturating_sub(2)));
         if found.is_none() {
             return Step::More;
@@ -321,7 +320,7 @@ impl Splitter {
         Step::Again
     }
 
-    /// An image starts at `start`.
+    /// Begins an image at `start`.
     fn begin(&mut self, start: usize) {
         self.look_from(start, State::Marker);
         self.at += 2;
@@ -342,7 +341,7 @@ impl Splitter {
                 self.at += 2;
                 return Step::Whole { end: self.at, next: self.at };
             }
-            // Restarts, and what has no meaning.
+            // Restart markers and reserved codes.
             STUFFED..SOF0 | RST0..=RST7 => self.at += 2,
             SOF0..=RST7 | SOS..FILL => {
                 let Some(&[high, low, after]) = self.buffer.get(self.at + 2..self.at + 5) else { return Step::More };
@@ -352,7 +351,7 @@ impl Splitter {
                     return self.cut(marker, marker + 2);
                 }
                 self.at += 2;
-                // A length that cannot be is passed over like stray bytes.
+                // An invalid length is skipped like stray bytes.
                 if length >= 2 {
                     self.state = State::Segment(Segment { code, marker, end });
                 }
@@ -361,9 +360,9 @@ impl Splitter {
         Step::Again
     }
 
-    /// Passes over bytes that are no marker.
+    /// Skips bytes that are no marker.
     fn stray(&mut self) -> Step {
-        // Where they follow a segment, its length may be wrong, as after a cut; then images lie in it.
+        // After a segment they may mean that its length is wrong, as after a cut; then images lie in it.
         if let Some(segment) = self.open_segment.take()
             && let Some(next) = self.image_in(segment, false)
         {
@@ -374,16 +373,16 @@ impl Splitter {
         Step::Again
     }
 
-    /// Counts the bytes before this place of the stream into the budget; those that came in behind it count later, so that
-    /// what is found does not depend on the size of the pieces.
+    /// Adds the bytes up to this position of the stream to the budget. Later bytes count later, so that the result does not
+    /// depend on how the stream is divided.
     fn count_into_budget(&mut self, place: u64) {
         let bytes = place.saturating_sub(self.budgeted);
         self.budgeted += bytes;
         self.budget = (self.budget + BUDGET_PER_BYTE * bytes).min(BUDGET_MAX_BYTES);
     }
 
-    /// Where the first image starts that a segment of any content holds; not where all of them end in it too, as
-    /// thumbnails do, unless the segment is `cut`. `None` too where the budget is spent.
+    /// Start of the first image within a segment of arbitrary content. `None` if all images in it also end in it, as
+    /// thumbnails do, unless the segment is `cut`; and if the budget is spent.
     fn image_in(&mut self, segment: Segment, cut: bool) -> Option<usize> {
         let (from, end) = (segment.marker + 2, segment.end.min(self.buffer.len()));
         self.count_into_budget(self.base + end as u64);
@@ -405,7 +404,7 @@ impl Splitter {
     fn segment(&mut self, segment: Segment) -> Step {
         let Segment { code, marker, end } = segment;
         if matches!(code, APP0..=APP15 | COM) {
-            // Such a segment may hold anything, images included.
+            // Such a segment may hold anything, even images.
             if self.buffer.len() < end {
                 return Step::More;
             }
@@ -414,7 +413,7 @@ impl Splitter {
             }
             self.open_segment = Some(segment);
         } else {
-            // No other can hold the start of an image; where it seems to, its end was lost.
+            // Other segments cannot hold the start of an image; if one seems to, its end was lost.
             let seen = &self.buffer[self.at..self.buffer.len().min(end + 2)];
             if let Some(found) = start_of_image(seen).filter(|found| self.at + found < end) {
                 return self.cut(marker, self.at + found);
@@ -446,7 +445,7 @@ impl Splitter {
         Step::Again
     }
 
-    /// The image ends before `end`, and another one starts at `next`.
+    /// Ends the image before `end`; another one starts at `next`.
     fn cut(&mut self, end: usize, next: usize) -> Step {
         if self.has_scan {
             return Step::Whole { end, next };
@@ -457,7 +456,7 @@ impl Splitter {
     }
 }
 
-/// Where bytes hold the start of an image and the first byte of its next marker.
+/// Position of the start of an image and the first byte of its next marker.
 fn start_of_image(bytes: &[u8]) -> Option<usize> {
     bytes.windows(3).position(|window| window == [0xFF, SOI, 0xFF])
 }

@@ -1,4 +1,4 @@
-//! Ends a camera's stream without a panic.
+//! Stops a camera's stream without a panic.
 
 use std::io;
 use std::mem::forget;
@@ -6,26 +6,32 @@ use std::ops::{Deref, DerefMut};
 use std::thread::sleep;
 use std::time::Duration;
 
-use v4l::io::traits::Stream;
-
-/// The device is gone: the one answer to a stop that the `v4l` crate's streams take calmly when dropped.
+/// The device is gone: the only error of a stop that the `v4l` crate's streams ignore when dropped.
 const ENODEV: i32 = 19;
 
-/// How often stopping is tried, and the pause between: a stop fails only while the driver is busy resetting.
+/// Attempts to stop. A stop fails only while the driver is busy with a reset.
 const TRIES: usize = 5;
+
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A stream that is stopped before it is dropped. Dropping a `v4l` stream stops it and panics when that fails; here the
-/// stop is tried first, and once it has worked another one does nothing and works too (V4L2, VIDIOC_STREAMOFF).
-pub(super) struct Closing<S: Stream>(Option<S>);
+/// A stream that is stopped before it is dropped. Dropping a `v4l` stream stops it and panics if that fails; here the stop is
+/// tried first, and a second stop always succeeds (V4L2, `VIDIOC_STREAMOFF`).
+pub(super) struct Closing<S: Stoppable>(Option<S>);
 
-impl<S: Stream> Closing<S> {
+/// A stream that can be stopped, and that panics when it is dropped and cannot be stopped.
+pub(super) trait Stoppable {
+    /// Stops the stream.
+    fn stop(&mut self) -> io::Result<()>;
+}
+
+impl<S: Stoppable> Closing<S> {
     pub(super) fn new(stream: S) -> Self {
         Closing(Some(stream))
     }
 }
 
-impl<S: Stream> Deref for Closing<S> {
+impl<S: Stoppable> Deref for Closing<S> {
     type Target = S;
 
     fn deref(&self) -> &S {
@@ -33,26 +39,25 @@ impl<S: Stream> Deref for Closing<S> {
     }
 }
 
-impl<S: Stream> DerefMut for Closing<S> {
+impl<S: Stoppable> DerefMut for Closing<S> {
     fn deref_mut(&mut self) -> &mut S {
         self.0.as_mut().expect("only drop takes the stream")
     }
 }
 
-impl<S: Stream> Drop for Closing<S> {
+impl<S: Stoppable> Drop for Closing<S> {
     fn drop(&mut self) {
         let Some(mut stream) = self.0.take() else { return };
         if let Err(error) = stop(&mut stream) {
-            // Dropping it would panic. Its buffers and the device stay open, once: while they are, the device is busy
-            // and cannot be opened again.
+            // Dropping it would panic. Its buffers and the device stay open, and the device stays busy.
             log::error!("cannot stop the camera: {error}; plug it in again and restart");
             forget(stream);
         }
     }
 }
 
-/// Stops the stream; also when the device is gone.
-fn stop(stream: &mut impl Stream) -> io::Result<()> {
+/// Stops the stream. A device that is gone counts as stopped.
+fn stop(stream: &mut impl Stoppable) -> io::Result<()> {
     let mut tries = 1;
     loop {
         match stream.stop() {
@@ -74,19 +79,13 @@ mod tests {
 
     const EBUSY: i32 = 16;
 
-    /// Fails to stop with the given errors, one after the other, and panics like `v4l` when dropped.
+    /// Fails to stop with the given errors, last one first, and panics like `v4l` when dropped.
     struct Stubborn<'a> {
         errors: Vec<i32>,
         dropped: &'a Cell<bool>,
     }
 
-    impl Stream for Stubborn<'_> {
-        type Item = [u8];
-
-        fn start(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
+    impl Stoppable for Stubborn<'_> {
         fn stop(&mut self) -> io::Result<()> {
             self.errors.pop().map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)))
         }

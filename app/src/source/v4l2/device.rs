@@ -1,4 +1,4 @@
-//! Opens V4L2 devices and asks them what they can do.
+//! Opens V4L2 devices and queries what they can do.
 
 use std::fs;
 use std::io;
@@ -7,11 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use v4l::capability::Flags;
-use v4l::frameinterval::FrameIntervalEnum;
-use v4l::video::Capture;
-use v4l::{Device, FourCC};
-
+use super::driver::{Device, FormatOffer};
 use super::negotiate::{Offer, best_size, is_raw_sensor, pixel_format};
 use crate::source::{CaptureOptions, SourceError};
 
@@ -19,13 +15,13 @@ use crate::source::{CaptureOptions, SourceError};
 const EBUSY: i32 = 16;
 const ENOTTY: i32 = 25;
 
-/// Drivers whose nodes list formats that they give only after other programs have set the sensor up.
+/// Drivers whose nodes list formats that work only after other programs have set up the sensor.
 const RAW_DRIVERS: [&str; 1] = ["rp1-cfe"];
 
-/// Drivers that process pictures which programs hand them, and have no camera.
+/// Drivers that process images from memory and have no camera.
 const PROCESSORS: [&str; 1] = ["bcm2835-isp"];
 
-/// Who a device says it is.
+/// Identity of a device, by its driver.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     pub(super) driver: String,
@@ -33,7 +29,7 @@ pub(super) struct Identity {
     pub(super) is_usb: bool,
 }
 
-/// All V4L2 nodes in the folder, which is `/dev` but for tests, by number.
+/// All V4L2 nodes in the folder, sorted by number. The folder is `/dev` outside of tests.
 pub(crate) fn devices(folder: &Path) -> Vec<PathBuf> {
     let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -42,15 +38,15 @@ pub(crate) fn devices(folder: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Makes a call of the driver and names what fails.
+/// Makes a driver call; `action` names it in the error.
 pub(super) fn ask<T>(
     path: &Path,
     action: &'static str,
     call: impl FnOnce() -> io::Result<T>,
 ) -> Result<T, SourceError> {
-    // The `v4l` crate panics where a driver answers with a value that V4L2 does not define, and with cut-off names.
+    // The `v4l` crate panics at values that V4L2 does not define, and at names that are no UTF-8.
     let answer = catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|_| Err(io::Error::other("the driver's answer is not what V4L2 defines")));
+        .unwrap_or_else(|_| Err(io::Error::other("the driver returned a value that V4L2 does not define")));
     answer.map_err(|source| match source.raw_os_error() {
         Some(EBUSY) => SourceError::Busy { path: path.into() },
         _ => SourceError::Device { path: path.into(), action, source },
@@ -70,7 +66,7 @@ pub(super) fn open(path: &Path) -> Result<Device, SourceError> {
         if !data.file_type().is_char_device() {
             return Ok(None);
         }
-        Device::with_path(path).map(Some)
+        Device::open(path).map(Some)
     });
     match opened {
         Ok(Some(device)) => Ok(device),
@@ -87,13 +83,13 @@ pub(super) fn open(path: &Path) -> Result<Device, SourceError> {
     }
 }
 
-/// Asks a device who it is; refuses those that are no cameras.
+/// Queries the identity of a device; refuses devices that are no cameras.
 pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceError> {
     let refuse = |found: String| SourceError::NotCapture { path: path.into(), found };
     if has_broken_name(path) {
         return Ok(Identity { driver: "unknown".into(), card: "a camera".into(), is_usb: true });
     }
-    let caps = match ask(path, "ask what the device can do", || device.query_caps()) {
+    let caps = match ask(path, "ask what the device can do", || device.capabilities()) {
         Err(SourceError::Device { source, .. }) if source.raw_os_error() == Some(ENOTTY) => {
             return Err(refuse("a device of another kind".into()));
         }
@@ -103,27 +99,26 @@ pub(super) fn identify(device: &Device, path: &Path) -> Result<Identity, SourceE
     if RAW_DRIVERS.contains(&driver.as_str()) {
         return Err(SourceError::RawSensor { path: path.into(), found: format!("driver {driver}") });
     }
-    let flags = caps.capabilities;
-    if PROCESSORS.contains(&driver.as_str()) || flags.intersects(Flags::VIDEO_M2M | Flags::VIDEO_M2M_MPLANE) {
-        return Err(refuse(format!("a picture processor (driver {driver})")));
+    if PROCESSORS.contains(&driver.as_str()) || caps.is_processor {
+        return Err(refuse(format!("an image processor (driver {driver})")));
     }
-    if !flags.contains(Flags::VIDEO_CAPTURE) {
-        return Err(refuse(match flags.contains(Flags::VIDEO_CAPTURE_MPLANE) {
+    if !caps.is_capture {
+        return Err(refuse(match caps.is_multiplanar_capture {
             true => format!(
                 "a multi-planar one (driver {driver}); run `gst-launch-1.0 -q v4l2src device={} ! videoconvert \
                  ! jpegenc ! fdsink | spotter run --source -`",
                 path.display()
             ),
-            false => format!("one without pictures (driver {driver})"),
+            false => format!("one without images (driver {driver})"),
         }));
     }
-    if !flags.contains(Flags::STREAMING) {
+    if !caps.is_streaming {
         return Err(refuse(format!("one without memory-mapped buffers (driver {driver})")));
     }
     Ok(Identity { driver, card: caps.card, is_usb: caps.bus.starts_with("usb-") })
 }
 
-/// Whether the kernel cut the device's name in the middle of a character, which the `v4l` crate does not take.
+/// Returns whether the kernel cut the device's name within a character, at which the `v4l` crate panics.
 fn has_broken_name(path: &Path) -> bool {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let Some(node) = real.file_name() else { return false };
@@ -131,17 +126,13 @@ fn has_broken_name(path: &Path) -> bool {
         .is_ok_and(|name| str::from_utf8(&name).is_err())
 }
 
-/// What the device offers, one for each pixel format that can be read.
+/// The device's offers, one for each supported pixel format.
 pub(super) fn offers(device: &Device, path: &Path, wanted: &CaptureOptions) -> Result<Vec<Offer>, SourceError> {
-    let formats = ask(path, "list the formats", || device.enum_formats())?;
-    let codes: Vec<_> = formats.iter().map(|format| format.fourcc.repr).collect();
+    let formats = ask(path, "list the formats", || device.formats())?;
+    let codes: Vec<_> = formats.iter().map(|format| format.fourcc).collect();
     let names = || codes.iter().map(|code| code.escape_ascii().to_string()).collect::<Vec<_>>().join(", ");
-    let emulated = v4l::format::description::Flags::EMULATED;
-    let offers: Vec<_> = formats
-        .iter()
-        .filter(|format| pixel_format(format.fourcc.repr).is_some())
-        .map(|format| offer(device, format.fourcc, format.flags.contains(emulated), wanted))
-        .collect();
+    let supported = formats.iter().filter(|format| pixel_format(format.fourcc).is_some());
+    let offers: Vec<_> = supported.map(|format| offer(device, format, wanted)).collect();
     if !offers.is_empty() {
         return Ok(offers);
     }
@@ -153,16 +144,13 @@ pub(super) fn offers(device: &Device, path: &Path, wanted: &CaptureOptions) -> R
     })
 }
 
-/// The offer in one format; sizes and rates that the driver does not list are asked for all the same.
-fn offer(device: &Device, fourcc: FourCC, emulated: bool, wanted: &CaptureOptions) -> Offer {
-    let sizes: Vec<_> = device.enum_framesizes(fourcc).unwrap_or_default().into_iter().map(|size| size.size).collect();
+/// The offer in one format; where the driver lists no sizes, the requested one.
+fn offer(device: &Device, format: &FormatOffer, wanted: &CaptureOptions) -> Offer {
+    let FormatOffer { fourcc, is_emulated } = *format;
+    let sizes = device.frame_sizes(fourcc).unwrap_or_default();
     let (width, height) = best_size(&sizes, wanted).unwrap_or((wanted.width, wanted.height));
-    let intervals = device.enum_frameintervals(fourcc, width, height).unwrap_or_default();
-    let fps = intervals.iter().map(|interval| match &interval.interval {
-        FrameIntervalEnum::Discrete(shortest) => shortest.denominator as f32 / shortest.numerator.max(1) as f32,
-        FrameIntervalEnum::Stepwise(range) => range.min.denominator as f32 / range.min.numerator.max(1) as f32,
-    });
-    Offer { fourcc: fourcc.repr, width, height, fps: fps.reduce(f32::max), emulated }
+    let rates = device.frame_rates(fourcc, width, height).unwrap_or_default();
+    Offer { fourcc, width, height, fps: rates.into_iter().reduce(f32::max), emulated: is_emulated }
 }
 
 #[cfg(test)]
@@ -171,9 +159,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_camera_is_named() {
+    fn other_devices_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        // qemu-user, which the tests are then run by, knows none of the calls that ask a device what it is.
+        // qemu-user knows none of the V4L2 calls.
         let emulated = std::env::var_os("SPOTTER_TEST_RUNNER").is_some();
         for (path, part) in [
             (dir.path().join("video0"), "not found; plug the camera in"),
@@ -191,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_below_becomes_an_error() {
+    fn a_panic_of_the_crate_becomes_an_error() {
         let error = ask(Path::new("v"), "x", || -> io::Result<()> { panic!("expected by this test") }).unwrap_err();
         assert!(error.to_string().contains("v: cannot x"));
         let busy = ask(Path::new("v"), "x", || -> io::Result<()> { Err(io::Error::from_raw_os_error(EBUSY)) });

@@ -1,23 +1,21 @@
-//! What the driver really set, checked.
+//! Checks the format that the driver has set.
 
 use std::fmt;
 use std::path::Path;
 
-use v4l::Format;
-use v4l::format::{Colorspace, FieldOrder, Quantization};
-
+use super::driver::{Colorspace, Format, Quantization};
 use super::negotiate::pixel_format;
 use crate::source::{Matrix, PixelFormat, Range, SourceError};
 
-/// More columns or rows are a driver's mistake, not a camera.
+/// Most columns or rows; a driver that sets more is wrong.
 const MAX_SIDE: u32 = 16384;
 
-/// Numbers of matrices in V4L2 (`enum v4l2_ycbcr_encoding`).
+/// Conversion matrices in V4L2 (`enum v4l2_ycbcr_encoding`).
 const ENCODING_DEFAULT: u32 = 0;
 const ENCODING_709: u32 = 2;
 const ENCODING_XV709: u32 = 4;
 
-/// How the bytes of every frame lie.
+/// Memory layout of every frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) format: PixelFormat,
@@ -30,26 +28,26 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Takes what the driver answered, or says why it cannot be. `encoding` is V4L2's number of the matrix.
+    /// Checks the format that the driver has set. `encoding` is V4L2's number of the matrix.
     pub(super) fn check(got: &Format, encoding: u32, path: &Path) -> Result<Self, SourceError> {
         let refuse = |found: String, expected: String| SourceError::Layout { path: path.into(), expected, found };
-        let Some(format) = pixel_format(got.fourcc.repr) else {
-            let found = format!("format {}", got.fourcc.repr.escape_ascii());
+        let Some(format) = pixel_format(got.fourcc) else {
+            let found = format!("format {}", got.fourcc.escape_ascii());
             return Err(refuse(found, "MJPG, YUYV, UYVY, NV12, RGB3 or GREY".into()));
         };
         if ![got.width, got.height].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
             let found = format!("{} x {} pixels", got.width, got.height);
             return Err(refuse(found, format!("1 to {MAX_SIDE} each way")));
         }
-        if let FieldOrder::Alternate | FieldOrder::SequentialTB | FieldOrder::SequentialBT = got.field_order {
-            let found = format!("half pictures ({})", got.field_order);
-            return Err(refuse(found, "whole or interlaced pictures".into()));
+        if let Some(order) = got.half_images {
+            let found = format!("half images ({order})");
+            return Err(refuse(found, "whole or interlaced images".into()));
         }
         let (width, height) = (got.width as usize, got.height as usize);
         let row_bytes = format.row_bytes(width);
         let stride = match got.stride as usize {
             _ if row_bytes == 0 => 0,
-            // Some drivers leave it out where rows are not padded.
+            // Some drivers leave it 0 if rows are not padded.
             0 => row_bytes,
             stride => stride,
         };
@@ -71,20 +69,20 @@ impl Layout {
     }
 }
 
-/// The range, with V4L2's default for RGB and YUV where the driver leaves it open; grey alone is no YUV there.
+/// The range of sample values, or V4L2's default for the format; grey counts as RGB there.
 fn range(got: &Format, format: PixelFormat) -> Range {
     match (got.quantization, got.colorspace) {
-        (Quantization::FullRange, _) | (Quantization::Default, Colorspace::JPEG) => Range::Full,
+        (Quantization::Full, _) | (Quantization::Default, Colorspace::Jpeg) => Range::Full,
         (Quantization::Default, _) if matches!(format, PixelFormat::Grey | PixelFormat::Rgb24) => Range::Full,
-        (Quantization::LimitedRange | Quantization::Default, _) => Range::Limited,
+        (Quantization::Limited | Quantization::Default, _) => Range::Limited,
     }
 }
 
-/// The driver's matrix, else the one that V4L2 defines for the colour space.
+/// The driver's matrix, or V4L2's default for the colour space.
 fn matrix(got: &Format, encoding: u32) -> Matrix {
     match (encoding, got.colorspace) {
         (ENCODING_709 | ENCODING_XV709, _) => Matrix::Bt709,
-        (ENCODING_DEFAULT, Colorspace::Rec709 | Colorspace::DCIP3) => Matrix::Bt709,
+        (ENCODING_DEFAULT, Colorspace::Rec709 | Colorspace::DciP3) => Matrix::Bt709,
         _ => Matrix::Bt601,
     }
 }
@@ -98,16 +96,15 @@ impl fmt::Display for Layout {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
-    use v4l::FourCC;
-
     use super::*;
 
     fn format(code: &[u8; 4], width: u32, height: u32, stride: u32, size: u32) -> Format {
-        Format { stride, size, ..Format::new(width, height, FourCC::new(code)) }
+        let (colorspace, quantization) = (Colorspace::Other, Quantization::Default);
+        Format { width, height, fourcc: *code, stride, size, half_images: None, colorspace, quantization }
     }
 
     #[test]
-    fn good_answers_are_taken() {
+    fn valid_formats_are_accepted() {
         for (code, stride, size, expected) in [
             (b"YUYV", 1280, 614_400, 1280),
             (b"YUYV", 0, 0, 1280),
@@ -123,8 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn bad_answers_are_refused() {
-        let alternate = Format { field_order: FieldOrder::Alternate, ..format(b"YUYV", 640, 480, 1280, 614_400) };
+    fn invalid_formats_are_refused() {
+        let alternate =
+            Format { half_images: Some("alternate between fields"), ..format(b"YUYV", 640, 480, 1280, 614_400) };
         for (got, part) in [
             (format(b"H264", 640, 480, 0, 0), "the driver set format H264, expected MJPG, YUYV"),
             (format(b"\0\xFFab", 640, 480, 0, 0), "format \\x00\\xffab"),
@@ -132,7 +130,7 @@ mod tests {
             (format(b"YUYV", 640, 1 << 20, 0, 0), "640 x 1048576 pixels"),
             (format(b"YUYV", 640, 480, 1279, 0), "1279 bytes a row, expected at least 1280 for 640 pixels of YUYV"),
             (format(b"NV12", 640, 480, 640, 307_200), "buffers of 307200 bytes, expected at least 460800"),
-            (alternate, "half pictures (alternate between fields)"),
+            (alternate, "half images (alternate between fields)"),
         ] {
             let error = Layout::check(&got, 0, Path::new("v")).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
@@ -142,18 +140,18 @@ mod tests {
     #[test]
     fn colors_follow_the_driver() {
         for (code, quantization, colorspace, encoding, expected) in [
-            (b"YUYV", Quantization::Default, Colorspace::SRGB, 0, (Range::Limited, Matrix::Bt601)),
-            (b"YUYV", Quantization::Default, Colorspace::JPEG, 0, (Range::Full, Matrix::Bt601)),
-            (b"YUYV", Quantization::FullRange, Colorspace::Rec709, 0, (Range::Full, Matrix::Bt709)),
-            (b"YUYV", Quantization::LimitedRange, Colorspace::JPEG, 0, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::Other, 0, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::Jpeg, 0, (Range::Full, Matrix::Bt601)),
+            (b"YUYV", Quantization::Full, Colorspace::Rec709, 0, (Range::Full, Matrix::Bt709)),
+            (b"YUYV", Quantization::Limited, Colorspace::Jpeg, 0, (Range::Limited, Matrix::Bt601)),
             (b"YUYV", Quantization::Default, Colorspace::Rec709, 0, (Range::Limited, Matrix::Bt709)),
             (b"YUYV", Quantization::Default, Colorspace::Rec709, 1, (Range::Limited, Matrix::Bt601)),
-            (b"YUYV", Quantization::Default, Colorspace::SRGB, 2, (Range::Limited, Matrix::Bt709)),
-            (b"YUYV", Quantization::Default, Colorspace::SRGB, 3, (Range::Limited, Matrix::Bt601)),
-            (b"YUYV", Quantization::Default, Colorspace::SRGB, 4, (Range::Limited, Matrix::Bt709)),
-            (b"GREY", Quantization::Default, Colorspace::SRGB, 0, (Range::Full, Matrix::Bt601)),
-            (b"RGB3", Quantization::Default, Colorspace::SRGB, 0, (Range::Full, Matrix::Bt601)),
-            (b"RGB3", Quantization::LimitedRange, Colorspace::SRGB, 0, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::Other, 2, (Range::Limited, Matrix::Bt709)),
+            (b"YUYV", Quantization::Default, Colorspace::Other, 3, (Range::Limited, Matrix::Bt601)),
+            (b"YUYV", Quantization::Default, Colorspace::Other, 4, (Range::Limited, Matrix::Bt709)),
+            (b"GREY", Quantization::Default, Colorspace::Other, 0, (Range::Full, Matrix::Bt601)),
+            (b"RGB3", Quantization::Default, Colorspace::Other, 0, (Range::Full, Matrix::Bt601)),
+            (b"RGB3", Quantization::Limited, Colorspace::Other, 0, (Range::Limited, Matrix::Bt601)),
         ] {
             let got = Format { quantization, colorspace, ..format(code, 2, 2, 0, 0) };
             let layout = Layout::check(&got, encoding, Path::new("v")).unwrap();

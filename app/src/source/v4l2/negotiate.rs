@@ -1,26 +1,25 @@
-//! Which of a camera's formats and sizes is the cheapest that does.
+//! Chooses the cheapest of a camera's formats and sizes that fits the request.
 
-use v4l::framesize::FrameSizeEnum;
-
+use super::driver::{FourCc, FrameSize, Steps};
 use crate::source::{CaptureOptions, PixelFormat};
 
-/// What a camera offers in one pixel format, at the size that fits best.
+/// A camera's offer in one pixel format, at the size that fits best.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Offer {
-    pub(super) fourcc: [u8; 4],
+    pub(super) fourcc: FourCc,
     pub(super) width: u32,
     pub(super) height: u32,
-    /// The highest rate at this size, where the driver says.
+    /// The highest rate at this size, if the driver tells it.
     pub(super) fps: Option<f32>,
-    /// Made from another format by software.
+    /// Converted from another format by software.
     pub(super) emulated: bool,
 }
 
-/// What a USB 2 camera gets through, in bytes a second: three quarters of what isochronous transfers can carry.
+/// Throughput of a USB 2 camera: three quarters of what isochronous transfers can carry.
 const USB2_BYTES_PER_SECOND: f32 = 18e6;
 
-/// The formats that can be read, by their V4L2 codes.
-const FORMATS: [([u8; 4], PixelFormat); 7] = [
+/// Supported formats by their V4L2 codes.
+const FORMATS: [(FourCc, PixelFormat); 7] = [
     (*b"RGB3", PixelFormat::Rgb24),
     (*b"YUYV", PixelFormat::Yuyv),
     (*b"UYVY", PixelFormat::Uyvy),
@@ -30,24 +29,24 @@ const FORMATS: [([u8; 4], PixelFormat); 7] = [
     (*b"GREY", PixelFormat::Grey),
 ];
 
-/// How raw sensor formats' codes start: 8, 10, 12, 14 and 16 bits, packed, and compressed by the Raspberry Pi 5.
+/// Prefixes of raw sensor codes: 8, 10, 12, 14 and 16 bits, packed, and compressed by the Raspberry Pi 5.
 const RAW_SENSOR: [&[u8]; 15] = [
     b"pR", b"pB", b"pG", b"pg", b"RG1", b"BG1", b"GB1", b"GR1", b"BA1", b"BA81", b"BYR2", b"GBRG", b"GRBG", b"RGGB",
     b"PC1",
 ];
 
-/// The pixel format of a V4L2 code, where it can be read.
-pub(super) fn pixel_format(fourcc: [u8; 4]) -> Option<PixelFormat> {
+/// The pixel format of a V4L2 code, if it is supported.
+pub(super) fn pixel_format(fourcc: FourCc) -> Option<PixelFormat> {
     FORMATS.iter().find(|(code, _)| *code == fourcc).map(|(_, format)| *format)
 }
 
-/// Whether a V4L2 code stands for undeveloped sensor data.
-pub(super) fn is_raw_sensor(fourcc: [u8; 4]) -> bool {
+/// Returns whether a V4L2 code stands for raw sensor data.
+pub(super) fn is_raw_sensor(fourcc: FourCc) -> bool {
     RAW_SENSOR.iter().any(|start| fourcc.starts_with(start))
 }
 
-/// The cheapest offer that can be read: in colour rather than not, then near the wanted size, then at the wanted rate,
-/// then with the least work per frame. `is_usb` is for drivers that do not tell rates.
+/// The best supported offer: colour before grey, then nearest to the requested size, then to the requested rate, then with
+/// the least work per frame. `is_usb` matters for drivers that do not tell rates.
 pub(super) fn choose<'a>(offers: &'a [Offer], wanted: &CaptureOptions, is_usb: bool) -> Option<&'a Offer> {
     let readable = offers.iter().filter_map(|offer| Some((offer, pixel_format(offer.fourcc)?)));
     let allowed = readable.filter(|(_, format)| wanted.format.is_none_or(|only| only == *format));
@@ -57,14 +56,14 @@ pub(super) fn choose<'a>(offers: &'a [Offer], wanted: &CaptureOptions, is_usb: b
             true => usb_fps(offer, *format),
             false => f32::INFINITY,
         });
-        // Tenths, so that 29.97 and 27 are as good as 30.
+        // In tenths, so that 29.97 and 27 count as 30.
         let missing = (10.0 * (1.0 - rate / wanted.fps.max(1) as f32)).max(0.0) as u32;
         (colorless, distance(offer.width, offer.height, wanted), missing, work(offer, *format))
     };
     allowed.min_by_key(cost).map(|(offer, _)| offer)
 }
 
-/// How many frames of a raw format USB 2 carries.
+/// Frames per second of a raw format that USB 2 carries.
 fn usb_fps(offer: &Offer, format: PixelFormat) -> f32 {
     let stride = format.row_bytes(offer.width as usize);
     match format.frame_bytes(offer.width as usize, offer.height as usize, stride) {
@@ -73,19 +72,19 @@ fn usb_fps(offer: &Offer, format: PixelFormat) -> f32 {
     }
 }
 
-/// Roughly how long a frame takes to become RGB, in microseconds on a small board.
+/// Rough time to convert a frame to RGB, in microseconds on a small board.
 fn work(offer: &Offer, format: PixelFormat) -> u64 {
     let ns_per_pixel = match format {
         PixelFormat::Rgb24 | PixelFormat::Grey => 1,
         PixelFormat::Yuyv | PixelFormat::Uyvy | PixelFormat::Nv12 => 3,
         PixelFormat::Mjpeg | PixelFormat::Encoded => 20,
     };
-    // Software behind a format has decoded something else first.
+    // The software converter has decoded another format first.
     let emulation = if offer.emulated { 30 } else { 0 };
     u64::from(offer.width) * u64::from(offer.height) * (ns_per_pixel + emulation) / 1000
 }
 
-/// How far a size is from the wanted one, in hundredths: the ratio of the areas, doubled where detail is lost.
+/// Distance of a size from the requested one, in hundredths: the logarithm of the area ratio, doubled where detail is lost.
 fn distance(width: u32, height: u32, wanted: &CaptureOptions) -> u32 {
     let side = |has: u32, wants: u32| (has.max(1) as f32 / wants.max(1) as f32).ln();
     let (x, y) = (side(width, wanted.width), side(height, wanted.height));
@@ -93,20 +92,17 @@ fn distance(width: u32, height: u32, wanted: &CaptureOptions) -> u32 {
     (100.0 * (far(x) + far(y))) as u32
 }
 
-/// The size nearest to the wanted one; `None` when the driver lists none.
-pub(super) fn best_size(sizes: &[FrameSizeEnum], wanted: &CaptureOptions) -> Option<(u32, u32)> {
-    let nearest = |size: &FrameSizeEnum| match size {
-        FrameSizeEnum::Discrete(size) => (size.width, size.height),
-        FrameSizeEnum::Stepwise(range) => (
-            step(wanted.width, range.min_width, range.max_width, range.step_width),
-            step(wanted.height, range.min_height, range.max_height, range.step_height),
-        ),
+/// The size nearest to the requested one; `None` if the driver lists none.
+pub(super) fn best_size(sizes: &[FrameSize], wanted: &CaptureOptions) -> Option<(u32, u32)> {
+    let nearest = |size: &FrameSize| match *size {
+        FrameSize::Discrete { width, height } => (width, height),
+        FrameSize::Stepwise { width, height } => (step(wanted.width, width), step(wanted.height, height)),
     };
     sizes.iter().map(nearest).min_by_key(|(width, height)| distance(*width, *height, wanted))
 }
 
-/// The allowed value at or next above `wanted`.
-fn step(wanted: u32, min: u32, max: u32, step: u32) -> u32 {
+/// The smallest valid value that is at least `wanted`.
+fn step(wanted: u32, Steps { min, max, step }: Steps) -> u32 {
     let above = wanted.clamp(min, max.max(min)) - min;
     let stepped = above.div_ceil(step.max(1)).saturating_mul(step.max(1));
     min.saturating_add(stepped).min(max.max(min))
@@ -115,8 +111,6 @@ fn step(wanted: u32, min: u32, max: u32, step: u32) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
-    use v4l::framesize::{Discrete, Stepwise};
-
     use super::*;
 
     fn offer(code: &str, width: u32, height: u32, fps: f32) -> Offer {
@@ -160,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_asked_for_format_is_the_only_one() {
+    fn a_requested_format_excludes_the_others() {
         let offers = [offer("YUYV", 640, 480, 30.0), offer("MJPG", 640, 480, 30.0)];
         let wanted = |format| CaptureOptions { format: Some(format), ..CaptureOptions::default() };
         assert_eq!(choose(&offers, &wanted(PixelFormat::Mjpeg), true), Some(&offers[1]));
@@ -170,17 +164,11 @@ mod tests {
     #[test]
     fn the_nearest_size() {
         let fixed = |sizes: &[(u32, u32)]| -> Vec<_> {
-            sizes.iter().map(|&(width, height)| FrameSizeEnum::Discrete(Discrete { width, height })).collect()
+            sizes.iter().map(|&(width, height)| FrameSize::Discrete { width, height }).collect()
         };
         let range = |min, max, step| {
-            vec![FrameSizeEnum::Stepwise(Stepwise {
-                min_width: min,
-                max_width: max,
-                step_width: step,
-                min_height: min,
-                max_height: max,
-                step_height: step,
-            })]
+            let steps = Steps { min, max, step };
+            vec![FrameSize::Stepwise { width: steps, height: steps }]
         };
         for (name, sizes, expected) in [
             ("none", vec![], None),

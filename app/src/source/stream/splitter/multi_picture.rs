@@ -1,15 +1,15 @@
-//! Where the further images of a Multi-Picture Format file lie (CIPA DC-007), such as previews and gain maps.
+//! Finds the additional images of a Multi-Picture Format file (CIPA DC-007), such as previews and gain maps.
 
-/// The most images that are noted; cameras write two to four.
+/// Most images of a file; cameras write two to four.
 const IMAGES_MAX: usize = 16;
 
-/// Starts an APP2 segment with the index of the images.
+/// Start of an APP2 segment with the index of the images.
 const MAGIC: &[u8] = b"MPF\0";
 
-/// The tag of the list of images, each with attributes, size and offset.
+/// Tag of the list of images: attributes, size and offset of each.
 const MP_ENTRY: u16 = 0xB002;
 
-/// The images that the current one announces as its own; offsets are those of the stream.
+/// The images that belong to the current one, by their offsets in the stream.
 #[derive(Debug, Default)]
 pub(super) struct Trailing {
     offsets: [u64; IMAGES_MAX],
@@ -19,7 +19,7 @@ pub(super) struct Trailing {
 }
 
 impl Trailing {
-    /// An image starts at `offset`.
+    /// Notes that an image starts at `offset`.
     pub(super) fn begin(&mut self, offset: u64) {
         self.is_inside = self.is_one(offset);
         if !self.is_inside {
@@ -27,12 +27,12 @@ impl Trailing {
         }
     }
 
-    /// Whether the image that starts at `offset` was announced.
+    /// Returns whether the image at `offset` belongs to another one.
     pub(super) fn is_one(&self, offset: u64) -> bool {
         self.offsets[..self.count].contains(&offset)
     }
 
-    /// Reads the content of an APP2 segment, which lies at `offset`. Anything but a whole index is ignored.
+    /// Reads the content of the APP2 segment at `offset`. Anything but a whole index is ignored.
     pub(super) fn read(&mut self, content: &[u8], offset: u64) {
         if self.is_inside {
             return;
@@ -41,7 +41,7 @@ impl Trailing {
         let base = offset + MAGIC.len() as u64;
         self.count = 0;
         for relative in entries(tiff).into_iter().flatten() {
-            // The first image is the one that has the index.
+            // Offset 0 is the image with the index itself.
             if relative != 0 && self.count < IMAGES_MAX {
                 self.offsets[self.count] = base + u64::from(relative);
                 self.count += 1;

@@ -8,7 +8,7 @@ fn segment(code: u8, content: &[u8]) -> Vec<u8> {
     [&[0xFF, code], &len[..], content].concat()
 }
 
-/// A JPEG in form: `headers`, then a scan with stuffed bytes and a restart marker.
+/// A syntactically valid JPEG: `headers`, then a scan with stuffed bytes and a restart marker.
 fn jpeg(headers: &[Vec<u8>], scan: &[u8]) -> Vec<u8> {
     let sos = segment(SOS, &[1, 1, 0, 0, 63, 0]);
     [&[0xFF, SOI], &headers.concat()[..], &sos, scan, &[0xFF, EOI]].concat()
@@ -18,12 +18,12 @@ fn plain(fill: u8) -> Vec<u8> {
     jpeg(&[segment(0xDB, &[fill; 65])], &[fill, 0xFF, 0x00, fill, 0xFF, 0xD0, fill])
 }
 
-/// Feeds `stream` in pieces of changing size, to its end; gives the images and what was left out.
+/// Feeds `stream` in pieces of varying size; returns the images and what was skipped.
 fn split(stream: &[u8], seed: u64) -> (Vec<Vec<u8>>, Skipped) {
     split_within(MAX, stream, seed)
 }
 
-/// The same with images of up to `max_frame_bytes`.
+/// As [`split`], with images of up to `max_frame_bytes`.
 fn split_within(max_frame_bytes: usize, stream: &[u8], seed: u64) -> (Vec<Vec<u8>>, Skipped) {
     let mut splitter = Splitter::new(max_frame_bytes);
     let (mut frames, mut frame, mut rest, mut random) = (Vec::new(), Vec::new(), stream, seed);
@@ -43,7 +43,7 @@ fn split_within(max_frame_bytes: usize, stream: &[u8], seed: u64) -> (Vec<Vec<u8
     (frames, splitter.take_skipped().unwrap_or_default())
 }
 
-/// So many broken images, and so many bytes between images.
+/// Expects that many broken images and bytes between images.
 fn check(name: &str, stream: &[Vec<u8>], expected: &[Vec<u8>], images: u64, bytes: u64) {
     for seed in 0..40 {
         let (frames, skipped) = split(&stream.concat(), seed);
@@ -57,7 +57,7 @@ fn open_ended(image: &[u8]) -> Vec<u8> {
     image.strip_suffix(&[0xFF, EOI]).unwrap().to_vec()
 }
 
-/// The image with `stray` bytes before its segment `number`, from 0.
+/// The image with `stray` bytes before segment `number`, counted from 0.
 fn with_stray(image: &[u8], number: usize, stray: &[u8]) -> Vec<u8> {
     let mut at = 2;
     for _ in 0..number {
@@ -67,7 +67,7 @@ fn with_stray(image: &[u8], number: usize, stray: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn images_are_found_whatever_the_pieces() {
+fn images_are_found_in_any_pieces() {
     let (a, b) = (plain(1), plain(2));
     let thumbnail = jpeg(&[segment(0xE1, &plain(3)), segment(0xE0, &[0xFF, EOI, 0xFF, SOI, 0xFF])], &[4]);
     let progressive =
@@ -103,7 +103,7 @@ fn images_are_found_whatever_the_pieces() {
             }
         }
     }
-    // A multipart stream without end markers: what is between two images is a rest of the first.
+    // A multipart stream without end markers: bytes between two images belong to the first.
     let part = |image: &[u8]| [&open_ended(image)[..], &boundary].concat();
     let ended = [part(&a), vec![0xFF, EOI]].concat();
     check("multipart without ends", &[part(&a), part(&a), b.clone()], &[ended.clone(), ended, b], 0, 0);
@@ -118,7 +118,7 @@ fn broken_images_are_skipped() {
         let stream = [&a[..cut], &whole.concat()].concat();
         for seed in 0..4 {
             let (frames, skipped) = split(&stream, seed);
-            // An image whose pixels are cut off is for the decoder to judge.
+            // The decoder judges images whose pixels are truncated.
             let is_kept = cut >= pixels;
             assert_eq!(frames[usize::from(is_kept)..], whole, "cut at {cut}");
             assert_eq!(skipped.images, u64::from(!is_kept), "cut at {cut}");
@@ -128,7 +128,7 @@ fn broken_images_are_skipped() {
     check("segment of 1 byte", &[short, a.clone()], std::slice::from_ref(&a), 1, 0);
     check("no marker", &[vec![0xFF, SOI, 0xFF, 0x00, 7], a.clone()], std::slice::from_ref(&a), 1, 0);
     check("starts only", &[[0xFF, SOI].repeat(50), a.clone()], std::slice::from_ref(&a), 50, 0);
-    // A segment that seems to reach over images that follow, by more than they have.
+    // A segment length that reaches beyond the images that follow.
     let lie = vec![0xFF, SOI, 0xFF, 0xE0, 0x0A, 0x00];
     let many: Vec<_> = std::iter::once(lie.clone()).chain(std::iter::repeat_n(a.clone(), 60)).collect();
     check("lie", &many, &many[1..], 1, 0);
@@ -140,7 +140,7 @@ fn broken_images_are_skipped() {
     check("cut, with a thumbnail", &[cut_within, b.clone()], std::slice::from_ref(&b), 2, 0);
 }
 
-/// An index of images at these offsets from the first one's start.
+/// The image with an index of images at these offsets from its start.
 fn with_index(image: &[u8], offsets: &[u32]) -> Vec<u8> {
     let mut tiff = b"II*\0\x08\0\0\0\x01\0\x02\xB0\x07\0".to_vec();
     tiff.extend((16 * (offsets.len() + 1) as u32).to_le_bytes());
@@ -156,7 +156,7 @@ fn with_index(image: &[u8], offsets: &[u32]) -> Vec<u8> {
 }
 
 #[test]
-fn images_that_belong_to_another_are_left_out() {
+fn images_that_belong_to_another_are_skipped() {
     let (a, b, c) = (plain(1), plain(2), plain(3));
     let len = with_index(&a, &[1000]).len() as u32;
     let one = with_index(&a, &[len]);
@@ -165,7 +165,7 @@ fn images_that_belong_to_another_are_left_out() {
     let len = with_index(&a, &[1000, 2000]).len() as u32;
     let two = with_index(&a, &[len, len + b.len() as u32]);
     check("two", &[two.clone(), b.clone(), b.clone(), c.clone()], &[two, c.clone()], 0, 0);
-    // What does not lie where the index says is an image of its own.
+    // An image at another offset than the index says stands for itself.
     check("not there", &[one.clone(), vec![0; 4], b.clone()], &[one.clone(), b.clone()], 0, 0);
     let far = with_index(&a, &[u32::MAX]);
     check("far", &[far.clone(), b.clone()], &[far, b], 0, 0);
@@ -175,10 +175,10 @@ fn images_that_belong_to_another_are_left_out() {
 }
 
 #[test]
-fn pieces_make_no_difference_where_the_budget_is_spent() {
+fn pieces_make_no_difference_once_the_budget_is_spent() {
     const LEVELS: u64 = 100;
     let a = plain(1);
-    // Segments of 60,000 bytes that all end in stray bytes, each in the one before: all of each would be searched.
+    // Nested segments of 60,000 bytes that all end in stray bytes: each would be searched whole.
     let level = [0xFF, SOI, 0xFF, 0xE1, 0xEA, 0x60];
     let stream = [level.repeat(LEVELS as usize), vec![7; 61_000], a.clone(), vec![0; 200_000], a.clone()].concat();
     let (frames, skipped) = split_within(1 << 20, &stream, 0);
@@ -187,7 +187,7 @@ fn pieces_make_no_difference_where_the_budget_is_spent() {
     for seed in 1..8 {
         assert_eq!(split_within(1 << 20, &stream, seed), (frames.clone(), skipped.clone()), "pieces {seed}");
     }
-    // Starts within segments that all reach beyond the end, as many as fit.
+    // As many starts as fit, in segments that all reach beyond the end.
     let starts = [0xFF, SOI, 0xFF, 0xE0, 0xFF, 0xFF].repeat(10_000);
     let (frames, skipped) = split_within(1 << 20, &starts, 0);
     assert!(frames.is_empty());
@@ -195,8 +195,8 @@ fn pieces_make_no_difference_where_the_budget_is_spent() {
 }
 
 #[test]
-fn time_grows_with_the_bytes() {
-    // Looked at anew from each start, these would take minutes.
+fn time_is_linear_in_the_bytes() {
+    // Searched again from each start, these would take minutes.
     let mut random = 1_u64;
     let mut chance = || {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

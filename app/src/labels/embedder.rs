@@ -1,0 +1,153 @@
+//! Labels to embeddings, through the cache on flash.
+//!
+//! Only new sentences cost a pass through the text tower; without any, the tower is not even loaded.
+
+mod disk;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use spotter_engine::bundle::Bundle;
+use spotter_engine::labels::{self, Cache, Effort, Key, Label, LabelEmbeddings};
+use spotter_engine::tower::{TextTower, Threads};
+use spotter_engine::vocabulary::Vocabulary;
+
+use self::disk::Disk;
+use super::label_file::LabelFile;
+use super::{demo, lint};
+use crate::config::{Config, Problem, all_of};
+use crate::process::supervise::{Heartbeats, beat_all};
+
+pub(crate) use self::disk::CACHE_BYTES_MAX;
+pub use self::disk::{CACHE_FILE, JOURNAL_FILE};
+
+/// Longest time that one sentence takes on the slowest board.
+const SENTENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Embeds the labels that `config` names with `bundle`.
+pub fn embed_configured(config: &Config, bundle: &Arc<Bundle>, threads: &Threads) -> Result<LabelEmbeddings> {
+    let labels = demo::configured(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
+    let mut embedder = Embedder::new(Arc::clone(bundle), config.state_dir.as_deref(), threads);
+    embedder.embed(&labels).map(|(embeddings, _)| embeddings)
+}
+
+/// Embeds label sets with one bundle.
+#[derive(Debug)]
+pub struct Embedder {
+    bundle: Arc<Bundle>,
+    threads: Threads,
+    /// `None` where there is no state folder.
+    disk: Option<Disk>,
+    cache: Cache,
+    /// Heartbeats that beat for each sentence.
+    beats: Heartbeats,
+}
+
+impl Embedder {
+    /// Reads the cache in `state_dir`, if any; a file that is damaged or is no cache is reported and ignored.
+    pub fn new(bundle: Arc<Bundle>, state_dir: Option<&Path>, threads: &Threads) -> Self {
+        let (disk, cache) = state_dir.map(Disk::open).unzip();
+        Self { bundle, threads: threads.clone(), disk, cache: cache.unwrap_or_default(), beats: Heartbeats::new() }
+    }
+
+    /// Beats for all of `beats` at each sentence.
+    pub(crate) fn with_beats(self, beats: Heartbeats) -> Self {
+        Self { beats, ..self }
+    }
+
+    /// The cache's file; `None` where there is no cache, or it cannot be written.
+    pub fn cache_path(&self) -> Option<&Path> {
+        self.disk.as_ref().and_then(Disk::path)
+    }
+
+    /// Counts, for each label, the sentences that are cached and those that are not.
+    pub fn count(&self, labels: &[Label]) -> Vec<Effort> {
+        labels::count_cached(labels, self.bundle.manifest(), &self.cache)
+    }
+
+    /// Embeds the labels of `file`, caches what was new, and warns about labels that the model cannot read or tell apart.
+    /// A cache that cannot be written is reported once and is no error.
+    pub fn embed(&mut self, file: &LabelFile) -> Result<(LabelEmbeddings, Effort)> {
+        self.embed_and_compare(file, |bundle| Ok(lint::warnings(file, &Vocabulary::open(bundle)?)?))
+    }
+
+    /// As [`Self::embed`]; `compare` finds the warnings, which may take long. By then the embeddings are on disk.
+    fn embed_and_compare(
+        &mut self,
+        file: &LabelFile,
+        compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>,
+    ) -> Result<(LabelEmbeddings, Effort)> {
+        let (bundle, threads, labels) = (&self.bundle, &self.threads, file.labels.as_slice());
+        // Opened beforehand, so that a damaged file is not blamed on a label, and only where it is needed.
+        let new = self.count(labels).iter().any(|effort| effort.embedded > 0);
+        let mut tower = new.then(|| TextTower::open(bundle, threads)).transpose()?;
+        let (disk, beats) = (&mut self.disk, &self.beats);
+        let embed = |sentence: &str| match &mut tower {
+            Some(tower) => tower.embed(sentence),
+            // Not reached, since both counts come from the same cache; correct anyway.
+            None => tower.insert(TextTower::open(bundle, threads)?).embed(sentence),
+        };
+        let added = |cache: &mut Cache| {
+            beat_all(beats, SENTENCE_MAX);
+            if let Some(disk) = disk {
+                disk.append(cache);
+            }
+        };
+        let result = labels::embed_labels_with(labels, bundle.manifest(), &mut self.cache, embed, added);
+        // Freed before the vocabulary is loaded, which is as large.
+        drop(tower);
+        if let Some(disk) = &mut self.disk {
+            disk.keep(&mut self.cache);
+        }
+        if result.is_ok() {
+            self.warn(file, compare);
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.finish(&mut self.cache);
+        }
+        Ok(result?)
+    }
+
+    /// Warns about labels that the model cannot read. Warnings are cached by labels and tokenizer, since loading a large
+    /// tokenizer takes seconds and hundreds of megabytes on a board.
+    fn warn(&mut self, file: &LabelFile, compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>) {
+        let labels = format!("{file:?}");
+        let key = Key::of_tokenizer(self.bundle.manifest(), &[env!("CARGO_PKG_VERSION"), &labels]);
+        if self.cache.remarks(&key).is_none() {
+            match compare(&self.bundle) {
+                Ok(warnings) => self.cache.set_remarks(&key, warnings.iter().map(ToString::to_string).collect()),
+                Err(error) => log::warn!("cannot compare the labels with the model's vocabulary: {error:#}"),
+            }
+        }
+        self.cache.remarks(&key).into_iter().flatten().for_each(|warning| log::warn!("{warning}"));
+    }
+}
+
+#[cfg(all(test, feature = "demo"))]
+mod tests {
+    use super::*;
+    use crate::bundles::demo;
+
+    #[test]
+    fn embeddings_are_kept_before_the_labels_are_compared_with_the_vocabulary() {
+        for journal_is_blocked in [false, true] {
+            let state = tempfile::tempdir().expect("a folder");
+            if journal_is_blocked {
+                std::fs::create_dir(state.path().join(JOURNAL_FILE)).expect("a folder");
+            }
+            let bundle = Arc::new(demo::bundle().expect("the demo"));
+            let file =
+                super::super::demo::configured(&Config::default(), &bundle.manifest().templates).expect("labels");
+            let mut embedder = Embedder::new(bundle, Some(state.path()), &Threads::default());
+            let mut kept = 0;
+            let compare = |_: &Bundle| -> Result<Vec<Problem>> {
+                kept = Disk::open(state.path()).1.len();
+                anyhow::bail!("killed here")
+            };
+            embedder.embed_and_compare(&file, compare).expect("embeddings, whatever the comparison does");
+            assert!(kept > 0 && kept == embedder.cache.len(), "{kept} kept, blocked: {journal_is_blocked}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Finds labels that the model cannot read as written, or cannot tell apart.
+
+use std::collections::{BTreeMap, HashMap};
+
+use spotter_engine::labels::Label;
+use spotter_engine::tokenize::TokenizeError;
+use spotter_engine::vocabulary::{Reading, Vocabulary};
+
+use super::label_file::LabelFile;
+use crate::config::Problem;
+
+/// Most warnings that are shown; the others are counted.
+const WARNINGS_MAX: usize = 50;
+
+/// Most characters of a prompt or sentence that a message shows.
+const SHOWN_CHARS: usize = 60;
+
+/// Finds what is doubtful about the labels of `file` for a model with that vocabulary, in the file's order: unknown words,
+/// truncated sentences, and labels that become the same token ids.
+pub(crate) fn warnings(file: &LabelFile, vocabulary: &Vocabulary) -> Result<Vec<Problem>, TokenizeError> {
+    let (mut found, mut left_out) = (Vec::new(), 0);
+    let mut first_with = HashMap::new();
+    for (index, label) in file.labels.iter().enumerate() {
+        let examined = Examined::new(label, vocabulary)?;
+        let mut messages: Vec<String> = examined.unreadable().into_iter().chain(examined.cut(vocabulary)).collect();
+        let first = *first_with.entry(examined.ids).or_insert(index);
+        if first != index {
+            messages.push(same(&file.labels[first], file.positions[first].line));
+        }
+        for message in messages {
+            let message = format!("label `{}`: {message}", label.name);
+            let warning = Problem { path: file.path.clone(), position: Some(file.positions[index]), message };
+            if found.len() < WARNINGS_MAX { found.push(warning) } else { left_out += 1 }
+        }
+    }
+    if left_out > 0 {
+        found.push(Problem { path: file.path.clone(), position: None, message: format!("{left_out} more warnings") });
+    }
+    Ok(found)
+}
+
+fn same(first: &Label, line: usize) -> String {
+    let name = &first.name;
+    format!(
+        "becomes the same tokens as the label `{name}` in line {line}, so both always get the same score: change one of \
+         them, or remove it"
+    )
+}
+
+/// The tokenizer's reading of a label.
+struct Examined<'a> {
+    label: &'a Label,
+    /// For each prompt with unknown pieces, or without any, its worst sentence.
+    unreadable: Vec<(&'a str, Reading)>,
+    /// True if no sentence has a known piece of the label.
+    lost: bool,
+    /// The sentence that loses most pieces to truncation, if any does.
+    cut: Option<(String, Reading)>,
+    cut_count: usize,
+    /// Number of occurrences of each sequence of ids, in lowest terms: labels where this is equal have the same embedding.
+    ids: BTreeMap<Vec<u32>, usize>,
+}
+
+impl<'a> Examined<'a> {
+    fn new(label: &'a Label, vocabulary: &Vocabulary) -> Result<Self, TokenizeError> {
+        let (unreadable, ids) = Default::default();
+        let mut examined = Self { label, unreadable, lost: true, cut: None, cut_count: 0, ids };
+        for prompt in &label.prompts {
+            let mut worst: Option<Reading> = None;
+            for template in &label.templates {
+                let start = template.find("{}").unwrap_or(0);
+                let sentence = template.replacen("{}", prompt, 1);
+                let reading = vocabulary.read(&sentence, &(start..start + prompt.len()))?;
+                *examined.ids.entry(reading.ids.clone()).or_default() += 1;
+                examined.lost &= reading.unknown == reading.pieces;
+                if reading.cut() > 0 {
+                    examined.cut_count += 1;
+                    let most = examined.cut.as_ref().is_none_or(|(_, other)| other.cut() < reading.cut());
+                    examined.cut = if most { Some((sentence, reading.clone())) } else { examined.cut };
+                }
+                worst = worst.filter(|other| known_share(other) <= known_share(&reading)).or(Some(reading));
+            }
+            examined.unreadable.extend(worst.filter(|worst| known_share(worst) < 1.0).map(|worst| (&**prompt, worst)));
+        }
+        let divisor = examined.ids.values().fold(0, |a, b| greatest_common_divisor(a, *b)).max(1);
+        examined.ids.values_mut().for_each(|count| *count /= divisor);
+        Ok(examined)
+    }
+
+    /// The warning about unknown pieces, if there are any.
+    fn unreadable(&self) -> Option<String> {
+        let worse = |a: &&(&str, Reading), b: &&(&str, Reading)| known_share(&a.1).total_cmp(&known_share(&b.1));
+        let (prompt, Reading { pieces, unknown, .. }) = self.unreadable.iter().min_by(worse)?;
+        let of = if *prompt == self.label.name { String::new() } else { format!("prompt `{}`: ", shown(prompt)) };
+        let what = match (pieces, unknown) {
+            (0, _) => "the model's tokenizer makes no token of it".to_owned(),
+            (_, 1) => format!("1 of {pieces} tokens is unknown to the model's tokenizer"),
+            _ => format!("{unknown} of {pieces} tokens are unknown to the model's tokenizer"),
+        };
+        let more = match self.unreadable.len() - 1 {
+            0 => String::new(),
+            1 => ", and some of 1 more prompt".to_owned(),
+            more => format!(", and some of {more} more prompts"),
+        };
+        let advice = if self.lost {
+            "so the model cannot know what is meant: write it in the language that the model was trained on, or use a bundle \
+             whose text tower reads this one"
+        } else {
+            "and all unknown tokens look the same to it: use words that the model knows"
+        };
+        Some(format!("{of}{what}{more}, {advice}"))
+    }
+
+    /// The warning about sentences that are too long, if there are any.
+    fn cut(&self, vocabulary: &Vocabulary) -> Option<String> {
+        let (sentence, reading) = self.cut.as_ref()?;
+        let (pieces, limit, cut) = (reading.sentence_pieces, vocabulary.limit(), reading.cut());
+        let more =
+            if self.cut_count > 1 { format!(" ({} sentences are too long)", self.cut_count) } else { String::new() };
+        Some(format!(
+            "the sentence `{}` has {pieces} tokens and the text tower takes {limit}: {cut} are cut off{more}; shorten it, or \
+             split it into several prompts",
+            shown(sentence)
+        ))
+    }
+}
+
+/// The share of a sentence's pieces that are known, 0 to 1; 0 where there are none.
+fn known_share(reading: &Reading) -> f64 {
+    (reading.pieces - reading.unknown) as f64 / reading.pieces.max(1) as f64
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Shortens a text for a message and escapes control characters.
+fn shown(text: &str) -> String {
+    let start: String = text.chars().take(SHOWN_CHARS).collect();
+    let more = if start.len() < text.len() { "..." } else { "" };
+    format!("{}{more}", start.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, TokenizerSpec};
+
+    use super::*;
+    #[cfg(feature = "demo")]
+    use crate::bundles::demo;
+    use crate::labels::label_file;
+
+    fn vocabulary() -> Vocabulary {
+        let json = r#"{"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
+            "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": false,
+                           "strip_accents": false, "lowercase": true},
+            "model": {"type": "WordLevel", "unk_token": "?",
+                      "vocab": {"?": 0, "a": 1, "red": 2, "blue": 3, "cat": 4, "dog": 5}}}"#;
+        let spec = TokenizerSpec {
+            file: FileEntry { name: String::new(), bytes: 0, sha256: String::new() },
+            max_length: 6,
+            padding: Padding::Longest,
+            padding_side: PaddingSide::Right,
+            pad_token: "?".into(),
+            pad_id: 0,
+            pad_type_id: 0,
+            positions: Positions::Sequential,
+            siglip: None,
+        };
+        Vocabulary::from_bytes(json.as_bytes(), &spec).expect("a tokenizer")
+    }
+
+    fn check(text: &str, expected: &[&[&str]]) {
+        let file = label_file::parse("l", text, &["a {}".to_owned()]).expect("labels");
+        let found = warnings(&file, &vocabulary()).expect("readings");
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), expected.len(), "{text}: {found:#?}");
+        for (message, parts) in found.iter().zip(expected) {
+            for part in *parts {
+                assert!(message.contains(part), "{text}: {part:?} is not in {message:?}");
+            }
+            assert!(!message.chars().any(char::is_control), "{message:?}");
+        }
+    }
+
+    const SAME: &str = "becomes the same tokens as the label";
+
+    #[test]
+    fn unknown_words_are_named_with_their_share() {
+        check("[[label]]\nname = 'cat'", &[]);
+        check("[[label]]\nname = '猫'", &[&["l:2:8: label `猫`: 1 of 1 tokens is unknown", "cannot know"]]);
+        check("[[label]]\nname = 'red 猫'", &[&["label `red 猫`: 1 of 2 tokens is", "use words that the model knows"]]);
+        check("[[label]]\nname = '猫 犬'", &[&["2 of 2 tokens are unknown"]]);
+        // The template's own words are not the label's.
+        check("templates = ['画 {}']\n[[label]]\nname = 'cat'", &[]);
+        check(
+            "[[label]]\nname = 'cat'\nprompts = ['cat', 'q']",
+            &[&["prompt `q`: 1 of 1", "use words that the model knows"]],
+        );
+        check("[[label]]\nname = 'cat'\nprompts = [\"q\\u001b\"]", &[&["prompt `q\\u{1b}`: 1 of 1", "cannot know"]]);
+        check("[[label]]\nname = 'cat'\nprompts = ['x', 'y red', 'z']", &[&["1 of 1", "some of 2 more prompts"]]);
+        check("[[label]]\nname = 'cat'\nprompts = ['\u{200b}']", &[&["prompt `\\u{200b}`: ", "makes no token of it"]]);
+    }
+
+    #[test]
+    fn sentences_that_are_cut_are_named() {
+        check("[[label]]\nname = 'red red red red cat'", &[]);
+        let message = ["l:2:8", "`a red red red red red cat`", "has 7 tokens", "takes 6", "1 are cut off"];
+        check("[[label]]\nname = 'red red red red red cat'", &[&message]);
+        let two = "[[label]]\nname = 'x'\ntemplates = ['{} a', '{}']\nprompts = ['red red red red red red red']";
+        check(two, &[&["`red red red red red red red a`", "2 are cut off (2 sentences are too long)"]]);
+    }
+
+    #[test]
+    fn labels_that_become_the_same_are_both_named() {
+        let label = |name: &str, rest: &str| format!("[[label]]\nname = '{name}'\n{rest}\n");
+        let two = |first: &str, second: &str, expected: &[&[&str]]| {
+            check(&format!("{}{}", label("one", first), label("two", second)), expected);
+        };
+        let same: &[&[&str]] = &[&["l:5:8: label `two`", SAME, "label `one` in line 2"]];
+        two("prompts = ['Cat']", "prompts = ['cat']", same);
+        two("prompts = ['cat', 'dog']", "prompts = ['DOG', 'cat']", same);
+        two("prompts = ['cat', 'cat']", "prompts = ['cat']", same);
+        two("prompts = ['cat']", "prompts = ['a cat']\ntemplates = ['{}']", same);
+        two("prompts = ['cat', 'dog']", "prompts = ['cat']", &[]);
+        two("prompts = ['cat', 'cat', 'dog']", "prompts = ['cat', 'dog']", &[]);
+        two("prompts = ['cat', 'dog']", "prompts = ['cat', 'red']", &[]);
+        check(
+            "[[label]]\nname = '🔴'\n[[label]]\nname = '🟦'\n[[label]]\nname = '⭐'",
+            &[
+                &["l:2:8: label `🔴`: 1 of 1"],
+                &["l:4:8: label `🟦`: 1 of 1"],
+                &["label `🟦`", SAME, "`🔴` in line 2"],
+                &["l:6:8: label `⭐`: 1 of 1"],
+                &["label `⭐`", SAME, "`🔴` in line 2"],
+            ],
+        );
+    }
+
+    #[test]
+    fn warnings_are_bounded() {
+        let text: String = (0..60).map(|i| format!("[[label]]\nname = '猫 {i}'\nprompts = ['cat {i}猫']\n")).collect();
+        let file = label_file::parse("l", &text, &["a {}".to_owned()]).expect("labels");
+        let found = warnings(&file, &vocabulary()).expect("readings");
+        assert_eq!(found.len(), WARNINGS_MAX + 1);
+        assert!(found[WARNINGS_MAX].message.ends_with("more warnings"), "{}", found[WARNINGS_MAX]);
+    }
+
+    #[test]
+    #[cfg(feature = "demo")]
+    fn the_demo_knows_its_own_labels() {
+        let bundle = demo::bundle().expect("the demo");
+        let file = crate::labels::demo::configured(&crate::config::Config::default(), &bundle.manifest().templates)
+            .expect("labels");
+        let vocabulary = Vocabulary::open(&bundle).expect("a tokenizer");
+        assert_eq!(warnings(&file, &vocabulary).expect("readings"), []);
+    }
+}
