@@ -62,16 +62,6 @@ pub enum Error {
         /// What is there.
         found: String,
     },
-    /// The bundle's record of what was set by hand has an entry that cannot be followed.
-    #[error("override {key}: expected {expected}, found {found:?}; export the bundle again with this version")]
-    Override {
-        /// The entry.
-        key: String,
-        /// What would be accepted.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
     /// There is nothing to calibrate on.
     #[error("{}: expected {expected}, found {found}", .path.display())]
     Calibration {

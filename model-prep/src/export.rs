@@ -10,12 +10,10 @@ use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::compare::{self, Agreement, image_probes, text_probes};
 use crate::model::{Model, Scores};
+use crate::overrides::DEFAULT_TEMPLATE;
 use crate::plan::{Plans, Target};
 use crate::towers::TowerFile;
 use crate::{Error, Tick, calibrate, probes};
-
-/// Template for labels of a checkpoint that names none, the one that CLIP introduced.
-pub(crate) const DEFAULT_TEMPLATE: &str = "a photo of a {}.";
 
 /// The parts of a bundle before they are written.
 #[derive(Debug)]

@@ -7,10 +7,11 @@ use spotter_engine::bundle::Override;
 use spotter_engine::preprocess::{MAX_SIDE, Size, Target};
 use spotter_engine::score::LOGIT_SCALE_MAX;
 
-use crate::Error;
-
-/// What stands as the reason where none was given.
+/// The recorded reason where none was given.
 const NO_REASON: &str = "given on the command line";
+
+/// Prompt template of a checkpoint that names none, the one that CLIP introduced.
+pub(crate) const DEFAULT_TEMPLATE: &str = "a photo of a {}.";
 
 /// Names of the options, on the command line and in the record.
 pub(crate) const RESIZE: &str = "resize";
@@ -21,6 +22,18 @@ pub(crate) const LOGIT_SCALE: &str = "logit-scale";
 pub(crate) const TEMPLATE: &str = "template";
 /// Of ONNX towers only.
 pub(crate) const TEXT_PADDING: &str = "text-padding";
+
+/// A recorded override that this version cannot apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("override {key}: expected {expected}, found {found:?}; export the bundle again with this version")]
+pub struct OverrideError {
+    /// The option's name.
+    pub key: String,
+    /// What would be accepted.
+    pub expected: String,
+    /// The recorded value.
+    pub found: String,
+}
 
 /// What is set by hand.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,10 +56,10 @@ pub struct Overrides {
 
 impl Overrides {
     /// What was set when a bundle was written, so that its checkpoint can be read the same way again.
-    pub fn recorded(record: &[Override]) -> Result<Self, Error> {
+    pub fn recorded(record: &[Override]) -> Result<Self, OverrideError> {
         let mut overrides = Self::default();
         for Override { key, to, .. } in record {
-            let wrong = |expected: String| Error::Override { key: key.clone(), expected, found: to.clone() };
+            let wrong = |expected: String| OverrideError { key: key.clone(), expected, found: to.clone() };
             match key.as_str() {
                 RESIZE => overrides.resize = Some(to.parse().map_err(wrong)?),
                 CROP => overrides.crop = Some(to.parse().map_err(wrong)?),
@@ -67,7 +80,7 @@ impl Overrides {
 
     /// The entries for templates, which no checkpoint names.
     pub(crate) fn template_entries(&self) -> Vec<Override> {
-        let entry = |template: &String| self.entry(TEMPLATE, crate::export::DEFAULT_TEMPLATE.into(), template.clone());
+        let entry = |template: &String| self.entry(TEMPLATE, DEFAULT_TEMPLATE.into(), template.clone());
         self.templates.iter().map(entry).collect()
     }
 
