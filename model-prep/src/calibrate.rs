@@ -16,8 +16,9 @@ use spotter_engine::bundle::{Calibration, LayerStorage, Weights};
 use self::bench::Bench;
 pub(crate) use self::bench::Material;
 pub use self::inputs::Inputs;
+use crate::error::Error;
 use crate::plan::{Layer, Plans};
-use crate::{Error, Tick};
+use crate::progress::Tick;
 
 /// Pictures that a choice as a whole is measured on, at most: one of them is a quarter of a point.
 pub const PICTURES: usize = 400;

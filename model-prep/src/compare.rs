@@ -3,8 +3,9 @@
 use spotter_engine::bundle::Manifest;
 use spotter_engine::tower::{ImageTower, TextTower};
 
+use crate::error::Error;
 use crate::probes;
-use crate::{Error, Tick};
+use crate::progress::Tick;
 
 /// How far two sets of embeddings are apart.
 #[derive(Debug, Clone, Copy, PartialEq)]

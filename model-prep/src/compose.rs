@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 use spotter_engine::aside::Aside;
 use spotter_engine::printable::printable_path;
 
-use crate::{Error, Tick};
+use crate::error::Error;
+use crate::progress::Tick;
 use draw::Distribution;
 use families::Side;
 use tower::Tower;

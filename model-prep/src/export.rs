@@ -5,42 +5,15 @@ pub(crate) mod command;
 use std::io;
 use std::path::Path;
 
-use spotter_engine::bundle::{self, FileEntry, Manifest, Part, Quantization, Source, Tower, Weights, Writer};
-use spotter_engine::tower::{ImageTower, TextTower, Threads};
+use spotter_engine::bundle::{Manifest, Part, Weights, Writer};
 
+use crate::assemble::{Assembled, assemble};
 use crate::compare::{self, Agreement, image_probes, text_probes};
-use crate::model::{Model, Scores};
-use crate::overrides::DEFAULT_TEMPLATE;
-use crate::plan::{Plans, Target};
-use crate::towers::TowerFile;
-use crate::{Error, Tick, calibrate, probes};
-
-/// The parts of a bundle before they are written.
-#[derive(Debug)]
-pub struct Assembled {
-    /// Complete but for the files' names, sizes and hashes, which [`bundle::Writer`] fills in.
-    pub manifest: Manifest,
-    /// The image tower.
-    pub vision: TowerFile,
-    /// The text tower.
-    pub text: TowerFile,
-    /// `tokenizer.json`.
-    pub tokenizer: Vec<u8>,
-    /// `MODEL_CARD.md`.
-    pub model_card: Vec<u8>,
-}
-
-impl Assembled {
-    /// Loads the image tower.
-    pub fn image_tower(&self, threads: &Threads) -> Result<ImageTower, Error> {
-        Ok(ImageTower::from_reader(self.vision.onnx.reader(), &self.manifest, threads)?)
-    }
-
-    /// Loads the text tower.
-    pub fn text_tower(&self, threads: &Threads) -> Result<TextTower, Error> {
-        Ok(TextTower::from_reader(self.text.onnx.reader(), &self.tokenizer, &self.manifest, threads)?)
-    }
-}
+use crate::error::Error;
+use crate::model::Model;
+use crate::plan::Plans;
+use crate::progress::Tick;
+use crate::{calibrate, probes};
 
 /// Makes a bundle of `model` and writes it to `out`; `tick` is called often, to show that it goes on.
 ///
@@ -114,84 +87,6 @@ fn agreement(ours: &Assembled, theirs: &Assembled, tick: Tick<'_>) -> Result<[Ag
 pub fn steps<'a>(model: impl Into<Model<'a>>, plans: &Plans) -> u64 {
     let steps = model.into().steps();
     if plans.is_float() { steps } else { 2 * (steps + probes::count()) }
-}
-
-/// Makes the parts of a bundle, the towers' weights in files without a name in the folder `scratch`. The accuracy in
-/// the manifest stays at 1, which is true of floats only.
-pub fn assemble<'a>(
-    model: impl Into<Model<'a>>,
-    name: &str,
-    plans: &Plans,
-    scratch: &Path,
-    tick: Tick<'_>,
-) -> Result<Assembled, Error> {
-    let model = model.into();
-    let vision = model.image_tower(Target { plan: &plans.image, scratch }, tick)?;
-    let text = model.text_tower(Target { plan: &plans.text, scratch }, tick)?;
-    let [projection_dim, of_text] = [&vision, &text].map(TowerFile::projection_dim);
-    if projection_dim != of_text {
-        return Err(Error::Spaces { image: projection_dim, text: of_text });
-    }
-    let Scores { logit_scale, logit_bias, scoring } = model.scores()?;
-    let tokenizer = model.tokenizer();
-    let source = model.source()?;
-    let manifest = Manifest {
-        format_version: bundle::FORMAT_VERSION,
-        name: name.to_owned(),
-        projection_dim,
-        logit_scale,
-        logit_bias,
-        scoring,
-        vision: tower(&vision, plans.image.weights),
-        text: tower(&text, plans.text.weights),
-        preprocess: model.preprocess().clone(),
-        tokenizer: tokenizer.spec(no_file_yet(), model.padding(), model.positions()),
-        templates: if model.templates().is_empty() {
-            vec![DEFAULT_TEMPLATE.to_owned()]
-        } else {
-            model.templates().to_vec()
-        },
-        source,
-        overrides: model.overrides().to_vec(),
-        quantization: Quantization {
-            recipe: plans.recipe(),
-            image_cosine_min: 1.0,
-            text_cosine_min: 1.0,
-            calibration: None,
-            layers: Vec::new(),
-        },
-        model_card: no_file_yet(),
-    };
-    let model_card = model.model_card().map_or_else(|| model_card(&manifest), <[u8]>::to_vec);
-    Ok(Assembled { manifest, vision, text, tokenizer: tokenizer.json.clone(), model_card })
-}
-
-fn tower(built: &TowerFile, weights: Weights) -> Tower {
-    Tower {
-        file: no_file_yet(),
-        architecture: built.architecture,
-        weights,
-        inputs: built.inputs.clone(),
-        output: built.output.clone(),
-        features: Some(built.features.clone()),
-    }
-}
-
-fn no_file_yet() -> FileEntry {
-    FileEntry { name: String::new(), bytes: 0, sha256: String::new() }
-}
-
-/// A card for a checkpoint that has none: what is known, and what is not.
-fn model_card(manifest: &Manifest) -> Vec<u8> {
-    let (vision, text) = (manifest.vision.architecture, manifest.text.architecture);
-    let Source { checkpoint, sha256 } = &manifest.source;
-    format!(
-        "# {}\n\nA dual encoder ({vision:?} image tower, {text:?} text tower, {} dimensions), made of the checkpoint \
-         `{checkpoint}`, whose weights have the SHA-256 `{sha256}`.\n\nThe checkpoint came without a model card: what it \
-         was trained on, what it is good for and who may use it is not recorded here. Ask whoever gave it to you.\n",
-        manifest.name, manifest.projection_dim
-    )
-    .into_bytes()
 }
 
 /// Cut to five digits, so that no less than the truth is promised; beyond them, machines with other vector

@@ -23,6 +23,7 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::prelude::{Framework as _, InferenceFact, InferenceModelExt as _};
 
+use crate::checkpoint::CheckpointError;
 use crate::onnx::OnnxFile;
 use crate::plan::Target;
 use crate::quantize::transpose;
@@ -37,9 +38,12 @@ const OPSET_MIN: i64 = 13;
 /// `ReduceL2` takes its axes as an input since this operator set.
 const OPSET_AXES_INPUT: i64 = 18;
 
-/// Why an ONNX file was not taken.
+/// Why ONNX towers were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// A file beside the towers was refused: the image processor's, the tokenizer's or the model card.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A file could not be read.
     #[error("{}", .path.display())]
     Io {

@@ -1,5 +1,6 @@
 //! Turns a Hugging Face `VisionTextDualEncoder` checkpoint into the bundle that Spotter runs.
 
+mod assemble;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
@@ -15,12 +16,11 @@ pub mod onnx;
 pub mod overrides;
 pub mod plan;
 pub mod probes;
+mod progress;
 pub mod quantize;
 pub mod report;
 pub mod towers;
 pub mod verify;
 
 pub use error::Error;
-
-/// Called often during long work, to show that it goes on.
-pub type Tick<'a> = &'a dyn Fn();
+pub use progress::Tick;

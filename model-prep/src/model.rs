@@ -2,13 +2,14 @@
 
 use spotter_engine::bundle::{Override, Padding, Positions, Source};
 use spotter_engine::preprocess::Recipe;
-use spotter_engine::score::ScoringKind;
+use spotter_engine::score::Scoring;
 
 use crate::checkpoint::{Checkpoint, TokenizerFile};
+use crate::error::Error;
 use crate::import::OnnxModel;
 use crate::plan::Target;
+use crate::progress::Tick;
 use crate::towers::{self, TowerFile};
-use crate::{Error, Tick};
 
 /// What a bundle is made of.
 #[derive(Debug, Clone, Copy)]
@@ -29,17 +30,6 @@ impl<'a> From<&'a OnnxModel> for Model<'a> {
     fn from(model: &'a OnnxModel) -> Self {
         Self::Onnx(model)
     }
-}
-
-/// How cosines become scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Scores {
-    /// Natural logarithm of the factor on cosines.
-    pub(crate) logit_scale: f32,
-    /// Added to logits.
-    pub(crate) logit_bias: Option<f32>,
-    /// How logits become probabilities.
-    pub(crate) scoring: ScoringKind,
 }
 
 impl<'a> Model<'a> {
@@ -66,14 +56,14 @@ impl<'a> Model<'a> {
         }
     }
 
-    pub(crate) fn scores(self) -> Result<Scores, Error> {
+    pub(crate) fn scoring(self) -> Result<Scoring, Error> {
         match self {
-            Self::Checkpoint(checkpoint) => Ok(Scores {
+            Self::Checkpoint(checkpoint) => Ok(Scoring {
                 logit_scale: checkpoint.logit_scale,
                 logit_bias: checkpoint.logit_bias()?,
-                scoring: checkpoint.config.family.scoring(),
+                kind: checkpoint.config.family.scoring(),
             }),
-            Self::Onnx(model) => Ok(model.scores),
+            Self::Onnx(model) => Ok(model.scoring),
         }
     }
 

@@ -24,10 +24,10 @@ use std::collections::HashMap;
 
 use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
 
-use crate::Tick;
 use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors, TextConfig, VisionConfig};
 use crate::onnx::{Attribute, Graph, OnnxFile, Value};
 use crate::plan::{Layer, Target};
+use crate::progress::Tick;
 use crate::quantize::{GROUP, quantize, quantize_groups, transpose};
 
 /// Outputs of an image tower: the embedding, and the features that it is made of.

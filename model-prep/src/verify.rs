@@ -9,11 +9,13 @@ use spotter_engine::files;
 use spotter_engine::tokenize::{Encoding, Tokenizer};
 use spotter_engine::tower::{ImageTower, TextTower, TowerError};
 
+use crate::assemble::assemble;
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Agreement, image_probes, text_probes, threads};
-use crate::export::assemble;
+use crate::error::Error;
 use crate::plan::Plans;
-use crate::{Error, Tick, probes};
+use crate::probes;
+use crate::progress::Tick;
 
 /// Below this cosine a bundle does not stand for its checkpoint any more.
 pub const COSINE_MIN: f32 = 0.995;

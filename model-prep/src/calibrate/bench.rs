@@ -10,11 +10,12 @@ use spotter_engine::bundle::Weights;
 use spotter_engine::tower::{ImageTower, TextTower, Threads, TowerError};
 
 use super::{Inputs, PER_LAYER};
+use crate::assemble::Assembled;
 use crate::compare::{Agreement, threads};
-use crate::export::Assembled;
+use crate::error::Error;
 use crate::model::Model;
 use crate::plan::{Plan, Plans, Target};
-use crate::{Error, Tick};
+use crate::progress::Tick;
 
 /// Normalised embeddings, in the order of the inputs.
 type Embeddings = Vec<Vec<f32>>;

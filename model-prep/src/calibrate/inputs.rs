@@ -7,7 +7,8 @@ use spotter_engine::files;
 use spotter_engine::picture::{MAX_FILE_BYTES, decode};
 
 use super::{PICTURES, PIXELS_BYTES_MAX, Settings};
-use crate::{Error, probes};
+use crate::error::Error;
+use crate::probes;
 
 /// Ends of names of what may be a picture.
 const SUFFIXES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];

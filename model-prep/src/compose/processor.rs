@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::tower::Tower;
 use super::write_json;
-use crate::Error;
 use crate::checkpoint::{CheckpointError, Object, read_optional};
+use crate::error::Error;
 
 /// Files of tokenizers that are copied as they are.
 const TOKENIZER_FILES: [&str; 8] = [

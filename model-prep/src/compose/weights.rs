@@ -10,7 +10,8 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::draw::{Distribution, Random};
 use crate::checkpoint::Tensors;
-use crate::{Error, Tick};
+use crate::error::Error;
+use crate::progress::Tick;
 
 /// One tensor of the new file.
 #[derive(Debug)]

@@ -9,12 +9,10 @@ use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::files;
 use spotter_engine::preprocess::{Recipe, Size};
 use spotter_engine::printable::hex;
-use spotter_engine::score::ScoringKind;
+use spotter_engine::score::{Scoring, ScoringKind};
 
 use super::{ImportError, Modality, Options, Projection, tower};
-use crate::Error;
 use crate::checkpoint::{TokenizerFile, model_card_of, recipe_of, tokenizer_in};
-use crate::model::Scores;
 use crate::overrides::{LOGIT_SCALE, Overrides, ScaleTo, TEXT_PADDING};
 use crate::plan::Target;
 use crate::towers::TowerFile;
@@ -61,7 +59,7 @@ pub struct OnnxModel {
     pub(crate) preprocess: Recipe,
     pub(crate) tokenizer: TokenizerFile,
     pub(crate) padding: Padding,
-    pub(crate) scores: Scores,
+    pub(crate) scoring: Scoring,
     pub(crate) overrides: Vec<Override>,
     pub(crate) templates: Vec<String>,
     pub(crate) model_card: Option<Vec<u8>>,
@@ -72,11 +70,11 @@ pub struct OnnxModel {
 impl OnnxModel {
     /// Reads what is beside the towers; those are read when they are built. A logit scale must be among `overrides`:
     /// no file holds it.
-    pub fn open(files: &OnnxFiles, overrides: &Overrides) -> Result<Self, Error> {
+    pub fn open(files: &OnnxFiles, overrides: &Overrides) -> Result<Self, ImportError> {
         if overrides.image_size.is_some() {
             let expected = "a checkpoint, whose position embeddings can be interpolated; an ONNX tower is made for one \
                             size, that of preprocessor_config.json or of --resize and --crop";
-            return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower").into());
+            return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower"));
         }
         let (preprocess, mut record) = recipe_of(&files.folder, overrides)?;
         let Some(Size { height, width }) = preprocess.output_size() else {
@@ -85,8 +83,7 @@ impl OnnxModel {
                 "preprocessor_config.json",
                 "one size for all pictures",
                 "a size that depends on the picture",
-            )
-            .into());
+            ));
         };
         let Some(ScaleTo(logit_scale)) = overrides.logit_scale else {
             return Err(wrong(
@@ -94,8 +91,7 @@ impl OnnxModel {
                 "logit scale",
                 "--logit-scale with the trained value: ONNX towers do not hold it",
                 "none",
-            )
-            .into());
+            ));
         };
         record.push(overrides.entry(LOGIT_SCALE, NOT_THERE.into(), ScaleTo(logit_scale).to_string()));
         let tokenizer = tokenizer_in(&files.folder)?;
@@ -105,7 +101,7 @@ impl OnnxModel {
             record.push(overrides.entry(TEXT_PADDING, from, to));
         }
         record.extend(overrides.template_entries());
-        let scoring = if files.logit_bias.is_some() { ScoringKind::Sigmoid } else { ScoringKind::Softmax };
+        let kind = if files.logit_bias.is_some() { ScoringKind::Sigmoid } else { ScoringKind::Softmax };
         let options = |source: &TowerSource, modality| {
             let projection = source.projection.as_ref().map(|(path, name)| projection(path, name)).transpose()?;
             Ok::<_, ImportError>((source.path.clone(), Options { modality, output: source.output.clone(), projection }))
@@ -116,7 +112,7 @@ impl OnnxModel {
             tokenizer,
             preprocess,
             padding,
-            scores: Scores { logit_scale, logit_bias: files.logit_bias, scoring },
+            scoring: Scoring { logit_scale, logit_bias: files.logit_bias, kind },
             overrides: record,
             templates: overrides.templates.clone(),
             model_card: model_card_of(&files.folder)?,
