@@ -13,10 +13,10 @@ use crate::plan::{Plans, Target};
 use crate::progress::Tick;
 use crate::towers::TowerFile;
 
-/// The parts of a bundle before they are written.
+/// The parts of a bundle, before they are written.
 #[derive(Debug)]
 pub(crate) struct Assembled {
-    /// Complete but for the files' names, sizes and hashes, which [`bundle::Writer`] fills in.
+    /// Complete except for names, sizes and hashes of the files, which [`bundle::Writer`] fills in.
     pub(crate) manifest: Manifest,
     /// The image tower.
     pub(crate) vision: TowerFile,
@@ -40,8 +40,8 @@ impl Assembled {
     }
 }
 
-/// Makes the parts of a bundle, the towers' weights in files without a name in the folder `scratch`. The accuracy in
-/// the manifest stays at 1, which is true of floats only.
+/// Assembles the parts of a bundle. The towers' weights are in unnamed temporary files in the folder `scratch`. The
+/// manifest's cosines are set to 1, which holds for float weights only.
 pub(crate) fn assemble<'a>(
     model: impl Into<Model<'a>>,
     name: &str,
@@ -105,7 +105,7 @@ fn no_file_yet() -> FileEntry {
     FileEntry { name: String::new(), bytes: 0, sha256: String::new() }
 }
 
-/// A card for a checkpoint that has none: what is known, and what is not.
+/// Writes a model card for a checkpoint without one.
 fn model_card(manifest: &Manifest) -> Vec<u8> {
     let (vision, text) = (manifest.vision.architecture, manifest.text.architecture);
     let Source { checkpoint, sha256 } = &manifest.source;

@@ -30,7 +30,7 @@ pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
 
 pub(crate) use bounded::read_optional;
-pub(crate) use folder::locate;
+pub(crate) use folder::{in_subfolder, locate};
 pub(crate) use json::Object;
 pub(crate) use names::without_old_ends;
 

@@ -5,7 +5,6 @@
 
 pub mod calibration;
 pub mod classification;
-pub mod command;
 pub mod comparison;
 mod confusion_picture;
 mod embed;
@@ -30,6 +29,7 @@ pub use self::error::EvaluateError;
 use self::ranking::Answer;
 pub use self::report::{BundleReport, Outcome, Report, Unreadable};
 use self::retrieval::Retrieval;
+pub(crate) use self::set::read_templates;
 pub use self::set::{Caption, Class, LeftOut, PictureSet, Places, Question};
 
 /// What to evaluate, beside bundle and pictures.

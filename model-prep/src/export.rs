@@ -1,6 +1,4 @@
-//! Checkpoint to bundle.
-
-pub(crate) mod command;
+//! Exports a model as a bundle.
 
 use std::io;
 use std::path::Path;
@@ -8,16 +6,17 @@ use std::path::Path;
 use spotter_engine::bundle::{Manifest, Part, Weights, Writer};
 
 use crate::assemble::{Assembled, assemble};
+use crate::calibrate::{self, CalibrationInput};
 use crate::compare::{self, Agreement, image_probes, text_probes};
 use crate::error::Error;
 use crate::model::Model;
 use crate::plan::Plans;
+use crate::probes;
 use crate::progress::Tick;
-use crate::{calibrate, probes};
 
-/// Makes a bundle of `model` and writes it to `out`; `tick` is called often, to show that it goes on.
+/// Exports `model` as a bundle to `out`.
 ///
-/// Weights are read, converted and written one tensor after the other, and towers are loaded one at a time.
+/// Weights are read, converted and written one tensor at a time, and towers are loaded one at a time.
 pub fn export<'a>(
     model: impl Into<Model<'a>>,
     out: &Path,
@@ -28,11 +27,11 @@ pub fn export<'a>(
     export_calibrated(model, out, name, plans, None, tick)
 }
 
-/// The same; with settings, layers that cost too much stay floats. See [`calibrate`]; of towers that run fused it holds
-/// both forms in memory.
+/// Exports `model` as [`export`] does; with `settings`, keeps the most sensitive layers in float (see [`calibrate`]). Of
+/// towers that run fused, a calibration holds both forms in memory.
 ///
 /// # Errors
-/// Besides what keeps a bundle from being written: with settings, where all weights stay floats.
+/// Besides the errors of [`export`]: with settings, if `plans` store all weights as floats.
 pub fn export_calibrated<'a>(
     model: impl Into<Model<'a>>,
     out: &Path,
@@ -49,9 +48,8 @@ pub fn export_calibrated<'a>(
     let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
     if !plans.is_float() {
         let float = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
-        let material =
-            calibrate::Material { model, plans: &plans, stored: &parts, float: &float, scratch: writer.folder() };
-        let choice = settings.map(|settings| calibrate::choose(material, settings, tick)).transpose()?;
+        let input = CalibrationInput { model, plans: &plans, stored: &parts, float: &float, scratch: writer.folder() };
+        let choice = settings.map(|settings| calibrate::choose(input, settings, tick)).transpose()?;
         if let Some(choice) = choice {
             if choice.plans != plans {
                 parts = assemble(model, name, &choice.plans, writer.folder(), tick)?;
@@ -59,9 +57,9 @@ pub fn export_calibrated<'a>(
             parts.manifest.quantization.calibration = Some(choice.calibration);
             parts.manifest.quantization.layers = choice.layers;
         }
-        let agreement = agreement(&parts, &float, tick)?;
-        parts.manifest.quantization.image_cosine_min = rounded(agreement[0].cosine_min);
-        parts.manifest.quantization.text_cosine_min = rounded(agreement[1].cosine_min);
+        let [image, text] = agreement(&parts, &float, tick)?;
+        parts.manifest.quantization.image_cosine_min = rounded_down(image.cosine_min);
+        parts.manifest.quantization.text_cosine_min = rounded_down(text.cosine_min);
     }
     for (part, tower) in [(Part::Vision, &parts.vision), (Part::Text, &parts.text)] {
         let path = writer.folder().join(part.name());
@@ -74,23 +72,23 @@ pub fn export_calibrated<'a>(
     Ok(writer.finish(parts.manifest)?)
 }
 
-/// Of pictures and prompts, on probes.
+/// Compares two versions of the image tower and of the text tower on the built-in probes.
 fn agreement(ours: &Assembled, theirs: &Assembled, tick: Tick<'_>) -> Result<[Agreement; 2], Error> {
     let threads = compare::threads()?;
-    // Each tower is gone before the next one is loaded.
+    // Each tower is dropped before the next one is loaded.
     let images = |parts: &Assembled| image_probes(&parts.image_tower(&threads)?, &parts.manifest, tick);
     let texts = |parts: &Assembled| text_probes(&mut parts.text_tower(&threads)?, tick);
     Ok([Agreement::of(&images(ours)?, &images(theirs)?), Agreement::of(&texts(ours)?, &texts(theirs)?)])
 }
 
-/// How often [`export`] calls `tick`, about.
+/// Approximate number of times that [`export`] calls `tick`.
 pub fn steps<'a>(model: impl Into<Model<'a>>, plans: &Plans) -> u64 {
     let steps = model.into().steps();
     if plans.is_float() { steps } else { 2 * (steps + probes::count()) }
 }
 
-/// Cut to five digits, so that no less than the truth is promised; beyond them, machines with other vector
-/// instructions disagree.
-fn rounded(cosine: f32) -> f32 {
+/// Rounds a cosine down to five digits, so that the manifest never promises more than was measured. Beyond five digits,
+/// machines with other vector instructions disagree.
+fn rounded_down(cosine: f32) -> f32 {
     ((f64::from(cosine) * 1e5).floor() / 1e5) as f32
 }

@@ -4,13 +4,11 @@
 //! take one picture or one sequence of tokens, and give one row for each: what the pooler gives, or the projected
 //! embedding.
 
-mod arguments;
 mod external;
 mod model;
 mod quantized;
 mod rename;
 
-pub(crate) use arguments::OnnxArguments;
 pub use model::{OnnxFiles, OnnxModel, TowerSource};
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 mod assemble;
 pub mod calibrate;
 pub mod checkpoint;
-pub mod cli;
+pub mod commands;
 pub mod compare;
 pub mod compose;
 pub mod console;
@@ -18,7 +18,8 @@ pub mod plan;
 pub mod probes;
 mod progress;
 pub mod quantize;
-pub mod report;
+mod svg;
+mod tower_kind;
 pub mod towers;
 pub mod verify;
 

@@ -67,6 +67,14 @@ pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
     }
 }
 
+/// The folder that holds the model: `subfolder` of the checkpoint, or the checkpoint itself.
+pub(crate) fn in_subfolder(checkpoint: PathBuf, subfolder: Option<PathBuf>) -> PathBuf {
+    match subfolder {
+        Some(folder) => checkpoint.join(folder),
+        None => checkpoint,
+    }
+}
+
 /// What to do with an adapter of a model, if the folder holds one.
 pub(super) fn adapter(path: &Path) -> Option<String> {
     let config = path.join("adapter_config.json");

@@ -4,6 +4,7 @@ use ndarray::ArrayView2;
 use serde::Serialize;
 
 use super::ranking::{Answer, share};
+use crate::compare::cosine;
 
 /// What two bundles have in common, and where they part.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,12 +52,8 @@ impl Cosines {
         if first.dim() != second.dim() {
             return None;
         }
-        let dot = |a: ndarray::ArrayView1<'_, f32>, b: ndarray::ArrayView1<'_, f32>| {
-            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
-        };
-        // In 64 bits, so that equal rows give 1 exactly enough to print.
         let rows = first.rows().into_iter().zip(second.rows());
-        let cosines: Vec<f64> = rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).collect();
+        let cosines: Vec<f64> = rows.map(|(a, b)| cosine(a, b)).collect();
         let (worst, min) = cosines.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1))?;
         Some(Self { min, mean: cosines.iter().sum::<f64>() / cosines.len() as f64, worst: name(worst) })
     }

@@ -15,7 +15,7 @@ use spotter_engine::picture::MAX_FILE_BYTES;
 use super::EvaluateError;
 
 use self::lines::Lines;
-pub(super) use self::lines::templates;
+pub(crate) use self::lines::read_templates;
 use self::place::Place;
 
 /// Larger picture files are refused: no camera writes them, and one for each thread must fit the memory.

@@ -63,7 +63,7 @@ impl Lines {
 }
 
 /// The templates in a file: one a line, with one `{}` in each.
-pub(in crate::evaluate) fn templates(path: &Path) -> Result<Vec<String>, EvaluateError> {
+pub(crate) fn read_templates(path: &Path) -> Result<Vec<String>, EvaluateError> {
     const EXPECTED: &str = "a template with one {}, where a name goes";
     let file = Lines::read(path)?;
     for (number, template) in &file.lines {

@@ -224,7 +224,7 @@ fn a_link_that_leads_back_is_told() {
 fn templates_are_lines() {
     let check = |content: &str, expected: Result<&[&str], &str>| {
         let folder = folder(&[("t.txt", content)]);
-        let found = templates(&folder.path().join("t.txt")).map_err(|error| error.to_string());
+        let found = read_templates(&folder.path().join("t.txt")).map_err(|error| error.to_string());
         match (&found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(found), Err(expected)) => assert!(found.contains(expected), "{found:?} lacks {expected:?}"),
