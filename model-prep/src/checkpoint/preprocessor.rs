@@ -1,5 +1,5 @@
-//! `preprocessor_config.json` to a preprocessing recipe: what the named image processor of transformers 4.56.2 does, or of
-//! 5.24.0 where transformers 5 wrote the file.
+//! Converts `preprocessor_config.json` to a preprocessing recipe: the steps of the named image processor of transformers
+//! 4.56.2, or of 5.24.0 if transformers 5 wrote the file.
 
 mod class;
 mod file;
@@ -12,19 +12,20 @@ use spotter_engine::preprocess::{Filter, Normalize, Recipe, Resize, Size, Target
 
 use self::class::{Class, Crop, Sizes};
 use self::file::File;
+use super::config::Patching;
+use super::error::CheckpointError;
 use super::json::Object;
-use super::{CheckpointError, Patching};
 use crate::overrides::{
     CROP, CropTo, IMAGE_PROCESSOR, IMAGE_SIZE, ImageProcessor, ImageSize, Overrides, RESIZE, ResizeTo,
 };
 
-/// The recipe of the image processor whose file lies in `folder`, with `overrides`, and the record of them.
+/// Returns the recipe of the image processor in `folder`, with `overrides` applied, and the record of the overrides.
 pub fn recipe_of(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
     recipe(&File::read(folder)?, overrides)
 }
 
-/// The recipe with `overrides`, and the record of them. Its results have the size of the image tower's input, which is what
-/// the tower was trained for unless another one is asked for or the tower takes any.
+/// Returns the recipe with `overrides` applied, and the record of the overrides. The recipe's output has the size of the
+/// image tower's input: the trained size, unless it is overridden or the tower accepts any size.
 pub(crate) fn read(
     checkpoint: &Path,
     tower: &Patching,
@@ -37,7 +38,7 @@ pub(crate) fn read(
     if let Some(ImageSize(asked)) = overrides.image_size {
         let (from, to) = (ImageSize(input).to_string(), ImageSize(asked).to_string());
         record.push(overrides.entry(IMAGE_SIZE, from, to));
-        // Steps that are set by hand stay as they are.
+        // Overridden steps are left unchanged.
         if overrides.resize.is_none() && overrides.crop.is_none() {
             recipe = recipe.with_output_size(asked).unwrap_or(recipe);
         }
@@ -60,16 +61,16 @@ fn other_size(object: &Object, recipe: &Recipe, input: Size, found: Option<Size>
     let Size { height, width } = input;
     let (other, found) = match found {
         Some(size) => (ImageSize(size).to_string(), format!("{} x {} pixels", size.height, size.width)),
-        None => ("SIZE".to_owned(), "a size that depends on the picture".to_owned()),
+        None => ("SIZE".to_owned(), "a size that depends on the image".to_owned()),
     };
     let expected = format!(
-        "{height} x {width} pixels, the image tower's input (fit the tower to the pictures with --image-size {other}, or \
-         the pictures to the tower with --resize and --crop)"
+        "{height} x {width} pixels, the image tower's input (fit the tower to the images with --image-size {other}, or the \
+         images to the tower with --resize and --crop)"
     );
     object.wrong_shown(key, &expected, found)
 }
 
-/// The recipe of the implementation that the file means, or `overrides` name.
+/// Returns the recipe of the implementation that `overrides` name, or else that the file means.
 fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
     let object = &file.object;
     let (key, name) = file.class()?;
@@ -87,7 +88,9 @@ fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>),
     }
     if let Some(implementation) = meant {
         if (implementation, name.ends_with("Pil")) == (ImageProcessor::Pil, false) {
-            log::info!("{name} of transformers 5 is followed on Pillow; --image-processor torchvision is the other");
+            log::info!(
+                "{name} of transformers 5 is reproduced on Pillow; --image-processor torchvision selects the other backend"
+            );
         }
         return of(implementation);
     }
@@ -99,8 +102,8 @@ fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>),
                 format!("resize {}, crop {}", ResizeTo(resize.map(|resize| resize.to)), CropTo(crop))
             };
             let reason = format!(
-                "transformers 4 and 5 do different things by this file ({}; {}), and no transformers_version in \
-                 config.json tells which wrote it: say --image-processor slow for 4, pil or torchvision for 5",
+                "transformers 4 and 5 interpret this file differently ({}; {}), and config.json has no \
+                 transformers_version: use --image-processor slow for 4, pil or torchvision for 5",
                 shown(older.0),
                 shown(newer)
             );
@@ -110,7 +113,7 @@ fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>),
     }
 }
 
-/// The recipe of a class, with `overrides`, and the record of them.
+/// Returns the recipe of a class, with `overrides` applied, and the record of the overrides.
 fn of_class(
     object: &Object,
     class: &Class,
@@ -137,7 +140,7 @@ fn of_class(
     Ok((Recipe { resize, crop, rescale_factor, normalize, pad, backend, transparent_on_white }, record))
 }
 
-/// The size that pictures are padded to, if any.
+/// The size that images are padded to, if any.
 fn pad(object: &Object, class: &Class, crop: Option<Size>) -> Result<Option<Size>, CheckpointError> {
     if !class.pads || !flag(object, "do_pad", false)? {
         return Ok(None);
@@ -145,13 +148,13 @@ fn pad(object: &Object, class: &Class, crop: Option<Size>) -> Result<Option<Size
     let pad = sides(object, "pad_size", None)?;
     if let Some(crop) = crop.filter(|crop| crop.height > pad.height || crop.width > pad.width) {
         let expected =
-            format!("the {} x {} pixels of crop_size or more (--crop changes those)", crop.height, crop.width);
+            format!("at least the {} x {} pixels of crop_size (--crop changes those)", crop.height, crop.width);
         return Err(object.wrong("pad_size", &expected, object.get("pad_size")));
     }
     Ok(Some(pad))
 }
 
-/// The resize and the crop step, each as far as the file makes sense.
+/// The resize and the crop step by the file, or why each is invalid.
 type Geometry = (Result<Option<Target>, CheckpointError>, Result<Option<Size>, CheckpointError>);
 
 fn geometry(object: &Object, class: &Class, name: &str) -> Geometry {
@@ -159,7 +162,7 @@ fn geometry(object: &Object, class: &Class, name: &str) -> Geometry {
     match class.crop {
         Crop::Never => {
             if object.get("do_center_crop") == Some(&Value::Bool(true)) {
-                log::info!("do_center_crop has no effect, as in {name} of transformers 4.56.2; --crop crops");
+                log::info!("do_center_crop has no effect, as in {name} of transformers 4.56.2; use --crop to crop");
             }
             (resize, Ok(None))
         }
@@ -168,11 +171,11 @@ fn geometry(object: &Object, class: &Class, name: &str) -> Geometry {
                 .and_then(|on| on.then(|| sides(object, "crop_size", size)).transpose());
             (resize, crop)
         }
-        Crop::Share => shared(object, class, resize),
+        Crop::Percentage => percentage_crop(object, class, resize),
     }
 }
 
-/// What is set by hand takes the place of what the file says, even of what makes no sense there.
+/// Applies the overrides of the resize and the crop step, even where the file's own are invalid.
 fn overridden(
     object: &Object,
     (resize, crop): Geometry,
@@ -199,23 +202,23 @@ fn overridden(
     Ok((resize, crop))
 }
 
-/// ConvNeXT's way: below 384 pixels the edge is enlarged, and the share `crop_pct` of it cropped; from there on pictures
-/// are made square.
-fn shared(object: &Object, class: &Class, resize: Result<Option<Target>, CheckpointError>) -> Geometry {
-    /// Where it changes its way.
-    const WHOLE: usize = 384;
+/// ConvNeXT's steps: for an edge below 384 pixels, images are resized to `edge / crop_pct` and center-cropped; from there
+/// on, they are resized to a square.
+fn percentage_crop(object: &Object, class: &Class, resize: Result<Option<Target>, CheckpointError>) -> Geometry {
+    /// Edge from which on images are not cropped.
+    const UNCROPPED_EDGE_MIN: usize = 384;
     let share = || {
         let expected = "a number above 0";
         let share = object.or("crop_pct", 224.0 / 256.0, expected, |v| v.as_f64().filter(|n| *n > 0.0))?;
         if class.shared && flag(object, "do_center_crop", false)? {
-            return Err(object.unsupported("do_center_crop", "true", "a second crop, after that of crop_pct"));
+            return Err(object.unsupported("do_center_crop", "true", "it is a second crop, after that of crop_pct"));
         }
         Ok(share)
     };
     match (resize, share()) {
         (Ok(Some(Target::ShortestEdge(edge))), Ok(share)) => {
             let square = Size { height: edge, width: edge };
-            if edge < WHOLE {
+            if edge < UNCROPPED_EDGE_MIN {
                 (Ok(Some(Target::ShortestEdge((edge as f64 / share) as usize))), Ok(Some(square)))
             } else {
                 (Ok(Some(Target::Exact(square))), Ok(None))
@@ -226,7 +229,7 @@ fn shared(object: &Object, class: &Class, resize: Result<Option<Target>, Checkpo
     }
 }
 
-/// A switch; null turns it off, whatever the default.
+/// Reads a switch; null turns it off, whatever the default.
 fn flag(object: &Object, key: &str, default: bool) -> Result<bool, CheckpointError> {
     let null = object.entries().any(|(name, value)| name == key && value.is_null());
     object.flag(key, default && !null)
@@ -235,7 +238,7 @@ fn flag(object: &Object, key: &str, default: bool) -> Result<bool, CheckpointErr
 fn size(object: &Object, class: &Class) -> Result<Target, CheckpointError> {
     if object.flag("use_square_size", false)? {
         let reason =
-            "it means other sizes in different versions of transformers; give yours with --resize HEIGHTxWIDTH";
+            "it means different sizes in different versions of transformers; set the size with --resize HEIGHTxWIDTH";
         return Err(object.unsupported("use_square_size", "true", reason));
     }
     let square = if class.shared { object.flag("default_to_square", class.square)? } else { class.square };
@@ -247,7 +250,7 @@ fn size(object: &Object, class: &Class) -> Result<Target, CheckpointError> {
     Ok(target)
 }
 
-/// Height and width under `key`.
+/// Reads height and width under `key`.
 fn sides(object: &Object, key: &str, default: Option<Size>) -> Result<Size, CheckpointError> {
     const EXPECTED: &str = "a whole number, or height and width";
     let exact = |v: &Value| match target(v, true, Sizes::Exact) {
@@ -260,7 +263,7 @@ fn sides(object: &Object, key: &str, default: Option<Size>) -> Result<Size, Chec
     }
 }
 
-/// A number is a square where `square`, else the shorter side.
+/// Parses a size in one of the forms `sizes`. A plain number is a square's side if `square`, else the shorter side.
 fn target(value: &Value, square: bool, sizes: Sizes) -> Option<Target> {
     let side = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let exact = |height, width| Some(Target::Exact(Size { height: side(height)?, width: side(width)? }));
@@ -310,12 +313,12 @@ fn filter(object: &Object, class: &Class) -> Result<Filter, CheckpointError> {
     if class.backend.has(filter) {
         return Ok(filter);
     }
-    let reason = "torchvision has no such filter, and this image processor fails in transformers, too; \
-                  --image-processor slow or pil resizes on Pillow";
+    let reason = "torchvision has no such filter, so this image processor fails in transformers too; \
+                  --image-processor slow or pil resizes with Pillow";
     Err(object.unsupported("resample", number, reason))
 }
 
-/// One number for all channels, or one for each.
+/// Reads one number for all channels, or one per channel.
 fn channels(
     object: &Object,
     key: &str,
@@ -336,7 +339,7 @@ fn channels(
 mod tests {
     use super::*;
 
-    /// The file's steps in the words of the overrides, then its numbers; or what is wrong.
+    /// Formats the steps as the overrides spell them, then the rescaling and normalisation.
     fn shown(json: &str, overrides: &Overrides) -> Result<(String, Vec<Override>), CheckpointError> {
         let object = Object::parse(Path::new("p.json"), json.as_bytes())?;
         shown_of(&File::of(object, Some(4)), overrides)
@@ -472,7 +475,7 @@ mod tests {
         check("CLIPImageProcessor", edges, Some(4), None, "24, 24x24, none, Pillow, false");
         check("CLIPImageProcessor", edges, Some(5), None, "24..30, 24x24, none, Pillow, true");
         check("CLIPImageProcessor", edges, None, Some(Fast), "24..30, 24x24, none, Fast, false; slow or pil > fast");
-        // Nothing tells the version.
+        // Unknown version.
         check("ViTImageProcessor", r#", "size": 24"#, None, None, "24x24, none, none, Pillow, false");
         check("ViTImageProcessor", crop, None, None, "p.json: image_processor_type \"ViTImageProcessor\" is not supp");
         check(
@@ -507,9 +510,9 @@ mod tests {
             small,
             Some(5),
             None,
-            "p.json: pad_size: expected the 224 x 224 pixels of crop_size",
+            "p.json: pad_size: expected at least the 224 x 224 pixels of crop_size",
         );
-        // What cannot be done.
+        // Not supported.
         let boxed = r#", "resample": 4"#;
         check("ViTImageProcessorFast", boxed, Some(4), None, "p.json: resample 4 is not supported: torchvision has no");
         check("ViTImageProcessorFast", boxed, Some(4), Some(Pil), "224x224, none, none, Pillow, false; fast > pil");

@@ -38,8 +38,7 @@ pub(super) fn write(vision: &Tower, text: &Tower, out: &Path) -> Result<(), Erro
         let message = format!("none of {} is there", TOKENIZER_FILES[..VOCABULARIES].join(", "));
         return Err(CheckpointError::Tokenizer { path: text.path.clone(), message }.into());
     }
-    let path = text.path.join("tokenizer_config.json");
-    let config = read_optional(&path)?.map_or_else(|| Ok(Object::empty(&path)), |json| Object::parse(&path, &json))?;
+    let config = Object::read_or_empty(&text.path.join("tokenizer_config.json"))?;
     let config = named(config.map(), &["tokenizer_class"], text);
     write_json(&out.join("tokenizer_config.json"), &config)
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::draw::Distribution;
 use super::families::{Family, NESTED, Pooler, Side};
 use super::weights::{Planned, Values};
-use crate::checkpoint::{CheckpointError, Object, Tensors, locate, without_old_ends};
+use crate::checkpoint::{CheckpointError, Object, Tensors, locate, without_old_suffixes};
 
 /// A tower that was checked as far as its own architecture goes.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Tower {
     pub(super) fn open(path: &Path, side: Side) -> Result<Self, CheckpointError> {
         let path = &locate(path)?;
         let (config, family) = read_config(&path.join("config.json"), side)?;
-        let tensors = Tensors::open_renamed(path, without_old_ends)?;
+        let tensors = Tensors::open_renamed(path, without_old_suffixes)?;
         let mask_token = match family.mask_token {
             Some(default) => config.flag("use_mask_token", default)?,
             None => false,
