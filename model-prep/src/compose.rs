@@ -64,10 +64,7 @@ impl fmt::Display for Report {
         writeln!(f, "{out}: image tower {vision}, text tower {text}, {tensors} tensors, {megabytes:.1} MB")?;
         writeln!(f, "newly initialised: {}", self.drawn.join(", "))?;
         writeln!(f)?;
-        writeln!(
-            f,
-            "*** THIS MODEL DOES NOT WORK YET. Its projections are random, so images and texts do not match."
-        )?;
+        writeln!(f, "*** THIS MODEL DOES NOT WORK YET. Its projections are random, so images and texts do not match.")?;
         writeln!(f, "*** Train it on images with captions before you export it.")
     }
 }

@@ -10,7 +10,7 @@ use spotter_engine::console::write_line;
 
 use crate::console::{PROGRESS_ITEMS, progress_bar, stdout};
 use crate::evaluate::{
-    EvaluateError, Options, Outcome, PictureSet, Places, Progress, Question, evaluate, read_templates, svg,
+    EvaluateError, ImageSet, Options, Outcome, Places, Progress, Question, evaluate, read_templates, svg,
 };
 
 /// Arguments of `model-prep evaluate`.
@@ -51,7 +51,7 @@ pub(super) struct Arguments {
 /// Evaluates the bundle and prints the report.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let places = Places { labels: arguments.labels.clone(), captions: arguments.captions.clone() };
-    let mut set = PictureSet::open(&arguments.folder, &places)?;
+    let mut set = ImageSet::open(&arguments.folder, &places)?;
     if let Some(limit) = arguments.limit {
         set.limit(usize::try_from(limit).unwrap_or(usize::MAX));
     }
@@ -66,8 +66,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let bar = progress_bar(PROGRESS_ITEMS);
     let listener = |progress| match progress {
-        Progress::Sentences(count) | Progress::Pictures(count) => {
-            bar.set_message(if matches!(progress, Progress::Pictures(_)) { "images" } else { "texts" });
+        Progress::Sentences(count) | Progress::Images(count) => {
+            bar.set_message(if matches!(progress, Progress::Images(_)) { "images" } else { "texts" });
             bar.reset();
             bar.set_length(count as u64);
         }
