@@ -27,7 +27,7 @@ pub fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> 
         tick();
         Ok(tower.embed(&pixels)?)
     };
-    probes::pictures(manifest.image_size()).iter().map(embed).collect()
+    probes::images(manifest.image_size()).iter().map(embed).collect()
 }
 
 /// Embeds the probe prompts.

@@ -1,4 +1,4 @@
-//! What a bundle is made of: a checkpoint, or towers that others exported to ONNX.
+//! The sources of a bundle: a checkpoint, or ONNX towers of other exporters.
 
 use spotter_engine::bundle::{Override, Padding, Positions, Source};
 use spotter_engine::preprocess::Recipe;
@@ -11,12 +11,12 @@ use crate::plan::Target;
 use crate::progress::Tick;
 use crate::towers::{self, TowerFile};
 
-/// What a bundle is made of.
+/// The source of a bundle.
 #[derive(Debug, Clone, Copy)]
 pub enum Model<'a> {
     /// A Hugging Face checkpoint.
     Checkpoint(&'a Checkpoint),
-    /// Two ONNX files with what belongs to them.
+    /// Two ONNX files, with tokenizer and preprocessing.
     Onnx(&'a OnnxModel),
 }
 
@@ -33,6 +33,7 @@ impl<'a> From<&'a OnnxModel> for Model<'a> {
 }
 
 impl<'a> Model<'a> {
+    /// Builds the image tower.
     pub(crate) fn image_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(towers::vision(checkpoint, target, tick)?),
@@ -40,6 +41,7 @@ impl<'a> Model<'a> {
         }
     }
 
+    /// Builds the text tower.
     pub(crate) fn text_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(towers::text(checkpoint, target, tick)?),
@@ -102,7 +104,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Templates that were set by hand.
+    /// Prompt templates from the overrides.
     pub(crate) fn templates(self) -> &'a [String] {
         match self {
             Self::Checkpoint(checkpoint) => &checkpoint.templates,
@@ -117,7 +119,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// How often the towers call `tick` while they are built.
+    /// Number of times that building both towers calls `tick`.
     pub(crate) fn steps(self) -> u64 {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.tensors.count(),
