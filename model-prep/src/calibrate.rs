@@ -1,10 +1,9 @@
 //! Measures what every layer costs as integers on images and prompts, and chooses the layers to keep in float.
 //!
 //! Activations matter as much as weights, so nothing is estimated from weights alone: float towers are run as the engine
-//! runs them, with one layer in its integer form. Each layer is measured on a few images ([`PER_LAYER`]), a whole choice
-//! on many ([`PICTURES`]). Layers are ranked by the cosine they lose per byte they save. Bisection then finds the
-//! shortest prefix of that ranking that, kept in float, still meets the limit; every prefix it tries is measured as a
-//! whole.
+//! runs them, with one layer in its integer form. Each layer is measured on a few images ([`IMAGES_PER_LAYER`]), a whole
+//! choice on many ([`IMAGES`]). Layers are ranked by the cosine they lose per byte they save. Bisection then finds the
+//! shortest prefix of that ranking that, kept in float, meets the limit; every prefix it tries is measured as a whole.
 
 mod inputs;
 pub mod report;
@@ -13,7 +12,7 @@ mod tower_pair;
 use spotter_engine::bundle::{Calibration, LayerStorage, Weights};
 
 use self::inputs::Inputs;
-pub use self::inputs::{PER_LAYER, PICTURES, Settings};
+pub use self::inputs::{IMAGES, IMAGES_PER_LAYER, Settings};
 pub(crate) use self::tower_pair::CalibrationInput;
 use self::tower_pair::{Sensitivity, TowerPair};
 use crate::error::Error;
@@ -104,7 +103,7 @@ pub(crate) fn choose(input: CalibrationInput<'_>, settings: &Settings, tick: Tic
     }
     let calibration = Calibration {
         pictures: pair.images(),
-        pictures_per_layer: pair.images().min(PER_LAYER),
+        pictures_per_layer: pair.images().min(IMAGES_PER_LAYER),
         prompts: pair.prompts(),
         max_drop: settings.max_drop,
         drop,

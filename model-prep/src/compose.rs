@@ -1,5 +1,6 @@
-//! Composes two single-tower checkpoints into one dual encoder, as `VisionTextDualEncoderModel.from_vision_text_pretrained`
-//! and `save_pretrained` do: both towers unchanged, with new random projections that must be trained.
+//! Composes two single-tower checkpoints into one dual encoder, as
+//! `VisionTextDualEncoderModel.from_vision_text_pretrained` and `save_pretrained` do: both towers unchanged, with new
+//! random projections that must be trained.
 
 mod draw;
 mod families;
@@ -115,8 +116,8 @@ fn plan<'a>(vision: &'a Tower, text: &'a Tower, options: &Options) -> Result<Vec
         let drawn = tower.missing_pooler()?;
         if !drawn.is_empty() {
             log::warn!(
-                "{}: the tower was saved without its pooler; a new one is initialised at random, as in transformers, and \
-                 must be trained",
+                "{}: the tower was saved without its pooler; a new one is initialised at random, as in transformers, \
+                 and must be trained",
                 tower.path.display()
             );
         }
@@ -159,9 +160,9 @@ fn config(vision: &Tower, text: &Tower, options: &Options) -> Map<String, Value>
 fn model_card(vision: &Tower, text: &Tower, options: &Options) -> String {
     let name = |path: &Path| name_of(path).unwrap_or_else(|| "a checkpoint".into());
     format!(
-        "# A dual encoder that was not trained yet\n\nComposed of the {} image tower in `{}` and the {} text tower in \
-         `{}`.\n\nThe projections were drawn at random (seed {}): before it is tuned on pictures with captions, the \
-         model cannot tell what is in a picture. The cards and licences of both towers hold for it too.\n",
+        "# A dual encoder that is not trained yet\n\nComposed of the {} image tower in `{}` and the {} text tower in \
+         `{}`.\n\nThe projections are random (seed {}): before it is trained on images with captions, the model \
+         cannot tell what is in an image. The cards and licences of both towers apply to it too.\n",
         vision.family.model_type,
         name(&options.vision),
         text.family.model_type,

@@ -1,5 +1,5 @@
-//! Verifies a bundle against its checkpoint: compares their embeddings of the same inputs, and both with goldens from the
-//! reference, if given.
+//! Verifies a bundle against its checkpoint: compares their embeddings of the same inputs, and both with goldens from
+//! the reference, if given.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -10,10 +10,10 @@ use crate::error::Error;
 use crate::probes;
 
 /// Largest number of images that a choice as a whole is measured on: one of them is 0.25%.
-pub const PICTURES: usize = 400;
+pub const IMAGES: usize = 400;
 
 /// Number of images among them that each layer is measured on. The mean cosine hardly changes with more.
-pub const PER_LAYER: usize = 16;
+pub const IMAGES_PER_LAYER: usize = 16;
 
 /// Most memory for preprocessed images, in bytes: 400 images of 224 x 224 take 241 MB.
 const PIXELS_BYTES_MAX: usize = 256 << 20;
@@ -43,7 +43,7 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Reads up to [`PICTURES`] images, evenly spaced over the sorted paths in the folder; fewer if they are large.
+    /// Reads up to [`IMAGES`] images, evenly spaced over the sorted paths in the folder; fewer if they are large.
     pub(super) fn read(settings: &Settings, manifest: &Manifest) -> Result<Self, Error> {
         let folder = &settings.folder;
         let refused =
@@ -52,7 +52,7 @@ impl Inputs {
         images_in(folder, 0, &mut paths)?;
         paths.sort();
         let image_bytes = 3 * size_of::<f32>() * manifest.image_size().iter().product::<usize>();
-        let count = paths.len().min(PICTURES).min((PIXELS_BYTES_MAX / image_bytes.max(1)).max(1));
+        let count = paths.len().min(IMAGES).min((PIXELS_BYTES_MAX / image_bytes.max(1)).max(1));
         let chosen: Vec<&PathBuf> = (0..count).map(|index| &paths[index * paths.len() / count]).collect();
         let mut preprocessor = manifest.preprocessor()?;
         let mut pixels = Vec::with_capacity(count);

@@ -9,7 +9,7 @@ use std::path::Path;
 use spotter_engine::bundle::Weights;
 use spotter_engine::tower::{ImageTower, TextTower, Threads, TowerError};
 
-use super::inputs::{Inputs, PER_LAYER};
+use super::inputs::{IMAGES_PER_LAYER, Inputs};
 use crate::assemble::Assembled;
 use crate::compare::{Agreement, threads};
 use crate::error::Error;
@@ -108,7 +108,7 @@ impl<'a> TowerPair<'a> {
             TowerKind::Image => {
                 let tower = self.image_tower(Base::Float, names)?;
                 // Evenly spaced, as the images themselves are.
-                let count = self.images().min(PER_LAYER);
+                let count = self.images().min(IMAGES_PER_LAYER);
                 let some = (0..count).map(|index| index * self.images() / count);
                 let pixels: Vec<_> = some.clone().map(|index| self.inputs.pixels[index].clone()).collect();
                 let expected: Vec<_> = some.map(|index| image_reference[index].clone()).collect();

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Calls `run` with each number below `count`, on up to `threads` threads including the caller's, each with its own result
-/// of `worker`. Returns the results in order, or the first error, which stops all threads.
+/// Calls `run` with each number below `count`, on up to `threads` threads including the caller's, each with its own
+/// result of `worker`. Returns the results in order, or the first error, which stops all threads.
 ///
 /// # Panics
 /// If `run` or `worker` panics.

@@ -30,13 +30,13 @@ pub struct Recall {
     pub at_5: f64,
     /// Share of queries with a right candidate among the first ten.
     pub at_10: f64,
-    /// Median rank of the first right candidate, from 1; the mean of the two middle ranks for an even number of queries.
+    /// Median rank of the first right candidate, from 1; for an even number of queries, the mean of the two middle ranks.
     pub median_rank: f64,
 }
 
 impl Retrieval {
-    /// Computes the results from normalised embeddings of images [images, P] and captions [texts, P]; `image_of[caption]`
-    /// is the row of its image. Also returns the captions' answers.
+    /// Computes the results from normalised embeddings of images [images, P] and captions [texts, P];
+    /// `image_of[caption]` is the row of its image. Also returns the captions' answers.
     pub fn of(images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>, image_of: &[usize]) -> (Self, Vec<Answer>) {
         let by_text = answers(texts, images, |caption, image| image_of[caption] == image);
         let by_image = answers(images, texts, |image, caption| image_of[caption] == image);

@@ -41,7 +41,8 @@ pub struct Places {
 }
 
 impl ImageSet {
-    /// Opens the set in `folder`, a folder or a zip archive of one: by captions if there is a file of them, else by class.
+    /// Opens the set in `folder`, a folder or a zip archive of one: with captions if there is a file of them, else by
+    /// class.
     pub fn open(folder: &Path, places: &Places) -> Result<Self, EvaluateError> {
         if places.captions.is_some() && places.labels.is_some() {
             let why = "a set has either classes or captions, and --captions is given too";

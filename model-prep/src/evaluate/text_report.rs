@@ -47,8 +47,8 @@ impl Report {
         )?;
         if !unreadable.is_empty() {
             writeln!(f, "{} images could not be read and are not counted:", unreadable.len())?;
-            for picture in unreadable.iter().take(LISTED) {
-                writeln!(f, "  {}: {}", printable_path(&picture.file), picture.why)?;
+            for image in unreadable.iter().take(LISTED) {
+                writeln!(f, "  {}: {}", printable_path(&image.file), image.why)?;
             }
             if let Some(more) = unreadable.len().checked_sub(LISTED).filter(|more| *more > 0) {
                 writeln!(f, "  and {more} more; --json lists them all")?;
