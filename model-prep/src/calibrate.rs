@@ -1,9 +1,10 @@
 //! Measures what every layer costs as integers on images and prompts, and chooses the layers to keep in float.
 //!
-//! Activations matter as much as weights, so nothing is estimated from weights alone: float towers are run as the engine
-//! runs them, with one layer in its integer form. Each layer is measured on a few images ([`IMAGES_PER_LAYER`]), a whole
-//! choice on many ([`IMAGES`]). Layers are ranked by the cosine they lose per byte they save. Bisection then finds the
-//! shortest prefix of that ranking that, kept in float, meets the limit; every prefix it tries is measured as a whole.
+//! Activations matter as much as weights, so nothing is estimated from weights alone: float towers are run as the
+//! engine runs them, with one layer in its integer form. Each layer is measured on a few images ([`IMAGES_PER_LAYER`]),
+//! a whole choice on many ([`IMAGES`]). Layers are ranked by the cosine they lose per byte they save. Bisection then
+//! finds the shortest prefix of that ranking that, kept in float, meets the limit; every prefix it tries is measured as
+//! a whole.
 
 mod inputs;
 pub mod report;
@@ -118,8 +119,8 @@ fn warn_of_coarse_steps(images: usize, settings: &Settings) {
     let (one, max_drop) = (100.0 / images.max(1) as f32, settings.max_drop);
     if max_drop > 0.0 && one > max_drop {
         log::warn!(
-            "{}: one of {images} images is {one:.1}%, more than the {max_drop}% that may change, so no top-1 label may; \
-             use {:.0} images or more",
+            "{}: one of {images} images is {one:.1}%, more than the {max_drop}% that may change, so no top-1 label \
+             may; use {:.0} images or more",
             settings.folder.display(),
             (100.0 / max_drop).ceil()
         );

@@ -116,14 +116,15 @@ impl Checkpoint {
 
     /// Inputs of the text tower, in the order of the reference's arguments.
     ///
-    /// With padding to a fixed length, the tokenizer decides whether the model gets an attention mask. Without padding, the
-    /// mask is an input, all ones for a single prompt.
+    /// With padding to a fixed length, the tokenizer decides whether the model gets an attention mask. Without padding,
+    /// the mask is an input, all ones for a single prompt.
     pub fn text_inputs(&self) -> Vec<&'static str> {
         let masked = self.tokenizer.attention_mask || self.config.text.padding() == Padding::Longest;
         self.config.text.inputs().iter().copied().filter(|name| masked || *name != "attention_mask").collect()
     }
 
-    /// Warns if the logit scale still has its initial value, rounded to any storage type: the first training step changes it.
+    /// Warns if the logit scale still has its initial value, rounded to any storage type: the first training step
+    /// changes it.
     fn warn_of_untrained_scale(&self) {
         let (scale, initial) = (self.logit_scale, self.config.logit_scale_init_value);
         if self.tensors.shape("logit_scale").is_none() {

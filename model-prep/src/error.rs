@@ -76,8 +76,10 @@ pub enum Error {
     #[error("--calibrate chooses layers to keep in float, and with f32 weights all are: leave one of the two out")]
     NothingToCalibrate,
     /// The bundle was not exported from the checkpoint.
-    #[error("{}: {what}: expected {expected} as in the checkpoint, found {found}; pass the checkpoint it was exported from",
-        .bundle.display())]
+    #[error(
+        "{}: {what}: expected {expected} as in the checkpoint, found {found}; pass the checkpoint it was exported from",
+        .bundle.display()
+    )]
     OtherModel {
         /// The bundle.
         bundle: PathBuf,

@@ -108,8 +108,8 @@ fn templates<'a>(set: &ImageSet, options: &'a Options, bundle: &'a Bundle) -> &'
     }
 }
 
-/// Returns one bundle's outcome on the images that were `read`, with embeddings `images`, and its answers in the order of
-/// images or captions.
+/// Returns one bundle's outcome on the images that were `read`, with embeddings `images`, and its answers in the order
+/// of images or captions.
 fn outcome_of(
     scoring: &Scoring,
     set: &ImageSet,

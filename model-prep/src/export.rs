@@ -27,8 +27,8 @@ pub fn export<'a>(
     export_calibrated(model, out, name, plans, None, tick)
 }
 
-/// Exports `model` as [`export`] does; with `settings`, keeps the most sensitive layers in float (see [`calibrate`]). Of
-/// towers that run fused, a calibration holds both forms in memory.
+/// Exports `model` as [`export`] does; with `settings`, keeps the most sensitive layers in float (see [`calibrate`]).
+/// Of towers that run fused, a calibration holds both forms in memory.
 ///
 /// # Errors
 /// Besides the errors of [`export`]: with settings, if `plans` store all weights as floats.

@@ -1,7 +1,8 @@
 //! Imports towers that other programs exported to ONNX: checks them, ends them as bundles require, and quantises them.
 //!
-//! Any architecture is accepted; graphs that the engine does not fuse are run by tract. The graph must be the float one,
-//! take one image or one sequence of tokens, and return one row for each: the pooler output, or the projected embedding.
+//! Any architecture is accepted; graphs that the engine does not fuse are run by tract. The graph must be the float
+//! one, take one image or one sequence of tokens, and return one row for each: the pooler output, or the projected
+//! embedding.
 
 mod error;
 mod external;

@@ -1,7 +1,7 @@
 //! A minimal ONNX graph writer: nodes, weights, inputs and outputs, in the order in which they are added.
 //!
-//! The output is deterministic. Added weights do not stay in memory: they are written to a temporary file, from which the
-//! finished [`OnnxFile`] is read.
+//! The output is deterministic. Added weights do not stay in memory: they are written to a temporary file, from which
+//! the finished [`OnnxFile`] is read.
 
 mod spool;
 

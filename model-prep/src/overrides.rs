@@ -178,7 +178,7 @@ impl FromStr for ResizeTo {
             exact.or_else(|| text.split_once("..").and_then(edges)).or_else(|| side(text).map(Target::ShortestEdge))
         };
         none_or(text, target).map(Self).ok_or_else(|| {
-            format!("length of the shorter side in pixels, HEIGHTxWIDTH, SHORTEST..LONGEST, or none; sides of 1 to {MAX_SIDE}")
+            format!("shorter side in pixels, HEIGHTxWIDTH, SHORTEST..LONGEST, or none; sides of 1 to {MAX_SIDE}")
         })
     }
 }

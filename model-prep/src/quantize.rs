@@ -23,8 +23,8 @@ pub struct Quantized {
 
 /// Quantises a matrix with rows of `width` finite values to 8 bits. A row holds all weights of one output channel.
 ///
-/// The scale is the row's largest magnitude divided by 127, and values are rounded half to even. No weight is off by more
-/// than half a step, and -128 does not occur.
+/// The scale is the row's largest magnitude divided by 127, and values are rounded half to even. No weight is off by
+/// more than half a step, and -128 does not occur.
 pub fn quantize(rows: &[f32], width: usize) -> Quantized {
     let mut quantized = Quantized { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
     for row in rows.chunks(width) {
@@ -38,19 +38,19 @@ pub fn quantize(rows: &[f32], width: usize) -> Quantized {
     quantized
 }
 
-/// The scales of a channel are at most this multiple of a common unit. -8 times this fits a signed byte, so the weights can
-/// be converted to bytes without loss.
+/// The scales of a channel are at most this multiple of a common unit. -8 times this fits a signed byte, so the weights
+/// can be converted to bytes without loss.
 const MULTIPLE_MAX: f32 = 15.0;
 
-/// Shares of a channel's largest magnitude that are tried as the end of its range. Clipping the largest weight makes all
-/// others more precise.
+/// Shares of a channel's largest magnitude that are tried as the end of its range. Clipping the largest weight makes
+/// all others more precise.
 const RANGES: [f32; 5] = [1.0, 0.92, 0.84, 0.76, 0.68];
 
-/// Quantises a matrix with rows of `width` finite values, a multiple of [`GROUP`], to integers between -8 and 7 with one
-/// scale per group: `scales` is [rows, groups].
+/// Quantises a matrix with rows of `width` finite values, a multiple of [`GROUP`], to integers between -8 and 7 with
+/// one scale per group: `scales` is [rows, groups].
 ///
-/// Within a row, all scales are integer multiples, 1 to 15, of a common unit, so that the row can also be stored exactly as
-/// bytes with one scale. Of several units and multiples, those with the least square error are chosen.
+/// Within a row, all scales are integer multiples, 1 to 15, of a common unit, so that the row can also be stored
+/// exactly as bytes with one scale. Of several units and multiples, those with the least square error are chosen.
 pub fn quantize_groups(rows: &[f32], width: usize) -> Quantized {
     let mut quantized = Quantized { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
     for row in rows.chunks(width) {

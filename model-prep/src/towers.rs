@@ -1,8 +1,8 @@
 //! Builds ONNX graphs from a checkpoint's tensors: the blocks that towers share, and one file per architecture.
 //!
-//! Graphs end in the bias-free projection, if the checkpoint has one, and the division by the L2 norm. If the pooler uses
-//! one token only, the last layer computes queries and everything after them for that token alone, which does not change
-//! the result.
+//! Graphs end in the bias-free projection, if the checkpoint has one, and the division by the L2 norm. If the pooler
+//! uses one token only, the last layer computes queries and everything after them for that token alone, which does not
+//! change the result.
 
 mod attention;
 mod beit;

@@ -34,9 +34,9 @@ pub fn words(manifest: &Manifest) -> Option<String> {
     let saved: u64 = layers.iter().map(|layer| layer.bytes_saved).sum();
     let mut words = format!(
         "# How {} is stored\n\n{}.\n\nMeasured on {} images ({} of them for each layer) and {} prompts: the top-1 \
-         label differs from that of float weights for {:.1}% of the images; with all layers quantised it would for {:.1}%, and \
-         the limit was {}%. The smallest cosines to the float embeddings of the built-in probes are {} for images and {} \
-         for prompts.\n\n{} of {} layers stay in float. Integers save {:.1} MB.\n",
+         label differs from that of float weights for {:.1}% of the images; with all layers quantised it would for \
+         {:.1}%, and the limit was {}%. The smallest cosines to the float embeddings of the built-in probes are {} for \
+         images and {} for prompts.\n\n{} of {} layers stay in float. Integers save {:.1} MB.\n",
         manifest.name,
         quantization.recipe,
         found.pictures,

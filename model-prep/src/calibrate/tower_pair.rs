@@ -187,7 +187,8 @@ fn forms<T>([stored, float]: [T; 2], fused: bool) -> Forms<T> {
     if fused { Forms::Exchanged { stored, float } } else { Forms::Rebuilt }
 }
 
-/// The plan of a tower in the form `base`, except for the layers called `others`; `stored` is the plan of the stored form.
+/// The plan of a tower in the form `base`, except for the layers called `others`; `stored` is the plan of the stored
+/// form.
 fn mixed_plan(stored: &Plan, base: Base, others: &[String]) -> Plan {
     let of = |name: &String| if base == Base::Float { stored.of(name) } else { Weights::F32 };
     let own = others.iter().map(|name| (name.clone(), of(name)));
@@ -200,8 +201,8 @@ fn mixed_plan(stored: &Plan, base: Base, others: &[String]) -> Plan {
     }
 }
 
-/// Whether a step of a fused tower computes one of these layers. A layer with a bias is two nodes; its matrix product has
-/// the layer's name with a suffix.
+/// Whether a step of a fused tower computes one of these layers. A layer with a bias is two nodes; its matrix product
+/// has the layer's name with a suffix.
 fn is_step_of(layers: &[String], step: &str) -> bool {
     let layer = step.strip_suffix(PRODUCT_SUFFIX).unwrap_or(step);
     layers.iter().any(|name| name == layer)

@@ -1,5 +1,5 @@
-//! Opens the files of a checkpoint, which is untrusted: only regular files within its folder or its model's hub cache, and
-//! with a limit on their size.
+//! Opens the files of a checkpoint, which is untrusted: only regular files within its folder or its model's hub cache,
+//! and with a limit on their size.
 
 use std::fs::File;
 use std::path::Path;

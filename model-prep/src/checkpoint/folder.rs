@@ -1,5 +1,5 @@
-//! Finds the folder of a checkpoint: the given path, or a snapshot in a hub cache. For anything else that people pass, the
-//! error says what it is and what to do.
+//! Finds the folder of a checkpoint: the given path, or a snapshot in a hub cache. For anything else that people pass,
+//! the error says what it is and what to do.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,8 @@ const OPEN_CLIP_FILES: [&str; 4] = [
     "open_clip_pytorch_model.pt",
 ];
 
-/// Returns the folder of the checkpoint at `path`: `path` itself if it has a `config.json`, else the only snapshot of a hub
-/// cache.
+/// Returns the folder of the checkpoint at `path`: `path` itself if it has a `config.json`, else the only snapshot of a
+/// hub cache.
 pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
     let kind = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
     let refuse = |found: String| Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found });

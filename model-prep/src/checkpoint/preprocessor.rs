@@ -1,5 +1,5 @@
-//! Converts `preprocessor_config.json` to a preprocessing recipe: the steps of the named image processor of transformers
-//! 4.56.2, or of 5.24.0 if transformers 5 wrote the file.
+//! Converts `preprocessor_config.json` to a preprocessing recipe: the steps of the named image processor of
+//! transformers 4.56.2, or of 5.24.0 if transformers 5 wrote the file.
 
 mod class;
 mod file;
@@ -24,8 +24,8 @@ pub fn recipe_of(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Ov
     recipe(&File::read(folder)?, overrides)
 }
 
-/// Returns the recipe with `overrides` applied, and the record of the overrides. The recipe's output has the size of the
-/// image tower's input: the trained size, unless it is overridden or the tower accepts any size.
+/// Returns the recipe with `overrides` applied, and the record of the overrides. The recipe's output has the size of
+/// the image tower's input: the trained size, unless it is overridden or the tower accepts any size.
 pub(crate) fn read(
     checkpoint: &Path,
     tower: &Patching,
@@ -89,7 +89,7 @@ fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>),
     if let Some(implementation) = meant {
         if (implementation, name.ends_with("Pil")) == (ImageProcessor::Pil, false) {
             log::info!(
-                "{name} of transformers 5 is reproduced on Pillow; --image-processor torchvision selects the other backend"
+                "{name} of transformers 5 is reproduced on Pillow; see --image-processor torchvision for the other backend"
             );
         }
         return of(implementation);
@@ -202,8 +202,8 @@ fn overridden(
     Ok((resize, crop))
 }
 
-/// ConvNeXT's steps: for an edge below 384 pixels, images are resized to `edge / crop_pct` and center-cropped; from there
-/// on, they are resized to a square.
+/// ConvNeXT's steps: for an edge below 384 pixels, images are resized to `edge / crop_pct` and center-cropped; from
+/// there on, they are resized to a square.
 fn percentage_crop(object: &Object, class: &Class, resize: Result<Option<Target>, CheckpointError>) -> Geometry {
     /// Edge from which on images are not cropped.
     const UNCROPPED_EDGE_MIN: usize = 384;

@@ -106,8 +106,8 @@ impl Tensors {
         self.places.iter().filter_map(|(name, (file, inner))| Some((name, self.files[*file].get(inner)?)))
     }
 
-    /// Passes the tensor `name` to `take`, little-endian and in pieces: floats as finite 32-bit floats, others as they are
-    /// stored.
+    /// Passes the tensor `name` to `take`, little-endian and in pieces: floats as finite 32-bit floats, others as they
+    /// are stored.
     pub(crate) fn bytes(&self, name: &str, take: Take<'_, u8>) -> Result<(), CheckpointError> {
         let Some((file, inner)) = self.places.get(name) else { return Ok(()) };
         let file = &self.files[*file];
@@ -122,8 +122,8 @@ impl Tensors {
         })
     }
 
-    /// SHA-256 over names, shapes and 32-bit values of all weights. It does not depend on the naming scheme, the sharding
-    /// or the file format.
+    /// SHA-256 over names, shapes and 32-bit values of all weights. It does not depend on the naming scheme, the
+    /// sharding or the file format.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
         let mut hash = Sha256::new();
         for (name, stored) in self.stored().filter(|(_, stored)| stored.is_float()) {

@@ -1,5 +1,5 @@
-//! Reads `tokenizer.json`, or builds it as transformers does from `vocab.txt`, from `vocab.json` and `merges.txt`, or from
-//! a SentencePiece model.
+//! Reads `tokenizer.json`, or builds it as transformers does from `vocab.txt`, from `vocab.json` and `merges.txt`, or
+//! from a SentencePiece model.
 
 mod assembly;
 mod byte_pairs;

@@ -79,8 +79,8 @@ fn from_archive(file: &File) -> Result<Contents, TorchError> {
     Ok(Contents { machine, state, starts })
 }
 
-/// Reads the format from before PyTorch 1.6: pickles of a magic number, a version, the writer's properties, the state dict
-/// and the keys of its storages, then each storage as its number of elements and the elements.
+/// Reads the format from before PyTorch 1.6: pickles of a magic number, a version, the writer's properties, the state
+/// dict and the keys of its storages, then each storage as its number of elements and the elements.
 fn from_legacy(mut file: &File, file_bytes: u64) -> Result<Contents, TorchError> {
     let mut at = 0;
     let mut next = || -> Result<(Machine, Value), TorchError> {

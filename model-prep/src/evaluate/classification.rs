@@ -70,8 +70,8 @@ pub struct Confusion {
 }
 
 impl Classification {
-    /// Classifies `images` [images, P] by `labels` [classes, P], both normalised; `truths` are the classes of the images.
-    /// Also returns the answers, in the order of images.
+    /// Classifies `images` [images, P] by `labels` [classes, P], both normalised; `truths` are the classes of the
+    /// images. Also returns the answers, in the order of images.
     ///
     /// # Panics
     /// If the numbers of labels and classes, or of truths and images, differ.

@@ -41,8 +41,8 @@ pub struct Paired {
     pub only_second_right: usize,
     /// Number of questions that both answer wrong.
     pub both_wrong: usize,
-    /// p-value of McNemar's exact two-sided test: the probability that the questions that only one answers right are split
-    /// at least this unevenly, if both models are equally good.
+    /// p-value of McNemar's exact two-sided test: the probability that the questions that only one answers right are
+    /// split at least this unevenly, if both models are equally good.
     pub p_value: f64,
 }
 

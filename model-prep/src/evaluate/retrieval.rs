@@ -30,7 +30,8 @@ pub struct Recall {
     pub at_5: f64,
     /// Share of queries with a right candidate among the first ten.
     pub at_10: f64,
-    /// Median rank of the first right candidate, from 1; for an even number of queries, the mean of the two middle ranks.
+    /// Median rank of the first right candidate, from 1; for an even number of queries, the mean of the two middle
+    /// ranks.
     pub median_rank: f64,
 }
 

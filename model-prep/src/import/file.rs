@@ -100,8 +100,8 @@ impl File {
         Ok(())
     }
 
-    /// Takes the inputs out of the graph, renames them as in a bundle, and returns them. `image_size` is the size of the
-    /// image tower's input, `None` for a text tower.
+    /// Takes the inputs out of the graph, renames them as in a bundle, and returns them. `image_size` is the size of
+    /// the image tower's input, `None` for a text tower.
     pub(super) fn inputs(&mut self, image_size: Option<[usize; 2]>) -> Result<Vec<TensorSpec>, ImportError> {
         let found = std::mem::take(&mut self.graph.input);
         let names = found.iter().map(|input| input.name.clone()).collect::<Vec<_>>().join(", ");
@@ -186,8 +186,8 @@ impl File {
 
     /// Returns the width of `output`, which must have the shape [1, width] for one image or one sequence.
     pub(super) fn width(&mut self, inputs: &[TensorSpec], output: &str) -> Result<usize, ImportError> {
-        // The graph is moved into the model and back, since copying it would copy the weights. Its own inputs and outputs
-        // were taken out before.
+        // The graph is moved into the model and back, since copying it would copy the weights. Its own inputs and
+        // outputs were taken out before.
         self.graph.input = inputs.iter().map(value_info).collect();
         self.graph.output = vec![pb::ValueInfoProto { name: output.to_owned(), ..Default::default() }];
         self.model.graph = Some(std::mem::take(&mut self.graph));
@@ -268,8 +268,8 @@ impl File {
     }
 }
 
-/// Shape of a graph's only output for one image or one sequence; `None` if it depends on the input. The outer error is a
-/// panic in tract, which invalid graphs can cause.
+/// Shape of a graph's only output for one image or one sequence; `None` if it depends on the input. The outer error is
+/// a panic in tract, which invalid graphs can cause.
 fn shape_of_output(
     model: &pb::ModelProto,
     inputs: &[TensorSpec],

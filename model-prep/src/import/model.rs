@@ -69,12 +69,12 @@ pub struct OnnxModel {
 }
 
 impl OnnxModel {
-    /// Reads the files next to the towers; the towers are read when they are built. `overrides` must have a logit scale,
-    /// since no file contains it.
+    /// Reads the files next to the towers; the towers are read when they are built. `overrides` must have a logit
+    /// scale, since no file contains it.
     pub fn open(files: &OnnxFiles, overrides: &Overrides) -> Result<Self, ImportError> {
         if overrides.image_size.is_some() {
-            let expected = "a checkpoint, whose position embeddings can be interpolated; the input size of an ONNX tower \
-                            is fixed: that of preprocessor_config.json or of --resize and --crop";
+            let expected = "a checkpoint, whose position embeddings can be interpolated; the input size of an ONNX \
+                            tower is fixed: that of preprocessor_config.json or of --resize and --crop";
             return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower"));
         }
         let (preprocess, mut record) = recipe_of(&files.folder, overrides)?;

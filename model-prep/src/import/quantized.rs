@@ -28,8 +28,8 @@ enum Role {
     Other,
 }
 
-/// Quantises all weights that the plan stores as integers and that have a known role, with one scale per output channel or
-/// table row. Returns the layers.
+/// Quantises all weights that the plan stores as integers and that have a known role, with one scale per output channel
+/// or table row. Returns the layers.
 pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<Layer> {
     let mut roles: HashMap<String, Role> = HashMap::new();
     for node in &graph.node {
@@ -134,7 +134,8 @@ fn channels(
     nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![axis]));
 }
 
-/// Quantises a table. Integers and scales are looked up and then multiplied, so the table is never dequantised as a whole.
+/// Quantises a table. Integers and scales are looked up and then multiplied, so the table is never dequantised as a
+/// whole.
 fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) {
     let width = tensor.dims.last().and_then(|width| usize::try_from(*width).ok()).unwrap_or(1);
     let rows = values.len() / width;

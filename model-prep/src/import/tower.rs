@@ -42,8 +42,9 @@ pub struct Options {
 
 /// Imports the ONNX file `path` as a bundle's tower.
 ///
-/// Inputs are renamed to the names that bundles use. The projection, if any, and the division by the L2 norm are appended;
-/// the division has no effect if the graph already normalises. The new file is stored in the folder that `target` names.
+/// Inputs are renamed to the names that bundles use. The projection, if any, and the division by the L2 norm are
+/// appended; the division has no effect if the graph already normalises. The new file is stored in the folder that
+/// `target` names.
 ///
 /// # Errors
 /// The file cannot be read, is not ONNX, or its graph is not as required.

@@ -17,8 +17,8 @@ pub(super) struct AttentionLayers {
 }
 
 impl Builder<'_> {
-    /// Multi-head attention of `queries` [batch, n, hidden] over `states` [batch, m, hidden], including the output layer.
-    /// The values `added`, such as masks and position biases, are added to the scores [batch, heads, n, m].
+    /// Multi-head attention of `queries` [batch, n, hidden] over `states` [batch, m, hidden], including the output
+    /// layer. The values `added`, such as masks and position biases, are added to the scores [batch, heads, n, m].
     pub(super) fn attention(
         &mut self,
         layers: &AttentionLayers,

@@ -83,8 +83,8 @@ fn added(
     Ok(Some(builder.graph.floats(&format!("{name}.token_0"), &[1, heads, 1, tokens], &rows)))
 }
 
-/// Relative position biases of all pairs of tokens [heads, tokens, tokens], from the table of `owner`. The table has one
-/// row per distance of two patches, and three rows for pairs with the class token.
+/// Relative position biases of all pairs of tokens [heads, tokens, tokens], from the table of `owner`. The table has
+/// one row per distance of two patches, and three rows for pairs with the class token.
 fn biases(builder: &mut Builder<'_>, owner: &str, config: &BeitConfig) -> Result<Vec<f32>, CheckpointError> {
     let heads = config.encoder.heads;
     let [old_rows, old_columns] = config.patching.trained_grid().map(|side| 2 * side - 1);

@@ -158,8 +158,8 @@ impl<'a> Builder<'a> {
         self.graph.node("DequantizeLinear", name, &[&values, &scales], &attributes)
     }
 
-    /// Looks up the rows `ids` of the table `{name}.weight`. Integers are looked up first and then dequantised, so the table
-    /// is never dequantised as a whole.
+    /// Looks up the rows `ids` of the table `{name}.weight`. Integers are looked up first and then dequantised, so the
+    /// table is never dequantised as a whole.
     pub(super) fn embedding(
         &mut self,
         name: &str,

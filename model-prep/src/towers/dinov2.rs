@@ -72,8 +72,8 @@ fn gated(
     Ok(builder.graph.node("Add", &layer.named("output"), &[&x, &y], &[]))
 }
 
-/// The gate (half 0) or the up projection (half 1): a half of the combined layer of transformers 4, or the separate layer
-/// of transformers 5.
+/// The gate (half 0) or the up projection (half 1): a half of the combined layer of transformers 4, or the separate
+/// layer of transformers 5.
 fn half_layer(
     builder: &mut Builder<'_>,
     x: &Value,

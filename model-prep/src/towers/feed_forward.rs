@@ -19,8 +19,8 @@ impl Builder<'_> {
         self.scaled_linear(down, &x, [inner, hidden], true, layer_scale)
     }
 
-    /// An activation function. Exact GELU is written as `x / sqrt 2, erf, + 1, * x, * 0.5`, which both tract and ONNX Runtime
-    /// recognise.
+    /// An activation function. Exact GELU is written as `x / sqrt 2, erf, + 1, * x, * 0.5`, which both tract and ONNX
+    /// Runtime recognise.
     pub(super) fn activation(&mut self, name: &str, x: &Value, activation: Activation) -> Value {
         let graph = &mut self.graph;
         let result = format!("{name}.activated");

@@ -12,8 +12,8 @@ const OUTER_EPS: f32 = 1e-5;
 /// Added to the scores of tokens from opposite edges that a shifted window combines, as in the reference.
 const MASKED: f32 = -100.0;
 
-/// The pooler output [batch, hidden] for `pixels` [batch, 3, height, width]: the mean of all tokens after the last layer
-/// norm.
+/// The pooler output [batch, hidden] for `pixels` [batch, 3, height, width]: the mean of all tokens after the last
+/// layer norm.
 pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &SwinConfig) -> Result<Value, CheckpointError> {
     let mut x = pixels.clone();
     let mut width = 0;

@@ -51,8 +51,8 @@ impl Builder<'_> {
         Ok(self.graph.node("Transpose", &format!("{name}.tokens"), &[&x], &perm))
     }
 
-    /// Prepends rows of zeros to the tokens `x` [batch, patches, hidden]. The leading tokens are added there together with the
-    /// position embeddings.
+    /// Prepends rows of zeros to the tokens `x` [batch, patches, hidden]. The leading tokens are added there together
+    /// with the position embeddings.
     pub(super) fn rows_before(&mut self, x: &Value, rows: usize) -> Value {
         let name = if rows == 1 { "one_row_before".to_owned() } else { format!("{rows}_rows_before") };
         let pads = self.graph.list(&name, &[0, rows as i64, 0, 0, 0, 0]);

@@ -7,7 +7,8 @@ use super::patching::{Patching, wrong_size};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// Largest number of patches with relative position biases. There is one bias per pair of tokens and head: 64 MiB a head.
+/// Largest number of patches with relative position biases. There is one bias per pair of tokens and head: 64 MiB a
+/// head.
 const BIASED_PATCHES_MAX: usize = 4096;
 
 /// BEiT.

@@ -33,8 +33,8 @@ pub struct ClipTextConfig {
 /// The token whose hidden state is the pooler output: the first match, or token 0 without a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClipPooling {
-    /// The token with the largest id, for files with the wrong `eos_token_id` 2: the end-of-text token was the last one of
-    /// the vocabulary.
+    /// The token with the largest id, for files with the wrong `eos_token_id` 2: the end-of-text token was the last one
+    /// of the vocabulary.
     LargestId,
     /// The end-of-text token, which has this id.
     Eos(i64),

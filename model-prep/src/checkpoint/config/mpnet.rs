@@ -18,7 +18,8 @@ pub struct MpnetConfig {
 }
 
 impl MpnetConfig {
-    /// Id of the padding token, after which positions start. Fixed in the reference; the configuration's value is ignored.
+    /// Id of the padding token, after which positions start. Fixed in the reference; the configuration's value is
+    /// ignored.
     pub const PAD_TOKEN_ID: usize = 1;
 
     /// Number of buckets for distances between tokens. Fixed in the reference; the configuration's value is ignored.

@@ -3,8 +3,8 @@
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// The configuration of a tower of CLIP or SigLIP under `key`. Old files also have a `{key}_dict`, which takes precedence
-/// in the reference. If both are missing, the class's defaults apply.
+/// The configuration of a tower of CLIP or SigLIP under `key`. Old files also have a `{key}_dict`, which takes
+/// precedence in the reference. If both are missing, the class's defaults apply.
 pub(super) fn tower(object: &Object, key: &str, model_type: &str) -> Result<Object, CheckpointError> {
     let old = format!("{key}_dict");
     let key = if object.get(&old).is_some() { &old } else { key };

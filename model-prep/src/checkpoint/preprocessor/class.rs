@@ -1,5 +1,5 @@
-//! The supported image processors of transformers 4.56.2 and 5.24.0: the keys that each reads, and its defaults. The classes
-//! of transformers 4 without a suffix:
+//! The supported image processors of transformers 4.56.2 and 5.24.0: the keys that each reads, and its defaults. The
+//! classes of transformers 4 without a suffix:
 //!
 //! | class | `size` | a number is | resized to, filter | crop | mean, std |
 //! |---|---|---|---|---|---|
@@ -9,12 +9,12 @@
 //! | SigLIP | height and width | refused | 224 x 224, bicubic | ignored | 0.5 |
 //! | ConvNeXT | shortest edge | an edge | 384 x 384, bilinear | by `crop_pct` | 0.5 |
 //!
-//! All of them resize, crop, rescale and normalise, in this order; the scaled sides of a shortest edge are rounded down.
-//! DINOv2 uses BiT's, Swin uses ViT's. `do_reduce_labels` of BEiT (once `reduce_labels`) is about label maps and ignored.
-//! `do_convert_rgb` is ignored too: images are always converted to RGB.
+//! All of them resize, crop, rescale and normalise, in this order; the scaled sides of a shortest edge are rounded
+//! down. DINOv2 uses BiT's, Swin uses ViT's. `do_reduce_labels` of BEiT (once `reduce_labels`) is about label maps and
+//! ignored. `do_convert_rgb` is ignored too: images are always converted to RGB.
 //!
-//! The `Fast` classes, and all classes of transformers 5, share one implementation, which does more: each accepts height
-//! and width, or a shortest edge with or without a longest edge, and crops if `do_center_crop` says so. Those of
+//! The `Fast` classes, and all classes of transformers 5, share one implementation, which does more: each accepts
+//! height and width, or a shortest edge with or without a longest edge, and crops if `do_center_crop` says so. Those of
 //! transformers 5 can also pad, and put a transparent colour on white when they convert to RGB.
 
 use spotter_engine::preprocess::{Backend, Size, Target};
@@ -168,8 +168,8 @@ impl Class {
         Some(Self { sizes, size, filter, crop, backend, shared: true, pads, on_white, ..class })
     }
 
-    /// Name of the class that the reference's `AutoImageProcessor` uses for an image tower, by its `model_type`; ViT's for
-    /// unknown types.
+    /// Name of the class that the reference's `AutoImageProcessor` uses for an image tower, by its `model_type`; ViT's
+    /// for unknown types.
     pub(super) fn of_tower(model_type: &str) -> &'static str {
         match model_type {
             "deit" => "DeiTImageProcessor",

@@ -1,7 +1,7 @@
 //! Reads the image processor's file and determines which of the reference's implementations it means.
 //!
-//! The files of transformers 4 and 5 have the same keys and class names, but the implementations differ. The version is in
-//! the `config.json` next to them.
+//! The files of transformers 4 and 5 have the same keys and class names, but the implementations differ. The version is
+//! in the `config.json` next to them.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Reads `tokenizer_config.json`. Defaults are those of the tokenizer class in the version of transformers that wrote the
-//! files.
+//! Reads `tokenizer_config.json`. Defaults are those of the tokenizer class in the version of transformers that wrote
+//! the files.
 
 use std::path::Path;
 
@@ -213,7 +213,8 @@ impl Configuration {
         Ok(given.or(by_class))
     }
 
-    /// The tokens that the class puts before and after a prompt, whatever `tokenizer.json` says; `None` if that decides.
+    /// The tokens that the class puts before and after a prompt, whatever `tokenizer.json` says; `None` if that
+    /// decides.
     pub(super) fn bos_eos(&self) -> Result<Option<[Option<AddedToken>; 2]>, CheckpointError> {
         if self.name.starts_with("CodeGenTokenizer")
             && self.generation == Generation::Four
@@ -239,8 +240,8 @@ impl Configuration {
         Ok(Some(both))
     }
 
-    /// The special token under `key`, given as a string or as an object with `content`; `None` if neither the files nor the
-    /// class define it.
+    /// The special token under `key`, given as a string or as an object with `content`; `None` if neither the files nor
+    /// the class define it.
     pub(super) fn special(&self, key: &str) -> Result<Option<AddedToken>, CheckpointError> {
         let named = |v: &Value| v.as_str().map(|s| Err(s.to_owned())).or_else(|| AddedToken::of(v).map(Ok)).map(Some);
         let expected = "a string, or an object with content";
@@ -275,8 +276,8 @@ impl Configuration {
         self.special(key)?.ok_or_else(|| self.main.wrong(key, "a special token", None))
     }
 
-    /// All tokens that are matched before a prompt is split, each once: those of `added_tokens_decoder`, the special tokens,
-    /// and the class's own.
+    /// All tokens that are matched before a prompt is split, each once: those of `added_tokens_decoder`, the special
+    /// tokens, and the class's own.
     pub(super) fn added_tokens(&self) -> Result<Vec<AddedToken>, CheckpointError> {
         const KEYS: [&str; 7] =
             ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -325,8 +326,8 @@ impl Configuration {
         Ok(by_id)
     }
 
-    /// Longest sequence: `model_max_length` (1e30 means "unknown"), limited by the number of positions and by what a bundle
-    /// allows. If both are unknown, it is the `fixed` length that `tokenizer.json` pads to.
+    /// Longest sequence: `model_max_length` (1e30 means "unknown"), limited by the number of positions and by what a
+    /// bundle allows. If both are unknown, it is the `fixed` length that `tokenizer.json` pads to.
     pub(super) fn max_length(&self, positions: Option<usize>, fixed: Option<u64>) -> Result<usize, CheckpointError> {
         let length = self
             .main

@@ -1,5 +1,5 @@
-//! Translates regular expressions of `tokenizer.json`. The reference's library uses Ruby's syntax, where `^` and `$` match
-//! at every line and `(?m)` lets the dot match line ends.
+//! Translates regular expressions of `tokenizer.json`. The reference's library uses Ruby's syntax, where `^` and `$`
+//! match at every line and `(?m)` lets the dot match line ends.
 
 use serde_json::Value;
 

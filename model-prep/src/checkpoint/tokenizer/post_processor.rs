@@ -1,5 +1,5 @@
-//! Replaces the post-processor of `tokenizer.json` where a class has its own tokens before and after a prompt, or no token
-//! types.
+//! Replaces the post-processor of `tokenizer.json` where a class has its own tokens before and after a prompt, or no
+//! token types.
 
 use std::path::Path;
 

@@ -105,8 +105,8 @@ impl Model {
     }
 }
 
-/// Builds what transformers converts `XLMRobertaTokenizer` and `CamembertTokenizer` to. As in fairseq, special tokens come
-/// before the model's pieces.
+/// Builds what transformers converts `XLMRobertaTokenizer` and `CamembertTokenizer` to. As in fairseq, special tokens
+/// come before the model's pieces.
 pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
     let model = Model::read(path, bytes)?;
     let (special, first): (&[(&str, f64)], _) = if config.class == Class::Camembert {
@@ -144,13 +144,13 @@ pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Resu
     assemble(path, parts, &id, config)
 }
 
-/// Builds the tokenizer of `SiglipTokenizer`, which transformers runs with SentencePiece itself: its exact steps, and an
-/// approximation in the library's format, which adds a space in front, converts to lower case, removes punctuation and
-/// collapses spaces.
+/// Builds the tokenizer of `SiglipTokenizer`, which transformers runs with SentencePiece itself: its exact steps, and
+/// an approximation in the library's format, which adds a space in front, converts to lower case, removes punctuation
+/// and collapses spaces.
 ///
-/// The approximation differs in three ways: after a special token typed as text, punctuation leaves a space; after a prompt
-/// that ends in `</s>`, the reference does not add another one; and a combining mark after a replaced character is
-/// replaced with it, as in all fast tokenizers of transformers.
+/// The approximation differs in three ways: after a special token typed as text, punctuation leaves a space; after a
+/// prompt that ends in `</s>`, the reference does not add another one; and a combining mark after a replaced character
+/// is replaced with it, as in all fast tokenizers of transformers.
 pub(super) fn siglip(
     path: &Path,
     bytes: &[u8],
@@ -168,8 +168,8 @@ pub(super) fn siglip(
     }
     // Python's `string.punctuation`, and its white space, which includes the ASCII separators.
     let (marks, spaces) = (r"!-/:-@\[-`{-~", r"\s\x1c-\x1f");
-    // The space in front is added before punctuation is removed and is kept apart from the prompt's own leading space. For
-    // prompts that start with neither, the pre-tokenizer adds it.
+    // The space in front is added before punctuation is removed and is kept apart from the prompt's own leading space.
+    // For prompts that start with neither, the pre-tokenizer adds it.
     let front = format!("{SPACE} ");
     steps.extend([
         replace(&format!(r"\A[{marks}]*[{spaces}][{marks}{spaces}]*"), &front),
