@@ -19,7 +19,7 @@ pub struct Agreement {
 }
 
 /// Embeds the probe images, preprocessed as the bundle says.
-pub fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+pub(crate) fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
     let mut preprocessor = manifest.preprocessor()?;
     let mut pixels = Vec::new();
     let embed = |image: &_| {
@@ -31,7 +31,7 @@ pub fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> 
 }
 
 /// Embeds the probe prompts.
-pub fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+pub(crate) fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
     let embed = |prompt: &str| {
         tick();
         Ok(tower.embed(prompt)?)
@@ -59,7 +59,7 @@ pub(crate) fn cosine<'a, V: IntoIterator<Item = &'a f32> + Copy>(a: V, b: V) -> 
 }
 
 /// One thread per core.
-pub fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
+pub(crate) fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
     spotter_engine::tower::Threads::new(std::thread::available_parallelism().map_or(1, usize::from))
 }
 

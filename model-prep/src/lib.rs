@@ -17,7 +17,7 @@ pub mod overrides;
 pub mod plan;
 pub mod probes;
 mod progress;
-pub mod quantize;
+mod quantize;
 mod svg;
 mod tower_kind;
 pub mod towers;

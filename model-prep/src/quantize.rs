@@ -1,31 +1,31 @@
 //! Quantisation of weights: 8 bits with one scale per output channel, or 4 bits with one scale per group of inputs.
 
 /// Describes the storage by [`quantize`], for the manifest.
-pub const RECIPE: &str = "int8 weights, symmetric, one scale per output channel (per row of the word embeddings); \
-                          float activations, biases, layer norms, position and token type embeddings";
+pub(crate) const RECIPE: &str = "int8 weights, symmetric, one scale per output channel (per row of the word embeddings); float activations, biases, \
+     layer norms, position and token type embeddings";
 
 /// Describes the storage by [`quantize_groups`], for the manifest.
-pub const RECIPE_INT4: &str = "int4 weights, one scale for 32 inputs of an output channel (32 values of a row of the \
-                               word embeddings), all scales of a channel multiples of one number; int8 patch \
-                               embeddings; float activations, biases, layer norms, position and token type embeddings";
+pub(crate) const RECIPE_INT4: &str = "int4 weights, one scale for 32 inputs of an output channel (32 values of a row of the word embeddings), all scales \
+     of a channel multiples of one number; int8 patch embeddings; float activations, biases, layer norms, position and \
+     token type embeddings";
 
 /// Number of 4-bit weights that share a scale.
-pub const GROUP: usize = 32;
+pub(crate) const GROUP: usize = 32;
 
 /// Quantised weights: the float is `values[row][i] * scales[row]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Quantized {
+pub(crate) struct Quantized {
     /// Integers in the order of the floats, between -127 and 127.
-    pub values: Vec<i8>,
+    pub(crate) values: Vec<i8>,
     /// One scale above 0 per row, or per group.
-    pub scales: Vec<f32>,
+    pub(crate) scales: Vec<f32>,
 }
 
 /// Quantises a matrix with rows of `width` finite values to 8 bits. A row holds all weights of one output channel.
 ///
 /// The scale is the row's largest magnitude divided by 127, and values are rounded half to even. No weight is off by
 /// more than half a step, and -128 does not occur.
-pub fn quantize(rows: &[f32], width: usize) -> Quantized {
+pub(crate) fn quantize(rows: &[f32], width: usize) -> Quantized {
     let mut quantized = Quantized { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
     for row in rows.chunks(width) {
         let largest = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
@@ -51,7 +51,7 @@ const RANGES: [f32; 5] = [1.0, 0.92, 0.84, 0.76, 0.68];
 ///
 /// Within a row, all scales are integer multiples, 1 to 15, of a common unit, so that the row can also be stored
 /// exactly as bytes with one scale. Of several units and multiples, those with the least square error are chosen.
-pub fn quantize_groups(rows: &[f32], width: usize) -> Quantized {
+pub(crate) fn quantize_groups(rows: &[f32], width: usize) -> Quantized {
     let mut quantized = Quantized { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
     for row in rows.chunks(width) {
         let largest = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
@@ -100,7 +100,7 @@ fn to_4_bits(w: f32, inverse: f32) -> f32 {
 }
 
 /// Transposes a matrix with rows of `width` values.
-pub fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
+pub(crate) fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
     let height = matrix.len().checked_div(width).unwrap_or(0);
     (0..width).flat_map(|column| (0..height).map(move |row| matrix[row * width + column])).collect()
 }

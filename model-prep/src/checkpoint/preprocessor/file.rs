@@ -77,3 +77,9 @@ fn of_config(config: Object) -> Result<(String, Option<u64>), CheckpointError> {
     let tower = if config.get("vision_config").is_some() { config.object("vision_config")? } else { config };
     Ok((Class::of_tower(&tower.text("model_type", "")?).to_owned(), major))
 }
+
+/// Reads a switch; null turns it off, whatever the default.
+pub(super) fn switch(object: &Object, key: &str, default: bool) -> Result<bool, CheckpointError> {
+    let null = object.entries().any(|(name, value)| name == key && value.is_null());
+    object.flag(key, default && !null)
+}
