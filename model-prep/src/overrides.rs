@@ -106,7 +106,7 @@ pub struct ImageSize(pub Size);
 /// The reference's implementations of an image processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageProcessor {
-    /// transformers 4, a class without a suffix: on Pillow, each class with steps of its own.
+    /// transformers 4, a class without a suffix: on Pillow, each class with its own steps.
     Slow,
     /// transformers 4, a class called `Fast`: on torchvision.
     Fast,

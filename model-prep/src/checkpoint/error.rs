@@ -33,7 +33,7 @@ pub enum CheckpointError {
         found: &'static str,
     },
     /// A file is larger than any real one of its kind.
-    #[error("{}: expected at most {bytes_max} bytes, found {found}; it cannot be what its name says", .path.display())]
+    #[error("{}: expected at most {bytes_max} bytes, found {found}, more than any real one", .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,

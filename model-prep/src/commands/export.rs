@@ -136,7 +136,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     bar.finish_and_clear();
     print_lines(&summary(&out, &manifest).join("\n"))?;
     let reports = report::write(&out, &manifest)
-        .with_context(|| format!("the report beside {} could not be written", out.display()))?;
+        .with_context(|| format!("the report next to {} could not be written", out.display()))?;
     reports.iter().try_for_each(|path| print_lines(&printable_path(path)))?;
     Ok(ExitCode::SUCCESS)
 }
