@@ -18,8 +18,8 @@ def classes():
 
 
 def tree(wordnet):
-    """The tree of the classes and their hypernyms, each under its first hypernym, with the root first: [{names, below: [index in
-    this list], classes: [class number]}]. WORDNET has `data.noun` of WordNet 3.0.
+    """The tree of the classes and their hypernyms, each under its first hypernym, with the root first: [{names, below:
+    [index in this list], classes: [class number]}]. WORDNET has `data.noun` of WordNet 3.0.
 
     Names are WordNet's first two, without Latin ones; names with words of unseen.tsv are left out.
     """

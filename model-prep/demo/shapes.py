@@ -54,7 +54,7 @@ def _ground(random, colour, photo, plain):
 
 
 def draw(random, colour, shape, photo, easy=0.0):
-    """An image [SIDE, SIDE, 3] of uint8. `easy`, from 0 to 1, makes shapes larger and backgrounds plainer than the program's."""
+    """An image [SIDE, SIDE, 3] of uint8. `easy`, 0 to 1, makes shapes larger and backgrounds plainer than the program's."""
     ground = numpy.clip(_ground(random, colour, photo, easy), 0, 255).astype(numpy.uint8)
     # Drawn at twice the size and downsampled, for smooth edges.
     picture = Image.fromarray(ground).resize((2 * SIDE, 2 * SIDE), Image.NEAREST)

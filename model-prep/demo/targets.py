@@ -1,5 +1,5 @@
-"""Step 1: computes the target embeddings. Sentence vectors of a teacher (MiniLM) are centred, partly whitened and reduced to the
-embedding space; nouns are pulled towards related words in WordNet; phrases of shapes also get a direction for each colour and
+"""Step 1: computes the target embeddings. Sentence vectors of a teacher (MiniLM) are centred, partly whitened and reduced to
+the embedding space; nouns are pulled towards related words in WordNet; phrases of shapes also get a direction for each colour and
 each shape.
 
     python targets.py --data PHOTOS --wordnet /usr/share/wordnet --work WORK [--text-tower CHECKPOINT]
@@ -116,7 +116,8 @@ def collect(arguments, tree):
 
 def pulled(targets, texts, places, labels, like, fixed):
     """The targets, with those of nouns pulled towards related words in several rounds, since a sentence encoder knows little
-    about rare words. The names in `fixed`, on which the image tower is trained, stay unchanged. The idea is from Faruqui et al., "Retrofitting word vectors to semantic lexicons", 2015."""
+    about rare words. The names in `fixed`, on which the image tower is trained, stay unchanged. The idea is from Faruqui et
+    al., "Retrofitting word vectors to semantic lexicons", 2015."""
     rows = collections.defaultdict(list)
     for kind, names in (("nouns", like), ("labels", labels)):
         start, end = places[kind]
