@@ -1,13 +1,15 @@
 //! Quantisation of weights: 8 bits with one scale per output channel, or 4 bits with one scale per group of inputs.
 
 /// Describes the storage by [`quantize`], for the manifest.
-pub(crate) const RECIPE: &str = "int8 weights, symmetric, one scale per output channel (per row of the word embeddings); float activations, biases, \
-     layer norms, position and token type embeddings";
+pub(crate) const RECIPE: &str = "int8 weights, symmetric, one scale per output channel (per row of the word \
+                                 embeddings); float activations, biases, layer norms, position and token type \
+                                 embeddings";
 
 /// Describes the storage by [`quantize_groups`], for the manifest.
-pub(crate) const RECIPE_INT4: &str = "int4 weights, one scale for 32 inputs of an output channel (32 values of a row of the word embeddings), all scales \
-     of a channel multiples of one number; int8 patch embeddings; float activations, biases, layer norms, position and \
-     token type embeddings";
+pub(crate) const RECIPE_INT4: &str = "int4 weights, one scale for 32 inputs of an output channel (32 values of a row of \
+                                      the word embeddings), all scales of a channel multiples of one number; int8 patch \
+                                      embeddings; float activations, biases, layer norms, position and token type \
+                                      embeddings";
 
 /// Number of 4-bit weights that share a scale.
 pub(crate) const GROUP: usize = 32;

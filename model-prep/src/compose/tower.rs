@@ -48,7 +48,7 @@ impl Tower {
     /// Width of the output by the tensors; an error if the configuration differs.
     fn read_width(&self) -> Result<usize, CheckpointError> {
         let name = self.family.width_of;
-        const OTHER: &str = "; the checkpoint holds another model than its config.json says";
+        const OTHER: &str = "; the checkpoint holds another model than its config.json describes";
         if let Some(missing) = self.family.required.iter().find(|name| !self.names.contains_key(**name)) {
             return Err(self.missing(missing, OTHER));
         }
