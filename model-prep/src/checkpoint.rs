@@ -27,7 +27,7 @@ pub use config::{
     TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
-pub use preprocessor::recipe_of;
+pub use preprocessor::preprocess_config_of;
 pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
 

@@ -1,4 +1,4 @@
-//! Converts `preprocessor_config.json` to a preprocessing recipe: the steps of the named image processor of
+//! Converts `preprocessor_config.json` to a preprocessing configuration: the steps of the named image processor of
 //! transformers 4.56.2, or of 5.24.0 if transformers 5 wrote the file.
 
 mod class;
@@ -19,20 +19,21 @@ use super::error::CheckpointError;
 use super::json::Object;
 use crate::overrides::{CropTo, IMAGE_PROCESSOR, IMAGE_SIZE, ImageProcessor, ImageSize, Overrides, ResizeTo};
 
-/// Returns the recipe of the image processor in `folder`, with `overrides` applied, and the record of the overrides.
-pub fn recipe_of(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
-    recipe(&File::read(folder)?, overrides)
+/// Returns the configuration of the image processor in `folder`, with `overrides` applied, and the record of the
+/// overrides.
+pub fn preprocess_config_of(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+    configuration(&File::read(folder)?, overrides)
 }
 
-/// Returns the recipe with `overrides` applied, and the record of the overrides. The recipe's output has the size of
-/// the image tower's input: the trained size, unless it is overridden or the tower accepts any size.
+/// Returns the configuration with `overrides` applied, and the record of the overrides. The configuration's output has
+/// the size of the image tower's input: the trained size, unless it is overridden or the tower accepts any size.
 pub(crate) fn read(
     checkpoint: &Path,
     tower: &Patching,
     overrides: &Overrides,
 ) -> Result<(Recipe, Vec<Override>), CheckpointError> {
     let file = File::read(checkpoint)?;
-    let (mut recipe, mut record) = recipe(&file, overrides)?;
+    let (mut config, mut record) = configuration(&file, overrides)?;
     let [height, width] = tower.trained_size;
     let mut input = Size { height, width };
     if let Some(ImageSize(asked)) = overrides.image_size {
@@ -40,21 +41,21 @@ pub(crate) fn read(
         record.push(overrides.entry(IMAGE_SIZE, from, to));
         // Overridden steps are left unchanged.
         if overrides.resize.is_none() && overrides.crop.is_none() {
-            recipe = recipe.with_output_size(asked).unwrap_or(recipe);
+            config = config.with_output_size(asked).unwrap_or(config);
         }
         input = asked;
     } else if tower.any_size {
-        input = recipe.output_size().unwrap_or(input);
+        input = config.output_size().unwrap_or(input);
     }
-    match recipe.output_size() {
-        Some(size) if size == input => Ok((recipe, record)),
-        found => Err(other_size(&file.object, &recipe, input, found)),
+    match config.output_size() {
+        Some(size) if size == input => Ok((config, record)),
+        found => Err(other_size(&file.object, &config, input, found)),
     }
 }
 
-/// The error for a recipe whose output size differs from the image tower's input.
-fn other_size(object: &Object, recipe: &Recipe, input: Size, found: Option<Size>) -> CheckpointError {
-    let key = match recipe {
+/// The error for a configuration whose output size differs from the image tower's input.
+fn other_size(object: &Object, config: &Recipe, input: Size, found: Option<Size>) -> CheckpointError {
+    let key = match config {
         Recipe { pad: Some(_), .. } => "pad_size",
         Recipe { crop: Some(_), .. } => "crop_size",
         _ => "size",
@@ -71,8 +72,8 @@ fn other_size(object: &Object, recipe: &Recipe, input: Size, found: Option<Size>
     object.wrong_shown(key, &expected, found)
 }
 
-/// Returns the recipe of the implementation that `overrides` name, or else that the file means.
-fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+/// Returns the configuration of the implementation that `overrides` name, or else that the file means.
+fn configuration(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
     let object = &file.object;
     let (key, name) = file.class()?;
     let of = |implementation| {
@@ -82,10 +83,10 @@ fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>),
     };
     let meant = file.implementation(&name);
     if let Some(implementation) = overrides.image_processor {
-        let (recipe, mut record) = of(implementation)?;
+        let (config, mut record) = of(implementation)?;
         let from = meant.map_or_else(|| "slow or pil".to_owned(), |meant| meant.to_string());
         record.push(overrides.entry(IMAGE_PROCESSOR, from, implementation.to_string()));
-        return Ok((recipe, record));
+        return Ok((config, record));
     }
     if let Some(implementation) = meant {
         if (implementation, name.ends_with("Pil")) == (ImageProcessor::Pil, false) {
@@ -96,7 +97,7 @@ fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>),
         return of(implementation);
     }
     let (older, newer) = (of(ImageProcessor::Slow)?, of(ImageProcessor::Pil));
-    let steps = |recipe: &Recipe| Recipe { transparent_on_white: false, ..recipe.clone() };
+    let steps = |config: &Recipe| Recipe { transparent_on_white: false, ..config.clone() };
     match newer {
         Ok((newer, _)) if steps(&newer) != steps(&older.0) => {
             let shown = |Recipe { resize, crop, .. }: Recipe| {
@@ -114,7 +115,7 @@ fn recipe(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>),
     }
 }
 
-/// Returns the recipe of a class, with `overrides` applied, and the record of the overrides.
+/// Returns the configuration of a class, with `overrides` applied, and the record of the overrides.
 fn of_class(
     object: &Object,
     class: &Class,

@@ -2,8 +2,8 @@
 
 use safetensors::Dtype;
 
-/// Where and how a tensor is stored in a file. The reader of the file has checked that it holds the whole tensor, and that
-/// the tensor has no more elements than the file.
+/// Where and how a tensor is stored in a file. The reader of the file has checked that it holds the whole tensor, and
+/// that the tensor has no more elements than the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredTensor {
     pub(crate) dtype: Dtype,

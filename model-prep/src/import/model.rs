@@ -13,7 +13,7 @@ use spotter_engine::score::{Scoring, ScoringKind};
 
 use super::error::ImportError;
 use super::tower::{Options, Projection, TowerInput, tower};
-use crate::checkpoint::{TokenizerFile, model_card_of, name_of, recipe_of, tokenizer_in};
+use crate::checkpoint::{TokenizerFile, model_card_of, name_of, preprocess_config_of, tokenizer_in};
 use crate::overrides::{LOGIT_SCALE, Overrides, ScaleTo, TEXT_PADDING};
 use crate::plan::Target;
 use crate::towers::TowerFile;
@@ -77,7 +77,7 @@ impl OnnxModel {
                             tower is fixed: that of preprocessor_config.json or of --resize and --crop";
             return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower"));
         }
-        let (preprocess, mut record) = recipe_of(&files.folder, overrides)?;
+        let (preprocess, mut record) = preprocess_config_of(&files.folder, overrides)?;
         let Some(Size { height, width }) = preprocess.output_size() else {
             return Err(wrong(
                 &files.folder,

@@ -1,4 +1,4 @@
-//! Recipes of the image processors' files.
+//! Preprocessing by the image processors' files.
 
 use super::*;
 
@@ -9,8 +9,8 @@ fn shown(json: &str, overrides: &Overrides) -> Result<(String, Vec<Override>), C
 }
 
 fn shown_of(file: &File, overrides: &Overrides) -> Result<(String, Vec<Override>), CheckpointError> {
-    let (recipe, record) = recipe(file, overrides)?;
-    let Recipe { resize, crop, rescale_factor, normalize, .. } = recipe;
+    let (config, record) = configuration(file, overrides)?;
+    let Recipe { resize, crop, rescale_factor, normalize, .. } = config;
     let (to, filter) = resize.map(|resize| (resize.to, resize.filter)).unzip();
     let filter = filter.map_or(String::new(), |filter| format!(" {filter:?}"));
     let factor = rescale_factor.map_or("as is".into(), |factor| format!("/ {:.1}", 1.0 / factor));
@@ -19,7 +19,7 @@ fn shown_of(file: &File, overrides: &Overrides) -> Result<(String, Vec<Override>
 }
 
 #[test]
-fn recipes_of_image_processors() {
+fn configurations_of_image_processors() {
     let check = |kind: &str, keys: &str, expected: &str| {
         let json = format!(r#"{{"image_processor_type": "{kind}"{keys}}}"#);
         let found = shown(&json, &Overrides::default()).map_or_else(|e| e.to_string(), |found| found.0);
@@ -103,10 +103,10 @@ fn versions_and_implementations() {
         let json = format!(r#"{{"image_processor_type": "{kind}"{keys}}}"#);
         let object = Object::parse(Path::new("p.json"), json.as_bytes()).expect("an object");
         let overrides = Overrides { image_processor: choice, ..Overrides::default() };
-        let found = recipe(&File::of(object, major), &overrides).map_or_else(
+        let found = configuration(&File::of(object, major), &overrides).map_or_else(
             |error| error.to_string(),
-            |(recipe, record)| {
-                let Recipe { resize, crop, pad, backend, transparent_on_white, .. } = recipe;
+            |(config, record)| {
+                let Recipe { resize, crop, pad, backend, transparent_on_white, .. } = config;
                 let (to, crop, pad) = (ResizeTo(resize.map(|resize| resize.to)), CropTo(crop), CropTo(pad));
                 let record: String = record.iter().map(|o| format!("; {} > {}", o.from, o.to)).collect();
                 format!("{to}, {crop}, {pad}, {backend:?}, {transparent_on_white}{record}")
@@ -167,7 +167,7 @@ fn overrides_take_the_place_of_what_the_file_says() {
     let check = |json: &str, resize: Option<&str>, crop: Option<&str>, expected: &str, made: &str| {
         let (resize, crop) = (resize.map(|v| v.parse().expect("a size")), crop.map(|v| v.parse().expect("a size")));
         let overrides = Overrides { resize, crop, reason: Some("why".into()), ..Overrides::default() };
-        let (found, record) = shown(json, &overrides).expect("a recipe");
+        let (found, record) = shown(json, &overrides).expect("a configuration");
         assert!(found.starts_with(expected), "{json}: {found}");
         let record: Vec<_> = record.iter().map(|o| format!("{} {} > {} {}", o.key, o.from, o.to, o.reason)).collect();
         assert_eq!(record.join("; "), made, "{json}");
