@@ -1,4 +1,4 @@
-"""What is done to pictures before the image tower learns from them: crops, flips, colours, and the faults of cameras."""
+"""Image augmentation for training the image tower: crops, flips, colours, and camera artefacts."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def plain(pictures, side, device):
-    """Bytes [n, height, width, 3] to pixels [n, 3, side, side] in -1..1, as the bundle's image processor does it."""
+    """Converts bytes [n, height, width, 3] to pixels [n, 3, side, side] in -1..1, like the bundle's image processor."""
     pixels = torch.as_tensor(numpy.ascontiguousarray(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     if pixels.shape[-2:] == (side, side):
         return pixels
@@ -22,7 +22,7 @@ def uniform(n, low, high, device):
 
 
 def jpeg(pictures, random, share):
-    """Some of the pictures as a camera's JPEG encoder leaves them."""
+    """Compresses some of the images as JPEG, like a camera."""
     pictures = pictures.copy()
     for at in numpy.flatnonzero(random.random(len(pictures)) < share):
         encoded = io.BytesIO()
@@ -32,7 +32,7 @@ def jpeg(pictures, random, share):
 
 
 def crops(pixels, side, scale, flips=True):
-    """A part of each picture, `scale` (least, most) of its area and of any aspect up to 3:4, made `side` large."""
+    """A random crop of each image with `scale` (min, max) of its area and an aspect ratio up to 3:4, resized to `side`."""
     n, device = len(pixels), pixels.device
     area = torch.empty(n, device=device).uniform_(*scale)
     aspect = torch.exp(torch.empty(n, device=device).uniform_(math.log(0.75), -math.log(0.75)))
@@ -43,14 +43,14 @@ def crops(pixels, side, scale, flips=True):
     transform[:, 0, 2] = (1 - width) * torch.empty(n, device=device).uniform_(-1, 1)
     transform[:, 1, 2] = (1 - height) * torch.empty(n, device=device).uniform_(-1, 1)
     if pixels.shape[-1] > 1.5 * side:
-        # Taking points from a picture that is much larger would alias.
+        # Sampling a much larger image directly would cause aliasing.
         pixels = F.avg_pool2d(pixels, 2)
     grid = F.affine_grid(transform, (n, 3, side, side), align_corners=False)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def colours(pixels, strength):
-    """Brightness, contrast, saturation and the balance of the channels."""
+    """Changes brightness, contrast, saturation and colour balance."""
     n, device = len(pixels), pixels.device
     mean = pixels.mean((1, 2, 3), keepdim=True)
     pixels = (pixels - mean) * uniform(n, 1 - strength, 1 + strength, device) + mean
@@ -61,7 +61,7 @@ def colours(pixels, strength):
 
 
 def faults(pixels, share):
-    """Blur and noise on some of the pictures."""
+    """Adds blur and noise to some of the images."""
     n, device = len(pixels), pixels.device
     blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     mix = uniform(n, 0.2, 1, device) * (torch.rand(n, 1, 1, 1, device=device) < share)
@@ -70,7 +70,7 @@ def faults(pixels, share):
 
 
 def coarse(pixels, share):
-    """Some of the pictures as if they had a half to a third of their lines."""
+    """Downsamples some of the images to a half to a third of their resolution."""
     n, side, device = len(pixels), pixels.shape[-1], pixels.device
     few = int(torch.randint(side // 3, side // 2 + 1, ()))
     lost = F.interpolate(pixels, size=(few, few), mode="bilinear", antialias=True, align_corners=False)
@@ -79,7 +79,7 @@ def coarse(pixels, share):
 
 
 def erase(pixels, share):
-    """A grey rectangle over some of the pictures."""
+    """Puts a grey rectangle over some of the images."""
     n, side, device = len(pixels), pixels.shape[-1], pixels.device
     extent = torch.empty(2, n, 1, 1, device=device).uniform_(0.2, 0.5) * side
     at = torch.rand(2, n, 1, 1, device=device) * (side - extent)
@@ -91,8 +91,8 @@ def erase(pixels, share):
 
 
 def mixed(pixels, random):
-    """Half of the time a blend of the batch and its reverse (mixup), else a rectangle of the one in the other (cutmix).
-    Gives the pixels and how much of each is its own."""
+    """Mixes the batch with its reverse, by mixup or cutmix with equal probability. Returns the pixels and each image's own
+    share."""
     share = float(random.beta(0.8, 0.8))
     other = pixels.flip(0)
     if random.random() < 0.5:

@@ -1,14 +1,14 @@
-"""Step 4: the image tower. A ViT learns to point at the sentences of what it sees.
+"""Step 4: trains the image tower. A ViT learns to match images with the teacher's embeddings of their sentences.
 
     python image.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M] [--begin CHECKPOINT]
 
-Reads what targets.py and seen.py wrote, and with --begin text.py too: the first call goes on from the image tower of an
-earlier checkpoint. Five losses: a softmax over the prompts of all classes, drawn anew for each batch; captions
-against the pictures of the batch, both ways; a softmax over the phrases of drawn shapes, large and plain ones first;
-the place of each photograph among nouns, which shall be that of its class or caption: nouns that no photograph is called by
-are named rightly then too; and what a network took it for that knows the classes of ImageNet, among these or kinds of things
-above them. Words of unseen.tsv are not among nouns, classes and kinds.
-Writes WORK/image-PRESET.pt and goes on where it was stopped."""
+Reads the output of targets.py and seen.py. With --begin, also reads the output of text.py and starts from the image tower of
+an earlier checkpoint. There are five losses: a softmax over the prompts of all classes, sampled for each batch; a
+contrastive loss between captions and images; a softmax over the phrases of drawn shapes, large and plain ones first;
+distillation of the similarities to nouns, which should be those of the image's class or caption, so that nouns without
+photographs are learned too; and distillation of a classifier trained on ImageNet, over its classes or their WordNet
+hypernyms. The words of unseen.tsv are not among nouns, classes and hypernyms.
+Writes WORK/image-PRESET.pt and resumes from it."""
 
 import argparse
 import itertools
@@ -29,23 +29,23 @@ import training
 import words
 
 PRESETS = {
-    # `sizes`: until which part of the run pictures have which side; small ones cost little and teach most of it.
+    # `sizes`: (end as a share of the run, side of the images). Small images are cheap and teach most of it.
     "cpu": dict(tower="small", passes=13, batch=96, rate=1.5e-3, sizes=[(0.45, 40), (0.8, 48), (1.0, 64)],
                 scale=(0.4, 1.0), colour=0.25, mix=0.0, erase=0.0, coarse=0.25, decay=0.05),
     "gpu": dict(tower="large", passes=300, batch=512, rate=1.5e-3, sizes=[(0.5, 64), (1.0, 96)],
                 scale=(0.2, 1.0), colour=0.4, mix=0.5, erase=0.25, coarse=0.25, decay=0.1),
 }
 SHAPES_DRAWN = 20000
-# Nouns in a batch, and what their loss counts for.
+# Number of nouns in a batch, and the weight of their loss.
 NOUNS, NOUNS_WEIGHT = 2048, 1.0
-# What counts of the thing a network took the photograph for, how soft its answer is made, and the logit scale that meets it.
+# Distillation of the classifier: weight of the loss, temperature of the classifier, logit scale of the tower.
 SEEN_WEIGHT, SEEN_TEMPERATURE, SEEN_SCALE = 5.0, 2.0, 20.0
-# How probably, at most, a kind stands for all that is below it.
+# Largest probability that a hypernym is used instead of its hyponyms.
 STOP_MAX = 0.6
 
 
 class Prompts:
-    """Targets of what is asked for, and prototypes made of some of them."""
+    """The teacher's embeddings of all sentences, and class prototypes computed from them."""
 
     def __init__(self, work, data, device):
         read = json.loads((work / "texts.json").read_text())
@@ -69,7 +69,7 @@ class Prompts:
             at = kind["rows"].stop
 
     def prototypes(self, of, random=None, number=3):
-        """One row for each of the lists of rows `of`: the mean of `number` drawn ones, or of all."""
+        """One prototype per list of rows in `of`: the mean of `number` sampled rows, or of all without `random`."""
         if random is None:
             return F.normalize(torch.stack([self.targets[rows].mean(0) for rows in of]), dim=-1)
         rows = numpy.stack([random.choice(rows, number) for rows in of])
@@ -77,7 +77,7 @@ class Prompts:
 
 
 class Photos:
-    """All pictures, in the memory of the device, and how they are changed."""
+    """All images, in memory, and their augmentation."""
 
     def __init__(self, arguments, work, preset, classes, device):
         self.device, self.preset = device, preset
@@ -85,7 +85,7 @@ class Photos:
         number = {name: i for i, name in enumerate(classes)}
         self.pictures, self.truths = pictures, numpy.array([number[name] for name in names])
         self.captioned, self.captions = photos.captioned(arguments.data, work, "train")
-        # Of photographs of classes, then of those with captions.
+        # Photographs of classes, then photographs with captions.
         self.seen = numpy.load(work / "seen.npy", mmap_mode="r")
         held, names = photos.labelled(arguments.data, work, "val")
         self.held, self.held_truths = held, numpy.array([number[name] for name in names])
@@ -100,7 +100,7 @@ class Photos:
     def changed(self, pictures, side, random, crop=True):
         preset = self.preset
         pixels = augment.plain(augment.jpeg(pictures, random, 0.1), pictures.shape[1], self.device)
-        # A shape that is cut is another shape.
+        # A shape must not be cropped, since that changes it.
         pixels = augment.crops(pixels, side, preset["scale"] if crop else (0.85, 1.0))
         pixels = augment.faults(augment.colours(pixels, preset["colour"] if crop else 0.08), 0.15)
         return augment.erase(pixels, preset["erase"]) if crop and preset["erase"] else pixels
@@ -112,7 +112,7 @@ def side_at(preset, part):
 
 @torch.no_grad()
 def measure(tower, pictures, truths, prototypes, side, device):
-    """The share of pictures whose nearest prototype is the right one."""
+    """The share of images whose nearest prototype is the right one."""
     right = 0
     for at in range(0, len(pictures), 250):
         found = tower(augment.plain(pictures[at:at + 250], side, device)) @ prototypes.T
@@ -121,28 +121,28 @@ def measure(tower, pictures, truths, prototypes, side, device):
 
 
 def taken_for(found, answers, prompts, random):
-    """How far `found` [n, EMBEDDING] is from what a network took the pictures for, its `answers` [n, 1000], rows of sum 1: the
-    divergence of two softmaxes over kinds of things, at a height that is drawn anew."""
-    # Every second time, the classes themselves.
+    """Distillation loss of the embeddings `found` [n, EMBEDDING] from the classifier's probabilities `answers` [n, 1000]: the
+    KL divergence over classes or hypernyms, at a randomly chosen level of WordNet."""
+    # Half of the time, the classes themselves.
     cut = kinds.cut(prompts.kinds, random, max(0.0, random.uniform(-STOP_MAX, STOP_MAX)))
-    # What belongs to no kind is of the last one, which is not asked for.
+    # Classes without a hypernym go to an extra last column, which is dropped.
     of_class = torch.full((answers.shape[1],), len(cut))
     for at, kind in enumerate(cut):
         of_class[kind["classes"]] = at
     shares = answers.new_zeros(len(answers), len(cut) + 1).index_add(1, of_class.to(answers.device), answers)[:, :-1]
-    # Less for a kind of many classes: some of ImageNet's 118 dogs are seen in anything.
+    # Divided by the number of classes: some of ImageNet's 118 dogs get probability in any image.
     number = torch.tensor([len(kind["classes"]) for kind in cut], device=answers.device)
     shares = shares.clamp(min=1e-12) ** (1 / SEEN_TEMPERATURE) / number
     shares = shares / shares.sum(1, keepdim=True)
     logits = found @ prompts.prototypes([kind["rows"] for kind in cut], random).T * SEEN_SCALE
     apart = F.kl_div(F.log_softmax(logits, 1), shares.nan_to_num(), reduction="none").sum(1)
-    # Not all need to have been looked at.
+    # Images without predictions are left out.
     looked = shares.isfinite().all(1)
     return (apart * looked).sum() / looked.sum().clamp(min=1)
 
 
 def losses(module, batch, prompts, random):
-    """The losses of one batch, (photographs, captions, shapes, nouns, seen), and the share of photographs that are right."""
+    """The losses of one batch (photographs, captions, shapes, nouns, classifier), and the accuracy on photographs."""
     tower, scale = module["tower"], module["scale"].log_scale.exp().clamp(max=100)
     found = tower(torch.cat(batch["pixels"]), batch["corner"])
     photos_found, captions_found, shapes_found = found.split([len(part) for part in batch["pixels"]])
@@ -179,12 +179,12 @@ def losses(module, batch, prompts, random):
 
 
 def batch_of(run, photos, prompts, preset, random):
-    """What one step sees."""
+    """The inputs of one step."""
     side = side_at(preset, run.at / run.steps)
     patch = towers.IMAGE[preset["tower"]]["patch_size"]
     room = (towers.IMAGE[preset["tower"]]["image_size"] - side) // patch
     number, few = preset["batch"], preset["batch"] // 8
-    # Every picture once in each pass.
+    # Each image once per pass.
     start = run.at * number
     order = numpy.random.default_rng(start // len(photos.pictures)).permutation(len(photos.pictures))
     rows = numpy.take(order, range(start % len(order), start % len(order) + number), mode="wrap")
@@ -194,13 +194,13 @@ def batch_of(run, photos, prompts, preset, random):
 
     captioned = random.choice(len(photos.captioned), 2 * few, replace=False)
     captions = numpy.array([prompts.caption[random.choice(photos.captions[row])] for row in captioned])
-    # Large and plain at first, like the program's own later.
+    # Large and plain shapes at first, later like those of `test://shapes`.
     easy = random.random() > 3 * run.at / run.steps
     drawn, shown = photos.shapes["easy" if easy else "full"]
     chosen = random.integers(len(drawn), size=2 * few)
     pixels = [pixels, photos.changed(photos.captioned[captioned], side, random),
               photos.changed(drawn[chosen], side, random, crop=False)]
-    # The small pictures that come first are coarse anyway.
+    # The small images at the start are coarse anyway.
     if side > preset["sizes"][0][1]:
         pixels = [augment.coarse(part, preset["coarse"]) for part in pixels]
     return {
@@ -212,7 +212,7 @@ def batch_of(run, photos, prompts, preset, random):
 
 
 class Scale(torch.nn.Module):
-    """The logit scale, as natural logarithm."""
+    """The logit scale, as a natural logarithm."""
 
     def __init__(self, value=20.0):
         super().__init__()
@@ -221,7 +221,7 @@ class Scale(torch.nn.Module):
 
 @torch.no_grad()
 def begin_with(module, checkpoint, work, targets):
-    """The image tower and the logit scale of an earlier checkpoint, turned as its text tower is to the targets."""
+    """Loads image tower and logit scale of an earlier checkpoint, rotated so that its text tower matches the targets."""
     tower = towers.TextTower().eval().to(targets.device)
     earlier, turn = text.begin_with(tower, checkpoint, text.Tokens(work, targets.device), targets)
     module["tower"].model.load_state_dict(earlier.vision_model.state_dict())
@@ -234,8 +234,8 @@ def main():
     training.add_arguments(parser)
     parser.add_argument("--data", required=True)
     parser.add_argument("--preset", choices=PRESETS, default="gpu" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--passes", type=float, help="over the photographs of classes, instead of the preset's")
-    parser.add_argument("--rate", type=float, help="instead of the preset's")
+    parser.add_argument("--passes", type=float, help="passes over the photographs of classes, instead of the preset's")
+    parser.add_argument("--rate", type=float, help="learning rate, instead of the preset's")
     parser.add_argument("--begin", type=pathlib.Path)
     arguments = parser.parse_args()
     work, preset = pathlib.Path(arguments.work), PRESETS[arguments.preset]
@@ -246,10 +246,10 @@ def main():
     passes = preset["passes"] if arguments.passes is None else arguments.passes
     steps = round(passes * len(pictures.pictures) / preset["batch"])
     path = work / f"image-{arguments.preset}.pt"
-    # A run that goes on has its beginning in its state.
+    # A resumed run has its start in its state.
     if arguments.begin and not path.exists():
         begin_with(module, arguments.begin, work, prompts.targets)
-    # The average of a short run reaches back for a quarter of it.
+    # In a short run, weights are averaged over its last quarter.
     run = training.Run(module, steps, path, arguments.rate or preset["rate"], arguments,
                        average=min(0.999, 1 - 4 / max(steps, 4)), weight_decay=preset["decay"])
     classes, drawn = prompts.prototypes(prompts.of_class), prompts.prototypes(prompts.of_shape)

@@ -1,27 +1,27 @@
-"""The classes of ImageNet and the kinds of things above them, as WordNet has them: a sorrel is a horse, an ungulate, a mammal.
+"""The classes of ImageNet and their WordNet hypernyms: a sorrel is a horse, an ungulate, a mammal.
 
-A network trained on ImageNet says "sorrel" where everybody says "horse". What it answers is asked for at any height."""
+A network trained on ImageNet says "sorrel" where people say "horse". Its answers are distilled at all levels."""
 
 import importlib.util
 import pathlib
 
 import words
 
-# What has more classes below it than this is too far from all of them to be seen: "organism", "artifact".
+# Hypernyms of more classes than this are too general to be visible: "organism", "artifact".
 CLASSES_MAX = 130
 
 
 def classes():
-    """WordNet's offsets of ImageNet's classes, in the order of the network of `seen.py`."""
+    """WordNet offsets of ImageNet's classes, in the order of the classifier of `seen.py`."""
     package = pathlib.Path(importlib.util.find_spec("timm").origin).parent
     return [synset.removeprefix("n") for synset in (package / "data/_info/imagenet_synsets.txt").read_text().split()]
 
 
 def tree(wordnet):
-    """The classes and all above them, each below its first kind: [{names, below: [place in this list], classes: [number]}], the
-    first of them above all. WORDNET has `data.noun` of WordNet 3.0.
+    """The tree of the classes and their hypernyms, each under its first hypernym, with the root first: [{names, below:
+    [index in this list], classes: [class number]}]. WORDNET has `data.noun` of WordNet 3.0.
 
-    Names are the first two of WordNet's, without Latin ones; those that have words of unseen.tsv are left out.
+    Names are WordNet's first two, without Latin ones; names with words of unseen.tsv are left out.
     """
     synsets = {}
     for offset, _, lemmas, pointers, _ in words.synsets(wordnet):
@@ -44,8 +44,8 @@ def tree(wordnet):
 
 
 def cut(tree, random, stop):
-    """Kinds of which none is above another, and that have every class below them but those without a name: from the top down,
-    each is taken with the probability `stop`, or what is below it is."""
+    """A random cut through the tree: from the root down, a node is taken with the probability `stop`, else its children are
+    visited. The cut covers all classes except those without a name, each once."""
     taken, left = [], [0]
     while left:
         kind = tree[left.pop()]

@@ -1,4 +1,4 @@
-"""The photographs, read from their archives once and kept as arrays of bytes beside the other work."""
+"""Loads the photographs from their archives; the decoded bytes are cached in the work folder."""
 
 import io
 import pathlib
@@ -11,14 +11,14 @@ CAPTIONS = "captions.tsv"
 
 
 def _arrays(archive, cache):
-    """The pictures of a zip archive, [n, height, width, 3] of uint8, and their names."""
+    """The images of a zip archive, [n, height, width, 3] of uint8, and their names."""
     if not cache.with_suffix(".npy").exists():
         with zipfile.ZipFile(archive) as opened:
             names = sorted(name for name in opened.namelist() if not name.endswith((".tsv", "/")))
             pictures = [numpy.asarray(Image.open(io.BytesIO(opened.read(name))).convert("RGB")) for name in names]
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.with_suffix(".txt").write_text("\n".join(names))
-        # Whole or not at all: a run that is stopped while it writes leaves no half of a cache.
+        # Renamed when complete, so that an interrupted run does not leave a partial cache.
         partial = cache.with_suffix(".partial.npy")
         numpy.save(partial, numpy.stack(pictures))
         partial.rename(cache.with_suffix(".npy"))
@@ -26,7 +26,7 @@ def _arrays(archive, cache):
 
 
 def labelled(data, work, part):
-    """Photographs of classes: pictures, and the folder of each. `part` is `train` or `val`."""
+    """Photographs of classes: images, and the folder of each. `part` is `train` or `val`."""
     found = [
         _arrays(archive, pathlib.Path(work) / "photos" / archive.stem)
         for archive in sorted(pathlib.Path(data).glob(f"tiny-imagenet-{part}*.zip"))
@@ -38,7 +38,7 @@ def labelled(data, work, part):
 
 
 def captioned(data, work, part):
-    """Photographs with captions: pictures, and the captions of each."""
+    """Photographs with captions: images, and the captions of each."""
     archive = pathlib.Path(data) / f"flickr8k-96-{part}.zip"
     pictures, names = _arrays(archive, pathlib.Path(work) / "photos" / archive.stem)
     captions = {name: [] for name in names}

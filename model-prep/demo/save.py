@@ -1,10 +1,10 @@
-"""Step 6: the checkpoint, as transformers keeps it: a VisionTextDualEncoder with tokenizer and image processor.
+"""Step 6: saves the checkpoint with transformers: a VisionTextDualEncoder with tokenizer and image processor.
 
     python save.py --work WORK [--preset cpu|gpu] [--mean-with CHECKPOINT [--share 0.7]] --out model-prep/demo/checkpoint
 
-With --mean-with, the image tower is the mean of the trained one, which counts for --share (0.5), and that of the checkpoint
-which `image.py` began with: it knows what it learned, and forgets less of what it knew (Wortsman et al., "Robust fine-tuning of
-zero-shot models", 2022)."""
+With --mean-with, the image tower is a weighted mean of the trained one, with the weight --share (0.5), and that of the
+checkpoint from which `image.py` started, which reduces forgetting (Wortsman et al., "Robust fine-tuning of zero-shot models",
+2022)."""
 
 import argparse
 import pathlib
@@ -38,7 +38,7 @@ def main():
     model.logit_scale.data.copy_(module["scale"].log_scale.data)
     if arguments.mean_with:
         earlier = transformers.VisionTextDualEncoderModel.from_pretrained(arguments.mean_with)
-        # What it began with was turned to the targets; its text tower tells how.
+        # Training started from a rotated copy of that checkpoint; the text towers give the rotation.
         turn = towers.turn(earlier.text_projection.weight.data, model.text_projection.weight.data)
         earlier.visual_projection.weight.data = turn @ earlier.visual_projection.weight.data
         for part in ("vision_model", "visual_projection"):
@@ -56,7 +56,7 @@ def main():
     _, found = transformers.VisionTextDualEncoderModel.from_pretrained(arguments.out, output_loading_info=True)
     wrong = {kind: keys for kind, keys in found.items() if keys}
     if wrong:
-        raise SystemExit(f"{arguments.out}: transformers does not read back what it wrote: {wrong}")
+        raise SystemExit(f"{arguments.out}: transformers cannot load what it saved: {wrong}")
     print(f"{arguments.out}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
 
 

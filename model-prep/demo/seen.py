@@ -1,9 +1,9 @@
-"""Step 3: what a network trained on ImageNet takes the photographs for: EfficientNet-Lite0, one thousand classes.
+"""Step 3: classifies the photographs with a network trained on ImageNet: EfficientNet-Lite0, 1000 classes.
 
     python seen.py --data PHOTOS --work WORK [--minutes M]
 
-Writes WORK/seen.npy [photographs of classes, then those with captions; 1000] of float16: logits, not a number where a
-photograph was not looked at yet. Goes on where it was stopped; image.py takes what is there."""
+Writes WORK/seen.npy [photographs of classes, then those with captions; 1000] of float16: logits, or NaN for photographs that
+are not classified yet. Resumes where it was stopped; image.py uses what is there."""
 
 import argparse
 import math
@@ -18,7 +18,7 @@ from efficientnet_lite_pytorch import EfficientNet
 
 import photos
 
-# The photographs are small: a larger picture costs more and shows no more.
+# The photographs are small, so larger inputs would cost more without showing more.
 SIDE, BATCH = 128, 64
 
 
@@ -27,7 +27,7 @@ def seen(network, pictures, device):
     """Bytes [n, height, width, 3] to logits [n, 1000]."""
     pixels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
     pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
-    # What this network's own training made of bytes.
+    # The normalisation that this network was trained with.
     return network(((pixels - 127) / 128).contiguous(memory_format=torch.channels_last))
 
 
@@ -35,7 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the next call goes on")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; the next call resumes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -54,11 +54,11 @@ def main():
     start, at = time.monotonic(), 0
     for pictures in kinds:
         rows = numpy.flatnonzero(numpy.isnan(logits[at:at + len(pictures), 0]))
-        # In no order, so that what is seen in less time is of all classes.
+        # In random order, so that a partial result covers all classes.
         rows = numpy.random.default_rng(0).permutation(rows)
         for done in range(0, len(rows), BATCH):
             if time.monotonic() - start > 60 * arguments.minutes:
-                print("stopped; the same command goes on", flush=True)
+                print("stopped; the same command resumes", flush=True)
                 return
             some = numpy.sort(rows[done:done + BATCH])
             logits[at + some] = seen(network, pictures[some], device).half().cpu().numpy()

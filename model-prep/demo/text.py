@@ -1,9 +1,9 @@
-"""Step 2: the tokenizer and the text tower. A small BERT learns the teacher's vectors of all sentences.
+"""Step 2: trains the tokenizer and the text tower. A small BERT learns the teacher's embeddings of all sentences.
 
     python text.py --work WORK [--minutes M] [--begin CHECKPOINT]
 
-Reads what targets.py wrote; with --begin, the first call goes on from the text tower and the tokenizer of an earlier
-checkpoint. Writes WORK/tokenizer.json, WORK/vocab.txt and WORK/text.pt, and goes on where it was stopped."""
+Reads the output of targets.py. With --begin, starts from the text tower and the tokenizer of an earlier checkpoint. Writes
+WORK/tokenizer.json, WORK/vocab.txt and WORK/text.pt, and resumes from them."""
 
 import argparse
 import json
@@ -18,15 +18,15 @@ import transformers
 import towers
 import training
 
-# Sentences of each kind in a batch.
+# Number of sentences of each kind in a batch.
 MIX = {"captions": 32, "labels": 48, "nouns": 256, "definitions": 16, "shapes": 16}
 TOKENS_MAX = 40
-# Every so-manieth caption is kept to measure with.
+# Every HELD-th caption is held out.
 HELD = 50
 
 
 def tokenizer(work, texts):
-    """The WordPieces of the sentences, learned once."""
+    """The WordPiece tokenizer of the sentences, trained on the first call."""
     path = work / "tokenizer.json"
     if not path.exists():
         learned = tokenizers.BertWordPieceTokenizer(lowercase=True)
@@ -38,7 +38,7 @@ def tokenizer(work, texts):
 
 
 class Tokens:
-    """Ids of all sentences, and batches of them."""
+    """Token ids of all sentences, and batches of them."""
 
     def __init__(self, work, device):
         read = json.loads((work / "texts.json").read_text())
@@ -56,7 +56,7 @@ class Tokens:
 
     @torch.no_grad()
     def through(self, function, rows):
-        """What `function` makes of the tokens of these rows, some at a time."""
+        """Applies `function` to the tokens of these rows, in batches."""
         return torch.cat([function(*self.batch(some)).float() for some in numpy.array_split(rows, len(rows) // 200)])
 
     def kind(self, kind):
@@ -65,9 +65,9 @@ class Tokens:
 
 @torch.no_grad()
 def begin_with(tower, checkpoint, tokens, targets):
-    """The weights of the text tower of an earlier checkpoint, turned to the targets; gives the checkpoint and the turn.
+    """Loads the text tower of an earlier checkpoint, rotated to the targets; returns the checkpoint and the rotation.
 
-    The embedding space of a checkpoint may be a turned one: the turn is the one that brings its sentences nearest to the
+    The embedding space of a checkpoint may be rotated; the rotation is the one that brings its sentences closest to the
     targets.
     """
     earlier = transformers.VisionTextDualEncoderModel.from_pretrained(checkpoint)
@@ -78,7 +78,7 @@ def begin_with(tower, checkpoint, tokens, targets):
     found = tokens.through(tower, rows)
     turn = towers.turn(found.T, wanted.T)
     cosine = (found @ turn.T * wanted).sum(1).mean()
-    print(f"{checkpoint}: its sentences are at cosine {cosine:.3f} to their targets", flush=True)
+    print(f"{checkpoint}: mean cosine {cosine:.3f} between its sentences and their targets", flush=True)
     tower.projection.weight.copy_(turn @ tower.projection.weight)
     return earlier, turn
 
@@ -93,7 +93,7 @@ def main():
     work = pathlib.Path(arguments.work)
     device = training.begin(arguments)
     path = work / "text.pt"
-    # A run that goes on has its beginning in its state.
+    # A resumed run has its start in its state.
     begin = None if path.exists() else arguments.begin
     if begin:
         for name in ("tokenizer.json", "vocab.txt"):
@@ -112,7 +112,7 @@ def main():
     for step in run:
         draw = numpy.random.default_rng((arguments.seed, step))
         chosen = numpy.concatenate([draw.choice(rows[kind], number) for kind, number in MIX.items()])
-        # Two halves, the short ones and the long ones: little padding.
+        # Short and long sentences are run separately, to save padding.
         chosen = chosen[numpy.argsort([len(tokens.ids[row]) for row in chosen])]
         short, long = chosen[: len(chosen) * 2 // 3], chosen[len(chosen) * 2 // 3:]
         found = torch.cat([tower(*tokens.batch(short)), tower(*tokens.batch(long))])

@@ -1,4 +1,4 @@
-"""The two towers, and how the image tower begins."""
+"""The two towers, and the initialisation of the image tower."""
 
 import math
 import shutil
@@ -11,16 +11,16 @@ import training
 
 EMBEDDING = 256
 
-# A step of training sees fewer patches of a picture at first; the whole grid has these.
+# Sizes of the image tower. Early training steps use smaller images, and so fewer patches.
 IMAGE = {
     # For two CPU cores.
     "small": dict(image_size=64, patch_size=8, hidden_size=192, num_hidden_layers=8, num_attention_heads=6),
-    # For a GPU: as much as the bundle has room for.
+    # For a GPU: the largest that the bundle has room for.
     "large": dict(image_size=96, patch_size=8, hidden_size=192, num_hidden_layers=12, num_attention_heads=6),
 }
 TEXT = dict(vocab_size=8192, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
             max_position_embeddings=64, attention_probs_dropout_prob=0.0)
-# PyTorch's fused attention takes six times as long on a CPU, forwards and back, for so few tokens.
+# PyTorch's fused attention takes six times as long on a CPU, forward and backward, for so few tokens.
 ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
 
 
@@ -28,26 +28,27 @@ def encoded(encoder, x):
     return encoder(x).last_hidden_state
 
 
-# What lies between the products costs a CPU as much as they do; fused by a C++ compiler, pictures of 40 px take a third less.
+# On a CPU, the operations between the matrix products cost as much as the products; compiled with a C++ compiler, images of
+# 40 px take a third less time.
 fused = torch.compile(encoded, dynamic=False) if not torch.cuda.is_available() and shutil.which("g++") else encoded
 
 
 def order(found, wanted, others, sharpness=20.0):
-    """How far `found` [n, EMBEDDING] is from `wanted` in how like it is to each of `others` [m, EMBEDDING]: the divergence of
-    the two softmaxes. Where an embedding shall lie among all words, and not only nearer to its own than to a few."""
+    """KL divergence between the similarities of `found` and of `wanted` [n, EMBEDDING] to `others` [m, EMBEDDING]. It teaches the
+    position of an embedding relative to many others, not only that it is closest to its own target."""
     return F.kl_div(F.log_softmax(found @ others.T * sharpness, 1), F.softmax(wanted @ others.T * sharpness, 1),
                     reduction="batchmean")
 
 
 def turn(found, wanted):
-    """The turn [EMBEDDING, EMBEDDING] that brings the columns of `found` [EMBEDDING, n] nearest to those of `wanted`
+    """The rotation [EMBEDDING, EMBEDDING] that brings the columns of `found` [EMBEDDING, n] closest to those of `wanted`
     (Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966)."""
     left, _, right = torch.linalg.svd(wanted @ found.T)
     return left @ right
 
 
 class Tower(torch.nn.Module):
-    """A transformer with a pooler and the projection over it: embeddings of length 1."""
+    """A transformer with pooler and projection; its embeddings are normalised."""
 
     def __init__(self, model):
         super().__init__()
@@ -59,7 +60,7 @@ class Tower(torch.nn.Module):
 
 
 class ImageTower(Tower):
-    """A ViT whose pictures may be smaller than its image size while it is trained."""
+    """A ViT that is trained on images up to its image size."""
 
     def __init__(self, size):
         config = transformers.ViTConfig(intermediate_size=4 * IMAGE[size]["hidden_size"], hidden_dropout_prob=0.0,
@@ -68,7 +69,7 @@ class ImageTower(Tower):
         begin_local(self.model)
 
     def forward(self, pixels, corner=(0, 0)):
-        """`pixels` [n, 3, side, side]; `corner`: where in the grid of positions a smaller picture's patches lie."""
+        """Embeds `pixels` [n, 3, side, side]; `corner` is the position of a smaller image in the grid of positions."""
         model = self.model
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=training.HALF):
             x = model.embeddings.patch_embeddings.projection(pixels)
@@ -78,7 +79,7 @@ class ImageTower(Tower):
             places = places[corner[0]:corner[0] + rows, corner[1]:corner[1] + columns].flatten(0, 1)
             first = model.embeddings.cls_token + model.embeddings.position_embeddings[:, :1]
             x = torch.cat([first.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2) + places], 1)
-            # Without gradients, sizes vary too much to compile for each.
+            # Without gradients, sizes vary too much for compilation.
             x = model.layernorm((fused if torch.is_grad_enabled() else encoded)(model.encoder, x))
             pooled = model.pooler(x)
         return self.project(pooled)
@@ -99,11 +100,11 @@ class TextTower(Tower):
 
 @torch.no_grad()
 def begin_local(vit):
-    """Weights to begin with, such that each head looks at one neighbour of each patch, as one tap of a convolution does.
+    """Initialises the weights so that each head attends to one neighbour of each patch, like one tap of a convolution.
 
-    A transformer has to learn from the photographs that neighbours matter; there are too few of them for that. The last
-    channels of a token hold the Fourier features of its place, and nothing else writes to them at first; queries are keys
-    moved by the head's offset. Everything stays an ordinary parameter of an ordinary ViT. The idea: Trockman and Kolter,
+    There are too few photographs for a transformer to learn locality from them. The last channels of a token hold Fourier
+    features of its position, and no layer writes to them at first; queries are keys shifted by the head's offset. All weights
+    remain ordinary trainable parameters of a ViT. The idea is from Trockman and Kolter,
     "Mimetic initialization of self-attention layers", 2023; Cordonnier et al., "On the relationship between
     self-attention and convolutional layers", 2020.
     """
@@ -111,7 +112,7 @@ def begin_local(vit):
     hidden, heads = config.hidden_size, config.num_attention_heads
     size = hidden // heads
     grid = config.image_size // config.patch_size
-    # Periods that tell every two places of the grid apart, and of which the shortest is two patches.
+    # Wavelengths that distinguish all positions of the grid; the shortest is two patches.
     number = size // 4
     waves = math.pi * torch.arange(1, number + 1) / max(number, grid)
 
@@ -119,7 +120,7 @@ def begin_local(vit):
         return torch.cat([torch.cos(waves * row), torch.sin(waves * row), torch.cos(waves * column), torch.sin(waves * column)])
 
     def moved(row, column):
-        """The matrix that takes the features of a place to those of the place so many rows and columns on."""
+        """The matrix that maps the features of a position to those of the position shifted by `row` and `column`."""
         matrix = torch.zeros(size, size)
         for axis, shift in enumerate((row, column)):
             at = 2 * axis * number
@@ -139,13 +140,13 @@ def begin_local(vit):
     embeddings.cls_token.normal_(0, 0.5)
     embeddings.cls_token[..., place] = 0
     patches = embeddings.patch_embeddings.projection
-    # Filters at right angles lose nothing of a patch; pixels have a deviation of about a half.
+    # Orthogonal filters preserve the patch; pixels have a standard deviation of about 0.5.
     torch.nn.init.orthogonal_(patches.weight.view(hidden, -1), gain=1.5)
     patches.weight[place] = 0
     patches.bias.zero_()
 
     offsets = [(0, 1), (0, -1), (1, 0), (-1, 0), (0, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)]
-    # So sharp that the place meant has some nine tenths of the attention.
+    # Sharp enough that the intended position gets about 90 % of the attention.
     sharpness = math.sqrt(4 * math.sqrt(size) / number)
     for index, layer in enumerate(vit.encoder.layer):
         attention = layer.attention.attention
@@ -159,7 +160,7 @@ def begin_local(vit):
             attention.key.weight[rows, place] += sharpness * torch.eye(size)
         torch.nn.init.orthogonal_(attention.value.weight)
         attention.value.bias.zero_()
-        # The sum over all layers stays of the size of what it began with.
+        # Keeps the residual stream at its initial magnitude.
         gain = 1 / math.sqrt(2 * config.num_hidden_layers)
         for linear, gain in ((layer.attention.output.dense, gain), (layer.intermediate.dense, 1.0), (layer.output.dense, 2 * gain)):
             torch.nn.init.orthogonal_(linear.weight, gain=gain)

@@ -1,4 +1,4 @@
-"""The loop that the steps share: optimisers, schedule, average of weights, a state to resume from, a log and its plot."""
+"""The training loop of all steps: optimisers, schedule, averaged weights, a state to resume from, a log and its plot."""
 
 import copy
 import json
@@ -7,15 +7,15 @@ import time
 
 import torch
 
-# Half precision where the machine has units for it. A CPU that only has instructions for it is faster without (AVX-512: 18
-# against 24 ms for a picture), and one that imitates it takes twenty times as long; Muon's own products are in it always.
+# Half precision is used if the machine has matrix units for it. A CPU with bf16 instructions only is faster without (AVX-512:
+# 18 ms instead of 24 ms an image), and emulation takes twenty times as long. Muon's own products always use it.
 CPU_HALF = torch.cpu._is_amx_tile_supported()
 HALF = torch.cuda.is_available() or CPU_HALF
 MUON = HALF or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def begin(arguments):
-    """Device and seeds."""
+    """Sets threads and seeds and returns the device."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,14 +25,14 @@ def begin(arguments):
 
 
 def add_arguments(parser):
-    parser.add_argument("--work", required=True, help="folder of all that the steps write")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the next call goes on")
+    parser.add_argument("--work", required=True, help="folder for the output of all steps")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; the next call resumes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
 
 
 def hidden(name, parameter):
-    """Whether a parameter is a matrix between hidden states, which Muon is for."""
+    """Whether a parameter is a matrix between hidden states, as Muon requires."""
     return parameter.ndim == 2 and "embeddings" not in name
 
 
@@ -51,7 +51,7 @@ class Run:
         rest = [p for n, p in named if not hidden(n, p) and p.ndim > 1]
         scalars = [p for n, p in named if p.ndim <= 1]
         self.optimizers = []
-        # The rate means the same for both: an update of that root mean square.
+        # The learning rate has the same meaning in both: the root mean square of an update.
         if MUON:
             self.optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
         else:
@@ -68,11 +68,11 @@ class Run:
             for optimizer, saved in zip(self.optimizers, state["optimizers"]):
                 optimizer.load_state_dict(saved)
             self.at, self.log = state["at"], state["log"]
-            print(f"{path}: goes on at step {self.at} of {steps}", flush=True)
+            print(f"{path}: resumed at step {self.at} of {steps}", flush=True)
 
     def __iter__(self):
         while self.at < self.steps and time.monotonic() - self.started < self.seconds_max:
-            # Each step has its own numbers, so that a run that was resumed is the run that was not.
+            # Each step has its own seed, so that a resumed run equals an uninterrupted one.
             torch.manual_seed(self.at)
             rising = min(1.0, (self.at + 1) / max(1, self.steps // 100))
             falling = min(1.0, (self.steps - self.at) / max(1, self.cooling * self.steps))
@@ -82,7 +82,7 @@ class Run:
             yield self.at
         self.save()
         if self.at < self.steps:
-            print(f"stopped at step {self.at} of {self.steps}; the same command goes on", flush=True)
+            print(f"stopped at step {self.at} of {self.steps}; the same command resumes", flush=True)
 
     @property
     def done(self):
@@ -95,7 +95,7 @@ class Run:
             optimizer.step()
             optimizer.zero_grad()
         self.at += 1
-        # The average of a young run would be mostly its beginning.
+        # Early in a run, a long average would mostly be the initial weights.
         kept = min(self.average, (1 + self.at) / (10 + self.at))
         with torch.no_grad():
             mine, theirs = list(self.averaged.parameters()), list(self.modules.parameters())
@@ -107,7 +107,7 @@ class Run:
             self.save()
 
     def note(self, **figures):
-        """A line of progress, kept for the plot."""
+        """Prints a line of progress and keeps it for the plot."""
         self.log.append({"step": self.at, **figures})
         words = " ".join(f"{name} {value}" for name, value in figures.items())
         minutes = (time.monotonic() - self.started) / 60
@@ -126,7 +126,7 @@ class Run:
 
 
 def plot(log, path):
-    """Every figure of the log over the steps, one below the other."""
+    """Plots every figure of the log over the steps."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -1,10 +1,10 @@
-"""Step 5: both towers together, with the loss of contrastive training: each picture of a batch against the sentences of
-all, and each sentence against all pictures; beside it, the softmax over the classes of step 4. Some pictures are made coarse.
+"""Step 5: trains both towers together with a contrastive loss between the images and sentences of a batch, plus the softmax
+over classes of step 4. Some images are downsampled.
 
     python tune.py --data PHOTOS --work WORK [--preset cpu|gpu] [--minutes M]
 
-Reads what text.py and image.py wrote; writes WORK/tuned-PRESET.pt and goes on where it was stopped. No two photographs
-of a batch are of one class, so that no sentence but its own is right for any."""
+Reads the output of text.py and image.py; writes WORK/tuned-PRESET.pt and resumes from it. The photographs of a batch are of
+different classes, so that each has only one right sentence."""
 
 import argparse
 import pathlib
@@ -20,16 +20,16 @@ import training
 import words
 from text import Tokens
 
-# Pictures of each kind in a batch.
+# Number of images of each kind in a batch.
 MIX = {"classes": 100, "captions": 64, "shapes": 24}
-# The share of pictures that are made coarse, as those of small or distant things are.
+# Share of images that are downsampled, like those of small or distant things.
 COARSE = 0.35
-# Sentences of other kinds hold the text tower to what its teacher taught.
+# Number of other sentences in a batch, which keep the text tower close to its teacher.
 HELD_TO_TEACHER = {"nouns": 48, "definitions": 16, "labels": 32}
 
 
 def load(module, path):
-    """The averaged weights of an earlier step."""
+    """Loads the averaged weights of an earlier step."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["averaged"])
     return module
@@ -40,7 +40,7 @@ def sentences(tower, tokens, rows):
 
 
 def batch_of(pictures, tokens, prompts, random, side):
-    """Pixels, the row of the sentence of each, and the classes of the first ones."""
+    """Pixels, the row of each image's sentence, and the classes of the photographs, which come first."""
     few = random.choice(len(prompts.of_class), MIX["classes"], replace=False)
     chosen = numpy.array([random.choice(pictures.of_class[k]) for k in few])
     captioned = random.choice(len(pictures.captioned), MIX["captions"], replace=False)
@@ -59,7 +59,7 @@ def batch_of(pictures, tokens, prompts, random, side):
 
 @torch.no_grad()
 def prototypes(tower, tokens, prompts):
-    """What the text tower says of each class: the bundle's template, the names averaged."""
+    """The text tower's prototype of each class: the mean over its names in the bundle's template."""
     template = words.TEMPLATES.index(words.BUNDLE_TEMPLATE)
     rows = [of[template::len(words.TEMPLATES)] for of in prompts.of_class]
     found = sentences(tower, tokens, numpy.concatenate(rows)).split([len(of) for of in rows])
@@ -80,7 +80,7 @@ def main():
     pictures = image.Photos(arguments, work, preset, prompts.classes, device)
     pictures.of_class = [numpy.flatnonzero(pictures.truths == k) for k in range(len(prompts.of_class))]
     pictures.of_shape = [numpy.flatnonzero(pictures.shapes["full"][1] == k) for k in range(len(prompts.of_shape))]
-    # Its rows are counted from the first caption, which is the first of all sentences.
+    # Rows are counted from the first caption, which is the first of all sentences.
     assert tokens.places["captions"][0] == 0
 
     image_run = torch.nn.ModuleDict({"tower": towers.ImageTower(preset["tower"]), "scale": image.Scale()})

@@ -1,9 +1,9 @@
-"""Lays out the test of words that no text of the image tower's training has: four sets of ten words of unseen.tsv.
+"""Writes the test sets of words that do not occur in the image tower's training: four sets of ten words of unseen.tsv.
 
     python unseen.py --data PHOTOS --out FOLDER
 
 Writes FOLDER/1 to FOLDER/4, each a folder for `model-prep evaluate`: the validation photographs of ten classes, and a
-classes.tsv that calls each by its unseen word. Fails where a word is in a caption or the name of a class."""
+classes.tsv with the unseen word of each. Fails if a word occurs in a caption or in the name of a class."""
 
 import argparse
 import pathlib

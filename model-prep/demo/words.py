@@ -1,4 +1,4 @@
-"""The sentences that the towers are taught: labels and their templates, nouns, phrases of drawn shapes."""
+"""The sentences of the training: labels and their templates, nouns, phrases of drawn shapes."""
 
 import collections
 import functools
@@ -9,7 +9,7 @@ import re
 COLOURS = "red green blue yellow orange purple white black".split()
 SHAPES = "circle square triangle star cross heart".split()
 
-# A label's sentences; what people write, and the template that stands in the bundle.
+# Templates of a label's sentences: what people write, and the template in the bundle.
 TEMPLATES = [
     "{}", "a {}", "the {}", "a photo of a {}.", "a photo of the {}.", "a picture of a {}", "a close-up photo of a {}",
     "an image showing {}", "there is a {} in the scene", "a blurry photo of a {}.", "{} outdoors", "a small photo of {}",
@@ -21,7 +21,7 @@ SHAPE_TEMPLATES = [
     "a big {}", "a small {}", "a painted {}",
 ]
 
-# What a camera at home, at a door or on a desk sees; words for the text tower, whether a photograph shows them or not.
+# What a camera at home, at a door or on a desk sees: words for the text tower, with or without photographs.
 EVERYDAY = """
 airplane automobile bird cat deer dog frog horse ship truck car bicycle motorcycle bus train boat van taxi scooter
 tractor person man woman child baby boy girl face hand foot eye people crowd family chair table sofa bed lamp desk shelf
@@ -40,9 +40,9 @@ swimming pool playground football basketball tennis surfing skiing skateboard ru
 eating drinking reading cooking dancing smiling empty room kitchen bathroom bedroom office shop market station airport
 """.split()
 
-# WordNet's files of nouns for what can be seen: animals, artifacts, bodies, food, objects, people, plants, substances.
+# WordNet's lexicographer files of visible things: animals, artifacts, bodies, food, objects, people, plants, substances.
 SEEN = {"05", "06", "08", "13", "17", "18", "20", "27"}
-# Senses of a noun that count, and of the kinds below it, how many stand for all.
+# Largest number of senses of a noun, and of hyponyms, that are used.
 SENSES_MAX, KINDS_MAX = 3, 12
 
 
@@ -60,14 +60,14 @@ def unseen():
 
 
 def unseen_in(text):
-    """Those of these words that a text has, themselves or with an s."""
+    """The words of `unseen.tsv` that a text contains, as they are or with an s."""
     found = set(re.findall(r"[a-z]+", text.lower()))
     return [word for _, word in unseen() if word in found or word + "s" in found]
 
 
 def synsets(folder):
-    """WordNet's nouns, those that mean the same together: (offset, number of its file, lemmas, {symbol of a pointer: [offset]},
-    gloss). FOLDER has `data.noun`."""
+    """WordNet's synsets of nouns: (offset, lexicographer file, lemmas, {pointer symbol: [offset]}, gloss). FOLDER has
+    `data.noun`."""
     for line in (pathlib.Path(folder) / "data.noun").read_text().splitlines():
         if line.startswith("  "):
             continue
@@ -75,7 +75,7 @@ def synsets(folder):
         fields = synset.split()
         number = int(fields[3], 16)
         lemmas = [lemma.replace("_", " ") for lemma in fields[4:4 + 2 * number:2]]
-        # Each pointer is a symbol, where it points to, a part of speech, and the words that are meant.
+        # Each pointer is a symbol, an offset, a part of speech, and the words it is about.
         rest, pointers = fields[5 + 2 * number:], collections.defaultdict(list)
         for symbol, to in zip(rest[::4], rest[1::4]):
             pointers[symbol].append(to)
@@ -83,11 +83,10 @@ def synsets(folder):
 
 
 def nouns(folder):
-    """WordNet's nouns that name what can be seen, and what each is like: {noun: {noun or definition:
-    weight}}; and the definitions, which begin with a noun. FOLDER has `data.noun` and `index.noun`.
+    """WordNet's nouns of visible things with related sentences: {noun: {noun or definition: weight}}; and the definitions, which
+    begin with a noun. FOLDER has `data.noun` and `index.noun`.
 
-    Like a noun are its synonyms, its definition, the kinds above it, and the kinds one and two steps below it; rarer senses
-    count for less.
+    Related are synonyms, the definition, hypernyms, and hyponyms one and two levels down; rarer senses have lower weights.
     """
     meanings = {}
     for offset, file, lemmas, pointers, gloss in synsets(folder):
@@ -107,7 +106,7 @@ def nouns(folder):
             continue
         fields = line.split()
         noun = fields[0].replace("_", " ")
-        # The commonest sense comes first.
+        # The most common sense comes first.
         senses = [to for to in fields[-int(fields[2]):] if to in meanings and noun in meanings[to][0]]
         for rank, (lemmas, defined, above, below) in enumerate(meanings[to] for to in senses):
             definitions.update(defined)
@@ -121,7 +120,7 @@ def nouns(folder):
 
 
 def shape_phrases():
-    """Phrases with the colour and the shape that they name, either of which may be None: [(phrase, colour, shape)]."""
+    """Phrases with the colour and the shape that they name, one of which may be None: [(phrase, colour, shape)]."""
     pairs = itertools.product(COLOURS + [None], SHAPES + [None])
     named = []
     for colour, shape in pairs:

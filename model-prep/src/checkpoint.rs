@@ -1,7 +1,7 @@
 //! A Hugging Face `VisionTextDualEncoder` directory: typed configurations and named tensors.
 //!
-//! Both naming generations of the weights are read: what transformers 4 and 5 save, and what the modules of
-//! transformers 5 are called. Everything is checked here once; what comes out needs no second look.
+//! All naming schemes of the weights are read: the names that transformers 4 and 5 save, and the module names of
+//! transformers 5. Everything is checked on reading; the resulting types need no further checks.
 
 mod bounded;
 mod config;
@@ -12,9 +12,11 @@ mod names;
 mod pickle;
 mod preprocessor;
 mod safetensors_file;
+mod stored;
 mod tensors;
 mod tokenizer;
 mod torch_archive;
+mod torch_error;
 mod torch_file;
 mod weights_file;
 mod weights_name;
@@ -25,14 +27,14 @@ pub use config::{
     TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
-pub use preprocessor::recipe_of;
+pub use preprocessor::preprocess_config_of;
 pub use tensors::Tensors;
 pub use tokenizer::TokenizerFile;
 
 pub(crate) use bounded::read_optional;
-pub(crate) use folder::locate;
+pub(crate) use folder::{in_subfolder, locate, name_of};
 pub(crate) use json::Object;
-pub(crate) use names::without_old_ends;
+pub(crate) use names::without_old_suffixes;
 
 use std::path::{Path, PathBuf};
 
@@ -41,42 +43,42 @@ use spotter_engine::preprocess::{Recipe, Size};
 
 use crate::overrides::{LOGIT_SCALE, Overrides};
 
-/// Name of the model card, in a checkpoint as in a bundle.
+/// File name of the model card, in checkpoints and in bundles.
 const MODEL_CARD_FILE: &str = "MODEL_CARD.md";
 
-/// Bits of a float's fraction that f32, f16 and bf16 do without.
+/// Low bits of a 32-bit float's fraction that f32, f16 and bf16 drop.
 const BITS_DROPPED: [u32; 3] = [0, 13, 16];
 
-/// A checkpoint that was opened and whose configuration was checked; weights are read when asked for.
+/// An opened checkpoint with a checked configuration. Weights are read on request.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Where it lies.
+    /// Its directory.
     pub path: PathBuf,
     /// `config.json`.
     pub config: DualEncoderConfig,
     /// The weights.
     pub tensors: Tensors,
-    /// `tokenizer.json`, or what stands for it.
+    /// `tokenizer.json`, or what was built from the vocabulary files.
     pub tokenizer: TokenizerFile,
-    /// `preprocessor_config.json`, with what was set by hand.
+    /// Preprocessing by `preprocessor_config.json` and the overrides.
     pub preprocess: Recipe,
-    /// What was set by hand.
+    /// Record of the overrides that were applied.
     pub overrides: Vec<Override>,
-    /// Prompt templates that were set by hand.
+    /// Prompt templates from the overrides.
     pub templates: Vec<String>,
-    /// Natural logarithm of the factor on cosines: the trained value, or what was set in its place.
+    /// Logit scale, a natural logarithm: the trained value, or the override.
     pub logit_scale: f32,
-    /// `MODEL_CARD.md`, where there is one.
+    /// `MODEL_CARD.md`, if there is one.
     pub model_card: Option<Vec<u8>>,
 }
 
 impl Checkpoint {
-    /// Reads the configuration of the checkpoint in the directory `path`, and the names and shapes of its tensors.
+    /// Opens the checkpoint in the directory `path`: reads its configuration, and names and shapes of its tensors.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         Self::open_with(path, &Overrides::default())
     }
 
-    /// The same, with `overrides` in the place of what the checkpoint says.
+    /// Opens the checkpoint as [`Self::open`] does, and applies the overrides `given`.
     pub fn open_with(path: &Path, given: &Overrides) -> Result<Self, CheckpointError> {
         let path = &locate(path)?;
         let config_file = path.join("config.json");
@@ -99,43 +101,43 @@ impl Checkpoint {
                 checkpoint.overrides.push(given.entry(LOGIT_SCALE, from, to.to_string()));
                 checkpoint.logit_scale = to.0;
             }
-            None => checkpoint.warn_of_initial_scale(),
+            None => checkpoint.warn_of_untrained_scale(),
         }
         checkpoint.overrides.extend(given.template_entries());
         Ok(checkpoint)
     }
 
-    /// Name of the checkpoint's folder, or of the model where that is a snapshot of a hub's cache.
+    /// Name of the checkpoint's folder, or of the model if the folder is a snapshot in a hub cache.
     pub fn name(&self) -> String {
         let absolute = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let model = folder::model_of_snapshot(&absolute).map(str::to_owned);
-        let folder = || absolute.file_name().map(|name| name.to_string_lossy().into_owned());
-        model.or_else(folder).unwrap_or_else(|| "checkpoint".into())
+        model.or_else(|| name_of(&absolute)).unwrap_or_else(|| "checkpoint".into())
     }
 
     /// Inputs of the text tower, in the order of the reference's arguments.
     ///
-    /// Where prompts are padded to one length, the tokenizer decides whether the model gets to know what is padding;
-    /// elsewhere a mask of a single prompt holds nothing but ones.
+    /// With padding to a fixed length, the tokenizer decides whether the model gets an attention mask. Without padding,
+    /// the mask is an input, all ones for a single prompt.
     pub fn text_inputs(&self) -> Vec<&'static str> {
         let masked = self.tokenizer.attention_mask || self.config.text.padding() == Padding::Longest;
         self.config.text.inputs().iter().copied().filter(|name| masked || *name != "attention_mask").collect()
     }
 
-    /// Training moves the scale in its first step, however it is stored.
-    fn warn_of_initial_scale(&self) {
+    /// Warns if the logit scale still has its initial value, rounded to any storage type: the first training step
+    /// changes it.
+    fn warn_of_untrained_scale(&self) {
         let (scale, initial) = (self.logit_scale, self.config.logit_scale_init_value);
         if self.tensors.shape("logit_scale").is_none() {
-            log::warn!("{}: no tensor logit_scale: logit_scale_init_value {initial} is used", self.path.display());
+            log::warn!("{}: no tensor logit_scale; logit_scale_init_value {initial} is used", self.path.display());
         } else if BITS_DROPPED.iter().any(|bits| rounded(initial, *bits) == scale) {
             log::warn!(
-                "{}: logit_scale is {scale}, its value before training: was this checkpoint ever tuned?",
+                "{}: logit_scale is {scale}, its initial value: was this checkpoint ever trained?",
                 self.path.display()
             );
         }
     }
 
-    /// The tensor's value; the initial one where there is no such tensor.
+    /// The value of the tensor `logit_scale`, or the initial value if there is no such tensor.
     fn trained_logit_scale(&self) -> Result<f32, CheckpointError> {
         match self.tensors.shape("logit_scale") {
             Some(_) => self.scalar("logit_scale"),
@@ -143,7 +145,7 @@ impl Checkpoint {
         }
     }
 
-    /// What is added to logits, where the architecture does so: the trained value.
+    /// The trained logit bias, if the architecture has one.
     pub fn logit_bias(&self) -> Result<Option<f32>, CheckpointError> {
         match self.config.family {
             Family::VisionTextDualEncoder | Family::Clip => Ok(None),
@@ -152,13 +154,13 @@ impl Checkpoint {
     }
 
     fn scalar(&self, name: &str) -> Result<f32, CheckpointError> {
-        // With or without an axis: SigLIP has one, and some tools keep scalars as one-element vectors.
+        // Either a scalar or a vector of one element: SigLIP's is a vector, and some tools store scalars that way.
         let shape: &[usize] = if self.tensors.shape(name) == Some(&[1]) { &[1] } else { &[] };
         Ok(self.tensors.read(name, shape)?[0])
     }
 }
 
-/// The nearest float whose last `bits` bits are zero, ties to even.
+/// Rounds to the nearest float whose low `bits` bits are zero, ties to even.
 fn rounded(value: f32, bits: u32) -> f32 {
     let raw = value.to_bits();
     let half = (1_u32 << bits) / 2;
@@ -166,12 +168,12 @@ fn rounded(value: f32, bits: u32) -> f32 {
     f32::from_bits((raw + up) >> bits << bits)
 }
 
-/// The model card in the folder `path`, where there is one.
+/// Reads the model card in the folder `path`, if there is one.
 pub(crate) fn model_card_of(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     read_optional(&path.join(MODEL_CARD_FILE))
 }
 
-/// The tokenizer in the folder `path`, for a text tower of which no configuration is known.
+/// Reads the tokenizer in the folder `path`, for a text tower without a configuration.
 pub(crate) fn tokenizer_in(path: &Path) -> Result<TokenizerFile, CheckpointError> {
     TokenizerFile::read(path, None)
 }
@@ -180,7 +182,7 @@ pub(crate) fn tokenizer_in(path: &Path) -> Result<TokenizerFile, CheckpointError
 mod tests {
     use super::{BITS_DROPPED, rounded};
 
-    /// Values that PyTorch gives.
+    /// Expected values are PyTorch's.
     #[test]
     fn values_as_other_types_store_them() {
         let check = |value: f32, expected: [f32; 3]| {

@@ -1,36 +1,37 @@
-//! Running towers on probes, and how far two sets of embeddings are apart.
+//! Runs towers on the built-in probes and compares two sets of embeddings.
 
 use spotter_engine::bundle::Manifest;
 use spotter_engine::tower::{ImageTower, TextTower};
 
+use crate::error::Error;
 use crate::probes;
-use crate::{Error, Tick};
+use crate::progress::Tick;
 
-/// How far two sets of embeddings are apart.
+/// How closely two sets of embeddings agree.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Agreement {
-    /// Smallest cosine of two embeddings of one input.
+    /// Smallest cosine of the two embeddings of one input.
     pub cosine_min: f32,
     /// Mean of those cosines.
     pub cosine_mean: f32,
-    /// Largest absolute difference of two numbers.
+    /// Largest absolute difference of two components.
     pub worst_difference: f32,
 }
 
-/// Embeddings of the probe pictures, preprocessed by the bundle's own recipe.
-pub fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+/// Embeds the probe images, preprocessed as the bundle says.
+pub(crate) fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
     let mut preprocessor = manifest.preprocessor()?;
     let mut pixels = Vec::new();
-    let embed = |picture: &_| {
-        preprocessor.run(picture, &mut pixels)?;
+    let embed = |image: &_| {
+        preprocessor.run(image, &mut pixels)?;
         tick();
         Ok(tower.embed(&pixels)?)
     };
-    probes::pictures(manifest.image_size()).iter().map(embed).collect()
+    probes::images(manifest.image_size()).iter().map(embed).collect()
 }
 
-/// Embeddings of the probe prompts.
-pub fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+/// Embeds the probe prompts.
+pub(crate) fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
     let embed = |prompt: &str| {
         tick();
         Ok(tower.embed(prompt)?)
@@ -39,9 +40,9 @@ pub fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>
 }
 
 impl Agreement {
-    /// Compares embeddings of the same inputs in the same order; none are empty.
+    /// Compares embeddings of the same inputs, in the same order. Both sets must have at least one.
     pub fn of(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> Self {
-        let cosines: Vec<f32> = ours.iter().zip(theirs).map(|(a, b)| cosine(a, b)).collect();
+        let cosines: Vec<f32> = ours.iter().zip(theirs).map(|(a, b)| cosine(a, b) as f32).collect();
         let differences = ours.iter().flatten().zip(theirs.iter().flatten()).map(|(a, b)| (a - b).abs());
         Self {
             cosine_min: cosines.iter().copied().fold(1.0, f32::min),
@@ -51,14 +52,14 @@ impl Agreement {
     }
 }
 
-/// In 64 bits, so that equal vectors give 1 exactly enough to print.
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
+/// Cosine of two vectors, computed in 64 bits so that equal vectors give 1 to all printed digits.
+pub(crate) fn cosine<'a, V: IntoIterator<Item = &'a f32> + Copy>(a: V, b: V) -> f64 {
+    let dot = |a: V, b: V| a.into_iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// As many threads as this machine runs at a time.
-pub fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
+/// One thread per core.
+pub(crate) fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
     spotter_engine::tower::Threads::new(std::thread::available_parallelism().map_or(1, usize::from))
 }
 

@@ -1,8 +1,10 @@
-//! Two single-tower checkpoints become one dual encoder, as `VisionTextDualEncoderModel.from_vision_text_pretrained` and
-//! `save_pretrained` make it: the towers as they are, new projections, which know nothing before they are tuned.
+//! Composes two single-tower checkpoints into one dual encoder, as
+//! `VisionTextDualEncoderModel.from_vision_text_pretrained` and `save_pretrained` do: both towers unchanged, with new
+//! random projections that must be trained.
 
 mod draw;
 mod families;
+mod files;
 mod processor;
 mod tower;
 mod weights;
@@ -15,11 +17,14 @@ use serde_json::{Map, Value, json};
 use spotter_engine::aside::Aside;
 use spotter_engine::printable::printable_path;
 
-use crate::{Error, Tick};
-use draw::Distribution;
-use families::Side;
-use tower::Tower;
-use weights::{Planned, Values};
+use self::draw::Distribution;
+use self::files::{write, write_json};
+use self::tower::Tower;
+use self::weights::{Planned, Values};
+use crate::checkpoint::name_of;
+use crate::error::Error;
+use crate::progress::Tick;
+use crate::tower_kind::TowerKind;
 
 /// What to compose, and how.
 #[derive(Debug, Clone)]
@@ -30,26 +35,26 @@ pub struct Options {
     pub text: PathBuf,
     /// Width of the shared embedding space.
     pub projection_dim: usize,
-    /// Natural logarithm of the factor on cosines.
+    /// Initial logit scale, a natural logarithm.
     pub logit_scale_init: f32,
-    /// Chooses what is drawn at random.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// The new checkpoint: a folder that is not there yet, or is empty.
+    /// Folder of the new checkpoint, which must not exist or be empty.
     pub out: PathBuf,
 }
 
 /// What was composed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Where it lies.
+    /// Folder of the new checkpoint.
     pub out: PathBuf,
     /// `model_type` of both towers, image tower first.
     pub towers: [String; 2],
-    /// How many tensors there are.
+    /// Number of tensors.
     pub tensors: usize,
-    /// Size of the weights file.
+    /// Size of the weights file in bytes.
     pub bytes: u64,
-    /// Names of the tensors that came from no checkpoint.
+    /// Names of the tensors that are new.
     pub drawn: Vec<String>,
 }
 
@@ -58,20 +63,17 @@ impl fmt::Display for Report {
         let [vision, text] = &self.towers;
         let (out, tensors, megabytes) = (printable_path(&self.out), self.tensors, self.bytes as f64 / 1e6);
         writeln!(f, "{out}: image tower {vision}, text tower {text}, {tensors} tensors, {megabytes:.1} MB")?;
-        writeln!(f, "new, from no checkpoint: {}", self.drawn.join(", "))?;
+        writeln!(f, "newly initialised: {}", self.drawn.join(", "))?;
         writeln!(f)?;
-        writeln!(
-            f,
-            "*** THIS MODEL DOES NOT WORK YET. Its projections are random: pictures and texts mean nothing to"
-        )?;
-        writeln!(f, "*** each other. Tune it on pictures with captions before you export it.")
+        writeln!(f, "*** THIS MODEL DOES NOT WORK YET. Its projections are random, so images and texts do not match.")?;
+        writeln!(f, "*** Train it on images with captions before you export it.")
     }
 }
 
-/// How often [`compose`] calls `tick`, about: that many tensors a usual pair of towers has.
+/// Approximate number of times that [`compose`] calls `tick`: the number of tensors of a typical pair of towers.
 pub const STEPS: u64 = 400;
 
-/// Composes two towers and writes the new checkpoint; `tick` is called once for each tensor.
+/// Composes two towers and writes the new checkpoint. Calls `tick` once per tensor.
 pub fn compose(options: &Options, tick: Tick<'_>) -> Result<Report, Error> {
     let out = &options.out;
     let io = |source| Error::Io { path: out.clone(), source };
@@ -79,8 +81,8 @@ pub fn compose(options: &Options, tick: Tick<'_>) -> Result<Report, Error> {
     if out.exists() && !empty() {
         return Err(Error::InTheWay { path: out.clone() });
     }
-    let vision = Tower::open(&options.vision, Side::Vision)?;
-    let text = Tower::open(&options.text, Side::Text)?;
+    let vision = Tower::open(&options.vision, TowerKind::Image)?;
+    let text = Tower::open(&options.text, TowerKind::Text)?;
     let planned = plan(&vision, &text, options)?;
     let aside = Aside::new(out, |_| Ok(())).map_err(io)?;
     let new = aside.path().join("new");
@@ -107,15 +109,15 @@ pub fn compose(options: &Options, tick: Tick<'_>) -> Result<Report, Error> {
     })
 }
 
-/// Every tensor of the new checkpoint.
+/// Lists all tensors of the new checkpoint.
 fn plan<'a>(vision: &'a Tower, text: &'a Tower, options: &Options) -> Result<Vec<Planned<'a>>, Error> {
     let mut planned = Vec::new();
     for (tower, prefix) in [(vision, "vision_model"), (text, "text_model")] {
         let drawn = tower.missing_pooler()?;
         if !drawn.is_empty() {
             log::warn!(
-                "{}: the tower was saved without its pooler: a new one is drawn at random, as transformers does; what \
-                 the tower has learned passes through it only after tuning",
+                "{}: the tower was saved without its pooler; a new one is initialised at random, as in transformers, \
+                 and must be trained",
                 tower.path.display()
             );
         }
@@ -145,7 +147,7 @@ fn config(vision: &Tower, text: &Tower, options: &Options) -> Map<String, Value>
     let mut config = Map::new();
     config.insert("architectures".into(), json!(["VisionTextDualEncoderModel"]));
     config.insert("dtype".into(), "float32".into());
-    // Written as it was given, not as the nearest 32-bit number looks with 64 bits.
+    // Written as given, not as the 64-bit expansion of the 32-bit float.
     let scale = options.logit_scale_init.to_string().parse::<f64>().unwrap_or(options.logit_scale_init.into());
     config.insert("logit_scale_init_value".into(), scale.into());
     config.insert("model_type".into(), "vision-text-dual-encoder".into());
@@ -156,26 +158,15 @@ fn config(vision: &Tower, text: &Tower, options: &Options) -> Map<String, Value>
 }
 
 fn model_card(vision: &Tower, text: &Tower, options: &Options) -> String {
-    let name = |path: &Path| {
-        let absolute = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        absolute.file_name().map_or_else(|| "a checkpoint".into(), |name| name.to_string_lossy().into_owned())
-    };
+    let name = |path: &Path| name_of(path).unwrap_or_else(|| "a checkpoint".into());
     format!(
-        "# A dual encoder that was not trained yet\n\nComposed of the {} image tower in `{}` and the {} text tower in \
-         `{}`.\n\nThe projections were drawn at random (seed {}): before it is tuned on pictures with captions, the \
-         model cannot tell what is in a picture. The cards and licences of both towers hold for it too.\n",
+        "# A dual encoder that is not trained yet\n\nComposed of the {} image tower in `{}` and the {} text tower in \
+         `{}`.\n\nThe projections are random (seed {}): before it is trained on images with captions, the model \
+         cannot tell what is in an image. The cards and licences of both towers apply to it too.\n",
         vision.family.model_type,
         name(&options.vision),
         text.family.model_type,
         name(&options.text),
         options.seed
     )
-}
-
-fn write_json(path: &Path, object: &Map<String, Value>) -> Result<(), Error> {
-    write(path, format!("{:#}\n", Value::from(object.clone())).as_bytes())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    std::fs::write(path, bytes).map_err(|source| Error::Io { path: path.to_owned(), source })
 }

@@ -1,25 +1,44 @@
-//! Standard output and standard error of the program: the one place that opens them.
+//! Standard output and standard error of the program, opened here only.
 
 use std::io::{self, StdoutLock, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::console::{Onward, Output, is_reader_gone, tell, write_line};
 use spotter_engine::printable::printable;
 
-/// Standard output; its errors tell a reader who is gone from all else.
+/// Progress of work whose number of steps is known.
+pub(crate) const PROGRESS_PERCENT: &str = "{msg} {wide_bar} {percent} % {elapsed}";
+
+/// Progress of work whose number of steps shows only as it goes on.
+pub(crate) const PROGRESS_STEPS: &str = "{msg} {pos} steps {elapsed}";
+
+/// Progress over items, with their rate.
+pub(crate) const PROGRESS_ITEMS: &str = "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}";
+
+/// A progress bar on standard error in the style of indicatif's `template`; hidden if that is not a terminal.
+pub(crate) fn progress_bar(template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Locks standard output. Its errors distinguish a closed pipe from other failures.
 pub(crate) fn stdout() -> Output<StdoutLock<'static>> {
     Output::new(io::stdout().lock())
 }
 
-/// Prints what work that is done has to say, line by line. That nobody reads it changes nothing about the work.
+/// Prints the result of finished work, line by line. A closed pipe is not an error here: the work is done.
 pub(crate) fn print_lines(text: &str) -> anyhow::Result<()> {
     let mut out = stdout();
     let mut out = Onward::new(&mut out);
     text.lines().try_for_each(|line| write_line(&mut out, format_args!("{line}"))).context("standard output")
 }
 
-/// Has the log write to standard error, one line a message.
+/// Starts logging to standard error, one line per message.
 pub fn start_log() {
     let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"));
     log.format(|out, record| {
@@ -30,7 +49,7 @@ pub fn start_log() {
     log.init();
 }
 
-/// What the program ends with. Where nobody reads its output any more it ends quietly, and well.
+/// Prints the error, if any, and returns the program's exit code. A closed pipe on standard output is a success.
 pub fn end(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! Why a command failed.
+//! Errors of exporting, composing and verifying.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use spotter_engine::tower::TowerError;
 
 use crate::checkpoint::CheckpointError;
 
-/// Why a command failed.
+/// Why a model could not be exported, composed or verified.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The checkpoint was refused.
@@ -17,14 +17,14 @@ pub enum Error {
     /// An ONNX tower was refused.
     #[error(transparent)]
     Import(#[from] crate::import::ImportError),
-    /// The towers do not share one embedding space.
+    /// The embeddings of the two towers differ in width.
     #[error(
-        "image embeddings have {image} values, text embeddings {text}: they must share one space; name a projection"
+        "image embeddings have {image} values, text embeddings {text}: expected the same number; give a projection"
     )]
     Spaces {
-        /// Width of the image tower's output.
+        /// Width of the image embeddings.
         image: usize,
-        /// Width of the text tower's output.
+        /// Width of the text embeddings.
         text: usize,
     },
     /// The bundle was refused or could not be written.
@@ -33,7 +33,7 @@ pub enum Error {
     /// A tower could not be loaded or run.
     #[error(transparent)]
     Tower(#[from] TowerError),
-    /// The recipe for pictures cannot be carried out.
+    /// The preprocessing is not possible.
     #[error("preprocessor_config.json")]
     Preprocess(#[from] PreprocessError),
     /// A file cannot be read or written.
@@ -41,53 +41,45 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The folder for a new checkpoint holds something else.
-    #[error("{}: in the way: expected no folder or an empty one; name another", .path.display())]
+    /// The folder for a new checkpoint exists and is not empty.
+    #[error("{}: exists already: expected no folder or an empty one; use another --out", .path.display())]
     InTheWay {
         /// The folder.
         path: PathBuf,
     },
-    /// The goldens are not what this program compares with.
+    /// The file of goldens is not usable.
     #[error("{}: {what}: expected {expected}, found {found}", .path.display())]
     Goldens {
         /// The file.
         path: PathBuf,
-        /// A tensor, or the file itself.
+        /// The tensor, or the file.
         what: String,
         /// What would be accepted.
         expected: String,
         /// What is there.
         found: String,
     },
-    /// The bundle's record of what was set by hand has an entry that cannot be followed.
-    #[error("override {key}: expected {expected}, found {found:?}; export the bundle again with this version")]
-    Override {
-        /// The entry.
-        key: String,
-        /// What would be accepted.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-    /// There is nothing to calibrate on.
+    /// The folder has nothing to calibrate on.
     #[error("{}: expected {expected}, found {found}", .path.display())]
     Calibration {
         /// The folder.
         path: PathBuf,
-        /// What would do.
+        /// What would be accepted.
         expected: &'static str,
         /// What is there.
         found: String,
     },
-    /// Every weight stays a float.
-    #[error("--calibrate chooses which layers stay floats, and with f32 weights all do: leave one of the two out")]
+    /// Calibration was requested, but all weights are stored as floats.
+    #[error("--calibrate chooses layers to keep in float, and with f32 weights all are: leave one of the two out")]
     NothingToCalibrate,
-    /// Bundle and checkpoint do not belong together.
-    #[error("{}: {what}: expected {expected} as in the checkpoint, found {found}; name the checkpoint it was made of",
-        .bundle.display())]
+    /// The bundle was not exported from the checkpoint.
+    #[error(
+        "{}: {what}: expected {expected} as in the checkpoint, found {found}; pass the checkpoint it was exported from",
+        .bundle.display()
+    )]
     OtherModel {
         /// The bundle.
         bundle: PathBuf,

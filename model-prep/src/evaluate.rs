@@ -1,21 +1,20 @@
-//! How well a bundle names pictures: zero-shot classification of a folder per class, or retrieval with captions.
+//! Evaluates a bundle: zero-shot classification of a folder per class, or retrieval with captions.
 //!
-//! Decoding, preprocessing, both towers and the scores are the engine's, so that what is measured here is what a board
-//! does.
+//! Decoding, preprocessing, both towers and scoring are the engine's, so the results are those of a board.
 
 pub mod calibration;
 pub mod classification;
-pub mod command;
 pub mod comparison;
-mod confusion_picture;
+mod confusion_plot;
 mod embed;
 mod error;
 mod parallel;
+mod progress;
 pub mod ranking;
 mod report;
 pub mod retrieval;
 mod set;
-mod words;
+mod text_report;
 
 use std::path::{Path, PathBuf};
 
@@ -25,47 +24,35 @@ use spotter_engine::score::Scoring;
 
 use self::classification::Classification;
 use self::comparison::{Comparison, Cosines, Paired};
-pub use self::confusion_picture::svg;
+pub use self::confusion_plot::svg;
 pub use self::error::EvaluateError;
+pub use self::progress::{Listener, Progress};
 use self::ranking::Answer;
 pub use self::report::{BundleReport, Outcome, Report, Unreadable};
 use self::retrieval::Retrieval;
-pub use self::set::{Caption, Class, LeftOut, PictureSet, Places, Question};
+pub(crate) use self::set::read_templates;
+pub use self::set::{Caption, Class, ImageSet, LeftOut, Places, Question};
 
-/// What to evaluate, beside bundle and pictures.
+/// Options of an evaluation.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Another bundle, on the same pictures.
+    /// Another bundle to compare with on the same images.
     pub against: Option<PathBuf>,
-    /// Templates for the classes' names, one `{}` in each; each bundle's own where there are none.
+    /// Prompt templates for the classes' names, each with one `{}`; if empty, each bundle's own.
     pub templates: Vec<String>,
-    /// Pictures that are worked on at the same time; 0 for as many as there are cores.
+    /// Number of images to process in parallel; 0 for the number of cores.
     pub threads: usize,
 }
 
-/// What an evaluation is about to do, or has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// So many more sentences will be embedded.
-    Sentences(usize),
-    /// So many pictures will be embedded.
-    Pictures(usize),
-    /// A sentence or a picture is done.
-    One,
-}
-
-/// Told how an evaluation goes on, from any thread.
-pub type Listener<'a> = &'a (dyn Fn(Progress) + Sync);
-
-/// Evaluates the bundle at `bundle`, and `options.against` with it, on `set`.
+/// Evaluates the bundle at `bundle`, and `options.against` if given, on `set`.
 pub fn evaluate(
     bundle: &Path,
-    set: &PictureSet,
+    set: &ImageSet,
     options: &Options,
     listener: Listener<'_>,
 ) -> Result<Report, EvaluateError> {
     if matches!(set.question(), Question::Captions(_)) && !options.templates.is_empty() {
-        let why = "captions are whole sentences; templates are for the names of classes";
+        let why = "captions are whole sentences; templates are for class names";
         return Err(EvaluateError::Misplaced { option: "--templates", why });
     }
     let threads = match options.threads {
@@ -78,18 +65,18 @@ pub fn evaluate(
     let embed =
         |(bundle, templates): (&Bundle, &&[String])| embed::texts(bundle, set.question(), templates, threads, listener);
     let texts = bundles.iter().zip(&templates).map(embed).collect::<Result<Vec<_>, _>>()?;
-    let pictures = embed::pictures(&bundles, set, threads, listener)?;
+    let embedded = embed::images(&bundles, set, threads, listener)?;
 
-    let sides = bundles.iter().zip(&pictures.embeddings).zip(&texts);
-    let sides = sides.map(|((bundle, images), texts)| {
+    let results = bundles.iter().zip(&embedded.embeddings).zip(&texts);
+    let results = results.map(|((bundle, images), texts)| {
         let scoring = Scoring::of(bundle.manifest());
-        side(&scoring, set, &pictures.read, images.view(), texts.view())
+        outcome_of(&scoring, set, &embedded.read, images.view(), texts.view())
     });
-    let (outcomes, answers): (Vec<Outcome>, Vec<Vec<Answer>>) = sides.unzip();
-    let comparison = match (&pictures.embeddings[..], &texts[..], &answers[..]) {
+    let (outcomes, answers): (Vec<Outcome>, Vec<Vec<Answer>>) = results.unzip();
+    let comparison = match (&embedded.embeddings[..], &texts[..], &answers[..]) {
         ([images, other_images], [texts, other_texts], [first, second]) => Some(Comparison {
             pictures: Cosines::of(images.view(), other_images.view(), |row| {
-                set.file(pictures.read[row]).display().to_string()
+                set.file(embedded.read[row]).display().to_string()
             }),
             texts: Cosines::of(texts.view(), other_texts.view(), |row| set.text_name(row)),
             top_1: Paired::of(first, second),
@@ -101,19 +88,19 @@ pub fn evaluate(
         .map(|(((path, bundle), templates), outcome)| BundleReport::new(path, bundle.manifest(), templates, outcome));
     Ok(Report {
         folder: set.folder().to_owned(),
-        pictures: pictures.read.len(),
-        unreadable: pictures.unreadable,
+        pictures: embedded.read.len(),
+        unreadable: embedded.unreadable,
         left_out: set.left_out().to_vec(),
         threads,
-        seconds: pictures.seconds,
-        pictures_per_second: set.len() as f64 / pictures.seconds.max(f64::MIN_POSITIVE),
+        seconds: embedded.seconds,
+        pictures_per_second: set.len() as f64 / embedded.seconds.max(f64::MIN_POSITIVE),
         bundles: reports.collect(),
         comparison,
     })
 }
 
-/// What fills in the names of classes for `bundle`; nothing where the set has captions.
-fn templates<'a>(set: &PictureSet, options: &'a Options, bundle: &'a Bundle) -> &'a [String] {
+/// The templates that class names are put into for `bundle`; empty if the set has captions.
+fn templates<'a>(set: &ImageSet, options: &'a Options, bundle: &'a Bundle) -> &'a [String] {
     match set.question() {
         Question::Captions(_) => &[],
         Question::Classes { .. } if options.templates.is_empty() => &bundle.manifest().templates,
@@ -121,29 +108,29 @@ fn templates<'a>(set: &PictureSet, options: &'a Options, bundle: &'a Bundle) -> 
     }
 }
 
-/// What one model makes of the pictures that were `read`, with embeddings `images`, and its answers in the order of
-/// pictures or captions.
-fn side(
+/// Returns one bundle's outcome on the images that were `read`, with embeddings `images`, and its answers in the order
+/// of images or captions.
+fn outcome_of(
     scoring: &Scoring,
-    set: &PictureSet,
+    set: &ImageSet,
     read: &[usize],
     images: ArrayView2<'_, f32>,
     texts: ArrayView2<'_, f32>,
 ) -> (Outcome, Vec<Answer>) {
     match set.question() {
         Question::Classes { classes, truths } => {
-            let truths: Vec<usize> = read.iter().map(|picture| truths[*picture]).collect();
+            let truths: Vec<usize> = read.iter().map(|image| truths[*image]).collect();
             let (classification, answers) = Classification::of(scoring, images, texts, classes, &truths);
             (Outcome::Classification(classification), answers)
         }
         Question::Captions(captions) => {
-            // Captions of pictures that could not be read have nothing to find.
+            // Captions of images that could not be read are left out.
             let rows: Vec<Option<usize>> =
-                captions.iter().map(|caption| read.binary_search(&caption.picture).ok()).collect();
+                captions.iter().map(|caption| read.binary_search(&caption.image).ok()).collect();
             let kept: Vec<usize> = (0..rows.len()).filter(|caption| rows[*caption].is_some()).collect();
-            let pictures_of: Vec<usize> = rows.into_iter().flatten().collect();
+            let images_of: Vec<usize> = rows.into_iter().flatten().collect();
             let texts: Array2<f32> = texts.select(ndarray::Axis(0), &kept);
-            let (retrieval, answers) = Retrieval::of(images, texts.view(), &pictures_of);
+            let (retrieval, answers) = Retrieval::of(images, texts.view(), &images_of);
             (Outcome::Retrieval(retrieval), answers)
         }
     }

@@ -1,8 +1,9 @@
 //! Turns a Hugging Face `VisionTextDualEncoder` checkpoint into the bundle that Spotter runs.
 
+mod assemble;
 pub mod calibrate;
 pub mod checkpoint;
-pub mod cli;
+pub mod commands;
 pub mod compare;
 pub mod compose;
 pub mod console;
@@ -15,12 +16,12 @@ pub mod onnx;
 pub mod overrides;
 pub mod plan;
 pub mod probes;
-pub mod quantize;
-pub mod report;
+mod progress;
+mod quantize;
+mod svg;
+mod tower_kind;
 pub mod towers;
 pub mod verify;
 
 pub use error::Error;
-
-/// Called often during long work, to show that it goes on.
-pub type Tick<'a> = &'a dyn Fn();
+pub use progress::Tick;

@@ -1,11 +1,11 @@
-//! `model-prep`: a checkpoint becomes the bundle that Spotter runs.
+//! `model-prep`: turns a checkpoint into the bundle that Spotter runs.
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use model_prep::console;
+use model_prep::{commands, console};
 
 fn main() -> ExitCode {
     console::start_log();
-    console::end(model_prep::cli::run(model_prep::cli::Arguments::parse()))
+    console::end(commands::run(commands::Arguments::parse()))
 }

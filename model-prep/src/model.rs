@@ -1,21 +1,22 @@
-//! What a bundle is made of: a checkpoint, or towers that others exported to ONNX.
+//! The sources of a bundle: a checkpoint, or ONNX towers of other exporters.
 
 use spotter_engine::bundle::{Override, Padding, Positions, Source};
 use spotter_engine::preprocess::Recipe;
-use spotter_engine::score::ScoringKind;
+use spotter_engine::score::Scoring;
 
 use crate::checkpoint::{Checkpoint, TokenizerFile};
+use crate::error::Error;
 use crate::import::OnnxModel;
 use crate::plan::Target;
+use crate::progress::Tick;
 use crate::towers::{self, TowerFile};
-use crate::{Error, Tick};
 
-/// What a bundle is made of.
+/// The source of a bundle.
 #[derive(Debug, Clone, Copy)]
 pub enum Model<'a> {
     /// A Hugging Face checkpoint.
     Checkpoint(&'a Checkpoint),
-    /// Two ONNX files with what belongs to them.
+    /// Two ONNX files, with tokenizer and preprocessing.
     Onnx(&'a OnnxModel),
 }
 
@@ -31,18 +32,8 @@ impl<'a> From<&'a OnnxModel> for Model<'a> {
     }
 }
 
-/// How cosines become scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Scores {
-    /// Natural logarithm of the factor on cosines.
-    pub(crate) logit_scale: f32,
-    /// Added to logits.
-    pub(crate) logit_bias: Option<f32>,
-    /// How logits become probabilities.
-    pub(crate) scoring: ScoringKind,
-}
-
 impl<'a> Model<'a> {
+    /// Builds the image tower.
     pub(crate) fn image_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(towers::vision(checkpoint, target, tick)?),
@@ -50,6 +41,7 @@ impl<'a> Model<'a> {
         }
     }
 
+    /// Builds the text tower.
     pub(crate) fn text_tower(self, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, Error> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(towers::text(checkpoint, target, tick)?),
@@ -66,14 +58,14 @@ impl<'a> Model<'a> {
         }
     }
 
-    pub(crate) fn scores(self) -> Result<Scores, Error> {
+    pub(crate) fn scoring(self) -> Result<Scoring, Error> {
         match self {
-            Self::Checkpoint(checkpoint) => Ok(Scores {
+            Self::Checkpoint(checkpoint) => Ok(Scoring {
                 logit_scale: checkpoint.logit_scale,
                 logit_bias: checkpoint.logit_bias()?,
-                scoring: checkpoint.config.family.scoring(),
+                kind: checkpoint.config.family.scoring(),
             }),
-            Self::Onnx(model) => Ok(model.scores),
+            Self::Onnx(model) => Ok(model.scoring),
         }
     }
 
@@ -112,7 +104,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Templates that were set by hand.
+    /// Prompt templates from the overrides.
     pub(crate) fn templates(self) -> &'a [String] {
         match self {
             Self::Checkpoint(checkpoint) => &checkpoint.templates,
@@ -127,7 +119,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// How often the towers call `tick` while they are built.
+    /// Number of times that building both towers calls `tick`.
     pub(crate) fn steps(self) -> u64 {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.tensors.count(),

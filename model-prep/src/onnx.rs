@@ -1,7 +1,7 @@
-//! The smallest ONNX graph writer that suffices: nodes, weights, inputs and outputs, in the order they are added.
+//! A minimal ONNX graph writer: nodes, weights, inputs and outputs, in the order in which they are added.
 //!
-//! The same calls give the same bytes. Weights leave memory as they are added: they wait in a temporary file, and the
-//! finished [`OnnxFile`] is read from there.
+//! The output is deterministic. Added weights do not stay in memory: they are written to a temporary file, from which
+//! the finished [`OnnxFile`] is read.
 
 mod spool;
 
@@ -18,33 +18,33 @@ use tract_onnx::pb::tensor_proto::DataType;
 
 use spool::{Data, Spool};
 
-/// Operator set of the graphs: the newest that tract is tested with; layer norm is an operator since 17.
+/// Operator set of the graphs: the newest that tract is tested with. Layer norm needs 17 or newer.
 const OPSET: i64 = 18;
 
-/// Version of the file format that came with operator set 18.
+/// Version of the file format for operator set 18.
 const IR_VERSION: i64 = 8;
 
-/// The same for files with integers of 4 bits, which are new in them.
+/// Operator set and format version of files with 4-bit integers, which need them.
 pub(crate) const OPSET_INT4: i64 = 21;
 const IR_VERSION_INT4: i64 = 10;
 
-/// Number of the type of integers of 4 bits, which the messages used here do not know.
+/// `TensorProto.INT4`, which the protobuf definitions used here do not have.
 const INT4: i32 = 22;
 
-/// Numbers of protobuf fields: the graph of a model, the constants of a graph, the data of a tensor.
+/// Protobuf field numbers: the graph of a model, the constants of a graph, the data of a tensor.
 const GRAPH: u32 = 7;
 const INITIALIZER: u32 = 5;
 const RAW_DATA: u32 = 9;
 
-/// Values that are turned into bytes at a time.
+/// Number of values that are converted to bytes at a time.
 const PIECE: usize = 1 << 16;
 
-/// A value of the graph, by its name.
+/// A value of the graph, identified by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value(String);
 
 impl Value {
-    /// The value of an input or node by that name.
+    /// The value of the input or node called `name`.
     pub(crate) fn named(name: &str) -> Self {
         Self(name.to_owned())
     }
@@ -55,30 +55,30 @@ impl Value {
     }
 }
 
-/// Value of a node's attribute.
+/// The value of a node's attribute.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Attribute<'a> {
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// A number.
+    /// A float.
     Float(f32),
-    /// Whole numbers.
+    /// A list of integers.
     Ints(&'a [i64]),
 }
 
-/// A graph as it grows.
+/// A graph under construction.
 #[derive(Debug)]
 pub struct Graph {
-    /// Constants have no data in here.
+    /// The graph, without the data of its constants.
     proto: pb::GraphProto,
-    /// Where the data of each constant is.
+    /// The data of each constant, or its location.
     data: Vec<Data>,
     spool: Spool,
     has_int4: bool,
 }
 
 impl Graph {
-    /// An empty graph; `name` is for people. Weights wait in a nameless file in the folder `scratch`.
+    /// An empty graph; `name` is for display. Weights are kept in an unnamed temporary file in the folder `scratch`.
     pub fn new(name: &str, scratch: &Path) -> Self {
         let proto = pb::GraphProto { name: name.to_owned(), ..Default::default() };
         Self { proto, data: Vec::new(), spool: Spool::new(scratch), has_int4: false }
@@ -90,12 +90,12 @@ impl Graph {
         Value(spec.name.clone())
     }
 
-    /// Declares the node called `spec.name` an output.
+    /// Declares the value of the node called `spec.name` as an output.
     pub fn output(&mut self, spec: &TensorSpec) {
         self.proto.output.push(value_info(spec));
     }
 
-    /// Adds a node with one output, which has the node's name.
+    /// Adds a node with one output of the same name.
     pub fn node(&mut self, op: &str, name: &str, inputs: &[&Value], attributes: &[(&str, Attribute<'_>)]) -> Value {
         self.proto.node.push(pb::NodeProto {
             input: inputs.iter().map(|value| value.0.clone()).collect(),
@@ -108,19 +108,19 @@ impl Graph {
         Value(name.to_owned())
     }
 
-    /// Adds 32-bit floats.
+    /// Adds a constant of 32-bit floats.
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
         let pieces = values.chunks(PIECE).map(|piece| piece.iter().flat_map(|v| v.to_le_bytes()).collect());
         self.initializer(name, DataType::Float as i32, shape, 4 * values.len(), pieces)
     }
 
-    /// Adds 8-bit integers.
+    /// Adds a constant of 8-bit integers.
     pub fn int8s(&mut self, name: &str, shape: &[usize], values: &[i8]) -> Value {
         let pieces = values.chunks(PIECE).map(|piece| piece.iter().map(|v| v.cast_unsigned()).collect());
         self.initializer(name, DataType::Int8 as i32, shape, values.len(), pieces)
     }
 
-    /// Adds integers between -8 and 7, two in each byte. The file then needs a newer operator set.
+    /// Adds a constant of integers between -8 and 7, two per byte. The file then uses a newer operator set.
     pub fn int4s(&mut self, name: &str, shape: &[usize], values: &[i8]) -> Value {
         self.has_int4 = true;
         let byte = |pair: &[i8]| match pair {
@@ -131,18 +131,18 @@ impl Graph {
         self.initializer(name, INT4, shape, values.len().div_ceil(2), pieces)
     }
 
-    /// Adds a list of 64-bit integers: a shape, axes, or bounds.
+    /// Adds a constant list of 64-bit integers, such as a shape, axes, or bounds.
     pub fn list(&mut self, name: &str, values: &[i64]) -> Value {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.initializer(name, DataType::Int64 as i32, &[values.len()], 8 * values.len(), [bytes])
     }
 
-    /// Adds a float without axes.
+    /// Adds a constant scalar.
     pub fn scalar(&mut self, name: &str, value: f32) -> Value {
         self.floats(name, &[], &[value])
     }
 
-    /// A name that is there already stands for the value it has: constants are shared by using one name.
+    /// Adds a constant, unless there is one called `name` already: constants are shared by name.
     fn initializer(
         &mut self,
         name: &str,
@@ -163,12 +163,14 @@ impl Graph {
         Value(name.to_owned())
     }
 
-    /// The ONNX file. An error says that weights could not be written to the scratch folder, or that the file would be
-    /// larger than the format allows.
+    /// Finishes the ONNX file.
+    ///
+    /// # Errors
+    /// Weights could not be written to the scratch folder, or the file would be larger than the format allows.
     pub fn finish(mut self) -> io::Result<OnnxFile> {
         let tensors = std::mem::take(&mut self.proto.initializer);
         let (input, output) = (std::mem::take(&mut self.proto.input), std::mem::take(&mut self.proto.output));
-        // Fields in the order of their numbers, as every writer of protobuf has them.
+        // Fields are written in the order of their numbers, as in all protobuf writers.
         let mut parts = vec![Data::Bytes(self.proto.encode_to_vec())];
         for (tensor, data) in tensors.into_iter().zip(self.data) {
             let mut body = tensor.encode_to_vec();
@@ -218,6 +220,7 @@ fn attribute(name: &str, value: Attribute<'_>) -> pb::AttributeProto {
     proto
 }
 
+/// Name, type and shape of an input or output.
 pub(crate) fn value_info(spec: &TensorSpec) -> pb::ValueInfoProto {
     use pb::tensor_shape_proto::{Dimension, dimension::Value};
     let dim = spec.shape.iter().map(|dim| {

@@ -1,4 +1,4 @@
-//! Values set by hand against what a checkpoint says; the bundle keeps on record what was changed and why.
+//! Values that override those of a checkpoint. The bundle records what was changed and why.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +7,11 @@ use spotter_engine::bundle::Override;
 use spotter_engine::preprocess::{MAX_SIDE, Size, Target};
 use spotter_engine::score::LOGIT_SCALE_MAX;
 
-use crate::Error;
-
-/// What stands as the reason where none was given.
+/// The recorded reason where none was given.
 const NO_REASON: &str = "given on the command line";
+
+/// Prompt template of a checkpoint that names none, the one that CLIP introduced.
+pub(crate) const DEFAULT_TEMPLATE: &str = "a photo of a {}.";
 
 /// Names of the options, on the command line and in the record.
 pub(crate) const RESIZE: &str = "resize";
@@ -19,10 +20,22 @@ pub(crate) const IMAGE_SIZE: &str = "image-size";
 pub(crate) const IMAGE_PROCESSOR: &str = "image-processor";
 pub(crate) const LOGIT_SCALE: &str = "logit-scale";
 pub(crate) const TEMPLATE: &str = "template";
-/// Of ONNX towers only.
+/// For ONNX towers only.
 pub(crate) const TEXT_PADDING: &str = "text-padding";
 
-/// What is set by hand.
+/// A recorded override that this version cannot apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("override {key}: expected {expected}, found {found:?}; export the bundle again with this version")]
+pub struct OverrideError {
+    /// The option's name.
+    pub key: String,
+    /// What would be accepted.
+    pub expected: String,
+    /// The recorded value.
+    pub found: String,
+}
+
+/// Values that override those of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
     /// The resize step of the preprocessing.
@@ -33,20 +46,20 @@ pub struct Overrides {
     pub image_processor: Option<ImageProcessor>,
     /// The size of the image tower's input; position embeddings are interpolated.
     pub image_size: Option<ImageSize>,
-    /// The factor on cosines.
+    /// The logit scale.
     pub logit_scale: Option<ScaleTo>,
-    /// Prompt templates; none where the usual one is to stay.
+    /// Prompt templates; empty to keep the default.
     pub templates: Vec<String>,
-    /// Why.
+    /// The reason, for the record.
     pub reason: Option<String>,
 }
 
 impl Overrides {
-    /// What was set when a bundle was written, so that its checkpoint can be read the same way again.
-    pub fn recorded(record: &[Override]) -> Result<Self, Error> {
+    /// Restores the overrides that a bundle recorded, so that its checkpoint can be opened the same way again.
+    pub fn recorded(record: &[Override]) -> Result<Self, OverrideError> {
         let mut overrides = Self::default();
         for Override { key, to, .. } in record {
-            let wrong = |expected: String| Error::Override { key: key.clone(), expected, found: to.clone() };
+            let wrong = |expected: String| OverrideError { key: key.clone(), expected, found: to.clone() };
             match key.as_str() {
                 RESIZE => overrides.resize = Some(to.parse().map_err(wrong)?),
                 CROP => overrides.crop = Some(to.parse().map_err(wrong)?),
@@ -54,7 +67,7 @@ impl Overrides {
                 IMAGE_SIZE => overrides.image_size = Some(to.parse().map_err(wrong)?),
                 LOGIT_SCALE => overrides.logit_scale = Some(to.parse().map_err(wrong)?),
                 TEMPLATE => overrides.templates.push(to.clone()),
-                // Those have no checkpoint that could be read again.
+                // Recorded for ONNX towers only, which have no checkpoint to open again.
                 TEXT_PADDING => {}
                 _ => {
                     let known = [RESIZE, CROP, IMAGE_SIZE, IMAGE_PROCESSOR, LOGIT_SCALE, TEMPLATE];
@@ -65,24 +78,24 @@ impl Overrides {
         Ok(overrides)
     }
 
-    /// The entries for templates, which no checkpoint names.
+    /// The record's entries for templates, which checkpoints do not contain.
     pub(crate) fn template_entries(&self) -> Vec<Override> {
-        let entry = |template: &String| self.entry(TEMPLATE, crate::export::DEFAULT_TEMPLATE.into(), template.clone());
+        let entry = |template: &String| self.entry(TEMPLATE, DEFAULT_TEMPLATE.into(), template.clone());
         self.templates.iter().map(entry).collect()
     }
 
-    /// The entry for the record.
+    /// An entry for the record.
     pub(crate) fn entry(&self, key: &str, from: String, to: String) -> Override {
         let reason = self.reason.clone().unwrap_or_else(|| NO_REASON.to_owned());
         Override { key: key.to_owned(), from, to, reason }
     }
 }
 
-/// The size that pictures are resized to, or `none`.
+/// The size that images are resized to, or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResizeTo(pub Option<Target>);
 
-/// The size that pictures are cropped to, or `none`.
+/// The size that images are cropped to, or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropTo(pub Option<Size>);
 
@@ -93,7 +106,7 @@ pub struct ImageSize(pub Size);
 /// The reference's implementations of an image processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageProcessor {
-    /// transformers 4, a class without a suffix: on Pillow, each class with steps of its own.
+    /// transformers 4, a class without a suffix: on Pillow, each class with its own steps.
     Slow,
     /// transformers 4, a class called `Fast`: on torchvision.
     Fast,
@@ -130,7 +143,7 @@ impl fmt::Display for ImageProcessor {
     }
 }
 
-/// The factor on cosines, by its natural logarithm.
+/// A logit scale, as a natural logarithm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScaleTo(pub f32);
 
@@ -142,9 +155,7 @@ impl FromStr for ScaleTo {
         let factor = |text: &str| number(text).filter(|factor| *factor > 0.0).map(f32::ln);
         let value = text.strip_prefix('x').map_or_else(|| number(text), factor);
         value.filter(|value| *value < LOGIT_SCALE_MAX).map(Self).ok_or_else(|| {
-            format!(
-                "the factor's natural logarithm, below {LOGIT_SCALE_MAX}, or the factor itself behind an x, as x100"
-            )
+            format!("a natural logarithm below {LOGIT_SCALE_MAX}, or the factor itself after an x, as in x100")
         })
     }
 }
@@ -167,7 +178,7 @@ impl FromStr for ResizeTo {
             exact.or_else(|| text.split_once("..").and_then(edges)).or_else(|| side(text).map(Target::ShortestEdge))
         };
         none_or(text, target).map(Self).ok_or_else(|| {
-            format!("pixels of the shorter side, HEIGHTxWIDTH, SHORTEST..LONGEST, or none; sides of 1 to {MAX_SIDE}")
+            format!("shorter side in pixels, HEIGHTxWIDTH, SHORTEST..LONGEST, or none; sides of 1 to {MAX_SIDE}")
         })
     }
 }
@@ -178,7 +189,7 @@ impl FromStr for CropTo {
     fn from_str(text: &str) -> Result<Self, String> {
         none_or(text, || square_or_size(text))
             .map(Self)
-            .ok_or_else(|| format!("pixels of a square's side, HEIGHTxWIDTH, or none; sides of 1 to {MAX_SIDE}"))
+            .ok_or_else(|| format!("side of a square in pixels, HEIGHTxWIDTH, or none; sides of 1 to {MAX_SIDE}"))
     }
 }
 
@@ -188,7 +199,7 @@ impl FromStr for ImageSize {
     fn from_str(text: &str) -> Result<Self, String> {
         square_or_size(text)
             .map(Self)
-            .ok_or_else(|| format!("pixels of a square's side, or HEIGHTxWIDTH; sides of 1 to {MAX_SIDE}"))
+            .ok_or_else(|| format!("side of a square in pixels, or HEIGHTxWIDTH; sides of 1 to {MAX_SIDE}"))
     }
 }
 
@@ -240,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_spelt_as_they_are_read() {
+    fn steps_are_formatted_as_they_are_parsed() {
         let exact = |height, width| Some(Some(Target::Exact(Size { height, width })));
         let check = |text: &str, resize: Option<Option<Target>>, crop: Option<Option<Size>>| {
             assert_eq!(text.parse().ok(), resize.map(ResizeTo), "{text:?}");
@@ -280,9 +291,9 @@ mod tests {
         check("logit-scale", "x1", Ok(Overrides { logit_scale: Some(ScaleTo(0.0)), ..none() }));
         check("logit-scale", "2.5", Ok(Overrides { logit_scale: Some(ScaleTo(2.5)), ..none() }));
         check("template", "a {}", Ok(Overrides { templates: vec!["a {}".into()], ..none() }));
-        check("logit-scale", "x-1", Err("expected the factor's natural logarithm"));
-        check("logit-scale", "88", Err("expected the factor's natural logarithm"));
-        check("crop", "8..9", Err("override crop: expected pixels of a square's side"));
+        check("logit-scale", "x-1", Err("expected a natural logarithm below 88"));
+        check("logit-scale", "88", Err("expected a natural logarithm below 88"));
+        check("crop", "8..9", Err("override crop: expected side of a square in pixels"));
         let image_size = Some(ImageSize(Size { height: 30, width: 40 }));
         check("image-size", "30x40", Ok(Overrides { image_size, ..none() }));
         for image_processor in ImageProcessor::ALL {
@@ -290,7 +301,7 @@ mod tests {
             check("image-processor", &image_processor.to_string(), Ok(expected));
         }
         check("image-processor", "5", Err("override image-processor: expected slow or fast"));
-        check("image-size", "none", Err("override image-size: expected pixels of a square's side"));
+        check("image-size", "none", Err("override image-size: expected side of a square in pixels"));
         check(
             "colour",
             "blue",

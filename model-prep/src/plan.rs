@@ -6,13 +6,18 @@ use std::path::Path;
 use spotter_engine::bundle::{LayerKind, Weights};
 
 use crate::quantize::{self, GROUP};
+use crate::tower_kind::TowerKind;
+
+/// Appended to a layer's name to name its matrix product, if the layer also adds a bias. The addition has the layer's
+/// own name.
+pub(crate) const PRODUCT_SUFFIX: &str = ".product";
 
 /// How the weights of one tower are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Of all layers but the exceptions.
+    /// Storage of all layers that are not exceptions.
     pub weights: Weights,
-    /// Layers that are stored otherwise, by their names.
+    /// Layers that are stored differently, by name.
     pub exceptions: BTreeMap<String, Weights>,
 }
 
@@ -23,7 +28,7 @@ impl From<Weights> for Plan {
 }
 
 impl Plan {
-    /// How the layer called `name` is stored.
+    /// Storage of the layer called `name`.
     pub fn of(&self, name: &str) -> Weights {
         self.exceptions.get(name).copied().unwrap_or(self.weights)
     }
@@ -32,9 +37,9 @@ impl Plan {
 /// How the weights of both towers are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plans {
-    /// Of the image tower.
+    /// The image tower's.
     pub image: Plan,
-    /// Of the text tower.
+    /// The text tower's.
     pub text: Plan,
 }
 
@@ -45,7 +50,23 @@ impl From<Weights> for Plans {
 }
 
 impl Plans {
-    /// In words, for the manifest.
+    /// The plan of one tower.
+    pub(crate) fn of(&self, tower: TowerKind) -> &Plan {
+        match tower {
+            TowerKind::Image => &self.image,
+            TowerKind::Text => &self.text,
+        }
+    }
+
+    /// The plan of one tower, to change.
+    pub(crate) fn of_mut(&mut self, tower: TowerKind) -> &mut Plan {
+        match tower {
+            TowerKind::Image => &mut self.image,
+            TowerKind::Text => &mut self.text,
+        }
+    }
+
+    /// Describes the storage in words, for the manifest.
     pub fn recipe(&self) -> String {
         let words = |plan: &Plan| match plan.weights {
             Weights::Int8 => quantize::RECIPE,
@@ -63,40 +84,41 @@ impl Plans {
         recipe
     }
 
-    /// Whether every weight stays a float.
+    /// Whether all weights of both towers are stored as floats.
     pub fn is_float(&self) -> bool {
         *self == Self::from(Weights::F32)
     }
 }
 
-/// What a tower is built for.
+/// How and where a tower is built.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
     /// How its weights are stored.
     pub plan: &'a Plan,
-    /// A folder with room for the weights of the tower while it is built.
+    /// A folder for temporary files, with room for the tower's weights.
     pub scratch: &'a Path,
 }
 
 /// A layer whose weights a plan can store in different ways.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// Its name in the checkpoint, and of its node in the graph.
+    /// Its name in the checkpoint and in the graph.
     pub name: String,
-    /// What it is.
+    /// What it computes.
     pub kind: LayerKind,
-    /// Layers of one unit run as one and are stored alike: query, key and value of an attention block.
+    /// Name of the unit it runs in. The layers of a unit run as one and are stored alike: query, key and value of an
+    /// attention block.
     pub unit: String,
     /// How it is stored.
     pub stored: Weights,
-    /// Number of its weights, biases left out.
+    /// Number of weights, without biases.
     pub weights: usize,
-    /// Weights of one output channel, or of one row of a table.
+    /// Weights per output channel, or per row of an embedding table.
     pub width: usize,
 }
 
 impl Layer {
-    /// Bytes of its weights and scales when they are stored as `weights`.
+    /// Bytes of its weights and scales if they are stored as `weights`.
     pub fn bytes(&self, weights: Weights) -> u64 {
         let count = self.weights as u64;
         match weights {

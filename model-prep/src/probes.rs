@@ -1,29 +1,29 @@
-//! Pictures and prompts on which two versions of the same towers are compared; the same on every machine.
+//! Built-in images and prompts on which two versions of a tower are compared. They are the same on every machine.
 
 use spotter_engine::picture::Picture;
 
-/// English captions from one word to twenty.
+/// English captions of one to twenty words.
 pub fn prompts() -> Vec<&'static str> {
     include_str!("probes/captions.txt").lines().collect()
 }
 
-/// How many pictures [`pictures`] draws: four of each kind.
-const PICTURES: usize = 16;
+/// Number of images: four of each kind.
+const IMAGES: usize = 16;
 
-/// Gradients, checkerboards, shapes on a background, and noise, in whole numbers throughout.
-pub fn pictures([height, width]: [usize; 2]) -> Vec<Picture> {
-    (0..PICTURES).map(|index| picture(index, height, width)).collect()
+/// Gradients, checkerboards, shapes on a background, and noise, computed with integers only.
+pub fn images([height, width]: [usize; 2]) -> Vec<Picture> {
+    (0..IMAGES).map(|index| image(index, height, width)).collect()
 }
 
-/// How many pictures and prompts there are.
+/// Number of images and prompts.
 pub fn count() -> u64 {
-    (PICTURES + prompts().len()) as u64
+    (IMAGES + prompts().len()) as u64
 }
 
-fn picture(index: usize, height: usize, width: usize) -> Picture {
+fn image(index: usize, height: usize, width: usize) -> Picture {
     let mut random = Random(index as u32 + 1);
     let (paint, ground) = (random.colour(), random.colour());
-    // From 2 to 5 squares or rings across the picture.
+    // Two to five squares across the longer side.
     let step = (height.max(width) / (2 + index / 4)).max(1);
     let mut rgb = Vec::with_capacity(height * width * 3);
     for y in 0..height {
@@ -47,7 +47,7 @@ fn pick(first: bool, one: [u8; 3], other: [u8; 3]) -> [u8; 3] {
     if first { one } else { other }
 }
 
-/// Whether a pixel lies in shape number `kind` in the middle of the picture.
+/// Whether a pixel is in shape number `kind` in the middle of the image.
 fn inside(kind: usize, x: usize, y: usize, [height, width]: [usize; 2]) -> bool {
     let (dx, dy) = (x.abs_diff(width / 2), y.abs_diff(height / 2));
     let radius = height.min(width) / 3;
@@ -59,7 +59,7 @@ fn inside(kind: usize, x: usize, y: usize, [height, width]: [usize; 2]) -> bool 
     }
 }
 
-/// Numerical Recipes' linear congruential generator; its upper bits are noise enough for a picture.
+/// The linear congruential generator of Numerical Recipes; its upper bits are random enough for noise.
 struct Random(u32);
 
 impl Random {
@@ -73,17 +73,17 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use super::{pictures, prompts};
+    use super::{images, prompts};
 
     #[test]
     fn probes_are_varied() {
         for size in [[1, 1], [30, 30], [48, 32]] {
-            let pictures = pictures(size);
-            assert!(pictures.iter().all(|p| p.rgb.len() == size[0] * size[1] * 3), "{size:?}");
+            let images = images(size);
+            assert!(images.iter().all(|p| p.rgb.len() == size[0] * size[1] * 3), "{size:?}");
         }
-        let pictures = pictures([32, 32]);
-        for (index, picture) in pictures.iter().enumerate() {
-            assert!(pictures[..index].iter().all(|other| other.rgb != picture.rgb), "picture {index} is a copy");
+        let images = images([32, 32]);
+        for (index, image) in images.iter().enumerate() {
+            assert!(images[..index].iter().all(|other| other.rgb != image.rgb), "image {index} is a copy");
         }
         assert!(prompts().len() >= 16 && prompts().iter().all(|p| !p.is_empty()));
     }

@@ -1,57 +1,59 @@
-//! Weights as integers: 8 bits with one scale per output channel, or 4 bits with one scale for each group of inputs.
+//! Quantisation of weights: 8 bits with one scale per output channel, or 4 bits with one scale per group of inputs.
 
-/// How [`quantize`] stores weights, in words, for the bundle's manifest.
-pub const RECIPE: &str = "int8 weights, symmetric, one scale per output channel (per row of the word embeddings); \
-                          float activations, biases, layer norms, position and token type embeddings";
+/// Describes the storage by [`quantize`], for the manifest.
+pub(crate) const RECIPE: &str = "int8 weights, symmetric, one scale per output channel (per row of the word \
+                                 embeddings); float activations, biases, layer norms, position and token type \
+                                 embeddings";
 
-/// The same for [`quantize_groups`].
-pub const RECIPE_INT4: &str = "int4 weights, one scale for 32 inputs of an output channel (32 values of a row of the \
-                               word embeddings), all scales of a channel multiples of one number; int8 patch \
-                               embeddings; float activations, biases, layer norms, position and token type embeddings";
+/// Describes the storage by [`quantize_groups`], for the manifest.
+pub(crate) const RECIPE_INT4: &str = "int4 weights, one scale for 32 inputs of an output channel (32 values of a row of \
+                                      the word embeddings), all scales of a channel multiples of one number; int8 patch \
+                                      embeddings; float activations, biases, layer norms, position and token type \
+                                      embeddings";
 
-/// Weights of 4 bits that share a scale.
-pub const GROUP: usize = 32;
+/// Number of 4-bit weights that share a scale.
+pub(crate) const GROUP: usize = 32;
 
-/// Weights as integers: `values[row][i] * scales[row]` stands for the float.
+/// Quantised weights: the float is `values[row][i] * scales[row]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Quantized {
-    /// Between -127 and 127, in the order of the floats.
-    pub values: Vec<i8>,
-    /// One for each row, above 0.
-    pub scales: Vec<f32>,
+pub(crate) struct Quantized {
+    /// Integers in the order of the floats, between -127 and 127.
+    pub(crate) values: Vec<i8>,
+    /// One scale above 0 per row, or per group.
+    pub(crate) scales: Vec<f32>,
 }
 
-/// Quantises a matrix of rows of `width` finite values, a row being all weights of one output channel.
+/// Quantises a matrix with rows of `width` finite values to 8 bits. A row holds all weights of one output channel.
 ///
-/// The scale is the row's largest magnitude divided by 127, and values are rounded half to even, so that no weight is
-/// further off than half a step and -128 never occurs.
-pub fn quantize(rows: &[f32], width: usize) -> Quantized {
+/// The scale is the row's largest magnitude divided by 127, and values are rounded half to even. No weight is off by
+/// more than half a step, and -128 does not occur.
+pub(crate) fn quantize(rows: &[f32], width: usize) -> Quantized {
     let mut quantized = Quantized { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
     for row in rows.chunks(width) {
         let largest = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
-        // A row of zeros, or one too small to have a reciprocal, stays zero whatever its scale.
+        // A row of zeros, or of values too small for a reciprocal, becomes zero with any scale.
         let scale = if largest > f32::MIN_POSITIVE * 127.0 { largest / 127.0 } else { 1.0 };
         quantized.scales.push(scale);
-        // In range by the choice of scale; the cast saturates besides.
+        // The values are in range by the choice of the scale.
         quantized.values.extend(row.iter().map(|w| (w / scale).round_ties_even().clamp(-127.0, 127.0) as i8));
     }
     quantized
 }
 
-/// Scales of a channel are up to this many times one number. -8 times it is still a signed byte, so that whoever
-/// computes with bytes loses nothing.
+/// The scales of a channel are at most this multiple of a common unit. -8 times this fits a signed byte, so the weights
+/// can be converted to bytes without loss.
 const MULTIPLE_MAX: f32 = 15.0;
 
-/// Shares of a channel's largest magnitude that are tried as the end of its range: cutting off the largest weight makes
-/// all others more exact.
+/// Shares of a channel's largest magnitude that are tried as the end of its range. Clipping the largest weight makes
+/// all others more precise.
 const RANGES: [f32; 5] = [1.0, 0.92, 0.84, 0.76, 0.68];
 
-/// Quantises a matrix of rows of `width` finite values, a multiple of [`GROUP`], to integers between -8 and 7 with a
-/// scale for each group: `scales` is [rows, groups].
+/// Quantises a matrix with rows of `width` finite values, a multiple of [`GROUP`], to integers between -8 and 7 with
+/// one scale per group: `scales` is [rows, groups].
 ///
-/// Within a row all scales are whole multiples, 1 to 15, of one number, so that the row is exact as bytes with one scale
-/// too. The number and the multiples are those with the least square error among some.
-pub fn quantize_groups(rows: &[f32], width: usize) -> Quantized {
+/// Within a row, all scales are integer multiples, 1 to 15, of a common unit, so that the row can also be stored
+/// exactly as bytes with one scale. Of several units and multiples, those with the least square error are chosen.
+pub(crate) fn quantize_groups(rows: &[f32], width: usize) -> Quantized {
     let mut quantized = Quantized { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
     for row in rows.chunks(width) {
         let largest = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
@@ -77,10 +79,10 @@ pub fn quantize_groups(rows: &[f32], width: usize) -> Quantized {
     quantized
 }
 
-/// The multiple of `unit` that is the best scale for `group`, and the square error that is left.
+/// The multiple of `unit` that is the best scale for `group`, and its square error.
 fn group_scale(group: &[f32], unit: f32) -> (f32, f32) {
     let largest = group.iter().fold(0.0f32, |most, w| most.max(w.abs()));
-    // From a range that ends at 7 steps down to one that cuts off a third.
+    // From the range that ends at 7 steps down to one that clips a third.
     let widest = (largest / (7.0 * unit)).ceil().clamp(1.0, MULTIPLE_MAX);
     let mut multiple = (widest * 0.65).floor().max(1.0);
     let mut best = (unit, f32::INFINITY);
@@ -99,8 +101,8 @@ fn to_4_bits(w: f32, inverse: f32) -> f32 {
     (w * inverse).round_ties_even().clamp(-8.0, 7.0)
 }
 
-/// The transpose of a matrix of rows of `width` values.
-pub fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
+/// Transposes a matrix with rows of `width` values.
+pub(crate) fn transpose<T: Copy>(matrix: &[T], width: usize) -> Vec<T> {
     let height = matrix.len().checked_div(width).unwrap_or(0);
     (0..width).flat_map(|column| (0..height).map(move |row| matrix[row * width + column])).collect()
 }
@@ -129,7 +131,7 @@ mod tests {
         assert_eq!(transpose(&[1, 2, 3, 4, 5, 6], 3), [1, 4, 2, 5, 3, 6]);
     }
 
-    /// Values between -1 and 1 without a pattern.
+    /// Pseudorandom values between -1 and 1.
     fn noise(count: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
     }
@@ -151,9 +153,9 @@ mod tests {
         let error = |range: std::ops::Range<usize>| {
             range.map(|i| (rows[i] - f32::from(found.values[i]) * found.scales[i / GROUP]).powi(2)).sum::<f32>()
         };
-        // Uniform noise between -1 and 1 in 15 or 16 steps, whose square error is a twelfth of the step's square.
+        // Uniform noise between -1 and 1 in 15 or 16 steps, with a mean square error of a twelfth of the squared step.
         assert!((error(0..width) / width as f32).sqrt() < 0.15 / 3.4, "{}", error(0..width));
-        // The zeros stay zero whatever their scale.
+        // Zeros stay zero with any scale.
         assert_eq!(error(7 * GROUP..8 * GROUP), 0.0);
     }
 }

@@ -1,4 +1,5 @@
-//! Bundle against checkpoint: the same inputs through both, and the checkpoint's own goldens where there are any.
+//! Verifies a bundle against its checkpoint: compares their embeddings of the same inputs, and both with goldens from
+//! the reference, if given.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,70 +10,72 @@ use spotter_engine::files;
 use spotter_engine::tokenize::{Encoding, Tokenizer};
 use spotter_engine::tower::{ImageTower, TextTower, TowerError};
 
+use crate::assemble::assemble;
 use crate::checkpoint::Checkpoint;
 use crate::compare::{Agreement, image_probes, text_probes, threads};
-use crate::export::assemble;
+use crate::error::Error;
 use crate::plan::Plans;
-use crate::{Error, Tick, probes};
+use crate::probes;
+use crate::progress::Tick;
 
-/// Below this cosine a bundle does not stand for its checkpoint any more.
+/// Smallest cosine at which a bundle passes.
 pub const COSINE_MIN: f32 = 0.995;
 
-/// Bytes of the largest file of goldens: 1000 pictures of 300 pixels.
+/// Size limit in bytes of a file of goldens: 1000 images of 300 x 300 pixels.
 const GOLDENS_BYTES_MAX: u64 = 1 << 30;
 
 /// One comparison of two sets of embeddings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// What was compared with what.
+    /// Which two sets were compared.
     pub what: &'static str,
-    /// Over pictures.
+    /// Agreement of the image embeddings.
     pub image: Agreement,
-    /// Over prompts.
+    /// Agreement of the text embeddings.
     pub text: Agreement,
 }
 
-/// Comparison of the bundle's tokenizer with the prompts of the goldens.
+/// Comparison of the bundle's tokens with those of the goldens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
     /// Number of prompts.
     pub prompts: usize,
-    /// Prompts whose tokens differ from the goldens.
+    /// Prompts whose tokens differ from the goldens'.
     pub wrong: Vec<WrongTokens>,
 }
 
-/// A prompt whose tokens differ from the reference.
+/// A prompt whose tokens differ from the goldens'.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongTokens {
     /// The prompt.
     pub prompt: String,
     /// The first of ids, mask and type ids that differs.
     pub what: &'static str,
-    /// What the goldens have.
+    /// The values in the goldens.
     pub expected: Vec<i64>,
-    /// What the bundle's tokenizer gave.
+    /// The values of the bundle's tokenizer.
     pub found: Vec<i64>,
 }
 
 /// All comparisons.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// In the order of printing.
+    /// The comparisons, in the order of printing.
     pub rows: Vec<Row>,
-    /// `None` if there are no goldens, or their metadata names no prompts.
+    /// `None` without goldens, or if their metadata has no prompts.
     pub tokens: Option<Tokens>,
 }
 
 impl Report {
-    /// Says why the bundle fails; `None` if it passes.
+    /// Why the bundle fails; `None` if it passes.
     pub fn fault(&self) -> Option<String> {
         let wrong = self.tokens.as_ref().map_or(0, |tokens| tokens.wrong.len());
         if wrong > 0 {
-            return Some(format!("the tokenizer gives other tokens than the goldens have for {wrong} of the prompts"));
+            return Some(format!("the tokens of {wrong} prompts differ from the goldens"));
         }
         let low = |agreement: Agreement| agreement.cosine_min < COSINE_MIN;
         let is_low = self.rows.iter().any(|row| low(row.image) || low(row.text));
-        is_low.then(|| format!("a cosine is under {COSINE_MIN}"))
+        is_low.then(|| format!("a cosine is below {COSINE_MIN}"))
     }
 }
 
@@ -88,7 +91,7 @@ impl fmt::Display for Report {
             }
         }
         if let Some(Tokens { prompts, wrong }) = &self.tokens {
-            writeln!(f, "bundle and goldens, tokens: {} of {prompts} prompts are the same", prompts - wrong.len())?;
+            writeln!(f, "bundle and goldens, tokens: the same for {} of {prompts} prompts", prompts - wrong.len())?;
             for WrongTokens { prompt, what, expected, found } in wrong {
                 writeln!(f, "  {prompt:?}: {what}: expected {expected:?}, found {found:?}")?;
             }
@@ -97,12 +100,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// How often [`verify`] calls `tick`, about: goldens are few.
+/// Approximate number of times that [`verify`] calls `tick`; goldens are few.
 pub fn steps(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors.count() + 2 * probes::count()
 }
 
-/// Compares the bundle at `bundle` with the float graphs of `checkpoint`, on probes and on `goldens`.
+/// Compares the bundle at `bundle` with the float towers of `checkpoint`, on the built-in probes and on `goldens`.
+///
+/// # Errors
+/// A file cannot be read or is not usable, or the bundle was not exported from the checkpoint.
 pub fn verify(bundle: &Path, checkpoint: &Checkpoint, goldens: Option<&Path>, tick: Tick<'_>) -> Result<Report, Error> {
     let opened = Bundle::open(bundle)?;
     let float = assemble(checkpoint, "float", &Plans::from(Weights::F32), &std::env::temp_dir(), tick)?;
@@ -121,7 +127,7 @@ pub fn verify(bundle: &Path, checkpoint: &Checkpoint, goldens: Option<&Path>, ti
     }
     let goldens = goldens.map(|path| Goldens::read(path, ours)).transpose()?;
     let threads = threads()?;
-    // One tower at a time, so that memory holds two of the four.
+    // One kind of tower at a time, so that memory holds two of the four towers.
     let images = {
         let (ours, theirs) = (ImageTower::open(&opened, &threads)?, float.image_tower(&threads)?);
         let probes = |tower: &ImageTower| image_probes(tower, &float.manifest, tick);
@@ -144,12 +150,12 @@ pub fn verify(bundle: &Path, checkpoint: &Checkpoint, goldens: Option<&Path>, ti
     Ok(Report { rows: rows.collect(), tokens })
 }
 
-/// Key of the safetensors metadata with the prompts of the rows of `input_ids`, as a JSON list.
+/// Key in the safetensors metadata: a JSON list with the prompt of each row of `input_ids`.
 const PROMPTS: &str = "prompts";
 
-/// Inputs and embeddings that the reference gave; position ids are for the tokenizer to count.
+/// Inputs and embeddings from the reference. Position ids are computed by the tokenizer.
 struct Goldens {
-    /// The prompt of each encoding, if the metadata has them.
+    /// The prompt of each encoding, if the metadata has prompts.
     prompts: Option<Vec<String>>,
     pixels: Vec<Vec<f32>>,
     encodings: Vec<Encoding>,
@@ -187,7 +193,11 @@ impl Goldens {
             [("image_embeds", pixels.len(), image_embeds.len()), ("text_embeds", encodings.len(), text_embeds.len())]
         {
             if inputs != outputs || inputs == 0 {
-                return Err(file.wrong(what, format!("a row for each of {inputs} inputs"), format!("{outputs} rows")));
+                return Err(file.wrong(
+                    what,
+                    format!("one row for each of {inputs} inputs"),
+                    format!("{outputs} rows"),
+                ));
             }
         }
         let prompts = header.metadata().as_ref().and_then(|entries| entries.get(PROMPTS));
@@ -195,7 +205,7 @@ impl Goldens {
         Ok(Self { prompts, pixels, encodings, image_embeds, text_embeds })
     }
 
-    /// Tokenizes the prompts with the bundle's tokenizer. Padding is compared only where both have the same length.
+    /// Compares the bundle's tokens with the goldens'. Padding is compared only if both have the same length.
     fn compare_tokens(&self, tokenizer: &Tokenizer) -> Result<Option<Tokens>, Error> {
         let Some(prompts) = &self.prompts else { return Ok(None) };
         let mut wrong = Vec::new();
@@ -264,14 +274,14 @@ impl GoldenFile<'_> {
         Error::Goldens { path: self.path.clone(), what: what.to_owned(), expected, found }
     }
 
-    /// Parses the prompts of the metadata.
+    /// Parses the prompts in the metadata.
     fn prompts(&self, text: &str, expected: usize) -> Result<Vec<String>, Error> {
-        let wrong = |found| self.wrong(PROMPTS, format!("a JSON list of {expected} texts, one for each row"), found);
+        let wrong = |found| self.wrong(PROMPTS, format!("a JSON list of {expected} strings, one per row"), found);
         let prompts: Vec<String> = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
-        if prompts.len() == expected { Ok(prompts) } else { Err(wrong(format!("{} texts", prompts.len()))) }
+        if prompts.len() == expected { Ok(prompts) } else { Err(wrong(format!("{} strings", prompts.len()))) }
     }
 
-    /// Rows of a tensor whose further axes are `shape`.
+    /// The rows of a float tensor [n, then `shape`].
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<Vec<f32>>, Error> {
         let tensor = self.file.tensor(name).map_err(|e| self.wrong(name, "a tensor".into(), e.to_string()))?;
         if tensor.dtype() != Dtype::F32 || tensor.shape().get(1..) != Some(shape) {
@@ -282,6 +292,7 @@ impl GoldenFile<'_> {
         Ok(values.chunks(shape.iter().product::<usize>().max(1)).map(<[f32]>::to_vec).collect())
     }
 
+    /// The rows of an integer tensor [n, length].
     fn integers(&self, name: &str) -> Result<Vec<Vec<i64>>, Error> {
         let tensor = self.file.tensor(name).map_err(|e| self.wrong(name, "a tensor".into(), e.to_string()))?;
         let Some(length) = tensor.shape().get(1).copied().filter(|n| *n > 0) else {

@@ -1,41 +1,58 @@
-//! Pictures and prompts to calibrate on.
+//! Images and prompts to calibrate on.
 
 use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::Manifest;
 use spotter_engine::files;
-use spotter_engine::picture::{MAX_FILE_BYTES, decode};
+use spotter_engine::picture::{MAX_FILE_BYTES, decode, has_known_ending};
 
-use super::{PICTURES, PIXELS_BYTES_MAX, Settings};
-use crate::{Error, probes};
+use crate::error::Error;
+use crate::probes;
 
-/// Ends of names of what may be a picture.
-const SUFFIXES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+/// Largest number of images that a choice as a whole is measured on: one of them is 0.25%.
+pub const IMAGES: usize = 400;
 
-/// Folders within folders are looked into this deep; a link that leads upwards ends here.
+/// Number of images among them that each layer is measured on. The mean cosine hardly changes with more.
+pub const IMAGES_PER_LAYER: usize = 16;
+
+/// Most memory for preprocessed images, in bytes: 400 images of 224 x 224 take 241 MB.
+const PIXELS_BYTES_MAX: usize = 256 << 20;
+
+/// Deepest nesting of folders that is searched; also stops at symbolic links that form a cycle.
 const DEPTH_MAX: usize = 4;
 
-/// Pictures as the image tower takes them, and sentences.
+/// What to calibrate on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Inputs {
-    /// Values of [3, height, width] for each picture.
-    pub pixels: Vec<Vec<f32>>,
-    /// At least two.
+pub struct Settings {
+    /// Folder of images, in subfolders or not.
+    pub folder: PathBuf,
+    /// Candidate prompts for each image. If empty, the names of the subfolders in `folder` are used, and if there are
+    /// none either, the built-in prompts of [`crate::probes`].
     pub prompts: Vec<String>,
+    /// Percentage of images whose top-1 label may differ from that of float weights, 0 to 100.
+    pub max_drop: f32,
+}
+
+/// Inputs of both towers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Inputs {
+    /// Preprocessed pixels [3, height, width] of each image.
+    pub(super) pixels: Vec<Vec<f32>>,
+    /// Two or more.
+    pub(super) prompts: Vec<String>,
 }
 
 impl Inputs {
-    /// Reads up to [`PICTURES`] pictures, evenly spaced over the sorted names in the folder and the folders in it; fewer
-    /// of large ones.
-    pub fn read(settings: &Settings, manifest: &Manifest) -> Result<Self, Error> {
+    /// Reads up to [`IMAGES`] images, evenly spaced over the sorted paths in the folder; fewer if they are large.
+    pub(super) fn read(settings: &Settings, manifest: &Manifest) -> Result<Self, Error> {
         let folder = &settings.folder;
         let refused =
             |expected: &'static str, found: String| Error::Calibration { path: folder.clone(), expected, found };
         let mut paths = Vec::new();
-        pictures_in(folder, 0, &mut paths)?;
+        images_in(folder, 0, &mut paths)?;
         paths.sort();
-        let picture_bytes = 3 * size_of::<f32>() * manifest.image_size().iter().product::<usize>();
-        let count = paths.len().min(PICTURES).min((PIXELS_BYTES_MAX / picture_bytes.max(1)).max(1));
+        let image_bytes = 3 * size_of::<f32>() * manifest.image_size().iter().product::<usize>();
+        let count = paths.len().min(IMAGES).min((PIXELS_BYTES_MAX / image_bytes.max(1)).max(1));
         let chosen: Vec<&PathBuf> = (0..count).map(|index| &paths[index * paths.len() / count]).collect();
         let mut preprocessor = manifest.preprocessor()?;
         let mut pixels = Vec::with_capacity(count);
@@ -43,17 +60,16 @@ impl Inputs {
             let mut values = Vec::new();
             let read = files::read(path, MAX_FILE_BYTES).map_err(|error| error.to_string());
             let read = read.and_then(|bytes| decode(&bytes).map_err(|error| error.to_string()));
-            let read = read.and_then(|picture| {
-                preprocessor.run(&picture, &mut values).map(|_| ()).map_err(|error| error.to_string())
-            });
+            let read = read
+                .and_then(|image| preprocessor.run(&image, &mut values).map(|_| ()).map_err(|error| error.to_string()));
             match read {
                 Ok(()) => pixels.push(values),
-                Err(why) => log::warn!("{}: left out: {why}", path.display()),
+                Err(why) => log::warn!("{}: skipped: {why}", path.display()),
             }
         }
         if pixels.is_empty() {
-            let found = format!("{} files that may be pictures, none of them readable", paths.len());
-            return Err(refused("pictures", found));
+            let found = format!("{} files with an image's extension, none of them readable", paths.len());
+            return Err(refused("images", found));
         }
         let mut prompts = settings.prompts.clone();
         if prompts.is_empty() {
@@ -63,29 +79,29 @@ impl Inputs {
             prompts = probes::prompts().into_iter().map(str::to_owned).collect();
         }
         if prompts.len() < 2 {
-            return Err(refused("two prompts or more to choose among", format!("{}", prompts.len())));
+            return Err(refused("two prompts or more to choose from", prompts.len().to_string()));
         }
         Ok(Self { pixels, prompts })
     }
 }
 
-fn pictures_in(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// Collects the image files in `folder` and its subfolders, by their extensions.
+fn images_in(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), Error> {
     let io = |source| Error::Io { path: folder.to_owned(), source };
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        let suffix = path.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
         if path.is_dir() {
             if depth < DEPTH_MAX {
-                pictures_in(&path, depth + 1, paths)?;
+                images_in(&path, depth + 1, paths)?;
             }
-        } else if suffix.is_some_and(|suffix| SUFFIXES.contains(&&*suffix)) {
+        } else if has_known_ending(&path) {
             paths.push(path);
         }
     }
     Ok(())
 }
 
-/// A sentence for each folder in `folder` that has pictures.
+/// One prompt per subfolder of `folder` that has images, in the order of `paths`.
 fn class_prompts(folder: &Path, paths: &[PathBuf], template: &str) -> Vec<String> {
     let class = |path: &PathBuf| {
         let mut inner = path.strip_prefix(folder).ok()?.components();
@@ -101,13 +117,35 @@ fn class_prompts(folder: &Path, paths: &[PathBuf], template: &str) -> Vec<String
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::class_prompts;
+    use spotter_engine::picture::ENDINGS;
+
+    use super::{class_prompts, images_in};
+
+    #[test]
+    fn every_known_image_extension_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let names =
+            ENDINGS.iter().flat_map(|extension| [format!("a.{extension}"), format!("B.{}", extension.to_uppercase())]);
+        let mut expected: Vec<PathBuf> = names.map(|name| folder.path().join("class").join(name)).collect();
+        std::fs::create_dir(folder.path().join("class")).expect("a folder");
+        for path in &expected {
+            std::fs::write(path, "").expect("a file");
+        }
+        for other in ["notes.txt", "jpg", "a.jpg.part", "README"] {
+            std::fs::write(folder.path().join(other), "").expect("a file");
+        }
+        let mut found = Vec::new();
+        images_in(folder.path(), 0, &mut found).expect("a listing");
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected);
+    }
 
     #[test]
     fn folders_are_classes() {
         let check = |paths: &[&str], expected: &[&str]| {
-            let paths: Vec<PathBuf> = paths.iter().map(|path| Path::new("/pictures").join(path)).collect();
-            assert_eq!(class_prompts(Path::new("/pictures"), &paths, "a {}."), expected, "{paths:?}");
+            let paths: Vec<PathBuf> = paths.iter().map(|path| Path::new("/images").join(path)).collect();
+            assert_eq!(class_prompts(Path::new("/images"), &paths, "a {}."), expected, "{paths:?}");
         };
         check(&["a.jpg", "b.jpg"], &[]);
         check(&["cat/1.jpg", "cat/2.jpg", "red_fox/deep/1.jpg"], &["a cat.", "a red fox."]);

@@ -1,5 +1,5 @@
-//! Files of a checkpoint, which comes from anywhere: only regular files that lie in its folder, or in its model's cache, are
-//! opened, and no more is read than any real checkpoint has.
+//! Opens the files of a checkpoint, which is untrusted: only regular files within its folder or its model's hub cache,
+//! and with a limit on their size.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,17 +7,17 @@ use std::path::Path;
 use spotter_engine::files::{self, Refusal};
 use spotter_engine::marks;
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 
-/// For whole files that are held in memory. The largest tokenizers, of a million tokens, take half of it.
+/// Size limit in bytes of files that are read whole. The largest tokenizers, of a million tokens, have half of it.
 const FILE_BYTES_MAX: u64 = 128 << 20;
 
-/// Opens a regular file, or a link to one within the folder or to a blob of the hub's cache.
+/// Opens a regular file, or a link to one within the folder or to a blob of the hub cache.
 pub(crate) fn open(path: &Path) -> Result<File, CheckpointError> {
     files::open_contained(path).map_err(|source| refused(path, source))
 }
 
-/// The whole content of a file of at most `bytes_max` bytes.
+/// Reads a whole file of at most `bytes_max` bytes.
 pub(crate) fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, CheckpointError> {
     let mut bytes = Vec::new();
     files::read_into(&open(path)?, bytes_max, &mut bytes).map_err(|source| refused(path, source))?;
@@ -27,7 +27,7 @@ pub(crate) fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Check
     Ok(bytes)
 }
 
-/// The content of `path`, or nothing where there is no such file.
+/// Reads the file `path`; `None` if it does not exist.
 pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, CheckpointError> {
     match read_at_most(path, FILE_BYTES_MAX) {
         Ok(bytes) => Ok(Some(bytes)),

@@ -1,4 +1,4 @@
-//! `config.json`: the dual encoder's own part, and what towers have in common. Each architecture has a file of its own.
+//! Reads `config.json`: the dual encoder's own keys and the configurations of both towers, one file per architecture.
 //!
 //! Defaults are those of transformers 4.56.2.
 
@@ -7,7 +7,10 @@ mod bert;
 mod clip_text;
 mod clip_vision;
 mod dinov2;
+mod encoder;
 mod mpnet;
+mod nested;
+mod patching;
 mod roberta;
 mod siglip_text;
 mod siglip_vision;
@@ -20,12 +23,14 @@ pub use bert::BertConfig;
 pub use clip_text::{ClipPooling, ClipTextConfig};
 pub use clip_vision::ClipVisionConfig;
 pub use dinov2::Dinov2Config;
+pub use encoder::{Activation, EncoderConfig};
 pub use mpnet::MpnetConfig;
+pub use patching::Patching;
 pub use roberta::RobertaConfig;
 pub use siglip_text::SiglipTextConfig;
 pub use siglip_vision::SiglipVisionConfig;
 pub use swin::SwinConfig;
-pub use vision::{Patching, VisionConfig};
+pub use vision::VisionConfig;
 pub use vit::VitConfig;
 
 use std::path::Path;
@@ -33,21 +38,22 @@ use std::path::Path;
 use spotter_engine::bundle::{Architecture, Padding, Positions};
 use spotter_engine::score::ScoringKind;
 
-use super::CheckpointError;
+use self::nested::tower;
+use super::error::CheckpointError;
 use super::json::Object;
 
-/// Text encoders whose base models give hidden states only.
+/// Text encoders whose base models have no pooler.
 const WITHOUT_POOLER: [&str; 9] =
     ["distilbert", "electra", "deberta", "deberta-v2", "roformer", "xlnet", "gpt2", "t5", "modernbert"];
 
-/// The whole configuration.
+/// The configuration of a dual encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DualEncoderConfig {
-    /// The class of transformers that the checkpoint is of.
+    /// The transformers class of the checkpoint.
     pub family: Family,
     /// Width of the shared embedding space.
     pub projection_dim: usize,
-    /// `logit_scale` before training.
+    /// Initial value of `logit_scale`.
     pub logit_scale_init_value: f32,
     /// The image tower.
     pub vision: VisionConfig,
@@ -55,12 +61,12 @@ pub struct DualEncoderConfig {
     pub text: TextConfig,
 }
 
-/// Classes of transformers that put two towers together.
+/// Transformers classes of dual encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// `VisionTextDualEncoderModel`: any two towers, each with a projection.
     VisionTextDualEncoder,
-    /// `CLIPModel`: the same with CLIP's own towers.
+    /// `CLIPModel`: CLIP's own towers, each with a projection.
     Clip,
     /// `SiglipModel`: towers without projections, scored by a sigmoid with a bias.
     Siglip,
@@ -79,62 +85,6 @@ pub enum TextConfig {
     Clip(ClipTextConfig),
     /// SigLIP's text tower.
     Siglip(SiglipTextConfig),
-}
-
-/// What the layers of every tower have in common.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncoderConfig {
-    /// Width of the hidden states.
-    pub hidden_size: usize,
-    /// Width inside the feed-forward block.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub layers: usize,
-    /// Attention heads; divides `hidden_size`.
-    pub heads: usize,
-    /// Activation of the feed-forward block.
-    pub activation: Activation,
-    /// Added to the variance in layer norms.
-    pub layer_norm_eps: f32,
-}
-
-/// What an architecture's configuration class sets where the file says nothing.
-struct EncoderDefaults {
-    hidden_size: usize,
-    intermediate_size: usize,
-    layers: usize,
-    heads: usize,
-    activation: &'static str,
-    layer_norm_eps: f64,
-}
-
-impl EncoderDefaults {
-    /// `BertConfig`, `ViTConfig`.
-    const BERT: Self = Self {
-        hidden_size: 768,
-        intermediate_size: 3072,
-        layers: 12,
-        heads: 12,
-        activation: "gelu",
-        layer_norm_eps: 1e-12,
-    };
-}
-
-/// Activation functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x (1 + erf(x / sqrt 2)) / 2`.
-    Gelu,
-    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
-    GeluTanh,
-    /// `x / (1 + exp(-1.702 x))`.
-    QuickGelu,
-    /// `x / (1 + exp(-x))`.
-    Silu,
-    /// `max(x, 0)`.
-    Relu,
-    /// Hyperbolic tangent.
-    Tanh,
 }
 
 impl DualEncoderConfig {
@@ -159,7 +109,7 @@ impl DualEncoderConfig {
             let expected = format!("{projection_dim}, the width of the image tower's embeddings");
             return Err(text.wrong("projection_size", &expected, Some(&text_config.pooled_width().into())));
         }
-        // SiglipModel sets its scale itself.
+        // SiglipModel initialises its scale itself.
         let scale = if family == Family::Siglip { 0.0 } else { 2.6592 };
         let logit_scale_init_value = root.number("logit_scale_init_value", scale)? as f32;
         Ok(Self { family, projection_dim, logit_scale_init_value, vision, text: text_config })
@@ -180,7 +130,7 @@ impl Family {
         }
     }
 
-    /// Whether each tower ends in a projection into the shared space.
+    /// Whether each tower ends in a projection into the shared embedding space.
     pub fn projects(self) -> bool {
         self != Self::Siglip
     }
@@ -192,14 +142,6 @@ impl Family {
             Self::Siglip => ScoringKind::Sigmoid,
         }
     }
-}
-
-/// The configuration of a tower of CLIP or SigLIP under `key`: where there is a `{key}_dict` as well, which old files
-/// have, the reference lets it win; what neither has is the class's default.
-fn tower(object: &Object, key: &str, model_type: &str) -> Result<Object, CheckpointError> {
-    let old = format!("{key}_dict");
-    let key = if object.get(&old).is_some() { &old } else { key };
-    Ok(object.object_or_empty(key)?.with_default("model_type", model_type))
 }
 
 impl TextConfig {
@@ -214,8 +156,8 @@ impl TextConfig {
             "siglip_text_model" => Ok(Self::Siglip(SiglipTextConfig::read(object)?)),
             other => {
                 let reason = if WITHOUT_POOLER.contains(&other) {
-                    "it has no pooler, and embeddings are pooler outputs: transformers cannot run this dual encoder \
-                     either; train one whose text tower has a pooler"
+                    "it has no pooler, and embeddings are pooler outputs; transformers cannot run this dual encoder \
+                     either: train one whose text tower has a pooler"
                 } else {
                     "text towers: \"bert\", \"roberta\", \"xlm-roberta\", \"camembert\", \"mpnet\", \
                      \"clip_text_model\", \"siglip_text_model\""
@@ -225,7 +167,7 @@ impl TextConfig {
         }
     }
 
-    /// Inputs that the graph may have, in the order of the reference's arguments.
+    /// Possible inputs of the graph, in the order of the reference's arguments.
     pub fn inputs(&self) -> &'static [&'static str] {
         match self {
             Self::Bert(_) | Self::Roberta(_) => &["input_ids", "attention_mask", "token_type_ids", "position_ids"],
@@ -233,7 +175,7 @@ impl TextConfig {
         }
     }
 
-    /// Rows of the table of word embeddings.
+    /// Number of rows of the token embedding table.
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Bert(config) => config.vocab_size,
@@ -244,19 +186,19 @@ impl TextConfig {
         }
     }
 
-    /// The longest sequence that there are positions for.
+    /// Longest sequence that the position embeddings allow, in tokens.
     pub fn tokens_max(&self) -> usize {
-        let behind_padding = |positions: usize| positions - self.padding_id().map_or(0, |id| id + 1);
+        let after_padding = |positions: usize| positions - self.padding_id().map_or(0, |id| id + 1);
         match self {
             Self::Bert(config) => config.max_position_embeddings,
-            Self::Roberta(config) => behind_padding(config.bert.max_position_embeddings),
-            Self::Mpnet(config) => behind_padding(config.max_position_embeddings),
+            Self::Roberta(config) => after_padding(config.bert.max_position_embeddings),
+            Self::Mpnet(config) => after_padding(config.max_position_embeddings),
             Self::Clip(config) => config.max_position_embeddings,
             Self::Siglip(config) => config.max_position_embeddings,
         }
     }
 
-    /// The padding token's id, where positions are counted from it.
+    /// Id of the padding token, if positions are counted from it.
     pub fn padding_id(&self) -> Option<usize> {
         match self {
             Self::Roberta(config) => Some(config.pad_token_id),
@@ -270,7 +212,7 @@ impl TextConfig {
         if self.padding_id().is_some() { Positions::AfterPadding } else { Positions::Sequential }
     }
 
-    /// How far prompts are padded.
+    /// Length that prompts are padded to.
     pub fn padding(&self) -> Padding {
         match self {
             Self::Siglip(_) => Padding::MaxLength,
@@ -278,7 +220,7 @@ impl TextConfig {
         }
     }
 
-    /// Class of the tokenizer where its configuration names none.
+    /// Tokenizer class, for a tokenizer configuration that names none.
     pub fn tokenizer_class(&self) -> &'static str {
         match self {
             Self::Bert(_) => "BertTokenizer",
@@ -289,7 +231,7 @@ impl TextConfig {
         }
     }
 
-    /// Width of what the pooler gives.
+    /// Width of the pooler output.
     pub fn pooled_width(&self) -> usize {
         match self {
             Self::Bert(config) => config.encoder.hidden_size,
@@ -308,53 +250,6 @@ impl TextConfig {
             Self::Mpnet(_) => Architecture::Mpnet,
             Self::Clip(_) => Architecture::Clip,
             Self::Siglip(_) => Architecture::Siglip,
-        }
-    }
-}
-
-impl EncoderConfig {
-    fn read(object: &Object, defaults: &EncoderDefaults) -> Result<Self, CheckpointError> {
-        let hidden_size = object.count("hidden_size", defaults.hidden_size)?;
-        let heads = object.count("num_attention_heads", defaults.heads)?;
-        if hidden_size % heads != 0 {
-            let expected = format!("a divisor of hidden_size {hidden_size}");
-            return Err(object.wrong("num_attention_heads", &expected, Some(&heads.into())));
-        }
-        Ok(Self {
-            hidden_size,
-            intermediate_size: object.count("intermediate_size", defaults.intermediate_size)?,
-            layers: object.count("num_hidden_layers", defaults.layers)?,
-            heads,
-            activation: Activation::read(object, "hidden_act", defaults.activation)?,
-            layer_norm_eps: layer_norm_eps(object, defaults.layer_norm_eps)?,
-        })
-    }
-}
-
-fn layer_norm_eps(object: &Object, default: f64) -> Result<f32, CheckpointError> {
-    let eps = object.number("layer_norm_eps", default)?;
-    if !(eps > 0.0 && eps < 1.0) {
-        return Err(object.wrong("layer_norm_eps", "a number between 0 and 1", Some(&eps.into())));
-    }
-    Ok(eps as f32)
-}
-
-impl Activation {
-    fn read(object: &Object, key: &str, default: &str) -> Result<Self, CheckpointError> {
-        let name = object.text(key, default)?;
-        match name.as_str() {
-            "gelu" | "gelu_python" => Ok(Self::Gelu),
-            // Three names of the same formula.
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
-            "relu" => Ok(Self::Relu),
-            "quick_gelu" => Ok(Self::QuickGelu),
-            "silu" | "swish" => Ok(Self::Silu),
-            "tanh" => Ok(Self::Tanh),
-            other => {
-                let reason =
-                    "activations: gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, silu, swish, tanh";
-                Err(object.unsupported(key, format!("{other:?}"), reason))
-            }
         }
     }
 }

@@ -10,10 +10,10 @@ pub enum CheckpointError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The path is no checkpoint directory.
+    /// The path is not a checkpoint directory.
     #[error(
         "{}: not a checkpoint: expected a directory with config.json, weights (model.safetensors, pytorch_model.bin or \
          the .index.json of either), a tokenizer and preprocessor_config.json; found {found}", .path.display()
@@ -24,7 +24,7 @@ pub enum CheckpointError {
         /// What is there, and what to do.
         found: String,
     },
-    /// A file of the checkpoint is none.
+    /// A path of the checkpoint is not a regular file.
     #[error("{}: expected a file, found {found}", .path.display())]
     NotAFile {
         /// The path.
@@ -32,17 +32,17 @@ pub enum CheckpointError {
         /// What is there.
         found: &'static str,
     },
-    /// A file is larger than any of its kind.
-    #[error("{}: expected at most {bytes_max} bytes, found {found}; it cannot be what its name says", .path.display())]
+    /// A file is larger than any real one of its kind.
+    #[error("{}: expected at most {bytes_max} bytes, found {found}, more than any real one", .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The limit.
+        /// The limit in bytes.
         bytes_max: u64,
-        /// Its size.
+        /// Its size in bytes.
         found: u64,
     },
-    /// Git left a pointer in the place of a large file.
+    /// The file is a Git LFS pointer.
     #[error(
         "{}: a Git LFS pointer instead of the file; run `git lfs pull` in the repository that it came from",
         .path.display()
@@ -51,7 +51,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
-    /// No weights in a form that is read.
+    /// No weights in a supported format.
     #[error(
         "{}: no weights: expected model.safetensors, pytorch_model.bin, or the .index.json of either; found {found}",
         .path.display()
@@ -70,7 +70,7 @@ pub enum CheckpointError {
         /// The parser's message, with line and column.
         source: serde_json::Error,
     },
-    /// A key has a value of the wrong type, or one that cannot be right.
+    /// A key has a value of the wrong type, or out of range.
     #[error("{}: {key}: expected {expected}, found {found}", .path.display())]
     Key {
         /// The file.
@@ -82,7 +82,7 @@ pub enum CheckpointError {
         /// What is there.
         found: String,
     },
-    /// The checkpoint uses something that this program does not do.
+    /// The checkpoint uses something that is not supported.
     #[error("{}: {key} {found} is not supported: {reason}", .path.display())]
     Unsupported {
         /// The file.
@@ -91,12 +91,12 @@ pub enum CheckpointError {
         key: String,
         /// What is there.
         found: String,
-        /// What is supported, and why no more.
+        /// What is supported, and why nothing else.
         reason: String,
     },
-    /// A shard that the index names is not there.
+    /// A shard that the index names is missing.
     #[error(
-        "{}: missing shard: {} says that {tensors} tensors are in it; download the checkpoint again",
+        "{}: missing shard: {} says that it has {tensors} tensors; download the checkpoint again",
         .shard.display(), .index.display()
     )]
     MissingShard {
@@ -104,10 +104,10 @@ pub enum CheckpointError {
         shard: PathBuf,
         /// The index.
         index: PathBuf,
-        /// How many tensors are lost with it.
+        /// Number of tensors in it, by the index.
         tensors: usize,
     },
-    /// A weights file is damaged or no safetensors file.
+    /// A weights file is damaged or not a safetensors file.
     #[error("{}: not a usable safetensors file: {message}; download or save it again", .path.display())]
     Safetensors {
         /// The file.
@@ -115,7 +115,7 @@ pub enum CheckpointError {
         /// What is wrong.
         message: String,
     },
-    /// A PyTorch file is damaged, or no state dict.
+    /// A PyTorch file is damaged, or does not hold a state dict.
     #[error(
         "{}: not a usable PyTorch file: {message}; download it again, or load it where you trust it and save the model \
          with `save_pretrained(..., safe_serialization=True)`", .path.display()
@@ -126,7 +126,7 @@ pub enum CheckpointError {
         /// What is wrong.
         message: String,
     },
-    /// A PyTorch file asks for functions that tensors do not need. None of them was run.
+    /// A PyTorch file names functions that tensors do not need. None of them was run.
     #[error(
         "{}: refused: byte {at} of its pickle names {name}, which no tensor needs, and Python would run it; get the \
          weights as model.safetensors, and do not load this file with Python", .path.display()
@@ -134,34 +134,34 @@ pub enum CheckpointError {
     UnsafePickle {
         /// The file.
         path: PathBuf,
-        /// Where in the pickle.
+        /// Offset in the pickle, in bytes.
         at: u64,
         /// Module and function.
         name: String,
     },
-    /// Two names that mean the same weight.
+    /// Two tensors have names that mean the same weight.
     #[error("{}: two tensors for one weight: {first} and {second}; keep one of them", .path.display())]
     TwoTensors {
-        /// The weights file with the second.
+        /// The weights file that holds the second one.
         path: PathBuf,
-        /// A name.
+        /// Name of the one.
         first: String,
-        /// Another.
+        /// Name of the other.
         second: String,
     },
-    /// A tensor is not there.
+    /// A tensor is missing.
     #[error("{}: missing tensor {tensor}, expected with shape {expected:?}{hint}", .path.display())]
     MissingTensor {
         /// The weights file or the checkpoint.
         path: PathBuf,
         /// Its name, as transformers 4 writes it.
         tensor: String,
-        /// The shape it should have.
+        /// Its expected shape.
         expected: Vec<usize>,
-        /// What may be the reason.
+        /// The likely reason, or empty.
         hint: &'static str,
     },
-    /// A tensor has another shape than the configuration says.
+    /// A tensor's shape differs from the configuration.
     #[error("{}: {tensor}: expected shape {expected:?} as config.json says, found {found:?}", .path.display())]
     Shape {
         /// The weights file.
@@ -173,7 +173,7 @@ pub enum CheckpointError {
         /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor has an element type that weights do not have.
+    /// A tensor's element type is not a float.
     #[error("{}: {tensor}: expected f32, f16, bf16 or f64, found {found}; save the checkpoint as float", .path.display())]
     Dtype {
         /// The weights file.

@@ -1,5 +1,5 @@
-//! Where a checkpoint lies that a path names: in that folder, or in a snapshot of a hub's cache. What people name
-//! instead is told apart, with what to do.
+//! Finds the folder of a checkpoint: the given path, or a snapshot in a hub cache. For anything else that people pass,
+//! the error says what it is and what to do.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,22 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use spotter_engine::files::folder_of;
 
-use super::{CheckpointError, bounded};
+use super::bounded;
+use super::error::CheckpointError;
 
-/// `adapter_config.json` has some tens of keys.
+/// Size limit of `adapter_config.json`, which has a few dozen keys.
 const ADAPTER_BYTES_MAX: u64 = 1 << 20;
 
-/// A name of a snapshot, which is a hash.
+/// Size limit of a ref, which holds a commit hash.
 const REF_BYTES_MAX: u64 = 1 << 10;
 
-/// Folders that are listed in a message.
+/// Number of folders that a message lists.
 const SHOWN_MAX: usize = 3;
 
-/// Letters of a name out of a file that a message shows.
+/// Longest name out of a file that a message shows, in characters.
 const NAME_CHARS_MAX: usize = 120;
 
-/// Files by which a folder is told that OpenCLIP wrote.
+/// Files that identify an OpenCLIP checkpoint.
 const OPEN_CLIP_FILES: [&str; 4] = [
     "open_clip_config.json",
     "open_clip_model.safetensors",
@@ -29,12 +30,13 @@ const OPEN_CLIP_FILES: [&str; 4] = [
     "open_clip_pytorch_model.pt",
 ];
 
-/// The folder of the checkpoint that `path` names: itself where it has a `config.json`.
+/// Returns the folder of the checkpoint at `path`: `path` itself if it has a `config.json`, else the only snapshot of a
+/// hub cache.
 pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
     let kind = std::fs::metadata(path).map_err(|source| CheckpointError::io(path, source))?;
     let refuse = |found: String| Err(CheckpointError::NotACheckpoint { path: path.to_owned(), found });
     if !kind.is_dir() {
-        return refuse(file(path));
+        return refuse(describe_file(path));
     }
     if path.join("config.json").exists() {
         return Ok(path.to_owned());
@@ -42,7 +44,7 @@ pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
     let shown = path.display();
     if path.join("bundle.json").exists() {
         return refuse(format!(
-            "a bundle, which is ready: `spotter run --bundle {shown}`; name the checkpoint it was made of"
+            "a bundle, which is ready for `spotter run --bundle {shown}`; pass the checkpoint it was exported from"
         ));
     }
     if let Some(adapter) = adapter(path) {
@@ -52,22 +54,30 @@ pub(crate) fn locate(path: &Path) -> Result<PathBuf, CheckpointError> {
         return refuse(
             "an OpenCLIP checkpoint (open_clip_config.json): convert it to transformers' format \
              (convert_open_clip_to_hf of transformers, or a copy on the hub with config.json), or export its towers to \
-             ONNX and name these by --vision-onnx and --text-onnx"
+             ONNX and pass these with --vision-onnx and --text-onnx"
                 .to_owned(),
         );
     }
     let snapshots = snapshots(path);
     match snapshots.as_slice() {
-        [] => refuse(other(path)),
+        [] => refuse(describe_folder(path)),
         [snapshot] => {
-            log::warn!("{shown}: a hub's cache; its snapshot {} is taken", snapshot.display());
+            log::warn!("{shown}: a hub cache; using its snapshot {}", snapshot.display());
             Ok(snapshot.clone())
         }
-        several => refuse(format!("a hub's cache: name one of its snapshots, {}", list(several))),
+        several => refuse(format!("a hub cache: pass one of its snapshots, {}", list(several))),
     }
 }
 
-/// What to do with an adapter of a model, if the folder holds one.
+/// The folder that holds the model: `subfolder` of the checkpoint, or the checkpoint itself.
+pub(crate) fn in_subfolder(checkpoint: PathBuf, subfolder: Option<PathBuf>) -> PathBuf {
+    match subfolder {
+        Some(folder) => checkpoint.join(folder),
+        None => checkpoint,
+    }
+}
+
+/// Describes the adapter in the folder and what to do with it; `None` if there is none.
 pub(super) fn adapter(path: &Path) -> Option<String> {
     let config = path.join("adapter_config.json");
     let weights = ["adapter_model.safetensors", "adapter_model.bin"];
@@ -87,12 +97,12 @@ pub(super) fn adapter(path: &Path) -> Option<String> {
     Some(format!(
         "{kind}{} without the model itself (adapter_config.json): merge it in Python, \
          `PeftModel.from_pretrained(base, ADAPTER).merge_and_unload()`, save that with `save_pretrained`, with tokenizer \
-         and image processor, and name that folder",
+         and image processor, and pass that folder",
         base.unwrap_or_default()
     ))
 }
 
-/// Names of what is in a folder, sorted; none where it cannot be read.
+/// Names of a folder's entries, sorted; empty if it cannot be read.
 pub(super) fn names(folder: &Path) -> Vec<String> {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -100,25 +110,32 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What a file is that was named in the place of a folder.
-fn file(path: &Path) -> String {
+/// Describes a file that was passed instead of a folder, and what to do.
+fn describe_file(path: &Path) -> String {
     let folder = folder_of(path);
     if folder.join("config.json").exists() {
-        return format!("a file of one: name its folder, {}", folder.display());
+        return format!("a file of a checkpoint: pass its folder, {}", folder.display());
     }
     match path.extension().and_then(OsStr::to_str) {
         Some("tar") => {
-            "a file: where it is a bundle, it is ready for `spotter run --bundle`; else unpack it".to_owned()
+            "a .tar file: a bundle is ready for `spotter run --bundle`; anything else must be unpacked".to_owned()
         }
-        Some("zip" | "gz" | "tgz" | "xz" | "zst" | "bz2" | "7z") => "a packed file: unpack it".to_owned(),
+        Some("zip" | "gz" | "tgz" | "xz" | "zst" | "bz2" | "7z") => "an archive: unpack it".to_owned(),
         Some("onnx") => {
-            "an ONNX file: name the folder of its tokenizer, and the towers by --vision-onnx and --text-onnx".to_owned()
+            "an ONNX file: pass the folder of its tokenizer, and the towers with --vision-onnx and --text-onnx"
+                .to_owned()
         }
         Some("safetensors" | "bin" | "pt" | "pth" | "ckpt") => {
-            "a file of weights alone: name a folder that `save_pretrained` wrote, with all its files".to_owned()
+            "a weights file alone: pass a folder written by `save_pretrained`, with all its files".to_owned()
         }
         _ => "a file".to_owned(),
     }
+}
+
+/// Name of the folder `path`, after links are resolved; `None` for the root.
+pub(crate) fn name_of(path: &Path) -> Option<String> {
+    let absolute = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    absolute.file_name().map(|name| name.to_string_lossy().into_owned())
 }
 
 /// Returns the model's name, without its owner, if `snapshot` is a snapshot folder of a hub cache.
@@ -128,21 +145,22 @@ pub(super) fn model_of_snapshot(snapshot: &Path) -> Option<&str> {
     model.rsplit("--").next()
 }
 
-/// The snapshots of a hub's cache, of one model or of all: of each model the one that its `main` is, else all.
+/// The snapshots in a hub cache of one model or of several: of each model the one that `main` refers to, else all.
 fn snapshots(path: &Path) -> Vec<PathBuf> {
     if path.join("snapshots").is_dir() {
-        return of_model(path);
+        return snapshots_of_model(path);
     }
     let models = |folder: &Path| -> Vec<PathBuf> {
         names(folder).iter().filter(|name| name.starts_with("models--")).map(|name| folder.join(name)).collect()
     };
     let mut found = models(path);
-    // As ~/.cache/huggingface has it.
+    // The layout of ~/.cache/huggingface.
     found.extend(models(&path.join("hub")));
-    found.iter().flat_map(|model| of_model(model)).collect()
+    found.iter().flat_map(|model| snapshots_of_model(model)).collect()
 }
 
-fn of_model(model: &Path) -> Vec<PathBuf> {
+/// The snapshots of one model: the one that `main` refers to, else all.
+fn snapshots_of_model(model: &Path) -> Vec<PathBuf> {
     let folder = model.join("snapshots");
     let all: Vec<PathBuf> = names(&folder).iter().map(|name| folder.join(name)).collect();
     let all: Vec<PathBuf> = all.into_iter().filter(|snapshot| snapshot.join("config.json").exists()).collect();
@@ -152,38 +170,43 @@ fn of_model(model: &Path) -> Vec<PathBuf> {
     if main.len() == 1 { main } else { all }
 }
 
-/// What a folder is that holds no checkpoint itself.
-fn other(path: &Path) -> String {
+/// Describes a folder that is not a checkpoint, and what to do.
+fn describe_folder(path: &Path) -> String {
     let names = names(path);
     let inner: Vec<PathBuf> =
         names.iter().map(|name| path.join(name)).filter(|inner| inner.join("config.json").exists()).collect();
     if let Some(newest) = inner.iter().max_by_key(|inner| number(inner)) {
         return match inner.as_slice() {
-            [only] => format!("one that lies deeper: name {}", only.display()),
+            [only] => format!("a checkpoint in a subfolder: pass {}", only.display()),
             _ if number(newest).is_some() => {
-                format!("several that lie deeper, {}: name one, the newest is {}", list(&inner), newest.display())
+                format!(
+                    "several checkpoints in subfolders, {}: pass one, the newest is {}",
+                    list(&inner),
+                    newest.display()
+                )
             }
-            _ => format!("several that lie deeper: name one of {}", list(&inner)),
+            _ => format!("several checkpoints in subfolders: pass one of {}", list(&inner)),
         };
     }
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
     if names.is_empty() {
         "an empty directory: download the checkpoint into it".to_owned()
     } else if ends(".onnx") {
-        "ONNX files without config.json: name the towers by --vision-onnx and --text-onnx".to_owned()
+        "ONNX files without config.json: pass the towers with --vision-onnx and --text-onnx".to_owned()
     } else if ends(".gguf") {
-        "a GGUF model, which is for other programs: name a checkpoint of transformers".to_owned()
+        "a GGUF model, which is for other programs: pass a checkpoint of transformers".to_owned()
     } else {
-        "a directory without config.json: name a folder that `save_pretrained` wrote, or that was downloaded whole"
+        "a directory without config.json: pass a folder written by `save_pretrained` or downloaded completely"
             .to_owned()
     }
 }
 
-/// The number at the end of `checkpoint-500`, as a trainer names its folders.
+/// The step number at the end of a trainer's folder name, such as `checkpoint-500`.
 fn number(folder: &Path) -> Option<u64> {
     folder.file_name()?.to_str()?.rsplit_once('-')?.1.parse().ok()
 }
 
+/// Lists up to [`SHOWN_MAX`] paths.
 fn list(paths: &[PathBuf]) -> String {
     let shown: Vec<String> = paths.iter().take(SHOWN_MAX).map(|path| path.display().to_string()).collect();
     let more = if paths.len() > SHOWN_MAX { ", ..." } else { "" };
@@ -196,25 +219,25 @@ mod tests {
 
     struct Case<'a> {
         what: &'a str,
-        /// Files to make, with their content.
+        /// Files to create, with their content.
         files: &'a [(&'a str, &'a str)],
-        /// What is named, within the folder.
-        named: &'a str,
-        /// The checkpoint that is found, or what the message says.
+        /// The path to locate, relative to the folder.
+        path: &'a str,
+        /// The folder that is found, or parts of the message.
         expected: Result<&'a str, &'a [&'a str]>,
     }
 
     fn check(case: &Case<'_>) {
-        let Case { what, files, named, expected } = case;
+        let Case { what, files, path, expected } = case;
         let folder = tempfile::tempdir().expect("a folder");
         for (name, content) in *files {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             std::fs::write(path, content).expect("a file");
         }
-        let named = folder.path().join(named);
-        std::fs::create_dir_all(&named).ok();
-        match (locate(&named), expected) {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(&path).ok();
+        match (locate(&path), expected) {
             (Ok(found), Ok(wanted)) => assert_eq!(found, folder.path().join(wanted), "{what}"),
             (Err(error), Err(parts)) => {
                 let message = error.to_string();
@@ -225,17 +248,22 @@ mod tests {
         }
     }
 
-    fn case(what: &str, files: &[(&str, &str)], named: &str, expected: Result<&str, &[&str]>) {
-        check(&Case { what, files, named, expected });
+    fn case(what: &str, files: &[(&str, &str)], path: &str, expected: Result<&str, &[&str]>) {
+        check(&Case { what, files, path, expected });
     }
 
     #[test]
-    fn what_people_name_is_told_apart() {
+    fn paths_that_are_not_checkpoints_are_described() {
         let adapter = "{\"peft_type\": \"LORA\", \"base_model_name_or_path\": \"some/base\"}";
         let both = &[("config.json", "{}"), ("open_clip_config.json", "{}"), ("adapter_config.json", "{}")];
-        case("a checkpoint, whatever lies beside it", both, "", Ok(""));
+        case("a checkpoint, whatever else is in it", both, "", Ok(""));
         case("LoRA", &[("adapter_config.json", adapter)], "", Err(&["LoRA adapter of some/base", "merge_and_unload"]));
-        case("LoRA without a word", &[("adapter_model.bin", "")], "", Err(&["LoRA adapter", "merge_and_unload"]));
+        case(
+            "LoRA without a configuration",
+            &[("adapter_model.bin", "")],
+            "",
+            Err(&["LoRA adapter", "merge_and_unload"]),
+        );
         let wild = "{\"peft_type\": \"IA3\", \"base_model_name_or_path\": \"a\\u001bb\"}";
         case("another adapter", &[("adapter_config.json", wild)], "", Err(&["a PEFT adapter of a\\u{1b}b"]));
         case("OpenCLIP", &[("open_clip_config.json", "{}")], "", Err(&["OpenCLIP", "--vision-onnx"]));
@@ -243,12 +271,12 @@ mod tests {
         case("a bundle", &[("bundle.json", "{}")], "", Err(&["a bundle", "spotter run --bundle"]));
         case("a bundle's archive", &[("x.tar", "")], "x.tar", Err(&["spotter run --bundle"]));
         case("an archive", &[("x.tar.gz", "")], "x.tar.gz", Err(&["unpack it"]));
-        case("the weights", &[("a/config.json", "{}"), ("a/m.bin", "")], "a/m.bin", Err(&["name its folder"]));
+        case("the weights", &[("a/config.json", "{}"), ("a/m.bin", "")], "a/m.bin", Err(&["pass its folder"]));
         case("weights alone", &[("m.safetensors", "")], "m.safetensors", Err(&["save_pretrained"]));
         case("nothing", &[], "", Err(&["an empty directory"]));
         case("ONNX", &[("model.onnx", "")], "", Err(&["--vision-onnx"]));
         case("something", &[("notes.txt", "")], "", Err(&["without config.json"]));
-        case("one deeper", &[("run/checkpoint-5/config.json", "{}")], "run", Err(&["name ", "run/checkpoint-5"]));
+        case("one deeper", &[("run/checkpoint-5/config.json", "{}")], "run", Err(&["pass ", "run/checkpoint-5"]));
         let steps = &[("checkpoint-90/config.json", "{}"), ("checkpoint-500/config.json", "{}")];
         case("a training run", steps, "", Err(&["several", "the newest is", "checkpoint-500"]));
         let parts = &[("text_encoder/config.json", "{}"), ("unet/config.json", "{}")];
@@ -256,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_has_the_name_of_its_model() {
+    fn snapshots_are_named_after_their_model() {
         let check = |path: &str, expected| assert_eq!(model_of_snapshot(Path::new(path)), expected, "{path}");
         check("/hub/models--owner--a-model/snapshots/0123", Some("a-model"));
         check("/hub/models--model/snapshots/0123", Some("model"));
@@ -266,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_of_a_hubs_cache_are_found() {
+    fn snapshots_in_a_hub_cache_are_found() {
         let one = &[("models--a--b/snapshots/01/config.json", "{}"), ("models--a--b/refs/main", "01\n")];
         case("a model", one, "models--a--b", Ok("models--a--b/snapshots/01"));
         case("the cache", one, "", Ok("models--a--b/snapshots/01"));
@@ -278,7 +306,7 @@ mod tests {
             ("models--a--b/refs/main", "02"),
         ];
         case("main", old, "models--a--b", Ok("models--a--b/snapshots/02"));
-        case("no main", &old[..2], "models--a--b", Err(&["name one of its snapshots", "snapshots/01", "snapshots/02"]));
+        case("no main", &old[..2], "models--a--b", Err(&["pass one of its snapshots", "snapshots/01", "snapshots/02"]));
         let two = &[("models--a--b/snapshots/01/config.json", "{}"), ("models--c--d/snapshots/02/config.json", "{}")];
         case("two models", two, "", Err(&["models--a--b/snapshots/01", "models--c--d/snapshots/02"]));
         let bare = &[("models--a--b/snapshots/01/README.md", "")];

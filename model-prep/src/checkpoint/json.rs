@@ -1,22 +1,23 @@
-//! Typed reading of JSON objects whose keys are optional; whatever is wrong is named by its key.
+//! Typed reading of JSON objects with optional keys. Errors name the file and the key.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{CheckpointError, bounded};
+use super::bounded;
+use super::error::CheckpointError;
 
-/// An index of 100 000 tensors fits; parsed, it takes ten times as much.
+/// Size limit of a JSON file in bytes: an index of 100 000 tensors fits. Parsed, it takes ten times as much memory.
 const JSON_BYTES_MAX: u64 = 16 << 20;
 
-/// Above all widths, lengths and counts of real models, and small enough that the product of any three fits 64 bits.
+/// Above all widths, lengths and counts of real models, and low enough that the product of any three fits in 64 bits.
 const COUNT_MAX: u64 = 1 << 21;
 
-/// One object of a JSON file, with the way to it.
+/// An object of a JSON file, with the keys that lead to it.
 #[derive(Debug)]
 pub(crate) struct Object {
     path: PathBuf,
-    /// Keys that lead here, each followed by a dot.
+    /// The keys that lead here, each followed by a dot.
     prefix: String,
     map: Map<String, Value>,
 }
@@ -41,9 +42,12 @@ impl Object {
         }
     }
 
-    /// An object without keys, for a file that is not there.
-    pub(crate) fn empty(path: &Path) -> Self {
-        Self { path: path.to_owned(), prefix: String::new(), map: Map::new() }
+    /// Parses the file `path`, or returns an object without keys if it does not exist.
+    pub(crate) fn read_or_empty(path: &Path) -> Result<Self, CheckpointError> {
+        match bounded::read_optional(path)? {
+            Some(bytes) => Self::parse(path, &bytes),
+            None => Ok(Self { path: path.to_owned(), prefix: String::new(), map: Map::new() }),
+        }
     }
 
     /// The object under `key`, which must be there.
@@ -56,7 +60,7 @@ impl Object {
         }
     }
 
-    /// The object under `key`, or one without keys where it is absent.
+    /// The object under `key`, or an object without keys if it is absent.
     pub(crate) fn object_or_empty(&self, key: &str) -> Result<Self, CheckpointError> {
         if self.get(key).is_some() {
             return self.object(key);
@@ -64,7 +68,7 @@ impl Object {
         Ok(Self { path: self.path.clone(), prefix: format!("{}{key}.", self.prefix), map: Map::new() })
     }
 
-    /// The same object with `value` under `key`, if there is nothing.
+    /// Sets `key` to `value` if it is absent.
     pub(crate) fn with_default(mut self, key: &str, value: &str) -> Self {
         if self.get(key).is_none() {
             self.map.insert(key.to_owned(), value.into());
@@ -72,17 +76,17 @@ impl Object {
         self
     }
 
-    /// The value under `key`; `null` counts as absent, as it does for transformers.
+    /// The value under `key`; `null` counts as absent, as in transformers.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// The whole object.
+    /// The underlying map.
     pub(crate) fn map(&self) -> &Map<String, Value> {
         &self.map
     }
 
-    /// Every key with its value.
+    /// All keys with their values.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.map.iter()
     }
@@ -107,7 +111,7 @@ impl Object {
         self.or(key, default.to_owned(), "a string", |v| v.as_str().map(str::to_owned))
     }
 
-    /// What `parse` makes of the value, or `default` where the key is absent.
+    /// The parsed value, or `default` if the key is absent; an error if `parse` returns `None`.
     pub(crate) fn or<T>(
         &self,
         key: &str,
@@ -121,18 +125,18 @@ impl Object {
         }
     }
 
-    /// The error that says what is wrong with `key`.
+    /// The error for a wrong value of `key`.
     pub(crate) fn wrong(&self, key: &str, expected: &str, found: Option<&Value>) -> CheckpointError {
         self.wrong_shown(key, expected, found.map_or_else(|| "nothing".to_owned(), shown))
     }
 
-    /// The same, with what was found in words.
+    /// The error for a wrong value of `key`, with the value described by `found`.
     pub(crate) fn wrong_shown(&self, key: &str, expected: &str, found: String) -> CheckpointError {
         let (path, key) = (self.path.clone(), format!("{}{key}", self.prefix));
         CheckpointError::Key { path, key, expected: expected.to_owned(), found }
     }
 
-    /// The error that says that `key` asks for something that is not done here.
+    /// The error for a value of `key` that is not supported.
     pub(crate) fn unsupported(&self, key: &str, found: impl ToString, reason: impl Into<String>) -> CheckpointError {
         CheckpointError::Unsupported {
             path: self.path.clone(),
@@ -143,7 +147,7 @@ impl Object {
     }
 }
 
-/// What [`count`] takes, in words.
+/// Describes the values that [`count`] accepts.
 pub(crate) const COUNT: &str = "a whole number from 1 to 2097152";
 
 /// A whole number from 1 to [`COUNT_MAX`].
@@ -151,7 +155,7 @@ pub(crate) fn count(value: &Value) -> Option<usize> {
     value.as_u64().filter(|n| (1..=COUNT_MAX).contains(n)).and_then(|n| usize::try_from(n).ok())
 }
 
-/// A value as it reads in a message, cut to a line.
+/// Formats a value for a message, shortened to one line.
 fn shown(value: &Value) -> String {
     // Long enough for any scalar of a configuration.
     const CHARS_MAX: usize = 60;

@@ -1,6 +1,6 @@
-//! Names of tensors across generations of transformers; transformers 4 is what this crate speaks.
+//! Maps tensor names of all transformers versions to those of transformers 4, which this crate uses.
 
-/// What the modules of transformers 5 are called, and what transformers 4 calls them and saves.
+/// Pairs of module names: in transformers 5, and in transformers 4, which is also what both save.
 type Renamed<const N: usize> = [(&'static str, &'static str); N];
 
 /// In layers of ViT, DeiT, BEiT and DINOv2.
@@ -29,10 +29,10 @@ const BLOCK: Renamed<7> = [
     (".mlp.fc2.", ".output.dense."),
 ];
 
-/// Ends of names in checkpoints converted from TensorFlow, which transformers 4 renames when it loads them.
-const OLD_ENDS: [(&str, &str); 2] = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
+/// Suffixes in checkpoints converted from TensorFlow, and what transformers 4 renames them to on loading.
+const OLD_SUFFIXES: [(&str, &str); 2] = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
 
-/// Parts of names that wrappers around a model or its modules leave in a state dict, and what they come from.
+/// Name parts that wrappers around a model or its modules leave in a state dict, and the wrapper.
 const WRAPPERS: [(&str, &str); 4] = [
     ("_orig_mod.", "torch.compile"),
     ("module.", "DataParallel or DistributedDataParallel"),
@@ -40,8 +40,7 @@ const WRAPPERS: [(&str, &str); 4] = [
     ("_checkpoint_wrapped_module.", "activation checkpointing"),
 ];
 
-/// The name without what wrappers put into it, wherever and in whatever order they do, and the last wrapper that was
-/// found, with its origin.
+/// Removes all wrappers' parts from a name. Also returns the last such part, with the wrapper that adds it.
 pub(crate) fn unwrapped(name: &str) -> (String, Option<(&'static str, &'static str)>) {
     let mut found = None;
     let kept = name.split_inclusive('.').filter(|part| {
@@ -52,12 +51,11 @@ pub(crate) fn unwrapped(name: &str) -> (String, Option<(&'static str, &'static s
     (kept.collect(), found)
 }
 
-/// The name that transformers 4.56.2 gives the tensor called `name` in a file of any generation, with one
-/// `vision_model.` or `text_model.` in front where a tower of CLIP or SigLIP inside a dual encoder has two.
+/// The name in transformers 4.56.2 of the tensor that any version calls `name`. Towers of CLIP and SigLIP inside a dual
+/// encoder have the prefix `vision_model.` or `text_model.` twice; it is kept once.
 pub(crate) fn canonical(name: &str) -> String {
     let mut name = name.to_owned();
     for tower in ["vision_model.", "text_model."] {
-        // Towers of CLIP and SigLIP keep their modules under a name that is the dual encoder's name of the tower too.
         if let Some(rest) = name.strip_prefix(tower)
             && rest.starts_with(tower)
         {
@@ -74,12 +72,12 @@ pub(crate) fn canonical(name: &str) -> String {
     if name.starts_with("vision_model.encoder.layer.") {
         name = replaced(&name, &ATTENTION).replacen(".mlp.down_proj.", ".mlp.weights_out.", 1);
     }
-    without_old_ends(&name)
+    without_old_suffixes(&name)
 }
 
-/// The same name with the ends of today.
-pub(crate) fn without_old_ends(name: &str) -> String {
-    for (old, new) in OLD_ENDS {
+/// Replaces a TensorFlow-era suffix by the current one.
+pub(crate) fn without_old_suffixes(name: &str) -> String {
+    for (old, new) in OLD_SUFFIXES {
         if let Some(start) = name.strip_suffix(old) {
             return format!("{start}{new}");
         }
@@ -96,7 +94,7 @@ mod tests {
     use super::{canonical, unwrapped};
 
     #[test]
-    fn wrappers_leave_no_trace() {
+    fn names_without_wrappers() {
         let check = |name: &str, expected: &str, wrapper: Option<&str>| {
             let (found, by) = unwrapped(name);
             assert_eq!((found.as_str(), by.map(|(part, _)| part)), (expected, wrapper), "{name}");
@@ -117,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_all_generations() {
+    fn names_of_all_versions() {
         let check = |input: &str, expected: &str| assert_eq!(canonical(input), expected, "{input}");
         let kept = ["logit_scale", "text_model.encoder.layer.1.output.dense.bias", "vision_model.layernorm.weight"];
         for name in kept {

@@ -1,24 +1,24 @@
-//! The part of Python's pickle format that `torch.save` writes for a state dict.
+//! Parses the subset of Python's pickle format that `torch.save` writes for a state dict.
 //!
-//! A pickle is a program for a stack machine, and Python's runs whatever functions it names. This one knows the
-//! instructions that make plain values, and the few names below; every other name or instruction ends the reading.
-//! Values refer to each other by index, so that nothing here recurses, and instructions and bytes are counted, so that
-//! memory is bounded.
+//! A pickle is a program for a stack machine, and Python's machine calls whatever functions it names. This machine
+//! implements the instructions that build plain values, and the few names below; any other name or instruction is an
+//! error. Values refer to each other by index, so nothing recurses. Instructions and bytes are limited, so memory is
+//! bounded.
 
 use std::collections::HashMap;
 use std::io::Read;
 
 use safetensors::Dtype;
 
-/// Instructions of one pickle: 40 000 tensors take about as many. Each may cost some 100 bytes of memory.
+/// Limit on the instructions of one pickle; 40 000 tensors need about as many. Each may take some 100 bytes of memory.
 const INSTRUCTIONS_MAX: u32 = 1 << 21;
-/// Bytes of one pickle, for the same number of tensors with long names.
+/// Limit on the bytes of one pickle, for the same number of tensors with long names.
 pub(crate) const BYTES_MAX: u64 = 16 << 20;
 
-/// Axes of a tensor; weights have at most five.
+/// Largest number of axes of a tensor; weights have at most five.
 const AXES_MAX: usize = 8;
 
-/// Bytes in the key of a storage, which is a number in decimal.
+/// Longest key of a storage in bytes; keys are decimal numbers.
 const KEY_BYTES_MAX: usize = 64;
 
 /// A name that a state dict needs.
@@ -30,7 +30,7 @@ pub(crate) enum Global {
     Tensor,
     /// `torch._utils._rebuild_parameter`
     Parameter,
-    /// `torch.FloatStorage` and its like.
+    /// `torch.FloatStorage` and the storages of other types.
     Storage(Dtype),
 }
 
@@ -56,13 +56,13 @@ impl Global {
     }
 }
 
-/// A value; what has content is an index into [`Machine`].
+/// A value. Values with content are indexes into the lists of [`Machine`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i128),
-    /// Any float; none of them matters to a tensor.
+    /// Any float; tensors do not use them.
     Float,
     Text(usize),
     Tuple(usize),
@@ -71,11 +71,11 @@ pub(crate) enum Value {
     Global(Global),
     Storage(usize),
     Tensor(usize),
-    /// Begins a tuple or a run of items.
+    /// Marks the start of a tuple or of a run of items.
     Mark,
 }
 
-/// Numbers that lie one after the other, elsewhere.
+/// A storage: contiguous elements, stored elsewhere in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Storage {
     /// Index into [`Machine::texts`].
@@ -84,7 +84,7 @@ pub(crate) struct Storage {
     pub(crate) elements: usize,
 }
 
-/// A view of a storage, its numbers unchecked.
+/// A view of a storage; offset, shape and strides are not checked yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tensor {
     /// Index into [`Machine::storages`].
@@ -99,13 +99,13 @@ pub(crate) struct Tensor {
 pub(crate) enum PickleError {
     /// The file could not be read.
     Io(std::io::Error),
-    /// It names something that weights have no use for.
+    /// It names something that weights do not need.
     Name { at: u64, name: String },
     /// Anything else.
     Broken { at: u64, message: String },
 }
 
-/// The machine after one pickle: its values.
+/// The machine, with all values that a pickle created.
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
     pub(crate) texts: Vec<String>,
@@ -119,7 +119,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Runs the pickle that `input` begins with; also gives the number of its bytes.
+    /// Runs the pickle at the start of `input`. Also returns its result and its length in bytes.
     pub(crate) fn run(input: impl Read) -> Result<(Self, Value, u64), PickleError> {
         let mut input = Input { inner: input, at: 0 };
         let mut machine = Self::default();
@@ -140,11 +140,11 @@ impl Machine {
         Err(PickleError::Broken { at: input.at, message: format!("more than {INSTRUCTIONS_MAX} instructions") })
     }
 
-    /// One instruction; gives the result where it is the last. The codes are those of Python's `pickletools`.
+    /// Runs one instruction; returns the result if it is the last one. The codes are those of Python's `pickletools`.
     fn step(&mut self, input: &mut Input<impl Read>) -> Result<Option<Value>, Stopped> {
         let code = input.byte()?;
         match code {
-            // PROTO, FRAME: nothing depends on either.
+            // PROTO, FRAME: ignored.
             0x80 => drop(input.byte()?),
             0x95 => drop(input.bytes::<8>()?),
             b'.' => return self.pop().map(Some),
@@ -162,7 +162,7 @@ impl Machine {
                 input.bytes::<8>()?;
                 self.stack.push(Value::Float);
             }
-            // The second is Python 2's.
+            // The second one is written by Python 2.
             0x8c | b'U' => {
                 let length = input.byte()?;
                 self.push_text(input, length.into())?;
@@ -214,7 +214,8 @@ impl Machine {
             }
             0x93 => {
                 let names = self.take(2)?;
-                let text = |v: &Value| self.text(*v).map(str::to_owned).ok_or_else(|| broken("a name that is no text"));
+                let text =
+                    |v: &Value| self.text(*v).map(str::to_owned).ok_or_else(|| broken("a name that is not a string"));
                 let (module, name) = (text(&names[0])?, text(&names[1])?);
                 self.push_global(&module, &name)?;
             }
@@ -226,7 +227,7 @@ impl Machine {
         Ok(None)
     }
 
-    /// The text that a value stands for.
+    /// The string that a value refers to, if it is one.
     pub(crate) fn text(&self, value: Value) -> Option<&str> {
         match value {
             Value::Text(id) => Some(&self.texts[id]),
@@ -236,19 +237,19 @@ impl Machine {
 
     fn pop(&mut self) -> Result<Value, Stopped> {
         match self.stack.pop() {
-            Some(Value::Mark) | None => Err(broken("a value is missing on the stack")),
+            Some(Value::Mark) | None => Err(broken("the stack is empty")),
             Some(value) => Ok(value),
         }
     }
 
-    /// The last `count` values, in the order in which they were pushed.
+    /// Pops the last `count` values, in the order in which they were pushed.
     fn take(&mut self, count: usize) -> Result<Vec<Value>, Stopped> {
         let mut values = (0..count).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
         values.reverse();
         Ok(values)
     }
 
-    /// The values after the last mark, which goes too.
+    /// Pops the values after the last mark, and the mark.
     fn take_marked(&mut self) -> Result<Vec<Value>, Stopped> {
         let mark = self.stack.iter().rposition(|v| *v == Value::Mark).ok_or_else(|| broken("a mark is missing"))?;
         let values = self.stack.split_off(mark + 1);
@@ -260,7 +261,7 @@ impl Machine {
         self.stack.push(Value::Int(value.into()));
     }
 
-    /// A two's complement number of up to 16 bytes; the longest that occurs, at the start of old files, has 10.
+    /// Pushes a two's complement number of up to 16 bytes. The longest in use, at the start of old files, has 10.
     fn push_long(&mut self, input: &mut Input<impl Read>, length: u8) -> Result<(), Stopped> {
         let length = usize::from(length);
         if length > 16 {
@@ -275,7 +276,7 @@ impl Machine {
     }
 
     fn push_text(&mut self, input: &mut Input<impl Read>, length: u64) -> Result<(), Stopped> {
-        let text = String::from_utf8(input.vec(length)?).map_err(|_| broken("a text that is not UTF-8"))?;
+        let text = String::from_utf8(input.vec(length)?).map_err(|_| broken("a string that is not UTF-8"))?;
         self.stack.push(Value::Text(push(&mut self.texts, text)));
         Ok(())
     }
@@ -293,13 +294,15 @@ impl Machine {
     fn append(&mut self, items: Vec<Value>) -> Result<(), Stopped> {
         match self.stack.last() {
             Some(Value::List(id)) => self.lists[*id].extend(items),
-            _ => return Err(broken("items for what is no list")),
+            _ => return Err(broken("items appended to something that is not a list")),
         }
         Ok(())
     }
 
     fn insert(&mut self, items: &[Value]) -> Result<(), Stopped> {
-        let Some(Value::Dict(id)) = self.stack.last() else { return Err(broken("items for what is no dict")) };
+        let Some(Value::Dict(id)) = self.stack.last() else {
+            return Err(broken("items set on something that is not a dict"));
+        };
         let (pairs, odd) = items.as_chunks();
         if !odd.is_empty() {
             return Err(broken("a key without a value"));
@@ -321,30 +324,30 @@ impl Machine {
         Ok(())
     }
 
-    /// BINPERSID with `("storage", type, key, device, elements)`; files of before 2020 have a sixth item, for views.
+    /// BINPERSID with `("storage", type, key, device, elements)`; files from before 2020 have a sixth item, for views.
     fn storage(&mut self) -> Result<(), Stopped> {
-        let Value::Tuple(id) = self.pop()? else { return Err(broken("an id of a storage that is no tuple")) };
+        let Value::Tuple(id) = self.pop()? else { return Err(broken("a persistent id that is not a tuple")) };
         let items = &self.tuples[id];
-        let (kind, rest) = items.split_first().ok_or_else(|| broken("an empty id of a storage"))?;
+        let (kind, rest) = items.split_first().ok_or_else(|| broken("an empty persistent id"))?;
         if self.text(*kind) != Some("storage") {
-            return Err(broken("an id of something else than a storage"));
+            return Err(broken("a persistent id that is not of a storage"));
         }
         let (&[Value::Global(Global::Storage(dtype)), Value::Text(key), _, Value::Int(elements)]
         | &[Value::Global(Global::Storage(dtype)), Value::Text(key), _, Value::Int(elements), Value::None]) = rest
         else {
-            return Err(broken("an id of a storage that is not (\"storage\", type, key, device, elements)"));
+            return Err(broken("a persistent id that is not (\"storage\", type, key, device, elements)"));
         };
         if self.texts[key].len() > KEY_BYTES_MAX {
-            return Err(broken("a storage with a long name"));
+            return Err(broken("a storage with a long key"));
         }
         let storage = Storage { key, dtype, elements: size(elements)? };
         self.stack.push(Value::Storage(push(&mut self.storages, storage)));
         Ok(())
     }
 
-    /// REDUCE: one of the names, called.
+    /// REDUCE: calls one of the names.
     fn call(&mut self) -> Result<(), Stopped> {
-        let Value::Tuple(arguments) = self.pop()? else { return Err(broken("arguments that are no tuple")) };
+        let Value::Tuple(arguments) = self.pop()? else { return Err(broken("arguments that are not a tuple")) };
         let arguments = &self.tuples[arguments];
         let value = match (self.stack.pop(), &arguments[..]) {
             (Some(Value::Global(Global::OrderedDict)), []) => Value::Dict(push(&mut self.dicts, Vec::new())),
@@ -357,22 +360,24 @@ impl Machine {
                 let tensor = Tensor { storage, offset: size(offset)?, shape, strides };
                 Value::Tensor(push(&mut self.tensors, tensor))
             }
-            (Some(Value::Global(name)), _) => return Err(broken(format!("a call of {name:?} with other arguments"))),
-            _ => return Err(broken("a call of what is no name")),
+            (Some(Value::Global(name)), _) => {
+                return Err(broken(format!("a call of {name:?} with unexpected arguments")));
+            }
+            _ => return Err(broken("a call of something that is not a name")),
         };
         self.stack.push(value);
         Ok(())
     }
 
-    /// BUILD: a state dict carries versions of its modules as attributes, which matter to nobody here.
+    /// BUILD: the attributes of a state dict, versions of its modules, are ignored.
     fn set_state(&mut self) -> Result<(), Stopped> {
         match (self.pop()?, self.stack.last()) {
             (Value::Dict(_), Some(Value::Dict(_))) => Ok(()),
-            _ => Err(broken("attributes of what is no state dict")),
+            _ => Err(broken("attributes of something that is not a state dict")),
         }
     }
 
-    /// The numbers of a tuple, as many as a tensor has axes.
+    /// The sizes in a tuple, one per axis of a tensor.
     fn sizes(&self, tuple: usize) -> Result<Vec<usize>, Stopped> {
         let items = &self.tuples[tuple];
         if items.len() > AXES_MAX {
@@ -380,14 +385,14 @@ impl Machine {
         }
         let one = |value: &Value| match value {
             Value::Int(n) => size(*n),
-            _ => Err(broken("a size that is no number")),
+            _ => Err(broken("a size that is not a number")),
         };
         items.iter().map(one).collect()
     }
 }
 
 fn size(n: i128) -> Result<usize, Stopped> {
-    usize::try_from(n).map_err(|_| broken(format!("size {n}")))
+    usize::try_from(n).map_err(|_| broken(format!("size {n}, which is out of range")))
 }
 
 fn push<T>(all: &mut Vec<T>, value: T) -> usize {
@@ -395,7 +400,7 @@ fn push<T>(all: &mut Vec<T>, value: T) -> usize {
     all.len() - 1
 }
 
-/// Why an instruction could not be carried out.
+/// Why an instruction failed.
 enum Stopped {
     Io(std::io::Error),
     Name(String),
@@ -412,7 +417,7 @@ fn broken(message: impl Into<String>) -> Stopped {
     Stopped::Broken(message.into())
 }
 
-/// Counted bytes of a pickle.
+/// The bytes of a pickle, counted.
 struct Input<R> {
     inner: R,
     /// Bytes read so far.
@@ -440,7 +445,7 @@ impl<R: Read> Input<R> {
         Ok(bytes)
     }
 
-    /// Up to a line feed.
+    /// Reads up to a line feed.
     fn line(&mut self) -> Result<String, Stopped> {
         // Longer than any name of a function.
         const LINE_BYTES_MAX: usize = 256;
@@ -451,7 +456,7 @@ impl<R: Read> Input<R> {
                 byte => line.push(byte),
             }
         }
-        Err(broken("a name without an end"))
+        Err(broken("a name that does not end"))
     }
 
     fn count(&mut self, bytes: u64) -> Result<(), Stopped> {

@@ -1,4 +1,4 @@
-//! The table of tensors of one safetensors file.
+//! Reads the table of tensors of a safetensors file.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -6,14 +6,16 @@ use std::path::Path;
 
 use safetensors::tensor::Metadata;
 
-use super::weights_file::Stored;
-use super::{CheckpointError, bounded};
+use super::bounded;
+use super::error::CheckpointError;
+use super::stored::StoredTensor;
 
-/// Room for the names of 100 000 tensors. The library takes up to 100 MB, which would be a gigabyte in memory.
+/// Largest header in bytes: fits the names of 100 000 tensors. The library's limit of 100 MB would take a gigabyte of
+/// memory.
 const HEADER_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads and checks the table of tensors of the file `path`.
-pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Stored>, CheckpointError> {
+pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, StoredTensor>, CheckpointError> {
     let io = |source| CheckpointError::io(path, source);
     let broken = |message: String| CheckpointError::Safetensors { path: path.to_owned(), message };
     let mut file = bounded::open(path)?;
@@ -30,7 +32,7 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Stored>, CheckpointEr
     }
     let mut header = Vec::new();
     file.take(header_bytes).read_to_end(&mut header).map_err(io)?;
-    // Checks offsets against shapes and types: no gap, no overlap, no overflow.
+    // Parsing checks offsets against shapes and types: no gap, no overlap, no overflow.
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| broken(e.to_string()))?;
     let data_offset = 8 + header_bytes;
     let expected = data_offset.saturating_add(metadata.data_len() as u64);
@@ -39,7 +41,7 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Stored>, CheckpointEr
     }
     let stored = metadata.tensors().into_iter().map(|(name, info)| {
         let start = data_offset + info.data_offsets.0 as u64;
-        (name, Stored { dtype: info.dtype, shape: info.shape.clone(), strides: None, start })
+        (name, StoredTensor { dtype: info.dtype, shape: info.shape.clone(), strides: None, start })
     });
     Ok(stored.collect())
 }

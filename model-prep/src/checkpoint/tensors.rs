@@ -1,4 +1,4 @@
-//! The named weights of a checkpoint, in one file or in shards.
+//! The named weights of a checkpoint, from one file or several shards.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,27 +7,29 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use spotter_engine::printable::hex;
 
+use super::error::CheckpointError;
 use super::json::Object;
 use super::names::{canonical, unwrapped};
-use super::weights_file::{Stored, Take, WeightsFile};
-use super::{CheckpointError, weights_name};
+use super::stored::StoredTensor;
+use super::weights_file::{Take, WeightsFile};
+use super::weights_name;
 
-/// Names, shapes and places of all tensors; values are read when asked for.
+/// Names, shapes and locations of all tensors. Values are read on request.
 #[derive(Debug)]
 pub struct Tensors {
     checkpoint: PathBuf,
     files: Vec<WeightsFile>,
-    /// Name as transformers 4 writes it, to the file and the name in it.
+    /// File index and name in that file, by the name that transformers 4 writes.
     places: BTreeMap<String, (usize, String)>,
 }
 
 impl Tensors {
-    /// Opens `model.safetensors`, or `pytorch_model.bin` (which is read, never run), or the shards of either.
+    /// Opens `model.safetensors` or `pytorch_model.bin` (parsed, never run), or the shards of either.
     pub fn open(checkpoint: &Path) -> Result<Self, CheckpointError> {
         Self::open_renamed(checkpoint, canonical)
     }
 
-    /// The same with other names: `rename` makes them of those in the files.
+    /// Opens the weights as [`Self::open`] does, under the names that `rename` makes of those in the files.
     pub(crate) fn open_renamed(checkpoint: &Path, rename: fn(&str) -> String) -> Result<Self, CheckpointError> {
         let path = weights_name::find(checkpoint)?;
         let paths = if path.extension().is_some_and(|ending| ending == "json") { shards(&path)? } else { vec![path] };
@@ -46,12 +48,12 @@ impl Tensors {
         }
         if let Some((part, origin)) = wrapped {
             let path = checkpoint.display();
-            log::warn!("{path}: names of tensors hold `{part}`, which {origin} puts there; they are taken without it");
+            log::warn!("{path}: tensor names contain `{part}`, added by {origin}; it is removed");
         }
         Ok(Self { checkpoint: checkpoint.to_owned(), files, places })
     }
 
-    /// How many tensors there are.
+    /// Number of tensors.
     pub fn count(&self) -> u64 {
         self.places.len() as u64
     }
@@ -61,13 +63,16 @@ impl Tensors {
         self.get(name).map(|stored| stored.shape.as_slice())
     }
 
-    /// How the tensor called `name` is stored.
-    pub(crate) fn get(&self, name: &str) -> Option<&Stored> {
+    /// Storage of the tensor that transformers 4 calls `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&StoredTensor> {
         let (file, inner) = self.places.get(name)?;
         self.files[*file].get(inner)
     }
 
-    /// Values of the tensor that transformers 4 calls `name`, which must have this shape and be finite.
+    /// Values of the tensor that transformers 4 calls `name`.
+    ///
+    /// # Errors
+    /// The tensor is missing, has another shape, is not of floats, or has a value that is NaN or infinite.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let Some((file, inner)) = self.places.get(name) else {
             let path = if let [only] = &self.files[..] { &only.path } else { &self.checkpoint };
@@ -96,17 +101,17 @@ impl Tensors {
         Ok(values)
     }
 
-    /// Every tensor by its name, floats or not.
-    pub(crate) fn stored(&self) -> impl Iterator<Item = (&String, &Stored)> {
+    /// All tensors with their names, floats or not.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&String, &StoredTensor)> {
         self.places.iter().filter_map(|(name, (file, inner))| Some((name, self.files[*file].get(inner)?)))
     }
 
-    /// Hands the tensor `name` to `take`, little-endian and in pieces: floats as 32-bit floats, all of them finite;
-    /// others as they are stored.
+    /// Passes the tensor `name` to `take`, little-endian and in pieces: floats as finite 32-bit floats, others as they
+    /// are stored.
     pub(crate) fn bytes(&self, name: &str, take: Take<'_, u8>) -> Result<(), CheckpointError> {
         let Some((file, inner)) = self.places.get(name) else { return Ok(()) };
         let file = &self.files[*file];
-        if !file.get(inner).is_some_and(Stored::is_float) {
+        if !file.get(inner).is_some_and(StoredTensor::is_float) {
             return file.bytes(inner, take);
         }
         let mut bytes = Vec::new();
@@ -117,8 +122,8 @@ impl Tensors {
         })
     }
 
-    /// SHA-256 over names, shapes and 32-bit values of all weights, the same for every naming, sharding and way of
-    /// storing them.
+    /// SHA-256 over names, shapes and 32-bit values of all weights. It does not depend on the naming scheme, the
+    /// sharding or the file format.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
         let mut hash = Sha256::new();
         for (name, stored) in self.stored().filter(|(_, stored)| stored.is_float()) {
@@ -132,7 +137,7 @@ impl Tensors {
     }
 }
 
-/// Why a tensor may be missing, where there is a usual reason.
+/// The usual reason why a tensor is missing, if there is one.
 fn hint(name: &str) -> &'static str {
     if name.contains(".pooler.") {
         "; the tower was saved without its pooler (add_pooling_layer=False), and embeddings are pooler outputs: train \
@@ -142,17 +147,17 @@ fn hint(name: &str) -> &'static str {
     }
 }
 
-/// Paths of the shards, each named once; all of them exist.
+/// Paths of the shards, each once; all of them exist.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let torch = index.file_name().is_some_and(|name| name.to_string_lossy().contains(".bin.index."));
     let ending = if torch { ".bin" } else { ".safetensors" };
     let map = Object::read(index)?.object("weight_map")?;
     let mut tensors_per_shard = BTreeMap::<String, usize>::new();
     for (name, shard) in map.entries() {
-        // An index that names itself, or another, is none.
+        // Shards lie next to the index and are not indexes themselves.
         let plain = |s: &&str| !s.contains(['/', '\\', '\0']) && !s.starts_with('.') && s.ends_with(ending);
         let Some(file) = shard.as_str().filter(plain) else {
-            return Err(map.wrong(name, &format!("the name of a {ending} file beside the index"), Some(shard)));
+            return Err(map.wrong(name, &format!("the name of a {ending} file next to the index"), Some(shard)));
         };
         *tensors_per_shard.entry(file.to_owned()).or_default() += 1;
     }

@@ -1,6 +1,7 @@
-//! `tokenizer.json`, or what transformers 4.56.2 builds from `vocab.txt`, from `vocab.json` and `merges.txt`, or from a
-//! SentencePiece model.
+//! Reads `tokenizer.json`, or builds it as transformers does from `vocab.txt`, from `vocab.json` and `merges.txt`, or
+//! from a SentencePiece model.
 
+mod assembly;
 mod byte_pairs;
 mod classes;
 mod configuration;
@@ -11,45 +12,48 @@ mod word_pieces;
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, SiglipSteps, TokenizerSpec};
 use spotter_engine::tokenize::{self, TokenizeError};
 use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
+use self::assembly::{parse, unusable};
 use self::classes::WordNormalizer;
 use self::configuration::{AddedToken, Class, Configuration};
-use super::{CheckpointError, TextConfig, read_optional};
+use super::bounded::read_optional;
+use super::config::TextConfig;
+use super::error::CheckpointError;
 
-/// Files that a tokenizer may be built from, and what they are for.
+/// The files that a tokenizer can be built from, for messages.
 const SOURCES: &str = "tokenizer.json, vocab.txt, vocab.json with merges.txt, sentencepiece.bpe.model or spiece.model";
 
-/// A tokenizer in the format of the tokenizers library, and how its output is cut and padded.
+/// A tokenizer in the format of the tokenizers library, with truncation and padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerFile {
     /// Content of `tokenizer.json`.
     pub json: Vec<u8>,
-    /// Longest sequence in tokens.
+    /// Longest sequence, in tokens.
     pub max_length: usize,
-    /// Where padding goes.
+    /// Side on which sequences are padded.
     pub padding_side: PaddingSide,
     /// The padding token.
     pub pad_token: String,
-    /// Its id.
+    /// Id of the padding token.
     pub pad_id: u32,
-    /// Its token type.
+    /// Token type of the padding token.
     pub pad_type_id: u32,
-    /// Whether the attention mask is among what the model is given.
+    /// Whether the attention mask is an input of the model.
     pub attention_mask: bool,
-    /// How far its own files say that prompts are padded. The text tower, where it is known, knows better.
+    /// Padding by the tokenizer's own files. If the text tower is known, its padding takes precedence.
     pub padding: Padding,
-    /// SigLIP's own steps, where the tokenizer is made of its `spiece.model`.
+    /// SigLIP's own steps, if the tokenizer is built from its `spiece.model`.
     pub siglip: Option<SiglipSteps>,
 }
 
 impl TokenizerFile {
-    /// What a manifest says of it; `file` is the entry of its content.
+    /// The manifest's description of this tokenizer; `file` is the entry of its content.
     pub fn spec(&self, file: FileEntry, padding: Padding, positions: Positions) -> TokenizerSpec {
         TokenizerSpec {
             file,
@@ -67,27 +71,27 @@ impl TokenizerFile {
     /// Builds the engine's tokenizer; positions are counted from 0.
     ///
     /// # Errors
-    /// It is not one that the tokenizers library reads.
+    /// The tokenizers library rejects it.
     pub fn tokenizer(&self) -> Result<tokenize::Tokenizer, TokenizeError> {
         tokenize::Tokenizer::from_bytes(&self.json, &self.spec_alone())
     }
 
-    /// The entry of a manifest for a tokenizer that is not part of a bundle.
+    /// The description of this tokenizer outside of a bundle.
     fn spec_alone(&self) -> TokenizerSpec {
         let entry = FileEntry { name: String::new(), bytes: 0, sha256: String::new() };
         self.spec(entry, Padding::Longest, Positions::Sequential)
     }
 
-    /// Reads the tokenizer of the checkpoint in the directory `checkpoint`, whose text tower is `text` where that is known.
+    /// Reads the tokenizer of the checkpoint in the directory `checkpoint`; `text` is its text tower, if known.
     ///
     /// # Errors
-    /// A file is missing or damaged, or asks for what is not done.
+    /// A file is missing or damaged, or uses something that is not supported.
     pub fn read(checkpoint: &Path, text: Option<&TextConfig>) -> Result<Self, CheckpointError> {
         let default_class = text.map_or("PreTrainedTokenizerFast", TextConfig::tokenizer_class);
         let config = Configuration::read(checkpoint, default_class)?;
-        let Made { path, json, siglip } = source(checkpoint, &config)?;
+        let Built { path, json, siglip } = source(checkpoint, &config)?;
         let (name, release) = (&config.name, config.generation.release());
-        log::info!("{}: what it leaves open is as {name} of transformers {release} has it", path.display());
+        log::info!("{}: defaults are those of {name} in transformers {release}", path.display());
         let tokenizer = parse(&path, &json)?;
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
         if let Some(size) = text.map(TextConfig::vocab_size).filter(|size| largest >= *size) {
@@ -112,11 +116,11 @@ impl TokenizerFile {
             return Err(CheckpointError::Tokenizer { path, message });
         }
         let fixed = file["padding"]["strategy"]["Fixed"].as_u64();
-        let to_one_length = fixed.is_some() || config.class == Class::Siglip;
+        let is_fixed = fixed.is_some() || config.class == Class::Siglip;
         Ok(Self {
             attention_mask: config.attention_mask()?,
             max_length: config.max_length(text.map(TextConfig::tokens_max), fixed)?,
-            padding: if to_one_length { Padding::MaxLength } else { Padding::Longest },
+            padding: if is_fixed { Padding::MaxLength } else { Padding::Longest },
             padding_side: config.padding_side(&file)?,
             pad_type_id: config.pad_type_id()?,
             json,
@@ -127,29 +131,29 @@ impl TokenizerFile {
     }
 }
 
-/// A tokenizer in the format of the tokenizers library, the file it came from, and SigLIP's own steps.
-struct Made {
+/// A tokenizer in the format of the tokenizers library, the file it was read or built from, and SigLIP's own steps.
+struct Built {
     path: PathBuf,
     json: Vec<u8>,
     siglip: Option<SiglipSteps>,
 }
 
-/// The checkpoint's tokenizer.
-fn source(checkpoint: &Path, config: &Configuration) -> Result<Made, CheckpointError> {
+/// Reads or builds the checkpoint's tokenizer.
+fn source(checkpoint: &Path, config: &Configuration) -> Result<Built, CheckpointError> {
     let find = |name: &str| {
         let path = checkpoint.join(name);
         Ok::<_, CheckpointError>(read_optional(&path)?.map(|bytes| (path, bytes)))
     };
-    // The reference has no fast class for SigLIP and looks at nothing but the model.
+    // The reference has no fast class for SigLIP and reads the SentencePiece model only.
     if config.class == Class::Siglip
         && let Some((path, model)) = find("spiece.model")?
     {
         let (json, steps) = sentence_pieces::siglip(&path, &model, config)?;
-        return Ok(Made { path, json, siglip: Some(steps) });
+        return Ok(Built { path, json, siglip: Some(steps) });
     }
     if let Some((path, json)) = find("tokenizer.json")? {
         let json = adjusted(&path, json, config)?;
-        return Ok(Made { path, json, siglip: None });
+        return Ok(Built { path, json, siglip: None });
     }
     let build = match config.class {
         Class::Bert | Class::Mpnet => find("vocab.txt")?.map(|(path, vocab)| {
@@ -170,26 +174,14 @@ fn source(checkpoint: &Path, config: &Configuration) -> Result<Made, CheckpointE
         Class::Siglip | Class::Generic => None,
     };
     let build = build.unwrap_or_else(|| {
-        let message = format!("no file that a {:?} tokenizer is made of is there: {SOURCES}", config.class);
+        let message = format!("found none of the files of a {:?} tokenizer: {SOURCES}", config.class);
         Err(CheckpointError::Tokenizer { path: checkpoint.to_owned(), message })
     });
-    build.map(|(path, json)| Made { path, json, siglip: None })
+    build.map(|(path, json)| Built { path, json, siglip: None })
 }
 
-fn parse(path: &Path, json: &[u8]) -> Result<Tokenizer, CheckpointError> {
-    Tokenizer::from_bytes(json).map_err(|e| unusable(path, &e))
-}
-
-fn unusable(path: &Path, error: &tokenizers::Error) -> CheckpointError {
-    refused(path, error.to_string())
-}
-
-fn refused(path: &Path, message: String) -> CheckpointError {
-    CheckpointError::Tokenizer { path: path.to_owned(), message }
-}
-
-/// `tokenizer.json` as it is, with what the reference puts in its place when it loads it: the configuration's
-/// normalisation of words, its prefix space, and the tokens that it keeps whole.
+/// Applies the changes to `tokenizer.json` that the reference makes on loading: the configuration's normaliser, prefix
+/// space, added tokens and post-processor.
 fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
     let json = with_patterns(path, json)?;
     let mut tokenizer = parse(path, &json)?;
@@ -226,13 +218,13 @@ fn adjusted(path: &Path, json: Vec<u8>, config: &Configuration) -> Result<Vec<u8
     let changes = changes.join(" and ");
     let (class, release) = (&config.name, config.generation.release());
     log::warn!(
-        "{}: {changes} gives way to tokenizer_config.json and its class {class}, as in transformers {release}",
+        "{}: tokenizer_config.json and its class {class} replace {changes}, as in transformers {release}",
         path.display()
     );
     tokenizer.to_string(false).map(String::into_bytes).map_err(|e| unusable(path, &e))
 }
 
-/// `tokenizer.json` with its regular expressions in the words of the library used here.
+/// Translates the regular expressions in `tokenizer.json` to the syntax of the regex engine used here.
 fn with_patterns(path: &Path, json: Vec<u8>) -> Result<Vec<u8>, CheckpointError> {
     let mut file: Value =
         serde_json::from_slice(&json).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })?;
@@ -241,7 +233,7 @@ fn with_patterns(path: &Path, json: Vec<u8>) -> Result<Vec<u8>, CheckpointError>
     Ok(if changed.contains(&true) { file.to_string().into_bytes() } else { json })
 }
 
-/// The configuration's normaliser of words where the file has another.
+/// The configuration's normaliser, if the file's differs.
 fn normalizer(tokenizer: &Tokenizer, config: &Configuration) -> Result<Option<BertNormalizer>, CheckpointError> {
     let Some(NormalizerWrapper::BertNormalizer(found)) = tokenizer.get_normalizer() else { return Ok(None) };
     let wanted = config.normalization()?;
@@ -256,88 +248,17 @@ fn normalizer(tokenizer: &Tokenizer, config: &Configuration) -> Result<Option<Be
     Ok((!same).then(|| BertNormalizer::new(found.clean_text, chinese_chars, wanted.strip_accents, wanted.lowercase)))
 }
 
-/// The parts of a `tokenizer.json` that differ between kinds of tokenizers.
-struct Parts {
-    normalizer: Value,
-    pre_tokenizer: Value,
-    post_processor: Value,
-    model: Value,
-}
-
-/// Puts a `tokenizer.json` together; `vocabulary` finds the ids of the tokens that the configuration adds.
-fn assemble(
-    path: &Path,
-    parts: Parts,
-    vocabulary: impl Fn(&str) -> Option<u64>,
-    config: &Configuration,
-) -> Result<Vec<u8>, CheckpointError> {
-    let (mut added, declared) = (Vec::new(), config.declared()?);
-    for token in config.added_tokens()? {
-        let further = || declared.iter().find(|(_, t)| t.content == token.content).map(|(id, _)| *id);
-        match vocabulary(&token.content).or_else(further) {
-            Some(id) => added.push((id, token)),
-            None => log::warn!("{}: {:?} is not in the vocabulary and is left out", path.display(), token.content),
-        }
-    }
-    added.sort_by_key(|(id, _)| *id);
-    let Parts { normalizer, pre_tokenizer, post_processor, model } = parts;
-    let file = json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": added.iter().map(|(id, token)| token.to_json(*id)).collect::<Vec<_>>(),
-        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": null,
-        "model": model,
-    });
-    let tokenizer = parse(path, file.to_string().as_bytes())?;
-    // Tokens beyond the vocabulary are numbered on by the library.
-    for (id, token) in &added {
-        let found = tokenizer.token_to_id(&token.content).map(u64::from);
-        if found != Some(*id) {
-            let message =
-                format!("the added token {:?} should have the id {id} and would have {found:?}", token.content);
-            return Err(refused(path, message));
-        }
-    }
-    tokenizer.to_string(false).map(String::into_bytes).map_err(|e| unusable(path, &e))
-}
-
-/// A special token with its id in the vocabulary, which must have it.
-fn with_id(
-    path: &Path,
-    config: &Configuration,
-    key: &str,
-    vocabulary: impl Fn(&str) -> Option<u64>,
-) -> Result<(String, u64), CheckpointError> {
-    let token = config.required(key)?.content;
-    match vocabulary(&token) {
-        Some(id) => Ok((token, id)),
-        None => Err(refused(path, format!("the special token {token:?} is not in the vocabulary"))),
-    }
-}
-
-/// A template that puts `first` before and `last` behind a prompt.
-fn template(first: Option<(String, u64)>, last: (String, u64)) -> Value {
-    let mark = |token: &(String, u64)| json!({"SpecialToken": {"id": token.0, "type_id": 0}});
-    let mut single: Vec<Value> = first.iter().map(mark).collect();
-    single.extend([json!({"Sequence": {"id": "A", "type_id": 0}}), mark(&last)]);
-    let pair = [&single[..], &[json!({"Sequence": {"id": "B", "type_id": 0}}), mark(&last)]].concat();
-    let specials: Map<String, Value> = first
-        .into_iter()
-        .chain([last])
-        .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
-        .collect();
-    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials})
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use serde::Deserialize;
+    use serde_json::{Map, json};
     use spotter_engine::vocabulary::Vocabulary;
 
     use super::*;
 
-    /// The half of `tests/golden/text/class_ids.json` of one release.
+    /// The part of `tests/golden/text/class_ids.json` for one release.
     #[derive(Deserialize)]
     struct Golden {
         special: Map<String, Value>,
@@ -346,7 +267,7 @@ mod tests {
         rows: Vec<Row>,
     }
 
-    /// What some classes give for the prompts.
+    /// The ids and types that some classes give for the prompts.
     #[derive(Deserialize)]
     struct Row {
         tokenizer: String,
@@ -374,7 +295,7 @@ mod tests {
         let mut wrong = Vec::new();
         for (at, prompt) in golden.prompts.iter().enumerate() {
             let found = tokenizer.encode(prompt.as_str(), true).expect("a prompt");
-            // Where the class gives no types, the model takes all tokens for of the first.
+            // Without types from the class, the model treats all tokens as of type 0.
             let types = if row.types[at].is_empty() { vec![0; row.ids[at].len()] } else { row.types[at].clone() };
             if found.get_ids() != row.ids[at] || found.get_type_ids() != types {
                 wrong.push(format!("{prompt:?}: {:?} {:?}", found.get_ids(), found.get_type_ids()));
@@ -387,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn first_tokens_of_funnel_are_of_a_type_of_their_own() {
+    fn the_first_token_of_funnel_has_its_own_type() {
         let check = |release: &str, types: [u32; 3]| {
             let folder = tempfile::tempdir().expect("a folder");
             let write = |name: &str, content: &str| {
@@ -401,7 +322,7 @@ mod tests {
             assert_eq!((found.get_ids(), found.get_type_ids()), (&[2, 4, 3][..], &types[..]), "{release}");
         };
         check("4.56.2", [2, 0, 0]);
-        // There the class gives the model no types.
+        // In that release the class does not pass types to the model.
         check("5.24.0", [0, 0, 0]);
     }
 
@@ -438,7 +359,7 @@ mod tests {
             assert_eq!(&found.ids, ids, "{release}, {}: {prompt:?}", case.what);
             let reading = vocabulary.read(prompt, &(0..prompt.len())).expect("a prompt");
             let ids: Vec<_> = reading.ids.into_iter().map(i64::from).collect();
-            // But for the special tokens around them.
+            // Without the special tokens around them.
             let inner = [0, 1].iter().any(|first| found.ids[*first..].starts_with(&ids));
             assert!(inner && found.ids.len() <= ids.len() + 2, "{prompt:?}: {ids:?}");
         }

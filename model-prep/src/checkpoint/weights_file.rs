@@ -1,4 +1,4 @@
-//! One weights file of any format, read tensor by tensor and piece by piece.
+//! Reads the tensors of one weights file, in either format, piece by piece.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -7,61 +7,22 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use spotter_engine::marks;
 
-use super::{CheckpointError, bounded, safetensors_file, torch_file};
+use super::error::CheckpointError;
+use super::stored::StoredTensor;
+use super::{bounded, safetensors_file, torch_file};
 
-/// Bytes read at a time: few enough for a cache, many enough for system calls not to matter. Whole elements of every
-/// type fit.
+/// Size of a read: fits the cache, and system calls cost little. A multiple of the size of every element type.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A weights file whose table of tensors was checked against its size.
+/// A weights file whose table of tensors was checked against the file's size.
 #[derive(Debug)]
 pub(crate) struct WeightsFile {
     pub(crate) path: PathBuf,
-    tensors: BTreeMap<String, Stored>,
-}
-
-/// Where and how a tensor lies in a file. Whoever makes one has checked that the file holds all of it, and that it has
-/// no more elements than the file has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    /// Elements from one index to the next along each axis, where the tensor does not lie in row-major order.
-    pub(crate) strides: Option<Vec<usize>>,
-    /// Where its first element begins.
-    pub(crate) start: u64,
-}
-
-impl Stored {
-    /// Whether it holds floats.
-    pub(crate) fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
-    }
-
-    fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Size of the values.
-    pub(crate) fn byte_count(&self) -> u64 {
-        (self.elements() * self.element_bytes()) as u64
-    }
-
-    /// Elements of the file from the first to the last, those between that are not the tensor's included.
-    fn span(&self, strides: &[usize]) -> usize {
-        if self.shape.contains(&0) {
-            return 0;
-        }
-        self.shape.iter().zip(strides).map(|(extent, stride)| (extent - 1) * stride).sum::<usize>() + 1
-    }
-
-    fn element_bytes(&self) -> usize {
-        self.dtype.bitsize() / 8
-    }
+    tensors: BTreeMap<String, StoredTensor>,
 }
 
 impl WeightsFile {
-    /// Reads the table of tensors of a `.safetensors` file or of what `torch.save` wrote.
+    /// Reads the table of tensors of a `.safetensors` file or of a `.bin` file written by `torch.save`.
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let mut file = bounded::open(path)?;
         let mut start = Vec::new();
@@ -76,18 +37,20 @@ impl WeightsFile {
         Ok(Self { path: path.to_owned(), tensors })
     }
 
-    /// Every tensor by its name in the file.
-    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&String, &Stored)> {
+    /// All tensors, with their names in the file.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&String, &StoredTensor)> {
         self.tensors.iter()
     }
 
-    /// A tensor's place and shape.
-    pub(crate) fn get(&self, name: &str) -> Option<&Stored> {
+    /// The tensor called `name` in the file.
+    pub(crate) fn get(&self, name: &str) -> Option<&StoredTensor> {
         self.tensors.get(name)
     }
 
-    /// Hands the values of a float tensor to `take` as 32-bit floats, in pieces and in row-major order. All of them are
-    /// finite.
+    /// Passes the values of a float tensor to `take` as 32-bit floats, in pieces and in row-major order.
+    ///
+    /// # Errors
+    /// The tensor is missing, its element type is not a float, or one of its values is NaN or infinite.
     pub(crate) fn floats(&self, name: &str, take: Take<'_, f32>) -> Result<(), CheckpointError> {
         let stored = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let dtype = stored.dtype;
@@ -100,7 +63,7 @@ impl WeightsFile {
             values.clear();
             match dtype {
                 Dtype::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-                // Rounds to the nearest, as the reference does.
+                // Rounds to nearest, as PyTorch does.
                 Dtype::F64 => values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
                 Dtype::BF16 => values.extend(bytes.as_chunks().0.iter().map(|b| bf16_to_f32(u16::from_le_bytes(*b)))),
                 _ => values.extend(bytes.as_chunks().0.iter().map(|b| f16_to_f32(u16::from_le_bytes(*b)))),
@@ -114,8 +77,8 @@ impl WeightsFile {
         })
     }
 
-    /// Hands the elements of a tensor to `take` as they are stored, little-endian, in pieces of whole elements and in
-    /// row-major order.
+    /// Passes the stored elements of a tensor to `take`, little-endian, in pieces of whole elements and in row-major
+    /// order.
     pub(crate) fn bytes(&self, name: &str, take: Take<'_, u8>) -> Result<(), CheckpointError> {
         let stored = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let io = |source| CheckpointError::io(&self.path, source);
@@ -147,11 +110,11 @@ impl WeightsFile {
     }
 }
 
-/// Takes one piece of a tensor after the other.
+/// Receives a tensor piece by piece.
 pub(crate) type Take<'a, T> = &'a mut dyn FnMut(&[T]) -> Result<(), CheckpointError>;
 
-/// Elements that lie apart in `span`, brought into row-major order.
-fn gather(span: &[u8], stored: &Stored, strides: &[usize], take: Take<'_, u8>) -> Result<(), CheckpointError> {
+/// Copies strided elements of `span` into row-major order.
+fn gather(span: &[u8], stored: &StoredTensor, strides: &[usize], take: Take<'_, u8>) -> Result<(), CheckpointError> {
     let (count, width) = (stored.elements(), stored.element_bytes());
     let mut index = vec![0; stored.shape.len()];
     let mut at = 0;
@@ -162,7 +125,7 @@ fn gather(span: &[u8], stored: &Stored, strides: &[usize], take: Take<'_, u8>) -
             take(&piece)?;
             piece.clear();
         }
-        // The next index in row-major order.
+        // Advance to the next index in row-major order.
         for axis in (0..index.len()).rev() {
             index[axis] += 1;
             at += strides[axis];
@@ -180,7 +143,7 @@ fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// IEEE 754 binary16 to binary32, which holds every such value exactly.
+/// Converts IEEE 754 binary16 to binary32, exactly.
 fn f16_to_f32(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let exponent = u32::from(bits >> 10) & 0x1f;
@@ -219,12 +182,12 @@ mod tests {
         }
     }
 
-    /// Elements of a file of 0, 1, 2, ... of one byte each.
+    /// Reads a tensor of a file with the bytes 0, 1, 2, ...
     fn read(shape: &[usize], strides: Option<&[usize]>, start: u64) -> Vec<u8> {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         file.write_all(&(0..=255).collect::<Vec<u8>>()).expect("writes");
         let strides = strides.map(<[usize]>::to_vec);
-        let stored = Stored { dtype: Dtype::U8, shape: shape.to_vec(), strides, start };
+        let stored = StoredTensor { dtype: Dtype::U8, shape: shape.to_vec(), strides, start };
         let weights = WeightsFile { path: file.path().to_owned(), tensors: BTreeMap::from([("t".to_owned(), stored)]) };
         let mut found = Vec::new();
         let take: Take<'_, u8> = &mut |piece| {

@@ -1,21 +1,21 @@
-//! Random weights as PyTorch and transformers draw them: the same distributions, though not the same numbers.
+//! Random initial weights, from the same distributions as in PyTorch and transformers, but with other random numbers.
 
 use sha2::{Digest as _, Sha256};
 
-/// What new values are drawn from.
+/// The distribution of new values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Distribution {
-    /// Always this.
+    /// Always this value.
     Constant(f32),
-    /// Even between `-bound` and `bound`.
+    /// Uniform between `-bound` and `bound`.
     Uniform { bound: f64 },
-    /// Around 0; where `cut`, only between -2 and 2.
-    Normal { deviation: f64, cut: bool },
+    /// Normal with mean 0; if `truncated`, only between -2 and 2.
+    Normal { deviation: f64, truncated: bool },
 }
 
 impl Distribution {
-    /// What `torch.nn.Linear` starts with, which is where `VisionTextDualEncoderModel` leaves its projections:
-    /// `kaiming_uniform_` with a = sqrt 5, that is evenly between -1 / sqrt n and 1 / sqrt n for n inputs.
+    /// The initialisation of `torch.nn.Linear`, which `VisionTextDualEncoderModel` keeps for its projections:
+    /// `kaiming_uniform_` with a = sqrt 5, which is uniform between -1 / sqrt n and 1 / sqrt n for n inputs.
     pub(super) fn linear(inputs: usize) -> Self {
         Self::Uniform { bound: (inputs as f64).sqrt().recip() }
     }
@@ -24,9 +24,9 @@ impl Distribution {
         match self {
             Self::Constant(value) => value,
             Self::Uniform { bound } => (bound * (2.0 * random.unit() - 1.0)) as f32,
-            Self::Normal { deviation, cut } => loop {
+            Self::Normal { deviation, truncated } => loop {
                 let value = deviation * random.normal();
-                if !cut || value.abs() <= 2.0 {
+                if !truncated || value.abs() <= 2.0 {
                     return value as f32;
                 }
             },
@@ -34,12 +34,12 @@ impl Distribution {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): a few lines, so that a seed means the same for ever.
+/// SplitMix64 (Steele, Lea, Flood 2014), implemented here so that a seed always gives the same numbers.
 #[derive(Debug)]
 pub(super) struct Random(u64);
 
 impl Random {
-    /// A tensor has numbers of its own, whatever else is drawn.
+    /// Each tensor has its own sequence, independent of the other tensors.
     pub(super) fn new(seed: u64, tensor: &str) -> Self {
         let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(tensor).finalize();
         let mut first = [0; 8];
@@ -55,14 +55,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// From 0 up to, and without, 1.
+    /// A number in [0, 1).
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Mean 0, deviation 1 (Box and Muller 1958).
+    /// Normal with mean 0 and standard deviation 1 (Box and Muller 1958).
     fn normal(&mut self) -> f64 {
-        // 1 - unit is never 0, whose logarithm is infinite.
+        // 1 - unit is never 0, so the logarithm is finite.
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
@@ -72,7 +72,7 @@ impl Random {
 mod tests {
     use super::{Distribution, Random};
 
-    /// Mean, deviation, share within one deviation of a uniform and of a normal distribution are known.
+    /// Compares mean, standard deviation and share within one deviation with the known values.
     #[test]
     fn moments_are_those_of_the_distribution() {
         const COUNT: usize = 200_000;
@@ -89,16 +89,16 @@ mod tests {
             assert!(largest <= limit && largest > 0.9 * limit.min(4.0 * deviation), "{distribution:?}: {largest}");
         };
         let uniform = Distribution::linear(768);
-        // sqrt(1 / 3) of the way to the bound lies 0.577 of the values.
+        // Of a uniform distribution, 0.577 of the values lie within one standard deviation.
         check(uniform, 1.0 / (3.0_f64 * 768.0).sqrt(), 0.577, 1.0 / 768.0_f64.sqrt());
-        check(Distribution::Normal { deviation: 0.02, cut: true }, 0.02, 0.683, 2.0);
-        check(Distribution::Normal { deviation: 0.2, cut: false }, 0.2, 0.683, 2.0);
-        // A normal distribution of deviation 2 that is cut at one deviation has deviation 1.0794.
-        check(Distribution::Normal { deviation: 2.0, cut: true }, 1.0794, 0.601, 2.0);
+        check(Distribution::Normal { deviation: 0.02, truncated: true }, 0.02, 0.683, 2.0);
+        check(Distribution::Normal { deviation: 0.2, truncated: false }, 0.2, 0.683, 2.0);
+        // A normal distribution with deviation 2, truncated at one deviation, has deviation 1.0794.
+        check(Distribution::Normal { deviation: 2.0, truncated: true }, 1.0794, 0.601, 2.0);
     }
 
     #[test]
-    fn seeds_and_tensors_have_their_own_numbers() {
+    fn seeds_and_tensors_have_their_own_sequences() {
         let first = |seed, tensor| Random::new(seed, tensor).next();
         assert_eq!(first(1, "a"), first(1, "a"));
         assert_ne!(first(1, "a"), first(2, "a"));

@@ -1,48 +1,40 @@
-//! What the bare model of each architecture consists of, as transformers 4.56.2 has it.
+//! The parts of each architecture's bare model, as in transformers 4.56.2.
 
-/// Which of the two towers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    /// The image tower.
-    Vision,
-    /// The text tower.
-    Text,
-}
+use crate::tower_kind::TowerKind;
 
 /// One architecture.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Family {
-    /// As `config.json` calls it.
+    /// Its `model_type` in `config.json`.
     pub(super) model_type: &'static str,
-    /// Before the tower's names in checkpoints of models with a head, with a dot.
+    /// Prefix of the tower's tensor names in checkpoints of models with a head, with a dot.
     pub(super) prefix: &'static str,
-    /// Before all names of the bare model itself, with a dot, or nothing.
+    /// Prefix of all tensor names of the bare model, with a dot, or empty.
     pub(super) own: &'static str,
-    /// A tensor whose last axis is the width of the tower's output.
+    /// A tensor whose last axis has the width of the tower's output.
     pub(super) width_of: &'static str,
-    /// Others that every such model has, and not every other.
+    /// Other tensors, which distinguish this architecture from others.
     pub(super) required: &'static [&'static str],
-    /// What comes before the number of a layer; nothing where layers differ from each other.
+    /// Prefix of the layer number in tensor names; empty if layers have different tensors.
     pub(super) layers: &'static str,
-    /// What stands between the last layer and the projection.
+    /// Its pooler, between the last layer and the projection.
     pub(super) pooler: Pooler,
-    /// Whether a mask token is part of the model, if `use_mask_token` is absent; `None` where that key means nothing
-    /// and there is none.
+    /// Default of `use_mask_token`: whether the model has a mask token. `None` if the architecture has neither.
     pub(super) mask_token: Option<bool>,
-    /// Its class of image processors or tokenizers.
+    /// Its image processor or tokenizer class.
     pub(super) processor: &'static str,
 }
 
-/// What stands between the last layer and the projection.
+/// The pooler between the last layer and the projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pooler {
-    /// Nothing, or what every checkpoint has.
+    /// None, or one that every checkpoint has.
     Always,
-    /// A dense layer, drawn from a normal distribution.
+    /// A dense layer; its initial weights are normally distributed.
     Dense,
-    /// A dense layer, drawn from a normal distribution cut at -2 and 2.
-    DenseCut,
-    /// A layer norm, where `use_mean_pooling` says so.
+    /// A dense layer; its initial weights are normally distributed, truncated to -2 to 2.
+    DenseTruncated,
+    /// A layer norm, if `use_mean_pooling` is set.
     MeanNorm,
 }
 
@@ -53,7 +45,7 @@ const VIT: Family = Family {
     width_of: "layernorm.weight",
     required: &["embeddings.cls_token", "embeddings.position_embeddings"],
     layers: "encoder.layer.",
-    pooler: Pooler::DenseCut,
+    pooler: Pooler::DenseTruncated,
     mask_token: None,
     processor: "ViTImageProcessor",
 };
@@ -160,28 +152,26 @@ const TEXT: [Family; 6] = [
     },
 ];
 
-/// Dual encoders, and the `vision_config` and image tower inside.
+/// Dual encoders, and the `model_type` of the image tower in their `vision_config`.
 pub(super) const NESTED: [(&str, &str); 2] = [("clip", "clip_vision_model"), ("siglip", "siglip_vision_model")];
 
-impl Side {
-    fn families(self) -> &'static [Family] {
-        match self {
-            Self::Vision => &VISION,
-            Self::Text => &TEXT,
-        }
+fn families(tower: TowerKind) -> &'static [Family] {
+    match tower {
+        TowerKind::Image => &VISION,
+        TowerKind::Text => &TEXT,
     }
+}
 
-    /// The architecture that `config.json` calls `model_type`.
-    pub(super) fn family(self, model_type: &str) -> Option<&'static Family> {
-        self.families().iter().find(|family| family.model_type == model_type)
-    }
+/// The architecture that `config.json` calls `model_type`.
+pub(super) fn family(tower: TowerKind, model_type: &str) -> Option<&'static Family> {
+    families(tower).iter().find(|family| family.model_type == model_type)
+}
 
-    /// What is accepted, in words.
-    pub(super) fn accepted(self) -> String {
-        let names = self.families().iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
-        match self {
-            Self::Vision => format!("image towers: {names}, and those inside of clip and siglip"),
-            Self::Text => format!("text towers with a pooler: {names}"),
-        }
+/// Describes the accepted architectures.
+pub(super) fn accepted(tower: TowerKind) -> String {
+    let names = families(tower).iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
+    match tower {
+        TowerKind::Image => format!("image towers: {names}, and those inside of clip and siglip"),
+        TowerKind::Text => format!("text towers with a pooler: {names}"),
     }
 }

@@ -1,15 +1,15 @@
-//! What turns pictures and texts into tensors, taken from both towers.
+//! Copies the image processor of one tower and the tokenizer of the other.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::files::{write as write_file, write_json};
 use super::tower::Tower;
-use super::write_json;
-use crate::Error;
 use crate::checkpoint::{CheckpointError, Object, read_optional};
+use crate::error::Error;
 
-/// Files of tokenizers that are copied as they are.
+/// Tokenizer files that are copied unchanged.
 const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "vocab.txt",
@@ -21,7 +21,7 @@ const TOKENIZER_FILES: [&str; 8] = [
     "special_tokens_map.json",
 ];
 
-/// How many of them, from the first, hold a vocabulary.
+/// The first so many of them hold a vocabulary.
 const VOCABULARIES: usize = 6;
 
 /// Writes the image processor of one tower and the tokenizer of the other, as `VisionTextDualEncoderProcessor` does.
@@ -30,16 +30,15 @@ pub(super) fn write(vision: &Tower, text: &Tower, out: &Path) -> Result<(), Erro
     let mut vocabularies = 0;
     for (index, name) in TOKENIZER_FILES.into_iter().enumerate() {
         if let Some(bytes) = read_optional(&text.path.join(name))? {
-            super::write(&out.join(name), &bytes)?;
+            write_file(&out.join(name), &bytes)?;
             vocabularies += usize::from(index < VOCABULARIES);
         }
     }
     if vocabularies == 0 {
-        let message = format!("none of {} is there", TOKENIZER_FILES[..VOCABULARIES].join(", "));
+        let message = format!("found none of {}", TOKENIZER_FILES[..VOCABULARIES].join(", "));
         return Err(CheckpointError::Tokenizer { path: text.path.clone(), message }.into());
     }
-    let path = text.path.join("tokenizer_config.json");
-    let config = read_optional(&path)?.map_or_else(|| Ok(Object::empty(&path)), |json| Object::parse(&path, &json))?;
+    let config = Object::read_or_empty(&text.path.join("tokenizer_config.json"))?;
     let config = named(config.map(), &["tokenizer_class"], text);
     write_json(&out.join("tokenizer_config.json"), &config)
 }
@@ -53,7 +52,7 @@ fn image_processor(vision: &Tower) -> Result<Map<String, Value>, CheckpointError
             let other = vision.path.join("processor_config.json");
             match read_optional(&other)? {
                 Some(json) => Object::parse(&other, &json)?.object("image_processor")?,
-                // Says which file is missing.
+                // The error names the missing file.
                 None => Object::read(&path)?,
             }
         }
@@ -61,7 +60,7 @@ fn image_processor(vision: &Tower) -> Result<Map<String, Value>, CheckpointError
     Ok(named(config.map(), &["image_processor_type", "feature_extractor_type"], vision))
 }
 
-/// The same for a dual encoder: neither class can be found by the model's type any more, so both are named.
+/// Adds the class names, which cannot be derived from the model type of a dual encoder.
 fn named(config: &Map<String, Value>, keys: &[&str], tower: &Tower) -> Map<String, Value> {
     let mut config = config.clone();
     config.insert("processor_class".into(), "VisionTextDualEncoderProcessor".into());

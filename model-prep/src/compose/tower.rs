@@ -1,4 +1,4 @@
-//! One tower of a checkpoint: the bare model, whatever head was saved around it.
+//! One tower of a checkpoint: the bare model, without the head it was saved with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,20 +7,21 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::draw::Distribution;
-use super::families::{Family, NESTED, Pooler, Side};
+use super::families::{Family, NESTED, Pooler, accepted, family};
 use super::weights::{Planned, Values};
-use crate::checkpoint::{CheckpointError, Object, Tensors, locate, without_old_ends};
+use crate::checkpoint::{CheckpointError, Object, Tensors, locate, without_old_suffixes};
+use crate::tower_kind::TowerKind;
 
-/// A tower that was checked as far as its own architecture goes.
+/// A tower whose tensors were checked against its architecture.
 #[derive(Debug)]
 pub(super) struct Tower {
-    /// Its checkpoint.
+    /// Folder of its checkpoint.
     pub(super) path: PathBuf,
     pub(super) family: &'static Family,
-    /// Its part of `config.json`.
+    /// Its configuration.
     config: Object,
     tensors: Tensors,
-    /// Name in the bare model to name in the checkpoint.
+    /// Tensor names in the checkpoint, by their names in the bare model.
     names: BTreeMap<String, String>,
     /// Width of its output.
     pub(super) width: usize,
@@ -28,10 +29,10 @@ pub(super) struct Tower {
 
 impl Tower {
     /// Opens the checkpoint in the directory `path`.
-    pub(super) fn open(path: &Path, side: Side) -> Result<Self, CheckpointError> {
+    pub(super) fn open(path: &Path, kind: TowerKind) -> Result<Self, CheckpointError> {
         let path = &locate(path)?;
-        let (config, family) = read_config(&path.join("config.json"), side)?;
-        let tensors = Tensors::open_renamed(path, without_old_ends)?;
+        let (config, family) = read_config(&path.join("config.json"), kind)?;
+        let tensors = Tensors::open_renamed(path, without_old_suffixes)?;
         let mask_token = match family.mask_token {
             Some(default) => config.flag("use_mask_token", default)?,
             None => false,
@@ -44,10 +45,10 @@ impl Tower {
         Ok(tower)
     }
 
-    /// Width of the output: that of the tensors, which the configuration must agree with.
+    /// Width of the output by the tensors; an error if the configuration differs.
     fn read_width(&self) -> Result<usize, CheckpointError> {
         let name = self.family.width_of;
-        const OTHER: &str = "; the checkpoint holds another model than its config.json says";
+        const OTHER: &str = "; the checkpoint holds another model than its config.json describes";
         if let Some(missing) = self.family.required.iter().find(|name| !self.names.contains_key(**name)) {
             return Err(self.missing(missing, OTHER));
         }
@@ -61,7 +62,7 @@ impl Tower {
         Ok(width)
     }
 
-    /// All layers are there, each with the same tensors.
+    /// Checks that all layers are there, each with the same tensors.
     fn check_layers(&self) -> Result<(), CheckpointError> {
         let prefix = self.family.layers;
         if prefix.is_empty() {
@@ -86,7 +87,7 @@ impl Tower {
         Ok(())
     }
 
-    /// What is taken from the checkpoint.
+    /// The tensors that are copied from the checkpoint.
     pub(super) fn copied(&self) -> Vec<Planned<'_>> {
         let planned = self.names.iter().filter_map(|(bare, name)| {
             let stored = self.tensors.get(name)?;
@@ -97,14 +98,14 @@ impl Tower {
         planned.collect()
     }
 
-    /// A new pooler where the model has one and the checkpoint does not, drawn as the reference draws it.
+    /// The tensors of a new pooler, if the model has one and the checkpoint does not; initialised as in the reference.
     pub(super) fn missing_pooler(&self) -> Result<Vec<Planned<'static>>, CheckpointError> {
         let deviation = self.config.number("initializer_range", 0.02)?;
         let square = vec![self.width; 2];
-        let dense = |cut| ("dense", square.clone(), Distribution::Normal { deviation, cut });
+        let dense = |truncated| ("dense", square.clone(), Distribution::Normal { deviation, truncated });
         let (layer, shape, weight) = match self.family.pooler {
             Pooler::Dense => dense(false),
-            Pooler::DenseCut => dense(true),
+            Pooler::DenseTruncated => dense(true),
             Pooler::MeanNorm if self.config.flag("use_mean_pooling", true)? => {
                 ("layernorm", vec![self.width], Distribution::Constant(1.0))
             }
@@ -119,8 +120,7 @@ impl Tower {
         Ok(missing.collect())
     }
 
-    /// Swin of transformers 4 keeps, for each pair of positions in a window, the row of their bias; transformers 5 does
-    /// not save it.
+    /// The `relative_position_index` buffers of Swin, if missing: transformers 4 saves them, transformers 5 does not.
     pub(super) fn position_indices(&self) -> Vec<Planned<'static>> {
         const TABLE: &str = "relative_position_bias_table";
         if self.family.model_type != "swin" {
@@ -138,7 +138,7 @@ impl Tower {
         planned.collect()
     }
 
-    /// Its part of the new `config.json`.
+    /// Its configuration inside the new `config.json`.
     pub(super) fn nested_config(&self) -> Map<String, Value> {
         let mut map = self.config.map().clone();
         for key in ["transformers_version", "_name_or_path", "torch_dtype"] {
@@ -159,7 +159,7 @@ impl Tower {
     }
 }
 
-/// `relative_position_index` of a square window, row by row.
+/// `relative_position_index` of a square window, in row-major order.
 fn window_indices(side: usize) -> Vec<i64> {
     let axis = |a: usize, b: usize| (a + side - 1 - b) as i64;
     let places = || (0..side).flat_map(|y| (0..side).map(move |x| (y, x)));
@@ -169,27 +169,27 @@ fn window_indices(side: usize) -> Vec<i64> {
     places().flat_map(row).collect()
 }
 
-/// The tower's configuration, taken out of a dual encoder's where it is in one.
-fn read_config(path: &Path, side: Side) -> Result<(Object, &'static Family), CheckpointError> {
+/// Reads the tower's configuration, from inside a dual encoder's if it is one.
+fn read_config(path: &Path, tower: TowerKind) -> Result<(Object, &'static Family), CheckpointError> {
     let mut config = Object::read(path)?;
-    let mut kind = config.text("model_type", "")?;
-    let nested = NESTED.iter().find(|(outer, _)| *outer == kind);
-    if let (Some((_, inner)), Side::Vision) = (nested, side) {
+    let mut model_type = config.text("model_type", "")?;
+    let nested = NESTED.iter().find(|(outer, _)| *outer == model_type);
+    if let (Some((_, inner)), TowerKind::Image) = (nested, tower) {
         config = config.object("vision_config")?;
-        kind = (*inner).to_owned();
+        model_type = (*inner).to_owned();
     }
-    match side.family(&kind) {
+    match family(tower, &model_type) {
         Some(family) => Ok((config, family)),
-        None => Err(config.unsupported("model_type", format!("{kind:?}"), side.accepted())),
+        None => Err(config.unsupported("model_type", format!("{model_type:?}"), accepted(tower))),
     }
 }
 
-/// Names of the bare model's tensors: with the head's dropped, without the prefix that a model with a head gives them.
+/// Maps the bare model's tensor names to those in the checkpoint, without the head's tensors and its prefix.
 fn bare_names(tensors: &Tensors, family: &Family) -> BTreeMap<String, String> {
-    // Buffers, which the model makes itself; only Swin's is saved.
+    // Integer tensors are buffers that the model creates itself; only Swin's is kept.
     let kept = tensors.stored().filter(|(name, s)| s.is_float() || name.ends_with("relative_position_index"));
     let all: Vec<&String> = kept.map(|(name, _)| name).collect();
-    // As in the reference: one name with the prefix, and names without belong to a head.
+    // As in the reference: if any name has the prefix, names without it belong to a head.
     let has = |prefix: &str| !prefix.is_empty() && all.iter().any(|name| name.starts_with(prefix));
     let (prefix, own) = (has(family.prefix), has(family.own));
     let named = all.iter().filter_map(|&name| {
@@ -197,7 +197,7 @@ fn bare_names(tensors: &Tensors, family: &Family) -> BTreeMap<String, String> {
         match (family.own, own) {
             ("", _) => Some((bare.to_owned(), name.clone())),
             (inner, true) => bare.starts_with(inner).then(|| (bare.to_owned(), name.clone())),
-            // Transformers 5 saves these towers without it.
+            // Transformers 5 saves these towers without their own prefix.
             (inner, false) => Some((format!("{inner}{bare}"), name.clone())),
         }
     });

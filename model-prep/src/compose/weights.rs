@@ -1,4 +1,4 @@
-//! Writes a safetensors file tensor by tensor, piece by piece.
+//! Writes a safetensors file tensor by tensor, in pieces.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,9 +10,10 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::draw::{Distribution, Random};
 use crate::checkpoint::Tensors;
-use crate::{Error, Tick};
+use crate::error::Error;
+use crate::progress::Tick;
 
-/// One tensor of the new file.
+/// A tensor of the new file.
 #[derive(Debug)]
 pub(super) struct Planned<'a> {
     pub(super) name: String,
@@ -21,22 +22,22 @@ pub(super) struct Planned<'a> {
     pub(super) values: Values<'a>,
 }
 
-/// Where its values come from.
+/// The source of a tensor's values.
 #[derive(Debug)]
 pub(super) enum Values<'a> {
-    /// A checkpoint's tensor; floats of any width become 32-bit floats, as the reference loads them.
+    /// A tensor of a checkpoint; floats of any width are converted to 32 bits, as the reference loads them.
     Copied { tensors: &'a Tensors, name: String },
-    /// New floats.
+    /// New random floats.
     Drawn(Distribution),
-    /// Whole numbers.
+    /// Integers.
     Integers(Vec<i64>),
 }
 
-/// Writes the file `path` and gives its size.
+/// Writes the file `path` and returns its size in bytes.
 pub(super) fn write(path: &Path, planned: &[Planned<'_>], seed: u64, tick: Tick<'_>) -> Result<u64, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut order: Vec<&Planned<'_>> = planned.iter().collect();
-    // Wide types first, so that every tensor is aligned.
+    // Wide types come first, so that every tensor is aligned.
     order.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
     let mut end = 0;
     let infos = order.iter().map(|tensor| {
@@ -45,7 +46,7 @@ pub(super) fn write(path: &Path, planned: &[Planned<'_>], seed: u64, tick: Tick<
         let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
         (tensor.name.clone(), info)
     });
-    // What the reference writes; its loader asks for it.
+    // The reference writes this metadata, and its loader requires it.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let metadata = Metadata::new(Some(format), infos.collect()).map_err(|e| io(std::io::Error::other(e)))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|e| io(e.into()))?;

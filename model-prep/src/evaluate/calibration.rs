@@ -1,10 +1,10 @@
-//! Whether probabilities mean what they say.
+//! Calibration of probabilities: whether they match the frequency of right labels.
 
 use serde::Serialize;
 
 use super::ranking::share;
 
-/// Bins of equal width between 0 and 1, as many as the paper of [`FORMULA`] has.
+/// Number of bins of equal width between 0 and 1, as in the paper of [`FORMULA`].
 pub const BINS: usize = 15;
 
 /// How [`Calibration::ece`] is computed.
@@ -12,34 +12,34 @@ pub const FORMULA: &str = "expected calibration error of the best label's probab
                            sum over bins of pictures in bin / pictures * |accuracy in bin - mean probability in bin| \
                            (Guo et al. 2017, arXiv:1706.04599, equation 3)";
 
-/// The reliability diagram of a model's best labels, as numbers.
+/// The reliability diagram of the top-1 labels, as numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Calibration {
-    /// Expected calibration error, 0 (probabilities are frequencies) to 1.
+    /// Expected calibration error, from 0 (perfectly calibrated) to 1.
     pub ece: f64,
     /// [`FORMULA`].
     pub formula: &'static str,
-    /// [`BINS`] of them, lowest first.
+    /// The [`BINS`] bins, lowest first.
     pub bins: Vec<Bin>,
 }
 
-/// Pictures whose best label has a probability within a range.
+/// Images whose top-1 label has a probability within a range.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bin {
-    /// Probabilities above this, in the first bin 0 itself too.
+    /// Lower bound of the probabilities, exclusive; inclusive in the first bin.
     pub from: f64,
-    /// Probabilities up to and with this.
+    /// Upper bound of the probabilities, inclusive.
     pub to: f64,
-    /// How many there are.
+    /// Number of images.
     pub pictures: usize,
-    /// Mean of the probabilities; `None` where there are no pictures.
+    /// Mean probability; `None` without images.
     pub probability: Option<f64>,
-    /// Share of right labels; `None` where there are no pictures.
+    /// Share of right labels; `None` without images.
     pub accuracy: Option<f64>,
 }
 
 impl Calibration {
-    /// From each picture's probability of its best label, 0 to 1, and whether that label is right.
+    /// Computes the diagram from the probability of each image's top-1 label, 0 to 1, and whether that label is right.
     pub fn of(answers: impl IntoIterator<Item = (f32, bool)>) -> Self {
         let (mut counts, mut rights, mut sums) = ([0; BINS], [0; BINS], [0.0; BINS]);
         let edge = |index: usize| index as f64 / BINS as f64;
@@ -82,7 +82,7 @@ mod tests {
         check(&[(0.5, true), (0.5, false)], 0.0);
         // One bin: accuracy 1/2, mean probability 0.69.
         check(&[(0.68, true), (0.7, false)], 0.19);
-        // Two bins: |1 - 0.9| and |0 - 0.3|, a half each.
+        // Two bins: |1 - 0.9| and |0 - 0.3|, each with half of the images.
         check(&[(0.9, true), (0.3, false)], 0.2);
         // Over- and under-confidence in different bins do not cancel.
         check(&[(0.9, false), (0.1, true)], 0.9);

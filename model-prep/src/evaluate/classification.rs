@@ -1,4 +1,4 @@
-//! Zero-shot classification: each picture against the names of all classes.
+//! Zero-shot classification: each image against the names of all classes.
 
 use ndarray::{ArrayView2, Axis, s};
 use serde::Serialize;
@@ -8,73 +8,73 @@ use super::calibration::Calibration;
 use super::ranking::{Answer, share, share_within};
 use super::set::Class;
 
-/// Pictures whose logits are in memory at the same time; large enough for the matrix product to be fast.
+/// Images per block: their logits are in memory together, and the matrix product is large enough to be fast.
 const ROWS: usize = 256;
 
-/// The most confused pairs that are listed.
+/// Number of most confused pairs that are listed.
 const CONFUSIONS_MAX: usize = 20;
 
-/// What zero-shot classification of a set gave. Shares are between 0 and 1.
+/// Results of zero-shot classification. Shares are between 0 and 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Classification {
-    /// Pictures that were classified.
+    /// Number of images that were classified.
     pub pictures: usize,
-    /// Share of pictures whose best label is right.
+    /// Share of images whose top-1 label is right.
     pub top_1: f64,
-    /// Share of pictures whose right label is among the best five; `None` where there are no more than five classes.
+    /// Share of images whose right label is among the top five; `None` with five classes or fewer.
     pub top_5: Option<f64>,
-    /// Mean of the classes' accuracies, over the classes with pictures.
+    /// Mean of the per-class accuracies, over the classes with images.
     pub mean_per_class: f64,
-    /// Of what guessing would get right.
+    /// Expected accuracy of guessing.
     pub chance: f64,
     /// How logits become probabilities.
     pub scoring: ScoringKind,
-    /// One for each class, in the set's order.
+    /// Accuracy of each class, in the set's order.
     pub classes: Vec<ClassAccuracy>,
-    /// `confusion[truth][answer]` counts pictures, in the order of `classes`.
+    /// The confusion matrix: `confusion[truth][answer]` counts images, in the order of `classes`.
     pub confusion: Vec<Vec<usize>>,
-    /// The most frequent mistakes, most frequent first.
+    /// The most frequent confusions, most frequent first.
     pub most_confused: Vec<Confusion>,
-    /// Classes in an order that puts those with similar names' embeddings side by side, for drawing.
+    /// Classes in an order in which similar embeddings of their names are adjacent, for plotting.
     pub order: Vec<usize>,
-    /// Whether probabilities mean what they say.
+    /// Calibration of the probabilities.
     pub calibration: Calibration,
 }
 
-/// How one class fared.
+/// Accuracy of one class.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClassAccuracy {
     /// Name of the class.
     pub name: String,
     /// Its folder.
     pub folder: String,
-    /// How many pictures of it there are.
+    /// Number of its images.
     pub pictures: usize,
-    /// How many of these were recognised.
+    /// Number of its images with the right top-1 label.
     pub right: usize,
-    /// Share of them that were recognised; `None` where there are no pictures.
+    /// `right / pictures`; `None` without images.
     pub accuracy: Option<f64>,
 }
 
-/// Pictures of one class taken for another.
+/// Images of one class with another class as top-1 label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Confusion {
-    /// Name of the class that they are of.
+    /// Name of the true class.
     pub truth: String,
-    /// Name of the class that they were taken for.
+    /// Name of the predicted class.
     pub answer: String,
-    /// How many.
+    /// Number of such images.
     pub count: usize,
-    /// Pictures of the class that they are of.
+    /// Number of images of the true class.
     pub of: usize,
 }
 
 impl Classification {
-    /// Classifies `images` [pictures, P] by `labels` [classes, P], both normalised; `truths` are the pictures' classes.
-    /// Gives the answers too, in the order of pictures.
+    /// Classifies `images` [images, P] by `labels` [classes, P], both normalised; `truths` are the classes of the
+    /// images. Also returns the answers, in the order of images.
     ///
     /// # Panics
-    /// If there are not as many labels as classes, or not as many truths as images.
+    /// If the numbers of labels and classes, or of truths and images, differ.
     pub fn of(
         scoring: &Scoring,
         images: ArrayView2<'_, f32>,
@@ -82,7 +82,7 @@ impl Classification {
         classes: &[Class],
         truths: &[usize],
     ) -> (Self, Vec<Answer>) {
-        assert_eq!((images.nrows(), labels.nrows()), (truths.len(), classes.len()), "pictures and classes");
+        assert_eq!((images.nrows(), labels.nrows()), (truths.len(), classes.len()), "images and classes");
         let mut answers = Vec::with_capacity(truths.len());
         let mut probable = Vec::with_capacity(truths.len());
         let mut confusion = vec![vec![0; classes.len()]; classes.len()];
@@ -111,7 +111,7 @@ impl Classification {
             most_confused: most_confused(&per_class, &confusion),
             classes: per_class,
             confusion,
-            order: order_by_likeness(labels),
+            order: order_by_similarity(labels),
             calibration: Calibration::of(probable),
         };
         (classification, answers)
@@ -135,7 +135,7 @@ fn most_confused(classes: &[ClassAccuracy], confusion: &[Vec<usize>]) -> Vec<Con
         let wrong = row.iter().enumerate().filter(|(answer, count)| *answer != truth && **count > 0);
         pairs.extend(wrong.map(|(answer, count)| (truth, answer, *count)));
     }
-    // Stable, so that equal ones keep the set's order.
+    // A stable sort: equal counts keep the set's order.
     pairs.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
     pairs.truncate(CONFUSIONS_MAX);
     let named = |(truth, answer, count): (usize, usize, usize)| Confusion {
@@ -147,18 +147,18 @@ fn most_confused(classes: &[ClassAccuracy], confusion: &[Vec<usize>]) -> Vec<Con
     pairs.into_iter().map(named).collect()
 }
 
-/// Rows of `labels` in an order in which each is followed by the one most like it of those that are left.
+/// Orders the rows of `labels` greedily by similarity: each is followed by the most similar of the remaining ones.
 ///
-/// It starts at the row that is least like all others, so that the chain does not have to come back to it.
-fn order_by_likeness(labels: ArrayView2<'_, f32>) -> Vec<usize> {
+/// The first row is the one least similar to all others, since no other row leads to it.
+fn order_by_similarity(labels: ArrayView2<'_, f32>) -> Vec<usize> {
     let cosines = labels.dot(&labels.t());
-    let likeness = cosines.sum_axis(Axis(1));
+    let similarity = cosines.sum_axis(Axis(1));
     let by = |values: ndarray::ArrayView1<'_, f32>, left: &[usize]| {
         (0..left.len()).max_by(|a, b| values[left[*a]].total_cmp(&values[left[*b]]).then(b.cmp(a)))
     };
     let mut left: Vec<usize> = (0..labels.nrows()).collect();
     let mut order = Vec::with_capacity(left.len());
-    let mut next = by((-likeness).view(), &left);
+    let mut next = by((-similarity).view(), &left);
     while let Some(at) = next {
         let class = left.remove(at);
         order.push(class);
@@ -184,14 +184,14 @@ mod tests {
 
     #[test]
     fn a_confusion_by_hand() {
-        // Labels are the axes, so that a picture's cosines are its coordinates.
+        // Labels are the axes, so an image's cosines are its coordinates.
         let labels = Array2::eye(3);
         let images = array![
-            [0.9, 0.1, 0.0], // 0 taken for 0
-            [0.1, 0.9, 0.0], // 0 taken for 1
-            [0.1, 0.8, 0.0], // 0 taken for 1
-            [0.0, 0.9, 0.1], // 1 taken for 1
-            [0.2, 0.1, 0.9], // 1 taken for 2
+            [0.9, 0.1, 0.0], // 0 predicted as 0
+            [0.1, 0.9, 0.0], // 0 predicted as 1
+            [0.1, 0.8, 0.0], // 0 predicted as 1
+            [0.0, 0.9, 0.1], // 1 predicted as 1
+            [0.2, 0.1, 0.9], // 1 predicted as 2
         ];
         let (found, answers) =
             Classification::of(&softmax(), images.view(), labels.view(), &classes(3), &[0, 0, 0, 1, 1]);
@@ -201,14 +201,11 @@ mod tests {
             [(0, 1), (1, 2), (1, 2), (1, 1), (2, 3)]
         );
         assert_eq!((found.pictures, found.top_1, found.top_5), (5, 0.4, None));
-        assert!(
-            (found.mean_per_class - (1.0 / 3.0 + 0.5) / 2.0).abs() < 1e-12,
-            "classes without pictures do not count"
-        );
+        assert!((found.mean_per_class - (1.0 / 3.0 + 0.5) / 2.0).abs() < 1e-12, "classes without images do not count");
         assert_eq!(found.classes.iter().map(|c| c.accuracy).collect::<Vec<_>>(), [Some(1.0 / 3.0), Some(0.5), None]);
         let pairs: Vec<_> = found.most_confused.iter().map(|c| (&*c.truth, &*c.answer, c.count, c.of)).collect();
         assert_eq!(pairs, [("n0", "n1", 2, 3), ("n1", "n2", 1, 2)]);
-        // The best label's probability of the first picture: e^0.9 / (e^0.9 + e^0.1 + e^0).
+        // Probability of the first image's top-1 label: e^0.9 / (e^0.9 + e^0.1 + e^0).
         let exps = [0.9_f64, 0.1, 0.0].map(f64::exp);
         let bin = found.calibration.bins.iter().find(|bin| bin.to > exps[0] / exps.iter().sum::<f64>()).expect("a bin");
         assert!(bin.pictures > 0, "{:?}", found.calibration);
@@ -217,21 +214,21 @@ mod tests {
     #[test]
     fn top_5_is_for_more_than_five_classes() {
         let labels = Array2::eye(6);
-        // Descending scores: class i has rank i + 1 for every picture.
+        // Descending scores: class i has rank i + 1 for every image.
         let images = Array2::from_shape_fn((6, 6), |(_, class)| 0.6 - 0.1 * class as f32);
         let (found, _) = Classification::of(&softmax(), images.view(), labels.view(), &classes(6), &[0, 1, 2, 3, 4, 5]);
         assert_eq!((found.top_1, found.top_5), (1.0 / 6.0, Some(5.0 / 6.0)));
     }
 
     #[test]
-    fn alike_classes_stand_side_by_side() {
+    fn similar_classes_are_adjacent() {
         let labels = array![[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.96, 0.28, 0.0], [0.0, 0.96, 0.28], [0.0, 0.0, 1.0]];
-        let order = order_by_likeness(labels.view());
+        let order = order_by_similarity(labels.view());
         let mut sorted = order.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3, 4]);
         let place = |class| order.iter().position(|c| *c == class).expect("in the order");
         assert!(place(0).abs_diff(place(2)) == 1 && place(1).abs_diff(place(3)) == 1, "{order:?}");
-        assert!(order_by_likeness(Array2::zeros((0, 4)).view()).is_empty());
+        assert!(order_by_similarity(Array2::zeros((0, 4)).view()).is_empty());
     }
 }

@@ -1,69 +1,66 @@
-//! Two bundles on the same pictures.
+//! Compares two bundles on the same images.
 
 use ndarray::ArrayView2;
 use serde::Serialize;
 
 use super::ranking::{Answer, share};
+use crate::compare::cosine;
 
-/// What two bundles have in common, and where they part.
+/// Comparison of two bundles.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Cosines between the two embeddings of each picture; `None` where the bundles' embeddings differ in length.
+    /// Cosines between the two embeddings of each image; `None` if the bundles' embeddings differ in length.
     pub pictures: Option<Cosines>,
-    /// Likewise of each class or caption.
+    /// Cosines between the two embeddings of each class or caption.
     pub texts: Option<Cosines>,
-    /// First answers: best labels of pictures, or best pictures of captions.
+    /// Top-1 answers: labels of images, or images of captions.
     pub top_1: Paired,
 }
 
 /// Cosines between pairs of embeddings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cosines {
-    /// The smallest.
+    /// The smallest cosine.
     pub min: f64,
-    /// Their mean.
+    /// The mean cosine.
     pub mean: f64,
-    /// What has the smallest.
+    /// Name of the input with the smallest cosine.
     pub worst: String,
 }
 
 /// Answers of two models to the same questions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Paired {
-    /// Share of questions that both answer alike, rightly or not; 0 to 1.
+    /// Share of questions with the same answer from both, right or wrong; 0 to 1.
     pub agreement: f64,
-    /// Both are right.
+    /// Number of questions that both answer right.
     pub both_right: usize,
-    /// The first alone is right.
+    /// Number of questions that only the first answers right.
     pub only_first_right: usize,
-    /// The second alone is right.
+    /// Number of questions that only the second answers right.
     pub only_second_right: usize,
-    /// Both are wrong.
+    /// Number of questions that both answer wrong.
     pub both_wrong: usize,
-    /// How probable so uneven a split of the questions that one alone got right would be if both were equally good:
-    /// McNemar's test in its exact form, two-sided.
+    /// p-value of McNemar's exact two-sided test: the probability that the questions that only one answers right are
+    /// split at least this unevenly, if both models are equally good.
     pub p_value: f64,
 }
 
 impl Cosines {
-    /// Of rows [n, P] and [n, P]; `name` says what a row is. `None` where the widths differ, or there are no rows.
+    /// Compares the rows of two matrices [n, P]; `name` names a row. `None` if the shapes differ or there are no rows.
     pub fn of(first: ArrayView2<'_, f32>, second: ArrayView2<'_, f32>, name: impl Fn(usize) -> String) -> Option<Self> {
         if first.dim() != second.dim() {
             return None;
         }
-        let dot = |a: ndarray::ArrayView1<'_, f32>, b: ndarray::ArrayView1<'_, f32>| {
-            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
-        };
-        // In 64 bits, so that equal rows give 1 exactly enough to print.
         let rows = first.rows().into_iter().zip(second.rows());
-        let cosines: Vec<f64> = rows.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).collect();
+        let cosines: Vec<f64> = rows.map(|(a, b)| cosine(a, b)).collect();
         let (worst, min) = cosines.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1))?;
         Some(Self { min, mean: cosines.iter().sum::<f64>() / cosines.len() as f64, worst: name(worst) })
     }
 }
 
 impl Paired {
-    /// Of answers to the same questions in the same order.
+    /// Compares answers to the same questions, in the same order.
     pub fn of(first: &[Answer], second: &[Answer]) -> Self {
         let pairs = || first.iter().zip(second);
         let count = |a, b| pairs().filter(|(first, second)| (first.is_right(), second.is_right()) == (a, b)).count();
@@ -80,10 +77,10 @@ impl Paired {
     }
 }
 
-/// Twice the probability that of `won + lost` fair coins as few show heads as the fewer of the two, at most 1.
+/// Twice the probability of at most `min(won, lost)` heads among `won + lost` fair coins, limited to 1.
 fn mcnemar(won: usize, lost: usize) -> f64 {
     let (coins, fewer) = ((won + lost) as f64, won.min(lost));
-    // The logarithm of C(coins, heads) / 2^coins, which itself would underflow.
+    // The logarithm of C(coins, heads) / 2^coins, since the number itself may underflow.
     let mut log = -coins * std::f64::consts::LN_2;
     let mut sum = 0.0;
     for heads in 0..=fewer {

@@ -1,5 +1,5 @@
-//! Pictures and texts to embeddings, on all cores: each thread takes whole pictures, with a tower of its own that shares
-//! the others' weights.
+//! Embeds images and texts on all cores. Each thread processes whole images with its own instance of the tower; all
+//! instances share the weights.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -11,36 +11,37 @@ use spotter_engine::picture;
 use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
+use super::error::EvaluateError;
 use super::parallel::in_parallel;
+use super::progress::{Listener, Progress};
 use super::report::Unreadable;
-use super::set::{PictureSet, Question};
-use super::{EvaluateError, Listener, Progress};
+use super::set::{ImageSet, Question};
 
-/// Embeddings of a set's pictures.
-pub(super) struct Pictures {
-    /// The pictures that could be read, in order.
+/// Embeddings of a set's images.
+pub(super) struct Images {
+    /// Indexes of the images that could be read, in order.
     pub(super) read: Vec<usize>,
-    /// A matrix [pictures that could be read, P] for each model.
+    /// Per bundle, a matrix [images that could be read, projection_dim].
     pub(super) embeddings: Vec<Array2<f32>>,
     pub(super) unreadable: Vec<Unreadable>,
-    /// How long it took, once the towers were loaded.
+    /// Seconds it took, without loading the towers.
     pub(super) seconds: f64,
 }
 
-/// What a thread needs to embed pictures by all models.
+/// The state of a thread that embeds images with all bundles.
 struct Worker {
     preprocessors: Vec<Preprocessor>,
     towers: Vec<ImageTower>,
     pixels: Vec<f32>,
 }
 
-/// Embeds the pictures of `set` by every one of `bundles`.
-pub(super) fn pictures(
+/// Embeds the images of `set` with each of `bundles`.
+pub(super) fn images(
     bundles: &[Bundle],
-    set: &PictureSet,
+    set: &ImageSet,
     threads: usize,
     listener: Listener<'_>,
-) -> Result<Pictures, EvaluateError> {
+) -> Result<Images, EvaluateError> {
     let manifests: Vec<&Manifest> = bundles.iter().map(Bundle::manifest).collect();
     let towers = bundles.iter().map(|bundle| ImageTower::open(bundle, &Threads::default()));
     let towers = towers.collect::<Result<Vec<_>, _>>()?;
@@ -49,7 +50,7 @@ pub(super) fn pictures(
         let preprocessors = preprocessors.collect::<Result<Vec<_>, _>>()?;
         Ok::<_, EvaluateError>(Worker { preprocessors, towers: towers.clone(), pixels: Vec::new() })
     };
-    listener(Progress::Pictures(set.len()));
+    listener(Progress::Images(set.len()));
     let start = Instant::now();
     let outcomes = in_parallel(set.len(), threads, worker, |worker, number| {
         let outcome = worker.embed(&manifests, set, number);
@@ -75,43 +76,40 @@ pub(super) fn pictures(
     }
     let embeddings = values.into_iter().zip(&manifests);
     let embeddings = embeddings.map(|(values, manifest)| matrix(values, manifest.projection_dim)).collect();
-    Ok(Pictures { read, embeddings, unreadable, seconds })
+    Ok(Images { read, embeddings, unreadable, seconds })
 }
 
 impl Worker {
-    /// The embedding of a picture by each model, or why it cannot be read.
+    /// Embeds an image with each bundle; the inner error says why the image cannot be read.
     fn embed(
         &mut self,
         manifests: &[&Manifest],
-        set: &PictureSet,
+        set: &ImageSet,
         number: usize,
     ) -> Result<Result<Vec<Vec<f32>>, String>, EvaluateError> {
-        let picture = match set.read(number).map_err(|error| reason(&error)) {
-            Ok(bytes) => picture::decode(&bytes).map_err(|error| reason(&error)),
-            Err(why) => Err(why),
-        };
-        let picture = match picture {
-            Ok(picture) => picture,
+        let bytes = set.read(number).map_err(|error| reason(&error));
+        let image = match bytes.and_then(|bytes| picture::decode(&bytes).map_err(|error| reason(&error))) {
+            Ok(image) => image,
             Err(why) => return Ok(Err(why)),
         };
         let mut embeddings = Vec::with_capacity(self.towers.len());
         for (index, tower) in self.towers.iter().enumerate() {
-            // The second model takes the first one's pixels where both want the same.
+            // Two bundles with the same preprocessing share the pixels.
             if index == 0 || manifests[index].preprocess != manifests[index - 1].preprocess {
-                match self.preprocessors[index].run(&picture, &mut self.pixels) {
+                match self.preprocessors[index].run(&image, &mut self.pixels) {
                     Ok(_) => {}
                     Err(error) => return Ok(Err(reason(&error))),
                 }
             }
             let embedding = tower.embed(&self.pixels);
             let file = || set.folder().join(set.file(number));
-            embeddings.push(embedding.map_err(|source| EvaluateError::Picture { file: file(), source })?);
+            embeddings.push(embedding.map_err(|source| EvaluateError::Image { file: file(), source })?);
         }
         Ok(Ok(embeddings))
     }
 }
 
-/// Embeddings of the classes or captions of a set, [classes or captions, P].
+/// Embeds the classes or captions of a set: [classes or captions, projection_dim].
 pub(super) fn texts(
     bundle: &Bundle,
     question: &Question,
@@ -147,7 +145,7 @@ pub(super) fn texts(
         let (labels, _) =
             embed_labels(&labels, bundle.manifest(), &mut Cache::default(), |sentence| match embedded.get(sentence) {
                 Some(embedding) => Ok((*embedding).clone()),
-                // Not reached, since all sentences have been embedded; it would be right all the same.
+                // Not reached, since all sentences are embedded already; correct anyway.
                 None => tower.embed(sentence),
             })
             .map_err(|error| EvaluateError::Label(Box::new(error)))?;
@@ -157,14 +155,14 @@ pub(super) fn texts(
     Ok(matrix(rows.flat_map(|row| row.iter().copied()).collect(), bundle.manifest().projection_dim))
 }
 
-/// Rows of `width` values.
+/// Builds a matrix with rows of `width` values.
 fn matrix(values: Vec<f32>, width: usize) -> Array2<f32> {
     let mut matrix = Array2::zeros((values.len() / width.max(1), width));
     matrix.iter_mut().zip(values).for_each(|(to, from)| *to = from);
     matrix
 }
 
-/// An error with what caused it.
+/// Formats an error with its causes.
 fn reason(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

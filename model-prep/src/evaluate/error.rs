@@ -16,10 +16,10 @@ pub enum EvaluateError {
     /// A tower could not be loaded or run.
     #[error(transparent)]
     Tower(#[from] TowerError),
-    /// The image tower failed on a picture that could be read.
+    /// The image tower failed on an image that could be read.
     #[error("{}", .file.display())]
-    Picture {
-        /// The picture.
+    Image {
+        /// The image's file.
         file: PathBuf,
         /// The tower's error.
         source: TowerError,
@@ -35,7 +35,7 @@ pub enum EvaluateError {
     /// A class has no embedding.
     #[error(transparent)]
     Label(Box<LabelError<TowerError>>),
-    /// The bundle's recipe for pictures cannot be carried out.
+    /// The bundle's preprocessing is not possible.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
     /// A file or folder could not be read or written.
@@ -43,10 +43,10 @@ pub enum EvaluateError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A folder does not hold what can be evaluated.
+    /// A folder does not hold a set that can be evaluated.
     #[error("{}: expected {expected}, found {found}", .path.display())]
     Folder {
         /// The folder.
@@ -56,7 +56,7 @@ pub enum EvaluateError {
         /// What is there.
         found: String,
     },
-    /// A line of a file cannot be understood.
+    /// A line of a file cannot be parsed.
     #[error("{}:{line}: expected {expected}, found {found}", .path.display())]
     Line {
         /// The file.
@@ -68,24 +68,24 @@ pub enum EvaluateError {
         /// What is there.
         found: String,
     },
-    /// Not a single picture could be read.
-    #[error("{}: none of {count} pictures can be read; the first is {}: {why}", .folder.display(), .first.display())]
+    /// None of the images could be read.
+    #[error("{}: none of {count} images can be read; the first is {}: {why}", .folder.display(), .first.display())]
     Unreadable {
         /// The set's folder.
         folder: PathBuf,
-        /// How many there are.
+        /// Number of images.
         count: usize,
         /// The first of them.
         first: PathBuf,
         /// Why it cannot be read.
         why: String,
     },
-    /// An option does not go with the set.
+    /// An option does not apply to the set.
     #[error("{option} cannot be used here: {why}")]
     Misplaced {
         /// The option.
         option: &'static str,
-        /// What it is for.
+        /// Why it does not apply.
         why: &'static str,
     },
 }

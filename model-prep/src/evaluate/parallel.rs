@@ -1,12 +1,12 @@
-//! The same work on many things, on several threads.
+//! Runs the same work on many items, on several threads.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Calls `run` with each number below `count`, on up to `threads` threads of which the caller is one, each with what
-/// `worker` makes for it. Gives the results in the order of numbers, or the first error, which stops the rest.
+/// Calls `run` with each number below `count`, on up to `threads` threads including the caller's, each with its own
+/// result of `worker`. Returns the results in order, or the first error, which stops all threads.
 ///
 /// # Panics
-/// When `run` or `worker` panics.
+/// If `run` or `worker` panics.
 pub(super) fn in_parallel<W, T: Send, E: Send>(
     count: usize,
     threads: usize,
@@ -27,7 +27,7 @@ pub(super) fn in_parallel<W, T: Send, E: Send>(
         Ok(done)
     };
     let mut parts = std::thread::scope(|scope| {
-        // Where the system has no more threads to give, those that there are do the work.
+        // If the system cannot start more threads, the existing ones do the work.
         let others: Vec<_> = (1..threads.min(count))
             .map_while(|number| {
                 let thread = std::thread::Builder::new().name(format!("evaluate {number}"));

@@ -1,4 +1,4 @@
-//! Where the right answer stands among candidates ordered by their scores.
+//! Ranks of the right answers among candidates ordered by score.
 
 use ndarray::ArrayView1;
 use serde::Serialize;
@@ -8,13 +8,12 @@ use serde::Serialize;
 pub struct Answer {
     /// The candidate with the highest score.
     pub best: usize,
-    /// Place of the first right candidate, from 1; of equal scores, the one that comes first stands first.
+    /// Rank of the first right candidate, from 1; equal scores keep their order.
     pub rank: usize,
 }
 
 impl Answer {
-    /// Orders candidates by `scores`, highest first, and finds the first of which `is_right` says yes; `None` where
-    /// there is none.
+    /// Orders candidates by `scores`, highest first, and finds the first right one; `None` if there is none.
     pub fn of(scores: ArrayView1<'_, f32>, is_right: impl Fn(usize) -> bool) -> Option<Self> {
         let best_of = |candidates: &mut dyn Iterator<Item = (usize, &f32)>| {
             candidates.fold(None, |best: Option<(usize, f32)>, (candidate, score)| match best {
@@ -29,18 +28,18 @@ impl Answer {
         Some(Self { best, rank: 1 + scores.iter().enumerate().filter(before).count() })
     }
 
-    /// Whether the highest score was a right one's.
+    /// Whether the candidate with the highest score is right.
     pub fn is_right(&self) -> bool {
         self.rank == 1
     }
 }
 
-/// The share of answers of which the right one is among the first `places`; 0 of none.
-pub fn share_within(answers: &[Answer], places: usize) -> f64 {
-    share(answers.iter().filter(|answer| answer.rank <= places).count(), answers.len())
+/// Share of answers whose rank is at most `rank_max`; 0 without answers.
+pub(super) fn share_within(answers: &[Answer], rank_max: usize) -> f64 {
+    share(answers.iter().filter(|answer| answer.rank <= rank_max).count(), answers.len())
 }
 
-/// `part` of `whole`; 0 of nothing.
+/// `part / whole`; 0 if `whole` is 0.
 pub(crate) fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
@@ -62,7 +61,7 @@ mod tests {
         check(&[0.1, 0.9, 0.5], &[2], Some((1, 2)));
         check(&[0.1, 0.9, 0.5], &[0, 2], Some((1, 2)));
         check(&[0.1, 0.9, 0.5], &[2, 1], Some((1, 1)));
-        // Equal ones stand in their own order.
+        // Equal scores keep their order.
         check(&[0.5, 0.5, 0.5], &[2], Some((0, 3)));
         check(&[0.5, 0.5, 0.5], &[1, 2], Some((0, 2)));
         check(&[-1.0, -2.0], &[1], Some((0, 2)));
@@ -71,7 +70,7 @@ mod tests {
     #[test]
     fn shares() {
         let answers: Vec<_> = [1, 2, 5, 6].map(|rank| Answer { best: 0, rank }).into();
-        assert_eq!([1, 2, 4, 5, 6].map(|places| share_within(&answers, places)), [0.25, 0.5, 0.5, 0.75, 1.0]);
+        assert_eq!([1, 2, 4, 5, 6].map(|rank_max| share_within(&answers, rank_max)), [0.25, 0.5, 0.5, 0.75, 1.0]);
         assert_eq!(share_within(&[], 1), 0.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that an evaluation found. Serialised, it is what `--json` prints.
+//! The report of an evaluation. Serialised, it is the output of `--json`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,41 +11,41 @@ use super::comparison::Comparison;
 use super::retrieval::Retrieval;
 use super::set::LeftOut;
 
-/// An evaluation's findings.
+/// The report of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// The folder of pictures.
+    /// The folder of images.
     #[serde(serialize_with = "serialize_path")]
     pub folder: PathBuf,
-    /// How many pictures were read.
+    /// Number of images that were read.
     pub pictures: usize,
-    /// Pictures that could not be read, which count for nothing below.
+    /// Images that could not be read. They are not counted below.
     pub unreadable: Vec<Unreadable>,
-    /// What else is in the folder.
+    /// Files in the folder that are not part of the set.
     pub left_out: Vec<LeftOut>,
-    /// Pictures that were worked on at the same time.
+    /// Number of images that were processed in parallel.
     pub threads: usize,
-    /// How long reading, decoding, preprocessing and embedding all pictures took, by all bundles.
+    /// Seconds for reading, decoding, preprocessing and embedding all images, with all bundles.
     pub seconds: f64,
-    /// Pictures by that time.
+    /// Number of images divided by that time.
     pub pictures_per_second: f64,
-    /// The bundle, and the one that it was compared with, if any.
+    /// The results of the bundle, and of the one it was compared with, if any.
     pub bundles: Vec<BundleReport>,
-    /// How the two differ.
+    /// Comparison of the two.
     pub comparison: Option<Comparison>,
 }
 
-/// A picture that could not be read.
+/// An image that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unreadable {
     /// Its file, relative to the folder.
     #[serde(serialize_with = "serialize_path")]
     pub file: PathBuf,
-    /// Why.
+    /// Why it could not be read.
     pub why: String,
 }
 
-/// One bundle's findings.
+/// The results of one bundle.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BundleReport {
     /// The bundle.
@@ -53,24 +53,24 @@ pub struct BundleReport {
     pub bundle: PathBuf,
     /// Name of the model.
     pub name: String,
-    /// Weights of the image tower.
+    /// Storage of the image tower's weights.
     pub image_weights: Weights,
-    /// Weights of the text tower.
+    /// Storage of the text tower's weights.
     pub text_weights: Weights,
-    /// What the names of classes were put into; nothing for captions.
+    /// Prompt templates of the class names; empty for captions.
     pub templates: Vec<String>,
-    /// What was measured.
+    /// The metrics.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// What was measured.
+/// The metrics of one bundle.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Of a folder per class.
+    /// For a folder per class.
     Classification(Classification),
-    /// Of captions.
+    /// For captions.
     Retrieval(Retrieval),
 }
 

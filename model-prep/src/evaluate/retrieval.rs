@@ -1,45 +1,46 @@
-//! Retrieval: which picture a caption is of, and which captions a picture has.
+//! Retrieval: ranks images for each caption and captions for each image.
 
 use ndarray::{ArrayView2, s};
 use serde::Serialize;
 
 use super::ranking::{Answer, share_within};
 
-/// Queries whose cosines are in memory at the same time; large enough for the matrix product to be fast.
+/// Queries per block: their cosines are in memory together, and the matrix product is large enough to be fast.
 const ROWS: usize = 256;
 
-/// What retrieval in both directions gave.
+/// Results of retrieval in both directions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Retrieval {
-    /// Each caption among all pictures.
+    /// Each caption against all images.
     pub text_to_image: Recall,
-    /// Each picture that has captions, among all captions: the first of its own counts.
+    /// Each image with captions against all captions; its best-ranked caption counts.
     pub image_to_text: Recall,
 }
 
-/// How early the right ones come.
+/// Recall of one direction.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Recall {
-    /// How many questions were asked.
+    /// Number of queries.
     pub queries: usize,
-    /// Among how many candidates.
+    /// Number of candidates.
     pub candidates: usize,
-    /// Share of questions whose first candidate is right, 0 to 1.
+    /// Share of queries with a right candidate at rank 1, 0 to 1.
     pub at_1: f64,
-    /// Share with a right one among the first five.
+    /// Share of queries with a right candidate among the first five.
     pub at_5: f64,
-    /// Share with a right one among the first ten.
+    /// Share of queries with a right candidate among the first ten.
     pub at_10: f64,
-    /// Median place of the first right one, from 1; between two places, their mean.
+    /// Median rank of the first right candidate, from 1; for an even number of queries, the mean of the two middle
+    /// ranks.
     pub median_rank: f64,
 }
 
 impl Retrieval {
-    /// Of normalised embeddings of pictures [images, P] and captions [texts, P]; `pictures[caption]` is the row of its
-    /// picture. Gives the captions' answers too.
-    pub fn of(images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>, pictures: &[usize]) -> (Self, Vec<Answer>) {
-        let by_text = answers(texts, images, |caption, picture| pictures[caption] == picture);
-        let by_image = answers(images, texts, |picture, caption| pictures[caption] == picture);
+    /// Computes the results from normalised embeddings of images [images, P] and captions [texts, P];
+    /// `image_of[caption]` is the row of its image. Also returns the captions' answers.
+    pub fn of(images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>, image_of: &[usize]) -> (Self, Vec<Answer>) {
+        let by_text = answers(texts, images, |caption, image| image_of[caption] == image);
+        let by_image = answers(images, texts, |image, caption| image_of[caption] == image);
         let retrieval = Self {
             text_to_image: Recall::of(&by_text, images.nrows()),
             image_to_text: Recall::of(&by_image, texts.nrows()),
@@ -49,7 +50,7 @@ impl Retrieval {
 }
 
 impl Recall {
-    /// Of answers that were found among `candidates`.
+    /// Computes recall from answers among `candidates` candidates.
     pub fn of(answers: &[Answer], candidates: usize) -> Self {
         let mut ranks: Vec<usize> = answers.iter().map(|answer| answer.rank).collect();
         ranks.sort_unstable();
@@ -70,7 +71,7 @@ impl Recall {
     }
 }
 
-/// Each query that has a right candidate, among all candidates by cosine.
+/// Ranks all candidates by cosine for each query that has a right candidate.
 fn answers(
     queries: ArrayView2<'_, f32>,
     candidates: ArrayView2<'_, f32>,
@@ -95,18 +96,18 @@ mod tests {
 
     #[test]
     fn ranks_by_hand() {
-        // Pictures are the axes, so that a caption's cosines are its coordinates.
+        // Images are the axes, so a caption's cosines are its coordinates.
         let images = Array2::eye(3);
         let texts = array![
-            [0.9, 0.1, 0.0], // of picture 0: first
-            [0.2, 0.5, 0.8], // of picture 0: third
-            [0.0, 0.3, 0.7], // of picture 1: second
+            [0.9, 0.1, 0.0], // of image 0: rank 1
+            [0.2, 0.5, 0.8], // of image 0: rank 3
+            [0.0, 0.3, 0.7], // of image 1: rank 2
         ];
         let (found, answers) = Retrieval::of(images.view(), texts.view(), &[0, 0, 1]);
         assert_eq!(answers.iter().map(|a| (a.best, a.rank)).collect::<Vec<_>>(), [(0, 1), (2, 3), (2, 2)]);
         let Recall { queries, candidates, at_1, at_5, at_10, median_rank } = found.text_to_image;
         assert_eq!((queries, candidates, at_1, at_5, at_10, median_rank), (3, 3, 1.0 / 3.0, 1.0, 1.0, 2.0));
-        // Picture 0 finds caption 0 first, picture 1 its caption second after 0.5, picture 2 has none.
+        // Image 0 finds caption 0 at rank 1, image 1 its caption at rank 2, and image 2 has no captions.
         let Recall { queries, candidates, at_1, at_5, median_rank, .. } = found.image_to_text;
         assert_eq!((queries, candidates, at_1, at_5, median_rank), (2, 3, 0.5, 1.0, 1.5));
     }

@@ -1,107 +1,51 @@
-//! Sets of pictures: a folder per class, or pictures with a file of captions; in a folder or a zip archive.
+//! Sets of images: a folder per class, or images with a file of captions; in a folder or a zip archive.
 
 mod captions;
 mod classes;
+mod layout;
 mod lines;
 mod place;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
-use spotter_engine::labels::Label;
 use spotter_engine::picture::MAX_FILE_BYTES;
 
-use super::EvaluateError;
-
+use self::layout::{CAPTIONS_FILES, Found};
+pub use self::layout::{Caption, Class, LeftOut, Question};
 use self::lines::Lines;
-pub(super) use self::lines::templates;
+pub(crate) use self::lines::read_templates;
 use self::place::Place;
+use super::error::EvaluateError;
 
-/// Larger picture files are refused: no camera writes them, and one for each thread must fit the memory.
-const PICTURE_BYTES_MAX: u64 = MAX_FILE_BYTES;
+/// Size limit of an image file in bytes: above what cameras write, and one per thread must fit in memory.
+const IMAGE_BYTES_MAX: u64 = MAX_FILE_BYTES;
 
-/// Name of the file in the folder that tells the names of classes.
-const CLASSES_FILE: &str = "classes.tsv";
-
-/// Names of the file in the folder that holds captions.
-const CAPTIONS_FILES: [&str; 2] = ["captions.tsv", "captions.txt"];
-
-/// Pictures, and what there is to be known of them.
+/// A set of images with their ground truth.
 #[derive(Debug, Clone)]
-pub struct PictureSet {
+pub struct ImageSet {
     place: Arc<Place>,
-    /// Relative to the place.
-    pictures: Vec<PathBuf>,
+    /// Paths of the images, relative to the place.
+    images: Vec<PathBuf>,
     question: Question,
     left_out: Vec<LeftOut>,
 }
 
-/// What a model is asked about the pictures.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Question {
-    /// Which class each picture is of.
-    Classes {
-        /// The classes, two or more.
-        classes: Vec<Class>,
-        /// The class of each picture.
-        truths: Vec<usize>,
-    },
-    /// Which caption belongs to which picture.
-    Captions(Vec<Caption>),
-}
-
-/// A class of pictures.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Class {
-    /// Name of its folder; the same word for a class that has none, as the file of names has it.
-    pub folder: String,
-    /// Its name for people, unlike all others.
-    pub name: String,
-    /// What fills the templates: the names that it goes by, one or more.
-    pub prompts: Vec<String>,
-}
-
-/// A sentence about a picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caption {
-    /// The picture.
-    pub picture: usize,
-    /// The sentence.
-    pub text: String,
-}
-
-/// Files in the folder that are not part of the set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LeftOut {
-    /// What they are, and why they are left out.
-    pub what: &'static str,
-    /// How many.
-    pub count: usize,
-}
-
-/// Where names or captions are, when not in the folder itself.
+/// Files of names or captions that are not in the folder itself.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
-    /// The names of classes: a line for each with its folder, a tab, and the names it goes by, separated by commas.
+    /// Names of the classes: one line per class with its folder, a tab, and its names, separated by commas.
     pub labels: Option<PathBuf>,
-    /// Captions: a line for each with the picture's file, a tab, and a sentence.
+    /// Captions: one line per caption with the image's file, a tab, and the sentence.
     pub captions: Option<PathBuf>,
 }
 
-/// What a way of laying out pictures gives.
-struct Found {
-    pictures: Vec<PathBuf>,
-    question: Question,
-    left_out: Vec<LeftOut>,
-}
-
-impl PictureSet {
-    /// Finds the pictures in `folder`, a folder or a zip archive of one: by captions where there is a file of them, else
-    /// by class.
+impl ImageSet {
+    /// Opens the set in `folder`, a folder or a zip archive of one: with captions if there is a file of them, else by
+    /// class.
     pub fn open(folder: &Path, places: &Places) -> Result<Self, EvaluateError> {
         if places.captions.is_some() && places.labels.is_some() {
-            let why = "--captions is there too, and a set has either classes or captions";
+            let why = "a set has either classes or captions, and --captions is given too";
             return Err(EvaluateError::Misplaced { option: "--labels", why });
         }
         let (place, listing) = Place::open(folder)?;
@@ -111,28 +55,28 @@ impl PictureSet {
             (None, Some(_)) => None,
             (None, None) => inside().map(|name| Lines::inside(&place, name)).transpose()?,
         };
-        let Found { pictures, question, left_out } = match captions {
+        let Found { images, question, left_out } = match captions {
             Some(lines) => captions::open(&place, &listing, &lines)?,
             None => classes::open(&place, listing, places.labels.as_deref())?,
         };
-        Ok(Self { place: Arc::new(place), pictures, question, left_out })
+        Ok(Self { place: Arc::new(place), images, question, left_out })
     }
 
-    /// Keeps `count` pictures where there are more, spread evenly over the set in its order, with what belongs to them.
+    /// Keeps at most `count` images, spread evenly over the set in its order, and their captions.
     pub fn limit(&mut self, count: usize) {
-        let whole = self.pictures.len();
+        let whole = self.images.len();
         if count >= whole {
             return;
         }
-        // In 128 bits: neither number is bounded.
+        // In 128 bits, since the product of two sizes may overflow.
         let at = |index: usize| (index as u128 * whole as u128 / count as u128) as usize;
         let kept: Vec<usize> = (0..count).map(at).collect();
-        self.pictures = kept.iter().map(|picture| self.pictures[*picture].clone()).collect();
+        self.images = kept.iter().map(|image| self.images[*image].clone()).collect();
         match &mut self.question {
-            Question::Classes { truths, .. } => *truths = kept.iter().map(|picture| truths[*picture]).collect(),
-            Question::Captions(captions) => captions.retain_mut(|caption| match kept.binary_search(&caption.picture) {
-                Ok(picture) => {
-                    caption.picture = picture;
+            Question::Classes { truths, .. } => *truths = kept.iter().map(|image| truths[*image]).collect(),
+            Question::Captions(captions) => captions.retain_mut(|caption| match kept.binary_search(&caption.image) {
+                Ok(image) => {
+                    caption.image = image;
                     true
                 }
                 Err(_) => false,
@@ -140,37 +84,37 @@ impl PictureSet {
         }
     }
 
-    /// The folder or archive that the pictures are in.
+    /// The folder or archive that holds the images.
     pub fn folder(&self) -> &Path {
         self.place.path()
     }
 
-    /// How many pictures there are; one or more.
+    /// Number of images; one or more.
     pub fn len(&self) -> usize {
-        self.pictures.len()
+        self.images.len()
     }
 
-    /// Never; an empty set is refused when it is opened.
+    /// Always false, since an empty set cannot be opened.
     pub fn is_empty(&self) -> bool {
-        self.pictures.is_empty()
+        self.images.is_empty()
     }
 
-    /// What is asked about the pictures.
+    /// The ground truth.
     pub fn question(&self) -> &Question {
         &self.question
     }
 
-    /// What the folder holds besides.
+    /// Files in the folder that are not part of the set.
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
     }
 
-    /// A picture's file, relative to the folder.
-    pub fn file(&self, picture: usize) -> &Path {
-        &self.pictures[picture]
+    /// File of an image, relative to the folder.
+    pub fn file(&self, image: usize) -> &Path {
+        &self.images[image]
     }
 
-    /// A class or a caption in words.
+    /// Name of a class, or text of a caption.
     pub fn text_name(&self, row: usize) -> String {
         match &self.question {
             Question::Classes { classes, .. } => classes[row].name.clone(),
@@ -178,22 +122,10 @@ impl PictureSet {
         }
     }
 
-    /// The content of a picture's file.
-    pub(super) fn read(&self, picture: usize) -> std::io::Result<Vec<u8>> {
-        self.place.read(&self.pictures[picture], PICTURE_BYTES_MAX)
+    /// Reads the file of an image.
+    pub(super) fn read(&self, image: usize) -> std::io::Result<Vec<u8>> {
+        self.place.read(&self.images[image], IMAGE_BYTES_MAX)
     }
-}
-
-impl Class {
-    /// The class as a label with these templates.
-    pub(super) fn label(&self, templates: &[String]) -> Label {
-        Label { name: self.name.clone(), prompts: self.prompts.clone(), templates: templates.to_vec() }
-    }
-}
-
-/// `what` has been left out so often, if at all.
-fn left_out(counts: [(&'static str, usize); 2]) -> Vec<LeftOut> {
-    counts.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| LeftOut { what, count }).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Data that exporters keep in a file beside the graph.
+//! Loads constants that are stored in files next to the ONNX file.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
@@ -7,9 +7,9 @@ use spotter_engine::files;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 
-use super::ImportError;
+use super::error::ImportError;
 
-/// Reads the data of every constant that is stored outside of the file `onnx`.
+/// Loads the data of all constants that are stored outside of the file `onnx`.
 pub(super) fn load(graph: &mut pb::GraphProto, onnx: &Path) -> Result<(), ImportError> {
     for tensor in &mut graph.initializer {
         if tensor.data_location == Some(DataLocation::External as i32) {
@@ -35,10 +35,10 @@ fn load_tensor(tensor: &mut pb::TensorProto, onnx: &Path) -> Result<(), ImportEr
     let location = entry("location").unwrap_or_default();
     let plain = |path: &Path| matches!(path.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
     if !plain(Path::new(location)) {
-        return Err(wrong("data in a file beside the ONNX file", format!("location {location:?}")));
+        return Err(wrong("data in a file next to the ONNX file", format!("location {location:?}")));
     }
     let expected =
-        bytes_of(tensor).ok_or_else(|| wrong("a shape and a type of numbers", format!("{:?}", tensor.dims)))?;
+        bytes_of(tensor).ok_or_else(|| wrong("a valid shape and a numeric type", format!("{:?}", tensor.dims)))?;
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(expected));
     if length != expected {
         return Err(wrong(&format!("{expected} bytes, as shape and type say"), format!("length {length}")));
@@ -51,7 +51,7 @@ fn load_tensor(tensor: &mut pb::TensorProto, onnx: &Path) -> Result<(), ImportEr
         return Err(wrong(&format!("{length} bytes at {offset} of {location}"), format!("{there} bytes")));
     }
     file.seek(SeekFrom::Start(offset)).map_err(io)?;
-    // In memory anyway: no longer than the file.
+    // No allocation in advance: the buffer grows with what is read.
     let mut data = Vec::new();
     file.take(length).read_to_end(&mut data).map_err(io)?;
     (tensor.raw_data, tensor.data_location) = (data, None);

@@ -1,4 +1,4 @@
-//! Two ONNX towers with what belongs to them.
+//! Two ONNX towers, with tokenizer and preprocessing.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -9,59 +9,58 @@ use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::files;
 use spotter_engine::preprocess::{Recipe, Size};
 use spotter_engine::printable::hex;
-use spotter_engine::score::ScoringKind;
+use spotter_engine::score::{Scoring, ScoringKind};
 
-use super::{ImportError, Modality, Options, Projection, tower};
-use crate::Error;
-use crate::checkpoint::{TokenizerFile, model_card_of, recipe_of, tokenizer_in};
-use crate::model::Scores;
+use super::error::ImportError;
+use super::tower::{Options, Projection, TowerInput, tower};
+use crate::checkpoint::{TokenizerFile, model_card_of, name_of, preprocess_config_of, tokenizer_in};
 use crate::overrides::{LOGIT_SCALE, Overrides, ScaleTo, TEXT_PADDING};
 use crate::plan::Target;
 use crate::towers::TowerFile;
 
-/// What stands in the record for a value that ONNX files do not hold.
+/// The recorded original of an override that ONNX files do not contain.
 const NOT_THERE: &str = "none";
 
-/// Bytes of the largest file that a projection is taken from, which may hold a whole model. It is read whole.
+/// Size limit in bytes of a file with a projection, which may hold a whole model. It is read into memory.
 const PROJECTION_BYTES_MAX: u64 = 2 << 30;
 
-/// Bytes that are hashed at a time.
+/// Size of a block that is hashed, in bytes.
 const HASH_BYTES: usize = 1 << 18;
 
-/// Where the parts of a model are.
+/// The files of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnnxFiles {
     /// The image tower.
     pub vision: TowerSource,
     /// The text tower.
     pub text: TowerSource,
-    /// A folder with preprocessor_config.json, and tokenizer.json or what stands for it.
+    /// Folder with `preprocessor_config.json`, and `tokenizer.json` or vocabulary files.
     pub folder: PathBuf,
-    /// Added to logits: SigLIP's `logit_bias`, which goes with probabilities by sigmoid.
+    /// Logit bias, as in SigLIP; with one, probabilities are sigmoids of the logits.
     pub logit_bias: Option<f32>,
-    /// How far prompts are padded; what the tokenizer says if left out.
+    /// Padding of prompts; `None` for the tokenizer's.
     pub padding: Option<Padding>,
 }
 
-/// One tower.
+/// The file of one tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TowerSource {
     /// The ONNX file.
     pub path: PathBuf,
-    /// The output to take; the only one if left out.
+    /// The output to use; `None` for the graph's only output.
     pub output: Option<String>,
-    /// A safetensors file and the name of a matrix [to, from] in it that the output is multiplied by.
+    /// The projection: a safetensors file, and the name of a matrix [projection_dim, width] in it.
     pub projection: Option<(PathBuf, String)>,
 }
 
-/// Two ONNX towers, read with everything that a bundle holds besides.
+/// Two ONNX towers, with everything else that a bundle contains.
 #[derive(Debug)]
 pub struct OnnxModel {
     pub(crate) name: String,
     pub(crate) preprocess: Recipe,
     pub(crate) tokenizer: TokenizerFile,
     pub(crate) padding: Padding,
-    pub(crate) scores: Scores,
+    pub(crate) scoring: Scoring,
     pub(crate) overrides: Vec<Override>,
     pub(crate) templates: Vec<String>,
     pub(crate) model_card: Option<Vec<u8>>,
@@ -70,32 +69,30 @@ pub struct OnnxModel {
 }
 
 impl OnnxModel {
-    /// Reads what is beside the towers; those are read when they are built. A logit scale must be among `overrides`:
-    /// no file holds it.
-    pub fn open(files: &OnnxFiles, overrides: &Overrides) -> Result<Self, Error> {
+    /// Reads the files next to the towers; the towers are read when they are built. `overrides` must have a logit
+    /// scale, since no file contains it.
+    pub fn open(files: &OnnxFiles, overrides: &Overrides) -> Result<Self, ImportError> {
         if overrides.image_size.is_some() {
-            let expected = "a checkpoint, whose position embeddings can be interpolated; an ONNX tower is made for one \
-                            size, that of preprocessor_config.json or of --resize and --crop";
-            return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower").into());
+            let expected = "a checkpoint, whose position embeddings can be interpolated; the input size of an ONNX \
+                            tower is fixed: that of preprocessor_config.json or of --resize and --crop";
+            return Err(wrong(&files.vision.path, "--image-size", expected, "an ONNX tower"));
         }
-        let (preprocess, mut record) = recipe_of(&files.folder, overrides)?;
+        let (preprocess, mut record) = preprocess_config_of(&files.folder, overrides)?;
         let Some(Size { height, width }) = preprocess.output_size() else {
             return Err(wrong(
                 &files.folder,
                 "preprocessor_config.json",
-                "one size for all pictures",
-                "a size that depends on the picture",
-            )
-            .into());
+                "one size for all images",
+                "a size that depends on the image",
+            ));
         };
         let Some(ScaleTo(logit_scale)) = overrides.logit_scale else {
             return Err(wrong(
                 &files.folder,
                 "logit scale",
-                "--logit-scale with the trained value: ONNX towers do not hold it",
+                "--logit-scale with the trained value, which ONNX files do not contain",
                 "none",
-            )
-            .into());
+            ));
         };
         record.push(overrides.entry(LOGIT_SCALE, NOT_THERE.into(), ScaleTo(logit_scale).to_string()));
         let tokenizer = tokenizer_in(&files.folder)?;
@@ -105,23 +102,22 @@ impl OnnxModel {
             record.push(overrides.entry(TEXT_PADDING, from, to));
         }
         record.extend(overrides.template_entries());
-        let scoring = if files.logit_bias.is_some() { ScoringKind::Sigmoid } else { ScoringKind::Softmax };
-        let options = |source: &TowerSource, modality| {
+        let kind = if files.logit_bias.is_some() { ScoringKind::Sigmoid } else { ScoringKind::Softmax };
+        let options = |source: &TowerSource, input| {
             let projection = source.projection.as_ref().map(|(path, name)| projection(path, name)).transpose()?;
-            Ok::<_, ImportError>((source.path.clone(), Options { modality, output: source.output.clone(), projection }))
+            Ok::<_, ImportError>((source.path.clone(), Options { input, output: source.output.clone(), projection }))
         };
-        let name = std::fs::canonicalize(&files.folder).unwrap_or_else(|_| files.folder.clone());
         Ok(Self {
-            name: name.file_name().map_or_else(|| "onnx".into(), |name| name.to_string_lossy().into_owned()),
+            name: name_of(&files.folder).unwrap_or_else(|| "onnx".into()),
             tokenizer,
             preprocess,
             padding,
-            scores: Scores { logit_scale, logit_bias: files.logit_bias, scoring },
+            scoring: Scoring { logit_scale, logit_bias: files.logit_bias, kind },
             overrides: record,
             templates: overrides.templates.clone(),
             model_card: model_card_of(&files.folder)?,
-            vision: options(&files.vision, Modality::Image([height, width]))?,
-            text: options(&files.text, Modality::Text)?,
+            vision: options(&files.vision, TowerInput::Image([height, width]))?,
+            text: options(&files.text, TowerInput::Text)?,
         })
     }
 
@@ -138,7 +134,7 @@ impl OnnxModel {
         tower(&self.text.0, &self.text.1, target)
     }
 
-    /// Over both files; data beside them counts by what the graphs say of it.
+    /// SHA-256 over both files. External data counts only by its reference in the graph.
     pub(crate) fn sha256(&self) -> Result<String, ImportError> {
         let mut hash = Sha256::new();
         for (path, _) in [&self.vision, &self.text] {
@@ -157,7 +153,7 @@ impl OnnxModel {
     }
 }
 
-/// As the command line spells it.
+/// The name of a padding on the command line.
 fn padding_name(padding: Padding) -> &'static str {
     match padding {
         Padding::Longest => "longest",

@@ -1,4 +1,4 @@
-//! 8-bit weights for a graph of any make: linear layers, patch convolutions and large embedding tables.
+//! Quantises the weights of any graph to 8 bits: linear layers, patch convolutions and large embedding tables.
 
 use std::collections::HashMap;
 
@@ -7,28 +7,29 @@ use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use super::raw;
+use super::graph::initializer;
 use crate::plan::{Layer, Plan};
 use crate::quantize::{Quantized, quantize, transpose};
 
-/// Tables with fewer rows stay float: positions and token types.
+/// Tables with fewer rows stay in float: position and token type embeddings.
 const TABLE_ROWS_MIN: usize = 1000;
 
-/// Weights with fewer values are not worth their scales.
+/// Weights with fewer values stay in float, since they save little.
 const WEIGHT_VALUES_MIN: usize = 256;
 
-/// What a constant is to the only kind of node that uses it.
+/// The role of a constant in the nodes that use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// A weight whose output channels lie along this axis.
+    /// A weight with its output channels along this axis.
     Channels(usize),
     /// The table of a `Gather`.
     Table,
-    /// Anything else, or several.
+    /// Another role, or several.
     Other,
 }
 
-/// Stores what the plan says, and can be stored so, as signed bytes, one scale for each output channel or row of a table.
+/// Quantises all weights that the plan stores as integers and that have a known role, with one scale per output channel
+/// or table row. Returns the layers.
 pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<Layer> {
     let mut roles: HashMap<String, Role> = HashMap::new();
     for node in &graph.node {
@@ -63,7 +64,7 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
     layers
 }
 
-/// What a constant is, and how many of its values share a scale; nothing where it stays a float in any case.
+/// Kind of layer, and number of values that share a scale; `None` for constants that always stay in float.
 fn layer(tensor: &pb::TensorProto, role: Role) -> Option<(LayerKind, usize)> {
     let dims = tensor.dims.iter().map(|dim| usize::try_from(*dim).ok().filter(|dim| *dim > 0));
     let dims = dims.collect::<Option<Vec<_>>>()?;
@@ -90,7 +91,7 @@ fn role(node: &pb::NodeProto, input: usize) -> Role {
     }
 }
 
-/// The values of a constant of floats, however it stores them.
+/// The values of a float constant, in either encoding; `None` if it is invalid.
 fn floats(tensor: &pb::TensorProto) -> Option<Vec<f32>> {
     if tensor.data_type != DataType::Float as i32 {
         return None;
@@ -104,6 +105,7 @@ fn floats(tensor: &pb::TensorProto) -> Option<Vec<f32>> {
     (values.len() == count && values.iter().all(|v| v.is_finite())).then_some(values)
 }
 
+/// Quantises a weight; a `DequantizeLinear` node restores it.
 fn channels(
     tensor: &pb::TensorProto,
     values: &[f32],
@@ -132,7 +134,8 @@ fn channels(
     nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![axis]));
 }
 
-/// Integers and scales are looked up, then multiplied, so that nobody has to expand the table.
+/// Quantises a table. Integers and scales are looked up and then multiplied, so the table is never dequantised as a
+/// whole.
 fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) {
     let width = tensor.dims.last().and_then(|width| usize::try_from(*width).ok()).unwrap_or(1);
     let rows = values.len() / width;
@@ -168,12 +171,12 @@ fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) {
 
 fn push_int8(graph: &mut pb::GraphProto, name: &str, shape: &[usize], values: &[i8]) {
     let bytes = values.iter().map(|v| v.to_le_bytes()[0]).collect();
-    graph.initializer.push(raw(name, DataType::Int8, shape, bytes));
+    graph.initializer.push(initializer(name, DataType::Int8, shape, bytes));
 }
 
 fn push_scales(graph: &mut pb::GraphProto, name: &str, shape: &[usize], values: &[f32]) {
     let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    graph.initializer.push(raw(name, DataType::Float, shape, bytes));
+    graph.initializer.push(initializer(name, DataType::Float, shape, bytes));
 }
 
 fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<pb::AttributeProto>) -> pb::NodeProto {

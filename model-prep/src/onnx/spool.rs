@@ -1,17 +1,17 @@
-//! Weights on their way from the checkpoint to the ONNX file: in a temporary file, so that memory holds one at a time.
+//! A temporary file for the weights of a graph under construction, so that memory holds one tensor at a time.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-/// Data below this size stays in memory.
+/// Data below this size in bytes stays in memory.
 const SPOOLED_BYTES_MIN: usize = 1 << 12;
 
-/// Protobuf counts the bytes of a file with 31 bits.
+/// Largest protobuf file in bytes.
 const FILE_BYTES_MAX: u64 = i32::MAX as u64;
 
-/// Part of a file.
+/// A part of a file.
 #[derive(Debug)]
 pub(super) enum Data {
     Bytes(Vec<u8>),
@@ -31,13 +31,13 @@ impl Data {
     }
 }
 
-/// A nameless file that grows.
+/// An unnamed temporary file that data is appended to.
 #[derive(Debug)]
 pub(super) struct Spool {
     folder: PathBuf,
     file: Option<BufWriter<File>>,
     len: u64,
-    /// The first thing that went wrong: whoever adds weights goes on, and whoever wants the file is told.
+    /// The first error. Adding data never fails; [`Self::finish`] returns the error.
     error: Option<io::Error>,
 }
 
@@ -46,7 +46,7 @@ impl Spool {
         Self { folder: folder.to_owned(), file: None, len: 0, error: None }
     }
 
-    /// Takes in `len` bytes.
+    /// Adds `len` bytes.
     pub(super) fn add(&mut self, len: usize, pieces: impl IntoIterator<Item = Vec<u8>>) -> Data {
         if len < SPOOLED_BYTES_MIN {
             return Data::Bytes(pieces.into_iter().flatten().collect());
@@ -80,7 +80,7 @@ impl Spool {
         }
         if len > FILE_BYTES_MAX {
             let message = format!(
-                "{:.1} GB of weights, and an ONNX file ends at {:.1} GB: store them as int8 or int4",
+                "{:.1} GB of weights, and an ONNX file has at most {:.1} GB: store them as int8 or int4",
                 len as f64 / 1e9,
                 FILE_BYTES_MAX as f64 / 1e9
             );
@@ -91,25 +91,25 @@ impl Spool {
     }
 }
 
-/// A finished ONNX file, most of which lies in a temporary file that goes away with it.
+/// A finished ONNX file. Most of it is in a temporary file that is deleted with it.
 #[derive(Debug)]
 pub struct OnnxFile {
     parts: Vec<Data>,
-    /// Where each part starts.
+    /// Offset of each part in bytes.
     starts: Vec<u64>,
     len: u64,
     spool: Option<File>,
 }
 
 impl OnnxFile {
-    /// A file whose bytes wait in a nameless file in the folder `scratch`.
+    /// Stores the bytes of a finished file in an unnamed temporary file in the folder `scratch`.
     pub(crate) fn spooled(bytes: Vec<u8>, scratch: &Path) -> io::Result<Self> {
         let mut spool = Spool::new(scratch);
         let part = spool.add(bytes.len(), [bytes]);
         spool.finish(vec![part])
     }
 
-    /// For reading it from its start.
+    /// Opens it for reading from its start.
     pub fn reader(&self) -> OnnxReader<'_> {
         OnnxReader { file: self, at: 0 }
     }
@@ -128,7 +128,7 @@ impl Read for OnnxReader<'_> {
         if self.at >= *len {
             return Ok(0);
         }
-        // The last part that starts here or before; empty ones start where the next does.
+        // The last part that starts here or before. Empty parts start where the next one does.
         let index = starts.partition_point(|start| *start <= self.at) - 1;
         let within = self.at - starts[index];
         let count = match (&parts[index], spool) {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_is_an_error_in_the_end() {
+    fn errors_are_returned_by_finish() {
         let mut spool = Spool::new(Path::new("/nowhere/at all"));
         spool.add(10_000, [vec![0; 10_000]]);
         assert!(spool.finish(Vec::new()).is_err());

@@ -1,13 +1,13 @@
 //! BEiT.
 
-use super::Builder;
+use super::builder::Builder;
 use super::pre_norm::{Kept, Layer, VIT_NAMES};
 use super::resample::{Method, resampled};
 use super::vision::PatchEmbedding;
 use crate::checkpoint::{BeitConfig, CheckpointError};
 use crate::onnx::Value;
 
-/// What the pooler makes of the pixels [batch, 3, height, width]: [batch, hidden].
+/// The pooler output [batch, hidden] for `pixels` [batch, 3, height, width].
 pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &BeitConfig) -> Result<Value, CheckpointError> {
     let encoder = &config.encoder;
     let mut x = embeddings(builder, pixels, config)?;
@@ -36,8 +36,7 @@ pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &BeitCon
     Ok(builder.only_row(pooler, &x))
 }
 
-/// Patches as tokens, the class token before them, position embeddings added if there are any:
-/// [batch, 1 + patches, hidden].
+/// The class token and the patches, with position embeddings if there are any: [batch, 1 + patches, hidden].
 fn embeddings(builder: &mut Builder<'_>, pixels: &Value, config: &BeitConfig) -> Result<Value, CheckpointError> {
     let (hidden, patching) = (config.encoder.hidden_size, &config.patching);
     let name = "vision_model.embeddings.patch_embeddings.projection";
@@ -56,8 +55,7 @@ fn embeddings(builder: &mut Builder<'_>, pixels: &Value, config: &BeitConfig) ->
     Ok(builder.add_table(&format!("{name}.with_positions"), &x, &table, hidden))
 }
 
-/// What is added to the scores of a layer: its own biases and the shared ones, as one constant
-/// [1, heads, queries, tokens].
+/// The position biases of a layer, its own plus the shared ones, as one constant [1, heads, queries, tokens].
 fn added(
     builder: &mut Builder<'_>,
     layer: &str,
@@ -85,8 +83,8 @@ fn added(
     Ok(Some(builder.graph.floats(&format!("{name}.token_0"), &[1, heads, 1, tokens], &rows)))
 }
 
-/// Relative position biases of all pairs of tokens [heads, tokens, tokens], of the table in `owner`: a row for each
-/// distance of two patches, and three for the pairs that the class token is part of.
+/// Relative position biases of all pairs of tokens [heads, tokens, tokens], from the table of `owner`. The table has
+/// one row per distance of two patches, and three rows for pairs with the class token.
 fn biases(builder: &mut Builder<'_>, owner: &str, config: &BeitConfig) -> Result<Vec<f32>, CheckpointError> {
     let heads = config.encoder.heads;
     let [old_rows, old_columns] = config.patching.trained_grid().map(|side| 2 * side - 1);
@@ -94,7 +92,7 @@ fn biases(builder: &mut Builder<'_>, owner: &str, config: &BeitConfig) -> Result
     let name = format!("{owner}.relative_position_bias.relative_position_bias_table");
     let table = builder.tensor(&name, &[old + 3, heads])?;
     let (distances, class) = table.split_at(old * heads);
-    // The reference takes rows for columns here, which changes the table of a grid that is not square.
+    // The reference swaps rows and columns here, which matters if the grid is not square.
     let grid = config.patching.grid();
     let [rows, columns] = grid.map(|side| 2 * side - 1);
     let distances = resampled(distances, [old_columns, old_rows], [rows, columns], Method::Bilinear);

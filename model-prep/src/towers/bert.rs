@@ -1,10 +1,11 @@
-//! BERT, and RoBERTa, whose graph is the same: positions are an input.
+//! BERT and RoBERTa. Their graphs are the same, since position ids are an input.
 
-use super::{AttentionLayers, Builder, additive_mask};
+use super::attention::{AttentionLayers, additive_mask};
+use super::builder::Builder;
 use crate::checkpoint::{Activation, BertConfig, CheckpointError, EncoderConfig};
 use crate::onnx::Value;
 
-/// What the pooler makes of the tokens [batch, sequence]: [batch, hidden].
+/// The pooler output [batch, hidden] for tokens [batch, sequence].
 pub(super) fn pooled(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, CheckpointError> {
     let mut x = embeddings(builder, config)?;
     let mask = additive_mask(builder);
@@ -14,7 +15,8 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &BertConfig) -> Result<V
     builder.dense_pooler("text_model.pooler", &x, config.encoder.hidden_size, Activation::Tanh)
 }
 
-/// Words, token types and positions, summed in the reference's order and normed: [batch, sequence, hidden].
+/// The sum of word, token type and position embeddings, in the reference's order, with layer norm:
+/// [batch, sequence, hidden].
 fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, CheckpointError> {
     let hidden = config.encoder.hidden_size;
     let named = |part: &str| format!("text_model.embeddings.{part}");
@@ -28,7 +30,7 @@ fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, C
     builder.layer_norm(&named("LayerNorm"), &x, &config.encoder)
 }
 
-/// Layer norm after each block; the last layer keeps token 0 only.
+/// A layer with layer norm after each block. The last layer computes token 0 only.
 fn layer(
     builder: &mut Builder<'_>,
     x: &Value,

@@ -1,11 +1,11 @@
-//! The layer of CLIP and SigLIP, the same in their image and text towers.
+//! The layer of CLIP and SigLIP, which is the same in image and text towers.
 
-use super::Builder;
+use super::builder::Builder;
 use super::pre_norm::{CLIP_NAMES, Kept, Layer};
 use crate::checkpoint::{CheckpointError, EncoderConfig};
 use crate::onnx::Value;
 
-/// The layer whose tensors' names start with `prefix`; `masks` are added to the scores of attention.
+/// The layer whose tensor names start with `prefix`. The `masks` are added to the attention scores.
 pub(super) fn layer(
     builder: &mut Builder<'_>,
     prefix: &str,

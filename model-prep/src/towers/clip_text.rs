@@ -1,8 +1,9 @@
 //! CLIP's text tower.
 
+use super::attention::additive_mask;
+use super::builder::Builder;
 use super::clip_layer::layer;
 use super::pre_norm::Kept;
-use super::{Builder, additive_mask};
 use crate::checkpoint::{CheckpointError, ClipPooling, ClipTextConfig};
 use crate::onnx::{Attribute, Value};
 
@@ -10,7 +11,7 @@ use crate::onnx::{Attribute, Value};
 const FLOAT: i64 = 1;
 const INT32: i64 = 6;
 
-/// The end of the text, which looked at all tokens before it: [batch, hidden].
+/// The pooler output [batch, hidden]: the hidden state of the end-of-text token.
 pub(super) fn pooled(builder: &mut Builder<'_>, config: &ClipTextConfig) -> Result<Value, CheckpointError> {
     let positions = config.max_position_embeddings;
     let mut x = embeddings(builder, [config.vocab_size, positions, config.encoder.hidden_size])?;
@@ -24,7 +25,7 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &ClipTextConfig) -> Resu
     let chosen = place(builder, config.pooling);
     let places = places(builder, &length, positions);
     let graph = &mut builder.graph;
-    // A product with 1 at the place and 0 elsewhere: a gather for each row of the batch that every runtime knows.
+    // A product with a one-hot row: selects one token per row of the batch with operators that every runtime has.
     let chosen = graph.node("Equal", "pooled_token", &[&places, &chosen], &[]);
     let chosen = graph.node("Cast", "pooled_token.float", &[&chosen], &[("to", Attribute::Int(FLOAT))]);
     let axis = graph.list("index_1", &[1]);
@@ -33,7 +34,7 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &ClipTextConfig) -> Resu
     Ok(builder.only_row("pooled", &x))
 }
 
-/// Tokens and positions, summed: [batch, sequence, hidden].
+/// The sum of token and position embeddings: [batch, sequence, hidden].
 pub(super) fn embeddings(
     builder: &mut Builder<'_>,
     [vocabulary, positions, hidden]: [usize; 3],
@@ -45,14 +46,14 @@ pub(super) fn embeddings(
     Ok(builder.graph.node("Add", &named("sum"), &[&tokens, &positions], &[]))
 }
 
-/// Number of tokens, as a list of one.
+/// The number of tokens [1].
 pub(super) fn sequence_length(builder: &mut Builder<'_>) -> Value {
     let ids = &builder.input("input_ids");
     let axis = [("start", Attribute::Int(1)), ("end", Attribute::Int(2))];
     builder.graph.node("Shape", "sequence_length", &[ids], &axis)
 }
 
-/// 0 1 2 ... [sequence].
+/// The indexes 0, 1, 2, ... [sequence].
 pub(super) fn places(builder: &mut Builder<'_>, length: &Value, positions: usize) -> Value {
     let graph = &mut builder.graph;
     let all: Vec<i64> = (0..).take(positions).collect();
@@ -61,7 +62,7 @@ pub(super) fn places(builder: &mut Builder<'_>, length: &Value, positions: usize
     graph.node("Slice", "places", &[&all, &zero, length, &zero], &[])
 }
 
-/// The lowest float where a key comes after its query, 0 elsewhere: [1, 1, sequence, sequence].
+/// The causal mask [1, 1, sequence, sequence]: the lowest float if a key comes after its query, else 0.
 fn causal_mask(builder: &mut Builder<'_>, length: &Value, positions: usize) -> Value {
     let row = |query: usize| (0..positions).map(move |key| if key > query { f32::MIN } else { 0.0 });
     let mask: Vec<f32> = (0..positions).flat_map(row).collect();
@@ -72,7 +73,7 @@ fn causal_mask(builder: &mut Builder<'_>, length: &Value, positions: usize) -> V
     graph.node("Slice", "causal_mask", &[&mask, &zero, length, &keys], &[])
 }
 
-/// Place of the token that is pooled: [batch, 1].
+/// Index of the pooled token [batch, 1].
 fn place(builder: &mut Builder<'_>, pooling: ClipPooling) -> Value {
     let ids = builder.input("input_ids");
     let graph = &mut builder.graph;

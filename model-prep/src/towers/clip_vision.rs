@@ -1,6 +1,6 @@
 //! CLIP's image tower.
 
-use super::Builder;
+use super::builder::Builder;
 use super::clip_layer::layer;
 use super::pre_norm::Kept;
 use super::resample::Method;
@@ -8,7 +8,7 @@ use super::vision::PatchEmbedding;
 use crate::checkpoint::{CheckpointError, ClipVisionConfig};
 use crate::onnx::Value;
 
-/// The class token after the last layer norm, of the pixels [batch, 3, height, width]: [batch, hidden].
+/// The pooler output [batch, hidden] for `pixels` [batch, 3, height, width]: the class token after the last layer norm.
 pub(super) fn pooled(
     builder: &mut Builder<'_>,
     pixels: &Value,
@@ -16,7 +16,7 @@ pub(super) fn pooled(
 ) -> Result<Value, CheckpointError> {
     let encoder = &config.encoder;
     let x = embeddings(builder, pixels, config)?;
-    // Misspelt by the reference.
+    // The spelling is the reference's.
     let mut x = builder.layer_norm("vision_model.pre_layrnorm", &x, encoder)?;
     for index in 0..encoder.layers {
         let name = format!("vision_model.encoder.layers.{index}");
@@ -26,7 +26,7 @@ pub(super) fn pooled(
     Ok(builder.only_row("vision_model.pooler", &x))
 }
 
-/// Patches as tokens, the class token before them, position embeddings added: [batch, 1 + patches, hidden].
+/// The class token and the patches, with position embeddings: [batch, 1 + patches, hidden].
 fn embeddings(builder: &mut Builder<'_>, pixels: &Value, config: &ClipVisionConfig) -> Result<Value, CheckpointError> {
     let (hidden, patching) = (config.encoder.hidden_size, &config.patching);
     let name = "vision_model.embeddings.patch_embedding";

@@ -1,6 +1,6 @@
 //! DINOv2, with or without register tokens.
 
-use super::Builder;
+use super::builder::Builder;
 use super::pre_norm::{Kept, Layer, LayerNames, VIT_NAMES};
 use super::resample::Method;
 use super::vision::PatchEmbedding;
@@ -9,7 +9,7 @@ use crate::onnx::Value;
 
 const NAMES: LayerNames = LayerNames { norms: ["norm1", "norm2"], feed_forward: ["mlp.fc1", "mlp.fc2"], ..VIT_NAMES };
 
-/// The class token after the last layer norm, of the pixels [batch, 3, height, width]: [batch, hidden].
+/// The pooler output [batch, hidden] for `pixels` [batch, 3, height, width]: the class token after the last layer norm.
 pub(super) fn pooled(
     builder: &mut Builder<'_>,
     pixels: &Value,
@@ -32,7 +32,7 @@ pub(super) fn pooled(
     Ok(builder.only_row("vision_model.pooler", &x))
 }
 
-/// Patches as tokens, class token and registers before them, position embeddings added to all but the registers:
+/// The class token, the registers and the patches, with position embeddings except on registers:
 /// [batch, 1 + registers + patches, hidden].
 fn embeddings(builder: &mut Builder<'_>, pixels: &Value, config: &Dinov2Config) -> Result<Value, CheckpointError> {
     let (hidden, patching) = (config.encoder.hidden_size, &config.patching);
@@ -41,7 +41,7 @@ fn embeddings(builder: &mut Builder<'_>, pixels: &Value, config: &Dinov2Config) 
     let x = builder.patches(pixels, &patches)?;
     let x = builder.rows_before(&x, 1 + config.registers.unwrap_or(0));
     let class = builder.tensor("vision_model.embeddings.cls_token", &[1, 1, hidden])?;
-    // The reference resamples with a filter against aliasing where there are registers, without one elsewhere.
+    // The reference resamples with antialiasing if there are registers, without otherwise.
     let method = if config.registers.is_some() { Method::BicubicAntialias } else { Method::Bicubic };
     let name = "vision_model.embeddings.position_embeddings";
     let mut table = builder.positions(name, [1, hidden], true, patching, method)?;
@@ -53,7 +53,7 @@ fn embeddings(builder: &mut Builder<'_>, pixels: &Value, config: &Dinov2Config) 
     Ok(builder.add_table(&format!("{name}.with_cls_token"), &x, &table, hidden))
 }
 
-/// A layer whose feed-forward block is `down(silu(gate(x)) up(x))`.
+/// A layer with a gated feed-forward block: `down(silu(gate(x)) * up(x))`.
 fn gated(
     builder: &mut Builder<'_>,
     x: &Value,
@@ -72,8 +72,8 @@ fn gated(
     Ok(builder.graph.node("Add", &layer.named("output"), &[&x, &y], &[]))
 }
 
-/// The gates, or what they are multiplied with: one half of the layer that transformers 4 has for both, or the layer that
-/// the modules of transformers 5 have for each.
+/// The gate (half 0) or the up projection (half 1): a half of the combined layer of transformers 4, or the separate
+/// layer of transformers 5.
 fn half_layer(
     builder: &mut Builder<'_>,
     x: &Value,

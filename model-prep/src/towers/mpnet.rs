@@ -1,14 +1,15 @@
-//! MPNet: BERT with a bias on scores that depends on the distance between tokens.
+//! MPNet: BERT with an attention bias that depends on the distance between tokens.
 
+use super::attention::{AttentionLayers, additive_mask};
+use super::builder::Builder;
 use super::clip_text::{places, sequence_length};
-use super::{AttentionLayers, Builder, additive_mask};
 use crate::checkpoint::{Activation, CheckpointError, EncoderConfig, MpnetConfig};
 use crate::onnx::{Attribute, Value};
 
-/// Distances from which on there is one bucket for all.
+/// Distances from here on share one bucket.
 const DISTANCE_MAX: f32 = 128.0;
 
-/// What the pooler makes of the tokens [batch, sequence]: [batch, hidden].
+/// The pooler output [batch, hidden] for tokens [batch, sequence].
 pub(super) fn pooled(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
     let mut x = embeddings(builder, config)?;
     let mask = additive_mask(builder);
@@ -19,7 +20,7 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<
     builder.dense_pooler("text_model.pooler", &x, config.encoder.hidden_size, Activation::Tanh)
 }
 
-/// Words and positions, summed and normed: [batch, sequence, hidden].
+/// The sum of word and position embeddings, with layer norm: [batch, sequence, hidden].
 fn embeddings(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
     let hidden = config.encoder.hidden_size;
     let named = |part: &str| format!("text_model.embeddings.{part}");
@@ -31,9 +32,9 @@ fn embeddings(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, 
     builder.layer_norm(&named("LayerNorm"), &x, &config.encoder)
 }
 
-/// The bias of each pair of query and key: [1, heads, sequence, sequence].
+/// The bias of each pair of query and key [1, heads, sequence, sequence].
 ///
-/// Kept as one row for each distance, which is small, and looked up by the difference of places.
+/// Stored as one row per distance, which is small, and looked up by the difference of indexes.
 fn position_bias(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
     let (heads, positions) = (config.encoder.heads, config.max_position_embeddings);
     let name = "text_model.encoder.relative_attention_bias";
@@ -57,8 +58,8 @@ fn position_bias(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Valu
     Ok(graph.node("Unsqueeze", name, &[&bias, &zero], &[]))
 }
 
-/// `MPNetEncoder.relative_position_bucket` of a key that stands `distance` tokens after its query: half of the buckets
-/// for each direction, half of these for one distance each, the others for distances that grow by a factor.
+/// `MPNetEncoder.relative_position_bucket` of a key `distance` tokens after its query. Each direction has half of the
+/// buckets; half of these hold one distance each, the others logarithmically growing ranges.
 fn bucket(distance: i64) -> usize {
     let half = MpnetConfig::BUCKETS_USED / 2;
     let exact = half / 2;
@@ -67,13 +68,13 @@ fn bucket(distance: i64) -> usize {
     if distance < exact {
         return side + distance;
     }
-    // In 32 bits and in this order, as the reference.
+    // In 32 bits and in this order, as in the reference.
     let share = (distance as f32 / exact as f32).ln() / f64::from(DISTANCE_MAX / exact as f32).ln() as f32;
     let bucket = exact + (share * (half - exact) as f32) as usize;
     side + bucket.min(half - 1)
 }
 
-/// Layer norm after each block; the last layer keeps token 0 only.
+/// A layer with layer norm after each block. The last layer computes token 0 only.
 fn layer(
     builder: &mut Builder<'_>,
     x: &Value,
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn buckets_of_distances() {
         let check = |distance: i64, expected: usize| assert_eq!(bucket(distance), expected, "{distance}");
-        // The last distance of each bucket on one side, the first on the other.
+        // The last distance of each bucket in one direction, the first in the other.
         for (distance, expected) in [
             (-600, 15),
             (-90, 14),

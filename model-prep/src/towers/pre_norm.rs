@@ -1,10 +1,11 @@
-//! Layers that norm before each block.
+//! Layers with layer norm before each block.
 
-use super::{AttentionLayers, Builder};
+use super::attention::AttentionLayers;
+use super::builder::Builder;
 use crate::checkpoint::{CheckpointError, EncoderConfig};
 use crate::onnx::Value;
 
-/// Names of a layer's parts, behind the layer's own.
+/// Names of a layer's parts, appended to the layer's own name.
 pub(super) struct LayerNames {
     pub(super) norms: [&'static str; 2],
     pub(super) query: &'static str,
@@ -34,34 +35,34 @@ pub(super) const CLIP_NAMES: LayerNames = LayerNames {
     feed_forward: ["mlp.fc1", "mlp.fc2"],
 };
 
-/// The tokens that a layer computes: the last layer needs no more than the one that is pooled.
+/// The tokens that a layer computes. The last layer needs only the one that is pooled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
     /// All of them.
     All,
-    /// Token 0.
+    /// The first one.
     First,
     /// The last one.
     Last,
 }
 
 impl Kept {
-    /// In layer `index` of a tower that pools token 0.
+    /// The tokens that layer `index` computes in a tower that pools the first token.
     pub(super) fn for_first(index: usize, encoder: &EncoderConfig) -> Self {
         if index + 1 == encoder.layers { Self::First } else { Self::All }
     }
 }
 
-/// A layer that norms before each block.
+/// A layer with layer norm before each block.
 pub(super) struct Layer<'a> {
     /// Its own name.
     pub(super) name: String,
     pub(super) names: &'a LayerNames,
     /// Whether query, key and value have biases.
     pub(super) biases: [bool; 3],
-    /// The tensors that multiply the channels of each block's output, where there are any (layer scale).
+    /// The tensors that multiply the output channels of each block (layer scale), if there are any.
     pub(super) scales: Option<[&'static str; 2]>,
-    /// Added to the scores of attention [batch, heads, queries, tokens]: masks, position biases.
+    /// Masks and position biases that are added to the attention scores [batch, heads, queries, tokens].
     pub(super) added: &'a [&'a Value],
     pub(super) kept: Kept,
 }
@@ -77,7 +78,7 @@ impl Layer<'_> {
 }
 
 impl Builder<'_> {
-    /// The whole layer.
+    /// Builds the whole layer.
     pub(super) fn pre_norm(
         &mut self,
         x: &Value,
@@ -88,7 +89,7 @@ impl Builder<'_> {
         self.feed_forward_block(&x, layer, encoder)
     }
 
-    /// Layer norm, attention, and `x` again.
+    /// Layer norm and attention, with the residual connection.
     pub(super) fn attention_block(
         &mut self,
         x: &Value,
@@ -121,7 +122,7 @@ impl Builder<'_> {
         Ok(self.graph.node("Add", &layer.named("attention"), &[&x, &attended], &[]))
     }
 
-    /// Layer norm, feed-forward block, and `x` again.
+    /// Layer norm and feed-forward block, with the residual connection.
     pub(super) fn feed_forward_block(
         &mut self,
         x: &Value,

@@ -1,7 +1,7 @@
-//! Tables of position embeddings and biases, brought to another grid as `torch.nn.functional.interpolate` with
-//! `align_corners=False` does it.
+//! Resamples tables of position embeddings and biases to another grid, as `torch.nn.functional.interpolate` does with
+//! `align_corners=False`.
 
-/// How values between grid points are made up.
+/// The interpolation mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
     /// `bilinear`.
@@ -12,10 +12,10 @@ pub(super) enum Method {
     BicubicAntialias,
 }
 
-/// Where a value comes from: places and weights.
+/// The inputs of a value, as indexes and weights.
 type Taps = Vec<(usize, f64)>;
 
-/// `values` [rows, columns, channels] on a grid of another size.
+/// Resamples `values` [rows, columns, channels] to a grid of another size.
 pub(super) fn resampled(values: &[f32], from: [usize; 2], to: [usize; 2], method: Method) -> Vec<f32> {
     let channels = values.len() / (from[0] * from[1]).max(1);
     let [down, across] = [0, 1].map(|axis| taps(from[axis], to[axis], method));
@@ -37,7 +37,7 @@ pub(super) fn resampled(values: &[f32], from: [usize; 2], to: [usize; 2], method
     result
 }
 
-/// For each of `to` places along an axis, the places among `from` that it is made of.
+/// The inputs of each of `to` points along an axis of `from` points.
 fn taps(from: usize, to: usize, method: Method) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     (0..to)
@@ -59,7 +59,7 @@ fn bilinear(place: f64, from: usize) -> Taps {
     vec![(first, 1.0 - share), ((first + 1).min(from - 1), share)]
 }
 
-/// Places beyond the ends stand for the ends.
+/// Indexes beyond the ends are clamped.
 fn bicubic(place: f64, from: usize) -> Taps {
     let first = place.floor();
     let tap = |offset: i32| {
@@ -69,7 +69,7 @@ fn bicubic(place: f64, from: usize) -> Taps {
     (-1..=2).map(tap).collect()
 }
 
-/// The filter gets wider where the grid gets smaller; what lies beyond the ends is left out.
+/// The filter is widened when the grid shrinks; points beyond the ends are left out.
 fn antialias(center: f64, scale: f64, from: usize) -> Taps {
     let stretch = scale.max(1.0);
     let support = 2.0 * stretch;
@@ -97,9 +97,9 @@ mod tests {
     use super::Method::{Bicubic, BicubicAntialias, Bilinear};
     use super::{Method, resampled};
 
-    /// Expected values are torch's, of `x[i] = 7 i mod 11`.
+    /// Expected values are PyTorch's, for `x[i] = 7 i mod 11`.
     #[test]
-    fn grids_become_what_torch_makes_of_them() {
+    fn grids_are_resampled_as_in_pytorch() {
         let check = |from: [usize; 2], to: [usize; 2], method: Method, expected: &[f32]| {
             // A second channel, which is ten times the first.
             let values: Vec<f32> =

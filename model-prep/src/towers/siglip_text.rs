@@ -1,14 +1,16 @@
 //! SigLIP's text tower.
 
+use super::attention::additive_mask;
+use super::builder::Builder;
 use super::clip_layer::layer;
+use super::clip_text;
 use super::pre_norm::Kept;
-use super::{Builder, additive_mask, clip_text};
 use crate::checkpoint::{CheckpointError, SiglipTextConfig};
 use crate::onnx::Value;
 
-/// The last token, be it padding, through the head: [batch, projection_size].
+/// The output of the head [batch, projection_size] on the last token, even if it is padding.
 ///
-/// `masked` says whether attention leaves out padding; published models look at it.
+/// `masked` says whether attention masks padding; in published models it does not.
 pub(super) fn pooled(
     builder: &mut Builder<'_>,
     config: &SiglipTextConfig,

@@ -1,6 +1,6 @@
 //! SigLIP's image tower.
 
-use super::Builder;
+use super::builder::Builder;
 use super::clip_layer::layer;
 use super::pre_norm::Kept;
 use super::resample::Method;
@@ -8,7 +8,7 @@ use super::vision::PatchEmbedding;
 use crate::checkpoint::{CheckpointError, SiglipVisionConfig};
 use crate::onnx::Value;
 
-/// What the head makes of the pixels [batch, 3, height, width]: [batch, hidden].
+/// The output of the head [batch, hidden] for `pixels` [batch, 3, height, width].
 pub(super) fn pooled(
     builder: &mut Builder<'_>,
     pixels: &Value,
@@ -30,7 +30,7 @@ pub(super) fn pooled(
     head(builder, &x, config)
 }
 
-/// One query, learnt and the same for all pictures, attends to all tokens; a feed-forward block follows.
+/// The attention pooling head: one learned query attends to all tokens, followed by a feed-forward block.
 fn head(builder: &mut Builder<'_>, x: &Value, config: &SiglipVisionConfig) -> Result<Value, CheckpointError> {
     let (encoder, hidden) = (&config.encoder, config.encoder.hidden_size);
     let named = |part: &str| format!("vision_model.head.{part}");

@@ -1,18 +1,19 @@
-//! Swin Transformer: attention within windows of a grid of tokens, every other layer's windows shifted by half.
+//! Swin Transformer: attention within windows of a grid of tokens; every other layer shifts the windows by half.
 
-use super::Builder;
+use super::builder::Builder;
 use super::resample::Method;
 use super::vision::PatchEmbedding;
 use crate::checkpoint::{CheckpointError, EncoderConfig, SwinConfig};
 use crate::onnx::{Attribute, Value};
 
-/// `torch.nn.LayerNorm`'s own, which the norms outside of layers have.
+/// Default epsilon of `torch.nn.LayerNorm`, used by the norms outside of layers.
 const OUTER_EPS: f32 = 1e-5;
 
-/// Added to the scores of tokens that a shifted window brings together from opposite edges, as in the reference.
+/// Added to the scores of tokens from opposite edges that a shifted window combines, as in the reference.
 const MASKED: f32 = -100.0;
 
-/// The mean of all tokens after the last layer norm, of the pixels [batch, 3, height, width]: [batch, hidden].
+/// The pooler output [batch, hidden] for `pixels` [batch, 3, height, width]: the mean of all tokens after the last
+/// layer norm.
 pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &SwinConfig) -> Result<Value, CheckpointError> {
     let mut x = pixels.clone();
     let mut width = 0;
@@ -37,7 +38,7 @@ pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &SwinCon
     Ok(builder.only_row("vision_model.pooler", &x))
 }
 
-/// Patches as tokens, normed, position embeddings added if there are any: [batch, patches, width].
+/// The patches with layer norm, and position embeddings if there are any: [batch, patches, width].
 fn embeddings(
     builder: &mut Builder<'_>,
     pixels: &Value,
@@ -61,7 +62,7 @@ fn embeddings(
     Ok(builder.add_table(name, &x, &table, hidden))
 }
 
-/// Four neighbouring tokens become one of twice the width; zeros stand for neighbours beyond the grid.
+/// Merges 2 x 2 neighbouring tokens into one of twice the width. Neighbours beyond the grid are zero.
 fn merged(
     builder: &mut Builder<'_>,
     x: &Value,
@@ -90,7 +91,7 @@ fn merged(
     builder.linear(&format!("{name}.reduction"), &x, [4 * width, 2 * width], false)
 }
 
-/// Layer norm before each block; attention within `windows`.
+/// A layer with layer norm before each block and attention within `windows`.
 fn layer(
     builder: &mut Builder<'_>,
     x: &Value,
@@ -100,7 +101,7 @@ fn layer(
 ) -> Result<Value, CheckpointError> {
     let named = |part: &str| format!("{name}.{part}");
     let states = builder.layer_norm(&named("layernorm_before"), x, encoder)?;
-    // Padding is part of its window: it has keys and values, those of zeros.
+    // Padding takes part in attention, with the keys and values of zeros.
     let states = with_padding(builder, &named("attention"), &states, windows.is_padded());
     let context = attention(builder, &states, name, windows, (encoder, qkv_bias))?;
     let hidden = encoder.hidden_size;
@@ -111,8 +112,8 @@ fn layer(
     Ok(builder.graph.node("Add", &named("output"), &[&x, &y], &[]))
 }
 
-/// Attention within each window: [batch, tokens, hidden] of the same, a row of padding after the tokens where the grid is
-/// padded.
+/// Attention within each window, without the output layer: [batch, tokens, hidden]. If the grid is padded, the input
+/// `states` has a row of zeros after the tokens.
 fn attention(
     builder: &mut Builder<'_>,
     states: &Value,
@@ -159,7 +160,7 @@ fn attention(
     Ok(gathered(builder, &named("context_tokens"), &context, &windows.inverse(), count * area))
 }
 
-/// `x` [batch, n, width] with a row of zeros after the last, if it is `needed`.
+/// Appends a row of zeros to `x` [batch, n, width], if `needed`.
 fn with_padding(builder: &mut Builder<'_>, name: &str, x: &Value, needed: bool) -> Value {
     if !needed {
         return x.clone();
@@ -168,7 +169,7 @@ fn with_padding(builder: &mut Builder<'_>, name: &str, x: &Value, needed: bool) 
     builder.graph.node("Pad", &format!("{name}.padded"), &[x, &pads], &[])
 }
 
-/// The tokens at `places` of `x` [batch, count, width]; the row after the last token where there is no place.
+/// Gathers the tokens at `places` of `x` [batch, count, width]. `None` takes the row after the last token.
 fn gathered(builder: &mut Builder<'_>, name: &str, x: &Value, places: &[Option<usize>], count: usize) -> Value {
     let places: Vec<i64> = places.iter().map(|place| place.unwrap_or(count) as i64).collect();
     if places.len() == count && places.iter().zip(0..).all(|(place, index)| *place == index) {
@@ -178,20 +179,20 @@ fn gathered(builder: &mut Builder<'_>, name: &str, x: &Value, places: &[Option<u
     builder.graph.node("Gather", &format!("{name}.gathered"), &[x, &places], &[("axis", Attribute::Int(1))])
 }
 
-/// The windows that a grid of tokens is cut into.
+/// The windows of a grid of tokens.
 struct Windows {
     /// Rows and columns of tokens.
     grid: [usize; 2],
-    /// The same, filled up to whole windows.
+    /// Rows and columns, padded to whole windows.
     padded: [usize; 2],
     side: usize,
     shift: usize,
-    /// The token at each place of each window; nothing where there is padding.
+    /// Index of the token at each place of each window; `None` for padding.
     places: Vec<Option<usize>>,
 }
 
 impl Windows {
-    /// A grid that is no larger than a window on one side is not shifted.
+    /// The windows are not shifted if a side of the grid is not larger than a window.
     fn new(grid: [usize; 2], side: usize, shift: usize) -> Self {
         let shift = if grid[0].min(grid[1]) <= side { 0 } else { shift };
         let padded = grid.map(|extent| extent.next_multiple_of(side));
@@ -206,7 +207,7 @@ impl Windows {
         windows
     }
 
-    /// Row and column of each place of each window, in the shifted and padded grid.
+    /// Row and column of each place of each window, in the shifted, padded grid.
     fn cells(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
         let ([rows, columns], side) = (self.padded, self.side);
         let windows =
@@ -224,7 +225,7 @@ impl Windows {
         self.padded != self.grid
     }
 
-    /// For each token its place in the windows.
+    /// The place in the windows of each token.
     fn inverse(&self) -> Vec<Option<usize>> {
         let mut inverse = vec![None; self.grid[0] * self.grid[1]];
         for (place, token) in self.places.iter().enumerate() {
@@ -235,12 +236,12 @@ impl Windows {
         inverse
     }
 
-    /// Number of distances that two tokens of a window can have.
+    /// Number of possible distances of two tokens in a window.
     fn distances(&self) -> usize {
         (2 * self.side - 1) * (2 * self.side - 1)
     }
 
-    /// The row of `table` [distances, heads] that belongs to each pair of tokens: [heads, tokens, tokens].
+    /// The biases of all pairs of tokens [heads, tokens, tokens], from `table` [distances, heads].
     fn biases(&self, table: &[f32]) -> Vec<f32> {
         let (side, heads) = (self.side, table.len() / self.distances());
         let area = side * side;
@@ -257,7 +258,7 @@ impl Windows {
         values
     }
 
-    /// What keeps tokens apart that the shift brought together from opposite edges: [windows, 1, tokens, tokens].
+    /// The mask between tokens from opposite edges that the shift combined [windows, 1, tokens, tokens].
     fn mask(&self) -> Vec<f32> {
         let strip =
             |at: usize, extent: usize| usize::from(at + self.side >= extent) + usize::from(at + self.shift >= extent);

@@ -1,8 +1,8 @@
-//! What image towers share: patches, tokens before them, position embeddings, means.
+//! Parts that image towers share: patch embeddings, leading tokens, position embeddings, means.
 
 use spotter_engine::bundle::{LayerKind, Weights};
 
-use super::Builder;
+use super::builder::Builder;
 use super::resample::{Method, resampled};
 use crate::checkpoint::{CheckpointError, Patching};
 use crate::onnx::{Attribute, Value};
@@ -10,17 +10,17 @@ use crate::quantize::quantize;
 
 /// The patch embedding of an image tower.
 pub(super) struct PatchEmbedding<'a> {
-    /// The convolution.
+    /// Name of the convolution.
     pub(super) name: &'a str,
     pub(super) patching: &'a Patching,
     pub(super) hidden: usize,
     pub(super) bias: bool,
-    /// Rows and columns of zeros below and to the right of the pixels.
+    /// Rows and columns of zeros that are appended to the pixels.
     pub(super) padding: [usize; 2],
 }
 
 impl Builder<'_> {
-    /// A convolution whose step is its size; its result as tokens: [batch, patches, hidden].
+    /// The patch embedding, a convolution whose stride is its size, as tokens: [batch, patches, hidden].
     pub(super) fn patches(&mut self, pixels: &Value, patches: &PatchEmbedding<'_>) -> Result<Value, CheckpointError> {
         let PatchEmbedding { name, patching, hidden, bias, padding } = *patches;
         let [height, width] = patching.patch_size;
@@ -51,8 +51,8 @@ impl Builder<'_> {
         Ok(self.graph.node("Transpose", &format!("{name}.tokens"), &[&x], &perm))
     }
 
-    /// Rows of zeros before the tokens `x` [batch, patches, hidden]; what stands there is added together with the position
-    /// embeddings.
+    /// Prepends rows of zeros to the tokens `x` [batch, patches, hidden]. The leading tokens are added there together
+    /// with the position embeddings.
     pub(super) fn rows_before(&mut self, x: &Value, rows: usize) -> Value {
         let name = if rows == 1 { "one_row_before".to_owned() } else { format!("{rows}_rows_before") };
         let pads = self.graph.list(&name, &[0, rows as i64, 0, 0, 0, 0]);
@@ -65,8 +65,8 @@ impl Builder<'_> {
         self.graph.node("Add", "vision_model.embeddings", &[x, &table], &[])
     }
 
-    /// The position embeddings `name` of `lead` tokens and of all patches after them, for the size of the input:
-    /// [lead + patches, hidden]. They are stored with this shape, and with `batch` with an axis of 1 before it.
+    /// The position embeddings `name` of `lead` leading tokens and all patches, resampled to the input's size:
+    /// [lead + patches, hidden]. In the checkpoint they have a leading axis of 1 if `batch`.
     pub(super) fn positions(
         &mut self,
         name: &str,
@@ -83,7 +83,7 @@ impl Builder<'_> {
         Ok([before, &resampled(grid, [side; 2], patching.grid(), method)].concat())
     }
 
-    /// The mean of the tokens from `first` on of `x` [batch, n, hidden], as [batch, 1, hidden].
+    /// The mean of the tokens of `x` [batch, n, hidden] from index `first` on, as [batch, 1, hidden].
     pub(super) fn mean_from(&mut self, name: &str, x: &Value, first: usize) -> Value {
         let axis = self.graph.list("index_1", &[1]);
         let x = if first == 0 {

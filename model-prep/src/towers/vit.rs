@@ -1,14 +1,14 @@
-//! Vision Transformer, and DeiT, which has one more token.
+//! Vision Transformer, and DeiT, which has an additional token.
 
-use super::Builder;
+use super::builder::Builder;
 use super::pre_norm::{Kept, Layer, VIT_NAMES};
 use super::resample::Method;
 use super::vision::PatchEmbedding;
 use crate::checkpoint::{CheckpointError, VitConfig};
 use crate::onnx::Value;
 
-/// What the pooler makes of the pixels [batch, 3, height, width]: [batch, hidden]. `tokens` stand before the patches, the
-/// class token first.
+/// The pooler output [batch, hidden] for `pixels` [batch, 3, height, width]. `tokens` are the leading tokens, the class
+/// token first.
 pub(super) fn pooled(
     builder: &mut Builder<'_>,
     pixels: &Value,
@@ -32,7 +32,7 @@ pub(super) fn pooled(
     builder.dense_pooler("vision_model.pooler", &x, encoder.hidden_size, config.pooler_activation)
 }
 
-/// Patches as tokens, `tokens` before them, position embeddings added: [batch, tokens + patches, hidden].
+/// The leading tokens and the patches, with position embeddings: [batch, tokens + patches, hidden].
 fn embeddings(
     builder: &mut Builder<'_>,
     pixels: &Value,

@@ -202,15 +202,15 @@ fn the_command_line_calibrates_and_writes_its_report() {
     assert_eq!((found.pictures, found.prompts, found.max_drop), (number, PROMPTS.len(), 7.0));
     assert!(found.drop <= 7.0, "{found:?}");
     let shown = String::from_utf8(output.stdout).unwrap();
-    for part in ["layers stay floats", "cats.quantization.md", "cats.quantization.svg"] {
+    for part in ["layers stay in float", "cats.quantization.md", "cats.quantization.svg"] {
         assert!(shown.contains(part), "{part:?} is not in: {shown}");
     }
     let words = std::fs::read_to_string(path("cats.quantization.md")).unwrap();
     assert_eq!(Some(&words), model_prep::report::words(&manifest).as_ref());
     for part in [
-        &*format!("Measured on {number} pictures"),
+        &*format!("Measured on {number} images"),
         "8 prompts",
-        "and 7 were allowed",
+        "the limit was 7%",
         "| layer | kind | stored as |",
         "int4",
     ] {
@@ -226,8 +226,8 @@ fn the_command_line_calibrates_and_writes_its_report() {
     let coarse = ["export", &demo, "--out", &again, "--calibrate", &pictures, "--max-drop", "0.5"];
     let (output, errors) = model_prep(&coarse);
     assert!(output.status.success(), "{errors}");
-    let one = format!("one of {number} pictures is {:.1} points", 100.0 / number as f32);
-    assert!(errors.contains(&one) && errors.contains("200 pictures or more"), "{errors}");
+    let one = format!("one of {number} images is {:.1}%", 100.0 / number as f32);
+    assert!(errors.contains(&one) && errors.contains("200 images or more"), "{errors}");
 
     let check = |more: &[&str], parts: &[&str]| {
         let none = name("none");
@@ -241,7 +241,7 @@ fn the_command_line_calibrates_and_writes_its_report() {
     check(&["--max-drop", "1"], &["--calibrate"]);
     check(&["--prompts", &prompts], &["--calibrate"]);
     check(&["--calibrate", &pictures, "--max-drop", "101"], &["--max-drop 101", "0 to 100"]);
-    check(&["--calibrate", &demo], &["expected pictures"]);
+    check(&["--calibrate", &demo], &["expected images"]);
     std::fs::write(path("one.txt"), "a cat\n\n").unwrap();
     check(&["--calibrate", &pictures, "--prompts", &name("one.txt")], &["one.txt", "two prompts or more"]);
 }

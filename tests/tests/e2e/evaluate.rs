@@ -265,7 +265,7 @@ fn folders_are_classified_as_single_pictures_are() {
     let set = classes(&place);
     let report = json(&place, "DEMO set --threads 3");
     assert_eq!(report["pictures"], COUNT);
-    assert_eq!(report["left_out"], serde_json::json!([{ "what": "files without a picture's ending", "count": 1 }]));
+    assert_eq!(report["left_out"], serde_json::json!([{ "what": "files without an image's extension", "count": 1 }]));
     let unreadable = report["unreadable"].as_array().unwrap();
     assert_eq!(unreadable.len(), 1);
     assert_eq!(unreadable[0]["file"], "red_circle/broken.jpg");
@@ -332,19 +332,19 @@ fn two_bundles_are_compared_picture_by_picture() {
     let words = model_prep(&place, "DEMO set --against float --confusion matrix.svg");
     assert_eq!(words.code, Some(0), "{}", words.stderr);
     for part in [
-        "set: 24 pictures in ",
-        "1 pictures could not be read and count for nothing:\n  red_circle/broken.jpg: truncated JPEG",
-        "left out: 1 files without a picture's ending",
+        "set: 24 images in ",
+        "1 images could not be read and are not counted:\n  red_circle/broken.jpg: truncated JPEG",
+        "skipped: 1 files without an image's extension",
         "int8                 f32\n",
         "guessing among 3 classes                       33.33 %             33.33 %",
         "McNemar's exact test",
-        "taken for",
+        "predicted as",
         "expected calibration error of the best label's probability, 15 bins",
     ] {
         assert!(words.stdout.contains(part), "{part:?} is not in\n{}", words.stdout);
     }
     let svg = std::fs::read_to_string(place.at("matrix.svg")).unwrap();
-    assert!(svg.starts_with("<svg ") && svg.contains("24 pictures of 3 classes"), "{svg}");
+    assert!(svg.starts_with("<svg ") && svg.contains("24 images of 3 classes"), "{svg}");
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn what_cannot_be_evaluated_is_told() {
     check("DEMO nowhere", 1, &["error: nowhere: No such file"]);
     check("nowhere set", 1, &["error: nowhere", "No such file"]);
     check("DEMO single", 1, &["error: single: expected two classes or more", "found one, \"cat\""]);
-    check("DEMO captioned", 1, &["captioned: none of 2 pictures can be read; the first is a.png: No such file"]);
+    check("DEMO captioned", 1, &["captioned: none of 2 images can be read; the first is a.png: No such file"]);
     check("DEMO captioned --templates empty.txt", 1, &["empty.txt:1: expected a template"]);
     check("DEMO captioned --templates templates.txt", 1, &["--templates cannot be used here: captions are whole"]);
     check("DEMO set --against nowhere", 1, &["error: nowhere"]);

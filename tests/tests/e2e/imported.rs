@@ -173,7 +173,7 @@ fn onnx_towers_become_a_bundle() {
     check(&replace("--text-onnx", vision.clone()), &["input image", "input_ids"]);
     check(&replace("--text-onnx", file("goldens.safetensors")), &["goldens.safetensors", "not an ONNX file"]);
     check(&replace("--text-onnx", file("none.onnx")), &["none.onnx", "No such file"]);
-    check(&replace("--vision-projection", "x".into()), &["the name of a tensor"]);
+    check(&replace("--vision-projection", "x".into()), &["FILE:TENSOR"]);
     let wrong = format!("{}:text_features", file("goldens.safetensors"));
     check(&replace("--vision-projection", wrong), &["output pooled", "expected 12 values", "found 16"]);
     check(&replace("--logit-scale", "x-1".into()), &["logarithm"]);
@@ -181,7 +181,7 @@ fn onnx_towers_become_a_bundle() {
         move |arguments: &mut Vec<String>| arguments.extend(options.iter().map(|option| (*option).to_owned()))
     };
     check(&more(&["--weights", "int4"]), &["vision.onnx", "int4 needs operator set 21", "--weights int8 or f32"]);
-    check(&more(&["--image-size", "24"]), &["vision.onnx", "--image-size", "made for one size", "--resize"]);
+    check(&more(&["--image-size", "24"]), &["vision.onnx", "--image-size", "is fixed", "--resize"]);
     check(&more(&["--vision-output", "none"]), &["vision.onnx", "output", "expected none", "pooled"]);
     check(&more(&["--text-padding", "left"]), &["--text-padding", "longest", "max-length"]);
     let recipe = Path::new(&folder).join("preprocessor_config.json");
@@ -383,7 +383,7 @@ fn graphs_that_cannot_be_taken_are_refused_by_what_is_wrong() {
         }
     };
     for location in ["../vision.onnx.data", "/etc/passwd", "folder/vision.onnx.data", "..", ""] {
-        check(vision, &external("location", location), &["constant", "a file beside the ONNX file", location]);
+        check(vision, &external("location", location), &["constant", "a file next to the ONNX file", location]);
     }
     check(vision, &external("offset", "99999999999"), &["bytes at 99999999999 of vision.onnx.data"]);
     check(vision, &external("offset", "18446744073709551615"), &["bytes at 18446744073709551615"]);
@@ -393,7 +393,7 @@ fn graphs_that_cannot_be_taken_are_refused_by_what_is_wrong() {
         external("length", "18446744073709551615")(model);
         graph(model).initializer.iter_mut().for_each(|tensor| tensor.dims = vec![1 << 40, 1 << 40]);
     };
-    check(vision, &huge, &["constant", "a shape and a type of numbers"]);
+    check(vision, &huge, &["constant", "a valid shape and a numeric type"]);
 }
 
 /// The weight of the graph's only `Gemm`, the pooler's, as exporters write it, which is transposed, or as it multiplies.

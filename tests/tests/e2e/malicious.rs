@@ -177,7 +177,7 @@ fn tensors_that_are_not_there() {
         ("no stride", tensor(12, 0, &[large, 4], &[0, 0]), "larger than its storage of 12"),
         ("stride", tensor(12, 0, &[2, 2], &[1 << 62, 1 << 62]), "reaches beyond"),
         ("offset and stride", tensor(12, (1 << 63) - 1, &[2], &[1 << 63]), "reaches beyond"),
-        ("axes", tensor(12, 0, &[2, 2], &[1]), "not the same number of axes"),
+        ("axes", tensor(12, 0, &[2, 2], &[1]), "shape and strides differ in length"),
         ("negative", tensor(12, 0, &[-1], &[1]), "size -1"),
         ("huge number", tensor(12, 1 << 100, &[1], &[1]), "size 1267650600228229401496703205376"),
         ("storage", tensor(13, 0, &[1], &[1]), "storage \"0\": expected 52 bytes, found 48"),
@@ -195,7 +195,7 @@ fn tensors_that_are_not_there() {
     }
     state.push(b'.');
     let shared = archive(&[stored("a/data.pkl", &state), stored("a/data/0", &storage)]);
-    check("shared", pickled(shared), &["more than 16 times as large as itself"]);
+    check("shared", pickled(shared), &["more than 16 times as large as the file"]);
 }
 
 #[test]
@@ -209,12 +209,12 @@ fn archives_that_lie() {
             vec![pickle(), Entry { method: 8, size: u32::MAX as usize - 1, ..storage() }],
             "compressed or encrypted",
         ),
-        ("two sizes", vec![pickle(), Entry { size: 1 << 30, ..storage() }], "with two sizes"),
+        ("two sizes", vec![pickle(), Entry { size: 1 << 30, ..storage() }], "its two sizes differ"),
         ("traversal", vec![pickle(), storage(), stored("../../etc/passwd", b"")], "not a plain name"),
         ("absolute", vec![pickle(), storage(), stored("/etc/passwd", b"")], "not a plain name"),
         ("backslash", vec![pickle(), storage(), stored("a\\b", b"")], "not a plain name"),
-        ("twice", vec![pickle(), pickle(), storage()], "is there twice"),
-        ("storage twice", vec![pickle(), storage(), storage()], "is there twice"),
+        ("twice", vec![pickle(), pickle(), storage()], "occurs twice"),
+        ("storage twice", vec![pickle(), storage(), storage()], "occurs twice"),
         ("overlap", vec![pickle(), Entry { start: Some(0), ..storage() }], "overlap"),
         ("no storage", vec![pickle()], "\"data/0\" is missing"),
         ("program", vec![pickle(), storage(), stored("a/constants.pkl", b"")], "TorchScript"),
@@ -293,7 +293,7 @@ fn indices_that_lead_away() {
         "",
         "a\0.safetensors",
     ] {
-        check(shard, |path| index(path, shard), &["weight_map.logit_scale", "a .safetensors file beside the index"]);
+        check(shard, |path| index(path, shard), &["weight_map.logit_scale", "a .safetensors file next to the index"]);
     }
     let through = |target: &'static str| {
         move |path: &Path| {

@@ -48,7 +48,7 @@ fn the_bundle_keeps_what_was_overridden_and_why() {
     let expected =
         [entry("resize", "30x30", "34", "it was trained so"), entry("crop", "none", "30x30", "it was trained so")];
     assert_eq!(manifest.overrides, expected);
-    assert!(printed.contains("resize: 34 in place of 30x30: it was trained so"), "{printed}");
+    assert!(printed.contains("resize: 34 instead of 30x30: it was trained so"), "{printed}");
     let resize = Resize { to: Target::ShortestEdge(34), filter: Filter::Bilinear };
     assert_eq!(manifest.preprocess.resize, Some(resize));
     assert_eq!(manifest.preprocess.crop, Some(Size { height: 30, width: 30 }));
@@ -97,12 +97,12 @@ fn a_logit_scale_from_before_training_is_told_once() {
         assert!(expected.is_none_or(|part| lines[0].contains(part)), "{weight:?}: {expected:?} is not in: {errors}");
     };
     let float = |value: f32| Some((Dtype::F32, vec![], value.to_le_bytes().to_vec()));
-    check(float(2.6592), &[], Some("2.6592, its value before training"));
-    check(float(2.6592), &["--weights", "f32"], Some("2.6592, its value before training"));
+    check(float(2.6592), &[], Some("2.6592, its initial value"));
+    check(float(2.6592), &["--weights", "f32"], Some("2.6592, its initial value"));
     // As a checkpoint in half precision holds it, and as floats that were made of that.
-    check(Some((Dtype::F16, vec![], vec![0x52, 0x41])), &[], Some("2.6601563, its value before training"));
-    check(float(2.656_25), &[], Some("2.65625, its value before training"));
-    check(Some((Dtype::BF16, vec![], vec![0x2a, 0x40])), &[], Some("2.65625, its value before training"));
+    check(Some((Dtype::F16, vec![], vec![0x52, 0x41])), &[], Some("2.6601563, its initial value"));
+    check(float(2.656_25), &[], Some("2.65625, its initial value"));
+    check(Some((Dtype::BF16, vec![], vec![0x2a, 0x40])), &[], Some("2.65625, its initial value"));
     check(None, &[], Some("no tensor logit_scale"));
     check(float(2.6591), &[], None);
     check(float(2.6592), &["--logit-scale", "x20"], None);
@@ -147,5 +147,5 @@ fn overrides_that_make_no_sense_are_refused_by_name() {
     check(&["--crop", "30x"], &["--crop", "HEIGHTxWIDTH"]);
     check(&["--reason", "none"], &["--resize", "--crop"]);
     check(&["--crop", "28"], &["crop_size", "30 x 30 pixels", "28 x 28 pixels"]);
-    check(&["--resize", "30"], &["size", "30 x 30 pixels", "depends on the picture", "--crop"]);
+    check(&["--resize", "30"], &["size", "30 x 30 pixels", "depends on the image", "--crop"]);
 }

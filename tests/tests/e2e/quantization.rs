@@ -180,7 +180,7 @@ fn a_spoiled_layer_stays_float_and_the_drop_is_held() {
         );
     }
     let words = model_prep::report::words(&manifest).unwrap();
-    assert!(words.contains(SPOILED) && words.contains("of 100 pictures"), "{words}");
+    assert!(words.contains(SPOILED) && words.contains("of the images"), "{words}");
     let svg = model_prep::report::svg(&manifest.quantization.layers);
     let bars = svg.matches("fill=\"#c33\"").count();
     assert_eq!(bars, floats.len(), "red bars");

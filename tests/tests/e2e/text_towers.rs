@@ -361,16 +361,16 @@ fn tokenizers_are_refused_by_what_is_wrong() {
     // One piece of type 6, a byte.
     check("camembert", &[(model, b"\x0a\x05\x0a\x01a\x18\x06")], &[model, "\"a\"", "a byte"]);
     // normalizer_spec.precompiled_charsmap says 255 bytes and has none.
-    check("xlm-roberta", &[(model, b"\x1a\x06\x12\x04\xff\0\0\0")], &[model, "table of characters", "cut short"]);
+    check("xlm-roberta", &[(model, b"\x1a\x06\x12\x04\xff\0\0\0")], &[model, "character map", "cut short"]);
     let left = b"{\"truncation_side\": \"left\"}";
-    check("mpnet", &[("tokenizer_config.json", left)], &["truncation_side", "\"left\"", "cut at their end"]);
+    check("mpnet", &[("tokenizer_config.json", left)], &["truncation_side", "\"left\"", "truncated at their end"]);
     let file = std::fs::read(text("bert").join("tokenizer.json")).unwrap();
     for (config, expected) in [
         (json!({"tokenizer_class": "BertJapaneseTokenizer"}), ["runs in Python", "PreTrainedTokenizerFast"]),
         (json!({"tokenizer_class": "MBartTokenizerFast"}), ["the token of a language", "PreTrainedTokenizerFast"]),
         (json!({"tokenizer_class": "LayoutXLMTokenizer"}), ["boxes or nodes", "PreTrainedTokenizerFast"]),
-        (json!({"tokenizer_class": "OwnTokenizer", "auto_map": {}}), ["code of its own", "take auto_map out"]),
-        (json!({"tokenizer_class": "CodeGenTokenizer", "add_bos_token": true}), ["add_bos_token", "adds none either"]),
+        (json!({"tokenizer_class": "OwnTokenizer", "auto_map": {}}), ["its own code", "remove auto_map"]),
+        (json!({"tokenizer_class": "CodeGenTokenizer", "add_bos_token": true}), ["add_bos_token", "does not add it"]),
     ] {
         let files = [("tokenizer_config.json", config.to_string().into_bytes()), ("tokenizer.json", file.clone())];
         let files = files.each_ref().map(|(name, content)| (*name, content.as_slice()));

@@ -326,11 +326,11 @@ fn what_the_reference_cannot_run_is_refused_by_name() {
     check("vit_flat", Some([16, 40]), &none, &["--image-size", "16 x 30", "2 x 6 patches", "square", "found 16 x 40"]);
     check("vit", Some([6, 40]), &none, &["one patch of 7 x 7", "found 6 x 40"]);
     check("dinov2", None, &config("image_size", json!([14, 35])), &["2 x 5 patches", "square"]);
-    check("swin", Some([24, 8]), &none, &["a window's side, 3", "found 24 x 8"]);
-    check("swin_absolute", Some([25, 24]), &none, &["multiples of the patches' 2 x 2", "found 25 x 24"]);
+    check("swin", Some([24, 8]), &none, &["the side of a window, 3", "found 24 x 8"]);
+    check("swin_absolute", Some([25, 24]), &none, &["multiples of the patch size 2 x 2", "found 25 x 24"]);
     check("swin", None, &config("num_heads", json!([2])), &["vision_config.num_heads", "2 numbers", "found [2]"]);
-    check("siglip", None, &config("vision_use_head", false.into()), &["vision_use_head", "pooled output"]);
-    check("dinov2", None, &config("mlp_ratio", 0.01.into()), &["mlp_ratio", "1 or more of 16", "found 0.01"]);
+    check("siglip", None, &config("vision_use_head", false.into()), &["vision_use_head", "pooler output"]);
+    check("dinov2", None, &config("mlp_ratio", 0.01.into()), &["mlp_ratio", "with 16 is 1 or more", "found 0.01"]);
     check("beit", None, &config("image_size", 5000.into()), &["image_size", "1 to 4096", "found 5000"]);
     check("beit_all", Some([700, 700]), &none, &["4096 patches", "found 700 x 700"]);
     check("clip", None, &config("model_type", "chinese_clip".into()), &["model_type", "clip_vision_model", "swin"]);

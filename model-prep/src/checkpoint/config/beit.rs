@@ -2,31 +2,31 @@
 
 use std::path::Path;
 
-use super::vision::wrong_size;
-use super::{EncoderConfig, EncoderDefaults, Patching};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::patching::{Patching, wrong_size};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// The most patches with relative position biases, of which there is one for each pair of tokens: a table of 64 MiB for
-/// each head.
+/// Largest number of patches with relative position biases. There is one bias per pair of tokens and head: 64 MiB a
+/// head.
 const BIASED_PATCHES_MAX: usize = 4096;
 
 /// BEiT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BeitConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Input and patches.
+    /// Sizes of the input and the patches.
     pub patching: Patching,
     /// Whether there are absolute position embeddings.
     pub absolute_positions: bool,
-    /// Whether each layer has relative position biases of its own.
+    /// Whether each layer has its own relative position biases.
     pub layer_biases: bool,
-    /// Whether there are relative position biases that all layers share.
+    /// Whether all layers share relative position biases.
     pub shared_biases: bool,
-    /// Whether the outputs of blocks are multiplied by a factor for each channel.
+    /// Whether block outputs are multiplied by a factor per channel (layer scale).
     pub layer_scale: bool,
-    /// Whether the mean of the patches is pooled; else the class token.
+    /// Whether the pooler takes the mean of the patches instead of the class token.
     pub mean_pooling: bool,
 }
 
@@ -45,7 +45,7 @@ impl BeitConfig {
         Ok(config)
     }
 
-    /// Refuses input sizes that the reference, or memory, has no tables for.
+    /// Refuses input sizes that the reference cannot run, or whose bias tables are too large.
     pub(super) fn check(&self, config: &Path) -> Result<(), CheckpointError> {
         if self.absolute_positions {
             self.patching.check_positions(config)?;

@@ -1,24 +1,24 @@
-//! `text_config` of a BERT encoder.
+//! `text_config` of BERT.
 
-use super::{EncoderConfig, EncoderDefaults};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// A BERT encoder.
+/// BERT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BertConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Rows of the word embedding table.
+    /// Number of rows of the word embedding table.
     pub vocab_size: usize,
-    /// Rows of the position embedding table: the longest sequence.
+    /// Number of rows of the position embedding table: the longest sequence.
     pub max_position_embeddings: usize,
-    /// Rows of the token type embedding table.
+    /// Number of rows of the token type embedding table.
     pub type_vocab_size: usize,
 }
 
 impl BertConfig {
-    /// `vocab_size` is what the configuration class has where the file says nothing.
+    /// `vocab_size` is the configuration class's default.
     pub(super) fn read(object: &Object, vocab_size: usize) -> Result<Self, CheckpointError> {
         let positions = object.text("position_embedding_type", "absolute")?;
         if positions != "absolute" {
@@ -26,7 +26,7 @@ impl BertConfig {
         }
         for key in ["is_decoder", "add_cross_attention"] {
             if object.flag(key, false)? {
-                return Err(object.unsupported(key, true, "the text tower is an encoder"));
+                return Err(object.unsupported(key, true, "text towers are encoders"));
             }
         }
         Ok(Self {

@@ -1,10 +1,10 @@
 //! `text_config` of CLIP.
 
-use super::{EncoderConfig, EncoderDefaults};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// `CLIPTextConfig`.
+/// Defaults of `CLIPTextConfig`.
 const DEFAULTS: EncoderDefaults = EncoderDefaults {
     hidden_size: 512,
     intermediate_size: 2048,
@@ -14,29 +14,29 @@ const DEFAULTS: EncoderDefaults = EncoderDefaults {
     layer_norm_eps: 1e-5,
 };
 
-/// `eos_token_id` in files written before it was looked at; see [`ClipPooling::LargestId`].
+/// Wrong `eos_token_id` in old files; see [`ClipPooling::LargestId`].
 const LEGACY_EOS_TOKEN_ID: u64 = 2;
 
 /// CLIP's text tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipTextConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Rows of the table of token embeddings.
+    /// Number of rows of the token embedding table.
     pub vocab_size: usize,
-    /// Rows of the table of position embeddings: the longest sequence.
+    /// Number of rows of the position embedding table: the longest sequence.
     pub max_position_embeddings: usize,
     /// Which token is pooled.
     pub pooling: ClipPooling,
 }
 
-/// The token whose hidden state is the pooler's output; the first one where several qualify, token 0 where none does.
+/// The token whose hidden state is the pooler output: the first match, or token 0 without a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClipPooling {
-    /// The token with the largest id. Files with `eos_token_id` 2 mean this: the id is wrong in them, and the end of the
-    /// text was the last word of the vocabulary.
+    /// The token with the largest id, for files with the wrong `eos_token_id` 2: the end-of-text token was the last one
+    /// of the vocabulary.
     LargestId,
-    /// The token with this id, the end of the text.
+    /// The end-of-text token, which has this id.
     Eos(i64),
 }
 

@@ -1,19 +1,20 @@
 //! `vision_config` of CLIP.
 
-use super::{EncoderConfig, EncoderDefaults, Patching};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::patching::Patching;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// `CLIPVisionConfig`.
+/// Defaults of `CLIPVisionConfig`.
 const DEFAULTS: EncoderDefaults =
     EncoderDefaults { activation: "quick_gelu", layer_norm_eps: 1e-5, ..EncoderDefaults::BERT };
 
 /// CLIP's image tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipVisionConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Input and patches.
+    /// Sizes of the input and the patches.
     pub patching: Patching,
 }
 

@@ -1,24 +1,25 @@
 //! `vision_config` of DINOv2, with or without registers.
 
-use super::{EncoderConfig, EncoderDefaults, Patching};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::patching::Patching;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// `Dinov2Config` and `Dinov2WithRegistersConfig`; the width inside the feed-forward block follows from `mlp_ratio`.
+/// Defaults of `Dinov2Config` and `Dinov2WithRegistersConfig`. The intermediate size follows from `mlp_ratio`.
 const DEFAULTS: EncoderDefaults = EncoderDefaults { layer_norm_eps: 1e-6, ..EncoderDefaults::BERT };
 
 /// DINOv2.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dinov2Config {
-    /// Its layers; with gated feed-forward blocks, `intermediate_size` is the width of the gates.
+    /// Parameters of its layers. With gated feed-forward blocks, `intermediate_size` is the width of the gates.
     pub encoder: EncoderConfig,
-    /// Input and patches.
+    /// Sizes of the input and the patches.
     pub patching: Patching,
     /// Whether query, key and value have biases.
     pub qkv_bias: bool,
     /// Whether feed-forward blocks are gated (SwiGLU).
     pub gated: bool,
-    /// Number of register tokens, where the architecture has them; may be 0.
+    /// Number of register tokens, possibly 0; `None` for the architecture without them.
     pub registers: Option<usize>,
 }
 
@@ -47,9 +48,9 @@ impl Dinov2Config {
 pub(super) fn scaled(object: &Object, key: &str, default: f64, width: usize) -> Result<usize, CheckpointError> {
     let ratio = object.number(key, default)?;
     let inner = (width as f64 * ratio) as usize;
-    // Wider than any real one, and narrow enough that no product overflows.
+    // Above any real ratio, and low enough that no product overflows.
     if inner == 0 || ratio > 1024.0 {
-        let expected = format!("a number up to 1024 that makes 1 or more of {width}");
+        let expected = format!("a number up to 1024 whose product with {width} is 1 or more");
         return Err(object.wrong(key, &expected, object.get(key)));
     }
     Ok(inner)

@@ -1,34 +1,35 @@
-//! `text_config` of an MPNet encoder.
+//! `text_config` of MPNet.
 
-use super::{EncoderConfig, EncoderDefaults};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// An MPNet encoder.
+/// MPNet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MpnetConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Rows of the table of word embeddings.
+    /// Number of rows of the word embedding table.
     pub vocab_size: usize,
-    /// Rows of the table of position embeddings.
+    /// Number of rows of the position embedding table.
     pub max_position_embeddings: usize,
-    /// Rows of the table of biases for distances between tokens.
+    /// Number of rows of the relative attention bias table.
     pub buckets: usize,
 }
 
 impl MpnetConfig {
-    /// Id of the padding token, behind which positions start; whatever the configuration says.
+    /// Id of the padding token, after which positions start. Fixed in the reference; the configuration's value is
+    /// ignored.
     pub const PAD_TOKEN_ID: usize = 1;
 
-    /// Buckets that distances are sorted into; whatever the configuration says.
+    /// Number of buckets for distances between tokens. Fixed in the reference; the configuration's value is ignored.
     pub const BUCKETS_USED: usize = 32;
 
     pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
         let positions = object.or("max_position_embeddings", 512, "a whole number above 4", |v| {
             v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > Self::PAD_TOKEN_ID + 3)
         })?;
-        let few = format!("at least {}, which distances are sorted into", Self::BUCKETS_USED);
+        let few = format!("at least {}, the number of buckets in use", Self::BUCKETS_USED);
         let buckets = object.or("relative_attention_num_buckets", Self::BUCKETS_USED, &few, |v| {
             v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n >= Self::BUCKETS_USED)
         })?;

@@ -1,10 +1,10 @@
 //! `text_config` of SigLIP.
 
-use super::{EncoderConfig, EncoderDefaults};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// `SiglipTextConfig`.
+/// Defaults of `SiglipTextConfig`.
 const DEFAULTS: EncoderDefaults = EncoderDefaults {
     hidden_size: 768,
     intermediate_size: 3072,
@@ -17,13 +17,13 @@ const DEFAULTS: EncoderDefaults = EncoderDefaults {
 /// SigLIP's text tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SiglipTextConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Rows of the table of token embeddings.
+    /// Number of rows of the token embedding table.
     pub vocab_size: usize,
-    /// Rows of the table of position embeddings: the length of every sequence, padding included.
+    /// Number of rows of the position embedding table: the length of every sequence, including padding.
     pub max_position_embeddings: usize,
-    /// Width of what the head gives.
+    /// Width of the head's output.
     pub projection_size: usize,
 }
 

@@ -1,26 +1,27 @@
 //! `vision_config` of SigLIP.
 
-use super::{EncoderConfig, EncoderDefaults, Patching};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::patching::Patching;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
-/// `SiglipVisionConfig`.
+/// Defaults of `SiglipVisionConfig`.
 const DEFAULTS: EncoderDefaults =
     EncoderDefaults { activation: "gelu_pytorch_tanh", layer_norm_eps: 1e-6, ..EncoderDefaults::BERT };
 
 /// SigLIP's image tower.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SiglipVisionConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Input and patches.
+    /// Sizes of the input and the patches.
     pub patching: Patching,
 }
 
 impl SiglipVisionConfig {
     pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
         if !object.flag("vision_use_head", true)? {
-            let reason = "without the head there is no pooled output, and embeddings are pooled outputs: transformers \
+            let reason = "without the head there is no pooler output, and embeddings are pooler outputs; transformers \
                           cannot run this dual encoder either";
             return Err(object.unsupported("vision_use_head", false, reason));
         }

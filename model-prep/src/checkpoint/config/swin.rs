@@ -5,22 +5,22 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::dinov2::scaled;
-use super::vision::wrong_size;
-use super::{Activation, EncoderConfig, Patching, layer_norm_eps};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{Activation, EncoderConfig, layer_norm_eps};
+use super::patching::{Patching, wrong_size};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::{Object, count};
 
-/// More than any Swin Transformer has; the width doubles with each.
+/// Largest number of stages, above that of any real model. The width doubles with each stage.
 const STAGES_MAX: usize = 8;
 
 /// A Swin Transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SwinConfig {
-    /// Input and patches; the input is padded to whole patches.
+    /// Sizes of the input and the patches; the input is padded to whole patches.
     pub patching: Patching,
-    /// The layers of each stage, which halves height and width of the one before and doubles the channels.
+    /// Parameters of each stage's layers. A stage halves height and width of the previous one and doubles the channels.
     pub stages: Vec<EncoderConfig>,
-    /// Side of a window, in tokens.
+    /// Side of an attention window, in tokens.
     pub window: usize,
     /// Whether query, key and value have biases.
     pub qkv_bias: bool,
@@ -35,7 +35,7 @@ impl SwinConfig {
         let depths = counts(object, "depths", &[2, 2, 6, 2])?;
         let heads = counts(object, "num_heads", &[3, 6, 12, 24])?;
         if heads.len() != depths.len() {
-            let expected = format!("{} numbers, one for each of depths", depths.len());
+            let expected = format!("{} numbers, one per entry of depths", depths.len());
             return Err(object.wrong("num_heads", &expected, object.get("num_heads")));
         }
         let activation = Activation::read(object, "hidden_act", "gelu")?;
@@ -44,7 +44,7 @@ impl SwinConfig {
         let stage = |(index, (&layers, &heads)): (usize, (&usize, &usize))| {
             let hidden_size = width << index;
             if !hidden_size.is_multiple_of(heads) {
-                let expected = format!("divisors of {width} and its doubles");
+                let expected = format!("divisors of the stages' widths, {width} times powers of 2");
                 return Err(object.wrong("num_heads", &expected, object.get("num_heads")));
             }
             let intermediate_size = scaled(object, "mlp_ratio", 4.0, hidden_size)?;
@@ -59,12 +59,12 @@ impl SwinConfig {
         })
     }
 
-    /// Width of what is pooled.
+    /// Width of the pooler output.
     pub(super) fn pooled_width(&self) -> usize {
         self.stages.last().map_or(0, |stage| stage.hidden_size)
     }
 
-    /// Rows and columns of tokens in each stage.
+    /// Rows and columns of tokens of each stage.
     pub fn grids(&self) -> Vec<[usize; 2]> {
         let ([height, width], [rows, columns]) = (self.patching.image_size, self.patching.patch_size);
         let first = [height.div_ceil(rows), width.div_ceil(columns)];
@@ -78,7 +78,10 @@ impl SwinConfig {
         let refused = |expected: &str| Err(wrong_size(config, self.patching.image_size, expected));
         let grids = self.grids();
         if grids.iter().flatten().any(|side| *side < self.window) {
-            return refused(&format!("as many tokens as a window's side, {}, in every stage", self.window));
+            return refused(&format!(
+                "at least as many tokens as the side of a window, {}, in every stage",
+                self.window
+            ));
         }
         if !self.absolute_positions {
             return Ok(());
@@ -86,13 +89,15 @@ impl SwinConfig {
         self.patching.check_positions(config)?;
         if grids.first().is_some_and(|grid| *grid != self.patching.grid()) {
             let [rows, columns] = self.patching.patch_size;
-            return refused(&format!("multiples of the patches' {rows} x {columns}, for absolute position embeddings"));
+            return refused(&format!(
+                "multiples of the patch size {rows} x {columns}, for absolute position embeddings"
+            ));
         }
         Ok(())
     }
 }
 
-/// A list of one or more whole numbers.
+/// Reads a list of one or more whole numbers.
 fn counts(object: &Object, key: &str, default: &[usize]) -> Result<Vec<usize>, CheckpointError> {
     let expected = format!("1 to {STAGES_MAX} whole numbers above 0");
     object.or(key, default.to_vec(), &expected, |v| match v {

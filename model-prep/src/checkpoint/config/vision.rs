@@ -1,13 +1,18 @@
-//! `vision_config`: which architecture, and the sizes that all of them have.
+//! `vision_config` of any image tower.
 
 use std::path::Path;
 
-use serde_json::Value;
 use spotter_engine::bundle::Architecture;
-use spotter_engine::preprocess::MAX_SIDE;
 
-use super::{BeitConfig, ClipVisionConfig, Dinov2Config, SiglipVisionConfig, SwinConfig, VitConfig, tower};
-use crate::checkpoint::CheckpointError;
+use super::beit::BeitConfig;
+use super::clip_vision::ClipVisionConfig;
+use super::dinov2::Dinov2Config;
+use super::nested::tower;
+use super::patching::Patching;
+use super::siglip_vision::SiglipVisionConfig;
+use super::swin::SwinConfig;
+use super::vit::VitConfig;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
 /// Image tower architectures.
@@ -29,19 +34,6 @@ pub enum VisionConfig {
     Swin(SwinConfig),
 }
 
-/// The input of an image tower and the patches it is cut into, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patching {
-    /// Height and width of the input.
-    pub image_size: [usize; 2],
-    /// Height and width of the input that there are position embeddings for.
-    pub trained_size: [usize; 2],
-    /// Height and width of a patch.
-    pub patch_size: [usize; 2],
-    /// Whether the reference takes pictures of any size without being asked to.
-    pub any_size: bool,
-}
-
 impl VisionConfig {
     pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
         match object.text("model_type", "")?.as_str() {
@@ -53,7 +45,7 @@ impl VisionConfig {
             "dinov2_with_registers" => Ok(Self::Dinov2(Dinov2Config::read(object, true)?)),
             "siglip_vision_model" => Ok(Self::Siglip(SiglipVisionConfig::read(object)?)),
             "swin" => Ok(Self::Swin(SwinConfig::read(object)?)),
-            // A whole CLIP or SigLIP stands for its image tower.
+            // A whole CLIP or SigLIP model contributes its image tower.
             "clip" => Self::read(&tower(object, "vision_config", "clip_vision_model")?),
             "siglip" => Self::read(&tower(object, "vision_config", "siglip_vision_model")?),
             other => {
@@ -64,7 +56,7 @@ impl VisionConfig {
         }
     }
 
-    /// Input and patches.
+    /// Sizes of the input and the patches.
     pub fn patching(&self) -> &Patching {
         match self {
             Self::Vit(config) | Self::Deit(config) => &config.patching,
@@ -76,10 +68,10 @@ impl VisionConfig {
         }
     }
 
-    /// Makes the tower for pictures of this height and width, which need not be the size that it was trained for.
+    /// Sets height and width of the input, which may differ from the trained size.
     ///
     /// # Errors
-    /// Where the reference could not run it either; `config` is the file that the message names.
+    /// The reference could not run the tower at this size either. `config` is the file that the message names.
     pub fn set_image_size(&mut self, image_size: [usize; 2], config: &Path) -> Result<(), CheckpointError> {
         let patching = match self {
             Self::Vit(config) | Self::Deit(config) => &mut config.patching,
@@ -99,7 +91,7 @@ impl VisionConfig {
         }
     }
 
-    /// Width of what the pooler gives.
+    /// Width of the pooler output.
     pub fn pooled_width(&self) -> usize {
         match self {
             Self::Vit(config) | Self::Deit(config) => config.encoder.hidden_size,
@@ -124,102 +116,4 @@ impl VisionConfig {
             Self::Swin(_) => Architecture::Swin,
         }
     }
-}
-
-impl Patching {
-    pub(super) fn read(object: &Object, image_size: usize, patch_size: usize) -> Result<Self, CheckpointError> {
-        let channels = object.count("num_channels", 3)?;
-        if channels != 3 {
-            return Err(object.unsupported("num_channels", channels, "pictures have 3 channels"));
-        }
-        let image_size = pair(object, "image_size", image_size)?;
-        let patch_size = pair(object, "patch_size", patch_size)?;
-        if patch_size[0] > image_size[0] || patch_size[1] > image_size[1] {
-            let expected = format!("at most image_size {image_size:?}");
-            return Err(object.wrong("patch_size", &expected, object.get("patch_size")));
-        }
-        Ok(Self { image_size, trained_size: image_size, patch_size, any_size: false })
-    }
-
-    /// Rows and columns of patches; pixels beyond the last whole patch are not looked at.
-    pub fn grid(&self) -> [usize; 2] {
-        self.grid_of(self.image_size)
-    }
-
-    /// The same for the size that there are position embeddings for.
-    pub fn trained_grid(&self) -> [usize; 2] {
-        self.grid_of(self.trained_size)
-    }
-
-    fn grid_of(&self, size: [usize; 2]) -> [usize; 2] {
-        [size[0] / self.patch_size[0], size[1] / self.patch_size[1]]
-    }
-
-    /// Number of patches.
-    pub fn patches(&self) -> usize {
-        self.grid().iter().product()
-    }
-
-    /// Number of patches that there are position embeddings for.
-    pub fn trained_patches(&self) -> usize {
-        self.trained_grid().iter().product()
-    }
-
-    /// Side of the square grid that the reference takes the trained position embeddings for when it interpolates them;
-    /// nothing where it takes them as they are.
-    pub fn interpolated_from(&self) -> Option<usize> {
-        let [height, width] = self.image_size;
-        let same = self.patches() == self.trained_patches() && height == width;
-        let asked = self.any_size || self.image_size != self.trained_size;
-        (asked && !same).then(|| self.trained_patches().isqrt())
-    }
-
-    fn check(&self, config: &Path) -> Result<(), CheckpointError> {
-        let [height, width] = self.image_size;
-        let [patch_height, patch_width] = self.patch_size;
-        let fits = height >= patch_height && width >= patch_width && height.max(width) <= MAX_SIDE;
-        if !fits {
-            let expected =
-                format!("one patch of {patch_height} x {patch_width} pixels at least, sides of {MAX_SIDE} at most");
-            return Err(wrong_size(config, self.image_size, &expected));
-        }
-        Ok(())
-    }
-
-    /// Refuses to interpolate what the reference cannot reshape to a square.
-    pub(super) fn check_positions(&self, config: &Path) -> Result<(), CheckpointError> {
-        let Some(side) = self.interpolated_from() else { return Ok(()) };
-        if side * side == self.trained_patches() {
-            return Ok(());
-        }
-        let ([rows, columns], [height, width]) = (self.trained_grid(), self.trained_size);
-        let expected = format!(
-            "{height} x {width}: position embeddings of {rows} x {columns} patches cannot be interpolated, the reference \
-             takes them for a square"
-        );
-        Err(wrong_size(config, self.image_size, &expected))
-    }
-}
-
-/// The error for an input size that a tower cannot have.
-pub(super) fn wrong_size(config: &Path, [height, width]: [usize; 2], expected: &str) -> CheckpointError {
-    CheckpointError::Key {
-        path: config.to_owned(),
-        key: "size of the image tower's input (--image-size)".into(),
-        expected: expected.to_owned(),
-        found: format!("{height} x {width}"),
-    }
-}
-
-/// Height and width of at most [`MAX_SIDE`] pixels, given as one number for both or as a pair.
-fn pair(object: &Object, key: &str, default: usize) -> Result<[usize; 2], CheckpointError> {
-    let one = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=MAX_SIDE).contains(n));
-    let expected = format!("a whole number from 1 to {MAX_SIDE}, or [height, width]");
-    object.or(key, [default; 2], &expected, |v| match v {
-        Value::Array(sides) => match &sides[..] {
-            [height, width] => Some([one(height)?, one(width)?]),
-            _ => None,
-        },
-        _ => one(v).map(|n| [n; 2]),
-    })
 }

@@ -1,15 +1,16 @@
-//! `vision_config` of a Vision Transformer.
+//! `vision_config` of ViT and DeiT.
 
-use super::{Activation, EncoderConfig, EncoderDefaults, Patching};
-use crate::checkpoint::CheckpointError;
+use super::encoder::{Activation, EncoderConfig, EncoderDefaults};
+use super::patching::Patching;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
 /// A Vision Transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VitConfig {
-    /// Its layers.
+    /// Parameters of its layers.
     pub encoder: EncoderConfig,
-    /// Input and patches.
+    /// Sizes of the input and the patches.
     pub patching: Patching,
     /// Whether query, key and value have biases.
     pub qkv_bias: bool,
@@ -20,7 +21,7 @@ pub struct VitConfig {
 impl VitConfig {
     pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
         let encoder = EncoderConfig::read(object, &EncoderDefaults::BERT)?;
-        // The reference builds its projection for `hidden_size` and cannot run such a checkpoint either.
+        // The reference builds its projection with `hidden_size` inputs, so it cannot run such a checkpoint either.
         let pooler = object.count("pooler_output_size", encoder.hidden_size)?;
         if pooler != encoder.hidden_size {
             let reason = format!("visual_projection takes hidden_size {} values", encoder.hidden_size);

@@ -1,7 +1,7 @@
-//! The image processors of transformers 4.56.2 and 5.24.0 that are known: what each reads of its file, and what it does
-//! where the file says nothing. Of those of transformers 4 without a suffix:
+//! The supported image processors of transformers 4.56.2 and 5.24.0: the keys that each reads, and its defaults. The
+//! classes of transformers 4 without a suffix:
 //!
-//! | class | `size` | a number is | resized to, by | crop | mean, deviation |
+//! | class | `size` | a number is | resized to, filter | crop | mean, std |
 //! |---|---|---|---|---|---|
 //! | ViT | height and width | a square | 224 x 224, bilinear | ignored | 0.5 |
 //! | DeiT, BEiT | height and width | a square | 256 x 256, bicubic | 224 | 0.5 |
@@ -9,40 +9,40 @@
 //! | SigLIP | height and width | refused | 224 x 224, bicubic | ignored | 0.5 |
 //! | ConvNeXT | shortest edge | an edge | 384 x 384, bilinear | by `crop_pct` | 0.5 |
 //!
-//! All of them resize, crop, rescale and normalise, in this order; shortest edges are rounded down. DINOv2 comes with
-//! BiT's, Swin with ViT's. BEiT's `do_reduce_labels` (once `reduce_labels`) is about label maps, `do_convert_rgb` about
-//! pictures that are not RGB: pictures are always made RGB here.
+//! All of them resize, crop, rescale and normalise, in this order; the scaled sides of a shortest edge are rounded
+//! down. DINOv2 uses BiT's, Swin uses ViT's. `do_reduce_labels` of BEiT (once `reduce_labels`) is about label maps and
+//! ignored. `do_convert_rgb` is ignored too: images are always converted to RGB.
 //!
-//! The `Fast` classes, and all classes of transformers 5, share one implementation, which does more: every one takes a
-//! shortest edge, with a longest edge if there is one, as well as height and width, and crops if told to. Those of
-//! transformers 5 pad, too, and lay a transparent colour on white where they make pictures RGB.
+//! The `Fast` classes, and all classes of transformers 5, share one implementation, which does more: each accepts
+//! height and width, or a shortest edge with or without a longest edge, and crops if `do_center_crop` says so. Those of
+//! transformers 5 can also pad, and put a transparent colour on white when they convert to RGB.
 
 use spotter_engine::preprocess::{Backend, Size, Target};
 
 use crate::overrides::ImageProcessor;
 
-/// What an image processor reads, and its defaults.
+/// The behaviour of an image processor class, and its defaults.
 #[derive(Debug, Clone)]
 pub(super) struct Class {
     pub(super) sizes: Sizes,
-    /// Whether a number given as size is a square's side, not a shortest edge.
+    /// Whether a plain number as size is a square's side, not a shortest edge.
     pub(super) square: bool,
     pub(super) size: Target,
-    /// Pillow's number of the filter.
+    /// Pillow's number of the resampling filter.
     pub(super) filter: u64,
     pub(super) crop: Crop,
     pub(super) mean: [f32; 3],
     pub(super) std: [f32; 3],
     pub(super) backend: Backend,
-    /// Whether it is the implementation that all classes share but those of transformers 4 without a suffix.
+    /// Whether it is the shared implementation, of all classes except those of transformers 4 without a suffix.
     pub(super) shared: bool,
-    /// Whether it pads if told to.
+    /// Whether `do_pad` has an effect.
     pub(super) pads: bool,
-    /// Where a transparent colour is laid on white if pictures are made RGB: whether they are by default.
+    /// The default of `do_convert_rgb`, if converting to RGB puts a transparent colour on white.
     pub(super) on_white: Option<bool>,
 }
 
-/// Forms of `size` that a class takes.
+/// The forms of `size` that a class accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sizes {
     /// Height and width.
@@ -56,7 +56,7 @@ pub(super) enum Sizes {
 }
 
 impl Sizes {
-    /// For messages; `square` as in [`Class`].
+    /// Describes the accepted forms; `square` as in [`Class`].
     pub(super) fn expected(self, square: bool) -> &'static str {
         match self {
             Self::Exact if square => "a whole number, or height and width",
@@ -73,15 +73,15 @@ impl Sizes {
 pub(super) enum Crop {
     /// Never, whatever the file says.
     Never,
-    /// As `do_center_crop` and `crop_size` say.
+    /// By `do_center_crop` and `crop_size`.
     Switched {
-        /// What `do_center_crop` is by default.
+        /// Default of `do_center_crop`.
         on: bool,
-        /// What `crop_size` is by default, if anything.
+        /// Default of `crop_size`, if there is one.
         size: Option<Size>,
     },
-    /// Edges below 384 by `crop_pct`, edges from there on not at all.
-    Share,
+    /// By `crop_pct`, for edges below 384 pixels only.
+    Percentage,
 }
 
 const HALF: [f32; 3] = [0.5; 3];
@@ -126,15 +126,15 @@ const CLIP: Class = Class {
 };
 
 const CONVNEXT: Class =
-    Class { sizes: Sizes::Edge, square: false, size: Target::ShortestEdge(384), crop: Crop::Share, ..VIT };
+    Class { sizes: Sizes::Edge, square: false, size: Target::ShortestEdge(384), crop: Crop::Percentage, ..VIT };
 
-/// What a file is asked to name.
+/// The supported classes, for messages.
 pub(super) const KNOWN: &str = "image processors: ViTImageProcessor, DeiTImageProcessor, BeitImageProcessor, \
                                 CLIPImageProcessor, BitImageProcessor, SiglipImageProcessor, ConvNextImageProcessor";
 
 impl Class {
-    /// What `implementation` does by this class name, with or without its suffix, or by that of the feature extractors of
-    /// old.
+    /// The behaviour of class `name` in `implementation`. The name may have a suffix, or be that of an old feature
+    /// extractor.
     pub(super) fn named(name: &str, implementation: ImageProcessor) -> Option<Self> {
         let family = family(name)?;
         let class = match family {
@@ -150,7 +150,7 @@ impl Class {
         }
         let crop = match class.crop {
             Crop::Never => Crop::Switched { on: false, size: None },
-            // This class alone has other defaults.
+            // Only this class has other defaults.
             Crop::Switched { size, .. } if family == "Beit" => Crop::Switched { on: false, size },
             crop => crop,
         };
@@ -168,8 +168,8 @@ impl Class {
         Some(Self { sizes, size, filter, crop, backend, shared: true, pads, on_white, ..class })
     }
 
-    /// Name of the class that comes with an image tower, by the `model_type` of its configuration, as the reference's
-    /// `AutoImageProcessor` has it; ViT's for others.
+    /// Name of the class that the reference's `AutoImageProcessor` uses for an image tower, by its `model_type`; ViT's
+    /// for unknown types.
     pub(super) fn of_tower(model_type: &str) -> &'static str {
         match model_type {
             "deit" => "DeiTImageProcessor",
@@ -183,7 +183,7 @@ impl Class {
     }
 }
 
-/// A class name without what all have in common.
+/// The model family in a class name.
 fn family(name: &str) -> Option<&str> {
     let full = name.strip_suffix("Fast").or_else(|| name.strip_suffix("Pil")).unwrap_or(name);
     full.strip_suffix("ImageProcessor").or_else(|| full.strip_suffix("FeatureExtractor"))

@@ -1,20 +1,20 @@
-//! `vocab.json` and `merges.txt` of RoBERTa and CLIP: byte-level BPE.
+//! Builds the byte-level BPE tokenizers of RoBERTa and CLIP from `vocab.json` and `merges.txt`.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::assembly::{Parts, assemble, refused, with_id};
 use super::configuration::{Class, Configuration};
-use super::{Parts, assemble, refused, with_id};
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::error::CheckpointError;
 
-/// Merges that `CLIPTokenizer` reads; what is behind them in the file is of no use to it.
+/// Number of merges that `CLIPTokenizer` reads; the rest of the file is ignored.
 const CLIP_MERGES_MAX: usize = 49152 - 256 - 2;
 
-/// How CLIP splits a prompt into words.
+/// Regular expression by which CLIP splits a prompt into words.
 const CLIP_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// The tokenizer that transformers converts `RobertaTokenizer` and `CLIPTokenizer` into.
+/// Builds what transformers converts `RobertaTokenizer` and `CLIPTokenizer` to.
 pub(super) fn tokenizer(
     [path, merges_path]: [&Path; 2],
     [vocab, merges]: [&[u8]; 2],
@@ -53,7 +53,7 @@ pub(super) fn tokenizer(
     assemble(path, parts, id, config)
 }
 
-/// Pairs of pieces, the most frequent first; the first line is the format's version.
+/// Reads the pairs of pieces, most frequent first. The first line of the file is the format's version.
 fn read_merges(path: &Path, merges: &[u8], clip: bool) -> Result<Vec<[String; 2]>, CheckpointError> {
     let merges = std::str::from_utf8(merges).map_err(|e| refused(path, format!("not UTF-8: {e}")))?;
     let merges = if clip { merges.trim() } else { merges };

@@ -1,4 +1,4 @@
-//! What tokenizer classes of transformers decide when `tokenizer_config.json` is silent: `classes.json`, which
+//! Defaults of the tokenizer classes of transformers, from the table `classes.json`, which
 //! `tests/reference/make_tokenizer_classes.py` writes.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The generation of transformers that wrote a tokenizer's files, whose classes give them their meaning.
+/// The major version of transformers that wrote a tokenizer's files. Its classes determine what the files mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Generation {
     /// 4.56.2.
@@ -17,7 +17,7 @@ pub(super) enum Generation {
 }
 
 impl Generation {
-    /// The release that the table was made with.
+    /// The release that the table was generated with.
     pub(super) fn release(self) -> &'static str {
         match self {
             Self::Four => "4.56.2",
@@ -26,21 +26,21 @@ impl Generation {
     }
 }
 
-/// Names of the class that does nothing but read `tokenizer.json`.
+/// Classes that only read `tokenizer.json`.
 const PLAIN_CLASSES: [&str; 4] =
     ["PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend", "PythonBackend"];
 
-/// What a class does with the normaliser of `tokenizer.json`.
+/// What a class changes in the normaliser of `tokenizer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum WordNormalizer {
-    /// Sets lower case, accents and Chinese characters as configured.
+    /// Lower case, accents and Chinese characters, as configured.
     Bert,
-    /// Sets lower case and accents only.
+    /// Lower case and accents only.
     Case,
 }
 
-/// A special token that is given as a plain string.
+/// A class's default for a special token.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(super) enum ClassToken {
@@ -49,7 +49,7 @@ pub(super) enum ClassToken {
     Flagged(String, bool, bool, bool),
 }
 
-/// One class. The fields are described in the script that writes the table.
+/// The defaults of one class. The script that writes the table describes the fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ClassFacts {
@@ -67,19 +67,19 @@ pub(super) struct ClassFacts {
 }
 
 impl ClassFacts {
-    /// Default of `add_prefix_space`; nothing where `tokenizer.json` is left as it is.
+    /// Default of `add_prefix_space`; `None` if `tokenizer.json` decides.
     pub(super) fn prefix_space(&self, generation: Generation) -> Option<bool> {
         let without = (generation == Generation::Four).then_some(false);
         self.prefix_space.as_ref().map_or(without, Value::as_bool)
     }
 
-    /// Whether the class has such a setting at all.
+    /// Whether the class reads `add_prefix_space`.
     pub(super) fn knows_prefix_space(&self, generation: Generation) -> bool {
         generation == Generation::Four || self.prefix_space.is_some()
     }
 }
 
-/// Classes by name, for each generation by its number.
+/// Classes by name, by major version.
 type Table = BTreeMap<String, BTreeMap<String, ClassFacts>>;
 
 static TABLE: LazyLock<Result<Table, String>> =
@@ -88,14 +88,12 @@ static TABLE: LazyLock<Result<Table, String>> =
 static PLAIN_FOUR: LazyLock<ClassFacts> = LazyLock::new(|| ClassFacts { types: true, ..ClassFacts::default() });
 static PLAIN_FIVE: LazyLock<ClassFacts> = LazyLock::new(ClassFacts::default);
 
-/// The class that `name` leads to in a generation, with or without its `Fast`; an error where the table that is built in
-/// cannot be read.
+/// Looks up a class by name, with or without the suffix `Fast`; an error if the built-in table cannot be parsed.
 pub(super) fn class(generation: Generation, name: &str) -> Result<Option<&'static ClassFacts>, String> {
     if PLAIN_CLASSES.contains(&name) {
         return Ok(Some(plain(generation)));
     }
-    let table =
-        TABLE.as_ref().map_err(|e| format!("the table of tokenizer classes that is built in is damaged: {e}"))?;
+    let table = TABLE.as_ref().map_err(|e| format!("the built-in table of tokenizer classes is damaged: {e}"))?;
     let rows = table.get(match generation {
         Generation::Four => "4",
         Generation::Five => "5",
@@ -104,7 +102,7 @@ pub(super) fn class(generation: Generation, name: &str) -> Result<Option<&'stati
     Ok(found(name).or_else(|| found(name.strip_suffix("Fast")?)))
 }
 
-/// A class that does nothing but read `tokenizer.json`.
+/// A class that only reads `tokenizer.json`.
 pub(super) fn plain(generation: Generation) -> &'static ClassFacts {
     match generation {
         Generation::Four => &PLAIN_FOUR,
@@ -117,9 +115,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_read_whole() {
+    fn the_table_is_parsed() {
         let check = |generation, name, left: bool, bos_eos| {
-            let facts = class(generation, name).expect("the table has the fields that are read").expect(name);
+            let facts = class(generation, name).expect("the table parses").expect(name);
             assert_eq!(facts.side.as_deref() == Some("left"), left, "{name}");
             assert_eq!(facts.bos_eos, bos_eos, "{name}");
         };

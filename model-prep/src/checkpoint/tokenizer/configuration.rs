@@ -1,5 +1,5 @@
-//! `tokenizer_config.json`, and what the tokenizer classes of transformers set where it says nothing: those of the
-//! generation that wrote the files.
+//! Reads `tokenizer_config.json`. Defaults are those of the tokenizer class in the version of transformers that wrote
+//! the files.
 
 use std::path::Path;
 
@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 use spotter_engine::bundle::{self, PaddingSide};
 
 use super::classes::{self, ClassFacts, ClassToken, Generation, WordNormalizer};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
-use crate::checkpoint::{CheckpointError, read_optional};
 
-/// A maximum length above this stands for "not known".
+/// A `model_max_length` above this means "unknown".
 const TOKENS_MAX: f64 = 65536.0;
 
-/// Classes that have no file but a vocabulary, by how a tokenizer is built of it.
+/// Classes that can be built from vocabulary files alone, by how they are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// BERT's, and those of its relatives that read the same `vocab.txt`.
+    /// BERT's, and those of related models with the same `vocab.txt`.
     Bert,
     Mpnet,
     Roberta,
@@ -24,7 +24,7 @@ pub(super) enum Class {
     XlmRoberta,
     Camembert,
     Siglip,
-    /// Any other: its `tokenizer.json` says how prompts are cut.
+    /// Any other; needs a `tokenizer.json`.
     Generic,
 }
 
@@ -42,8 +42,8 @@ impl Class {
         }
     }
 
-    /// How the class looks for a special token that is given as a plain string: the mask takes the space before it
-    /// along. Nothing where the table of classes says it.
+    /// Flags of a special token given as a plain string: the mask token also matches the space before it. `None` if the
+    /// table of classes has them.
     fn flags(self, key: &str) -> Option<Flags> {
         let mask = key == "mask_token" && self != Self::Bert;
         let both_sides = self == Self::Siglip;
@@ -57,7 +57,7 @@ impl Class {
     }
 }
 
-/// How an added token is found in a prompt.
+/// How an added token is matched in a prompt; the names are those of `tokenizer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Flags {
     lstrip: bool,
@@ -66,7 +66,7 @@ struct Flags {
     single_word: bool,
 }
 
-/// A token that is found before the prompt is split into words.
+/// A token that is matched before the prompt is split into words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AddedToken {
     pub(super) content: String,
@@ -75,14 +75,14 @@ pub(super) struct AddedToken {
 }
 
 impl AddedToken {
-    /// As an entry of `added_tokens` in `tokenizer.json`.
+    /// Its entry of `added_tokens` in `tokenizer.json`.
     pub(super) fn to_json(&self, id: u64) -> Value {
         let Flags { lstrip, rstrip, normalized, single_word } = self.flags;
         json!({"id": id, "content": self.content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
                "normalized": normalized, "special": self.special})
     }
 
-    /// An object with `content`, as transformers writes it.
+    /// Parses an object with `content`, as transformers writes it.
     fn of(value: &Value) -> Option<Self> {
         let flag = |key: &str| value.get(key).and_then(Value::as_bool);
         let special = flag("special").unwrap_or(false);
@@ -95,12 +95,12 @@ impl AddedToken {
         Some(Self { content: value.get("content")?.as_str()?.to_owned(), special, flags })
     }
 
-    /// Whether it is special and found anywhere in a text.
+    /// Whether it is special and matches anywhere in a text, not only as a whole word.
     pub(super) fn is_plain_special(&self) -> bool {
         self.special && !self.flags.single_word
     }
 
-    /// As the tokenizers library takes it.
+    /// Converts it to the tokenizers library's type.
     pub(super) fn to_library(&self) -> tokenizers::AddedToken {
         tokenizers::AddedToken::from(self.content.clone(), self.special)
             .lstrip(self.flags.lstrip)
@@ -110,28 +110,28 @@ impl AddedToken {
     }
 }
 
-/// What `tokenizer_config.json` says about the normalisation of words.
+/// Text normalisation by `tokenizer_config.json`.
 pub(super) struct Normalization {
     pub(super) lowercase: bool,
     pub(super) strip_accents: Option<bool>,
     pub(super) chinese_chars: bool,
 }
 
-/// `tokenizer_config.json`, and `special_tokens_map.json` behind it; both may be absent.
+/// `tokenizer_config.json`, with `special_tokens_map.json` as its fallback; both may be missing.
 pub(super) struct Configuration {
     pub(super) class: Class,
-    /// The class as it is named.
+    /// Name of the class.
     pub(super) name: String,
-    /// The version of transformers that wrote the files.
+    /// The major version of transformers that wrote the files.
     pub(super) generation: Generation,
-    /// What the class decides.
+    /// The class's defaults.
     pub(super) facts: &'static ClassFacts,
     main: Object,
     special_tokens: Object,
 }
 
-/// The generation of transformers that wrote `tokenizer_config.json`: 5 names a backend, 4 the added tokens with their
-/// ids; a file that shows neither was written by what wrote `config.json`.
+/// Detects the version of transformers that wrote `tokenizer_config.json`: 5 writes a backend, 4 the added tokens with
+/// their ids; without either, the version in `config.json` decides.
 fn generation(main: &Object, model: &Object) -> Generation {
     let backend = ["PythonBackend", "TokenizersBackend", "SentencePieceBackend"];
     let class = main.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
@@ -144,15 +144,9 @@ fn generation(main: &Object, model: &Object) -> Generation {
 }
 
 impl Configuration {
-    /// `default_class` is the text tower's own, for a file that names none.
+    /// Reads the files in `checkpoint`. `default_class` is the text tower's, for a file that names none.
     pub(super) fn read(checkpoint: &Path, default_class: &str) -> Result<Self, CheckpointError> {
-        let open = |name: &str| {
-            let path = checkpoint.join(name);
-            match read_optional(&path)? {
-                Some(bytes) => Object::parse(&path, &bytes),
-                None => Ok(Object::empty(&path)),
-            }
-        };
+        let open = |name: &str| Object::read_or_empty(&checkpoint.join(name));
         let (main, special_tokens) = (open("tokenizer_config.json")?, open("special_tokens_map.json")?);
         let model = open("config.json")?;
         let default_class = model.text("tokenizer_class", default_class)?;
@@ -163,20 +157,20 @@ impl Configuration {
             classes::class(generation, &name).map_err(damaged)
         };
         let (generation, facts) = match (facts(written_by)?, facts(Generation::Five)?) {
-            // What the older release runs in Python has a tokenizer.json only where the newer one wrote it.
+            // For a class that the older release runs in Python, only the newer one writes a tokenizer.json.
             (Some(older), Some(newer)) if older.refused.is_some() && newer.refused.is_none() => {
                 (Generation::Five, newer)
             }
             (Some(found), _) => (written_by, found),
             (None, Some(newer)) => (Generation::Five, newer),
             (None, None) if main.get("auto_map").is_some() => {
-                let reason = "the class comes with code of its own, which is not run: where tokenizer.json says \
-                              everything, write PreTrainedTokenizerFast there and take auto_map out";
+                let reason = "the class comes with its own code, which is not run: if tokenizer.json is complete, \
+                              set it to PreTrainedTokenizerFast and remove auto_map";
                 return Err(main.unsupported("tokenizer_class", format!("{name:?}"), reason));
             }
-            // So does the newer release; the older one stops.
+            // The newer release does the same; the older one fails.
             (None, None) => {
-                log::warn!("{}: no class {name:?} is known: tokenizer.json is taken as it is", checkpoint.display());
+                log::warn!("{}: unknown class {name:?}; tokenizer.json is used unchanged", checkpoint.display());
                 (Generation::Five, classes::plain(Generation::Five))
             }
         };
@@ -191,6 +185,7 @@ impl Configuration {
         Ok(Self { class: Class::named(&name, facts), name, generation, facts, main, special_tokens })
     }
 
+    /// Text normalisation.
     pub(super) fn normalization(&self) -> Result<Normalization, CheckpointError> {
         Ok(Normalization {
             lowercase: self.main.flag("do_lower_case", self.facts.lowercase.unwrap_or(true))?,
@@ -199,12 +194,12 @@ impl Configuration {
         })
     }
 
-    /// What the class does with the normaliser of `tokenizer.json`.
+    /// What the class changes in the normaliser of `tokenizer.json`.
     pub(super) fn word_normalizer(&self) -> Option<WordNormalizer> {
         self.facts.normalizer
     }
 
-    /// Whether words at the start of a prompt are looked for as behind a space; nothing where `tokenizer.json` decides.
+    /// Whether the first word of a prompt is treated as if a space came before it; `None` if `tokenizer.json` decides.
     pub(super) fn add_prefix_space(&self) -> Result<Option<bool>, CheckpointError> {
         if !self.facts.knows_prefix_space(self.generation) {
             return Ok(None);
@@ -212,20 +207,20 @@ impl Configuration {
         let by_class = self.facts.prefix_space(self.generation);
         let given = self.main.or("add_prefix_space", None, "true or false", |v| v.as_bool().map(Some))?;
         if by_class.is_none() && given.is_some() && self.generation == Generation::Four {
-            let reason = format!("{} then builds its tokenizer of the SentencePiece model anew", self.name);
+            let reason = format!("{} then rebuilds its tokenizer from the SentencePiece model", self.name);
             return Err(self.main.unsupported("add_prefix_space", given == Some(true), reason));
         }
         Ok(given.or(by_class))
     }
 
-    /// The tokens that the class puts before and behind a prompt, whatever `tokenizer.json` says; nothing where that
+    /// The tokens that the class puts before and after a prompt, whatever `tokenizer.json` says; `None` if that
     /// decides.
     pub(super) fn bos_eos(&self) -> Result<Option<[Option<AddedToken>; 2]>, CheckpointError> {
         if self.name.starts_with("CodeGenTokenizer")
             && self.generation == Generation::Four
             && self.main.flag("add_bos_token", false)?
         {
-            let reason = "the fast class of transformers 4.56.2 adds none either: save the tokenizer as a \
+            let reason = "the fast class of transformers 4.56.2 does not add it either: save the tokenizer as a \
                           PreTrainedTokenizerFast whose tokenizer.json does";
             return Err(self.main.unsupported("add_bos_token", true, reason));
         }
@@ -235,7 +230,7 @@ impl Configuration {
         for (place, (key, token)) in keys.into_iter().enumerate() {
             let wanted = match self.generation {
                 Generation::Four if self.main.map().contains_key(key) => self.main.flag(key, false)?,
-                // The newer release reads neither key where there is a tokenizer.json.
+                // The newer release ignores both keys if there is a tokenizer.json.
                 _ => defaults[place],
             };
             if wanted {
@@ -245,8 +240,8 @@ impl Configuration {
         Ok(Some(both))
     }
 
-    /// The special token under `key`: a string, or an object whose `content` it is. Nothing where neither the files nor
-    /// the class know one.
+    /// The special token under `key`, given as a string or as an object with `content`; `None` if neither the files nor
+    /// the class define it.
     pub(super) fn special(&self, key: &str) -> Result<Option<AddedToken>, CheckpointError> {
         let named = |v: &Value| v.as_str().map(|s| Err(s.to_owned())).or_else(|| AddedToken::of(v).map(Ok)).map(Some);
         let expected = "a string, or an object with content";
@@ -265,7 +260,7 @@ impl Configuration {
         Ok(Some(AddedToken { special: true, ..token }))
     }
 
-    /// How a special token is found that is given as a plain string.
+    /// Flags of a special token that is given as a plain string.
     fn flags(&self, key: &str) -> Flags {
         let plain = Flags { lstrip: false, rstrip: false, normalized: false, single_word: false };
         self.class.flags(key).unwrap_or_else(|| match self.facts.tokens.get(key) {
@@ -276,13 +271,13 @@ impl Configuration {
         })
     }
 
-    /// The special token under `key`, which a tokenizer that is built from a vocabulary must have.
+    /// The special token under `key`; an error if there is none.
     pub(super) fn required(&self, key: &str) -> Result<AddedToken, CheckpointError> {
         self.special(key)?.ok_or_else(|| self.main.wrong(key, "a special token", None))
     }
 
-    /// All tokens that are found before a prompt is split: those of `added_tokens_decoder`, the special ones, and the
-    /// class's own; each once.
+    /// All tokens that are matched before a prompt is split, each once: those of `added_tokens_decoder`, the special
+    /// tokens, and the class's own.
     pub(super) fn added_tokens(&self) -> Result<Vec<AddedToken>, CheckpointError> {
         const KEYS: [&str; 7] =
             ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -291,7 +286,7 @@ impl Configuration {
             all.extend(self.special(key)?);
         }
         let flags = Flags { lstrip: false, rstrip: false, normalized: false, single_word: false };
-        for content in self.further() {
+        for content in self.additional_tokens() {
             all.push(AddedToken { content: content.clone(), special: true, flags });
         }
         // `additional_special_tokens` in transformers 4, `extra_special_tokens` in 5.
@@ -306,14 +301,14 @@ impl Configuration {
         Ok(all)
     }
 
-    /// Further special tokens of the class, which it has where the files name none.
+    /// Additional special tokens of the class, used if the files list none.
     fn further(&self) -> &'static [String] {
         let given =
             ["additional_special_tokens", "extra_special_tokens"].iter().any(|key| self.main.get(key).is_some());
         if given { &[] } else { &self.facts.further }
     }
 
-    /// `added_tokens_decoder`: tokens with their ids, in the order of these.
+    /// The tokens of `added_tokens_decoder` with their ids, ordered by id.
     pub(super) fn declared(&self) -> Result<Vec<(u64, AddedToken)>, CheckpointError> {
         const KEY: &str = "added_tokens_decoder";
         let Some(tokens) = self.main.get(KEY) else { return Ok(Vec::new()) };
@@ -331,8 +326,8 @@ impl Configuration {
         Ok(by_id)
     }
 
-    /// `model_max_length`, which stands at 1e30 for "not known", cut to the position table, and to what a bundle may say.
-    /// Where neither is known, it is the `fixed` length that `tokenizer.json` pads to.
+    /// Longest sequence: `model_max_length` (1e30 means "unknown"), limited by the number of positions and by what a
+    /// bundle allows. If both are unknown, it is the `fixed` length that `tokenizer.json` pads to.
     pub(super) fn max_length(&self, positions: Option<usize>, fixed: Option<u64>) -> Result<usize, CheckpointError> {
         let length = self
             .main
@@ -342,24 +337,28 @@ impl Configuration {
             None if length > TOKENS_MAX => match fixed.filter(|length| (3..=TOKENS_MAX as u64).contains(length)) {
                 Some(length) => length as usize,
                 None => {
-                    return Err(self.main.wrong("model_max_length", "the most tokens that the text tower takes", None));
+                    return Err(self.main.wrong(
+                        "model_max_length",
+                        "the maximum length of the text tower in tokens",
+                        None,
+                    ));
                 }
             },
             _ => length as usize,
         };
         if length > bundle::TOKENS_MAX {
-            log::warn!("prompts are cut at {} tokens, of {length} that the text tower takes", bundle::TOKENS_MAX);
+            log::warn!("prompts are truncated to {} tokens; the text tower takes {length}", bundle::TOKENS_MAX);
         }
         Ok(length.min(bundle::TOKENS_MAX))
     }
 
-    /// Where padding goes; `file` is `tokenizer.json`, which may say so too.
+    /// Side on which sequences are padded; `file` is `tokenizer.json`, which may have a default.
     pub(super) fn padding_side(&self, file: &Value) -> Result<PaddingSide, CheckpointError> {
         let in_file = |section: &str| file[section]["direction"].as_str().map(str::to_lowercase);
         if self.main.text("truncation_side", &in_file("truncation").unwrap_or_else(|| "right".into()))? != "right" {
-            return Err(self.main.unsupported("truncation_side", "\"left\"", "prompts are cut at their end"));
+            return Err(self.main.unsupported("truncation_side", "\"left\"", "prompts are truncated at their end"));
         }
-        // What tokenizer.json was saved with goes before the class.
+        // The direction in tokenizer.json takes precedence over the class's.
         let side = in_file("padding").or_else(|| self.facts.side.clone());
         let default = if side.as_deref() == Some("left") { PaddingSide::Left } else { PaddingSide::Right };
         self.main.or("padding_side", default, "\"left\" or \"right\"", |v| match v.as_str() {
@@ -369,12 +368,12 @@ impl Configuration {
         })
     }
 
-    /// Whether the attention mask is among what the model is given.
+    /// Whether the attention mask is an input of the model.
     pub(super) fn attention_mask(&self) -> Result<bool, CheckpointError> {
         self.input("attention_mask", self.facts.mask.unwrap_or(true))
     }
 
-    /// Whether token types are; without them the model counts every token as of the first type.
+    /// Whether token types are an input of the model; without them, all tokens are of type 0.
     pub(super) fn token_types(&self) -> Result<bool, CheckpointError> {
         self.input("token_type_ids", self.facts.types)
     }

@@ -1,13 +1,13 @@
-//! Regular expressions of `tokenizer.json`: the reference's library reads them by the rules of Ruby, where `^` and `$`
+//! Translates regular expressions of `tokenizer.json`. The reference's library uses Ruby's syntax, where `^` and `$`
 //! match at every line and `(?m)` lets the dot match line ends.
 
 use serde_json::Value;
 
-/// `^` of Ruby: not behind a last line end.
+/// Ruby's `^`, which does not match after a final line end.
 const LINE_START: &str = r"(?:\A|(?m:^)(?!\z))";
 const LINE_END: &str = "(?m:$)";
 
-/// Rewrites the patterns of a normaliser or pre-tokenizer for the library used here; says whether any changed.
+/// Translates the patterns in a normaliser or pre-tokenizer for the engine used here; returns whether any changed.
 pub(super) fn translate(step: &mut Value) -> bool {
     match step {
         Value::Object(map) => {
@@ -26,7 +26,7 @@ pub(super) fn translate(step: &mut Value) -> bool {
 
 fn translated(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
-    // Brackets of a class that are open.
+    // Open brackets of character classes.
     let mut classes = 0_usize;
     let mut rest = pattern.chars();
     while let Some(c) = rest.next() {
@@ -58,7 +58,7 @@ fn translated(pattern: &str) -> String {
     out
 }
 
-/// The flags of a group, as `?m-i` of `(?m-i:a)`, where a pattern goes on with such behind a bracket.
+/// The flags at the start of a group's content, such as `?m-i` in `(?m-i:a)`.
 fn flags(rest: &str) -> Option<&str> {
     let end = rest.find([':', ')'])?;
     let flags = &rest[..end];
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_mean_what_they_mean_in_ruby() {
+    fn patterns_keep_their_meaning_in_ruby() {
         let check = |ruby: &str, expected: &str| assert_eq!(translated(ruby), expected, "{ruby}");
         let kept = [
             r"\A\s+\z",

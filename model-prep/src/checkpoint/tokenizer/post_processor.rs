@@ -1,5 +1,5 @@
-//! What a class puts in the place of `tokenizer.json`'s post-processor: the tokens before and behind a prompt, and their
-//! types.
+//! Replaces the post-processor of `tokenizer.json` where a class has its own tokens before and after a prompt, or no
+//! token types.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{Encoding, PostProcessor, Token, Tokenizer};
 
+use super::assembly::{refused, unusable};
 use super::configuration::{AddedToken, Configuration};
-use super::{refused, unusable};
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::error::CheckpointError;
 
-/// Changes the post-processor where the class has another; says in words what was changed.
+/// Changes the post-processor as the class does; returns descriptions of the changes.
 pub(super) fn adjust(
     path: &Path,
     tokenizer: &mut Tokenizer,
@@ -27,7 +27,7 @@ pub(super) fn adjust(
         let wanted = read(path, template(bos.as_ref(), eos.as_ref()))?;
         if ids_and_types(path, Some(&wanted))?.0 != ids_and_types(path, tokenizer.get_post_processor())?.0 {
             tokenizer.with_post_processor(Some(wanted));
-            changes.push("its tokens before and behind a prompt");
+            changes.push("its tokens before and after a prompt");
         }
     }
     let types = ids_and_types(path, tokenizer.get_post_processor())?.1;
@@ -44,7 +44,7 @@ fn read(path: &Path, value: Value) -> Result<PostProcessorWrapper, CheckpointErr
     serde_json::from_value(value).map_err(|source| CheckpointError::Json { path: path.to_owned(), source })
 }
 
-/// What comes of a prompt of one token that no vocabulary has.
+/// Runs the post-processor on one token with an id that no vocabulary has; returns ids and types.
 fn ids_and_types(
     path: &Path,
     processor: Option<&PostProcessorWrapper>,
@@ -57,7 +57,7 @@ fn ids_and_types(
     Ok((all.get_ids().to_vec(), all.get_type_ids().to_vec()))
 }
 
-/// A template of what is there, with the second prompt of a pair as of the second type.
+/// A template with the given tokens; the second prompt of a pair has type 1.
 fn template(bos: Option<&(String, u32)>, eos: Option<&(String, u32)>) -> Value {
     let part = |sequence: &str, kind: u32| {
         let mark = |token: &(String, u32)| json!({"SpecialToken": {"id": token.0, "type_id": kind}});
@@ -70,7 +70,7 @@ fn template(bos: Option<&(String, u32)>, eos: Option<&(String, u32)>) -> Value {
     json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials})
 }
 
-/// Sets all types of single prompts to the first.
+/// Sets all types in the template of single prompts to 0.
 fn without_types(value: &mut Value) {
     let steps = value.get_mut("processors").and_then(Value::as_array_mut);
     steps.into_iter().flatten().for_each(without_types);

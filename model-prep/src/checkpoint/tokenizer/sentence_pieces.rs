@@ -1,4 +1,4 @@
-//! SentencePiece models of XLM-RoBERTa and CamemBERT, whose ids are fairseq's, and of SigLIP.
+//! Builds tokenizers from SentencePiece models: of XLM-RoBERTa and CamemBERT, with fairseq's ids, and of SigLIP.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use serde_json::json;
 use spotter_engine::bundle::{Lowercase, SiglipSteps};
 use tokenizers::normalizers::Precompiled;
 
+use super::assembly::{Parts, assemble, refused, template, with_id};
 use super::classes::Generation;
 use super::configuration::{Class, Configuration};
-use super::{Parts, assemble, refused, template, with_id};
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::error::CheckpointError;
 
-/// The parts of `sentencepiece_model.proto` that say how a prompt is cut.
+/// The parts of `sentencepiece_model.proto` that affect tokenization.
 #[derive(Clone, PartialEq, Message)]
 struct Model {
     #[prost(message, repeated, tag = "1")]
@@ -55,16 +55,16 @@ struct Normalizer {
     escape_whitespaces: Option<bool>,
 }
 
-/// The kind of a piece of text.
+/// Kind of a normal piece.
 const NORMAL: i32 = 1;
-/// Kinds of pieces that are neither text nor control: symbols of the user, unused ones and single bytes.
+/// Kinds of pieces that are not supported: user-defined symbols and bytes.
 const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 
-/// The algorithm that is the default and the only one of these families.
+/// The default algorithm, and the only one that these families use.
 const UNIGRAM: i32 = 1;
 
-/// What stands for a space in pieces.
+/// The character that represents a space in pieces.
 const SPACE: &str = "\u{2581}";
 
 impl Model {
@@ -72,29 +72,31 @@ impl Model {
         let model = Self::decode(bytes).map_err(|e| refused(path, format!("not a SentencePiece model: {e}")))?;
         let algorithm = model.trainer.as_ref().and_then(|t| t.algorithm).unwrap_or(UNIGRAM);
         if algorithm != UNIGRAM {
-            let message = format!("a SentencePiece model of type {algorithm}; only unigram models, type 1, are read");
+            let message =
+                format!("a SentencePiece model of type {algorithm}; only unigram models, type 1, are supported");
             return Err(refused(path, format!("{message}: save the tokenizer with its tokenizer.json")));
         }
         if let Some(piece) = model.pieces.iter().find(|p| matches!(p.kind, Some(USER_DEFINED | BYTE))) {
-            let message = format!("the piece {:?} is a symbol of its own or a byte, which is not read", piece.piece());
+            let message =
+                format!("the piece {:?} is a user-defined symbol or a byte, which is not supported", piece.piece());
             return Err(refused(path, format!("{message}: save the tokenizer with its tokenizer.json")));
         }
         Ok(model)
     }
 
-    /// Pieces from `first` on with their scores.
+    /// The pieces from index `first` on, with their scores.
     fn scores(&self, first: usize) -> impl Iterator<Item = (String, f64)> {
         self.pieces.iter().skip(first).map(|piece| (piece.piece().to_owned(), f64::from(piece.score())))
     }
 
-    /// The step that replaces characters, where the model has one.
+    /// The model's table of character replacements, if it has one.
     fn characters(&self, path: &Path) -> Result<Option<Precompiled>, CheckpointError> {
         let charsmap = self.normalizer.as_ref().and_then(|n| n.precompiled_charsmap.as_deref()).unwrap_or_default();
         if charsmap.is_empty() {
             return Ok(None);
         }
-        let bad = |e: &dyn std::fmt::Display| refused(path, format!("its table of characters is damaged: {e}"));
-        // The length that the table says it has is believed by the library.
+        let bad = |e: &dyn std::fmt::Display| refused(path, format!("its character map is damaged: {e}"));
+        // The library trusts the length in the table.
         let fits = charsmap.first_chunk().is_some_and(|n| u32::from_le_bytes(*n) as usize <= charsmap.len() - 4);
         if !fits {
             return Err(bad(&"it is cut short"));
@@ -103,8 +105,8 @@ impl Model {
     }
 }
 
-/// The tokenizer that transformers converts `XLMRobertaTokenizer` and `CamembertTokenizer` into: fairseq put its own
-/// special tokens before the model's pieces.
+/// Builds what transformers converts `XLMRobertaTokenizer` and `CamembertTokenizer` to. As in fairseq, special tokens
+/// come before the model's pieces.
 pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Result<Vec<u8>, CheckpointError> {
     let model = Model::read(path, bytes)?;
     let (special, first): (&[(&str, f64)], _) = if config.class == Class::Camembert {
@@ -120,7 +122,7 @@ pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Resu
     let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
     let characters = model.characters(path)?.map(|table| json!(table));
     let words = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": true});
-    // Transformers 5 splits at every white space instead of making one space of several.
+    // Transformers 5 splits at all white space; transformers 4 collapses spaces.
     let (own, pre_tokenizer) = match config.generation {
         Generation::Four => (vec![strip, space], words),
         Generation::Five => {
@@ -136,19 +138,19 @@ pub(super) fn fairseq(path: &Path, bytes: &[u8], config: &Configuration) -> Resu
             Some(with_id(path, config, "bos_token", &id)?),
             with_id(path, config, "eos_token", &id)?,
         ),
-        // Both families have it there.
+        // The id of `<unk>` in both families.
         model: json!({"type": "Unigram", "unk_id": 3, "vocab": &vocab, "byte_fallback": false}),
     };
     assemble(path, parts, &id, config)
 }
 
-/// What `SiglipTokenizer`, which transformers runs by SentencePiece itself, makes of a prompt: its own steps, and a
-/// tokenizer in the library's format that comes close to them: a space in front, then lower case, no punctuation and
-/// single spaces.
+/// Builds the tokenizer of `SiglipTokenizer`, which transformers runs with SentencePiece itself: its exact steps, and
+/// an approximation in the library's format, which adds a space in front, converts to lower case, removes punctuation
+/// and collapses spaces.
 ///
-/// What that format cannot say: behind a special token typed as text, punctuation leaves a space; after a prompt that ends
-/// in `</s>` the reference adds no second one; and a combining mark behind a character that the table replaces goes with
-/// it, as in all fast tokenizers of transformers.
+/// The approximation differs in three ways: after a special token typed as text, punctuation leaves a space; after a
+/// prompt that ends in `</s>`, the reference does not add another one; and a combining mark after a replaced character
+/// is replaced with it, as in all fast tokenizers of transformers.
 pub(super) fn siglip(
     path: &Path,
     bytes: &[u8],
@@ -164,10 +166,10 @@ pub(super) fn siglip(
     if own.lowercase != Lowercase::No {
         steps.push(json!({"type": "Lowercase"}));
     }
-    // Python's `string.punctuation`, and its idea of white space, which has the separators of ASCII too.
+    // Python's `string.punctuation`, and its white space, which includes the ASCII separators.
     let (marks, spaces) = (r"!-/:-@\[-`{-~", r"\s\x1c-\x1f");
-    // The space in front is there before punctuation is taken away and stays apart from the prompt's own first space.
-    // The pre-tokenizer adds it to prompts that start with neither.
+    // The space in front is added before punctuation is removed and is kept apart from the prompt's own leading space.
+    // For prompts that start with neither, the pre-tokenizer adds it.
     let front = format!("{SPACE} ");
     steps.extend([
         replace(&format!(r"\A[{marks}]*[{spaces}][{marks}{spaces}]*"), &front),
@@ -177,11 +179,11 @@ pub(super) fn siglip(
         strip(),
     ]);
     let characters = model.characters(path)?;
-    // Most models have it: the space in front and the prompt's own are one then.
+    // In most models, the table merges the space in front with the prompt's own.
     let front_is_space = characters.as_ref().is_some_and(|table| table.normalize_string(SPACE) == " ");
     steps.extend(characters.map(|table| json!(table)));
     if own.remove_extra_whitespaces {
-        // At the end too, where nothing but the space in front is left.
+        // Also at the end, if only the space in front is left.
         steps.extend([replace(" {2,}", " "), strip()]);
         if !front_is_space {
             steps.extend([replace(r"\A ", &front), replace(&format!(r"\A{SPACE}\z"), "")]);
@@ -189,7 +191,7 @@ pub(super) fn siglip(
     }
     let parts = Parts {
         normalizer: json!({"type": "Sequence", "normalizers": steps}),
-        // Not split: SentencePiece looks for pieces in the whole text.
+        // Not split: SentencePiece matches pieces in the whole text.
         pre_tokenizer: json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": false}),
         post_processor: template(None, with_id(path, config, "eos_token", &id)?),
         model: json!({"type": "Unigram", "unk_id": own.unk_id, "vocab": &vocab, "byte_fallback": false}),
@@ -197,7 +199,7 @@ pub(super) fn siglip(
     Ok((assemble(path, parts, &id, config)?, own))
 }
 
-/// The steps that the library's format has no words for.
+/// The steps that the library's format cannot express.
 fn siglip_steps(
     path: &Path,
     model: &Model,
@@ -205,10 +207,10 @@ fn siglip_steps(
     vocabulary: impl Fn(&str) -> Option<u64>,
 ) -> Result<SiglipSteps, CheckpointError> {
     if let Some(token) = config.added_tokens()?.iter().find(|token| !token.is_plain_special()) {
-        let reason = "tokens of that kind are not read for SigLIP: take it out of added_tokens_decoder";
+        let reason = "such tokens are not supported for SigLIP: remove it from added_tokens_decoder";
         return Err(refused(
             path,
-            format!("the added token {:?} is not special, or a word of its own: {reason}", token.content),
+            format!("the added token {:?} is not special, or matches whole words only: {reason}", token.content),
         ));
     }
     let trainer = model.trainer.clone().unwrap_or_default();
@@ -218,7 +220,7 @@ fn siglip_steps(
         ("escape_whitespaces false", !normalizer.escape_whitespaces.unwrap_or(true)),
     ];
     if let Some((what, _)) = unusual.iter().find(|(_, found)| *found) {
-        return Err(refused(path, format!("a SentencePiece model with {what}, which is not read")));
+        return Err(refused(path, format!("a SentencePiece model with {what}, which is not supported")));
     }
     let (_, eos_id) = with_id(path, config, "eos_token", vocabulary)?;
     let four = config.generation == Generation::Four;
@@ -241,7 +243,7 @@ fn siglip_steps(
     })
 }
 
-/// Finds the id of a piece; the first where there are several.
+/// Returns a lookup of ids by piece; the first id for repeated pieces.
 fn id_in(vocab: &[(String, f64)]) -> impl Fn(&str) -> Option<u64> {
     let mut ids = std::collections::BTreeMap::new();
     for (id, (piece, _)) in (0..).zip(vocab) {
@@ -250,7 +252,7 @@ fn id_in(vocab: &[(String, f64)]) -> impl Fn(&str) -> Option<u64> {
     move |piece| ids.get(piece).copied()
 }
 
-/// A model file with some of its settings changed, and with or without its table of characters.
+/// Returns a model file with some settings changed, with or without its character map.
 #[cfg(test)]
 pub(super) fn changed(
     bytes: &[u8],

@@ -1,15 +1,16 @@
-//! A folder per class.
+//! The layout of a folder per class.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use spotter_engine::picture::{ENDINGS, has_known_ending};
 
+use super::layout::{CAPTIONS_FILES, CLASSES_FILE, Class, Found, Question, left_out};
 use super::lines::Lines;
 use super::place::{Listing, Place};
-use super::{CAPTIONS_FILES, CLASSES_FILE, Class, Found, Question, left_out};
-use crate::evaluate::EvaluateError;
+use crate::evaluate::error::EvaluateError;
 
+/// Lists the images by class; `labels` is the file of names if it is not in the folder.
 pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Result<Found, EvaluateError> {
     let Listing { folders, files } = listing;
     let inside = Path::new(CLASSES_FILE);
@@ -18,14 +19,14 @@ pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Re
         None if files.iter().any(|file| file == inside) => (Some(Lines::inside(place, inside)?), Some(inside)),
         None => (None, None),
     };
-    let (pictures, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| has_known_ending(file));
+    let (images, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| has_known_ending(file));
     let others = others.iter().filter(|file| Some(file.as_path()) != inside).count();
     let refused = |path: PathBuf, expected: String, found: String| Err(EvaluateError::Folder { path, expected, found });
     let root = || place.path().to_owned();
     if folders.is_empty() {
         let [tsv, txt] = CAPTIONS_FILES;
-        let expected = format!("a folder for each class with its pictures, or a file of captions ({tsv} or {txt})");
-        return refused(root(), expected, format!("{} pictures and no folder", pictures.len()));
+        let expected = format!("a folder per class with its images, or a file of captions ({tsv} or {txt})");
+        return refused(root(), expected, format!("{} images and no folder", images.len()));
     }
     let keys: Vec<String> = folders.iter().map(|folder| folder.to_string_lossy().into_owned()).collect();
     let classes = match &labels {
@@ -37,35 +38,35 @@ pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Re
         return refused(root(), "two classes or more, since a choice of one is always right".to_owned(), found);
     }
     let index: HashMap<&str, usize> = classes.iter().enumerate().map(|(i, class)| (&*class.folder, i)).collect();
-    let class_of = |picture: &Path| {
-        let mut parts = picture.components();
+    let class_of = |image: &Path| {
+        let mut parts = image.components();
         let first = parts.next()?.as_os_str().to_string_lossy();
-        // A picture that lies in no folder has no class.
+        // An image outside of all folders has no class.
         parts.next().and(index.get(&*first).copied())
     };
-    let all = pictures.len();
-    let (pictures, truths): (Vec<_>, Vec<_>) =
-        pictures.into_iter().filter_map(|picture| class_of(&picture).map(|class| (picture, class))).unzip();
+    let all = images.len();
+    let (images, truths): (Vec<_>, Vec<_>) =
+        images.into_iter().filter_map(|image| class_of(&image).map(|class| (image, class))).unzip();
     for (folder, key) in folders.iter().zip(&keys) {
         if !truths.iter().any(|class| index.get(key.as_str()) == Some(class)) {
-            let expected = format!("pictures of this class, ending in {}", ENDINGS.join(", "));
-            return refused(place.path().join(folder), expected, "none; add pictures or remove the folder".to_owned());
+            let expected = format!("images of this class, with the extension {}", ENDINGS.join(", "));
+            return refused(place.path().join(folder), expected, "none; add images or remove the folder".to_owned());
         }
     }
-    let outside = ("pictures outside of classes' folders", all - pictures.len());
-    let left_out = left_out([outside, ("files without a picture's ending", others)]);
-    Ok(Found { pictures, question: Question::Classes { classes, truths }, left_out })
+    let outside = ("images outside of the classes' folders", all - images.len());
+    let left_out = left_out([outside, ("files without an image's extension", others)]);
+    Ok(Found { images, question: Question::Classes { classes, truths }, left_out })
 }
 
-/// A class that goes by the name of its folder, in which underscores stand for blanks.
+/// A class named after its folder, with underscores replaced by spaces.
 fn unnamed(folder: &str) -> Class {
     let name = folder.replace('_', " ");
     Class { folder: folder.to_owned(), prompts: vec![name.clone()], name }
 }
 
-/// The classes that a file names, sorted by folder; those without a folder are candidates all the same.
+/// The classes that a file names, sorted by folder. Classes without a folder are candidates too.
 fn named(place: &Place, lines: &Lines, folders: &[String]) -> Result<Vec<Class>, EvaluateError> {
-    let expected = "a class's folder, a tab, and the names it goes by, separated by commas";
+    let expected = "a class's folder, a tab, and its names, separated by commas";
     let mut classes: BTreeMap<&str, (usize, Vec<String>)> = BTreeMap::new();
     for pair in lines.pairs(expected) {
         let (number, folder, names) = pair?;
@@ -75,12 +76,12 @@ fn named(place: &Place, lines: &Lines, folders: &[String]) -> Result<Vec<Class>,
             return Err(lines.wrong(number, expected, "commas only".to_owned()));
         }
         if let Some((first, _)) = classes.insert(folder, (number, prompts)) {
-            return Err(lines.wrong(number, "one line a class", format!("{folder:?} again, after line {first}")));
+            return Err(lines.wrong(number, "one line per class", format!("{folder:?} again, after line {first}")));
         }
     }
     if let Some(folder) = folders.iter().find(|folder| !classes.contains_key(folder.as_str())) {
         let expected = format!("a line for it in {}", lines.path.display());
-        let found = "none; add its name, a tab, and the words for it".to_owned();
+        let found = "none; add its folder, a tab, and its names".to_owned();
         return Err(EvaluateError::Folder { path: place.path().join(folder), expected, found });
     }
     let mut uses: HashMap<String, usize> = HashMap::new();

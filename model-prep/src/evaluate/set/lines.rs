@@ -1,4 +1,4 @@
-//! Files of lines: names of classes, captions, templates.
+//! Text files with one entry per line: names of classes, captions, templates.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 use spotter_engine::files;
 
 use super::place::Place;
-use crate::evaluate::EvaluateError;
+use crate::evaluate::error::EvaluateError;
 
-/// Larger texts are refused; the captions of COCO, a large set, are 50 MB.
+/// Size limit of a text file in bytes; the captions of COCO, a large set, have 50 MB.
 const TEXT_BYTES_MAX: u64 = 256 << 20;
 
-/// The lines of a file that are not blank.
+/// The non-blank lines of a file.
 pub(super) struct Lines {
     pub(super) path: PathBuf,
-    /// With their numbers, from 1.
+    /// The lines with their numbers, from 1.
     pub(super) lines: Vec<(usize, String)>,
 }
 
 impl Lines {
-    /// Of a file beside the set, or anywhere.
+    /// Reads the file `path`.
     pub(super) fn read(path: &Path) -> Result<Self, EvaluateError> {
         Self::of(path.to_owned(), files::read(path, TEXT_BYTES_MAX))
     }
 
-    /// Of a file of the set.
+    /// Reads a file inside the set.
     pub(super) fn inside(place: &Place, name: &Path) -> Result<Self, EvaluateError> {
         Self::of(place.path().join(name), place.read(name, TEXT_BYTES_MAX))
     }
@@ -37,18 +37,18 @@ impl Lines {
             Ok(text) => text,
             Err(source) => return Err(EvaluateError::Io { path, source }),
         };
-        // A byte order mark is no part of the first line.
+        // A byte order mark is not part of the first line.
         let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
         let lines = lines.filter(|(_, line)| !line.trim().is_empty());
         Ok(Self { path, lines: lines.map(|(index, line)| (index + 1, line.to_owned())).collect() })
     }
 
-    /// That line number `line` is not as `expected`.
+    /// The error for line number `line`.
     pub(super) fn wrong(&self, line: usize, expected: &str, found: String) -> EvaluateError {
         EvaluateError::Line { path: self.path.clone(), line, expected: expected.to_owned(), found }
     }
 
-    /// Each line's number and its two parts, before and after its first tab, without blanks around them.
+    /// Splits each line at its first tab: its number and both parts, trimmed.
     pub(super) fn pairs<'a>(
         &'a self,
         expected: &'a str,
@@ -62,9 +62,9 @@ impl Lines {
     }
 }
 
-/// The templates in a file: one a line, with one `{}` in each.
-pub(in crate::evaluate) fn templates(path: &Path) -> Result<Vec<String>, EvaluateError> {
-    const EXPECTED: &str = "a template with one {}, where a name goes";
+/// Reads a file of prompt templates: one per line, each with one `{}`.
+pub(crate) fn read_templates(path: &Path) -> Result<Vec<String>, EvaluateError> {
+    const EXPECTED: &str = "a template with one {} for the name";
     let file = Lines::read(path)?;
     for (number, template) in &file.lines {
         let found = template.matches("{}").count();
@@ -78,7 +78,7 @@ pub(in crate::evaluate) fn templates(path: &Path) -> Result<Vec<String>, Evaluat
     Ok(file.lines.into_iter().map(|(_, template)| template.trim().to_owned()).collect())
 }
 
-/// As much of a line as fits a message.
+/// Shortens a line for a message.
 fn shortened(line: &str) -> String {
     const CHARACTERS: usize = 60;
     if line.chars().count() <= CHARACTERS {

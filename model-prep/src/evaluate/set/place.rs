@@ -1,4 +1,4 @@
-//! Where a set's files are: in a folder, or in a zip archive of one.
+//! The files of a set, in a folder or in a zip archive of one.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,22 +9,22 @@ use flate2::read::DeflateDecoder;
 use rawzip::{CompressionMethod, FileReader, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveEntryWayfinder};
 use spotter_engine::files::{self, Refusal};
 
-use crate::evaluate::EvaluateError;
+use crate::evaluate::error::EvaluateError;
 
-/// Folders in folders are entered so often; more means a link that leads back.
+/// Deepest nesting of folders; deeper means that symbolic links form a cycle.
 const DEPTH_MAX: usize = 16;
 
-/// What a Mac's archiver puts beside the files.
+/// Folder of metadata that the archiver of macOS adds.
 const MACOSX: &str = "__MACOSX";
 
-/// Where a set's files are.
+/// The folder or archive of a set.
 #[derive(Debug)]
 pub(super) enum Place {
     Folder(PathBuf),
     Zip(Box<Zip>),
 }
 
-/// A zip archive, of which entries are read when they are needed, from any thread.
+/// A zip archive whose entries are read on request, from any thread.
 #[derive(Debug)]
 pub(super) struct Zip {
     path: PathBuf,
@@ -39,17 +39,17 @@ struct Entry {
     is_encrypted: bool,
 }
 
-/// What there is; hidden files and folders, whose names begin with a dot, do not count.
+/// The files and folders of a set, without hidden ones.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// The folders that are in no other one, sorted.
+    /// The top-level folders, sorted.
     pub(super) folders: Vec<PathBuf>,
-    /// All files, sorted; relative to the place, as the folders are.
+    /// All files, sorted; relative to the place, like the folders.
     pub(super) files: Vec<PathBuf>,
 }
 
 impl Place {
-    /// A folder, or a file that is a zip archive.
+    /// Opens a folder or a zip archive.
     pub(super) fn open(path: &Path) -> Result<(Self, Listing), EvaluateError> {
         let io = |source| EvaluateError::Io { path: path.to_owned(), source };
         let mut listing = Listing::default();
@@ -59,7 +59,7 @@ impl Place {
         } else {
             let foreign = |error: rawzip::Error| EvaluateError::Folder {
                 path: path.to_owned(),
-                expected: "a folder of pictures or a zip archive of one".to_owned(),
+                expected: "a folder of images or a zip archive of one".to_owned(),
                 found: format!("a file that is neither ({error})"),
             };
             Self::Zip(Box::new(Zip::open(path, files::open(path).map_err(io)?, &mut listing).map_err(foreign)?))
@@ -79,7 +79,7 @@ impl Place {
         }
     }
 
-    /// The content of the file called `name`, which has at most `bytes_max` bytes.
+    /// Reads the file called `name`, of at most `bytes_max` bytes.
     pub(super) fn read(&self, name: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         match self {
             Self::Folder(path) => files::read(&path.join(name), bytes_max),
@@ -99,8 +99,8 @@ impl Listing {
     fn walk(&mut self, root: &Path, folder: &Path, depth: usize) -> Result<(), EvaluateError> {
         let path = root.join(folder);
         if depth > DEPTH_MAX {
-            let expected = format!("folders in folders {DEPTH_MAX} deep at most");
-            let found = "one more; remove a link that leads back".to_owned();
+            let expected = format!("folders nested at most {DEPTH_MAX} deep");
+            let found = "deeper ones; remove symbolic links that form a cycle".to_owned();
             return Err(EvaluateError::Folder { path, expected, found });
         }
         let error = |source| EvaluateError::Io { path: path.clone(), source };
@@ -109,7 +109,7 @@ impl Listing {
             if is_hidden(&name) {
                 continue;
             }
-            // Links are followed; a broken one is a file that cannot be read.
+            // Links are followed; a broken one counts as a file that cannot be read.
             if root.join(&name).is_dir() {
                 self.walk(root, &name, depth + 1)?;
                 if depth == 0 {
@@ -123,7 +123,7 @@ impl Listing {
     }
 }
 
-/// Whether a part of the name says that nobody wants to see it.
+/// Whether a part of the path starts with a dot, or is macOS metadata.
 fn is_hidden(name: &Path) -> bool {
     let hidden = |part: Component<'_>| {
         let part = part.as_os_str();
@@ -159,12 +159,12 @@ impl Zip {
         Ok(Self { path: path.to_owned(), archive, entries: found })
     }
 
-    /// Checks length and CRC too. Expands no more than is asked for.
+    /// Reads an entry and checks its length and CRC. Inflates at most `bytes_max` bytes.
     fn read(&self, name: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         let entry = self.entries.get(name).ok_or(ErrorKind::NotFound)?;
         let refuse = |what: String| Err(io::Error::new(ErrorKind::Unsupported, what));
         if entry.is_encrypted {
-            return refuse("encrypted; make the archive anew without a password".to_owned());
+            return refuse("encrypted; create the archive again without a password".to_owned());
         }
         let content = self.archive.get_entry(entry.place).map_err(io::Error::other)?;
         match entry.method {

@@ -1,13 +1,14 @@
-//! Sets laid out in folders, rightly and wrongly.
+//! Valid and invalid layouts of sets.
 
 use std::fs;
 use std::io::Write as _;
 
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 
+use super::layout::CLASSES_FILE;
 use super::*;
 
-/// A folder with these files; content does not matter but for those that end in `.tsv` or `.txt`.
+/// Creates a folder with these files. Content matters only for `.tsv` and `.txt` files.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, content) in files {
@@ -22,15 +23,15 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     folder
 }
 
-fn open(folder: &tempfile::TempDir) -> Result<PictureSet, EvaluateError> {
-    PictureSet::open(folder.path(), &Places::default())
+fn open(folder: &tempfile::TempDir) -> Result<ImageSet, EvaluateError> {
+    ImageSet::open(folder.path(), &Places::default())
 }
 
-fn files(set: &PictureSet) -> Vec<&str> {
-    set.pictures.iter().map(|path| path.to_str().expect("text")).collect()
+fn files(set: &ImageSet) -> Vec<&str> {
+    set.images.iter().map(|path| path.to_str().expect("text")).collect()
 }
 
-fn left(set: &PictureSet) -> Vec<(&str, usize)> {
+fn left(set: &ImageSet) -> Vec<(&str, usize)> {
     set.left_out.iter().map(|left| (left.what, left.count)).collect()
 }
 
@@ -53,11 +54,11 @@ fn a_folder_is_a_class() {
     let described: Vec<_> = classes.iter().map(|c| (&*c.folder, &*c.name, c.prompts.join("|"))).collect();
     assert_eq!(described, [("black_cat", "black cat", "black cat".to_owned()), ("dog", "dog", "dog".to_owned())]);
     assert_eq!(truths, &[0, 1, 1, 1]);
-    assert_eq!(left(&set), [("pictures outside of classes' folders", 1), ("files without a picture's ending", 2)]);
+    assert_eq!(left(&set), [("images outside of the classes' folders", 1), ("files without an image's extension", 2)]);
 }
 
 #[test]
-fn classes_have_the_names_of_their_file() {
+fn class_names_come_from_the_file() {
     let names = "\u{feff}n2\tcrane, wading bird,\r\n\nn1\tgoldfish\nn3\tcrane\nn9\tdragon\n";
     let set = open(&folder(&[("n1/a.png", ""), ("n2/a.png", ""), ("n3/a.png", ""), (CLASSES_FILE, names)]));
     let set = set.expect("a set");
@@ -75,15 +76,15 @@ fn classes_have_the_names_of_their_file() {
 }
 
 #[test]
-fn captions_belong_to_pictures() {
+fn captions_belong_to_images() {
     let captions = "b.png\tTwo dogs.\na.jpg#0\tA cat .\nb.png#1\t A dog\tand a dog. \ngone.png\tNothing.\n";
     let set = open(&folder(&[("a.jpg", ""), ("b.png", ""), ("c.png", ""), ("notes", ""), ("captions.txt", captions)]));
     let set = set.expect("a set");
     assert_eq!(files(&set), ["b.png", "a.jpg", "gone.png"]);
     let Question::Captions(found) = set.question() else { panic!("{set:?}") };
-    let found: Vec<_> = found.iter().map(|caption| (caption.picture, &*caption.text)).collect();
+    let found: Vec<_> = found.iter().map(|caption| (caption.image, &*caption.text)).collect();
     assert_eq!(found, [(0, "Two dogs."), (1, "A cat ."), (0, "A dog\tand a dog."), (2, "Nothing.")]);
-    assert_eq!(left(&set), [("pictures without a caption", 1), ("files without a picture's ending", 1)]);
+    assert_eq!(left(&set), [("images without a caption", 1), ("files without an image's extension", 1)]);
 }
 
 #[test]
@@ -108,44 +109,47 @@ fn a_limit_spreads_over_the_set() {
     let mut set = open(&folder(&[("captions.tsv", "a.png\t1\nb.png\t2\nc.png\t3\na.png\t4\n")])).expect("a set");
     set.limit(2);
     let Question::Captions(captions) = set.question() else { panic!("{set:?}") };
-    let captions: Vec<_> = captions.iter().map(|caption| (caption.picture, &*caption.text)).collect();
+    let captions: Vec<_> = captions.iter().map(|caption| (caption.image, &*caption.text)).collect();
     assert_eq!((files(&set), captions), (vec!["a.png", "b.png"], vec![(0, "1"), (1, "2"), (0, "4")]));
 }
 
 #[test]
-fn sets_that_make_no_sense_are_refused() {
+fn invalid_sets_are_refused() {
     let check = |files: &[(&str, &str)], expected: &[&str]| {
         let error = open(&folder(files)).expect_err("refused").to_string();
         assert!(expected.iter().all(|part| error.contains(part)), "{error:?} lacks one of {expected:?}");
     };
-    let line = "a class's folder, a tab, and the names";
-    check(&[], &["a folder for each class", "captions.tsv or captions.txt", "0 pictures and no folder"]);
-    check(&[("a.png", ""), ("b.png", "")], &["2 pictures and no folder"]);
+    let line = "a class's folder, a tab, and its names";
+    check(&[], &["a folder per class", "captions.tsv or captions.txt", "0 images and no folder"]);
+    check(&[("a.png", ""), ("b.png", "")], &["2 images and no folder"]);
     check(&[("cat/a.png", "")], &["two classes or more", "one, \"cat\""]);
-    check(&[("cat/a.png", ""), ("dog/", "")], &["dog: expected pictures of this class, ending in jpg", "found none"]);
-    check(&[("cat/a.png", ""), ("dog/x.txt", "")], &["dog: expected pictures", "found none"]);
+    check(
+        &[("cat/a.png", ""), ("dog/", "")],
+        &["dog: expected images of this class, with the extension jpg", "found none"],
+    );
+    check(&[("cat/a.png", ""), ("dog/x.txt", "")], &["dog: expected images", "found none"]);
     let with = |names: &'static str| [("cat/a.png", ""), ("dog/a.png", ""), (CLASSES_FILE, names)];
     check(&with("cat\tcat\n"), &["dog: expected a line for it in", "none"]);
     check(&with("cat\tcat\n\ndog\n"), &["classes.tsv:3: expected", line, "\"dog\""]);
     check(&with("cat\tcat\ndog\t ,\n"), &["classes.tsv:2: expected", "commas only"]);
-    check(&with("cat\tcat\ndog\tdog\ncat\tkitten\n"), &["classes.tsv:3: expected one line a class", "after line 1"]);
+    check(&with("cat\tcat\ndog\tdog\ncat\tkitten\n"), &["classes.tsv:3: expected one line per class", "after line 1"]);
     check(
         &[("captions.tsv", "a.png,A cat.\n")],
-        &["captions.tsv:1: expected a picture's file, a tab", "\"a.png,A cat.\""],
+        &["captions.tsv:1: expected an image's file, a tab", "\"a.png,A cat.\""],
     );
     check(&[("captions.tsv", "a.png\tA cat.\na.png\t\n")], &["captions.tsv:2: expected"]);
     check(&[("captions.tsv", "\ta cat\n")], &["captions.tsv:1: expected"]);
-    check(&[("captions.tsv", "a.png\tA cat.\n")], &["captions of two pictures or more", "found 1"]);
-    check(&[("captions.tsv", "")], &["captions of two pictures or more", "found 0"]);
+    check(&[("captions.tsv", "a.png\tA cat.\n")], &["captions of two images or more", "found 1"]);
+    check(&[("captions.tsv", "")], &["captions of two images or more", "found 0"]);
 
-    let missing = PictureSet::open(Path::new("/nonexistent"), &Places::default()).expect_err("refused");
+    let missing = ImageSet::open(Path::new("/nonexistent"), &Places::default()).expect_err("refused");
     assert_eq!(missing.to_string(), "/nonexistent");
     let file = folder(&[("x.zip", "no archive")]);
-    let error = PictureSet::open(&file.path().join("x.zip"), &Places::default()).expect_err("refused").to_string();
-    assert!(error.contains("expected a folder of pictures or a zip archive of one, found a file that"), "{error}");
+    let error = ImageSet::open(&file.path().join("x.zip"), &Places::default()).expect_err("refused").to_string();
+    assert!(error.contains("expected a folder of images or a zip archive of one, found a file that"), "{error}");
 }
 
-/// A zip archive of these files, each compressed or not.
+/// Creates a zip archive of these files, each compressed or not.
 fn zip(files: &[(&str, &[u8], CompressionMethod)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut archive = ZipArchiveWriter::new(&mut bytes);
@@ -174,7 +178,7 @@ fn zip(files: &[(&str, &[u8], CompressionMethod)]) -> Vec<u8> {
 }
 
 #[test]
-fn an_archive_is_as_good_as_a_folder() {
+fn archives_are_read_like_folders() {
     let (store, deflate) = (CompressionMethod::STORE, CompressionMethod::DEFLATE);
     let long = vec![b'x'; 5000];
     let entries: [(&str, &[u8], CompressionMethod); 7] = [
@@ -190,10 +194,10 @@ fn an_archive_is_as_good_as_a_folder() {
     let path = folder.path().join("set.zip");
     let mut bytes = zip(&entries);
     fs::write(&path, &bytes).expect("a file");
-    let set = PictureSet::open(&path, &Places::default()).expect("a set");
+    let set = ImageSet::open(&path, &Places::default()).expect("a set");
     assert_eq!(files(&set), ["cat/a.png", "dog/b.png"]);
     let Question::Classes { truths, .. } = set.question() else { panic!("{set:?}") };
-    assert_eq!((&truths[..], left(&set)), (&[0, 1][..], vec![("files without a picture's ending", 1)]));
+    assert_eq!((&truths[..], left(&set)), (&[0, 1][..], vec![("files without an image's extension", 1)]));
     assert_eq!(set.read(0).expect("inflated"), long);
     assert_eq!(set.read(1).expect("read"), b"stored");
     let place = Place::open(&path).expect("an archive").0;
@@ -203,28 +207,28 @@ fn an_archive_is_as_good_as_a_folder() {
     let at = bytes.windows(6).position(|part| part == b"stored").expect("content");
     bytes[at] = b'S';
     fs::write(&path, &bytes).expect("a file");
-    let damaged = PictureSet::open(&path, &Places::default()).expect("a set");
+    let damaged = ImageSet::open(&path, &Places::default()).expect("a set");
     damaged.read(1).expect_err("a flipped bit is noticed");
     damaged.read(0).expect("only one file is damaged");
     fs::write(&path, &bytes[..bytes.len() / 2]).expect("a file");
-    let error = PictureSet::open(&path, &Places::default()).expect_err("truncated").to_string();
-    assert!(error.contains("expected a folder of pictures or a zip archive"), "{error}");
+    let error = ImageSet::open(&path, &Places::default()).expect_err("truncated").to_string();
+    assert!(error.contains("expected a folder of images or a zip archive"), "{error}");
 }
 
 #[cfg(unix)]
 #[test]
-fn a_link_that_leads_back_is_told() {
+fn cycles_of_links_are_refused() {
     let folder = folder(&[("cat/a.png", ""), ("dog/a.png", "")]);
     std::os::unix::fs::symlink(folder.path().join("cat"), folder.path().join("cat/again")).expect("a link");
     let error = open(&folder).expect_err("refused").to_string();
-    assert!(error.contains("16 deep at most"), "{error}");
+    assert!(error.contains("nested at most 16 deep"), "{error}");
 }
 
 #[test]
-fn templates_are_lines() {
+fn templates_are_read_line_by_line() {
     let check = |content: &str, expected: Result<&[&str], &str>| {
         let folder = folder(&[("t.txt", content)]);
-        let found = templates(&folder.path().join("t.txt")).map_err(|error| error.to_string());
+        let found = read_templates(&folder.path().join("t.txt")).map_err(|error| error.to_string());
         match (&found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(found), Err(expected)) => assert!(found.contains(expected), "{found:?} lacks {expected:?}"),
@@ -232,10 +236,7 @@ fn templates_are_lines() {
         }
     };
     check("a photo of a {}.\n\n  {} \r\n", Ok(&["a photo of a {}.", "{}"]));
-    check(
-        "a photo of a {}.\na photo\n",
-        Err("t.txt:2: expected a template with one {}, where a name goes, found 0 in"),
-    );
-    check("{} and {}\n", Err("t.txt:1: expected a template with one {}, where a name goes, found 2 in"));
+    check("a photo of a {}.\na photo\n", Err("t.txt:2: expected a template with one {} for the name, found 0 in"));
+    check("{} and {}\n", Err("t.txt:1: expected a template with one {} for the name, found 2 in"));
     check("\n", Err("t.txt:1: expected a template"));
 }

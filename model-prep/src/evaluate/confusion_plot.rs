@@ -1,24 +1,24 @@
-//! The confusion matrix as a picture, in SVG: any browser shows it at any size, and names what the pointer is on.
+//! The confusion matrix as an SVG image, with a tooltip for each cell.
 
 use std::fmt::Write as _;
 
 use super::classification::Classification;
+use crate::svg::escaped;
 
-/// Up to so many classes, a cell has room for its count.
-const COUNTED: usize = 30;
+/// Largest number of classes at which cells are large enough to show their counts.
+const COUNTED_CLASSES_MAX: usize = 30;
 
-/// Characters of a name that are shown on an axis.
-const NAME: usize = 28;
+/// Longest name on an axis, in characters.
+const NAME_CHARS_MAX: usize = 28;
 
-/// Draws rows for what pictures are and columns for what they were taken for, in an order that puts classes with
-/// similar names side by side. A cell's colour is its share of the row: blue where the answer is right, red where it is
-/// wrong.
+/// Draws the matrix: rows are true classes, columns predicted classes, ordered so that classes with similar names are
+/// adjacent. The opacity of a cell is its share of the row, its colour blue for right and red for wrong predictions.
 pub fn svg(found: &Classification) -> String {
     let count = found.order.len();
-    let cell = if count <= COUNTED { 34 } else { 14 };
-    let font = if count <= COUNTED { 13 } else { 10 };
-    let longest = found.classes.iter().map(|class| class.name.chars().count().min(NAME)).max().unwrap_or(0);
-    // An average letter is about 0.6 as wide as it is high.
+    let cell = if count <= COUNTED_CLASSES_MAX { 34 } else { 14 };
+    let font = if count <= COUNTED_CLASSES_MAX { 13 } else { 10 };
+    let longest = found.classes.iter().map(|class| class.name.chars().count().min(NAME_CHARS_MAX)).max().unwrap_or(0);
+    // An average letter is about 0.6 times as wide as high.
     let names = longest * font * 6 / 10 + 10;
     let (left, top) = (names + 10, names + 60);
     let side = count * cell;
@@ -30,8 +30,8 @@ pub fn svg(found: &Classification) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"{font}\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"10\" y=\"22\" font-size=\"16\">{} pictures of {count} classes, top-1 {:.2} %</text>\n\
-         <text x=\"10\" y=\"42\" font-size=\"13\">Rows: what pictures are. Columns: what they were taken for. \
+         <text x=\"10\" y=\"22\" font-size=\"16\">{} images of {count} classes, top-1 {:.2} %</text>\n\
+         <text x=\"10\" y=\"42\" font-size=\"13\">Rows: true classes. Columns: predicted classes. \
          Colour: share of the row, blue right, red wrong.</text>",
         found.pictures,
         100.0 * found.top_1
@@ -64,16 +64,16 @@ fn draw_cell(out: &mut String, found: &Classification, [truth, answer]: [usize; 
     }
     let share = count as f64 / of as f64;
     let colour = if truth == answer { "#0b5cad" } else { "#c22d1d" };
-    // A single picture of many is still seen.
+    // Keeps a single image of many visible.
     let opacity = 0.08 + 0.92 * share;
-    let (is, was) = (escaped(&found.classes[truth].name), escaped(&found.classes[answer].name));
+    let (truth, predicted) = (escaped(&found.classes[truth].name), escaped(&found.classes[answer].name));
     let _ = writeln!(
         out,
         "<rect x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\" fill=\"{colour}\" fill-opacity=\"{opacity:.3}\">\
-         <title>{is} taken for {was}: {count} of {of} ({:.1} %)</title></rect>",
+         <title>{truth} predicted as {predicted}: {count} of {of} ({:.1} %)</title></rect>",
         100.0 * share
     );
-    if found.order.len() <= COUNTED {
+    if found.order.len() <= COUNTED_CLASSES_MAX {
         let ink = if opacity > 0.5 { "white" } else { "black" };
         let (x, y) = (x + cell / 2, y + cell / 2 + 4);
         let _ = writeln!(
@@ -85,25 +85,10 @@ fn draw_cell(out: &mut String, found: &Classification, [truth, answer]: [usize; 
 }
 
 fn shortened(name: &str) -> String {
-    if name.chars().count() <= NAME {
+    if name.chars().count() <= NAME_CHARS_MAX {
         return name.to_owned();
     }
-    name.chars().take(NAME - 1).chain(['…']).collect()
-}
-
-/// As XML has it; control characters, which it has no place for, are left out.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars().filter(|character| !character.is_control()) {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            _ => out.push(character),
-        }
-    }
-    out
+    name.chars().take(NAME_CHARS_MAX - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -125,10 +110,10 @@ mod tests {
         let (found, _) = Classification::of(&scoring, images.view(), labels.view(), &classes, &[0, 0, 1, 1]);
         let drawn = svg(&found);
         for expected in [
-            "a &lt;cat&gt; &amp; &quot;dog&quot; taken for ship: 1 of 2 (50.0 %)",
+            "a &lt;cat&gt; &amp; &quot;dog&quot; predicted as ship: 1 of 2 (50.0 %)",
             "a very long name indeed, lo…</text>",
-            "for: 2 of 2 (100.0 %)",
-            "4 pictures of 3 classes, top-1 75.00 %",
+            ": 2 of 2 (100.0 %)",
+            "4 images of 3 classes, top-1 75.00 %",
         ] {
             assert!(drawn.contains(expected), "{expected}: {drawn}");
         }

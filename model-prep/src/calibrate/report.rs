@@ -1,4 +1,4 @@
-//! What a calibration found, in words and as a picture.
+//! The report of a calibration, in Markdown and as a plot.
 
 use std::fmt::Write as _;
 use std::io;
@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::{LayerKind, LayerStorage, Manifest, Weights};
 
-/// Layers that are named in the words; the picture and the manifest have all of them.
-const NAMED: usize = 12;
+use crate::svg::escaped;
 
-/// Writes `NAME.quantization.md` and `NAME.quantization.svg` beside the bundle `out` and returns their paths; nothing
-/// where nothing was calibrated. A board has no use for them, so they are no part of the bundle.
-pub fn write(out: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
+/// Number of layers in the Markdown report's table; the plot and the manifest have all of them.
+const LISTED: usize = 12;
+
+/// Writes `NAME.quantization.md` and `NAME.quantization.svg` next to the bundle `out` and returns their paths; writes
+/// nothing if the bundle was not calibrated. A board has no use for them, so they are not part of the bundle.
+pub(crate) fn write(out: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
     let Some(words) = words(manifest) else { return Ok(Vec::new()) };
     let stem = if out.extension().is_some_and(|e| e == "tar") { out.file_stem() } else { out.file_name() };
     let path = |suffix: &str| {
@@ -24,17 +26,17 @@ pub fn write(out: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The report in Markdown; nothing where nothing was calibrated.
+/// The report in Markdown; `None` if the bundle was not calibrated.
 pub fn words(manifest: &Manifest) -> Option<String> {
     let quantization = &manifest.quantization;
     let (found, layers) = (quantization.calibration.as_ref()?, &quantization.layers);
     let floats: Vec<&LayerStorage> = layers.iter().filter(|layer| layer.stored == Weights::F32).collect();
     let saved: u64 = layers.iter().map(|layer| layer.bytes_saved).sum();
     let mut words = format!(
-        "# How {} is stored\n\n{}.\n\nMeasured on {} pictures ({} of them for each layer) and {} prompts: \
-         {:.1} of 100 pictures have another winning prompt than with float weights; {:.1} would have without layers kept \
-         in float, and {} were allowed. The smallest cosines to float embeddings of the built-in probes are {} for \
-         pictures and {} for prompts.\n\n{} of {} layers stay floats. Integers save {:.1} MB.\n",
+        "# How {} is stored\n\n{}.\n\nMeasured on {} images ({} of them for each layer) and {} prompts: the top-1 \
+         label differs from that of float weights for {:.1}% of the images; with all layers quantised it would for \
+         {:.1}%, and the limit was {}%. The smallest cosines to the float embeddings of the built-in probes are {} for \
+         images and {} for prompts.\n\n{} of {} layers stay in float. Integers save {:.1} MB.\n",
         manifest.name,
         quantization.recipe,
         found.pictures,
@@ -52,13 +54,14 @@ pub fn words(manifest: &Manifest) -> Option<String> {
     let mut worst: Vec<&LayerStorage> = layers.iter().collect();
     worst.sort_by(|a, b| b.cosine_loss.total_cmp(&a.cosine_loss));
     words.push_str(
-        "\nThe layers that cost most where only they are integers (query, key and value run as one and are measured \
-         together):\n\n| layer | kind | stored as | cosine lost | points lost | MB saved |\n|---|---|---|---|---|---|\n",
+        "\nThe most sensitive layers, each measured with no other layer quantised (query, key and value run as one and \
+         are measured together):\n\n| layer | kind | stored as | cosine loss | top-1 change, % | MB saved |\n\
+         |---|---|---|---|---|---|\n",
     );
-    for layer in worst.into_iter().take(NAMED) {
+    for layer in worst.into_iter().take(LISTED) {
         let LayerStorage { name, kind, stored, cosine_loss, drop, bytes_saved } = layer;
         let (kind, stored, saved) = (kind_words(*kind), storage_words(*stored), *bytes_saved as f64 / 1e6);
-        // A string takes everything.
+        // Writing to a string cannot fail.
         let _ = writeln!(words, "| {name} | {kind} | {stored} | {cosine_loss:.1e} | {drop:.1} | {saved:.2} |");
     }
     Some(words)
@@ -80,22 +83,22 @@ fn storage_words(weights: Weights) -> &'static str {
     }
 }
 
-/// Millimetre-like units of the picture: a line of text, the names' column, the bars' column.
+/// Layout of the plot in SVG units: height of a line, width of the names' column and of the bars' column.
 const LINE: usize = 14;
 const NAMES: usize = 420;
 const BARS: usize = 400;
 
-/// The smallest loss that has a bar; each power of ten above it is one step to the right.
+/// Left end of the logarithmic axis.
 const LOSS_MIN: f32 = 1e-7;
 
-/// A bar for each layer: the cosine that it loses, on a logarithmic scale.
+/// Plots one bar per layer: its cosine loss, on a logarithmic scale.
 pub fn svg(layers: &[LayerStorage]) -> String {
     let height = (layers.len() + 4) * LINE;
     let width = NAMES + BARS + 20;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
          font-size=\"10\">\n<rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n<text x=\"4\" y=\"{LINE}\" \
-         font-size=\"12\">cosine lost where only this layer is integers (blue: int8, green: int4, red: kept in \
+         font-size=\"12\">cosine loss with only this layer quantised (blue: int8, green: int4, red: kept in \
          float)</text>\n"
     );
     let place = |loss: f32| (loss / LOSS_MIN).log10().clamp(0.0, 7.0) / 7.0 * BARS as f32;
@@ -118,7 +121,7 @@ pub fn svg(layers: &[LayerStorage]) -> String {
             Weights::F32 => "#c33",
         };
         let (text_y, text_x) = (y + LINE - 5, NAMES - 6);
-        let name = layer.name.replace('&', "&amp;").replace('<', "&lt;");
+        let name = escaped(&layer.name);
         let _ = writeln!(
             svg,
             "<text x=\"{text_x}\" y=\"{text_y}\" text-anchor=\"end\">{name}</text><rect x=\"{NAMES}\" y=\"{y}\" \

@@ -1,48 +1,48 @@
-//! What the command line says of ONNX towers.
+//! Arguments of `model-prep export` about ONNX towers.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use spotter_engine::bundle::Padding;
 
-use super::{OnnxFiles, TowerSource};
+use crate::import::{OnnxFiles, TowerSource};
 
 /// Towers that were exported to ONNX by other programs.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Towers in ONNX files")]
-pub(crate) struct OnnxArguments {
-    /// Take this image tower: CHECKPOINT then is a folder with preprocessor_config.json and a tokenizer, and
-    /// --logit-scale is needed.
+pub(super) struct OnnxArguments {
+    /// ONNX file of the image tower. CHECKPOINT is then a folder with preprocessor_config.json and a tokenizer, and
+    /// --logit-scale is required.
     #[arg(long, value_name = "FILE.onnx", requires = "text_onnx")]
     vision_onnx: Option<PathBuf>,
-    /// Take this text tower.
+    /// ONNX file of the text tower.
     #[arg(long, value_name = "FILE.onnx", requires = "vision_onnx")]
     text_onnx: Option<PathBuf>,
-    /// Output of the image tower: the embedding, or what the pooler gives; the only one if left out.
+    /// Output of the image tower to use: the embedding or the pooler output. Default: its only output.
     #[arg(long, value_name = "NAME", requires = "vision_onnx")]
     vision_output: Option<String>,
-    /// Output of the text tower.
+    /// Output of the text tower to use.
     #[arg(long, value_name = "NAME", requires = "text_onnx")]
     text_output: Option<String>,
-    /// Multiply the image tower's output by this matrix [projection_dim, width] of a safetensors file.
+    /// Projection of the image tower's output: a matrix [projection_dim, width] in a safetensors file.
     #[arg(long, value_name = "FILE:TENSOR", requires = "vision_onnx", value_parser = projection)]
     vision_projection: Option<(PathBuf, String)>,
-    /// Multiply the text tower's output by this matrix.
+    /// Projection of the text tower's output.
     #[arg(long, value_name = "FILE:TENSOR", requires = "text_onnx", value_parser = projection)]
     text_projection: Option<(PathBuf, String)>,
-    /// Added to logits, which a sigmoid then turns into probabilities, as SigLIP does.
+    /// Logit bias; probabilities are then sigmoids of the logits, as in SigLIP.
     #[arg(long, value_name = "NUMBER", requires = "vision_onnx", allow_hyphen_values = true)]
     logit_bias: Option<f32>,
-    /// How far prompts are padded, where the tokenizer's files do not say what the text tower was trained with.
+    /// Padding of prompts, if the tokenizer's files differ from how the text tower was trained.
     #[arg(long, value_enum, value_name = "HOW", requires = "text_onnx", group = "overrides")]
     text_padding: Option<PaddingName>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum PaddingName {
-    /// Not at all: one prompt at a time.
+    /// No padding: prompts are run one at a time.
     Longest,
-    /// To the most tokens that the tokenizer allows, as SigLIP.
+    /// To the tokenizer's maximum length, as in SigLIP.
     MaxLength,
 }
 
@@ -56,8 +56,8 @@ impl From<PaddingName> for Padding {
 }
 
 impl OnnxArguments {
-    /// The files, where any are named; `folder` holds what belongs to them.
-    pub(crate) fn files(self, folder: &Path) -> Option<OnnxFiles> {
+    /// The ONNX files, if any are given; `folder` holds the tokenizer and `preprocessor_config.json`.
+    pub(super) fn files(self, folder: &Path) -> Option<OnnxFiles> {
         Some(OnnxFiles {
             vision: TowerSource {
                 path: self.vision_onnx?,
@@ -75,8 +75,6 @@ impl OnnxArguments {
 fn projection(text: &str) -> Result<(PathBuf, String), String> {
     match text.rsplit_once(':') {
         Some((path, name)) if !path.is_empty() && !name.is_empty() => Ok((path.into(), name.to_owned())),
-        _ => {
-            Err("expected a file and the name of a tensor in it, as towers.safetensors:visual_projection.weight".into())
-        }
+        _ => Err("expected FILE:TENSOR, such as towers.safetensors:visual_projection.weight".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! A report for people.
+//! The report of an evaluation as text.
 
 use std::fmt::{self, Formatter};
 
@@ -11,16 +11,16 @@ use super::comparison::{Comparison, Cosines};
 use super::report::{BundleReport, Outcome, Report};
 use super::retrieval::{Recall, Retrieval};
 
-/// Width of a table's first column.
+/// Width of a table's first column, in characters.
 const WHAT: usize = 34;
 
-/// Width of a bundle's column.
+/// Width of a bundle's column, in characters.
 const COLUMN: usize = 20;
 
-/// Up to so many classes are listed whole, and unreadable pictures likewise; of more classes, the best and the worst.
+/// Largest number of classes, and of unreadable images, that are all listed. Of more classes, the best and worst are.
 const LISTED: usize = 20;
 
-/// The best and the worst of many classes that are listed.
+/// Number of best classes, and of worst classes, that are listed of many.
 const EXTREMES: usize = 10;
 
 impl fmt::Display for Report {
@@ -42,20 +42,20 @@ impl Report {
         let Self { folder, pictures, unreadable, left_out, threads, seconds, pictures_per_second, .. } = self;
         writeln!(
             f,
-            "{}: {pictures} pictures in {seconds:.1} s, {pictures_per_second:.0} pictures/s on {threads} threads",
+            "{}: {pictures} images in {seconds:.1} s, {pictures_per_second:.0} images/s on {threads} threads",
             printable_path(folder)
         )?;
         if !unreadable.is_empty() {
-            writeln!(f, "{} pictures could not be read and count for nothing:", unreadable.len())?;
-            for picture in unreadable.iter().take(LISTED) {
-                writeln!(f, "  {}: {}", printable_path(&picture.file), picture.why)?;
+            writeln!(f, "{} images could not be read and are not counted:", unreadable.len())?;
+            for image in unreadable.iter().take(LISTED) {
+                writeln!(f, "  {}: {}", printable_path(&image.file), image.why)?;
             }
             if let Some(more) = unreadable.len().checked_sub(LISTED).filter(|more| *more > 0) {
-                writeln!(f, "  and {more} more, all of which --json lists")?;
+                writeln!(f, "  and {more} more; --json lists them all")?;
             }
         }
         for left in left_out {
-            writeln!(f, "left out: {} {}", left.count, left.what)?;
+            writeln!(f, "skipped: {} {}", left.count, left.what)?;
         }
         Ok(())
     }
@@ -82,18 +82,18 @@ impl Report {
         let (first, second) = (column_name(first), column_name(second));
         let Comparison { pictures, texts, top_1 } = comparison;
         let questions = top_1.both_right + top_1.only_first_right + top_1.only_second_right + top_1.both_wrong;
-        writeln!(f, "\nsame first answer to {} of {questions}", percent(top_1.agreement))?;
+        writeln!(f, "\nsame top-1 answer for {} of {questions}", percent(top_1.agreement))?;
         writeln!(
             f,
             "right: both {}, only {first} {}, only {second} {}, neither {} (McNemar's exact test: p = {:.3})",
             top_1.both_right, top_1.only_first_right, top_1.only_second_right, top_1.both_wrong, top_1.p_value
         )?;
-        for (what, cosines) in [("pictures", pictures), ("texts", texts)] {
+        for (what, cosines) in [("images", pictures), ("texts", texts)] {
             match cosines {
                 Some(Cosines { min, mean, worst }) => {
-                    writeln!(f, "cosine of {what}: mean {mean:.6}, least {min:.6} ({})", printable(worst))?;
+                    writeln!(f, "cosine of {what}: mean {mean:.6}, min {min:.6} ({})", printable(worst))?;
                 }
-                None => writeln!(f, "cosine of {what}: none, since the embeddings differ in length")?,
+                None => writeln!(f, "cosine of {what}: not defined, since the embeddings differ in length")?,
             }
         }
         Ok(())
@@ -108,7 +108,7 @@ fn row(f: &mut Formatter<'_>, what: &str, columns: impl Iterator<Item = String>)
     writeln!(f)
 }
 
-/// A bundle's path, cut at the front where it is too long for a column.
+/// A bundle's path, shortened at the front to the width of a column.
 fn column_name(bundle: &BundleReport) -> String {
     let path = printable_path(&bundle.bundle);
     let count = path.chars().count();
@@ -134,7 +134,7 @@ fn classification_rows(f: &mut Formatter<'_>, found: &[&Classification]) -> fmt:
     if first.top_5.is_some() {
         row(f, "top-5", share(|c| c.top_5.unwrap_or(0.0)))?;
     }
-    row(f, "mean of the classes' accuracies", share(|c| c.mean_per_class))?;
+    row(f, "mean per-class accuracy", share(|c| c.mean_per_class))?;
     row(f, &format!("guessing among {} classes", first.classes.len()), share(|c| c.chance))?;
     row(f, "expected calibration error", share(|c| c.calibration.ece))
 }
@@ -155,7 +155,7 @@ fn retrieval_rows(f: &mut Formatter<'_>, found: &[&Retrieval]) -> fmt::Result {
     Ok(())
 }
 
-/// Classes, confusions and calibration of the first bundle.
+/// Writes per-class accuracies, confusions and calibration of the first bundle.
 fn details(f: &mut Formatter<'_>, found: &Classification) -> fmt::Result {
     let mut classes: Vec<(&ClassAccuracy, f64)> =
         found.classes.iter().filter_map(|class| Some((class, class.accuracy?))).collect();
@@ -168,11 +168,11 @@ fn details(f: &mut Formatter<'_>, found: &Classification) -> fmt::Result {
             let name = printable(&class.name);
             writeln!(f, "  {:>8}  {name} ({right} of {pictures})", percent(*accuracy))?;
         } else if index == EXTREMES {
-            writeln!(f, "       …  {} more, all of which --json lists", classes.len() - 2 * EXTREMES)?;
+            writeln!(f, "       …  {} more; --json lists them all", classes.len() - 2 * EXTREMES)?;
         }
     }
     if without > 0 {
-        writeln!(f, "  {without} classes have no pictures")?;
+        writeln!(f, "  {without} classes have no images")?;
     }
     if !found.most_confused.is_empty() {
         writeln!(f, "\nmost confused")?;
@@ -180,7 +180,7 @@ fn details(f: &mut Formatter<'_>, found: &Classification) -> fmt::Result {
     for pair in found.most_confused.iter().take(EXTREMES) {
         writeln!(
             f,
-            "  {} taken for {}: {} of {}",
+            "  {} predicted as {}: {} of {}",
             printable(&pair.truth),
             printable(&pair.answer),
             pair.count,
@@ -191,13 +191,13 @@ fn details(f: &mut Formatter<'_>, found: &Classification) -> fmt::Result {
         ScoringKind::Softmax => "softmax",
         ScoringKind::Sigmoid => "sigmoid",
     };
-    writeln!(f, "\n{kind} probability of the best label, and how often that is right")?;
+    writeln!(f, "\n{kind} probability of the top-1 label, and its accuracy")?;
     for bin in &found.calibration.bins {
         if let (Some(probability), Some(accuracy)) = (bin.probability, bin.accuracy) {
             let (probability, accuracy) = (percent(probability), percent(accuracy));
             writeln!(
                 f,
-                "  {:.2} to {:.2}  {probability:>9} said {accuracy:>9} right, {} pictures",
+                "  {:.2} to {:.2}  {probability:>9} probability {accuracy:>9} accuracy, {} images",
                 bin.from, bin.to, bin.pictures
             )?;
         }

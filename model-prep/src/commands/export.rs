@@ -1,87 +1,87 @@
 //! `model-prep export`.
 
+mod onnx;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{ArgGroup, Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 use spotter_engine::bundle::{Manifest, Weights};
 use spotter_engine::files;
 use spotter_engine::printable::{printable, printable_path};
 
-use super::{export_calibrated, steps};
-use crate::checkpoint::Checkpoint;
-use crate::cli::inside;
-use crate::console::print_lines;
-use crate::import::{OnnxArguments, OnnxModel};
+use self::onnx::OnnxArguments;
+use crate::calibrate::{Settings, report};
+use crate::checkpoint::{Checkpoint, in_subfolder};
+use crate::console::{PROGRESS_PERCENT, PROGRESS_STEPS, print_lines, progress_bar};
+use crate::export::{export_calibrated, steps};
+use crate::import::OnnxModel;
 use crate::model::Model;
 use crate::overrides::{CropTo, ImageProcessor, ImageSize, Overrides, ResizeTo, ScaleTo};
 use crate::plan::{Plan, Plans};
-use crate::{calibrate, report};
 
-/// Bytes of the largest file of prompts; all of them are embedded.
+/// Largest file of prompts, in bytes. Every prompt in it is embedded.
 const PROMPTS_BYTES_MAX: u64 = 16 << 20;
 
 /// Arguments of `model-prep export`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("overrides").multiple(true)))]
-pub(crate) struct Arguments {
-    /// Directory with config.json, model.safetensors or pytorch_model.bin, tokenizer.json or what stands for it,
-    /// preprocessor_config.json.
+pub(super) struct Arguments {
+    /// Checkpoint directory: config.json, model.safetensors or pytorch_model.bin, tokenizer.json or the vocabulary
+    /// files it is built from, preprocessor_config.json.
     checkpoint: PathBuf,
-    /// Where in that directory the model lies.
+    /// Subfolder of that directory that holds the model.
     #[arg(long, value_name = "FOLDER")]
     subfolder: Option<PathBuf>,
-    /// The bundle: a directory, or one file where the name ends in .tar.
+    /// Output bundle: a directory, or a single file if the name ends in .tar.
     #[arg(long, value_name = "BUNDLE")]
     out: PathBuf,
-    /// How the weights of both towers are stored.
+    /// Storage of both towers' weights.
     #[arg(long, value_enum, default_value = "int8")]
     weights: Storage,
-    /// The same for the image tower alone.
+    /// Storage of the image tower's weights, if different.
     #[arg(long, value_enum, value_name = "WEIGHTS")]
     image_weights: Option<Storage>,
-    /// The same for the text tower alone.
+    /// Storage of the text tower's weights, if different.
     #[arg(long, value_enum, value_name = "WEIGHTS")]
     text_weights: Option<Storage>,
-    /// Measure every layer on the pictures in this folder, and keep in float what costs more than it saves. Writes a
-    /// report and a plot beside the bundle.
+    /// Measure every layer on the images in this folder and keep the most sensitive layers in float. Writes a report
+    /// and a plot next to the bundle.
     #[arg(long, value_name = "FOLDER")]
     calibrate: Option<PathBuf>,
-    /// Of 100 pictures, how many may have another winning prompt than with float weights.
+    /// Percentage of images whose top-1 label may differ from that of float weights.
     #[arg(long, value_name = "POINTS", default_value = "0.5", requires = "calibrate")]
     max_drop: f32,
-    /// A file with a prompt on each line; else the names of the folders in FOLDER fill the template, or there are
-    /// built-in captions.
+    /// File with one prompt per line. Default: the folder names in FOLDER, put into the template; built-in captions if
+    /// there are none.
     #[arg(long, value_name = "FILE", requires = "calibrate")]
     prompts: Option<PathBuf>,
-    /// Name of the model, for people; the checkpoint folder's name if left out.
+    /// Display name of the model. Default: the name of the checkpoint's folder.
     #[arg(long)]
     name: Option<String>,
-    /// Resize pictures to this, not to what the checkpoint says: pixels of the shorter side, or HEIGHTxWIDTH,
-    /// SHORTEST..LONGEST, none.
+    /// Resize images to this size instead of the checkpoint's: length of the shorter side in pixels, HEIGHTxWIDTH,
+    /// SHORTEST..LONGEST, or none.
     #[arg(long, value_name = "SIZE", group = "overrides")]
     resize: Option<ResizeTo>,
-    /// Crop the middle of this size, not of what the checkpoint says: pixels of a square's side, or HEIGHTxWIDTH,
-    /// none.
+    /// Center-crop images to this size instead of the checkpoint's: side of a square in pixels, HEIGHTxWIDTH, or none.
     #[arg(long, value_name = "SIZE", group = "overrides")]
     crop: Option<CropTo>,
-    /// Follow this implementation of the image processor, not the one that the checkpoint's class name and version mean:
-    /// slow or fast (transformers 4, on Pillow or torchvision), pil or torchvision (transformers 5).
+    /// Reproduce this implementation of the image processor instead of the one that the checkpoint's class name and
+    /// version select: slow or fast (transformers 4, on Pillow or torchvision), pil or torchvision (transformers 5).
     #[arg(long, value_name = "NAME", group = "overrides")]
     image_processor: Option<ImageProcessor>,
-    /// Make the image tower for pictures of this size, not of what it was trained for; position embeddings are
-    /// interpolated. Pixels of a square's side, or HEIGHTxWIDTH.
+    /// Input size of the image tower instead of the trained one; position embeddings are interpolated. Side of a square
+    /// in pixels, or HEIGHTxWIDTH.
     #[arg(long, value_name = "SIZE", group = "overrides")]
     image_size: Option<ImageSize>,
-    /// The factor on cosines by its natural logarithm, not the checkpoint's, or the factor itself behind an x: x100.
+    /// Logit scale instead of the checkpoint's: a natural logarithm, or the factor itself after an x, as in x100.
     #[arg(long, value_name = "LOGARITHM", group = "overrides", allow_hyphen_values = true)]
     logit_scale: Option<ScaleTo>,
-    /// Prompt template for labels that name none; {} stands for the label. May be given several times.
+    /// Default prompt template; {} stands for the label. May be given several times.
     #[arg(long, value_name = "TEXT", group = "overrides", value_parser = template)]
     template: Vec<String>,
-    /// Why the checkpoint is overridden; the bundle keeps it on record.
+    /// Why the checkpoint is overridden; recorded in the bundle.
     #[arg(long, value_name = "TEXT", requires = "overrides")]
     reason: Option<String>,
     #[command(flatten)]
@@ -92,17 +92,16 @@ pub(crate) struct Arguments {
 enum Storage {
     /// 8-bit integers with one scale per output channel.
     Int8,
-    /// 4-bit integers with one scale for 32 inputs of an output channel: half the size again, for little flash.
+    /// 4-bit integers with one scale per 32 inputs of an output channel: half the size of int8, for small flash.
     Int4,
     /// 32-bit floats.
     F32,
 }
 
-/// Writes a bundle and says what it is like.
-pub(crate) fn run(arguments: Arguments, bar: &ProgressBar) -> anyhow::Result<ExitCode> {
+/// Exports the bundle and prints a summary.
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { checkpoint, subfolder, out, weights, onnx, .. } = arguments;
-    let path = inside(checkpoint, subfolder);
-    bar.set_message(format!("export {}", printable_path(&path)));
+    let path = in_subfolder(checkpoint, subfolder);
     let overrides = Overrides {
         resize: arguments.resize,
         crop: arguments.crop,
@@ -127,31 +126,29 @@ pub(crate) fn run(arguments: Arguments, bar: &ProgressBar) -> anyhow::Result<Exi
             (Model::from(&checkpoint), checkpoint.name())
         }
     };
-    if settings.is_some() {
-        // How many runs a calibration takes shows on the way.
-        bar.set_style(ProgressStyle::with_template("{msg} {pos} steps {elapsed}")?);
-    } else {
-        bar.set_length(steps(model, &plans));
-    }
+    // The number of steps of a calibration is not known before it ends.
+    let bar = progress_bar(if settings.is_some() { PROGRESS_STEPS } else { PROGRESS_PERCENT });
+    bar.set_message(format!("export {}", printable_path(&path)));
+    bar.set_length(steps(model, &plans));
     let name = arguments.name.unwrap_or(own_name);
     let manifest = export_calibrated(model, &out, &name, plans, settings.as_ref(), &|| bar.inc(1))
         .with_context(|| format!("no bundle was written to {}", out.display()))?;
     bar.finish_and_clear();
     print_lines(&summary(&out, &manifest).join("\n"))?;
     let reports = report::write(&out, &manifest)
-        .with_context(|| format!("the report beside {} could not be written", out.display()))?;
+        .with_context(|| format!("the report next to {} could not be written", out.display()))?;
     reports.iter().try_for_each(|path| print_lines(&printable_path(path)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lines about a bundle.
+/// Summarises the written bundle, one string per line.
 fn summary(out: &Path, manifest: &Manifest) -> Vec<String> {
     let bytes: u64 = manifest.files().iter().map(|file| file.bytes).sum();
     let accuracy = &manifest.quantization;
     let (place, name) = (printable_path(out), printable(&manifest.name));
     let mut lines = vec![format!("{place}: {name}, {:.1} MB", bytes as f64 / 1e6)];
     for made in &manifest.overrides {
-        let line = format!("{}: {} in place of {}: {}", made.key, made.to, made.from, made.reason);
+        let line = format!("{}: {} instead of {}: {}", made.key, made.to, made.from, made.reason);
         lines.push(printable(&line).into_owned());
     }
     let (images, texts) = (accuracy.image_cosine_min, accuracy.text_cosine_min);
@@ -159,7 +156,8 @@ fn summary(out: &Path, manifest: &Manifest) -> Vec<String> {
     if let Some(found) = &accuracy.calibration {
         let floats = accuracy.layers.iter().filter(|layer| layer.stored == Weights::F32).count();
         lines.push(format!(
-            "{} of {} layers stay floats; {:.1} of 100 pictures have another winning prompt, {:.1} without them",
+            "{} of {} layers stay in float; the top-1 label changes for {:.1}% of the images, {:.1}% with all layers \
+             quantised",
             floats,
             accuracy.layers.len(),
             found.drop,
@@ -183,7 +181,7 @@ impl From<Storage> for Weights {
     }
 }
 
-fn settings(folder: PathBuf, prompts: Option<&Path>, max_drop: f32) -> anyhow::Result<calibrate::Settings> {
+fn settings(folder: PathBuf, prompts: Option<&Path>, max_drop: f32) -> anyhow::Result<Settings> {
     anyhow::ensure!((0.0..=100.0).contains(&max_drop), "--max-drop {max_drop}: expected a number from 0 to 100");
     let prompts = match prompts {
         None => Vec::new(),
@@ -196,5 +194,5 @@ fn settings(folder: PathBuf, prompts: Option<&Path>, max_drop: f32) -> anyhow::R
             lines
         }
     };
-    Ok(calibrate::Settings { folder, prompts, max_drop })
+    Ok(Settings { folder, prompts, max_drop })
 }

@@ -1,0 +1,298 @@
+//! Both towers in both forms, integer and float, and what mixing the forms changes.
+//!
+//! Towers that run fused exchange layers between their two forms, which share the weights. All other towers, and those
+//! from ONNX files of other exporters, whose layers have other names in the engine, are built again for each mix.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use spotter_engine::bundle::Weights;
+use spotter_engine::tower::{ImageTower, TextTower, Threads, TowerError};
+
+use super::inputs::{IMAGES_PER_LAYER, Inputs};
+use crate::assemble::Assembled;
+use crate::compare::{Agreement, threads};
+use crate::error::Error;
+use crate::model::Model;
+use crate::plan::{PRODUCT_SUFFIX, Plan, Plans, Target};
+use crate::progress::Tick;
+use crate::tower_kind::TowerKind;
+
+/// Normalised embeddings, in the order of the inputs.
+type Embeddings = Vec<Vec<f32>>;
+
+/// The model to calibrate, in both forms.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CalibrationInput<'a> {
+    pub(crate) model: Model<'a>,
+    /// The requested storage of its weights.
+    pub(crate) plans: &'a Plans,
+    /// Its parts, stored by `plans`.
+    pub(crate) stored: &'a Assembled,
+    /// Its parts with float weights.
+    pub(crate) float: &'a Assembled,
+    /// A folder for temporary files, with room for the weights of a tower.
+    pub(crate) scratch: &'a Path,
+}
+
+/// What changes when a unit alone is stored as integers.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Sensitivity {
+    /// 1 minus the mean cosine to the float embeddings.
+    pub(super) cosine_loss: f32,
+    /// Percentage of images whose top-1 label changes.
+    pub(super) top1_change: f32,
+}
+
+/// How mixes of the two forms of one tower are made.
+enum Forms<T> {
+    /// By exchanging layers between the two.
+    Exchanged { stored: T, float: T },
+    /// By building the tower again.
+    Rebuilt,
+}
+
+/// The form of all layers that are not listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Base {
+    Stored,
+    Float,
+}
+
+/// Both towers in both forms, with the inputs and the float embeddings of them.
+pub(super) struct TowerPair<'a> {
+    input: CalibrationInput<'a>,
+    threads: Threads,
+    inputs: Inputs,
+    image: Forms<ImageTower>,
+    text: Forms<TextTower>,
+    /// Embeddings by the float towers.
+    image_reference: Embeddings,
+    text_reference: Embeddings,
+    /// Embeddings of the mixes that were measured, by tower and names of the layers in float.
+    known: HashMap<(TowerKind, Vec<String>), Embeddings>,
+    tick: Tick<'a>,
+}
+
+impl<'a> TowerPair<'a> {
+    pub(super) fn new(input: CalibrationInput<'a>, inputs: Inputs, tick: Tick<'a>) -> Result<Self, Error> {
+        let threads = threads()?;
+        let CalibrationInput { model, stored, float, .. } = input;
+        let is_checkpoint = matches!(model, Model::Checkpoint(_));
+        let image = [stored.image_tower(&threads)?, float.image_tower(&threads)?];
+        let image_reference = embed_images(&image[1], &inputs.pixels, tick)?;
+        let fused = is_checkpoint && image.iter().all(|tower| tower.unfused().is_none());
+        let image = forms(image, fused);
+        let mut text = [stored.text_tower(&threads)?, float.text_tower(&threads)?];
+        let text_reference = embed_texts(&mut text[1], &inputs.prompts, tick)?;
+        let fused = is_checkpoint && text.iter().all(|tower| tower.unfused().is_none());
+        let text = forms(text, fused);
+        let known = HashMap::new();
+        Ok(Self { input, threads, inputs, image, text, image_reference, text_reference, known, tick })
+    }
+
+    /// Number of images.
+    pub(super) fn images(&self) -> usize {
+        self.inputs.pixels.len()
+    }
+
+    /// Number of prompts.
+    pub(super) fn prompts(&self) -> usize {
+        self.inputs.prompts.len()
+    }
+
+    /// What changes if only the layers called `names`, of one tower, are stored as integers.
+    pub(super) fn sensitivity(&self, tower: TowerKind, names: &[String]) -> Result<Sensitivity, Error> {
+        let (image_reference, text_reference) = (&self.image_reference, &self.text_reference);
+        match tower {
+            TowerKind::Image => {
+                let tower = self.image_tower(Base::Float, names)?;
+                // Evenly spaced, as the images themselves are.
+                let count = self.images().min(IMAGES_PER_LAYER);
+                let some = (0..count).map(|index| index * self.images() / count);
+                let pixels: Vec<_> = some.clone().map(|index| self.inputs.pixels[index].clone()).collect();
+                let expected: Vec<_> = some.map(|index| image_reference[index].clone()).collect();
+                let found = embed_images(&tower, &pixels, self.tick)?;
+                let top1_change = top1_change([&found, text_reference], [&expected, text_reference]);
+                Ok(Sensitivity { cosine_loss: cosine_loss(&found, &expected), top1_change })
+            }
+            TowerKind::Text => {
+                let mut tower = self.text_tower(Base::Float, names)?;
+                let found = embed_texts(&mut tower, &self.inputs.prompts, self.tick)?;
+                let top1_change = top1_change([image_reference, &found], [image_reference, text_reference]);
+                Ok(Sensitivity { cosine_loss: cosine_loss(&found, text_reference), top1_change })
+            }
+        }
+    }
+
+    /// Percentage of images whose top-1 label changes if all layers but the listed ones are stored as integers.
+    pub(super) fn top1_change(&mut self, image_floats: Vec<String>, text_floats: Vec<String>) -> Result<f32, Error> {
+        let image_key = (TowerKind::Image, image_floats);
+        if !self.known.contains_key(&image_key) {
+            let tower = self.image_tower(Base::Stored, &image_key.1)?;
+            let found = embed_images(&tower, &self.inputs.pixels, self.tick)?;
+            self.known.insert(image_key.clone(), found);
+        }
+        let text_key = (TowerKind::Text, text_floats);
+        if !self.known.contains_key(&text_key) {
+            let mut tower = self.text_tower(Base::Stored, &text_key.1)?;
+            let found = embed_texts(&mut tower, &self.inputs.prompts, self.tick)?;
+            self.known.insert(text_key.clone(), found);
+        }
+        let found = [&self.known[&image_key], &self.known[&text_key]];
+        Ok(top1_change(found, [&self.image_reference, &self.text_reference]))
+    }
+
+    /// The image tower in the form `base`, except for the layers called `others`, which have the other form.
+    fn image_tower(&self, base: Base, others: &[String]) -> Result<ImageTower, Error> {
+        if let Some(tower) = self.image.exchanged(base, others, ImageTower::exchanged)? {
+            return Ok(tower);
+        }
+        let CalibrationInput { model, plans, stored, scratch, .. } = self.input;
+        let plan = mixed_plan(&plans.image, base, others);
+        let file = model.image_tower(Target { plan: &plan, scratch }, self.tick)?;
+        Ok(ImageTower::from_reader(file.onnx.reader(), &stored.manifest, &self.threads)?)
+    }
+
+    /// The text tower, mixed as in [`Self::image_tower`].
+    fn text_tower(&self, base: Base, others: &[String]) -> Result<TextTower, Error> {
+        if let Some(tower) = self.text.exchanged(base, others, TextTower::exchanged)? {
+            return Ok(tower);
+        }
+        let CalibrationInput { model, plans, stored, scratch, .. } = self.input;
+        let plan = mixed_plan(&plans.text, base, others);
+        let file = model.text_tower(Target { plan: &plan, scratch }, self.tick)?;
+        Ok(TextTower::from_reader(file.onnx.reader(), &stored.tokenizer, &stored.manifest, &self.threads)?)
+    }
+}
+
+/// [`ImageTower::exchanged`] or [`TextTower::exchanged`].
+type Exchange<T> = fn(&T, &T, &dyn Fn(&str) -> bool) -> Result<T, TowerError>;
+
+impl<T: Clone> Forms<T> {
+    /// The tower in the form `base`, except for the layers called `others`; `None` if it has to be built again.
+    fn exchanged(&self, base: Base, others: &[String], exchange: Exchange<T>) -> Result<Option<T>, TowerError> {
+        let Self::Exchanged { stored, float } = self else { return Ok(None) };
+        let chosen = |step: &str| is_step_of(others, step);
+        Ok(Some(match base {
+            Base::Stored if others.is_empty() => stored.clone(),
+            Base::Stored => exchange(stored, float, &chosen)?,
+            Base::Float => exchange(float, stored, &chosen)?,
+        }))
+    }
+}
+
+/// Keeps both forms only if layers can be exchanged between them.
+fn forms<T>([stored, float]: [T; 2], fused: bool) -> Forms<T> {
+    if fused { Forms::Exchanged { stored, float } } else { Forms::Rebuilt }
+}
+
+/// The plan of a tower in the form `base`, except for the layers called `others`; `stored` is the plan of the stored
+/// form.
+fn mixed_plan(stored: &Plan, base: Base, others: &[String]) -> Plan {
+    let of = |name: &String| if base == Base::Float { stored.of(name) } else { Weights::F32 };
+    let own = others.iter().map(|name| (name.clone(), of(name)));
+    match base {
+        Base::Float => Plan { weights: Weights::F32, exceptions: own.collect() },
+        Base::Stored => {
+            let exceptions: BTreeMap<_, _> = stored.exceptions.clone().into_iter().chain(own).collect();
+            Plan { weights: stored.weights, exceptions }
+        }
+    }
+}
+
+/// Whether a step of a fused tower computes one of these layers. A layer with a bias is two nodes; its matrix product
+/// has the layer's name with a suffix.
+fn is_step_of(layers: &[String], step: &str) -> bool {
+    let layer = step.strip_suffix(PRODUCT_SUFFIX).unwrap_or(step);
+    layers.iter().any(|name| name == layer)
+}
+
+fn embed_images(tower: &ImageTower, pixels: &[Vec<f32>], tick: Tick<'_>) -> Result<Embeddings, Error> {
+    let embed = |pixels: &Vec<f32>| {
+        tick();
+        Ok(tower.embed(pixels)?)
+    };
+    pixels.iter().map(embed).collect()
+}
+
+fn embed_texts(tower: &mut TextTower, prompts: &[String], tick: Tick<'_>) -> Result<Embeddings, Error> {
+    let embed = |prompt: &String| {
+        tick();
+        Ok(tower.embed(prompt)?)
+    };
+    prompts.iter().map(embed).collect()
+}
+
+/// 1 minus the mean cosine, not below 0 (rounding alone would give that), rounded to seven digits.
+fn cosine_loss(found: &Embeddings, expected: &Embeddings) -> f32 {
+    let loss = (1.0 - Agreement::of(found, expected).cosine_mean).max(0.0);
+    (loss * 1e7).round() / 1e7
+}
+
+/// Percentage of images whose top-1 label differs between two sets of image and text embeddings.
+fn top1_change(found: [&Embeddings; 2], expected: [&Embeddings; 2]) -> f32 {
+    let (found, expected) = (top1(found), top1(expected));
+    let changed = found.iter().zip(&expected).filter(|(a, b)| a != b).count();
+    100.0 * changed as f32 / expected.len().max(1) as f32
+}
+
+/// Index of the prompt with the largest cosine for each image; the first one on a tie.
+fn top1([images, texts]: [&Embeddings; 2]) -> Vec<usize> {
+    let best = |image: &Vec<f32>| {
+        let score = |text: &Vec<f32>| image.iter().zip(text).map(|(a, b)| a * b).sum::<f32>();
+        let mut best = (0, f32::NEG_INFINITY);
+        for (index, score) in texts.iter().map(score).enumerate() {
+            if score > best.1 {
+                best = (index, score);
+            }
+        }
+        best.0
+    };
+    images.iter().map(best).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use spotter_engine::bundle::Weights;
+
+    use super::{Base, Plan, cosine_loss, is_step_of, mixed_plan, top1_change};
+
+    #[test]
+    fn top1_labels_that_change_are_counted() {
+        let texts = vec![vec![1.0, 0.0], vec![0.0, 1.0]];
+        let expected = vec![vec![0.8, 0.6], vec![0.6, 0.8], vec![1.0, 0.0], vec![0.0, 1.0]];
+        let check = |found: &[[f32; 2]; 4], changed: f32| {
+            let found = found.iter().map(|row| row.to_vec()).collect();
+            assert_eq!(top1_change([&found, &texts], [&expected, &texts]), changed, "{found:?}");
+        };
+        check(&[[0.8, 0.6], [0.6, 0.8], [1.0, 0.0], [0.0, 1.0]], 0.0);
+        check(&[[0.8, 0.6], [0.8, 0.6], [0.8, 0.6], [0.6, 0.8]], 25.0);
+        check(&[[0.6, 0.8], [0.8, 0.6], [0.0, 1.0], [1.0, 0.0]], 100.0);
+        assert_eq!(cosine_loss(&expected, &expected), 0.0);
+        assert!((cosine_loss(&texts, &vec![vec![0.8, 0.6], vec![0.6, 0.8]]) - 0.2).abs() < 1e-6);
+    }
+
+    #[test]
+    fn steps_belong_to_layers() {
+        let names = ["a.query".to_owned(), "b".to_owned()];
+        for (step, expected) in [("a.query.product", true), ("b", true), ("a", false), ("b.output", false)] {
+            assert_eq!(is_step_of(&names, step), expected, "{step}");
+        }
+    }
+
+    #[test]
+    fn plans_of_mixed_towers() {
+        let mut stored = Plan::from(Weights::Int4);
+        stored.exceptions.insert("b".into(), Weights::Int8);
+        let check = |base: Base, others: &[&str], expected: [Weights; 3]| {
+            let others: Vec<String> = others.iter().map(|name| (*name).to_owned()).collect();
+            let plan = mixed_plan(&stored, base, &others);
+            assert_eq!(["a", "b", "c"].map(|name| plan.of(name)), expected, "{base:?} {others:?}");
+        };
+        use Weights::{F32, Int4, Int8};
+        check(Base::Stored, &[], [Int4, Int8, Int4]);
+        check(Base::Stored, &["b", "c"], [Int4, F32, F32]);
+        check(Base::Float, &["a", "b"], [Int4, Int8, F32]);
+    }
+}

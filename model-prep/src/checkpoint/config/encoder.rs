@@ -1,0 +1,108 @@
+//! Parameters that the layers of all towers share.
+
+use crate::checkpoint::error::CheckpointError;
+use crate::checkpoint::json::Object;
+
+/// Parameters that the layers of all towers share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderConfig {
+    /// Width of the hidden states.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Attention heads; divides `hidden_size`.
+    pub heads: usize,
+    /// Activation of the feed-forward block.
+    pub activation: Activation,
+    /// Epsilon of layer norms, added to the variance.
+    pub layer_norm_eps: f32,
+}
+
+/// Defaults of an architecture's configuration class.
+pub(super) struct EncoderDefaults {
+    pub(super) hidden_size: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    pub(super) activation: &'static str,
+    pub(super) layer_norm_eps: f64,
+}
+
+impl EncoderDefaults {
+    /// `BertConfig`, `ViTConfig`.
+    pub(super) const BERT: Self = Self {
+        hidden_size: 768,
+        intermediate_size: 3072,
+        layers: 12,
+        heads: 12,
+        activation: "gelu",
+        layer_norm_eps: 1e-12,
+    };
+}
+
+/// Activation functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x (1 + erf(x / sqrt 2)) / 2`.
+    Gelu,
+    /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+    GeluTanh,
+    /// `x / (1 + exp(-1.702 x))`.
+    QuickGelu,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// Hyperbolic tangent.
+    Tanh,
+}
+
+impl EncoderConfig {
+    pub(super) fn read(object: &Object, defaults: &EncoderDefaults) -> Result<Self, CheckpointError> {
+        let hidden_size = object.count("hidden_size", defaults.hidden_size)?;
+        let heads = object.count("num_attention_heads", defaults.heads)?;
+        if hidden_size % heads != 0 {
+            let expected = format!("a divisor of hidden_size {hidden_size}");
+            return Err(object.wrong("num_attention_heads", &expected, Some(&heads.into())));
+        }
+        Ok(Self {
+            hidden_size,
+            intermediate_size: object.count("intermediate_size", defaults.intermediate_size)?,
+            layers: object.count("num_hidden_layers", defaults.layers)?,
+            heads,
+            activation: Activation::read(object, "hidden_act", defaults.activation)?,
+            layer_norm_eps: layer_norm_eps(object, defaults.layer_norm_eps)?,
+        })
+    }
+}
+
+/// The epsilon of layer norms, a number between 0 and 1.
+pub(super) fn layer_norm_eps(object: &Object, default: f64) -> Result<f32, CheckpointError> {
+    let eps = object.number("layer_norm_eps", default)?;
+    if !(eps > 0.0 && eps < 1.0) {
+        return Err(object.wrong("layer_norm_eps", "a number between 0 and 1", Some(&eps.into())));
+    }
+    Ok(eps as f32)
+}
+
+impl Activation {
+    pub(super) fn read(object: &Object, key: &str, default: &str) -> Result<Self, CheckpointError> {
+        let name = object.text(key, default)?;
+        match name.as_str() {
+            "gelu" | "gelu_python" => Ok(Self::Gelu),
+            // Three names for the same formula.
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            "quick_gelu" => Ok(Self::QuickGelu),
+            "silu" | "swish" => Ok(Self::Silu),
+            "tanh" => Ok(Self::Tanh),
+            other => {
+                let reason =
+                    "activations: gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, silu, swish, tanh";
+                Err(object.unsupported(key, format!("{other:?}"), reason))
+            }
+        }
+    }
+}

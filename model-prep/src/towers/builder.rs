@@ -1,0 +1,282 @@
+//! Builds a tower's graph from a checkpoint's tensors: linear layers, embeddings, norms, and the end of the graph.
+
+use std::collections::HashMap;
+
+use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
+
+use super::tower_file::TowerFile;
+use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors};
+use crate::onnx::{Attribute, Graph, Value};
+use crate::plan::{Layer, PRODUCT_SUFFIX, Target};
+use crate::progress::Tick;
+use crate::quantize::{GROUP, quantize, quantize_groups, transpose};
+
+/// A graph under construction, with the tensors that it is built from.
+pub(super) struct Builder<'a> {
+    pub(super) graph: Graph,
+    pub(super) tensors: &'a Tensors,
+    target: Target<'a>,
+    pub(super) layers: Vec<Layer>,
+    /// Name of the first linear layer that reads each value, by the value's name.
+    units: HashMap<String, String>,
+    projection_dim: usize,
+    tick: Tick<'a>,
+}
+
+impl<'a> Builder<'a> {
+    /// An empty graph; `name` is for display.
+    pub(super) fn new(name: &str, checkpoint: &'a Checkpoint, target: Target<'a>, tick: Tick<'a>) -> Self {
+        let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
+        let graph = Graph::new(name, target.scratch);
+        Self { graph, tensors, target, layers: Vec::new(), units: HashMap::new(), projection_dim, tick }
+    }
+
+    /// The declared input called `name`.
+    pub(super) fn input(&self, name: &str) -> Value {
+        Value::named(name)
+    }
+
+    /// Reads a tensor of the checkpoint.
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        let values = self.tensors.read(name, shape)?;
+        (self.tick)();
+        Ok(values)
+    }
+
+    /// Records a layer and returns its storage. Int4 needs whole groups of inputs, else the layer is stored as int8.
+    pub(super) fn storage(&mut self, name: &str, kind: LayerKind, weights: usize, width: usize) -> Weights {
+        let mut stored = self.target.plan.of(name);
+        let whole_groups = kind != LayerKind::PatchEmbedding && width.is_multiple_of(GROUP);
+        if stored == Weights::Int4 && !whole_groups {
+            stored = Weights::Int8;
+        }
+        let name = name.to_owned();
+        self.layers.push(Layer { unit: name.clone(), name, kind, stored, weights, width });
+        stored
+    }
+
+    /// Adds a tensor of the checkpoint as floats.
+    pub(super) fn floats(&mut self, name: &str, shape: &[usize]) -> Result<Value, CheckpointError> {
+        let values = self.tensor(name, shape)?;
+        Ok(self.graph.floats(name, shape, &values))
+    }
+
+    /// A linear layer, `x W^T + b`, with the tensors `{name}.weight` [to, from] and, if `bias`, `{name}.bias` [to].
+    pub(super) fn linear(
+        &mut self,
+        name: &str,
+        x: &Value,
+        [from, to]: [usize; 2],
+        bias: bool,
+    ) -> Result<Value, CheckpointError> {
+        self.scaled_linear(name, x, [from, to], bias, None)
+    }
+
+    /// A linear layer whose output channels are multiplied by the tensor `layer_scale` [to], if given. The factors are
+    /// folded into weights and bias.
+    pub(super) fn scaled_linear(
+        &mut self,
+        name: &str,
+        x: &Value,
+        [from, to]: [usize; 2],
+        bias: bool,
+        layer_scale: Option<&str>,
+    ) -> Result<Value, CheckpointError> {
+        let mut weight = self.tensor(&format!("{name}.weight"), &[to, from])?;
+        let mut bias = if bias { Some(self.tensor(&format!("{name}.bias"), &[to])?) } else { None };
+        if let Some(scale) = layer_scale {
+            let scale = self.tensor(scale, &[to])?;
+            let rows = weight.chunks_exact_mut(from).zip(&scale);
+            rows.for_each(|(row, factor)| row.iter_mut().for_each(|w| *w *= factor));
+            bias.iter_mut().flatten().zip(&scale).for_each(|(b, factor)| *b *= factor);
+        }
+        Ok(self.linear_of(name, x, &weight, bias.as_deref(), from))
+    }
+
+    /// A linear layer of given values. The weight [to, from] is stored as [from, to], the order of a matrix product.
+    pub(super) fn linear_of(
+        &mut self,
+        name: &str,
+        x: &Value,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        from: usize,
+    ) -> Value {
+        let (weight_name, to) = (format!("{name}.weight"), weight.len() / from);
+        let stored = self.storage(name, LayerKind::Linear, weight.len(), from);
+        // The engine may fuse the layers that read the same value.
+        let unit = self.units.entry(x.name().to_owned()).or_insert_with(|| name.to_owned());
+        if let Some(layer) = self.layers.last_mut() {
+            layer.unit.clone_from(unit);
+        }
+        let weight = match stored {
+            Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(weight, from)),
+            Weights::Int8 => {
+                let int8 = quantize(weight, from);
+                self.dequantized(&weight_name, &[from, to], &transpose(&int8.values, from), &int8.scales, 1)
+            }
+            Weights::Int4 => {
+                let int4 = quantize_groups(weight, from);
+                let scales = transpose(&int4.scales, from / GROUP);
+                self.dequantized_groups(&weight_name, [from, to], &transpose(&int4.values, from), &scales, 0)
+            }
+        };
+        let Some(bias) = bias else { return self.graph.node("MatMul", name, &[x, &weight], &[]) };
+        let product = self.graph.node("MatMul", &format!("{name}{PRODUCT_SUFFIX}"), &[x, &weight], &[]);
+        let bias = self.graph.floats(&format!("{name}.bias"), &[to], bias);
+        self.graph.node("Add", name, &[&product, &bias], &[])
+    }
+
+    /// Adds integers, dequantised with one scale per index of `axis`.
+    pub(super) fn dequantized(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: &[i8],
+        scales: &[f32],
+        axis: i64,
+    ) -> Value {
+        let values = self.graph.int8s(&format!("{name}.int8"), shape, values);
+        let scales = self.graph.floats(&format!("{name}.scale"), &[scales.len()], scales);
+        self.graph.node("DequantizeLinear", name, &[&values, &scales], &[("axis", Attribute::Int(axis))])
+    }
+
+    /// Adds 4-bit integers, dequantised with one scale per [`GROUP`] of them along `axis`.
+    fn dequantized_groups(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        values: &[i8],
+        scales: &[f32],
+        axis: usize,
+    ) -> Value {
+        let mut groups = shape;
+        groups[axis] /= GROUP;
+        let values = self.graph.int4s(&format!("{name}.int4"), &shape, values);
+        let scales = self.graph.floats(&format!("{name}.scale"), &groups, scales);
+        let attributes = [("axis", Attribute::Int(axis as i64)), ("block_size", Attribute::Int(GROUP as i64))];
+        self.graph.node("DequantizeLinear", name, &[&values, &scales], &attributes)
+    }
+
+    /// Looks up the rows `ids` of the table `{name}.weight`. Integers are looked up first and then dequantised, so the
+    /// table is never dequantised as a whole.
+    pub(super) fn embedding(
+        &mut self,
+        name: &str,
+        ids: &Value,
+        [rows, width]: [usize; 2],
+    ) -> Result<Value, CheckpointError> {
+        let stored = self.storage(name, LayerKind::Embedding, rows * width, width);
+        if stored == Weights::F32 {
+            return self.float_embedding(name, ids, [rows, width]);
+        }
+        let table_name = format!("{name}.weight");
+        let table = self.tensor(&table_name, &[rows, width])?;
+        if stored == Weights::Int4 {
+            let int4 = quantize_groups(&table, width);
+            let table = self.dequantized_groups(&table_name, [rows, width], &int4.values, &int4.scales, 1);
+            return Ok(self.graph.node("Gather", name, &[&table, ids], &[]));
+        }
+        let int8 = quantize(&table, width);
+        let table = self.graph.int8s(&format!("{table_name}.int8"), &[rows, width], &int8.values);
+        let scales = self.graph.floats(&format!("{table_name}.scale"), &[rows, 1], &int8.scales);
+        let found = self.graph.node("Gather", &format!("{name}.int8"), &[&table, ids], &[]);
+        // 1 is FLOAT in ONNX.
+        let found = self.graph.node("Cast", &format!("{name}.float"), &[&found], &[("to", Attribute::Int(1))]);
+        let scales = self.graph.node("Gather", &format!("{name}.scale"), &[&scales, ids], &[]);
+        Ok(self.graph.node("Mul", name, &[&found, &scales], &[]))
+    }
+
+    /// Looks up the rows `ids` of a table that stays in float.
+    pub(super) fn float_embedding(
+        &mut self,
+        name: &str,
+        ids: &Value,
+        shape: [usize; 2],
+    ) -> Result<Value, CheckpointError> {
+        let table = self.floats(&format!("{name}.weight"), &shape)?;
+        Ok(self.graph.node("Gather", name, &[&table, ids], &[]))
+    }
+
+    /// Layer norm with the tensors `{name}.weight` and `{name}.bias`.
+    pub(super) fn layer_norm(
+        &mut self,
+        name: &str,
+        x: &Value,
+        encoder: &EncoderConfig,
+    ) -> Result<Value, CheckpointError> {
+        let scale = self.floats(&format!("{name}.weight"), &[encoder.hidden_size])?;
+        let bias = self.floats(&format!("{name}.bias"), &[encoder.hidden_size])?;
+        let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(encoder.layer_norm_eps))];
+        Ok(self.graph.node("LayerNormalization", name, &[x, &scale, &bias], &attributes))
+    }
+
+    /// The first token of `x` [batch, n, hidden], as [batch, 1, hidden].
+    pub(super) fn first_token(&mut self, name: &str, x: &Value) -> Value {
+        let (zero, one) = (self.graph.list("index_0", &[0]), self.graph.list("index_1", &[1]));
+        self.graph.node("Slice", name, &[x, &zero, &one, &one], &[])
+    }
+
+    /// The last token of `x` [batch, n, hidden], as [batch, 1, hidden].
+    pub(super) fn last_token(&mut self, name: &str, x: &Value) -> Value {
+        let (last, end) = (self.graph.list("index_last", &[-1]), self.graph.list("index_end", &[i64::MAX]));
+        let axis = self.graph.list("index_1", &[1]);
+        self.graph.node("Slice", name, &[x, &last, &end, &axis], &[])
+    }
+
+    /// A dense layer and an activation on the only token of `x` [batch, 1, hidden]: [batch, hidden].
+    pub(super) fn dense_pooler(
+        &mut self,
+        name: &str,
+        x: &Value,
+        hidden: usize,
+        activation: Activation,
+    ) -> Result<Value, CheckpointError> {
+        let x = self.only_row(name, x);
+        let x = self.linear(&format!("{name}.dense"), &x, [hidden, hidden], true)?;
+        Ok(self.activation(name, &x, activation))
+    }
+
+    /// Reshapes [batch, 1, hidden] to [batch, hidden].
+    pub(super) fn only_row(&mut self, name: &str, x: &Value) -> Value {
+        let axis = self.graph.list("index_1", &[1]);
+        self.graph.node("Squeeze", &format!("{name}.row"), &[x, &axis], &[])
+    }
+
+    /// Projects the pooler output [batch, width] into the shared embedding space, if the checkpoint has a projection.
+    pub(super) fn projection(
+        &mut self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        pooled: &Value,
+        width: usize,
+    ) -> Result<Value, CheckpointError> {
+        if !checkpoint.config.family.projects() {
+            return Ok(pooled.clone());
+        }
+        self.linear(name, pooled, [width, self.projection_dim], false)
+    }
+
+    /// Finishes the graph: the features `x` [batch, projection_dim], divided by their L2 norm, are the embedding.
+    pub(super) fn finish(
+        mut self,
+        architecture: Architecture,
+        inputs: Vec<TensorSpec>,
+        x: &Value,
+        outputs: [&str; 2],
+    ) -> Result<TowerFile, CheckpointError> {
+        let last = self.graph.list("last_axis", &[-1]);
+        let features = self.graph.node("Identity", outputs[1], &[x], &[]);
+        let norm = self.graph.node("ReduceL2", "l2_norm", &[&features, &last], &[("keepdims", Attribute::Int(1))]);
+        self.graph.node("Div", outputs[0], &[&features, &norm], &[]);
+        let [output, features] = outputs.map(|name| {
+            let shape = vec![Dim::Named("batch".into()), Dim::Fixed(self.projection_dim)];
+            let spec = TensorSpec { name: name.into(), dtype: Dtype::F32, shape };
+            self.graph.output(&spec);
+            spec
+        });
+        let scratch = self.target.scratch;
+        let onnx = self.graph.finish().map_err(|source| CheckpointError::io(scratch, source))?;
+        Ok(TowerFile { architecture, inputs, output, features, layers: self.layers, onnx })
+    }
+}
