@@ -30,7 +30,7 @@ help:
 	@echo 'make run     build Spotter and watch it: the camera if there is one, else drawn shapes (ARGS="--source ...")'
 	@echo 'make test    all tests'
 	@echo 'make release build spotter and model-prep as they are shipped'
-	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
+	@echo 'make lint    formatting, import circles, clippy, documentation; warnings are errors'
 	@echo 'make deny    licences, sources, known vulnerabilities and yanked releases of what Spotter depends on'
 	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson); arm64-musl: as one static file'
 	@echo 'make armv7   build Spotter for 32-bit ARM Linux'
@@ -67,6 +67,8 @@ test: tools test-tools
 
 lint: tools
 	cargo fmt --all --check
+	python3 tests/circles.py --self-test
+	python3 tests/circles.py
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	cargo clippy $(LOCKED) --workspace --exclude e2e --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --workspace --no-deps

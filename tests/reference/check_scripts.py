@@ -55,6 +55,7 @@ def missing_imports(scripts):
 
 def main():
     files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if "target" not in path.parts]
+    files += sorted((ROOT / "tests").glob("*.py"))
     python = [path for path in files if path.suffix == ".py"]
     shell = [ROOT / ".ci/run", *sorted((ROOT / "tests").glob("*.sh")), *(path for path in files if path.suffix == ".sh")]
     found = list(missing_imports(python))
