@@ -188,7 +188,7 @@ def main():
         raise SystemExit(f"{arguments.command[0]} showed nothing")
     # As a person would type it: the program's name, and the source without what ends the recording.
     words = [pathlib.Path(arguments.command[0]).name, *arguments.command[1:]]
-    title = re.sub(r"[?&]frames=\d+", "", " ".join(words))
+    title = re.sub(r"\?$", "", re.sub(r"frames=\d+&?", "", " ".join(words)))
     arguments.out.write_text(drawn(title, thinned(screens)), encoding="utf-8")
     print(f"{arguments.out}: {len(thinned(screens))} screens, {arguments.out.stat().st_size / 1000:.0f} kB", file=sys.stderr)
 

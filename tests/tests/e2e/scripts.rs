@@ -82,6 +82,25 @@ fn sizes_and_starts_are_measured() {
     assert!(found.contains(" MB as .xz") && found.contains("all embeddings kept: "), "{found}");
 }
 
+#[test]
+fn a_run_is_recorded_as_a_picture() {
+    if e2e::emulated() {
+        return;
+    }
+    let place = Place::new();
+    let (picture, spotter) = (place.at("run.svg"), e2e::program("spotter"));
+    let source = "test://shapes?frames=20&hold=10";
+    let arguments: [&OsStr; 5] =
+        [picture.as_ref(), spotter.as_ref(), "run".as_ref(), "--source".as_ref(), source.as_ref()];
+    run("python3".as_ref(), "tests/record_terminal.py", &arguments);
+    let svg = fs::read_to_string(&picture).unwrap();
+    for shown in
+        ["<svg ", "<title>spotter run --source test://shapes?hold=10</title>", " frames/s, ", "%</text>", "</svg>"]
+    {
+        assert!(svg.contains(shown), "{shown}: {svg}");
+    }
+}
+
 /// Numbers that look random and are the same every time.
 struct Spread(u64);
 
