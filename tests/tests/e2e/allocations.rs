@@ -14,22 +14,22 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 struct Counting;
 
 #[allow(unsafe_code, reason = "an allocator cannot be written otherwise")]
-// SAFETY: everything is handed on to the system's allocator.
+// SAFETY: every call is forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that are needed.
+        // SAFETY: the caller's contract is the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are those that are needed.
+        // SAFETY: the caller's contract is the system allocator's.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that are needed.
+        // SAFETY: the caller's contract is the system allocator's.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -37,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// In a process of its own, since the other tests allocate meanwhile.
+/// In a separate process, since other tests allocate at the same time.
 #[test]
 fn a_loaded_tower_allocates_nothing() {
     let child = Command::new(e2e::this_test())
@@ -67,7 +67,7 @@ fn counted() {
             text.embed_encoding_into(&long, &mut embedding).unwrap();
             text.embed_encoding_into(&short, &mut embedding).unwrap();
         };
-        // The first run may set up what the standard library keeps for each thread.
+        // The first run may set up thread-local data of the standard library.
         run();
         let before = COUNT.load(Ordering::Relaxed);
         assert!(before > 0, "allocations are counted");

@@ -1,4 +1,4 @@
-//! What is read takes memory within the budget, and time that grows no faster than its bytes.
+//! Reading takes memory within the budget, and time proportional to the number of bytes.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -19,11 +19,10 @@ use crate::bad_inputs::png_of;
 use crate::classify::{Done, Place, finish, lines};
 use crate::towers::exported;
 
-/// What the program, its libraries, the stacks of its threads and the demo model take of addresses, most of which are never
-/// used.
+/// Address space of the program, its libraries, its threads' stacks and the demo model, most of which is never used.
 const PROGRAM_KB: u64 = 400_000;
 
-/// `spotter`, which can have no more addresses than this; with more it is aborted.
+/// `spotter` with an address space limit; beyond it, it is aborted.
 fn limited(place: &Place, arguments: &str, memory_kb: u64) -> Done {
     let inner = place.spotter(arguments);
     let mut command = Command::new("sh");
@@ -48,7 +47,7 @@ fn pictures_take_no_more_memory_than_the_budget() {
     struct Case {
         what: &'static str,
         make: fn() -> Vec<u8>,
-        /// What is said where it is refused.
+        /// The message of the refusal.
         refused: Option<&'static str>,
     }
     let cases = [
@@ -75,7 +74,7 @@ fn pictures_take_no_more_memory_than_the_budget() {
             refused: None,
         },
     ];
-    // qemu reserves the addresses of a whole machine.
+    // qemu reserves the address space of a whole machine.
     if e2e::emulated() {
         return;
     }
@@ -95,7 +94,7 @@ fn pictures_take_no_more_memory_than_the_budget() {
 }
 
 #[test]
-fn bundles_made_to_do_harm_take_little_memory() {
+fn malicious_bundles_take_little_memory() {
     const MEMORY_KB: u64 = 1_000_000;
     struct Case {
         what: &'static str,
@@ -148,7 +147,7 @@ fn bundles_made_to_do_harm_take_little_memory() {
     }
 }
 
-/// Each of its steps makes a hundred letters of one.
+/// Each of its steps turns one letter into a hundred.
 fn multiply(folder: &Path) {
     let sound = Bundle::open(folder).unwrap();
     let manifest = sound.manifest().clone();
@@ -162,7 +161,7 @@ fn multiply(folder: &Path) {
     bundle::write(folder, manifest.clone(), &contents).unwrap();
 }
 
-/// The least time that `work` took in a few tries.
+/// The shortest time that `work` took in a few tries.
 fn time(mut work: impl FnMut()) -> Duration {
     let once = |_| {
         let start = Instant::now();
@@ -172,8 +171,8 @@ fn time(mut work: impl FnMut()) -> Duration {
     (0..3).map(once).min().unwrap()
 }
 
-/// That `work` on the larger of two inputs takes no more than four times what its size would have it take. What grows with
-/// the square takes 16 times that.
+/// Checks that `work` on the larger of two inputs takes at most four times what its size suggests. Quadratic work would
+/// take 16 times that.
 fn check_growth(what: &str, small: &[u8], large: &[u8], work: impl Fn(&[u8])) {
     const TOLERANCE: f64 = 4.0;
     e2e::in_time(what, |_| {
@@ -185,7 +184,7 @@ fn check_growth(what: &str, small: &[u8], large: &[u8], work: impl Fn(&[u8])) {
     });
 }
 
-/// A GIF of codes of one byte each: the table of codes is cleared before it needs more.
+/// A GIF of one-byte codes: the code table is cleared before it needs longer ones.
 fn gif(side: u16) -> Vec<u8> {
     const CLEAR: u8 = 128;
     let [low, high] = side.to_le_bytes();
@@ -203,7 +202,7 @@ fn gif(side: u16) -> Vec<u8> {
 }
 
 #[test]
-fn the_time_of_decoders_grows_with_the_bytes() {
+fn decoders_take_time_proportional_to_the_bytes() {
     let picture = |side: u32| {
         let pixel = |x: u32, y: u32| image::Rgb([(x * 7 + y) as u8, (x ^ y) as u8, (x * y / 64) as u8]);
         DynamicImage::ImageRgb8(image::RgbImage::from_fn(side, side, pixel))
@@ -222,7 +221,7 @@ fn the_time_of_decoders_grows_with_the_bytes() {
 }
 
 #[test]
-fn the_time_of_the_splitter_grows_with_the_bytes() {
+fn the_splitter_takes_time_proportional_to_the_bytes() {
     let repeated = |part: &[u8], bytes: usize| [&[0xFF, 0xD8][..], &part.repeat(bytes / part.len())].concat();
     for (what, part) in [
         ("starts within segments", &[0xFF, 0xE0, 0, 8, 0xFF, 0xD8, 0xFF, 0xE0, 0, 2][..]),
