@@ -36,7 +36,7 @@ fn said(done: &Done) -> Vec<&str> {
     done.stderr.lines().filter(|line| ["WARN", "ERROR", "error:"].iter().any(|mark| line.contains(mark))).collect()
 }
 
-/// Numbers that look random and are the same every time.
+/// Pseudorandom numbers, the same in every run.
 struct Spread(u64);
 
 impl Spread {

@@ -1,4 +1,4 @@
-//! What is set by hand at an export: done, kept on record, and followed when the bundle is verified.
+//! Overrides of an export: applied, recorded, and respected when the bundle is verified.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -11,7 +11,7 @@ use spotter_engine::preprocess::{Filter, Resize, Size, Target};
 
 use crate::towers::{Weight, changed, save, tensors};
 
-/// Its image tower takes 30 x 30 pixels, and its file resizes to that.
+/// Its image tower takes 30 x 30 pixels, and its image processor resizes to that.
 fn tiny() -> std::path::PathBuf {
     e2e::root().join("tests/golden/tiny/checkpoint")
 }
@@ -27,7 +27,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn the_bundle_keeps_what_was_overridden_and_why() {
+fn overrides_and_their_reason_are_recorded_in_the_bundle() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
     let exported = |options: &[&str]| {
@@ -73,7 +73,7 @@ fn the_bundle_keeps_what_was_overridden_and_why() {
 }
 
 #[test]
-fn a_logit_scale_from_before_training_is_told_once() {
+fn an_untrained_logit_scale_is_reported_once() {
     let check = |weight: Option<Weight>, options: &[&str], expected: Option<&str>| {
         let (guard, copy) = changed(|path| {
             let path = path.join("model.safetensors");
@@ -99,7 +99,7 @@ fn a_logit_scale_from_before_training_is_told_once() {
     let float = |value: f32| Some((Dtype::F32, vec![], value.to_le_bytes().to_vec()));
     check(float(2.6592), &[], Some("2.6592, its value before training"));
     check(float(2.6592), &["--weights", "f32"], Some("2.6592, its value before training"));
-    // As a checkpoint in half precision holds it, and as floats that were made of that.
+    // As stored in half precision, and as floats that were made from that.
     check(Some((Dtype::F16, vec![], vec![0x52, 0x41])), &[], Some("2.6601563, its value before training"));
     check(float(2.656_25), &[], Some("2.65625, its value before training"));
     check(Some((Dtype::BF16, vec![], vec![0x2a, 0x40])), &[], Some("2.65625, its value before training"));
@@ -109,7 +109,7 @@ fn a_logit_scale_from_before_training_is_told_once() {
 }
 
 #[test]
-fn a_checkpoint_in_a_subfolder() {
+fn a_checkpoint_in_a_subfolder_is_exported() {
     let folder = tempfile::tempdir().unwrap();
     let [direct, inside] = ["direct", "inside"].map(|name| folder.path().join(name));
     assert!(export(&tiny(), &direct, &[]).status.success());
@@ -118,7 +118,7 @@ fn a_checkpoint_in_a_subfolder() {
     assert!(output.status.success(), "{}", stderr(&output));
     for file in ["bundle.json", "vision.onnx", "text.onnx", "tokenizer.json"] {
         let same = std::fs::read(direct.join(file)).unwrap() == std::fs::read(inside.join(file)).unwrap();
-        // The name of the model is that of the folder that it lies in.
+        // The name of the model is that of the folder that it is in.
         assert!(same, "{file} differs");
     }
     let verify = |subfolder: &str| {
@@ -133,7 +133,7 @@ fn a_checkpoint_in_a_subfolder() {
 }
 
 #[test]
-fn overrides_that_make_no_sense_are_refused_by_name() {
+fn nonsensical_overrides_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
     let check = |options: &[&str], expected: &[&str]| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// Numbers that look random and are the same every time.
+/// Pseudorandom numbers, the same in every run.
 struct Spread(u64);
 
 impl Spread {
