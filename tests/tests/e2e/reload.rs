@@ -255,7 +255,7 @@ fn a_broken_file_changes_nothing_and_is_named_by_line_and_column() {
 
 #[test]
 fn a_file_deleted_and_created_again_is_reloaded() {
-    e2e::in_time("deleted and made anew", |attempt| {
+    e2e::in_time("deleted and created again", |attempt| {
         let place = Place::new();
         plain(&place);
         let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);

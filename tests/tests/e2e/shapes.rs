@@ -45,7 +45,7 @@ fn the_golden_is_of_the_frames_that_are_drawn() {
         hash.update(&rgb);
     }
     let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(found, golden().sha256, "other pictures are drawn now: make tests/golden/shapes.json anew");
+    assert_eq!(found, golden().sha256, "other images are drawn now: regenerate tests/golden/shapes.json");
 }
 
 #[test]
