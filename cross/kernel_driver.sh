@@ -1,7 +1,7 @@
 #!/bin/bash
-# Builds the engine's kernels for 64-bit ARM in a small crate of their own, with cross/kernels.rs around them, in seconds
-# rather than the minutes of the whole program; prints the path of the binary. With `tests`, the kernels' tests.
-# Installs what it needs (cross/toolchain.sh).
+# Builds the engine's kernels for 64-bit ARM in a small crate of their own, with cross/kernels.rs around them, in
+# seconds instead of the minutes of the whole program; prints the path of the binary. With `tests`, builds the kernels'
+# tests. Installs what it needs (cross/toolchain.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh

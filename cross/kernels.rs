@@ -1,5 +1,5 @@
-//! Runs one function of the engine's kernels a given number of times, so that its instructions can be counted:
-//! `kernels NAME WHAT ROWS INPUTS OUTPUTS TIMES`. Not part of any build; `kernel_driver.sh` compiles it.
+//! Runs one function of the engine's kernels a given number of times, so that its instructions can be counted: `kernels
+//! NAME WHAT ROWS INPUTS OUTPUTS TIMES`. Not part of any build; `kernel_driver.sh` compiles it.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod linear_i8 {
