@@ -93,8 +93,8 @@ class Slots:
         return Slots(self.active, self.previous, self.names - {slot})
 
 
-# Installs bundle after bundle, runs it, goes back and forth; says before and after each command what is done. What is
-# neither active nor was before is removed first: what a cut left behind too, as the disk has room for few.
+# Installs, activates and rolls back one bundle after the other, and logs each command before and after it. Slots that are
+# neither active nor the previous one are removed first, as are remains of a cut: the disk has room for few.
 COMMANDS = """
 step() {
     echo "begin $*" >>/share/slots.log
