@@ -46,6 +46,6 @@ tests cortex-a76 --lib --bins
 tests cortex-a76 --test e2e -- "${TIMED[@]/#/--skip=}"
 tests cortex-a76 --test e2e -- --test-threads=1 "${TIMED[@]}"
 for cpu in cortex-a72 max; do
-    tests "$cpu" --lib -- linear_i8
+    tests "$cpu" --lib -- fused
     tests "$cpu" --test e2e -- "${KERNELS[@]}"
 done

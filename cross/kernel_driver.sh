@@ -22,7 +22,7 @@ codegen-units = 1
 [workspace]
 TOML
 ln -sfn "$PWD/cross/kernels.rs" "$crate/src/main.rs"
-ln -sfn "$PWD/app/engine/src/linear_i8" "$crate/src/linear_i8"
+ln -sfn "$PWD/app/engine/src/fused" "$crate/src/fused"
 arguments=(--release --manifest-path "$crate/Cargo.toml")
 export CARGO_TARGET_DIR=$crate/target
 if [ "${1:-}" = tests ]; then
