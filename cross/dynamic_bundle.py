@@ -1,4 +1,4 @@
-"""Makes of a float bundle its twin for comparison: the vision tower quantised by ONNX Runtime's quantize_dynamic.
+"""Copies a float bundle with the vision tower quantised by ONNX Runtime's quantize_dynamic, for comparison.
 
     python3 dynamic_bundle.py FLOAT_BUNDLE NEW_BUNDLE
 

@@ -1,8 +1,9 @@
 #!/bin/bash
 # Counts the instructions that the ARM kernels take for the linear layers of two vision towers: cross/kernel_counts.sh.
 #
-# Counts are exact and repeatable: qemu-user with a plugin that counts, of a run that works twice less one that works once.
-# They are no times. The plugin is compiled from QEMU's source, which QEMU_SOURCE names (`apt-get source qemu`).
+# Counts are exact and repeatable, by qemu-user with a counting plugin: a run with two repetitions minus one with a
+# single one. They are not times. The plugin is compiled from QEMU's source, which QEMU_SOURCE names (`apt-get source
+# qemu`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
@@ -10,7 +11,7 @@ arm64_toolchain
 build_counter
 binary=$(cross/kernel_driver.sh)
 
-# count CORE NAME WHAT ROWS INPUTS OUTPUTS: instructions of one time.
+# count CORE NAME WHAT ROWS INPUTS OUTPUTS: instructions of one repetition.
 count() {
     local core=$1 once twice
     shift
@@ -19,8 +20,8 @@ count() {
     echo $((twice - once))
 }
 
-# tower MODEL LAYERS CORE NAME ROWS WIDTH: one line for each matrix product of a layer (four linear ones, and two for each
-# head of the attention), and their sum over all layers.
+# tower MODEL LAYERS CORE NAME ROWS WIDTH: one line for each matrix product of a layer (four linear ones, and two per
+# attention head), and their sum over all layers.
 tower() {
     local model=$1 layers=$2 core=$3 name=$4 rows=$5 width=$6 sum=0 products=0
     local shape inputs outputs times instructions
@@ -46,7 +47,7 @@ for kernel in cortex-a72:neon cortex-a76:dotprod max:i8mm; do
     tower DeiT-tiny 12 "${kernel%:*}" "${kernel#*:}" 197 192
 done
 
-# What happens to a row around the layers; instructions for each value.
+# Row functions around the layers: instructions per value.
 printf '\n%-10s %-8s %12s\n' function kernel 'instr/value'
 for what in quantize layer_norm softmax gelu quick_gelu; do
     instructions=$(count cortex-a72 neon "$what" 50 768 768)

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Builds the engine's kernels for 64-bit ARM in a small crate of their own, with cross/kernels.rs around them, in seconds
-# rather than the minutes of the whole program; prints the path of the binary. With `tests`, the kernels' tests.
-# Installs what it needs (cross/toolchain.sh).
+# Builds the engine's kernels for 64-bit ARM in a small crate of their own, with cross/kernels.rs around them, in
+# seconds instead of the minutes of the whole program; prints the path of the binary. With `tests`, builds the kernels'
+# tests. Installs what it needs (cross/toolchain.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
@@ -22,7 +22,7 @@ codegen-units = 1
 [workspace]
 TOML
 ln -sfn "$PWD/cross/kernels.rs" "$crate/src/main.rs"
-ln -sfn "$PWD/app/engine/src/linear_i8" "$crate/src/linear_i8"
+ln -sfn "$PWD/app/engine/src/fused" "$crate/src/fused"
 arguments=(--release --manifest-path "$crate/Cargo.toml")
 export CARGO_TARGET_DIR=$crate/target
 if [ "${1:-}" = tests ]; then

@@ -2,12 +2,13 @@
 # How close the inner loops of the ARM kernels come to what a core can multiply: cross/kernel_loops.sh BINARY [FOLDER].
 #
 # Takes every innermost loop with multiplications from the kernels in BINARY (64-bit ARM, with symbols; kernel_driver.sh
-# builds a small one), and lets llvm-mca model it. One line for each loop and core: instructions and cycles of a turn, the
-# cycles that the multiplications alone need on the core's pipes, and the one's share of the other. A loop is named after
+# builds a small one), and models it with llvm-mca. Prints one line per loop and core: instructions and cycles of an
+# iteration, the cycles that the multiplications alone need on the core's pipes, and the ratio. A loop is named after
 # its kernel and its number of multiplications, which grows with the rows that it works on; `finish` turns 16 sums into
-# results. Of the row functions, every loop with its number of vector instructions; no limit is known. Needs aarch64-linux-gnu-objdump (binutils-aarch64-linux-gnu) and llvm-mca (llvm-19; LLVM_MCA names another).
+# results. Of the row functions, every loop is listed with its number of vector instructions, without a limit. Needs
+# aarch64-linux-gnu-objdump (binutils-aarch64-linux-gnu) and llvm-mca (llvm-19; LLVM_MCA names another).
 #
-# With FOLDER the loops are left there as assembly, for llvm-mca -timeline and the like.
+# With FOLDER, the loops are left there as assembly, for llvm-mca -timeline and the like.
 set -euo pipefail
 
 binary=${1:?binary}
@@ -19,7 +20,7 @@ mkdir -p "$folder"
 aarch64-linux-gnu-objdump -d --no-show-raw-insn "$binary" | awk -v folder="$folder" '
 /^[0-9a-f]+ <.*>:$/ {
     kept = 0
-    # Of the mangled name, the module and the function.
+    # Module and function, from the mangled name.
     if (match($0, /kernels[0-9]+[a-z0-9]+/)) {
         path = $0
         sub(/.*kernels[0-9]+/, "", path); sub(/17h.*/, "", path)
@@ -45,7 +46,7 @@ kept && /^ +[0-9a-f]+:\t/ {
         if (text[i] ~ /^(b|b\.[a-z]+|bl|cbn?z|tbn?z|ret)[\t ]/) { multiplies = 0; break }
         if (row ? text[i] ~ /v[0-9]+\.(4s|16b)/ : text[i] ~ /^(smull2?|smlal2?|sdot|smmla|fmla|fmls|mls)\t/) multiplies++
         body = body "\t" text[i] "\n"
-        # A core moves the pointer at once; the models would wait for what is stored.
+        # Cores update the pointer at once; the models would wait for the stored value.
         if (row && text[i] ~ /^st.*\], #/) {
             step = text[i]; sub(/.*\], /, "", step)
             pointer = text[i]; sub(/.*\[/, "", pointer); sub(/\].*/, "", pointer)
@@ -54,7 +55,7 @@ kept && /^ +[0-9a-f]+:\t/ {
         }
     }
     if (multiplies < (row ? 4 : 8) || (kind == "i8" && body ~ /fmla/)) next
-    # Of the two ways to finish sums, the dearer one, which adds to what is there; the other may be unrolled.
+    # Of the two ways to finish sums, the more expensive one, which accumulates; the other may be unrolled.
     if (kind == "finish" && body !~ /fadd/) next
     if (kind == "finish" && body ~ /\tmls/) kind = "finish_large"
     last = text[n]; sub(/ <.*/, "", last); sub(/[0-9a-f]+$/, ".Lloop", last)
@@ -66,7 +67,7 @@ kept && /^ +[0-9a-f]+:\t/ {
 printf '%-24s %-12s %6s %8s %8s %9s\n' loop core instr cycles limit share
 for loop in "$folder"/*.s; do
     name=$(basename "$loop" .s)
-    # Multiplications a cycle: two pipes for the float and dot instructions of the big cores, else one.
+    # Multiplications per cycle: two pipes for the float and dot instructions of the big cores, else one.
     case $name in
         neon-i8-* | neon-finish*) cores="cortex-a53:1 cortex-a72:1 neoverse-n1:1" ;;
         neon-f32-*) cores="cortex-a53:1 cortex-a72:1 neoverse-n1:2" ;;

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Runs the tests of the ARM kernels on x86-64, under qemu-user: cross/kernel_tests.sh.
 #
-# Once for each CPU that has the instructions of one instance more than the one before, after checking that the kernels
-# choose that instance there. Only the kernels are compiled, so it takes a minute or two. Installs what it needs.
+# Runs them once for each CPU that supports one more instruction set than the one before, after checking that the
+# kernels choose that set. Only the kernels are compiled, so it takes a minute or two. Installs what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh

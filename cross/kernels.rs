@@ -1,11 +1,11 @@
-//! Runs one function of the engine's kernels a given number of times, so that its instructions can be counted:
-//! `kernels NAME WHAT ROWS INPUTS OUTPUTS TIMES`. Not part of any build; `kernel_driver.sh` compiles it.
+//! Runs one function of the engine's kernels a given number of times, so that its instructions can be counted: `kernels
+//! NAME WHAT ROWS INPUTS OUTPUTS TIMES`. Not part of any build; `kernel_driver.sh` compiles it.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
-mod linear_i8 {
+mod fused {
     pub mod kernels;
 }
-use linear_i8::kernels::{Activation, Kernels, PackedF32, PackedI8, QuantizedRows};
+use fused::kernels::{Activation, Kernels, PackedF32, PackedI8, QuantizedRows};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

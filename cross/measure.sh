@@ -1,9 +1,9 @@
 #!/bin/bash
-# Lists the sizes of the programs that are built, and how long the one for this machine takes to its first label:
+# Lists the sizes of the built programs, and how long the one for this machine takes to its first label:
 # cross/measure.sh [PROGRAM]
 #
-# The programs are those in the folder `dist` of the target folder (make release, make arm64, …), or PROGRAM alone. No times
-# of ARM programs: under emulation they would mean nothing. REPEATS says how often each start is measured.
+# The programs are those in the folder `dist` of the target folder (make release, make arm64, …), or PROGRAM alone. ARM
+# programs are not timed: times under emulation are meaningless. REPEATS is the number of measurements of each start.
 set -euo pipefail
 [ $# = 0 ] || set -- "$(realpath "$1")"
 cd "$(dirname "$0")/.."

@@ -1,12 +1,12 @@
 #!/bin/bash
 # Checks that 64-bit ARM gives the results of x86-64: cross/same_results.sh [HOST_PROGRAM ARM_PROGRAM BUNDLE...]
 #
-# Both programs are spotter, by default built as the tests are, with the demo bundle, a tiny one in int8 and one in float; the
-# ARM program is emulated, on a CPU for each of the kernels' ARM instances. Four images of noise go through the image tower and
-# some prompts, in several scripts, through tokenizer and text tower: every embedding must have a cosine of at least 0.9999 to
-# the one from x86-64. The test images, of every format, are classified by both: scores must agree as well, so decoders and
-# preprocessing are compared too. Each also takes the other's cache of label embeddings: no sentence is embedded again, and
-# what each wrote by itself has the same keys.
+# Both programs are spotter, by default built as for the tests, with the demo bundle, a tiny one in int8 and one in
+# float; the ARM program is emulated, once for each ARM instruction set of the kernels. Four images of noise go through
+# the image tower and some prompts, in several scripts, through tokenizer and text tower: every embedding must have a
+# cosine of at least 0.9999 to the one from x86-64. Both classify the test images, of every format: scores must agree as
+# well, which compares decoders and preprocessing too. Each also reads the other's cache of label embeddings: no
+# sentence is embedded again, and the caches have the same keys.
 set -euo pipefail
 arguments=("$@")
 for i in "${!arguments[@]}"; do arguments[i]=$(realpath "${arguments[i]}"); done
@@ -64,21 +64,22 @@ def cosine(a, b):
 host, arm = embeddings("host"), embeddings("arm")
 assert len(host) == len(arm) == (6 if what == "text" else 4), (len(host), len(arm))
 least = min(cosine(a, b) for a, b in zip(host, arm, strict=True))
-# Else a tower that says the same of everything would pass.
+# A tower that gives the same for every input must not pass.
 apart = min(cosine(host[0], other) for other in host[1:])
 print(f"{bundle:16} {core:12} {what:6} least cosine {least:.8f} (of different inputs {apart:.4f})")
 sys.exit(not (least >= 0.9999 and apart < 0.9999))
 PYTHON
 }
 
-# labels PROGRAM... FOLDER SUM: embeds the bundle's labels, with the state in the folder; the last line must begin with SUM.
+# labels PROGRAM... FOLDER SUM: embeds the bundle's labels, with the state in the folder; the last line must begin with
+# SUM.
 labels() {
     local state=${*: -2:1} sum=${*: -1} said
     said=$(STATE_DIRECTORY=$state "${@:1:$#-2}" labels --bundle "$bundle" --labels config/demo/labels.toml | tail -1)
     [[ $said == "$sum"* ]] || { say "FAILED: expected $sum, found: $said"; exit 1; }
 }
 
-# The keys and values of two caches: keys equal, values nearly.
+# The keys and values of two caches: equal keys, nearly equal values.
 same_caches() {
     python3 - "$@" <<'PYTHON'
 import array, json, math, pathlib, struct, sys
@@ -101,7 +102,7 @@ sys.exit(not least >= 0.9999)
 PYTHON
 }
 
-# same_scores BUNDLE: what both say of the test images; a cosine may differ by 0.001, as an int8 tower rounds.
+# same_scores BUNDLE: compares the scores of the test images; cosines may differ by 0.001, as an int8 tower rounds.
 same_scores() {
     python3 - "$files" "$1" <<'PYTHON'
 import json, pathlib, sys

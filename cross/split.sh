@@ -1,8 +1,8 @@
 #!/bin/bash
-# Takes a program's symbols and line tables out of it: cross/split.sh PROGRAM FOLDER
+# Moves a program's symbols and line tables to a separate file: cross/split.sh PROGRAM FOLDER
 #
-# FOLDER/NAME is what is shipped, FOLDER/NAME.debug what addr2line, gdb and perf need to name places in it; debuggers find
-# it where both lie in one folder.
+# FOLDER/NAME is what is shipped. addr2line, gdb and perf need FOLDER/NAME.debug to name places in it; debuggers find it
+# if both are in one folder.
 set -euo pipefail
 program=$(realpath "${1:?the program}")
 mkdir -p "${2:?the folder for the results}"
@@ -11,7 +11,7 @@ name=$(basename "$program")
 cd "$(dirname "$0")/.."
 source cross/toolchain.sh
 
-# An objcopy for machines other than this one: LLVM's, which rustup's Rust brings along, else binutils'.
+# An objcopy that handles other machines: LLVM's, which comes with rustup's Rust, else that of binutils.
 find_objcopy() {
     local candidate
     for candidate in "$(rustc --print sysroot)"/lib/rustlib/*/bin/rust-objcopy "$(command -v llvm-objcopy)"; do
@@ -28,5 +28,5 @@ objcopy=$(find_objcopy)
 "$objcopy" --only-keep-debug "$program" "$folder/$name.debug"
 chmod -x "$folder/$name.debug"
 rm -f "$folder/$name"
-# The link holds the other file's bare name and a checksum.
+# The link contains the other file's bare name and a checksum.
 (cd "$folder" && "$objcopy" --strip-all --add-gnu-debuglink="$name.debug" "$program" "$name")

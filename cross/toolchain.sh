@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Read by the scripts beside it: what compiling for ARM Linux needs, on x86-64.
+# Sourced by the scripts beside it: what compiling for ARM Linux on x86-64 needs.
 
 # SPOTTER_TARGET chooses: 64-bit ARM with the GNU C library, or with musl inside the program, or 32-bit ARM.
 readonly TARGET=${SPOTTER_TARGET:-aarch64-unknown-linux-gnu}
 # The oldest GNU C library that the programs start on: that of JetPack 5, Debian 11 and Raspberry Pi OS 11.
 readonly GLIBC_MAX=2.31
-# Zig brings a C compiler, a linker and every C library for all targets; cargo-zigbuild lets cargo use it.
+# Zig includes a C compiler, a linker and every C library for all targets; cargo-zigbuild makes cargo use it.
 readonly ZIG_PACKAGES="ziglang==0.17.1 cargo-zigbuild==0.24.1"
 
 case $TARGET in
@@ -20,14 +20,14 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# alone COMMAND...: while nothing else here uses apt, which gives up where two do.
+# alone COMMAND...: runs it while nothing else here uses apt, which fails if two instances run.
 alone() (
     exec 9>"${TMPDIR:-/tmp}/spotter-apt.lock"
     flock 9
     "$@"
 )
 
-# apt_install PACKAGE...: installs those that are missing.
+# apt_install PACKAGE...: installs the missing ones.
 apt_install() {
     local package missing=()
     for package in "$@"; do
@@ -53,8 +53,8 @@ rust_from_rustup() {
     rustup target add "$TARGET" >&2
 }
 
-# Debian's rustc with the standard libraries of both machines side by side. The ARM one is unpacked rather than
-# installed: installing it would bring the ARM C library, which qemu-user then mixes up with the cross compiler's.
+# Debian's rustc with the standard libraries of both machines side by side. The ARM one is unpacked instead of
+# installed: installing it would bring the ARM C library, which qemu-user then confuses with the cross compiler's.
 rust_from_debian() {
     if [ "$TARGET" != aarch64-unknown-linux-gnu ]; then
         say "Debian has no standard library for $TARGET; rustup has"
@@ -68,7 +68,7 @@ rust_from_debian() {
         foreign_architecture arm64
         rm -rf "$sysroot" "$packages"
         mkdir -p "$sysroot/lib/rustlib" "$packages"
-        # apt warns that its own user cannot write here; it downloads as root then.
+        # apt warns that its own user cannot write here, and downloads as root.
         (cd "$packages" && alone apt-get download -qq "libstd-rust-web-dev:arm64=$version")
         dpkg-deb -x "$packages"/libstd-rust-web-dev_*_arm64.deb "$packages/x"
         ln -s "$packages/x/usr/lib/rustlib/$TARGET" "$sysroot/lib/rustlib/"
@@ -97,7 +97,7 @@ zig_from_pypi() {
     echo "$ZIG_PACKAGES" >"$venv/packages"
 }
 
-# Compilers for Rust and C, and what cargo must know of them. SPOTTER_ARM64_RUST=rustup or =debian takes that way only.
+# Compilers for Rust and C, and cargo's settings for them. SPOTTER_ARM64_RUST=rustup or =debian uses only that way.
 arm64_toolchain() {
     CARGO_TARGET_DIR=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
     export CARGO_TARGET_DIR
@@ -118,12 +118,12 @@ arm64_toolchain() {
     esac
 }
 
-# arm64_cargo build|test ARGUMENT...: cargo for the target, after arm64_toolchain; everything that is built for ARM goes
-# through here, as another C compiler would build half of the dependencies anew. Results are in
+# arm64_cargo build|test ARGUMENT...: cargo for the target, after arm64_toolchain. Everything for ARM is built through
+# this function, since another C compiler would rebuild half of the dependencies. Results are in
 # $CARGO_TARGET_DIR/$TARGET, as with cargo's own --target.
 #
-# Called in a folder that Zig is not below: of headers below the current folder Zig gives relative paths, which cargo-zigbuild
-# hands on to bindgen, which runs elsewhere.
+# Must be called in a folder that does not contain Zig: Zig gives relative paths for headers below the current folder,
+# which cargo-zigbuild passes on to bindgen, which runs elsewhere.
 arm64_cargo() {
     local command=$1 target=$TARGET
     shift
@@ -132,7 +132,7 @@ arm64_cargo() {
     (cd cross && cargo-zigbuild "$command" --target "$target" "$@")
 }
 
-# What `emulated` needs: qemu-user, and the ARM C library for programs that are linked to it.
+# Installs what `emulated` needs: qemu-user, and the ARM C library for programs that are linked to it.
 install_emulation() {
     case $TARGET in
         aarch64-*) apt_install qemu-user-static libc6-arm64-cross libgcc-s1-arm64-cross ;;
@@ -149,7 +149,8 @@ emulated() {
     "${QEMU:-$QEMU_DEFAULT}" -L "$root" -E "LD_LIBRARY_PATH=$root/lib" ${EMULATION:-} "$@"
 }
 
-# What instructions_of needs; QEMU_SOURCE names QEMU's source (`apt-get source qemu`), which the plugin is part of.
+# Installs what instructions_of needs; QEMU_SOURCE names QEMU's source (`apt-get source qemu`), which includes the
+# plugin.
 build_counter() {
     local source=${QEMU_SOURCE:?the unpacked source of QEMU}
     install_emulation
@@ -161,8 +162,8 @@ build_counter() {
         -o "$COUNTER" $(pkg-config --libs glib-2.0)
 }
 
-# instructions_of CORE PROGRAM ARGUMENT...: how many instructions the program takes on that core, over all its threads.
-# What it prints is lost. The plugin `insn` would lose some where threads run side by side.
+# instructions_of CORE PROGRAM ARGUMENT...: how many instructions the program executes on that core, over all its
+# threads. Discards its output. The plugin `insn` would lose some if threads run in parallel.
 instructions_of() {
     local core=$1 count
     shift

@@ -1,10 +1,10 @@
 #!/bin/bash
 # Counts the instructions of one inference of whole vision towers on ARM: cross/tower_counts.sh PROGRAM FOLDER MODEL...
 #
-# PROGRAM is spotter for 64-bit ARM. FOLDER holds for each MODEL the bundles MODEL-int8, MODEL-f32 (model-prep) and
-# MODEL-dynamic (dynamic_bundle.py). Counted are Spotter's kernels, and tract by itself with the float tower and the one
-# that ONNX Runtime quantised: on one thread, a run of two passes less one of a single pass, which repeats to better than
-# 1 in 1000. QEMU_SOURCE is as in kernel_counts.sh. A large tower takes many minutes.
+# PROGRAM is spotter for 64-bit ARM. FOLDER has for each MODEL the bundles MODEL-int8, MODEL-f32 (model-prep) and
+# MODEL-dynamic (dynamic_bundle.py). Counts Spotter's kernels, and tract with the float tower and the one that ONNX
+# Runtime quantised: on one thread, a run of two passes minus one of a single pass, which repeats to better than 1 in
+# 1000. QEMU_SOURCE is as in kernel_counts.sh. A large tower takes many minutes.
 set -euo pipefail
 program=$(realpath "${1:?the ARM program}")
 folder=$(realpath "${2:?the folder with bundles}")

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Starts an ARM program under qemu-user, and lets it look at a picture: cross/try_program.sh PROGRAM [ARGUMENT...]
+# Starts an ARM program under qemu-user and lets it classify an image: cross/try_program.sh PROGRAM [ARGUMENT...]
 #
-# SPOTTER_TARGET says what it was built for. The picture is a red disc on white, which the demo model must call red; the
-# arguments name that model to a program that was built without it.
+# SPOTTER_TARGET is what it was built for. The image is a red disc on white, which the demo model must call red; the
+# arguments name that model for a program that was built without it.
 set -euo pipefail
 program=$(realpath "${1:?the program}")
 shift
@@ -29,7 +29,7 @@ for y in range(SIZE):
 with open(sys.argv[1], "wb") as file:
     file.write(b"P6 %d %d 255\n" % (SIZE, SIZE) + b"".join(rows))
 PYTHON
-# The state folder keeps the embeddings; the second call must find them.
+# The state folder keeps the embeddings, and the second call must find them.
 export XDG_STATE_HOME=$files/state
 for time in first second; do
     labels=$(emulated "$program" classify "$@" --json --top-k 1 "$files/disc.ppm" 2>"$files/log") || {

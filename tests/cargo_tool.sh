@@ -1,6 +1,6 @@
 #!/bin/bash
-# Prints the path of a program of cargo's in one version; installs it with the build outputs where it is not there, which takes
-# some minutes.
+# Prints the path of a cargo program in a given version; installs it with the build outputs if it is missing, which
+# takes some minutes.
 #
 #   tests/cargo_tool.sh NAME VERSION
 set -euo pipefail

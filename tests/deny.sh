@@ -1,12 +1,12 @@
 #!/bin/bash
-# Checks what Spotter depends on against deny.toml: licences, bans, sources, known vulnerabilities, what nobody maintains any
-# more, and what was yanked from crates.io.
+# Checks the dependencies against deny.toml: licences, bans, sources, known vulnerabilities, unmaintained crates, and
+# releases yanked from crates.io.
 #
 #   tests/deny.sh [--keep] [ARGUMENT of cargo-deny]...
 #
-# Vulnerabilities are in RustSec's advisory database, a Git repository on GitHub. Where that cannot be had, the last state of it
-# stands in, of which tests/advisories has what concerns the crates of Cargo.lock; --keep writes it again, from the database.
-# Yanked crates need the index of crates.io alone.
+# Vulnerabilities come from RustSec's advisory database, a Git repository on GitHub. If it is unreachable,
+# tests/advisories stands in, a dated copy of what concerns the crates of Cargo.lock; --keep updates it from the
+# database. Yanked releases need the index of crates.io.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 keep=
@@ -17,7 +17,7 @@ kept=tests/advisories
 folder=advisory-db-3157b0e258782691
 
 "$deny" "$@" check --hide-inclusion-graph licenses bans sources
-# What cargo has of the index may be as old as the crates that it downloaded.
+# Cargo's copy of the index may be as old as the crates that it downloaded.
 if ! cargo update --quiet --dry-run; then
     echo '*** The index of crates.io could not be had: crates yanked since they were downloaded are NOT found.' >&2
 fi
@@ -38,7 +38,7 @@ fi
 echo "*** The advisory database could not be fetched: vulnerabilities are those known on $(cat "$kept/state")." >&2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# A database as cargo-deny has it once it is fetched.
+# A database in the form in which cargo-deny keeps a fetched one.
 mkdir -p "$work/$folder/.git"
 touch "$work/$folder/.git/FETCH_HEAD"
 cp -r "$kept" "$work/$folder/crates"

@@ -1,12 +1,12 @@
 #!/bin/bash
-# Mutation testing: changes one place of the code at a time, in a copy, and runs the tests, of which one should fail. Prints the
-# changes that none noticed, and those that made the tests hang.
+# Mutation testing: changes one place of the code at a time, in a copy, and runs the tests, one of which should fail.
+# Prints the changes that no test noticed, and those that made the tests hang.
 #
 #   tests/mutants.sh [FILE]...
 #
-# FILE is a source file, or a pattern such as 'app/src/bundles/*.rs'; without it all that .cargo/mutants.toml names are changed,
-# which takes days. Installs cargo-mutants with the build outputs; what it did is in mutants.out there. The exit code is 0 where
-# every change was noticed, 2 where one was not, 3 where tests hung.
+# FILE is a source file, or a pattern such as 'app/src/bundles/*.rs'; by default everything that .cargo/mutants.toml
+# names, which takes days. Installs cargo-mutants with the build outputs; its results are in mutants.out there. The exit
+# code is 0 if every change was noticed, 2 if one was not, 3 if tests hung.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mutants=$(tests/cargo_tool.sh cargo-mutants 27.0.0)
@@ -16,7 +16,7 @@ files=()
 for file in "$@"; do files+=(--file "$file"); done
 
 code=0
-# Each copy has build outputs of its own, or the programs that tests start would be those of another.
+# Each copy has build outputs of its own, or tests would start the programs of another copy.
 env --unset=CARGO_TARGET_DIR "$mutants" mutants --jobs 1 --output "$output" --no-shuffle --colors never "${files[@]}" || code=$?
 for kind in missed timeout; do
     echo "=== $kind:"

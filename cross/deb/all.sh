@@ -1,8 +1,8 @@
 #!/bin/bash
 # Makes the Debian packages for amd64 and arm64: cross/deb/all.sh [test], or `make deb` and `make deb-test`.
 #
-# Builds the programs where they are not built yet. With `test`, each package is tried too (cross/deb/test.sh), which needs root.
-# SPOTTER_PROFILE=dev packs what the tests use instead of the release build.
+# Builds the programs if they are not built yet. With `test`, each package is tried too (cross/deb/test.sh), which needs
+# root. SPOTTER_PROFILE=dev packs the programs of the tests instead of the release build.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 profile=${SPOTTER_PROFILE:-release}

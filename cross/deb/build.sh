@@ -1,8 +1,8 @@
 #!/bin/bash
-# Makes a Debian package of a program that is built: cross/deb/build.sh amd64|arm64 PROGRAM [VERSION]
+# Makes a Debian package of a built program: cross/deb/build.sh amd64|arm64 PROGRAM [VERSION]
 #
-# PROGRAM is stripped already (cross/split.sh). VERSION is that of the workspace by default, with the revision 1. Installs cargo-deb, with cargo,
-# into the target folder. Prints the path of the package.
+# PROGRAM is already stripped (cross/split.sh). VERSION is by default that of the workspace, with the revision 1.
+# Installs cargo-deb with cargo, into the target folder. Prints the path of the package.
 set -euo pipefail
 architecture=${1:?amd64 or arm64}
 program=$(realpath "${2:?the program}")
@@ -21,21 +21,22 @@ CARGO_TARGET_DIR=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_
 tool=$CARGO_TARGET_DIR/cargo-deb
 if ! "$tool/bin/cargo-deb" --version 2>/dev/null | grep -qFx "cargo-deb $CARGO_DEB_VERSION"; then
     say "installing cargo-deb $CARGO_DEB_VERSION with cargo"
-    # Unoptimised, as it works for seconds only; xz compresses.
+    # Not optimised, as it runs only for seconds; xz does the compression.
     CARGO_TARGET_DIR=$tool/build CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --locked --debug --no-default-features \
         --version "$CARGO_DEB_VERSION" --root "$tool" cargo-deb >&2
     rm -rf "$tool/build"
 fi
 apt_install dpkg-dev xz-utils
 
-# cargo-deb takes built files from where cargo puts them: here a folder of its own, with what is made for the package.
+# cargo-deb takes built files from where cargo puts them: here a separate folder, with the files that are generated for
+# the package.
 stage=$CARGO_TARGET_DIR/deb/$architecture
 rm -rf "$stage"
 files=$stage/$target/release
 mkdir -p "$files"
 cp "$program" "$files/spotter"
 
-# packaged FILE: FILE with the two keys set that make the service and commands typed by hand agree.
+# packaged FILE: FILE with the two keys set that make the service and manual commands agree.
 packaged() {
     sed -e 's|^#labels = .*|labels = "/etc/spotter/labels.toml"|' \
         -e 's|^#state_dir = .*|state_dir = "/var/lib/spotter"|' "$1"
@@ -47,7 +48,7 @@ for key in labels state_dir; do
         exit 1
     fi
 done
-# The boards' files hold only what differs, and are copied over the whole configuration.
+# The board configurations contain only differences, and replace the whole configuration when they are copied.
 mkdir "$files/boards"
 for board in config/boards/*.toml; do
     if grep -Eq '^(labels|state_dir) *=' "$board"; then
@@ -60,7 +61,7 @@ for board in config/boards/*.toml; do
         sed '1,/^$/d' "$board" | sed '1i\\'
     } >"$files/boards/$(basename "$board")"
 done
-# What else a board's service needs.
+# Additional files for a board's service.
 find config/boards -name '*.conf' -exec cp {} "$files/boards/" \;
 {
     echo '# What Spotter looks for. How to write labels, and some for everyday things: /usr/share/spotter/labels.toml.'
@@ -68,7 +69,8 @@ find config/boards -name '*.conf' -exec cp {} "$files/boards/" \;
     cat config/demo/labels.toml
 } >"$files/labels.toml"
 
-# dpkg finds out what a program of this machine needs. What one for ARM needs, cross/check_program.sh has checked.
+# dpkg finds the dependencies of a program for this machine. Those of an ARM program were checked by
+# cross/check_program.sh.
 variant=()
 [ "$architecture" != amd64 ] || variant=(--variant amd64)
 output=$CARGO_TARGET_DIR/debian/spotter_${version}_$architecture.deb

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The part of cross/deb/test.sh that is root in its own mount namespace: cross/deb/chroot.sh ARCHITECTURE SUITE PACKAGE
+# The part of cross/deb/test.sh that runs as root in a mount namespace: cross/deb/chroot.sh ARCHITECTURE SUITE PACKAGE
 set -euo pipefail
 architecture=$1 suite=$2 package=$3
 source cross/toolchain.sh
@@ -24,13 +24,13 @@ fail() {
 
 inside() { LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" "$@"; }
 
-# as_service COMMAND...: with the account, groups and state folder that the unit gives.
+# as_service COMMAND...: with the user, groups and state folder that the unit sets.
 as_service() {
     inside setpriv --reuid spotter --regid video --init-groups \
         env -i PATH=/usr/bin:/bin STATE_DIRECTORY=/var/lib/spotter "$@"
 }
 
-# by_hand ARGUMENT...: as by `sudo -u spotter spotter ARGUMENT...`, without what systemd gives a service.
+# by_hand ARGUMENT...: as with `sudo -u spotter spotter ARGUMENT...`, without what systemd gives a service.
 by_hand() {
     inside setpriv --reuid spotter --regid spotter --init-groups env -i HOME=/var/lib/spotter /usr/bin/spotter "$@"
 }
@@ -38,7 +38,7 @@ by_hand() {
 # same WHAT EXPECTED FOUND
 same() { [ "$2" = "$3" ] || fail "$1: expected '$2', found '$3'"; }
 
-# Lets the kernel start foreign programs by qemu-user, unless the system already does.
+# Makes the kernel start foreign programs with qemu-user, unless the system already does.
 register_emulator() {
     [ -e "$BINFMT/register" ] || mount -t binfmt_misc binfmt_misc "$BINFMT"
     if [ ! -e "$BINFMT/qemu-aarch64" ]; then
@@ -61,8 +61,8 @@ make_base() {
     rm -rf "$work/base"
 }
 
-# Every file with its owner and mode, and the accounts. Left out: records of dpkg, what is gone at the next start (/run), and
-# the back-up copies of account files.
+# Every file with its owner and mode, and the accounts; without dpkg's records, /run, and the back-up copies of account
+# files.
 everything() {
     inside find / -xdev \( -path /proc -o -path /run -o -path /var/lib/dpkg -o -path /var/log -o -path /var/cache \) -prune -o \
         ! -path '/etc/*-' -printf '%p %y %m %u %g\n' | sort
@@ -98,7 +98,7 @@ check_program() {
     # shellcheck disable=SC2086
     same "frames that the unit's command labels" 3 "$(as_service $command --source test://shapes --output json \
         --frames 3 | grep -c '"labels"')"
-    # The same state folder, whose embeddings are found.
+    # With the same state folder, whose embeddings are found.
     by_hand labels >"$work/labels" || fail "spotter labels"
     if ! tail -n 1 "$work/labels" | grep -q ' cached, 0 embedded, in /var/lib/spotter/'; then
         cat "$work/labels" >&2
@@ -106,7 +106,7 @@ check_program() {
     fi
     by_hand doctor >"$work/doctor" || { cat "$work/doctor" >&2; fail "spotter doctor finds fault"; }
 
-    # A bundle of one's own, as the guide has it, which the service then runs.
+    # A bundle of one's own, as in cross/README.md, which the service then runs.
     tar -C "$root/usr/share/spotter/demo" --exclude labels.toml -cf "$root/tmp/shapes-v2.tar" .
     by_hand bundle install /tmp/shapes-v2.tar
     by_hand bundle activate shapes-v2
@@ -119,7 +119,8 @@ check_program() {
     rm "$root/tmp/shapes-v2.tar"
 }
 
-# The package anew with a higher version: other comments in two configuration files, of which an owner has edited one.
+# The package again with a higher version: with other comments in two configuration files, one of which was edited
+# locally.
 make_newer() {
     local tree=$work/newer
     dpkg-deb -R "$package" "$tree"

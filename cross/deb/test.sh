@@ -1,11 +1,11 @@
 #!/bin/bash
 # Tries a Debian package: cross/deb/test.sh PACKAGE.deb
 #
-# lintian first. Then, in a chroot that debootstrap makes: installs it, runs the program as the service would, upgrades it
-# with an edited configuration, removes it, and purges it, after which every file and account must be as before. Packages
-# for arm64 are tried on Debian 11, whose glibc is the oldest that the program may need, under qemu-user; those for this
-# machine on Debian 12. The gate (CI=true) leaves the emulated chroot out unless SPOTTER_SLOW=1. Needs root; installs what it
-# needs. The chroots are kept in the target folder.
+# First runs lintian. Then, in a chroot by debootstrap: installs the package, runs the program as the service would,
+# upgrades it with an edited configuration, removes it, and purges it, after which every file and account must be as
+# before. Packages for arm64 are tried on Debian 11, whose glibc is the oldest supported one, under qemu-user; those for
+# this machine on Debian 12. The gate (CI=true) skips the emulated chroot unless SPOTTER_SLOW=1. Needs root; installs
+# what it needs. The chroots are kept in the target folder.
 set -euo pipefail
 package=$(realpath "${1:?the package}")
 cd "$(dirname "$0")/../.."
@@ -26,6 +26,6 @@ case $architecture in
     arm64) suite=bullseye ;;
     *) suite=bookworm ;;
 esac
-# Mounts, and the emulator's registration, end with this.
+# Mounts and the registration of the emulator end with this.
 as_root env CARGO_TARGET_DIR="$CARGO_TARGET_DIR" unshare --mount --fork \
     cross/deb/chroot.sh "$architecture" "$suite" "$package"

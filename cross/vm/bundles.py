@@ -1,4 +1,4 @@
-"""Bundles for the tests: those of other checkpoints, and the demo model under another name and with another scale of its scores.
+"""Bundles for the tests: of other checkpoints, and the demo model under another name and with another logit scale.
 
 SPOTTER_MODEL_PREP names model-prep for the machine that runs this.
 """
@@ -13,7 +13,7 @@ import tarfile
 
 DEMO = pathlib.Path(__file__).resolve().parents[2] / "config/demo"
 MANIFEST = json.loads((DEMO / "bundle.json").read_text())
-# What the demo model's cosines are multiplied by.
+# The demo model's factor on cosines.
 DEMO_SCALE = math.exp(MANIFEST["logit_scale"])
 
 
@@ -24,7 +24,7 @@ def export(checkpoint, out, *options):
 
 
 def archive(path, name, scale):
-    """Writes the archive; a score's logit is its cosine times `scale`, by which the bundles are told apart."""
+    """Writes the archive; a score's logit is its cosine times `scale`, which tells the bundles apart."""
     manifest = MANIFEST | {"name": name, "logit_scale": math.log(scale)}
     contents = {"bundle.json": json.dumps(manifest, indent=2).encode()}
     for file in ["vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"]:

@@ -1,11 +1,11 @@
-"""What the tests know of vivid, the kernel's virtual camera: its controls, and the pictures it draws."""
+"""vivid, the kernel's virtual camera: its controls, and the images it draws."""
 
 import re
 
 DEVICE = "/dev/video0"
 WIDTH, HEIGHT = 640, 480
 
-# Bars of the kernel's test pattern generator, left to right, as which of red, green and blue are on (v4l2-tpg-core.c).
+# Bars of the kernel's test pattern generator, left to right, as (red, green, blue) on or off (v4l2-tpg-core.c).
 BARS = [(1, 1, 1), (1, 1, 0), (0, 1, 1), (0, 1, 0), (1, 0, 1), (1, 0, 0), (0, 0, 1), (0, 0, 0)]
 
 

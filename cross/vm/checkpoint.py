@@ -2,7 +2,7 @@
 
     python3 checkpoint.py FOLDER
 
-What it says means nothing; its size is that of what people bring. Weights have 16 bits (bfloat16).
+Its results are meaningless; its size is that of real checkpoints. Weights have 16 bits (bfloat16).
 """
 
 import json
@@ -22,7 +22,7 @@ ONE = struct.pack("<H", 0x3F80)
 
 
 def tower(prefix, layer, names):
-    """Names and shapes of twelve layers; `layer` is how a layer's prefix looks."""
+    """Names and shapes of twelve layers; `layer` is the pattern of a layer's prefix."""
     query, key, value, out, inner, outer, norms = names
     shapes = {}
     for number in range(12):
@@ -93,7 +93,7 @@ def write_weights(path):
 
 
 def tokenizer():
-    """The demo's, with words that nobody says up to the size of BERT's vocabulary."""
+    """The demo's vocabulary, filled up with unused words to the size of BERT's."""
     found = json.loads((DEMO / "tokenizer.json").read_text())
     words = found["model"]["vocab"]
     for number in range(len(words), VOCABULARY):

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first program of the virtual board: finds the root disk and hands over to /sbin/guest on it.
+# The first program of the virtual board: finds the root disk and starts /sbin/guest on it.
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc

@@ -1,8 +1,8 @@
 #!/bin/busybox sh
-# The virtual board itself: runs the numbered lines that the host sends, and answers each with its number, exit code, length
-# and output; with 0 once it has started.
+# The init process of the virtual board: runs the numbered lines that the host sends, and answers each with its number,
+# exit code, length and output; with 0 once it has started.
 #
-# The line is the first virtio port. The host's folder is /share. Without the host the board switches itself off.
+# Lines come through the first virtio port. The host's folder is /share. Without the host the board switches itself off.
 fail() {
     echo "vm: $*"
     poweroff -f
@@ -33,7 +33,7 @@ until port=$(ls /dev/vport*p1 2>/dev/null); do
     usleep 50000
     tries=$((tries + 1))
 done
-# As a child: what the host's lines leave running in the background is reaped by this, the first process.
+# As a child: this, the first process, reaps what the host's lines leave running in the background.
 serve "$port" &
 wait $!
 fail "the host went away"

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Makes what the virtual ARM board boots: cross/vm/image.sh PROGRAM
+# Makes the boot image of the virtual ARM board: cross/vm/image.sh PROGRAM
 #
-# Debian's arm64 kernel as it is, a first program in an initramfs, and a read-only root disk with PROGRAM (spotter for
-# 64-bit ARM Linux), busybox, v4l2-ctl and the kernel modules that the tests load. Needs apt, to download Debian's
-# packages; nothing of them is installed. Prints the folder that machine.py starts from.
+# Debian's unchanged arm64 kernel, a first program in an initramfs, and a read-only root disk with PROGRAM (spotter for
+# 64-bit ARM Linux), busybox, v4l2-ctl and the kernel modules that the tests load. Needs apt to download Debian's
+# packages; none of them is installed. Prints the folder that machine.py starts from.
 set -euo pipefail
 program=$(realpath "${1:?the program, built for 64-bit ARM Linux}")
 cd "$(dirname "$0")"
@@ -14,12 +14,12 @@ vm=$CARGO_TARGET_DIR/vm
 apt_install qemu-system-arm e2fsprogs cpio kmod python3 binutils-aarch64-linux-gnu
 foreign_architecture arm64
 
-# What the modules are for: disk and root, the shared folder and the line to the host, the cameras and their USB.
+# Kernel modules for disk and root, the shared folder and the host's line, the cameras and their USB.
 readonly FIRST_MODULES="virtio_pci virtio_blk ext4"
 readonly MODULES="virtio_console 9p 9pnet_virtio vivid xhci-pci uvcvideo"
 readonly PACKAGES="busybox-static libc6 libgcc-s1 libstdc++6 libjpeg62-turbo libv4l-0 libv4lconvert0 v4l-utils"
 
-# unpack FOLDER PACKAGE...: Debian's newest versions for arm64, anew only where there is a newer one.
+# unpack FOLDER PACKAGE...: Debian's newest versions for arm64; again only if there is a newer one.
 unpack() {
     local folder=$1 versions
     shift
@@ -28,14 +28,14 @@ unpack() {
     [ "$(cat "$folder.versions" 2>/dev/null)" != "$versions" ] || return 0
     rm -rf "$folder" "$folder.versions" "$vm/debs"
     mkdir -p "$folder" "$vm/debs"
-    # apt warns that its own user cannot write here; it downloads as root then.
+    # apt warns that its own user cannot write here, and downloads as root.
     (cd "$vm/debs" && alone apt-get download -qq "${@/%/:arm64}" 2>&1 | { grep -v '^W: Download is performed' || true; }) >&2
     for package in "$vm"/debs/*.deb; do dpkg-deb -x "$package" "$folder"; done
     rm -rf "$vm/debs"
     echo "$versions" >"$folder.versions"
 }
 
-# modules KERNEL MODULE...: their files and those that they need, in the order to load them in.
+# modules KERNEL MODULE...: their files and those of their dependencies, in load order.
 modules() {
     local kernel=$1 module
     shift
@@ -78,7 +78,7 @@ cp guest.sh "$files/root/sbin/guest"
 echo 'root:x:0:0:root:/:/bin/sh' >"$files/root/etc/passwd"
 aarch64-linux-gnu-strip --strip-debug -o "$files/root/usr/bin/spotter" "$program"
 chmod 755 "$files/first/init" "$files/root/sbin/guest" "$files/root/usr/bin/spotter"
-# Room for nothing: the disk is read-only.
+# Without free space: the disk is read-only.
 rm -f "$vm/root.ext4"
 /sbin/mkfs.ext4 -q -O ^has_journal -E root_owner=0:0 -d "$files/root" "$vm/root.ext4" \
     "$(($(du -sm "$files/root" | cut -f1) * 5 / 4 + 8))M" >&2

@@ -10,16 +10,16 @@ import time
 # A boot takes some 15 s here; a loaded machine needs more.
 BOOT_S = 600
 
-# Longest that a command which takes seconds may take on a loaded machine.
+# Time limit, on a loaded machine, for a command that takes seconds.
 PATIENCE_S = 300
 
 
 class Failed(Exception):
-    """A command on the board ended with an error, or the board did."""
+    """A command on the board failed, or the board itself."""
 
 
 class Machine:
-    """A booted board. Its /share is `self.share` here. Used with `with`, so that it never outlives a test.
+    """A booted board. Its /share is `self.share` here. Use it with `with`, so that it never outlives a test.
 
     `disks` are files, or drives as QEMU's -drive describes them. With `usb` there is a USB port, the socket `self.usb`, that a
     device can be plugged into with the protocol usbredir.
@@ -71,14 +71,14 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, command, timeout=PATIENCE_S):
-        """Runs a line of shell on the board; its output, or an exception."""
+        """Runs a line of shell on the board; returns its output, or raises."""
         code, output = self.try_run(command, timeout)
         if code != 0:
             raise Failed(f"`{command}` ended with {code}: {output}\n{self.report()}")
         return output
 
     def try_run(self, command, timeout=PATIENCE_S):
-        """Runs a line of shell on the board; its exit code and output."""
+        """Runs a line of shell on the board; returns its exit code and output."""
         assert "\n" not in command
         self.asked += 1
         self.line.sendall(f"{self.asked} {command}\n".encode())
@@ -86,7 +86,7 @@ class Machine:
 
     def start(self, command, name):
         """Starts a program on the board; standard output and error go to the share as NAME.out and NAME.err."""
-        # Emptied here: the shell on the board does so after it has said the number of the process.
+        # Truncated here: the shell on the board does so only after it has printed the process id.
         for end in ("out", "err"):
             (self.share / f"{name}.{end}").write_bytes(b"")
         pid = self.run(f"{command} >/share/{name}.out 2>/share/{name}.err & echo $!")
@@ -97,18 +97,18 @@ class Machine:
         return self.try_run(f"grep -q '^State:.[^Z]' /proc/{pid}/status")[0] == 0
 
     def kill(self):
-        """Ends the board as a power cut does."""
+        """Kills the board, as a power cut does."""
         self.process.kill()
         self.process.wait()
         self.line.close()
 
     def report(self):
-        """The end of what the kernel and QEMU said."""
+        """The last lines of the kernel and QEMU."""
         console = self.console.read_text(errors="replace") if self.console.exists() else ""
         return "console: " + console[-2000:] + "\nqemu: " + (self.folder / "errors").read_text()[-1000:]
 
     def _answer(self, timeout):
-        """The board's answer to the last line. One to a line before, which came too late for it, is passed over."""
+        """The board's answer to the last line; a late answer to an earlier line is skipped."""
         deadline = time.monotonic() + timeout
         while True:
             head, end, rest = self.received.partition(b"\n")

@@ -1,4 +1,4 @@
-"""`spotter run` on a virtual board, as its lines of JSON tell of it."""
+"""`spotter run` on a virtual board, seen through its JSON output."""
 
 import json
 import time
@@ -18,7 +18,7 @@ class Run:
         self.pid = machine.start(command, name)
 
     def poll(self):
-        """Takes in what was printed since."""
+        """Reads the new output."""
         with self.path.open("rb") as file:
             file.seek(self.read)
             new = file.read()
@@ -31,7 +31,7 @@ class Run:
         self.read += end
 
     def wait(self, condition, what, timeout=PATIENCE_S):
-        """Waits for a line, after the last that was waited for, of which `condition` holds, and gives it."""
+        """Waits for a line that fulfils `condition`, after the last one that was waited for, and returns it."""
 
         def found():
             self.poll()
@@ -44,8 +44,8 @@ class Run:
         return self._until(found, timeout, lambda: f"no {what} within {timeout} s: {self.lines[-2:]}")
 
     def _until(self, found, timeout, failure):
-        """Calls `found` until it gives something, and gives that. A program that ended is looked at once more: what it printed
-        last may have come after the look before."""
+        """Calls `found` until it returns something, and returns that. After the program's end there is one more call: its last output
+        may have come after the call before."""
         deadline, over = time.monotonic() + timeout, False
         while not (result := found()):
             if over:
@@ -63,20 +63,20 @@ class Run:
         return self.wait(lambda line: line.get("event") == kind, kind, timeout)
 
     def wait_log(self, text, timeout=PATIENCE_S):
-        """Waits until the log tells `text`: another thread writes it, perhaps a moment after a line."""
+        """Waits until the log contains `text`, which another thread writes, perhaps a moment after a line."""
         self._until(lambda: text in self.log.read_text(), timeout, lambda: f"{text!r} is not in the log")
 
     def numbers(self):
-        """Of the frames labelled so far."""
+        """Statistics of the frames labelled so far."""
         return [line["frame"] for line in self.lines if "frame" in line]
 
     def resident_kb(self, peak=False):
-        """The memory that the program takes now, or the most that it took."""
+        """The resident memory of the program, now or at its peak."""
         name = "VmHWM" if peak else "VmRSS"
         return int(self.machine.run(f"grep {name} /proc/{self.pid}/status").split()[1])
 
     def end(self):
-        """Ends it as a service manager does. Where it does not end, it is killed, so that the camera is free for what follows."""
+        """Stops it as a service manager does; kills it if it does not end, so that the next test finds the camera free."""
         pid = self.pid
         gone = f"i=0; while kill -0 {pid} 2>/dev/null; do [ $i -lt 6000 ] || exit 1; usleep 20000; i=$((i+1)); done"
         if self.machine.try_run(f"kill {pid}; {gone}", 2 * PATIENCE_S)[0] != 0:

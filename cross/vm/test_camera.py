@@ -15,7 +15,7 @@ from program import Run
 # Rounding to 8 bits of YUV and back again; a wrong matrix or range is off by 12 or more.
 TOLERANCE = 3
 
-# A lost camera must give frames again so soon after it could; in one of some tries, since the machine may be busy.
+# Time limit for frames to come back after a lost camera works again; one of some tries must meet it on a busy machine.
 RECOVERY_S = 3.0
 TRIES = 3
 
@@ -23,11 +23,11 @@ FORMATS = ["yuyv", "uyvy", "nv12", "rgb24", "grey"]
 
 SLOW = os.environ.get("SPOTTER_SLOW") == "1"
 
-# Labelled frames over which memory must not grow: some of the demo model where there is time, else more of a tiny one.
+# Labelled frames over which memory must not grow: of the demo model in the slow form, else more frames of a tiny one.
 MANY_FRAMES = 600 if SLOW else 1000
 TINY = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/tiny/checkpoint"
 
-# What the driver can be told to say, and to do.
+# Faults that the driver can simulate.
 COLORS = [
     {},
     {"quantization": "Full Range"},
@@ -75,14 +75,14 @@ class CameraTest(unittest.TestCase):
         for colors in COLORS:
             self.camera.set(**{**DEFAULTS, **colors})
             for format in FORMATS:
-                # vivid draws grey in full range also where it says otherwise.
+                # vivid draws grey in full range even if it reports another.
                 if format == "grey" and "Limited" in colors.get("quantization", ""):
                     continue
                 with self.subTest(colors=colors, format=format):
                     self.check_picture(format, "75% Colorbar")
 
     def check_recovery(self, begin, end=None, lost="", event="source_lost", arguments="", timeout=300, ends_late=False):
-        """Makes a fault in a running stream, ends it where it does not end by itself, and waits for frames again.
+        """Injects a fault into a running stream, ends it if it does not end by itself, and waits for frames.
 
         It is taken to end when the call that makes or ends it begins, or with `ends_late` when that call returns.
         """
@@ -94,7 +94,7 @@ class CameraTest(unittest.TestCase):
         self.fail(f"frames again only after {seconds:.2f} s")
 
     def recovery(self, begin, end, lost, event, arguments, timeout, ends_late):
-        """As above; gives the seconds from the end of the fault to frames."""
+        """As above; returns the seconds from the end of the fault to frames."""
         run, fault, ended = Run(self.machine, arguments), self.id().split(".")[-1], True
         try:
             run.frames(5)
@@ -109,7 +109,7 @@ class CameraTest(unittest.TestCase):
                 if ends_late:
                     start = time.monotonic()
             if event == "source_lost":
-                # Told with the first frame that is captured again. How fast it is labelled, is the emulated CPU's affair.
+                # Reported with the first captured frame. How fast that is labelled depends on the emulated CPU.
                 back = run.event("source_back")
                 self.assertIn("vivid", back["message"])
             seconds = time.monotonic() - start
@@ -123,7 +123,7 @@ class CameraTest(unittest.TestCase):
             self.assertNotIn("panicked", run.log.read_text())
             return seconds
         finally:
-            # No other test shall find it.
+            # Other tests must not find it.
             if not ended:
                 self.machine.run(end)
             run.end()
@@ -141,7 +141,7 @@ class CameraTest(unittest.TestCase):
         self.check_recovery(self.fault("inject_vidioc_qbuf_error"), lost="cannot read a frame: Invalid argument")
 
     def test_errors_of_reopening(self):
-        """These come when a stream is set up, so it is lost first."""
+        """Faults that occur when a stream is set up, so it must be lost first."""
         for control in ["inject_vidioc_reqbufs_error", "inject_vidioc_streamon_error"]:
             with self.subTest(control=control):
                 self.check_recovery(self.fault(control, "inject_fatal_streaming_error"), lost="Input/output error")
@@ -151,7 +151,7 @@ class CameraTest(unittest.TestCase):
                             event="frames_skipped")
 
     def test_nothing_but_damaged_frames(self):
-        """Some seconds of them lose the source: 30 frames in a row, of a camera slowed down so that none escapes the fault."""
+        """Some seconds of them lose the source: 30 frames in a row, of a camera that is slowed down so that every frame is damaged."""
         (self.machine.share / "slow.toml").write_text("[capture]\nfps = 1\ntimeout_ms = 20000\n")
         damage = self.fault("inject_v4l2_buf_flag_error")
         loop = f"{{ while [ -e /tmp/damage ]; do {damage}; done; }} >/dev/null 2>&1 &"
@@ -173,7 +173,7 @@ class CameraTest(unittest.TestCase):
             self.camera.set(osd_text_mode="None")
 
     def test_faults_at_the_start(self):
-        """A camera that cannot be set up or started at once is tried again."""
+        """A camera that cannot be set up or started at first is retried."""
         for control, message in [
             ("inject_vidioc_reqbufs_error", "/dev/video0: cannot map the buffers: Invalid argument"),
             ("inject_vidioc_streamon_error", "/dev/video0: cannot start the stream: Invalid argument"),
@@ -185,7 +185,7 @@ class CameraTest(unittest.TestCase):
                     self.assertIn(message, run.event("source_lost")["message"])
                     self.assertIn("vivid", run.event("source_back")["message"])
                     run.frames(3)
-                    # Frames are counted from 0; on a busy machine the next one may come before the first is looked at.
+                    # Frames are counted from 0; on a busy machine the next one may come before the first is processed.
                     first = next(line for line in run.lines if "frame" in line)
                     self.assertLessEqual(first["frame"], first["dropped"])
                     self.assertNotIn("panicked", run.log.read_text())
@@ -193,7 +193,7 @@ class CameraTest(unittest.TestCase):
                     run.end()
 
     def test_what_does_not_pass_ends_the_start(self):
-        """A camera that is not there, or that another program holds, is an error at once."""
+        """A missing camera, or one that another program uses, is an immediate error."""
         ended, said = self.machine.try_run("spotter run --source /dev/video9 --frames 1 2>&1")
         self.assertEqual((ended, "/dev/video9: not found" in said), (1, True), said)
         run = Run(self.machine)
@@ -218,7 +218,7 @@ class CameraTest(unittest.TestCase):
         problems = [finding for finding in found["findings"] if finding["severity"] == "problem"]
         self.assertEqual(ended, 1 if problems else 0)
         self.assertFalse([problem for problem in problems if "video" in problem["what"]], problems)
-        # The same node while it is in use, and one that is not there.
+        # The same node while it is in use, and a missing one.
         run = Run(self.machine)
         try:
             run.frames(1)
@@ -233,7 +233,7 @@ class CameraTest(unittest.TestCase):
         self.assertIn("/dev/video9: the configured camera is not there", said)
 
     def test_bundle_changes_while_it_streams(self):
-        """Another bundle becomes active: no frame is lost for it, and the camera stays open."""
+        """Another bundle becomes active: no frame is lost, and the camera stays open."""
         for name, scale in [("first", 10.0), ("second", 50.0)]:
             archive(self.machine.share / f"{name}.tar", name, scale)
         state = "/tmp/slots"
@@ -259,7 +259,7 @@ class CameraTest(unittest.TestCase):
             frames = [line for line in run.lines if "frame" in line]
             numbers = run.numbers()
             self.assertEqual(numbers, sorted(set(numbers)))
-            # Every captured frame is labelled or counted as dropped; more were dropped while the last one was looked at.
+            # Every captured frame is labelled or counted as dropped; more were dropped while the last one was processed.
             self.assertGreaterEqual(frames[-1]["dropped"], frames[-1]["frame"] + 1 - len(frames))
         finally:
             run.end()
@@ -268,7 +268,7 @@ class CameraTest(unittest.TestCase):
         def labels(*names):
             text = "".join(f'[[label]]\nname = "{name}"\n' for name in names)
             (self.machine.share / "labels.toml").write_text(text)
-            # Moved within one folder, as an editor does.
+            # Renamed within one folder, as an editor does.
             self.machine.run("cp /share/labels.toml /tmp/labels.new && mv /tmp/labels.new /tmp/labels.toml")
 
         first, second = ["red circle", "blue star"], ["green square", "black heart", "an empty room"]
@@ -292,8 +292,8 @@ class CameraTest(unittest.TestCase):
             run.end()
 
     def test_memory_stays(self):
-        """Many labelled frames; what is resident at the end was so after the first quarter."""
-        # The emulated CPU is done sooner with small pictures and a tiny model; what is kept of a frame is the same.
+        """Many labelled frames; resident memory does not grow after the first quarter."""
+        # Small frames and a tiny model take less time on the emulated CPU; per-frame state is the same.
         export(TINY, self.machine.share / "tiny")
         (self.machine.share / "small.toml").write_text("[capture]\nwidth = 320\nheight = 180\n")
         run = Run(self.machine, "--config /share/small.toml" + ("" if SLOW else " --bundle /share/tiny"))

@@ -1,4 +1,4 @@
-"""How little memory will do: the demo bundle on a board with 192 MB, a bundle of ViT-B/32 and BERT-base on one with 512 MB."""
+"""Little memory: the demo bundle on a board with 192 MB, a bundle of ViT-B/32 and BERT-base on one with 512 MB."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ SLOW = os.environ.get("SPOTTER_SLOW") == "1"
 
 class MemoryTest(unittest.TestCase):
     def check(self, machine, run, frames, timeout):
-        """So many frames are labelled, and the kernel never had to take memory away from anybody."""
+        """This many frames are labelled, and the kernel never has to reclaim memory by killing."""
         run.wait(lambda _: len(run.numbers()) >= frames, f"frame {frames}", timeout)
         total, available = (int(machine.run(f"grep {name} /proc/meminfo").split()[1]) for name in ("MemTotal", "MemAvail"))
         print(f"{total} kB in all, {available} kB left; spotter {run.resident_kb()} kB, at most {run.resident_kb(True)} kB")

@@ -1,4 +1,4 @@
-"""Power cuts while labels and bundles are rewritten: every boot afterwards finds the old state or the new one whole.
+"""Power cuts while labels and bundles are rewritten: every boot afterwards finds the complete old or new state.
 
 A killed QEMU loses what the board had not handed to its disk. A real disk also loses what it had not been told to
 flush; so other tests record what was written, and make disks that lost any of the unflushed writes, or part of one.
@@ -28,7 +28,7 @@ DISK_MB = 64
 STATE = "/mnt/state"
 CACHE, JOURNAL = "label-cache.safetensors", "label-cache.journal"
 
-# The bundles that are installed in turn: their scores' scale, by which a frame's scores tell which one runs.
+# The bundles that are installed in turn, by logit scale, so that a frame's scores tell which one runs.
 SCALES = {"odd": 10, "even": 50}
 BUILT_IN = "built-in"
 
@@ -38,7 +38,7 @@ def new_disk(path):
 
 
 def journal(content):
-    """What a cache's journal holds, by key, up to where it is whole."""
+    """The entries of a cache's journal, by key, up to its last complete record."""
     found, at = {}, 8
     while content[:8] == b"sptjrnl1" and at + 4 <= len(content):
         (length,) = struct.unpack_from("<I", content, at)
@@ -52,7 +52,7 @@ def journal(content):
 
 
 def embeddings(content, added=b""):
-    """What a cache's file and its journal hold, by key; an error where the file is not whole (safetensors format)."""
+    """The entries of a cache's file (safetensors) and journal, by key; raises if the file is incomplete."""
     if content is None:
         return journal(added)
     length = struct.unpack("<Q", content[:8])[0]
@@ -69,12 +69,12 @@ def kind(slot):
 
 
 def hashes(tar):
-    """SHA-256 of what a slot holds of an archive, by name: the archive as it is."""
+    """SHA-256 of a slot's files for an archive, by name: the archive itself."""
     return {"bundle.tar": hashlib.sha256(tar.read_bytes()).hexdigest()}
 
 
 class Slots:
-    """What is in the slots and which is active, as the commands to the board say."""
+    """The expected slots and the active one, by the commands sent to the board."""
 
     def __init__(self, active=BUILT_IN, previous=None, names=()):
         self.active, self.previous, self.names = active, previous, frozenset(names)
@@ -83,7 +83,7 @@ class Slots:
         return self.active, self.previous, self.names
 
     def after(self, action, slot=None):
-        """What a command makes of it."""
+        """The state after a command."""
         if action == "install":
             return Slots(self.active, self.previous, self.names | {slot})
         if action == "activate":
@@ -93,8 +93,8 @@ class Slots:
         return Slots(self.active, self.previous, self.names - {slot})
 
 
-# Installs bundle after bundle, runs it, goes back and forth; says before and after each command what is done. What is
-# neither active nor was before is removed first: what a cut left behind too, as the disk has room for few.
+# Installs, activates and rolls back one bundle after the other, and logs each command before and after it. Slots that are
+# neither active nor the previous one are removed first, as are remains of a cut: the disk has room for few.
 COMMANDS = """
 step() {
     echo "begin $*" >>/share/slots.log
@@ -120,7 +120,7 @@ done
 
 
 class Board:
-    """`spotter run` on a board, which is given one new label after the other, while bundles are installed and chosen."""
+    """`spotter run` on a board that gets one new label after the other, while bundles are installed and activated."""
 
     def __init__(self, machine, label):
         self.machine, self.label = machine, label
@@ -142,7 +142,7 @@ class Board:
         self.write()
 
     def kept(self):
-        """How many sentences each change of labels or bundle embedded; the program says so once they are on the disk."""
+        """How many sentences each change of labels or bundle embedded; logged once they are on the disk."""
         return [int(count) for count in re.findall(r"(\d+) embedded", self.log.read_text())]
 
     def wait_kept(self, count, timeout=300):
@@ -158,13 +158,13 @@ class Board:
         self.machine.start(f"STATE_DIRECTORY={STATE} sh /share/slots.sh {number} {slots.active} {slots.previous or 'none'}", "slots")
 
     def done(self):
-        """How many of the commands are done; each must succeed."""
+        """The number of finished commands; each must succeed."""
         lines = self.commands.read_text().splitlines()
         assert not any(line.startswith("failed") for line in lines), lines
         return lines.count("done")
 
     def work(self, chance):
-        """Until a random moment, some commands later, labels change all the time."""
+        """Changes labels all the time, until a random moment some commands later."""
         start, commands, command_s = time.monotonic(), chance.randrange(6), 4.0
         while self.done() < commands:
             assert time.monotonic() - start < 900, self.commands.read_text()
@@ -177,7 +177,7 @@ class Board:
             time.sleep(chance.uniform(0.0, min(0.6, command_s)))
 
     def possible(self, slots):
-        """What the commands so far make of `slots`: a list of the states before and after the last one."""
+        """The effect of the commands so far on `slots`: a list of the states before and after the last one."""
         lines, done = self.commands.read_text().splitlines(), self.done()
         states = [slots]
         for line in lines:
@@ -214,7 +214,7 @@ class PowerTest(unittest.TestCase):
         return out.read_bytes() if out.exists() and out.stat().st_size else None
 
     def check_contents(self, machine, slots):
-        """Every file of every slot is that of the bundle that was put there."""
+        """Checks that every file of every slot is that of the installed bundle."""
         if not slots.names:
             return
         expected = {name: hashes(machine.share / f"{name}.tar") for name in SCALES}
@@ -229,7 +229,7 @@ class PowerTest(unittest.TestCase):
                 self.assertEqual(found[slot][file], hash, f"{slot}/{file}")
 
     def check_boot(self, board, known, allowed, when):
-        """What is on the disk works, and is what one of the `allowed` states of the slots says. Gives that state."""
+        """Checks that the disk works and has one of the `allowed` states of the slots; returns that state."""
         board.wait_kept(1)
         slots = board.listed()
         self.assertIn(slots.key(), [state.key() for state in allowed], f"after {when}")
@@ -249,7 +249,7 @@ class PowerTest(unittest.TestCase):
         return slots, len(found)
 
     def test_cut_power(self):
-        """QEMU is killed at random moments; the board boots again, and finds what it was told to be kept."""
+        """QEMU is killed at random moments; the board boots again, and finds everything that was acknowledged."""
         chance = random.Random(5)
         label, kept, known, allowed, number, commands = 0, 0, {}, [Slots()], 1, 0
         hits, start = {}, time.monotonic()
@@ -257,7 +257,7 @@ class PowerTest(unittest.TestCase):
             with Machine(self.image, disks=[self.disk]) as machine:
                 if cut == 0:
                     machine.run(f"mkdir -p {STATE} && mount -t ext4 /dev/vdb {STATE}")
-                    # What the commands try a bundle with is cached from the start, so that they write no cache.
+                    # The sentences that the commands try a bundle with are cached from the start, so that they write no cache.
                     machine.run(f"STATE_DIRECTORY={STATE} spotter labels", 120)
                     machine.run(f"umount {STATE}")
                 board = Board(machine, label)
@@ -290,7 +290,7 @@ class PowerTest(unittest.TestCase):
         return log, self.disk.read_bytes(), drive
 
     def test_lost_writes(self):
-        """Disks as a power cut leaves them that lost any of the writes since the last flush."""
+        """Disks after a power cut that lost any of the writes since the last flush."""
         log, before, drive = self.logged_disk()
         marks = []  # How many writes were logged at most when so many label sets were kept.
         with Machine(self.image, disks=[drive]) as machine:
@@ -314,7 +314,7 @@ class PowerTest(unittest.TestCase):
         print(f"{LOST_WRITES} disks with lost writes, of {len(writes)} writes; {min(whole)} to {max(whole)} labels kept")
 
     def slots_on(self, disk, expected):
-        """Which slots are on a disk, each of them whole, and which is active; what is being made or removed aside."""
+        """The slots on a disk, each complete, and the active one; without those being created or removed."""
         state = json.loads(self.content(disk, "bundles.json") or b'{"active": "built-in", "previous": null}')
         folder = self.folder / "slots"
         shutil.rmtree(folder, ignore_errors=True)
@@ -329,7 +329,7 @@ class PowerTest(unittest.TestCase):
         return Slots(state["active"], state["previous"], names)
 
     def test_lost_writes_of_bundles(self):
-        """As above, while bundles are installed, activated, gone back from and removed."""
+        """As above, while bundles are installed, activated, rolled back and removed."""
         log, before, drive = self.logged_disk()
         slots = Slots()
         with Machine(self.image, disks=[drive]) as machine:
@@ -373,7 +373,7 @@ def count_logged(path):
 
 
 def read_log(path):
-    """All writes: flags, where, and the bytes."""
+    """All writes: flags, position, and bytes."""
     content = path.read_bytes()
     sector = struct.unpack("<I", content[24:28])[0]
     at, writes = sector, []
@@ -387,7 +387,7 @@ def read_log(path):
 
 
 def cut_off(disk, writes, chance):
-    """The disk after `writes`, of which those after the last flush are there, lost, or there in part."""
+    """The disk after `writes`, of which those after the last flush are complete, lost, or partial."""
     disk = bytearray(disk)
     flushed = max((i for i, (flags, _, _) in enumerate(writes) if flags & FLUSH), default=0)
     for i, (flags, start, data) in enumerate(writes):

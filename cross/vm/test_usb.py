@@ -1,4 +1,4 @@
-"""`spotter` with an MJPEG camera on USB: the kernel's own driver, uvcvideo, and a camera that usb_camera.py plays.
+"""`spotter` with an MJPEG camera on USB: the kernel's own driver, uvcvideo, and a camera that usb_camera.py emulates.
 
 Its frames are made by ffmpeg, without Huffman tables, as webcams send them.
 """
@@ -17,13 +17,13 @@ from usb_camera import NAME, UsbCamera
 # Quantisation of JPEG, and rounding.
 TOLERANCE = 6
 
-# A camera that is there again must give frames again so soon; in one of some tries, since the machine may be busy.
+# Time limit for frames after a camera is back; one of some tries must meet it on a busy machine.
 RECOVERY_S = 3.0
 TRIES = 3
 
 
 def jpeg(rgb):
-    """The picture as a webcam would send it."""
+    """The image as a webcam would send it."""
     arguments = f"-f rawvideo -pix_fmt rgb24 -s {camera.WIDTH}x{camera.HEIGHT} -i - -c:v mjpeg -huffman default"
     arguments += " -pix_fmt yuvj422p -q:v 2 -f mjpeg -"
     command = ["ffmpeg", "-v", "error", *arguments.split()]
@@ -39,7 +39,7 @@ def jpeg(rgb):
 
 
 def within_bars(rgb):
-    """The picture without the columns around the edges of bars, over which the coarser chroma is interpolated."""
+    """The image without the columns around the edges of bars, where subsampled chroma is interpolated."""
     bar, pixels = camera.WIDTH // len(camera.BARS), bytearray(rgb)
     for edge in range(bar, camera.WIDTH, bar):
         for column in range(edge - 2, edge + 2):
@@ -84,11 +84,11 @@ class UsbTest(unittest.TestCase):
                 self.assertLessEqual(found, TOLERANCE, where)
 
     def test_damaged_frames_are_left_out(self):
-        """What is no picture is skipped and told, and the next good one is labelled; the camera stays open."""
+        """Broken frames are skipped and reported, and the next good one is labelled; the camera stays open."""
         for what, bad, message in [
             ("no JPEG", b"\x00\x12" + self.good[2:], "bytes that are no JPEG"),
             ("truncated", self.good[: len(self.good) // 2], "truncated JPEG"),
-            # These the kernel's driver keeps to itself.
+            # The kernel's driver does not pass these on.
             ("nothing", b"", None),
             ("marked by the camera", (self.good, True), None),
         ]:
@@ -119,7 +119,7 @@ class UsbTest(unittest.TestCase):
                     run.end()
 
     def in_time(self, recovery):
-        """`recovery` gives the seconds that it took."""
+        """`recovery` returns the seconds that it took."""
         seconds = [recovery()]
         while seconds[-1] > RECOVERY_S and len(seconds) < TRIES:
             seconds.append(recovery())
@@ -138,7 +138,7 @@ class UsbTest(unittest.TestCase):
             time.sleep(1.5)
             plugged = time.monotonic()
             self.camera.plug_in()
-            # The kernel takes its time to find out what it is.
+            # The kernel needs time to enumerate it.
             self.wait()
             start = time.monotonic()
             self.assertIn(NAME, run.event("source_back")["message"])
@@ -155,7 +155,7 @@ class UsbTest(unittest.TestCase):
             self.wait()
 
     def test_silent(self):
-        """The camera stays there and gives nothing for a while."""
+        """The camera stays connected and delivers nothing for a while."""
         self.in_time(self.silent)
 
     def silent(self):

@@ -1,9 +1,9 @@
 #!/bin/bash
 # The tests on a virtual ARM board, with a real kernel and camera driver: cross/vm/tests.sh [TEST...], or `make vm-tests`.
 #
-# TEST is a file beside this one without its ending, `test_camera`, or a part of it as Python's unittest takes it; all by
-# default. Builds spotter as the tests do, without optimisation across crates. SPOTTER_SLOW=1 runs the long forms.
-# On Debian or Ubuntu, x86-64; installs what it needs.
+# TEST is a file beside this one without its extension, `test_camera`, or a part of it as Python's unittest names it; by
+# default all. Builds spotter like the tests, without optimisation across crates. SPOTTER_SLOW=1 runs the long forms.
+# For Debian or Ubuntu on x86-64; installs what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source cross/toolchain.sh
@@ -11,7 +11,7 @@ arm64_toolchain
 arm64_cargo build --locked --workspace --bin spotter
 SPOTTER_VM=$(cross/vm/image.sh "$CARGO_TARGET_DIR/$TARGET/debug/spotter")
 export SPOTTER_VM
-# Makes the large bundle, here.
+# Makes the large bundle on this machine.
 cargo build --locked --workspace --bin model-prep
 export SPOTTER_MODEL_PREP=$CARGO_TARGET_DIR/debug/model-prep
 apt_install ffmpeg

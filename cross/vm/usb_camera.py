@@ -1,4 +1,4 @@
-"""A USB camera that gives MJPEG, for QEMU's usb-redir device: what a webcam says on the wire, said from here.
+"""An emulated USB camera with MJPEG, for QEMU's usb-redir device.
 
 The board's kernel sees a camera of the USB Video Class on its bus and drives it with `uvcvideo`. It can be unplugged and
 plugged in again, and gives whatever frames it is told to. Protocols: usbredir 0.7, USB 2.0, USB Video Class 1.0 with one
@@ -13,19 +13,19 @@ import time
 
 NAME = "MJPEG test camera"
 
-# Messages of usbredir that are used here.
+# The usbredir messages in use.
 HELLO, CONNECT, DISCONNECT, RESET, INTERFACES, ENDPOINTS = 0, 1, 2, 3, 4, 5
 SET_CONFIGURATION, GET_CONFIGURATION, CONFIGURATION = 6, 7, 8
 SET_ALTERNATE, GET_ALTERNATE, ALTERNATE = 9, 10, 11
 CANCEL, CONTROL_DATA, BULK_DATA = 21, 100, 101
-# What both sides must be able to do for a port of USB 3: sizes of packets are told, messages have 64-bit numbers, and
-# lengths of bulk transfers 32 bits.
+# Capabilities that both sides need for a USB 3 port: packet sizes are announced, message numbers have 64 bits, and lengths of
+# bulk transfers 32.
 CAPABILITIES = 1 << 4 | 1 << 5 | 1 << 6
 OK, CANCELLED, STALL = 0, 1, 4
 HIGH_SPEED = 2
 CONTROL, BULK, NONE = 0, 2, 255
 
-# Endpoint of the pictures, and its interface; interface 0 is the camera's controls.
+# Endpoint of the video stream, and its interface; interface 0 has the camera's controls.
 PICTURES, STREAMING = 0x81, 1
 PACKET = 512
 # One transfer of the driver is one payload of the class.
@@ -60,7 +60,7 @@ def bulk_header(status, length):
 
 
 def wanted_bytes(payload):
-    """How much a bulk transfer may bring."""
+    """Size limit of a bulk transfer."""
     return payload[2] | payload[3] << 8 | payload[8] << 16 | payload[9] << 24
 
 
@@ -79,7 +79,7 @@ class UsbCamera:
         self.plugged, self.paused, self.parity, self.due = False, False, 0, time.monotonic()
         self.sent = 0
         self.ended = threading.Event()
-        # This message's number still has 32 bits.
+        # The number of this message still has 32 bits.
         hello = b"spotter test".ljust(64, b"\0") + struct.pack("<I", CAPABILITIES)
         self.socket.sendall(struct.pack("<III", HELLO, len(hello), 0) + hello)
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._film)]
@@ -174,7 +174,7 @@ class UsbCamera:
         self._send(CONTROL_DATA, id, struct.pack("<BBBBHHH", endpoint, request, kind, status, value, index, length) + data)
 
     def _asked(self, request, kind, value, index):
-        """The answer to a control request; `None` where the camera knows no such request."""
+        """The answer to a control request; `None` for an unknown one."""
         if (kind, request) == (0x80, 6):
             return {
                 0x0100: self.device,

@@ -1,4 +1,4 @@
-//! Decodes picture files; for each prints its name and either `WIDTH HEIGHT SHA256`, the hash being that of its RGB bytes, or
+//! Decodes image files; for each prints its name and either `WIDTH HEIGHT SHA256`, the hash of its RGB bytes, or
 //! `refused: REASON`. For `reference/make_jpegs.py` and `make_gifs.py`.
 //!
 //!     cargo run --package e2e --example decode_pictures FILE...

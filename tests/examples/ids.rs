@@ -1,4 +1,4 @@
-//! Prints the token ids that checkpoints' tokenizers give prompts, for the generators in `reference`.
+//! Prints the token ids of prompts by checkpoints' tokenizers, for the generators in `reference`.
 //!
 //!     cargo run --package e2e --example ids < JOBS.json
 //!

@@ -1,4 +1,4 @@
-//! Writes the tensors that image processors' files make of pictures, for the generators in `reference`.
+//! Writes the tensors that image processors make of images, for the generators in `reference`.
 //!
 //!     cargo run --package e2e --example pixels JOBS.json TENSORS
 //!

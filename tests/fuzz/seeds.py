@@ -1,4 +1,4 @@
-"""Writes a small corpus for each fuzz target into tests/fuzz/corpus, or into FOLDER: sound files, from which mutations start.
+"""Writes a small corpus for each fuzz target into tests/fuzz/corpus, or into FOLDER: valid files, from which mutations start.
 
     python3 seeds.py [FOLDER]
 
@@ -89,7 +89,7 @@ def segment(code, content):
 
 
 def jpeg(headers, scan):
-    """An image in form only."""
+    """A JPEG with valid structure and no real pixels."""
     return b"\xff\xd8" + headers + segment(0xDA, bytes([1, 1, 0, 0, 63, 0])) + scan + b"\xff\xd9"
 
 

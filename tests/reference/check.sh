@@ -1,12 +1,12 @@
 #!/bin/bash
-# Compares the golden files, and what `model-prep compose` writes, with Python's transformers: 4.56.2, and 5.24.0; and runs
-# in a small form the scripts beside it that need PyTorch and that nothing else calls.
+# Compares the golden files, and what `model-prep compose` writes, with Python's transformers 4.56.2 and 5.24.0; and
+# runs, in a small form, the scripts beside it that need PyTorch and that nothing else calls.
 #
 #   tests/reference/check.sh
 #
-# Installs requirements.txt and transformers 5.24.0 (some GB, PyTorch is among them) into the folder `reference` of the
-# build outputs; or takes the interpreter that REFERENCE_PYTHON names, and transformers 5 and torchvision from the folders
-# TRANSFORMERS_5 and TORCHVISION.
+# Installs requirements.txt and transformers 5.24.0 (some GB, including PyTorch) into the folder `reference` of the
+# build outputs; or uses the interpreter that REFERENCE_PYTHON names, with transformers 5 and torchvision from the
+# folders TRANSFORMERS_5 and TORCHVISION.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 outputs=${CARGO_TARGET_DIR:-target}

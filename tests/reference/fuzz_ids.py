@@ -1,11 +1,11 @@
-"""Compares token ids of random prompts with those of the imported transformers, for every tokenizer class that is taken.
+"""Compares token ids of random prompts with those of the imported transformers, for every supported tokenizer class.
 
     python fuzz_ids.py IDS [--count N] [--seed N] [--only TEXT]
 
 IDS is the program of tests/examples/ids.rs. Each tokenizer is trained here on a few sentences, loaded by transformers, saved
-by it, and loaded again; both programs then read the saved files. Some are read as mere vocabularies too, as older
-checkpoints have them. Prints a line for each, with the first prompt that differs, and exits 1 where any does; a tokenizer
-that Spotter refuses, or that transformers does not load, is told. Prompts are of many scripts, composed and decomposed, with
+by it, and loaded again; both programs then read the saved files. Some are also read as vocabularies alone, as in older
+checkpoints. Prints a line for each, with the first prompt that differs, and exits with 1 if any does; a tokenizer that Spotter
+refuses, or that transformers does not load, is listed. Prompts are of many scripts, composed and decomposed, with
 controls, special tokens, emoji and joiners, of either direction, some beyond the limit. Versions: requirements.txt.
 """
 
@@ -113,7 +113,7 @@ def pairs(folder):
 
 
 def clip(folder):
-    """CLIP's vocabulary ends words by a mark."""
+    """CLIP's vocabulary, which marks the end of words."""
     made = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -157,7 +157,7 @@ def classes():
     # Two cannot be made without files of their own.
     kinds_of_all = [kind for kind in taken() if kind not in ("BlenderbotSmallTokenizer", "SplinterTokenizer")]
     for name, make in [("words", words), ("letters", letters)]:
-        # In the newer release most classes build the tokenizer anew, of models of their own kind.
+        # In the newer release most classes rebuild the tokenizer, from models of their own kind.
         fits = lambda kind, name=name: VERSION == "4" or (kind == "GPTNeoXTokenizer") == (name == "letters")  # noqa: E731
         kinds = filter(fits, kinds_of_all)
         for kind in [*kinds, *PLAIN[:1]]:
@@ -185,7 +185,7 @@ def compare(program, name, kind, make, config, args):
             AutoTokenizer.from_pretrained(given).save_pretrained(saved)
             write(saved / "config.json", {"transformers_version": transformers.__version__})
             loaded = {saved: AutoTokenizer.from_pretrained(saved)}
-            # Of a mere vocabulary the newer release has but SentencePiece models.
+            # From a vocabulary alone, the newer release supports only SentencePiece models.
             if VERSION == "4" or list(given.glob("*.model")):
                 loaded[given] = AutoTokenizer.from_pretrained(given)
                 folders.append(given)
@@ -201,7 +201,7 @@ def compare(program, name, kind, make, config, args):
                 print(f"{name}, {folder.name}: refused: {found['error'][-160:]}")
                 continue
             wanted = loaded[folder](texts, truncation=True, max_length=LENGTH)["input_ids"]
-            # Tokens that a class adds behind the vocabulary are beyond what a text tower has rows for.
+            # A text tower has no rows for tokens that a class adds after the vocabulary.
             known = known_ids(folder)
             wrong = [at for at in range(len(texts)) if wanted[at] != found[at] and set(wanted[at]) <= known]
             differ += len(wrong)

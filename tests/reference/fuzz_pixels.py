@@ -3,9 +3,9 @@
     python tests/reference/fuzz_pixels.py PIXELS [--count 500] [--seed 0]
 
 PIXELS is the example `pixels` of the package `e2e`, built. Runs the implementations of the transformers that is installed
-(4.56.2: slow, fast; 5.24.0: pil, torchvision), with torchvision 0.29.2 and pillow 13. Ends with 1 where a value differs by a
-bit, but for Lanczos and Hamming on Pillow, whose sines C libraries round differently: a grey step there, in few values; and
-where one refuses what the other takes."""
+(4.56.2: slow, fast; 5.24.0: pil, torchvision), with torchvision 0.29.2 and pillow 13. Exits with 1 if any bit differs, except for
+Lanczos and Hamming on Pillow, whose sines C libraries round differently (one grey level in a few values), or if one refuses
+what the other accepts."""
 
 import argparse
 import collections
@@ -42,7 +42,7 @@ def processor(folder, family, implementation):
 
 
 def pixel_values(made, picture, implementation):
-    # The layout is said aloud to the one that would take pictures of one or three columns for planes.
+    # The layout is given explicitly, since images of one or three columns would be taken for planes.
     layout = {"input_data_format": "channels_last"} if implementation == "slow" else {}
     values = made(picture, return_tensors="pt", **layout)["pixel_values"][0]
     return np.ascontiguousarray(np.asarray(values).astype(np.float32))
@@ -55,7 +55,7 @@ def size(draw, family, implementation):
     side = lambda: draw.choice([draw.randint(1, 40), draw.randint(8, 64), draw.choice([16, 24, 32])])
     edges = lambda: {"shortest_edge": side(), "longest_edge": draw.randint(8, 80)}
     forms = [lambda: {"height": side(), "width": side()}, lambda: {"shortest_edge": side()}, edges, side, lambda: [side(), side()]]
-    # Those of transformers 4 without a suffix take what their classes do.
+    # Those of transformers 4 without a suffix do what their classes do.
     if implementation == "slow" and family in ("ViT", "DeiT", "Beit", "Siglip"):
         forms = forms[:1] if family == "Siglip" else [forms[0], forms[3]]
     elif family == "ConvNext":
@@ -133,7 +133,7 @@ def png(color_type, bits, rows, width, palette=None, transparency=None):
 
 
 def marked_png(draw, height, width):
-    """A PNG whose tRNS chunk marks something; few levels, so that it is there."""
+    """A PNG with a tRNS chunk; few levels, so that the marked colour occurs."""
     bytes_of = lambda count: bytes(draw.choice([0, 1, 2, 9, 85, 153, 255]) for _ in range(count))
     level = lambda: draw.choice([0, 1, 2, 9, 85, 153, 255, 256, 300, 0x909])
     levels = lambda count: b"".join(struct.pack(">H", level()) for _ in range(count))
@@ -185,7 +185,7 @@ def random_picture(draw, at):
 
 
 def run_program(program, folder, jobs):
-    """What the program makes of the jobs' pictures: arrays, or its words of refusal."""
+    """The program's results for the jobs' images: arrays, or its error messages."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
     done = subprocess.run([program, folder / "jobs.json", folder / "tensors"], check=True, capture_output=True, text=True)
     values, at = np.fromfile(folder / "tensors", "<f4"), 0
@@ -199,12 +199,12 @@ def run_program(program, folder, jobs):
 
 
 def verdict(file, implementation, expected, found):
-    """Nothing where both agree, else what differs."""
+    """`None` if both agree, else the difference."""
     if isinstance(expected, Exception) and (isinstance(found, str) or "INTERNAL ASSERT FAILED" in str(expected)):
-        # ATen has no 1 x 1 pixels of one pass.
+        # ATen cannot resize 1 x 1 pixels in one pass.
         return None
     if implementation in ("fast", "torchvision") and file.get("resample") in (4, 5) and "resample" in str(found):
-        # Missing filters are no fault to torchvision where a picture happens to have the size.
+        # torchvision does not object to a missing filter if an image already has the size.
         return None
     if isinstance(expected, Exception) or isinstance(found, str):
         return f"transformers: {expected!r:.200}; program: {found!r:.200}"

@@ -1,4 +1,4 @@
-"""Makes the golden file of the drawn shapes: what transformers says of each frame.
+"""Makes the golden file of the drawn shapes: the label that transformers gives each frame.
 
     cargo run --package e2e --example draw_shapes 'test://shapes?seed=7&fps=0&hold=1&frames=300' FRAMES
     python make_accuracy.py --frames FRAMES --checkpoint model-prep/demo/checkpoint \

@@ -1,4 +1,4 @@
-"""Writes tests/golden/compose/towers.json: what from_vision_text_pretrained makes of checkpoints of single towers.
+"""Writes tests/golden/compose/towers.json: the results of from_vision_text_pretrained for checkpoints of single towers.
 
     python make_compose.py --transformers-5 FOLDER --out tests/golden/compose
 

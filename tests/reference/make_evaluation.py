@@ -4,8 +4,8 @@
 
 Versions: requirements.txt beside this file.
 
-OUT holds `classification` and `retrieval`, each with random embeddings of two models and what they should be measured
-as, by the definitions written out: argsort for places, the loop over bins of Guo et al. (2017) for calibration, sums of
+OUT holds `classification` and `retrieval`, each with random embeddings of two models and their expected measures,
+by the definitions written out: argsort for ranks, the loop over bins of Guo et al. (2017) for calibration, sums of
 binomial coefficients for McNemar's test.
 """
 
@@ -104,7 +104,7 @@ def classification(random):
 
 
 def recall(scores, right):
-    # A picture without captions asks nothing.
+    # An image without captions is no query.
     asks = right.any(axis=1)
     rank = places(scores[asks], right[asks])
     return {

@@ -4,7 +4,7 @@
     python tests/reference/make_gifs.py --random 300 --program target/debug/examples/decode_pictures [--seed 1]
 
 The second form draws random ones and compares what the program prints with Pillow: not one byte may differ. Needs pillow 13.
-The files are written here, code by code, as Appendix F of the specification of GIF 89a has it.
+The files are written here, code by code, by Appendix F of the GIF 89a specification.
 """
 
 import random

@@ -4,8 +4,8 @@
     python tests/reference/make_jpegs.py --random 300 --program target/debug/examples/decode_pictures [--seed 1]
 
 The second form draws random ones, damaged ones among them, and compares what the program prints with Pillow: not one byte may
-differ. Pillow refuses some damaged files that the program shows and the other way round; only the former is tolerated,
-and counted. Needs pillow 13 and numpy.
+differ. Pillow refuses some damaged files that the program decodes, and vice versa; only the former is tolerated, and
+counted. Needs pillow 13 and numpy.
 
 What Pillow does not write (other sampling factors, scans of one component, 16-bit quantisation tables, conflicting markers) is
 coded here from random coefficients with the Huffman tables of a file of Pillow's: ITU-T T.81.
@@ -185,7 +185,7 @@ def cut_after_scan(jpeg, count):
     at = -1
     for _ in range(count + 1):
         at = jpeg.index(b"\xff\xda", at + 1)
-    # Tables of the scan that is left out may stay.
+    # Tables of the omitted scan may stay.
     return jpeg[:at] + EOI
 
 

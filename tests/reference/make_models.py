@@ -1,11 +1,11 @@
-"""Composes checkpoints of common tower sizes, with weights that behave as trained ones do.
+"""Composes checkpoints of common tower sizes, with weights that behave like trained ones.
 
-Used by compare_onnxruntime.py. Timings need the sizes of the models that people bring, and the cost of int8 shows only
-where weights and activations are as uneven as training leaves them. So the random weights here have heavy tails and one
+Used by compare_onnxruntime.py. Timings need the sizes of real models, and the cost of int8 shows only if weights
+and activations are as uneven as after training. So the random weights here have heavy tails and one
 scale per output channel; layer norms have outlier channels; a few channels of the feed-forward blocks answer to few
 tokens and strongly. Then each layer is fitted to pictures or captions: its attention is neither uniform nor on one
 token, its blocks add a fixed share to the residual stream (which grows with depth in the image tower), and its output
-depends on the input rather than being one constant direction. `composed` prints what came out.
+depends on the input rather than being one constant direction. `composed` prints the result.
 """
 
 import io

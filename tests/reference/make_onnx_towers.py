@@ -1,4 +1,4 @@
-"""Makes towers as other people's exporters write them, and what they give.
+"""Makes towers as written by other exporters, and their outputs.
 
     python make_onnx_towers.py --out tests/golden/onnx
 
@@ -33,7 +33,7 @@ WORDS = "a cat dog ##s photo of red circle two green".split()
 
 
 def strip(path):
-    """What exporters note about their own source code is half of a small file."""
+    """Removes the exporters' notes about their own source code, which are half of a small file."""
     model = onnx.load(path, load_external_data=False)
     for node in model.graph.node:
         del node.metadata_props[:]

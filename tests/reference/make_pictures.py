@@ -160,7 +160,7 @@ def case(picture, to=None, filter="bilinear", crop=None, rescale=True, normalize
         "rescale_factor": processor.rescale_factor if rescale else None,
         "normalize": means and {"mean": means[0], "std": means[1]},
     }
-    # Said aloud, because pictures of one or three rows would be taken for planes.
+    # Given explicitly, because images of one or three rows would be taken for planes.
     run = lambda **change: processor(picture, return_tensors="np", input_data_format="channels_last", **change)
     pixels = run(do_rescale=False, do_normalize=False)["pixel_values"][0]
     return recipe, pixels, run()["pixel_values"][0].astype(np.float32)

@@ -1,5 +1,5 @@
-"""Makes tests/golden/processors: files of image processors, and what transformers' image processors make by them of
-odd pictures; and small files with transparent colours.
+"""Makes tests/golden/processors: files of image processors, and what transformers' image processors make of
+odd images with them; and small files with transparent colours.
 
     python tests/reference/make_processors.py --transformers-5 FOLDER
 
@@ -202,7 +202,7 @@ def processor(file):
 
 
 def run(made, picture, **change):
-    # The layout is said aloud, because pictures of one or three rows would be taken for planes.
+    # The layout is given explicitly, because images of one or three rows would be taken for planes.
     if "Fast" in type(made).__name__ or getattr(made, "backend", "") == "torchvision":
         picture = Image.fromarray(picture)
     else:
@@ -225,7 +225,7 @@ def measure(generation):
             continue
         sine = name.split()[0] in SINES
         whole = "default" in name or "as it is" in name or "no resize" in name
-        # Whole pictures are dear, and what each implementation has for itself shows on some.
+        # Whole tensors take much space, and the differences between implementations show on some.
         some = own in ("fast", "torchvision") or "random" in name or "_version" in file
         all_but = [p for p in drawings if p not in BETWEEN and not (whole and p == "1080x1920") and not p.startswith("contrast")]
         chosen = FEW if sine else BETWEEN if "between" in name else SOME if some else all_but
@@ -239,7 +239,7 @@ def measure(generation):
             try:
                 values = run(made, drawings[picture]).astype(np.float32)
             except Exception as error:
-                # ATen has no 1 x 1 pixels of one pass; that is no answer.
+                # ATen cannot resize 1 x 1 pixels in one pass, so there is no result.
                 if "INTERNAL ASSERT FAILED" not in str(error):
                     results[picture] = {"error": type(error).__name__}
                 continue

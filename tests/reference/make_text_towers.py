@@ -17,7 +17,7 @@ OUT/TOWER/                  the text half of a dual encoder:
                             GROUP.position_ids [n, sequence], GROUP.pooled and GROUP.text_features; for CLIP also
                             legacy.text_features of the group `many` under eos_token_id 2
 OUT/prompts.json            the prompts of each group
-OUT/generation_5.json       for each tower, names of tensors that transformers 5.23.0 saves otherwise
+OUT/generation_5.json       for each tower, names of tensors that transformers 5.23.0 saves differently
 """
 
 import argparse
@@ -179,7 +179,7 @@ def sentencepiece_model(path, vocab_size, model_type="unigram", lower=False, **o
     )
     rules.unlink()
     parsed = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
-    # Where the rules lay is no part of the model.
+    # The path of the rules is not part of the model.
     parsed.normalizer_spec.ClearField("normalization_rule_tsv")
     path.write_bytes(parsed.SerializeToString(deterministic=True))
     return str(path)
@@ -298,7 +298,7 @@ def goldens(name, model, tokenizer, projection):
         result |= {f"{group}.{key}": np.ascontiguousarray(tensor.numpy().astype(np.int16)) for key, tensor in integers.items()}
         result |= {f"{group}.pooled": pooled.numpy(), f"{group}.text_features": features.numpy()}
         assert pooled.isfinite().all(), (name, group)
-        # Prompts must not look the same to the tower.
+        # The tower must be able to tell prompts apart.
         if len(prompts) > 1:
             print(f"{name}: {group}: {ids.shape}, spread of features {features.std(0).mean():.3f}")
             assert features.std(0).mean() > 0.05, (name, group)
@@ -376,7 +376,7 @@ def check(name, folder):
         differ = np.abs(features - expected[f"{group}.text_features"]).max()
         assert differ <= 1e-5, (name, group, differ)
         worst = max(worst, differ)
-    # Nothing but the files says which class it is: transformers 5 has one class where 4 has a fast and a slow one.
+    # Only the files say which class it is: transformers 5 has one class where 4 has a fast and a slow one.
     tokenizer = (SiglipTokenizer if name == "siglip" else AutoTokenizer).from_pretrained(folder)
     longest = expected["long.input_ids"].shape[1]
     other = []

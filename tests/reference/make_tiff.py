@@ -3,7 +3,8 @@ those that it reads.
 
     python tests/reference/make_tiff.py [ALL]
 
-With an argument, a file of that name has what Pillow does not read as well, for a comparison of every kind. Needs pillow 13 and safetensors. The files are written here, tag by tag; the result is the same each time.
+With an argument, a file of that name also contains those that Pillow does not read, for a comparison of every kind. Needs
+pillow 13 and safetensors. The files are written here, tag by tag; the result is the same each time.
 """
 
 import io

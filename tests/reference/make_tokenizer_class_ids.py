@@ -3,8 +3,8 @@ things, for tests/golden/text/class_ids.json.
 
     python make_tokenizer_class_ids.py [--check]
 
-Updates the half of its version (4.56.2 or 5.24.0); with --check it compares and writes nothing. Every class of the table of make_tokenizer_classes.py that is taken goes
-through two tokenizers, of words and of bytes, and a few configurations; classes that give the same share a row:
+Updates the half of its version (4.56.2 or 5.24.0); with --check it compares and writes nothing. Every supported class of the table of make_tokenizer_classes.py goes through
+two tokenizers, of words and of bytes, and a few configurations; classes that give the same share a row:
 
     tokenizer   which of `tokenizers`
     config      what tokenizer_config.json says beside the class
@@ -30,7 +30,7 @@ TABLE = json.loads((ROOT / "model-prep/src/checkpoint/tokenizer/classes.json").r
 PROMPTS = ["a A \u00e9", "ab b", "A<mask> a</s> b", "b a\nb^b a\n", "\nb\na$b\na"]
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]",
            "cls_token": "[CLS]", "mask_token": "<mask>"}
-# In the newer release most classes build the tokenizer anew, of files that they saved themselves.
+# In the newer release most classes rebuild the tokenizer, from files that they saved themselves.
 FIVE = ["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer",
         "DPRReaderTokenizer", "GPTNeoXTokenizer"]
 PLAIN = ["PreTrainedTokenizerFast", "NoSuchTokenizer"]

@@ -117,7 +117,7 @@ def facts(name, kind):
     source = initializer(kind)
     if "lowercase" in source and "normalizer" in source and VERSION == "4":
         row["normalizer"] = "bert" if "handle_chinese_chars" in source else "case"
-    # The newer release builds the tokenizer anew where the class itself says how.
+    # The newer release rebuilds the tokenizer if the class itself defines how.
     own = inspect.getsource(vars(kind)["__init__"]) if "__init__" in vars(kind) else ""
     if VERSION == "5" and "BertNormalizer(" in source and "do_lower_case=do_lower_case" in own:
         row["normalizer"] = "bert"

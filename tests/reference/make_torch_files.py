@@ -4,7 +4,7 @@
 
 `state.safetensors` holds the float tensors of the small state dict that all `state*.bin` hold, as torch.load gives them
 and as 32-bit floats. `tiny/` has the weights of the tiny checkpoint as bfloat16, in shards. `unsafe*.bin` run a
-command in whoever loads them without weights_only. Versions: requirements.txt beside this file.
+command when they are loaded without weights_only. Versions: requirements.txt beside this file.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def state_dict():
             "small": torch.tensor([[1, 2]], dtype=torch.int32),
         }
     )
-    # What a module's state_dict() carries.
+    # Metadata of a module's state_dict().
     state._metadata = collections.OrderedDict({"": {"version": 1}, "layer": {"version": 2, "more": [1.5, None]}})
     return state
 

@@ -10,7 +10,7 @@ agree, but for Swin's absolute position embeddings, which 4.56.2 cannot run: tho
 
 OUT/WEIGHTS.safetensors   random image towers of odd little sizes with their projections, as they stand in a
                           VisionTextDualEncoder: half-precision numbers, by the names that 4.56.2 saves
-OUT/cases.json            for each case its weights, vision_config, and size of the input, asked for or not
+OUT/cases.json            for each case its weights, vision_config, size of the input, and whether that was requested
 OUT/generation_5.json     for WEIGHTS whose tensors have other names in the modules of transformers 5: those names, with
                           the name in 4.56.2, or [name, first row, end] where a tensor is part of another
 OUT/pixels.safetensors    two pictures of noise; a case takes their upper left corner
@@ -60,8 +60,8 @@ WEIGHTS = {
     "swin": ("swin", SWIN),
     "swin_absolute": ("swin", {**SWIN, "use_absolute_embeddings": True, "qkv_bias": False}),
 }
-# Weights, changes to their vision_config, size of the input where it is not the configuration's, whether the reference is
-# told to interpolate.
+# Weights, changes to their vision_config, size of the input if it is not the configuration's, whether the reference is told
+# to interpolate.
 CASES = {
     **{name: (name, {}, None, False) for name in WEIGHTS},
     "vit_larger": ("vit", {}, [38, 45], True),

@@ -1,4 +1,4 @@
-"""Copies the installed ONNX Runtime so that the copy takes the processor for one without AVX-512.
+"""Copies the installed ONNX Runtime so that the copy does not use AVX-512.
 
     python onnxruntime_avx2.py FOLDER
     PYTHONPATH=FOLDER python compare_onnxruntime.py compare ... --isa avx2

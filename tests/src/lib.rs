@@ -6,11 +6,11 @@ use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
-/// Names the environment variable with the words that start a program built for another machine, such as
-/// `qemu-aarch64-static -cpu cortex-a76`. Whoever sets it starts the tests by the same words, and has built the programs.
+/// Environment variable with the command that starts a program built for another machine, such as `qemu-aarch64-static
+/// -cpu cortex-a76`. Whoever sets it starts the tests with the same command, and has built the programs.
 pub const RUNNER: &str = "SPOTTER_TEST_RUNNER";
 
-/// How much longer everything may take where programs are emulated.
+/// Factor on all time limits when programs are emulated.
 const EMULATED_SLOWER: u32 = 10;
 
 /// Root of the repository.
@@ -18,14 +18,14 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Path of a program of this workspace, built as the tests are, for the same machine. Where that is an emulated one, of a
-/// script that runs the program and takes its place, so that signals reach it.
+/// Path of a program of this workspace, built like the tests, for the same machine. For an emulated machine, path of a
+/// script that runs the program and is replaced by it, so that signals reach it.
 ///
-/// The first call for each program in a test run lets cargo bring it up to date, since cargo itself builds for an
-/// integration test only the programs of its own package.
+/// The first call for each program in a test run makes cargo bring it up to date, since for an integration test cargo
+/// itself builds only the programs of its own package.
 ///
 /// # Panics
-/// Where the program cannot be built.
+/// If the program cannot be built.
 pub fn program(name: &str) -> PathBuf {
     static BUILT: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
     let profile = profile();
@@ -35,7 +35,8 @@ pub fn program(name: &str) -> PathBuf {
     let mut built = BUILT.lock().expect("no test panics while it builds");
     if built.insert(name.to_owned()) {
         let mut cargo = Command::new(env!("CARGO"));
-        // The whole workspace, as for the tests: one package alone would have its dependencies built with other features.
+        // The whole workspace, as for the tests: a single package would have its dependencies built with other
+        // features.
         cargo.args(["build", "--quiet", "--workspace", "--bin", name]).current_dir(root());
         if profile.ends_with("release") {
             cargo.arg("--release");
@@ -49,34 +50,34 @@ pub fn program(name: &str) -> PathBuf {
     profile.join(name)
 }
 
-/// Whether this runs where nothing may be left out in silence: what a test needs is installed there.
+/// Whether tests must not skip anything silently: everything they need is installed there.
 pub fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
 }
 
-/// Path of the running test binary, to start it once more; of a script, as `program`.
+/// Path of the running test binary, to start it once more; a script if emulated, as in [`program`].
 pub fn this_test() -> PathBuf {
     startable(&std::env::current_exe().expect("a running test has a path"))
 }
 
-/// Whether what is tested is emulated.
+/// Whether the programs under test are emulated.
 pub fn emulated() -> bool {
     std::env::var_os(RUNNER).is_some()
 }
 
-/// How long something may take that takes less than `time` where nothing is emulated.
+/// A time limit for something that takes less than `time` when nothing is emulated.
 pub fn patience(time: Duration) -> Duration {
     if emulated() { time * EMULATED_SLOWER } else { time }
 }
 
-/// How often is tried what a busy machine may now and then be too slow for.
+/// Attempts at something that a busy machine may occasionally be too slow for.
 const TRIES: usize = 5;
 
-/// Proves a claim about time. The machine may be busy with something else, so `attempt`, which gets its number from 0 and
-/// says what was late, must succeed once in a few tries. What has nothing to do with time it asserts.
+/// Proves a claim about time. The machine may be busy with something else, so `attempt` must succeed once in a few
+/// tries. It gets its number, from 0, and returns what was late; it asserts whatever does not depend on time.
 ///
 /// # Panics
-/// Where every attempt was late.
+/// If every attempt was late.
 pub fn in_time(what: &str, mut attempt: impl FnMut(usize) -> Result<(), String>) {
     let mut late = Vec::new();
     for number in 0..TRIES {
@@ -91,7 +92,7 @@ pub fn in_time(what: &str, mut attempt: impl FnMut(usize) -> Result<(), String>)
     panic!("{what}: late in each of {TRIES} tries: {late:#?}");
 }
 
-/// The claim that a program ends within a second of SIGTERM, of one that took `took`.
+/// The claim that a program ends within a second of SIGTERM, checked for one that took `took`.
 ///
 /// # Errors
 /// It took longer.
@@ -106,26 +107,26 @@ fn profile() -> PathBuf {
     test.ancestors().nth(2).expect("cargo puts tests two folders deep").to_owned()
 }
 
-/// The target that cargo was told to build for, which it names a folder after: TARGET/PROFILE.
+/// The target that cargo was told to build for: it names a folder after it, TARGET/PROFILE.
 fn target(profile: &Path) -> Option<&str> {
     let folder = profile.parent()?.file_name()?.to_str()?;
     let rest = folder.strip_prefix(std::env::consts::ARCH)?;
     rest.starts_with('-').then_some(folder)
 }
 
-/// The program itself, or a script beside it where it needs the runner.
+/// The program itself, or a script beside it if it needs the runner.
 fn startable(program: &Path) -> PathBuf {
     static WRITING: Mutex<()> = Mutex::new(());
     let Some(runner) = std::env::var_os(RUNNER) else { return program.to_owned() };
     let script = program.with_extension("emulated");
     let text = format!("#!/bin/sh\nexec {} '{}' \"$@\"\n", runner.to_string_lossy(), program.display());
-    // The first tests start at the same time, and ask for the same script.
+    // The first tests start at the same time, and need the same script.
     let _alone = WRITING.lock().expect("no test panics while it writes");
     if std::fs::read_to_string(&script).is_ok_and(|found| found == text) {
         return script;
     }
-    // Another process writes it: a file that this one has open is open too in every child that a thread is just starting, and
-    // what is open for writing cannot be executed.
+    // Written by another process: a file that is open here is also open in every child that another thread is just
+    // starting, and a file that is open for writing cannot be executed.
     let write = "printf %s \"$1\" >\"$2.new\" && chmod +x \"$2.new\" && mv \"$2.new\" \"$2\"";
     let status = Command::new("sh").args(["-c", write, "sh", &text]).arg(&script).status().expect("there is a shell");
     assert!(status.success(), "{}: {status}", script.display());

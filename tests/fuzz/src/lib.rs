@@ -12,7 +12,7 @@ use spotter_engine::bundle::Bundle;
 pub use self::tokenizer::tokenizer;
 pub use self::towers::towers;
 
-/// A checkpoint whose `config.json` and `model.safetensors` are anything: it is refused or read, within bounds.
+/// A checkpoint with arbitrary `config.json` and `model.safetensors`: it is refused or read, within bounds.
 pub fn checkpoint(bytes: &[u8]) {
     // Two bytes say where one file ends and the other begins.
     let Some((length, rest)) = bytes.split_first_chunk() else { return };
@@ -25,9 +25,9 @@ pub fn checkpoint(bytes: &[u8]) {
     });
 }
 
-/// A `pytorch_model.bin` that is anything: it is refused or read, within bounds.
+/// An arbitrary `pytorch_model.bin`: it is refused or read, within bounds.
 pub fn pickle(bytes: &[u8]) {
-    // Most bytes are no zip archive, so that a pickle alone is put into one.
+    // Most inputs are not a zip archive, so a bare pickle is put into one.
     let archive;
     let file = match bytes.split_first() {
         Some((b'P', pickle)) if !bytes.starts_with(b"PK") => {
@@ -39,7 +39,7 @@ pub fn pickle(bytes: &[u8]) {
     with_files([("pytorch_model.bin", file)], |folder| read_all(Tensors::open(folder)));
 }
 
-/// A bundle that is anything, as a directory and as a `.tar`: it is refused or read, within bounds.
+/// An arbitrary bundle, as a directory and as a `.tar`: it is refused or read, within bounds.
 pub fn bundle(bytes: &[u8]) {
     let (name, folder) = match bytes.split_first() {
         // The manifest alone; its files are empty.
@@ -55,11 +55,11 @@ pub fn bundle(bytes: &[u8]) {
     });
 }
 
-/// A stream of JPEG images that is anything: it has the same images however it is divided, and no byte is in two.
+/// An arbitrary stream of JPEG images: it contains the same images however it is divided, and no byte is in two.
 pub fn splitter(bytes: &[u8]) {
     let images = split_jpegs([bytes]);
     assert!(images.iter().all(|image| image.starts_with(&[0xFF, 0xD8]) && image.ends_with(&[0xFF, 0xD9])));
-    // The end marker is added where it is missing.
+    // The end marker is added if it is missing.
     assert!(images.iter().map(Vec::len).sum::<usize>() <= bytes.len() + 2 * images.len());
     assert!(split_jpegs(bytes.chunks(1)) == images, "bytes one by one");
     let (mut rest, mut random) = (bytes, bytes.len() as u64);
@@ -72,8 +72,7 @@ pub fn splitter(bytes: &[u8]) {
     assert!(split_jpegs(pieces) == images, "pieces of any size");
 }
 
-/// Calls `run` with a folder that holds these files and nothing else. It lies in memory where the system has such a
-/// place.
+/// Calls `run` with a folder that contains these files and nothing else, in memory if the system has such a place.
 fn with_files<const N: usize>(files: [(&str, &[u8]); N], run: impl FnOnce(&Path)) {
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -84,7 +83,7 @@ fn with_files<const N: usize>(files: [(&str, &[u8]); N], run: impl FnOnce(&Path)
     run(folder.path());
 }
 
-/// Reads every tensor, or shows the error.
+/// Reads every tensor, or prints the error.
 fn read_all(tensors: Result<Tensors, CheckpointError>) {
     match tensors.and_then(|tensors| tensors.sha256()) {
         Ok(hash) => assert_eq!(hash.len(), 64),
@@ -92,8 +91,8 @@ fn read_all(tensors: Result<Tensors, CheckpointError>) {
     }
 }
 
-/// What `torch.save` would make of a pickle and of the storages "0", "1" and "2" of 48 bytes: a zip archive of stored
-/// entries. Checksums are left at 0, which PyTorch does not look at either.
+/// What `torch.save` makes of a pickle and of the storages "0", "1" and "2" of 48 bytes: a zip archive of stored
+/// entries. Checksums are left at 0, since PyTorch ignores them.
 fn torch_archive(pickle: &[u8]) -> Vec<u8> {
     let storage = [0x3c; 48];
     let entries: [(&str, &[u8]); 4] =

@@ -11,8 +11,8 @@ const TO_ONE_LENGTH: u8 = 4;
 /// Tokens of the longest prompt.
 const MAX_LENGTH: usize = 16;
 
-/// A `tokenizer.json` that is anything, and a prompt that is: the file is refused, the prompt is, or it has token ids. Two
-/// bytes behind the first say how long the prompt is, which comes before the file.
+/// An arbitrary `tokenizer.json` with an arbitrary prompt: the file is refused, the prompt is, or it has token ids. Two
+/// bytes after the first say how long the prompt is, which comes before the file.
 pub fn tokenizer(bytes: &[u8]) {
     let Some((&flags, rest)) = bytes.split_first() else { return };
     let Some((length, rest)) = rest.split_first_chunk() else { return };

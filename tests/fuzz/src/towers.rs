@@ -1,4 +1,4 @@
-//! A bundle whose towers are sound ones that were changed, or anything.
+//! A bundle whose towers are valid ones with changes, or arbitrary bytes.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -16,19 +16,19 @@ use super::with_files;
 const IS_INT8: u8 = 1;
 const IS_TEXT: u8 = 2;
 const BY_TRACT: u8 = 4;
-/// The rest is a tower, not changes of one.
+/// The rest is a tower, not a list of changes.
 const IS_WHOLE: u8 = 8;
 
 /// Bytes of one change.
 const EDIT_BYTES: usize = 5;
 
-/// More changes leave nothing of a tower, and could make it larger than it can be run.
+/// More changes leave nothing of a tower, and could make it too large to run.
 const EDITS_MAX: usize = 4;
 
-/// What numbers are changed into. With four changes, those in the middle make no tensor of more than some 100 MB.
+/// Values that numbers are changed into. With four changes, those in the middle make no tensor larger than some 100 MB.
 const VALUES: [i64; 16] = [0, 1, -1, 2, -2, 3, 4, 5, 7, 8, 16, 17, 32, 64, i64::MAX, i64::MIN];
 
-/// What nodes are changed into.
+/// Operators that nodes are changed into.
 const OPERATORS: [&str; 16] = [
     "Identity",
     "Add",
@@ -48,7 +48,7 @@ const OPERATORS: [&str; 16] = [
     "Loop",
 ];
 
-/// A sound bundle of the tiny checkpoint.
+/// A valid bundle of the tiny checkpoint.
 struct Sound {
     manifest: Manifest,
     vision: Vec<u8>,
@@ -74,7 +74,7 @@ fn sound(weights: Weights) -> Sound {
     Sound { manifest, vision, text, tokenizer }
 }
 
-/// A bundle with a tower that is anything: it is refused, or opened and run.
+/// A bundle with an arbitrary tower: it is refused, or opened and run.
 pub fn towers(bytes: &[u8]) {
     let Some((&flags, rest)) = bytes.split_first() else { return };
     let has = |flag: u8| flags & flag != 0;
@@ -100,7 +100,7 @@ pub fn towers(bytes: &[u8]) {
             }
             Err(error) => {
                 let text = error.to_string();
-                // tract does not run all that is fused.
+                // tract does not run everything that runs fused.
                 assert!(!edits.is_empty() || has(IS_WHOLE | BY_TRACT), "a sound tower: {text}");
             }
         }
@@ -126,7 +126,7 @@ fn edited(onnx: &[u8], edits: &[[u8; EDIT_BYTES]]) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-/// One change: of what, at which place, at which place within that, into what.
+/// One change: of what, at which index, at which index within that, into what.
 fn change(graph: &mut pb::GraphProto, [what, low, high, within, into]: [u8; EDIT_BYTES]) {
     let at = usize::from(u16::from_le_bytes([low, high]));
     let value = VALUES[usize::from(into) % VALUES.len()];
@@ -201,7 +201,7 @@ fn change_constant(constant: &mut pb::TensorProto, what: u8, within: u8, value: 
     }
 }
 
-/// One of them, where there is any.
+/// One of them, if there is any.
 fn chosen<T>(all: &mut [T], at: usize) -> Option<&mut T> {
     let count = all.len().max(1);
     all.get_mut(at % count)

@@ -1,4 +1,4 @@
-//! What eight-bit weights cost, measured on photographs that are not part of the project.
+//! What int8 weights cost, measured on photographs that are not part of the repository.
 //!
 //! `SPOTTER_DATA` names a folder with `tiny-imagenet-val.zip` (`WNID/FILE`), `cifar10-val.zip` (`CLASS/FILE`), and
 //! `tiny-imagenet-classes.tsv` (WNID, tab, synonyms separated by commas).
@@ -14,9 +14,9 @@ use spotter_engine::bundle::Weights;
 
 /// The least cosine between the embeddings of one photograph.
 const COSINE_MIN: f64 = 0.995;
-/// The most percentage points of zero-shot top-1 that eight bits may cost.
+/// Percentage points of zero-shot top-1 that int8 may cost.
 const DROP_MAX: f64 = 0.5;
-/// Fewer photographs than this say nothing.
+/// Too few photographs to say anything.
 const PHOTOS_MIN: usize = 200;
 
 fn check(photographs: &Path, labels: Option<PathBuf>, classes: usize, float: &Path) {
@@ -42,13 +42,13 @@ fn check(photographs: &Path, labels: Option<PathBuf>, classes: usize, float: &Pa
     assert!(report.pictures >= PHOTOS_MIN, "{what}: {} photos, at least {PHOTOS_MIN} wanted", report.pictures);
     assert!(cosines.min >= COSINE_MIN, "{what}: {cosines:?}, at least {COSINE_MIN} wanted");
     assert!(float - int8 <= DROP_MAX, "{what}: int8 {int8:.2} %, f32 {float:.2} %: {DROP_MAX} points less at most");
-    // Guessing would pass all of the above.
+    // Random answers would pass all of the above.
     let chance = 100.0 / classes as f64;
     assert!(int8 > 2.0 * chance, "{what}: {int8:.2} % is hardly more than the {chance:.2} % of guessing");
 }
 
 #[test]
-fn eight_bits_cost_next_to_nothing_on_photographs() {
+fn int8_costs_next_to_nothing_on_photographs() {
     let Some(data) = std::env::var_os("SPOTTER_DATA").map(PathBuf::from) else {
         println!("SKIPPED: SPOTTER_DATA names no folder with tiny-imagenet-val.zip and cifar10-val.zip");
         return;

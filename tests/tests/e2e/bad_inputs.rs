@@ -1,4 +1,4 @@
-//! What is wrong with an input is said once, by name, and the exit code tells.
+//! Mistakes in inputs are reported once, by name, and the exit code is right.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use crate::classify::{Place, drawn, finish, label_toml, lines};
 
-/// Something that a user may get wrong.
+/// A mistake that a user may make.
 struct Case {
     what: &'static str,
     /// Files to write first.
     files: Vec<(&'static str, Vec<u8>)>,
     arguments: &'static str,
     code: i32,
-    /// What the one message says.
+    /// Parts of the one message.
     parts: &'static [&'static str],
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn png_of(width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
-/// Lines that tell of trouble; clap's hints after its own are part of them.
+/// Lines that report problems, including the hints that clap prints after its own.
 fn messages(stderr: &str) -> Vec<&str> {
     let marks = ["error: ", "ERROR", "WARN"];
     stderr.lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).collect()
@@ -73,7 +73,7 @@ fn check(case: &Case) {
 }
 
 #[test]
-fn pictures_that_are_none_are_named() {
+fn files_that_are_no_pictures_are_named() {
     let case = |what, content: Vec<u8>, parts| {
         check(&Case { what, files: vec![("x.jpg", content)], arguments: "classify --json x.jpg", code: 1, parts });
     };
@@ -92,7 +92,7 @@ fn pictures_that_are_none_are_named() {
     elsewhere("a name that is empty in the middle", "classify --json folder/x.txt/y.jpg", &["folder/x.txt/y.jpg"]);
 }
 
-/// What a file may be that is none.
+/// Kinds of things that are not regular files, or not usable ones.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Hostile {
     Pipe,
@@ -110,7 +110,7 @@ impl Hostile {
             Self::Folder => fs::create_dir(path).unwrap(),
             Self::EndlessDevice => symlink("/dev/zero", path).unwrap(),
             Self::Empty => fs::write(path, "").unwrap(),
-            // Nothing of it is on the disk.
+            // A sparse file: nothing of it is on the disk.
             Self::Sparse => File::create(path).unwrap().set_len(4 << 30).unwrap(),
             Self::Unreadable => {
                 fs::write(path, "secret").unwrap();
@@ -120,12 +120,12 @@ impl Hostile {
     }
 }
 
-/// Every reader of a file that a person names, with every file that is none.
+/// Every reader of a file that a person names, with everything that is not a usable file.
 #[test]
-fn files_that_are_none_are_refused_by_every_reader() {
+fn every_reader_refuses_what_is_not_a_regular_file() {
     struct Reader {
         arguments: &'static str,
-        /// What is said of each, beside its name; nothing where it is no error.
+        /// The expected message for each, beside its name; empty if it is not an error.
         expected: [(Hostile, Option<&'static str>); 6],
     }
     use Hostile::{Empty, EndlessDevice, Folder, Pipe, Sparse, Unreadable};
@@ -189,7 +189,7 @@ fn files_that_are_none_are_refused_by_every_reader() {
                 let start = Instant::now();
                 done = Some(finish(&mut place.spotter(arguments)));
                 let took = start.elapsed();
-                // What is no error has pictures looked at.
+                // If it is not an error, images are classified.
                 let most = e2e::patience(Duration::from_secs(if part.is_some() { 1 } else { 10 }));
                 if took < most { Ok(()) } else { Err(format!("{took:?}")) }
             });
@@ -207,7 +207,7 @@ fn files_that_are_none_are_refused_by_every_reader() {
 }
 
 #[test]
-fn one_pixel_is_a_picture() {
+fn a_picture_of_one_pixel_is_classified() {
     let place = Place::new();
     let mut png = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_pixel(1, 1, image::Rgb([200, 30, 30])).write_to(&mut png, image::ImageFormat::Png).unwrap();
@@ -218,7 +218,7 @@ fn one_pixel_is_a_picture() {
 }
 
 #[test]
-fn settings_and_labels_that_are_wrong_are_named_by_line_and_column() {
+fn wrong_settings_and_labels_are_named_by_line_and_column() {
     let config = |what, text: &str, parts| {
         let files = vec![("s.toml", text.as_bytes().to_vec()), ("x.png", png_of(128, 96))];
         for arguments in ["classify --json --config s.toml x.png", "run --output json --config s.toml"] {
@@ -249,7 +249,7 @@ fn settings_and_labels_that_are_wrong_are_named_by_line_and_column() {
     labels("a template without a place", "templates = [\"a\"]\n[[label]]\nname = \"x\"\n", &["l.toml:1:14", "`a`"]);
 }
 
-/// `check` finds the same on standard output.
+/// `check` reports the same on standard output.
 fn check_checks(what: &str, files: &[(&'static str, Vec<u8>)], arguments: &str, parts: &[&str]) {
     let place = Place::new();
     files.iter().for_each(|(name, content)| drop(place.write(name, content)));
@@ -276,7 +276,7 @@ fn check_names_every_problem_of_all_files() {
 }
 
 #[test]
-fn sources_that_give_nothing_are_named() {
+fn sources_without_frames_are_named() {
     let case = |what, arguments, parts| {
         let text = b"no JPEG here, only text\n".repeat(100);
         let files = vec![("stdin", text), ("folder/notes.txt", Vec::new()), ("broken/x.jpg", b"x".to_vec())];
@@ -284,7 +284,7 @@ fn sources_that_give_nothing_are_named() {
     };
     case("no camera", "run --output json --source /dev/video99", &["/dev/video99", "not found"]);
     case("no camera, as a URI", "run --output json --source v4l2:///dev/video99", &["/dev/video99", "not found"]);
-    // qemu-user knows none of the calls that ask a device what it is.
+    // qemu-user implements none of the calls that query a device.
     if !e2e::emulated() {
         case("no device for pictures", "run --output json --source /dev/null", &["/dev/null", "not a capture device"]);
     }
@@ -301,7 +301,7 @@ fn sources_that_give_nothing_are_named() {
 }
 
 #[test]
-fn labels_that_the_model_cannot_read_are_told() {
+fn labels_that_the_model_cannot_read_are_reported() {
     let long = "red ".repeat(100);
     let place = Place::new();
     place.picture("x.png", 1);
@@ -334,13 +334,13 @@ fn labels_that_the_model_cannot_read_are_told() {
     };
     check("check --labels l.toml", "warning: ");
     check("labels --labels l.toml", "WARN");
-    // Those that are cached are told, too.
+    // Cached ones are reported, too.
     check("labels --labels l.toml", "WARN");
     check("run --output json --source x.png --labels l.toml", "WARN");
 }
 
 #[test]
-fn what_people_name_by_mistake_comes_with_what_to_do() {
+fn common_mistakes_in_names_are_answered_with_what_to_do() {
     let files = || -> Vec<(&'static str, Vec<u8>)> {
         vec![
             ("v.mp4", b"\0\0\0\x1cftypisom\0\0\x02\0isomiso2mp41".to_vec()),
@@ -368,7 +368,7 @@ fn what_people_name_by_mistake_comes_with_what_to_do() {
 }
 
 #[test]
-fn wrong_calls_are_explained() {
+fn wrong_command_lines_are_explained() {
     let case = |what, arguments, parts| check(&Case { what, files: vec![], arguments, code: 2, parts });
     case("no picture", "classify --json", &["required arguments"]);
     case("an unknown option", "run --sauce x", &["--sauce"]);
@@ -391,7 +391,7 @@ fn a_broken_picture_in_a_folder_is_skipped() {
     assert_eq!(paths, ["folder/a.png", "folder/c.png"].map(std::path::PathBuf::from), "{}", done.stderr);
     let found = messages(&done.stderr);
     assert!(matches!(found[..], [line] if line.contains("folder/b.jpg") && line.contains("truncated")), "{found:?}");
-    // With no good one among them nothing was done.
+    // Without a single good one, nothing was done.
     fs::remove_file(place.at("folder/a.png")).unwrap();
     fs::remove_file(place.at("folder/c.png")).unwrap();
     let done = finish(&mut place.spotter("run --output json --source folder"));
@@ -400,13 +400,13 @@ fn a_broken_picture_in_a_folder_is_skipped() {
 }
 
 #[test]
-fn a_picture_that_the_model_cannot_look_at_is_skipped() {
+fn a_picture_that_cannot_be_preprocessed_is_skipped() {
     let place = Place::new();
     fs::create_dir(place.at("bundle")).unwrap();
     for file in ["vision.onnx", "text.onnx", "tokenizer.json", "MODEL_CARD.md"] {
         fs::copy(e2e::root().join("config/demo").join(file), place.at("bundle").join(file)).unwrap();
     }
-    // Of so elongated a picture this leaves no column.
+    // Resizing so elongated an image leaves no column.
     let manifest = fs::read(e2e::root().join("config/demo/bundle.json")).unwrap();
     let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     manifest["preprocess"]["resize"]["to"] = serde_json::json!({"edges": {"shortest": 64, "longest": 64}});
@@ -428,12 +428,12 @@ fn a_picture_that_the_model_cannot_look_at_is_skipped() {
 }
 
 #[test]
-fn what_may_not_be_read_is_named() {
+fn files_without_read_permission_are_named() {
     let place = Place::new();
     for path in [place.picture("x.png", 1), place.labels("l.toml", &["cat"]), place.write("s.toml", "")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
     }
-    // Permissions do not bind root; then the program runs as nobody, who must be able to reach and run it.
+    // Permissions do not bind root, so the program then runs as nobody, who must be able to reach and run it.
     let as_root = File::open(place.at("x.png")).is_ok();
     let program = place.at("spotter");
     if as_root {

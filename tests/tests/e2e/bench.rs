@@ -1,4 +1,4 @@
-//! `spotter bench`: what it says of one tower by itself.
+//! `spotter bench` for one tower by itself.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -40,7 +40,7 @@ fn steps_are_explained() {
 }
 
 #[test]
-fn shares_of_the_peak_are_shares() {
+fn the_roofline_shows_a_share_of_the_peak() {
     let text = printed("--roofline", &[("SPOTTER_KERNELS", "scalar")]);
     assert!(text.starts_with("kernels scalar, one thread\npeak: "), "{text}");
     let all = text.lines().last().unwrap();
@@ -49,7 +49,7 @@ fn shares_of_the_peak_are_shares() {
 }
 
 #[test]
-fn kernels_that_are_not_there_are_named() {
+fn unknown_kernels_are_named() {
     let done = bench("--explain", &[("SPOTTER_KERNELS", "sse9")], b"");
     let error = String::from_utf8(done.stderr).unwrap();
     assert_eq!(done.status.code(), Some(1), "{error}");
@@ -69,7 +69,7 @@ fn passes_are_timed_on_request() {
 }
 
 #[test]
-fn embeddings_are_the_librarys() {
+fn embeddings_equal_those_of_the_library() {
     let bundle = spotter::demo::bundle().unwrap();
     let [height, width] = bundle.manifest().image_size();
     let pixels: Vec<f32> = (0..3 * height * width).map(|i| (i % 97) as f32 / 48.0 - 1.0).collect();

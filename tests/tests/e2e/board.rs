@@ -1,4 +1,4 @@
-//! Living on a board: a wanted rate, unchanged frames, no writes, a root that is read-only.
+//! Life on a board: a wanted frame rate, unchanged frames, no writes, a read-only root.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -16,7 +16,7 @@ use spotter_engine::bundle::{Bundle, Contents};
 
 use crate::classify::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
 
-/// Frames of `source` under a configuration, until `count` were labelled.
+/// The frames of `source` with a configuration, until `count` have been labelled.
 fn run(place: &Place, config: &str, source: &str, count: usize) -> Vec<Line> {
     place.write("spotter.toml", config);
     let done = finish(
@@ -36,7 +36,7 @@ fn seconds(line: &Line) -> f64 {
 
 #[test]
 fn the_wanted_rate_is_held_and_the_newest_frame_taken() {
-    // An emulated program is not fast enough for more.
+    // Emulated programs are not fast enough for more.
     let cases = if e2e::emulated() { [("1", 5), ("2", 9)] } else { [("4", 13), ("10", 31)] };
     for (max_fps, frames) in cases {
         let config = format!("[rate]\nmax_fps = {max_fps}\ngovernor = 'off'\n");
@@ -46,25 +46,25 @@ fn the_wanted_rate_is_held_and_the_newest_frame_taken() {
             let times: Vec<f64> = lines.iter().map(seconds).collect();
             let mut pauses: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).rem_euclid(86_400.0)).collect();
             pauses.sort_by(f64::total_cmp);
-            // The middle one: what else the machine does may hold up a frame.
+            // The median: other activity on the machine may delay single frames.
             let rate = 1.0 / pauses[pauses.len() / 2];
             let dropped = lines[frames - 1].dropped.unwrap();
             println!("{max_fps} frames/s wanted: {rate:.2}; {dropped} frames between {frames}");
             if (rate / wanted - 1.0).abs() >= 0.15 {
                 return Err(format!("{rate} frames/s"));
             }
-            // Frames between are dropped, not kept waiting.
+            // Frames in between are dropped, not queued.
             if dropped as f64 > 2.0 * frames as f64 { Ok(()) } else { Err(format!("only {dropped} frames dropped")) }
         });
     }
 }
 
 #[test]
-fn unchanged_frames_get_the_scores_again_and_no_change_is_missed() {
+fn unchanged_frames_reuse_the_scores_and_no_change_is_missed() {
     let place = Place::new();
     let folder = place.at("pictures");
     fs::create_dir(&folder).unwrap();
-    // Scenes, each held for some frames; the last two differ by a patch of 12 x 12 pixels of 128 x 96.
+    // Scenes, each held for some frames; the last two differ in a patch of 12 x 12 pixels of 128 x 96.
     let mut scenes: Vec<image::RgbImage> = (0..6).map(drawn).collect();
     let mut patched = scenes[5].clone();
     for (x, y) in (0..12).flat_map(|y| (0..12).map(move |x| (x, y))) {
@@ -87,14 +87,14 @@ fn unchanged_frames_get_the_scores_again_and_no_change_is_missed() {
         let same = index > 0 && shown[index] == shown[index - 1];
         reused += u64::from(same);
         assert_eq!(line.unchanged, Some(reused), "picture {index} shows scene {}", shown[index]);
-        // Not only near: the very scores that looking at it gives.
+        // Not only similar: exactly the scores of looking at it.
         assert_eq!(line.labels, plain[index].labels, "picture {index}");
     }
     println!("{reused} of {} frames were not looked at", shown.len());
 }
 
 #[test]
-fn frames_after_a_change_of_labels_are_looked_at() {
+fn frames_after_a_change_of_labels_are_scored_again() {
     let place = Place::new();
     let labels = place.labels("labels.toml", &["red circle", "blue star"]);
     let config = format!("labels = '{}'\n[inference]\nunchanged = 255\n", labels.display());
@@ -117,7 +117,7 @@ fn io(program: &Running, key: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap()
 }
 
-/// Names, sizes and times of change of everything in a folder.
+/// Names, sizes and modification times of everything in a folder.
 fn stamps(folder: &Path) -> Vec<(PathBuf, u64, i64, i64)> {
     let mut found: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -147,7 +147,7 @@ fn nothing_is_written_while_nothing_changes() {
     assert_eq!(written, 0, "bytes written to disks");
     assert_eq!(stamps(&place.state()), stamps_before);
     assert_eq!(program.stderr(), said, "nothing is said of frames: {}", program.stderr());
-    // No file is held open for writing, where a later write might go.
+    // No file stays open for writing, through which a later write might go.
     for fd in fs::read_dir(format!("/proc/{}/fdinfo", program.id())).unwrap() {
         let number = fd.unwrap().file_name();
         let target = fs::read_link(format!("/proc/{}/fd/{}", program.id(), number.display())).unwrap();
@@ -161,8 +161,9 @@ fn nothing_is_written_while_nothing_changes() {
     assert_eq!(program.end().0, Some(0));
 }
 
-/// What strace sees of a call of the program: every line about a file that was opened for writing, made, renamed, removed or
-/// changed otherwise, and whether the file lies in the state folder, or is none of a disk. `None` without strace.
+/// What strace sees of a run of the program: every line about a file that was opened for writing, created, renamed,
+/// removed or changed in another way, and whether the file is in the state folder or not on a disk. `None` without
+/// strace.
 fn changes(place: &Place, arguments: &str) -> Option<Vec<(String, bool)>> {
     const CALLS: &str = "trace=open,openat,openat2,creat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,\
                          symlink,symlinkat,link,linkat,mknod,mknodat,truncate,chmod,fchmodat,chown,lchown,fchownat,\
@@ -177,7 +178,7 @@ fn changes(place: &Place, arguments: &str) -> Option<Vec<(String, bool)>> {
     command.args(["-f", "-qq", "-y", "-s", "4096", "-e", CALLS, "-o"]).arg(&trace).arg(spotter.get_program());
     command.args(spotter.get_args()).current_dir(place.at("")).env("STATE_DIRECTORY", place.state());
     let done = finish(command.env_remove("RUST_LOG"));
-    // Where there is a problem with this machine the doctor says so.
+    // If this machine has a problem, the doctor reports it.
     assert!(done.code == Some(0) || arguments.starts_with("doctor"), "{arguments}: {}", done.stderr);
     let text = fs::read_to_string(&trace).unwrap();
     assert!(text.contains("openat("), "strace saw nothing: {text}");
@@ -212,12 +213,12 @@ fn nothing_outside_of_the_state_folder_is_touched() {
     }
     println!("{count} calls changed files, all of them in the state folder");
     assert!(count > 10, "the state is kept, and seen to be");
-    // What is written elsewhere is seen as well.
+    // Writes elsewhere are seen as well.
     let changes = changes(&place, "snapshot --source test://shapes?size=64x64 here.png").unwrap();
     assert!(changes.iter().any(|(line, inside)| !inside && line.contains("here.png")), "{changes:#?}");
 }
 
-/// The paths that a line of strace's names, relative ones put after the folder of the descriptor before them.
+/// The paths in a line of strace; relative ones follow the folder of the descriptor before them.
 fn paths(line: &str, current: &Path) -> Vec<PathBuf> {
     let parts: Vec<_> = line.split('"').collect();
     let folder = |before: &str| {
@@ -228,20 +229,20 @@ fn paths(line: &str, current: &Path) -> Vec<PathBuf> {
     named.collect()
 }
 
-/// Whether a line of strace's is about a call that changes files, and did.
+/// Whether a line of strace is about a call that changes files, and succeeded.
 fn changes_files(line: &str) -> bool {
     let opens = ["open(", "openat(", "openat2("].iter().any(|call| line.contains(call));
     let writes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|flag| line.contains(flag));
-    // What was tried and refused would have been a change too, but for files that are not there to be changed.
+    // A refused attempt would have been a change too, unless the file does not exist.
     let tried = !line.contains(" = -1 ENOENT") || line.contains("O_CREAT");
     let is_call = line.contains('(') && !line.contains("+++") && !line.contains("---");
     is_call && tried && (!opens || writes)
 }
 
-/// A shell in a mount namespace of its own in which every file system is read-only, but for the state folder where it is
-/// there; `None` where the system makes no namespaces.
+/// A shell in a mount namespace of its own, in which every file system is read-only except the state folder's, if that
+/// exists; `None` if the system allows no namespaces.
 fn read_only_world(place: &Place, work: &str) -> Option<Done> {
-    // The options that a mount has must be named again: without privileges none may be dropped.
+    // The options of a mount must be repeated: without privileges none may be dropped.
     const SCRIPT: &str = "set -e\n\
         if [ -d \"$STATE_DIRECTORY\" ]; then mount --bind \"$STATE_DIRECTORY\" \"$STATE_DIRECTORY\"; fi\n\
         while read -r _ _ _ _ point options _; do\n\
@@ -261,11 +262,11 @@ fn read_only_world(place: &Place, work: &str) -> Option<Done> {
 }
 
 #[test]
-fn file_systems_that_are_read_only_are_enough() {
+fn read_only_file_systems_are_enough() {
     let place = Place::new();
     fs::create_dir(place.state()).unwrap();
     let spotter = e2e::program("spotter").display().to_string();
-    // First of all: nothing else can be written, or the rest says nothing.
+    // First check that nothing else can be written, or the rest proves nothing.
     let probe = "for folder in / /tmp /etc /root /var/tmp /dev/shm /run \"$PLACE\"; do \
                  if [ -d \"$folder\" ] && touch \"$folder/probe.$$\" 2>/dev/null; then echo \"$folder\"; fi; done; \
                  touch \"$STATE_DIRECTORY/probe\"";
@@ -282,7 +283,7 @@ fn file_systems_that_are_read_only_are_enough() {
     assert_eq!(lines(&done).len(), 3);
     assert!(!done.stderr.contains("WARN"), "{}", done.stderr);
     assert!(place.cache().exists(), "the labels' embeddings are kept");
-    // Without any place to write to, labels are embedded at each start, and that is said; by the doctor as well.
+    // Without any writable place, labels are embedded at each start, with a warning; the doctor reports it as well.
     let bare = Place::new();
     let done = read_only_world(&bare, &run).unwrap();
     assert_eq!(done.code, Some(0), "{}", done.stderr);
@@ -321,9 +322,9 @@ impl Written {
     }
 }
 
-/// The loop on a Raspberry Pi 5 of files that gets hot and cools down: said in JSON and in the metrics.
+/// The loop on a simulated Raspberry Pi 5 that gets hot and cools down, reported in JSON and in the metrics.
 #[test]
-fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_told() {
+fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_reported() {
     let place = Place::new();
     let set = |path: &str, text: &str| {
         let path = place.at("board").join(path);
@@ -372,7 +373,7 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_told() {
         events[0].starts_with("at most ") && events[0].ends_with("cpu-thermal is at 80 °C and kept below 75"),
         "{events:?}"
     );
-    // A busy machine may leave the board hot for more than one step down, and as many up.
+    // On a busy machine the board may stay hot for more than one step down, and then as many up.
     let (last, before) = events.split_last().unwrap();
     assert!(last == FREE && before.iter().all(|event| event.starts_with("at most ")), "{events:?}");
     assert!(!metrics.exists(), "figures of a program that has ended mislead");

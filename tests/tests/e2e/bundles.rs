@@ -1,4 +1,4 @@
-//! Bundles in slots: installed whole or not at all, chosen, taken over while the program runs, gone back from.
+//! Bundles in slots: installed completely or not at all, activated, swapped in while the program runs, rolled back.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -19,7 +19,7 @@ use crate::reload::source;
 
 const NAMES: [&str; 4] = ["red circle", "green square", "blue star", "black heart"];
 
-/// What `spotter bundle list --json` says.
+/// The output of `spotter bundle list --json`.
 #[derive(Debug, Deserialize)]
 struct Listing {
     active: String,
@@ -44,7 +44,7 @@ impl Listing {
         serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stdout))
     }
 
-    /// The slots, without the one that is always there.
+    /// The slots, without the built-in one.
     fn names(&self) -> Vec<&str> {
         self.slots.iter().map(|row| row.slot.as_str()).filter(|name| *name != "built-in").collect()
     }
@@ -66,7 +66,7 @@ fn check(place: &Place, arguments: &str, code: i32, expected: &str) {
     assert!(said.contains(expected), "{arguments}: expected {expected:?}, found {said}");
 }
 
-/// The demo bundle, its manifest changed, as an archive in the place.
+/// The demo bundle with a changed manifest, as an archive.
 fn archive(place: &Place, file: &str, change: impl FnOnce(&mut Manifest)) -> PathBuf {
     let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
     let mut manifest = demo.manifest().clone();
@@ -78,10 +78,10 @@ fn archive(place: &Place, file: &str, change: impl FnOnce(&mut Manifest)) -> Pat
     path
 }
 
-/// Scales by which the bundles are told apart: a score's logit is its cosine times the scale.
+/// Logit scales that tell the bundles apart: a score's logit is its cosine times the scale.
 const SCALES: [(&str, f32); 3] = [("a", 10.0), ("b", 30.0), ("c", 50.0)];
 
-/// Archives `a.tar`, `b.tar`, `c.tar`, labels without templates of their own, and a picture.
+/// Archives `a.tar`, `b.tar`, `c.tar`, labels without templates of their own, and an image.
 fn prepared() -> Place {
     let place = Place::new();
     for (name, scale) in SCALES {
@@ -97,7 +97,7 @@ fn prepared() -> Place {
     place
 }
 
-/// The bundle that gave these scores, of which every one must be of the same.
+/// The bundle that produced these scores; all must be from the same.
 fn bundle_of(line: &Line) -> &'static str {
     let of = |scale: f32| line.labels.iter().all(|label| (label.cosine * scale - label.logit).abs() < 1e-3);
     let found: Vec<_> = SCALES.iter().filter(|(_, scale)| of(*scale)).map(|(name, _)| *name).collect();
@@ -120,7 +120,7 @@ fn classifying(place: &Place) -> &'static str {
 }
 
 #[test]
-fn slots_are_installed_chosen_and_gone_back_from() {
+fn slots_are_installed_activated_and_rolled_back() {
     let place = prepared();
     assert_eq!(classifying(&place), "built-in");
     assert_eq!(Listing::of(&place).names(), [""; 0]);
@@ -155,7 +155,7 @@ fn slots_are_installed_chosen_and_gone_back_from() {
 }
 
 #[test]
-fn a_bundle_that_is_named_comes_before_slots() {
+fn a_bundle_named_by_the_configuration_comes_before_slots() {
     let place = prepared();
     check(&place, "install a.tar --activate", 0, "a is active now");
     let done = finish(&mut place.spotter("classify --json --bundle b.tar --labels labels.toml x.png"));
@@ -172,7 +172,7 @@ fn a_bundle_that_does_not_work_is_not_activated() {
     let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
     let files = demo.manifest().files().map(|file| demo.read(file).unwrap());
     let whole = Contents { vision: &files[0], text: &files[1], tokenizer: &files[2], model_card: &files[3] };
-    // Every hash is right; what is hashed is not.
+    // Every hash is right; the hashed content is not.
     for (name, contents) in [
         ("novision", Contents { vision: b"no graph", ..whole }),
         ("notext", Contents { text: &files[0], ..whole }),
@@ -184,7 +184,7 @@ fn a_bundle_that_does_not_work_is_not_activated() {
         let listing = Listing::of(&place);
         assert_eq!((listing.active.as_str(), listing.failed), ("a", None), "{name}");
     }
-    // Labels that are broken keep nothing from being installed, and anything from being activated untried.
+    // Broken labels do not prevent an installation, but they prevent an activation, which would be untested.
     check(&place, "install b.tar", 0, "installed");
     place.write("spotter.toml", "labels = 'broken.toml'\n");
     place.write("broken.toml", "[[label]]\n");
@@ -200,7 +200,7 @@ fn place_of(tar: &[u8], name: &str) -> (usize, usize) {
     (usize::try_from(entry.raw_file_position()).unwrap(), usize::try_from(entry.size()).unwrap())
 }
 
-/// As flash goes bad: one byte in the middle of a slot's image tower.
+/// Simulates failing flash: flips one byte in the middle of a slot's image tower.
 fn damage(place: &Place, slot: &str) {
     let path = place.state().join("bundles").join(slot).join("bundle.tar");
     let mut bytes = fs::read(&path).unwrap();
@@ -209,7 +209,7 @@ fn damage(place: &Place, slot: &str) {
     fs::write(path, bytes).unwrap();
 }
 
-/// `spotter run` for a frame.
+/// `spotter run` for one frame.
 fn run_once(place: &Place) -> Done {
     let done = finish(
         &mut place.spotter("run --output json --frames 1 --labels labels.toml --source test://shapes?size=64x64"),
@@ -219,7 +219,7 @@ fn run_once(place: &Place) -> Done {
 }
 
 #[test]
-fn a_bundle_that_fails_twice_is_gone_back_from() {
+fn a_bundle_that_fails_twice_is_rolled_back() {
     let place = prepared();
     check(&place, "install a.tar --activate", 0, "");
     let done = run_once(&place);
@@ -237,7 +237,7 @@ fn a_bundle_that_fails_twice_is_gone_back_from() {
     assert_eq!((listing.active.as_str(), listing.failed.as_deref(), listing.proven), ("a", Some("b"), true));
     let done = run_once(&place);
     assert!(!done.stderr.contains("ERROR"), "the next start has nothing to do with b: {}", done.stderr);
-    // One that had proven itself, with nothing before it.
+    // One that had worked before, with nothing before it.
     damage(&place, "a");
     let done = run_once(&place);
     assert_eq!(bundle_of(&lines(&done)[0]), "built-in");
@@ -247,12 +247,12 @@ fn a_bundle_that_fails_twice_is_gone_back_from() {
 }
 
 #[test]
-fn a_bundle_that_the_program_dies_of_is_gone_back_from() {
+fn a_bundle_that_crashes_the_program_is_rolled_back() {
     let place = prepared();
     check(&place, "install a.tar --activate", 0, "");
     run_once(&place);
     check(&place, "install b.tar --activate", 0, "");
-    // As two programs leave it that were killed while they loaded, for want of memory.
+    // The state after two programs that were killed while they loaded, out of memory.
     let state = place.state().join("bundles.json");
     let text = fs::read_to_string(&state).unwrap();
     fs::write(&state, text.replace("\"tries\": 0", "\"tries\": 2")).unwrap();
@@ -260,14 +260,14 @@ fn a_bundle_that_the_program_dies_of_is_gone_back_from() {
     assert_eq!(bundle_of(&lines(&done)[0]), "a");
     assert!(done.stderr.contains("bundle b: given up, going back to a"), "{}", done.stderr);
     assert_eq!(Listing::of(&place).failed.as_deref(), Some("b"));
-    // Somebody who knows better may try it again.
+    // An operator may try it again.
     check(&place, "activate b", 0, "b is active now, instead of a");
     assert_eq!(bundle_of(&lines(&run_once(&place))[0]), "b");
     assert_eq!(Listing::of(&place).failed, None);
 }
 
 #[test]
-fn a_state_that_is_damaged_stops_nothing() {
+fn a_damaged_state_stops_nothing() {
     let place = prepared();
     check(&place, "install a.tar --activate", 0, "");
     let state = place.state().join("bundles.json");
@@ -281,7 +281,7 @@ fn a_state_that_is_damaged_stops_nothing() {
     }
     fs::remove_file(&state).unwrap();
     check(&place, "activate a", 0, "a is active now");
-    // A slot that somebody removed by hand.
+    // A slot that was removed by hand.
     fs::remove_dir_all(place.state().join("bundles/a")).unwrap();
     assert_eq!(bundle_of(&lines(&run_once(&place))[0]), "built-in");
 }
@@ -300,11 +300,11 @@ fn a_broken_label_file_is_not_the_bundles_fault() {
     assert_eq!((listing.active.as_str(), listing.tries), ("a", 0));
 }
 
-/// A program at work.
+/// A running program.
 struct Watching {
     program: Running,
     last: Line,
-    /// How many frames are missing.
+    /// Number of missing frames.
     lost: u64,
 }
 
@@ -321,7 +321,7 @@ impl Watching {
         Self { program, last, lost: 0 }
     }
 
-    /// The next frame's bundle. No frame should have been lost before it.
+    /// The bundle of the next frame. No frame may have been lost before it.
     fn frame(&mut self) -> &'static str {
         let line = self.program.next().unwrap_or_else(|| panic!("ended: {}", self.program.stderr()));
         self.lost += line.frame.unwrap().checked_sub(self.last.frame.unwrap() + 1).expect("frames in their order");
@@ -329,7 +329,7 @@ impl Watching {
         bundle_of(&self.last)
     }
 
-    /// Reads frames of the bundle `old` until one is of `new`; gives how many there were.
+    /// Reads frames of the bundle `old` until one is of `new`; returns how many there were.
     fn until(&mut self, old: &str, new: &str) -> usize {
         let (start, mut count) = (Instant::now(), 1);
         loop {
@@ -342,7 +342,7 @@ impl Watching {
         }
     }
 
-    /// The end, in good order; gives standard error where no frame was lost.
+    /// Ends the program cleanly; returns standard error if no frame was lost.
     fn end(self) -> Result<String, String> {
         self.program.signal("TERM");
         let (code, _, stderr) = self.program.end();
@@ -352,7 +352,7 @@ impl Watching {
 }
 
 #[test]
-fn a_running_program_takes_over_without_losing_a_frame() {
+fn a_running_program_switches_bundles_without_losing_a_frame() {
     e2e::in_time("bundles taken over", take_over);
 }
 
@@ -376,7 +376,7 @@ fn take_over(attempt: usize) -> Result<(), String> {
     }
     let listing = Listing::of(&place);
     assert!(listing.proven && listing.failed.is_none(), "{listing:?}");
-    // New labels are embedded by the bundle that runs.
+    // New labels are embedded by the running bundle.
     check(&place, "activate b", 0, "");
     watching.until("built-in", "b");
     place.write("labels.toml", "[[label]]\nname = 'something new'\n");
@@ -389,7 +389,7 @@ fn take_over(attempt: usize) -> Result<(), String> {
     let loaded = |name: &str| ("bundle_loaded".to_owned(), name.to_owned());
     assert_eq!(events, ["a", "b", "a", "c", "built-in", "b"].map(loaded));
     let stderr = watching.end()?;
-    // The labels were embedded when a bundle was tried, and taken from the cache when it was taken over.
+    // The labels were embedded when the bundle was tried, and taken from the cache when it was swapped in.
     assert!(stderr.contains("4 sentences: 4 cached, 0 embedded"), "{stderr}");
     assert!(!stderr.contains("ERROR") && !stderr.contains("WARN"), "{stderr}");
     Ok(())
@@ -406,7 +406,7 @@ fn refuse(attempt: usize) -> Result<(), String> {
     check(&place, "install b.tar", 0, "");
     let mut watching = Watching::start(&place, attempt);
     assert_eq!(bundle_of(&watching.last), "a");
-    // Goes bad between its trial and its use.
+    // It goes bad between its trial and its use.
     damage(&place, "b");
     let state = place.state().join("bundles.json");
     let listing = |active: &str| {

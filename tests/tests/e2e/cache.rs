@@ -1,4 +1,4 @@
-//! The label cache and the bundle when they are torn, damaged or not theirs: a clear message, never a wrong score.
+//! A torn, damaged or foreign label cache or bundle: a clear message, never a wrong score.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -16,7 +16,7 @@ use crate::classify::{DEADLINE, Done, Place, finish};
 
 const NAMES: [&str; 6] = ["red circle", "green square", "blue star", "black heart", "a dog", "an old ship at sea"];
 
-/// A folder with a picture and labels, and the scores that are right.
+/// A folder with an image and labels, and the right scores.
 fn prepared() -> (Place, String) {
     let place = Place::new();
     place.picture("x.png", 7);
@@ -36,7 +36,7 @@ fn said(done: &Done) -> Vec<&str> {
     done.stderr.lines().filter(|line| ["WARN", "ERROR", "error:"].iter().any(|mark| line.contains(mark))).collect()
 }
 
-/// Numbers that look random and are the same every time.
+/// Pseudorandom numbers, the same in every run.
 struct Spread(u64);
 
 impl Spread {
@@ -47,7 +47,7 @@ impl Spread {
     }
 }
 
-/// After a kill: the cache is whole, and the program gives the right scores without a word.
+/// After a kill, the cache is complete, and the program gives the right scores without any warning.
 fn check_after_kill(what: &str, place: &Place, expected: &str) {
     if let Ok(bytes) = fs::read(place.cache()) {
         let cache = Cache::decode(&bytes).unwrap_or_else(|error| panic!("{what}: {} bytes: {error}", bytes.len()));
@@ -65,10 +65,11 @@ fn leftovers(place: &Place) -> usize {
     names.filter(|name| name.to_string_lossy().ends_with(".tmp")).count()
 }
 
-/// Names the cache to the process that writes it without end.
+/// Environment variable that names the cache to the process that writes it without end.
 const ENDLESS: &str = "SPOTTER_TEST_ENDLESS_CACHE";
 
-/// The process that is killed below, not a test: it writes ever another cache, all of which hold what was there.
+/// The process that is killed below, not a test: it keeps writing other caches, each of which contains the previous
+/// entries.
 #[test]
 #[ignore = "run by a_write_killed_at_any_moment_leaves_a_whole_cache"]
 fn endless_writer() {
@@ -76,7 +77,7 @@ fn endless_writer() {
     let mut cache = Cache::decode(&fs::read(&path).unwrap()).unwrap();
     let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
     let width = demo.manifest().projection_dim;
-    // Far more than are written before the kill; the end of a writer that nobody kills.
+    // Far more than are written before the kill; ends a writer that nobody kills.
     for round in 0..20_000 {
         let key = Key::new(demo.manifest(), "{}", &format!("thing {}", cache.len()));
         cache.insert(key, vec![round as f32; width]);
@@ -94,7 +95,7 @@ fn a_write_killed_at_any_moment_leaves_a_whole_cache() {
     let started = place.state().join("started");
     let (mut spread, mut torn, mut sizes, start) = (Spread(3), 0, BTreeSet::new(), Instant::now());
     for kill in 0.. {
-        // Until one hits a write, however quick these are here.
+        // Until one hits a write, however quick writes are here.
         if kill >= KILLS && torn > 0 {
             break;
         }
@@ -132,7 +133,7 @@ fn a_program_killed_at_any_moment_leaves_a_usable_cache() {
         place.labels("changing.toml", &names.each_ref().map(String::as_str));
         place.spotter("labels --labels changing.toml")
     };
-    // The quickest of some undisturbed lives, so that most kills come before the end.
+    // The quickest of some undisturbed runs, so that most kills come before the end.
     let lives = (0..3).map(|round| {
         let start = Instant::now();
         assert_eq!(finish(&mut writer(1_000_000 + round)).code, Some(0));
@@ -145,18 +146,18 @@ fn a_program_killed_at_any_moment_leaves_a_usable_cache() {
         if killed == KILLS {
             break;
         }
-        // Some begin without a cache.
+        // Some start without a cache.
         if round % 5 == 0 {
             let _ = fs::remove_file(place.cache());
         }
         let mut child = writer(round).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Most of what matters happens at the end of its life.
+        // Most of what matters happens at the end of a run.
         let share = if round % 2 == 0 { spread.below(1000) } else { 700 + spread.below(300) };
         std::thread::sleep(life.mul_f64(share as f64 / 1000.0));
         let _ = child.kill();
         let in_time = child.wait().unwrap().code().is_none();
         killed += usize::from(in_time);
-        // What else runs on the machine comes and goes, and a life is shorter or longer for it.
+        // Other load on the machine comes and goes, and makes runs shorter or longer.
         life = if in_time { life * 21 / 20 } else { life * 4 / 5 };
         check_after_kill(&format!("round {round}"), &place, &expected);
     }
@@ -164,8 +165,8 @@ fn a_program_killed_at_any_moment_leaves_a_usable_cache() {
 }
 
 #[test]
-fn a_killed_writer_in_the_midst_of_its_file_leaves_the_old_one() {
-    // What a kill between the write and the rename leaves, whatever the moments above have hit.
+fn a_writer_killed_in_the_middle_of_its_file_leaves_the_old_one() {
+    // What a kill between write and rename leaves, whatever moments were hit above.
     let (place, expected) = prepared();
     let whole = fs::read(place.cache()).unwrap();
     for length in [0, 1, 100, whole.len() / 2, whole.len()] {
@@ -174,14 +175,14 @@ fn a_killed_writer_in_the_midst_of_its_file_leaves_the_old_one() {
         assert_eq!((done.code, said(&done)), (Some(0), vec![]), "{}", done.stderr);
         assert!(done.stdout == expected && fs::read(place.cache()).unwrap() == whole, "{length} bytes");
     }
-    // The next writer of the file sweeps it away.
+    // The next writer removes it.
     let names: Vec<String> = (0..NAMES.len() + 4).map(|number| format!("thing {number}")).collect();
     place.labels("labels.toml", &names.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(finish(&mut place.spotter("labels --labels labels.toml")).code, Some(0));
     assert_eq!(place.state().read_dir().unwrap().count(), 1);
 }
 
-/// The sum that `labels` ends with: sentences cached, and embedded.
+/// The summary line of `labels`: sentences cached, and embedded.
 fn counts(done: &Done) -> (usize, usize) {
     let sum = done.stdout.lines().last().unwrap_or_default();
     let number = |before: &str, after: &str| {
@@ -216,7 +217,7 @@ fn a_kill_while_labels_are_embedded_keeps_those_that_are() {
 }
 
 #[test]
-fn a_damaged_journal_is_told_and_never_trusted() {
+fn a_damaged_journal_is_reported_and_never_trusted() {
     let (place, expected) = prepared();
     let journal = place.journal();
     place.labels("more.toml", &[NAMES[0], "something new"]);
@@ -238,8 +239,8 @@ fn a_damaged_journal_is_told_and_never_trusted() {
     assert!(matches!(said(&done)[..], [line] if line.contains("damaged after 0 bytes")), "{}", done.stderr);
 }
 
-/// Puts the cache in a bad way; the scores must be right all the same, and the trouble told in one line or,
-/// where the damage hurts no value, none.
+/// Damages the cache; the scores must still be right, and the damage reported in one line or, if it hurts no value, not
+/// at all.
 fn check_cache(what: &str, must_be_told: bool, damage: &dyn Fn(&Path, &[u8])) {
     let (place, expected) = prepared();
     let good = fs::read(place.cache()).unwrap();
@@ -254,7 +255,7 @@ fn check_cache(what: &str, must_be_told: bool, damage: &dyn Fn(&Path, &[u8])) {
 }
 
 #[test]
-fn damaged_caches_are_told_and_never_trusted() {
+fn damaged_caches_are_reported_and_never_trusted() {
     let put = |bytes: fn(&[u8]) -> Vec<u8>| move |path: &Path, good: &[u8]| fs::write(path, bytes(good)).unwrap();
     check_cache("empty", true, &put(|_| Vec::new()));
     check_cache("7 bytes", true, &put(|good| good[..7].to_vec()));
@@ -273,7 +274,7 @@ fn damaged_caches_are_told_and_never_trusted() {
     folder(&place.cache(), &[]);
     let done = classify(&place);
     assert!(done.code == Some(0) && done.stdout == expected, "a folder in its place: {}", done.stderr);
-    // It can be neither read nor written.
+    // Neither readable nor writable.
     let messages = said(&done);
     println!("a folder in its place: {}", messages.join(" | "));
     assert!((1..=2).contains(&messages.len()), "a folder in its place: {}", done.stderr);
@@ -310,7 +311,7 @@ fn state_that_cannot_be_written_costs_time_and_nothing_else() {
     let (place, expected) = prepared();
     let kept = || (fs::read(place.cache()).unwrap(), fs::read(place.journal()).ok());
     let unchanged = kept();
-    // A file that may only be read is as good as any for reading.
+    // For reading, a read-only file is as good as any.
     fs::set_permissions(place.cache(), fs::Permissions::from_mode(0o444)).unwrap();
     let done = classify(&place);
     assert_eq!((done.code, said(&done), &done.stdout), (Some(0), vec![], &expected), "{}", done.stderr);
@@ -329,7 +330,7 @@ fn state_that_cannot_be_written_costs_time_and_nothing_else() {
     // Also to root.
     check("a file system that cannot be written", Path::new("/proc/spotter"));
 
-    // Where permissions bind, that is not for root.
+    // If permissions bind, this is not run as root.
     fs::set_permissions(place.state(), fs::Permissions::from_mode(0o555)).unwrap();
     place.labels("labels.toml", &["something new"]);
     let done = classify(&place);
@@ -354,7 +355,7 @@ fn copied_bundle(place: &Place) -> PathBuf {
 }
 
 #[test]
-fn labels_that_are_known_need_neither_text_tower_nor_tokenizer() {
+fn cached_labels_need_neither_text_tower_nor_tokenizer() {
     let place = Place::new();
     let bundle = copied_bundle(&place);
     let run = || finish(&mut place.spotter("labels --bundle bundle --labels labels.toml"));
@@ -371,7 +372,7 @@ fn labels_that_are_known_need_neither_text_tower_nor_tokenizer() {
     }
     let second = run();
     assert!(second.code == Some(0) && unknown(&second), "{}", second.stderr);
-    // The same sentences, of which something else is to be said, need the tokenizer.
+    // The same sentences need the tokenizer if something else is to be reported about them.
     place.labels("labels.toml", &["红色", "red circle"]);
     let third = run();
     assert_eq!(third.code, Some(0), "{}", third.stderr);
@@ -380,7 +381,7 @@ fn labels_that_are_known_need_neither_text_tower_nor_tokenizer() {
     );
 }
 
-/// Copies the demo bundle, damages it, and expects a refusal that says all of `parts`.
+/// Copies the demo bundle, damages it, and expects a refusal that contains all of `parts`.
 fn check_bundle(what: &str, damage: &dyn Fn(&Path), parts: &[&str]) {
     let place = Place::new();
     place.picture("x.png", 7);
@@ -394,7 +395,7 @@ fn check_bundle(what: &str, damage: &dyn Fn(&Path), parts: &[&str]) {
     for part in parts {
         assert!(errors[0].contains(part), "{what}: {part:?} is not in: {}", done.stderr);
     }
-    // `check` says the same, in its own way.
+    // `check` reports the same in its own form.
     let done = finish(&mut place.spotter("check --bundle bundle --labels labels.toml"));
     assert_eq!(done.code, Some(1), "{what}: check: {}{}", done.stdout, done.stderr);
     for part in parts {
@@ -453,7 +454,7 @@ fn damaged_bundles_are_refused_by_name() {
     check_bundle("a text file", &text, &["bundle", "no tar archive"]);
     let foreign = |bundle: &Path| {
         fs::remove_dir_all(bundle).unwrap();
-        // The header of a tar archive with one empty file, and the two blocks of its end.
+        // The tar header of one empty file, and the two blocks of its end.
         let mut tar = vec![0; 1536];
         tar[..8].copy_from_slice(b"foreign\0");
         tar[100..108].copy_from_slice(b"0000644\0");

@@ -1,4 +1,4 @@
-//! Calibration and 4-bit weights of every kind of tower, those that run fused and those that are left to tract.
+//! Calibration and int4 weights of every kind of tower, both fused ones and those that run in tract.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -19,11 +19,11 @@ use crate::pairs::{Goldens, checkpoint};
 use crate::quantization::{PROMPTS, demo_to_export, dequantized, dot, drawn, drawn_number, towers, winners};
 use crate::towers::{Weight, tensors};
 
-/// Prompts that the vocabularies of all tiny text towers can tell from each other.
+/// Prompts that the vocabularies of all tiny text towers can tell apart.
 const TINY_PROMPTS: [&str; 5] =
     ["a photo of a cat", "A Photo of a RED circle.", "two dogs run", "an <extra> token", "it's 3.14159 o'clock"];
 
-/// Image tower, text tower, and which of the two the engine leaves to tract.
+/// Image tower, text tower, and which of the two runs in tract.
 const FAMILIES: [(&str, &str, [bool; 2]); 8] = [
     ("swin", "mpnet", [true, true]),
     ("dinov2_gated", "bert", [true, false]),
@@ -35,11 +35,11 @@ const FAMILIES: [(&str, &str, [bool; 2]); 8] = [
     ("clip", "bert", [false, false]),
 ];
 
-/// How much wider [`widened`] makes towers.
+/// Factor by which [`widened`] makes towers wider.
 const WIDER: usize = 4;
 
-/// A tower four times as wide, with numbers that depend on the names alone: 4-bit groups have 32 weights, and rows of the
-/// stored tiny towers have fewer.
+/// A tower four times as wide, with numbers that depend on the names alone: int4 groups have 32 weights, and rows of
+/// the stored tiny towers have fewer.
 fn widened(config: &mut Value, weights: &mut BTreeMap<String, Weight>) {
     for (part, keys) in [
         ("vision_config", &["hidden_size", "intermediate_size", "embed_dim"][..]),
@@ -105,7 +105,7 @@ fn every_family_is_calibrated() {
             let (count, lossy) = layers.fold((0, 0), |(n, lossy), l| (n + 1, lossy + usize::from(l.cosine_loss > 0.0)));
             assert!(count >= 12 && 3 * lossy > count, "{image}, {text}: {lossy} of {count} layers of {tower} lose");
         }
-        // What is promised is what a board gets.
+        // The board gets what was promised.
         let (ours, theirs) = (winners(&out, &pictures, &TINY_PROMPTS), winners(&float, &pictures, &TINY_PROMPTS));
         let changed = ours.iter().filter(|(path, winner)| theirs[*path] != **winner).count();
         println!("{image}, {text}: {found:?}");
@@ -113,10 +113,9 @@ fn every_family_is_calibrated() {
     }
 }
 
-/// Both kinds of towers that are left to tract, and one that runs fused: what the engine makes of 4-bit weights is what
-/// ONNX says that they mean.
+/// Both kinds of towers that run in tract, and one that runs fused: the engine reads int4 weights as ONNX defines them.
 #[test]
-fn weights_of_4_bits_mean_the_same_in_every_family() {
+fn int4_weights_mean_the_same_in_every_family() {
     let goldens = Goldens::read();
     for (image, text, left_to_tract) in [FAMILIES[0], FAMILIES[2], FAMILIES[3]] {
         let (_guard, folder) = checkpoint([image, text], &goldens, widened);
@@ -144,7 +143,7 @@ fn weights_of_4_bits_mean_the_same_in_every_family() {
             .collect();
         let check = |what: &str, found: Vec<f32>, expected: Vec<f32>, left_to_tract: bool| {
             let cosine = dot(&found, &expected);
-            // Fused towers have 8-bit activations too.
+            // Fused towers also have int8 activations.
             let least = if left_to_tract { 1.0 - 1e-5 } else { 0.995 };
             assert!(cosine >= least, "{image}, {text}: {what}: cosine {cosine}");
         };
@@ -157,7 +156,7 @@ fn weights_of_4_bits_mean_the_same_in_every_family() {
 }
 
 #[test]
-fn towers_that_are_left_to_tract_are_calibrated_with_4_bits() {
+fn towers_that_run_in_tract_are_calibrated_with_int4() {
     let guard = tempfile::tempdir().unwrap();
     let pictures = drawn(guard.path());
     let (_guard, folder) = checkpoint(["swin", "mpnet"], &Goldens::read(), widened);
@@ -221,7 +220,7 @@ fn the_command_line_calibrates_and_writes_its_report() {
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
     assert_eq!(svg.matches("<rect x=").count(), bars, "a bar for each layer");
 
-    // One of the pictures is more than may change, and that is said.
+    // One changed image is more than allowed, and that is reported.
     let again = name("again");
     let coarse = ["export", &demo, "--out", &again, "--calibrate", &pictures, "--max-drop", "0.5"];
     let (output, errors) = model_prep(&coarse);
@@ -247,7 +246,7 @@ fn the_command_line_calibrates_and_writes_its_report() {
 }
 
 #[test]
-fn four_bits_on_the_command_line() {
+fn int4_on_the_command_line() {
     let guard = tempfile::tempdir().unwrap();
     let demo = e2e::root().join("model-prep/demo/checkpoint").display().to_string();
     let out = guard.path().join("small").display().to_string();

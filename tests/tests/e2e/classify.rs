@@ -22,13 +22,13 @@ use spotter_engine::score::{Scoring, score};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tempfile::TempDir;
 
-/// No call takes nearly as long; one that does hangs.
+/// Longer than any call takes; a call that takes longer hangs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 
 /// A folder for the files and the state of one test.
 pub(crate) struct Place(TempDir);
 
-/// What a finished program left.
+/// Output of a finished program.
 #[derive(Debug)]
 pub(crate) struct Done {
     /// `None` after a signal.
@@ -95,7 +95,7 @@ impl Place {
         path
     }
 
-    /// Where the program keeps its state.
+    /// The program's state folder.
     pub(crate) fn state(&self) -> PathBuf {
         self.at("state")
     }
@@ -120,7 +120,7 @@ impl Place {
         self.write(name, label_toml(names))
     }
 
-    /// The program, with its state in this folder and nothing else of the environment that it looks at.
+    /// The program, with its state in this folder and no other environment that it reads.
     pub(crate) fn spotter(&self, arguments: &str) -> Command {
         let mut command = Command::new(e2e::program("spotter"));
         command.args(arguments.split_whitespace()).env("STATE_DIRECTORY", self.state());
@@ -144,7 +144,7 @@ pub(crate) fn drawn(number: u64) -> image::RgbImage {
     image::RgbImage::from_raw(128, 96, rgb).unwrap()
 }
 
-/// Waits for the end of a call and takes what it printed; never a panic, never a hang.
+/// Waits for a program to end and returns its output; fails on a panic or a hang.
 pub(crate) fn finish(command: &mut Command) -> Done {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let read = |mut pipe: Box<dyn Read + Send>| {
@@ -162,7 +162,7 @@ pub(crate) fn finish(command: &mut Command) -> Done {
     done
 }
 
-/// A program at work, whose lines are read as they come.
+/// A running program, whose lines are read as they come.
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<Line>,
@@ -184,7 +184,7 @@ impl Running {
                     said.lock().unwrap().push(serde_json::from_str(&line).unwrap());
                     continue;
                 }
-                // Nobody waits for lines after a failed test.
+                // Nobody waits for lines after a test has failed.
                 let _ = send.send(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")));
             }
         });
@@ -208,7 +208,7 @@ impl Running {
         }
     }
 
-    /// What was told so far beside frames.
+    /// The events so far.
     pub(crate) fn events(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
     }
@@ -217,7 +217,7 @@ impl Running {
         self.child.id()
     }
 
-    /// What has been printed on standard error so far.
+    /// Standard error so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
     }
@@ -227,7 +227,7 @@ impl Running {
         assert!(status.success(), "kill -{name}: {status}");
     }
 
-    /// Waits for the end: the exit code, the lines that were not read yet, and standard error.
+    /// Waits for the end; returns the exit code, the lines that were not read yet, and standard error.
     pub(crate) fn end(mut self) -> (Option<i32>, Vec<Line>, String) {
         let code = wait(&mut self.child, "run");
         let rest = std::iter::from_fn(|| self.next()).collect();
@@ -238,7 +238,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Leaves nothing behind when a test fails.
+    /// Kills the program when a test fails.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -266,7 +266,7 @@ pub(crate) fn lines(done: &Done) -> Vec<Line> {
     lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// The lines of a program that are not about a frame.
+/// The events of a program.
 pub(crate) fn events(done: &Done) -> Vec<Event> {
     let lines = done.stdout.lines().filter(|line| is_event(line));
     lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
@@ -276,7 +276,7 @@ fn is_event(line: &str) -> bool {
     line.contains("\"event\":")
 }
 
-/// What every line must hold: `count` labels, best first, the values tied to each other.
+/// What holds for every line: `count` labels, best first, with consistent values.
 pub(crate) fn check_labels(line: &Line, count: usize) {
     assert_eq!(line.labels.len(), count, "{line:?}");
     let factor = Bundle::open(&e2e::root().join("config/demo")).unwrap().manifest().logit_scale.exp();
@@ -327,7 +327,7 @@ fn json_gives_every_picture_its_labels_best_first() {
 }
 
 #[test]
-fn scores_are_the_librarys() {
+fn scores_equal_those_of_the_library() {
     let place = Place::new();
     let picture = place.picture("x.png", 5);
     let demo = e2e::root().join("config/demo");
@@ -437,7 +437,7 @@ fn mjpeg_on_standard_input_is_labelled_frame_by_frame() {
     let done = finish(command.stdin(File::open(&stream).unwrap()));
     assert_eq!(numbers("--frames", &done), [0, 1, 2]);
 
-    // Through a pipe the newest frame wins: what comes out is in order, the last frame is among it.
+    // In a pipe the newest frame wins: the output is in order, and includes the last frame.
     let mut cat = Command::new("cat").arg(&stream).stdout(Stdio::piped()).spawn().unwrap();
     let done = finish(place.spotter("run --source - --output json").stdin(cat.stdout.take().unwrap()));
     cat.wait().unwrap();
@@ -450,7 +450,7 @@ fn mjpeg_on_standard_input_is_labelled_frame_by_frame() {
 }
 
 #[test]
-fn a_pipe_at_a_cameras_pace_loses_no_frame() {
+fn a_pipe_at_the_pace_of_a_camera_loses_no_frame() {
     const FRAMES: u64 = 20;
     let place = Place::new();
     let mut program = Running::start(place.spotter("run --source - --output json").stdin(Stdio::piped()));
@@ -460,7 +460,7 @@ fn a_pipe_at_a_cameras_pace_loses_no_frame() {
         let mut jpeg = Vec::new();
         drawn(number).write_with_encoder(image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 90)).unwrap();
         input.write_all(&jpeg).unwrap();
-        // The next frame comes once this one is answered, as from a camera slower than the model.
+        // The next frame is sent once this one is answered, as by a camera slower than the model.
         let line = program.next().unwrap();
         assert_eq!((line.frame, line.dropped), (Some(number), Some(0)));
     }
@@ -471,12 +471,12 @@ fn a_pipe_at_a_cameras_pace_loses_no_frame() {
 }
 
 #[test]
-fn names_of_files_are_bytes_and_forge_no_line() {
+fn file_names_that_are_not_utf8_or_have_escapes_forge_no_line() {
     use std::os::unix::ffi::OsStrExt as _;
     let place = Place::new();
     std::fs::create_dir(place.at("pictures")).unwrap();
     let source = place.picture("picture.png", 1);
-    // In the order of a folder: Latin-1, a line of its own, an escape sequence.
+    // In folder order: Latin-1, a line break, an escape sequence.
     let names = [&b"a-caf\xe9.png"[..], b"b\nerror: forged.png", b"c\x1b[2J.png"];
     let paths: Vec<_> =
         names.iter().map(|name| Path::new("pictures").join(std::ffi::OsStr::from_bytes(name))).collect();
@@ -499,7 +499,7 @@ fn names_of_files_are_bytes_and_forge_no_line() {
         assert!(!done.stdout.contains('\x1b') && !done.stdout.contains("\nerror"), "{arguments}: {}", done.stdout);
         text.iter().for_each(|name| assert!(done.stdout.contains(name), "{arguments}: {}", done.stdout));
     }
-    // Nor in errors and the log.
+    // Neither in errors nor in the log.
     paths.iter().for_each(|path| std::fs::write(place.at("").join(path), "no picture").unwrap());
     for (arguments, by_name) in [("classify", true), ("run --source pictures --output text", false)] {
         let mut command = place.spotter(arguments);
@@ -519,7 +519,7 @@ fn outputs_may_be_closed_or_full() {
     let place = Place::new();
     let picture = place.picture("picture.png", 1);
     let full = || File::options().write(true).open("/dev/full").unwrap();
-    // An error that cannot be told is an error all the same.
+    // An error that cannot be printed is still an error.
     for (arguments, code) in [
         ("classify missing.png", 1),
         ("classify missing.png picture.png", 1),
@@ -540,7 +540,7 @@ fn outputs_may_be_closed_or_full() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(1) && stderr.contains("standard output"), "{arguments}: {stderr}");
     }
-    // A reader who is gone wants no more, and no word about it.
+    // A reader that has gone away wants no more output, and no message about it.
     for arguments in [
         "run --source test://shapes --output json",
         "classify picture.png",
@@ -561,7 +561,7 @@ fn outputs_may_be_closed_or_full() {
         assert_eq!(output.status.code(), Some(0), "{arguments}: {stderr}");
         assert!(stderr.lines().all(|line| line.contains(" INFO ")), "{arguments}: {stderr}");
     }
-    // What was asked for is done.
+    // The work was done.
     assert!(place.at("out.png").exists() && place.cache().exists() && picture.exists());
     let mut prep = Command::new(e2e::program("model-prep"));
     let status = prep.args(["export", "missing", "--out", "bundle"]).current_dir(place.at("")).stderr(full()).status();

@@ -35,7 +35,7 @@ fn shape(value: &Value) -> Vec<usize> {
     value.as_array().unwrap().iter().map(|extent| extent.as_u64().unwrap() as usize).collect()
 }
 
-/// Writes the checkpoint of a case, with values that occur in no other tensor, and gives its tensors.
+/// Writes the checkpoint of a case, with values that occur in no other tensor, and returns its tensors.
 fn write_tower(case: &Value, folder: &Path) -> BTreeMap<String, Weight> {
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("config.json"), case["config"].to_string()).unwrap();
@@ -70,7 +70,7 @@ fn composed(cases: &Map<String, Value>, name: &str, folder: &Path) -> (BTreeMap<
 }
 
 #[test]
-fn towers_are_taken_as_the_reference_takes_them() {
+fn towers_are_composed_as_by_the_reference() {
     let cases = cases();
     for (name, case) in &cases {
         let folder = tempfile::tempdir().unwrap();
@@ -78,7 +78,7 @@ fn towers_are_taken_as_the_reference_takes_them() {
         let out = tensors(&report.out.join("model.safetensors"));
         let side = case["side"].as_str().unwrap();
         let prefix = format!("{side}_model.");
-        // Transformers 5 writes these towers with one level less, and reads them with it and without.
+        // Transformers 5 writes these towers with one level less, and reads both forms.
         let inner = if name.starts_with("clip") && name.ends_with("-5") { prefix.as_str() } else { "" };
         let mut expected = BTreeMap::new();
         for (saved, tensor) in case["tensors"].as_object().unwrap() {
@@ -120,7 +120,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 #[test]
-fn seeds_decide_what_is_drawn() {
+fn the_seed_determines_the_projections() {
     let cases = cases();
     let folder = tempfile::tempdir().unwrap();
     let (vision, text) = (folder.path().join("vision"), folder.path().join("text"));
@@ -182,7 +182,7 @@ fn a_composed_checkpoint_computes_what_its_towers_did() {
     }
     let (_guard, bundle) = exported(&out, Weights::F32);
     assert!(bundle.join("vision.onnx").exists());
-    // With the trained projections in the place of the drawn ones, it is the checkpoint that the towers came from.
+    // With the trained projections in place of the random ones, it is the checkpoint that the towers came from.
     let trained = tensors(&tiny("model.safetensors"));
     let mut all = tensors(&out.join("model.safetensors"));
     assert_eq!(all.len(), trained.len());

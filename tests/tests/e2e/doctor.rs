@@ -1,4 +1,4 @@
-//! `spotter doctor`: what it finds, and what it says to do.
+//! `spotter doctor`: what it finds, and what it advises.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -8,7 +8,7 @@ use spotter_engine::tower::Threads;
 
 use crate::classify::{Place, finish};
 
-/// The findings of one severity, and the whole; the exit code must fit them.
+/// The findings of one severity, and the whole output; the exit code must fit them.
 fn examine(place: &Place, arguments: &str) -> Value {
     let done = finish(&mut place.spotter(&format!("doctor --json {arguments}")));
     let found: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stdout));
@@ -17,7 +17,7 @@ fn examine(place: &Place, arguments: &str) -> Value {
     found
 }
 
-/// There is a finding whose text holds `part`, of that severity, and it says what to do.
+/// Checks that there is a finding of that severity whose text contains `part`, with advice.
 fn check(found: &Value, severity: &str, part: &str) {
     let findings = found["findings"].as_array().unwrap();
     let finding = findings.iter().find(|f| f["what"].as_str().unwrap().contains(part));
@@ -27,7 +27,7 @@ fn check(found: &Value, severity: &str, part: &str) {
 }
 
 #[test]
-fn a_board_that_is_well() {
+fn a_healthy_board_has_no_problems() {
     let place = Place::new();
     let found = examine(&place, "");
     println!("{found:#}");
@@ -54,7 +54,7 @@ fn a_board_that_is_well() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn problems_are_named() {
     let place = Place::new();
     place.write("spotter.toml", "source = '/dev/video99'\nlabels = 'labels.toml'\n");
     place.write("labels.toml", "[[label]]\nnmae = 'x'\n");
@@ -69,7 +69,7 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
-fn damage_is_found() {
+fn damaged_bundles_are_found() {
     let place = Place::new();
     let done = finish(&mut place.spotter("labels"));
     assert_eq!(done.code, Some(0), "{}", done.stderr);
@@ -79,7 +79,7 @@ fn damage_is_found() {
     cache.truncate(cache.len() / 2);
     std::fs::write(place.cache(), cache).unwrap();
     check(&examine(&place, ""), "note", "the label cache is damaged");
-    // A slot that nobody uses, with a bundle that is torn.
+    // An unused slot with a torn bundle.
     let slot = place.state().join("bundles/torn");
     std::fs::create_dir_all(&slot).unwrap();
     check(&examine(&place, ""), "problem", "slot torn: ");
@@ -88,7 +88,7 @@ fn damage_is_found() {
 }
 
 #[test]
-fn slower_kernels_are_noticed() {
+fn kernels_slower_than_the_fastest_are_reported() {
     let place = Place::new();
     let done = finish(place.spotter("doctor --json").env("SPOTTER_KERNELS", "scalar"));
     let found: Value = serde_json::from_str(&done.stdout).unwrap();
@@ -101,7 +101,7 @@ fn slower_kernels_are_noticed() {
     check(&serde_json::from_str(&done.stdout).unwrap(), "problem", "kernels \"warp\" cannot be used here");
 }
 
-/// What the doctor finds on a board of files.
+/// What the doctor finds on a simulated board, made of files.
 fn examine_board(place: &Place, config: &str, files: &[(&str, &str)]) -> Value {
     let root = place.at("board");
     for (path, text) in files {
@@ -116,7 +116,7 @@ fn examine_board(place: &Place, config: &str, files: &[(&str, &str)]) -> Value {
 }
 
 #[test]
-fn heat_throttling_memory_and_cameras_of_other_boards() {
+fn heat_throttling_memory_and_cameras_of_other_boards_are_reported() {
     const ZONE: &str = "sys/class/thermal/thermal_zone0";
     let place = Place::new();
     let zone = |file: &str| format!("{ZONE}/{file}");
@@ -149,7 +149,7 @@ fn heat_throttling_memory_and_cameras_of_other_boards() {
     check(&found, "problem", "/dev/v4l/by-id/usb-cam: the configured camera is not there");
     assert_eq!(found["cameras"][0]["path"], "/dev/video0");
     assert!(found["cameras"][0]["problem"].as_str().unwrap().contains("not a capture device"), "{found:#}");
-    // A kernel without the firmware's flags, and a board that is well.
+    // A kernel without the firmware's flags, and a healthy board.
     std::fs::remove_dir_all(place.at("board")).unwrap();
     let hwmon = "sys/class/hwmon/hwmon2";
     let (name, alarm) = (format!("{hwmon}/name"), format!("{hwmon}/in0_lcrit_alarm"));
@@ -181,7 +181,7 @@ fn memory_is_measured_with_the_model_at_work() {
     let memory = &found["memory"];
     assert_eq!(memory["with_model"], true);
     let (program, bundle) = (memory["program_bytes"].as_u64().unwrap(), found["model"]["bytes"].as_u64().unwrap());
-    // The same program where there is no model to load.
+    // The same program without a loadable model.
     let without = examine(&place, "--bundle nothing.tar");
     assert_eq!(without["memory"]["with_model"], false);
     let bare = without["memory"]["program_bytes"].as_u64().unwrap();

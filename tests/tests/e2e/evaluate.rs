@@ -66,7 +66,7 @@ struct GoldenRetrieval {
     image_to_text: Value,
 }
 
-/// Rows of L2 norm 1.
+/// Rows with an L2 norm of 1.
 fn unit(rows: &[Vec<f32>]) -> Array2<f32> {
     let mut rows = rows.to_vec();
     assert!(rows.iter_mut().all(|row| normalize(row)));
@@ -77,7 +77,7 @@ fn golden() -> Golden {
     serde_json::from_slice(&std::fs::read(e2e::root().join("tests/golden/evaluation.json")).unwrap()).unwrap()
 }
 
-/// The numbers of a JSON object, those of `found` being the program's.
+/// Compares the numbers of a JSON object with those of `found`, the program's.
 fn same_numbers(what: &str, found: &Value, expected: &Value) {
     for (key, expected) in expected.as_object().unwrap() {
         let (found, expected) = (found[key].as_f64().unwrap(), expected.as_f64().unwrap());
@@ -141,7 +141,7 @@ struct ShapesFrame {
     predicted: String,
 }
 
-/// Elsewhere pixels on edges may be drawn otherwise than the reference saw them.
+/// On other machines, pixels on edges may be drawn differently from what the reference saw.
 #[cfg_attr(
     not(target_arch = "x86_64"),
     ignore = "pixels on edges may be drawn otherwise, as sine and cosine are rounded"
@@ -184,10 +184,10 @@ fn drawn_shapes_are_confused_as_transformers_confuses_them() {
     assert!((found.top_1 - right as f64 / 300.0).abs() < 1e-12);
 }
 
-/// Drawn pictures of this many classes, so many of each, and what is wrong with them.
+/// Number of drawn images.
 const COUNT: u64 = 24;
 
-/// Pictures in folders `a_cat`, `red_circle` and `ship`, whatever they show, and a file that is no picture.
+/// Images in folders `a_cat`, `red_circle` and `ship`, with any content, and a file that is not an image.
 fn classes(place: &Place) -> std::path::PathBuf {
     for (index, folder) in ["a_cat", "red_circle", "ship"].iter().cycle().take(COUNT as usize).enumerate() {
         std::fs::create_dir_all(place.at("set").join(folder)).unwrap();
@@ -209,14 +209,14 @@ fn model_prep(place: &Place, arguments: &str) -> Done {
     finish(command.env_remove("RUST_LOG").env_remove("RUST_BACKTRACE"))
 }
 
-/// What the program prints as JSON.
+/// The program's JSON output.
 fn json(place: &Place, arguments: &str) -> Value {
     let done = model_prep(place, &format!("{arguments} --json"));
     assert_eq!(done.code, Some(0), "{arguments}: {}", done.stderr);
     serde_json::from_str(&done.stdout).unwrap()
 }
 
-/// The best label of each readable picture in `set`, one picture and one label at a time.
+/// The best label of each readable image in `set`, one image and one label at a time.
 fn best_labels(set: &Path, names: &[&str], templates: &[&str]) -> BTreeMap<(String, String), u64> {
     let bundle = Bundle::open(&e2e::root().join("config/demo")).unwrap();
     let manifest = bundle.manifest();
@@ -275,7 +275,7 @@ fn folders_are_classified_as_single_pictures_are() {
     let right: u64 = expected.iter().filter(|((truth, answer), _)| truth == answer).map(|(_, count)| count).sum();
     assert_eq!(report["bundles"][0]["classification"]["top_1"], right as f64 / COUNT as f64);
 
-    // Any number of threads gives the same, times left aside.
+    // Any number of threads gives the same result, except for times.
     let single = json(&place, "DEMO set --threads 1");
     assert_eq!(single["bundles"], report["bundles"]);
 
@@ -364,7 +364,7 @@ fn captions_find_their_pictures() {
     let report = json(&place, "DEMO set");
     assert_eq!((&report["pictures"], &report["unreadable"][0]["file"]), (&12.into(), &"gone.png".into()));
 
-    // The same with one picture and one sentence at a time.
+    // The same with one image and one sentence at a time.
     let bundle = Bundle::open(&e2e::root().join("config/demo")).unwrap();
     let mut text = TextTower::open(&bundle, &Threads::default()).unwrap();
     let image = ImageTower::open(&bundle, &Threads::default()).unwrap();
@@ -405,7 +405,7 @@ fn captions_find_their_pictures() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_told() {
+fn what_cannot_be_evaluated_is_refused_with_the_reason() {
     let place = Place::new();
     classes(&place);
     std::fs::create_dir_all(place.at("captioned")).unwrap();

@@ -47,7 +47,7 @@ impl Parts {
         TextTower::load(&self.text, &self.tokenizer, &self.manifest, threads).unwrap()
     }
 
-    /// Embeddings of some pictures and prompts.
+    /// Embeddings of some images and prompts.
     fn embeddings(&self, threads: &Threads) -> Vec<Vec<f32>> {
         let (image, mut text) = (self.image(threads), self.text(threads));
         let pictures = (0..3).map(|seed| image.embed(&self.pixels(seed)).unwrap());
@@ -91,8 +91,9 @@ fn a_fused_float_tower_computes_what_tract_computes() {
     }
 }
 
-/// Those with fused multiply-add agree nearly to the last bit. `scalar`, which has none, rounds otherwise, and activations
-/// that lie between two integers then become the other one: embeddings differ as much as integers differ from floats.
+/// Instruction sets with fused multiply-add agree nearly to the last bit. `scalar`, which has none, rounds differently,
+/// and activations halfway between two integers then become the other one: embeddings differ as much as int8 differs
+/// from float.
 #[test]
 fn instruction_sets_agree() {
     for (weights, scalar_min) in [(Weights::Int8, 0.999), (Weights::F32, 1.0 - 1e-5)] {
@@ -141,7 +142,7 @@ fn towers_that_share_threads_do_not_disturb_each_other() {
     });
 }
 
-/// The graph with an operator that the fused form does not know, and that changes nothing, behind every node called
+/// The graph with an operator that the fused form does not know, and that changes nothing, after every node called
 /// `after`.
 fn with_clip(onnx: &[u8], after: &str) -> Vec<u8> {
     let mut model = pb::ModelProto::decode(onnx).unwrap();
@@ -163,7 +164,7 @@ fn with_clip(onnx: &[u8], after: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_graph_with_an_unknown_operator_is_left_to_tract_and_says_so() {
+fn a_graph_with_an_unknown_operator_is_left_to_tract_and_the_operator_is_named() {
     let mut parts = Parts::demo(Weights::F32);
     let expected = parts.embeddings(&Threads::default());
     parts.vision = with_clip(&parts.vision, "vision_model.embeddings");
@@ -191,13 +192,13 @@ fn a_profile_names_every_step() {
     assert!(profile.layers.iter().all(|layer| layer.time_ns > 0), "{profile:?}");
 }
 
-/// Every node loses each of its inputs in turn, or takes another value instead.
+/// Every node loses each of its inputs in turn, or gets another value instead.
 #[test]
-fn a_graph_that_makes_no_sense_is_an_error_or_left_to_tract() {
+fn a_nonsensical_graph_is_an_error_or_left_to_tract() {
     let parts = Parts::demo(Weights::Int8);
     let original = pb::ModelProto::decode(&*parts.vision).unwrap();
     let nodes = &original.graph.as_ref().unwrap().node;
-    // The first layer, and what comes after the last.
+    // The first layer, and everything after the last.
     for (index, node) in nodes.iter().enumerate().filter(|(index, _)| *index < 45 || *index + 12 > nodes.len()) {
         for input in 0..node.input.len() {
             for other in [None, Some("pixel_values"), Some("vision_model.embeddings.cls_token"), Some("index_0")] {
@@ -207,7 +208,7 @@ fn a_graph_that_makes_no_sense_is_an_error_or_left_to_tract() {
                     Some(other) => inputs[input] = other.to_owned(),
                     None => inputs.truncate(input),
                 }
-                // What is wrong must come out as an error; tract may take what is not.
+                // A wrong graph must result in an error; tract may accept one that is not wrong.
                 if let Ok(tower) = ImageTower::load(&model.encode_to_vec(), &parts.manifest, &Threads::default()) {
                     let _ = tower.embed(&parts.pixels(0));
                 }

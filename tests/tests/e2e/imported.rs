@@ -1,4 +1,4 @@
-//! Towers that other exporters wrote, against transformers 4.56.2 (`tests/reference/make_onnx_towers.py`).
+//! Towers written by other exporters, against transformers 4.56.2 (`tests/reference/make_onnx_towers.py`).
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -48,7 +48,7 @@ impl Goldens {
     }
 }
 
-/// The demo bundle's manifest with the towers of `exporter` in it.
+/// The demo bundle's manifest with the towers of `exporter`.
 fn manifest(vision: &TowerFile, text: &TowerFile) -> Manifest {
     let mut manifest = Bundle::open(&e2e::root().join("config/demo")).unwrap().manifest().clone();
     manifest.projection_dim = 12;
@@ -109,14 +109,14 @@ fn towers_of_both_exporters_give_the_reference_features() {
     }
 }
 
-/// `model-prep` run with `arguments`: exit code, standard output, standard error.
+/// Runs `model-prep` with `arguments`: exit code, standard output, standard error.
 fn model_prep(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = std::process::Command::new(e2e::program("model-prep")).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// A folder with the tokenizer and a recipe for pictures of 20 x 20.
+/// A folder with the tokenizer and an image processor for 20 x 20 pixels.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json"] {
@@ -150,7 +150,7 @@ fn onnx_towers_become_a_bundle() {
         / expected.iter().map(|v| v * v).sum::<f32>().sqrt();
     assert!(cosine > 0.995, "{cosine}");
 
-    // What is wrong is named.
+    // Mistakes are named.
     let check = |change: &dyn Fn(&mut Vec<String>), parts: &[&str]| {
         let mut arguments: Vec<String> = arguments.iter().map(|part| (*part).to_owned()).collect();
         change(&mut arguments);
@@ -189,7 +189,7 @@ fn onnx_towers_become_a_bundle() {
     check(&|_| (), &["input image", "[batch, 3, 24, 24]", "[1, 3, 20, 20]"]);
 }
 
-/// Arguments of an export of the older exporter's towers, whose outputs have 12 values.
+/// Arguments of an export with the older exporter's towers, whose outputs have 12 values.
 fn arguments(folder: &Path, out: &Path) -> Vec<String> {
     let [vision, text] = ["vision", "text"].map(|tower| golden(&format!("script/{tower}.onnx")).display().to_string());
     let (folder, out) = (folder.display().to_string(), out.display().to_string());
@@ -197,7 +197,7 @@ fn arguments(folder: &Path, out: &Path) -> Vec<String> {
     arguments.map(str::to_owned).to_vec()
 }
 
-/// The manifest of what an export with `options` writes.
+/// The manifest written by an export with `options`.
 fn exported(folder: &Path, options: &[&str]) -> Manifest {
     let out = folder.join("bundle");
     let all = arguments(folder, &out);
@@ -208,7 +208,7 @@ fn exported(folder: &Path, options: &[&str]) -> Manifest {
 }
 
 #[test]
-fn what_is_set_for_onnx_towers_is_on_record() {
+fn overrides_of_onnx_towers_are_recorded() {
     let folder = folder();
     let folder = folder.path();
     let entry = |key: &str, from: &str, to: &str, reason: &str| Override {
@@ -228,7 +228,7 @@ fn what_is_set_for_onnx_towers_is_on_record() {
 }
 
 #[test]
-fn prompts_are_padded_as_the_tokenizer_says_or_the_command_line() {
+fn prompts_are_padded_as_the_tokenizer_or_the_command_line_says() {
     let folder = folder();
     let folder = folder.path();
     let spec = |options: &[&str]| {
@@ -335,7 +335,7 @@ fn taken(path: &Path, modality: Modality, plan: &Plan) -> Result<TowerFile, Stri
 }
 
 #[test]
-fn graphs_that_cannot_be_taken_are_refused_by_what_is_wrong() {
+fn unusable_graphs_are_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let data = golden("dynamo/vision.onnx.data");
     std::fs::copy(&data, folder.path().join("vision.onnx.data")).unwrap();
@@ -396,7 +396,7 @@ fn graphs_that_cannot_be_taken_are_refused_by_what_is_wrong() {
     check(vision, &huge, &["constant", "a valid shape and a numeric type"]);
 }
 
-/// The weight of the graph's only `Gemm`, the pooler's, as exporters write it, which is transposed, or as it multiplies.
+/// The weight of the graph's only `Gemm`, the pooler's: transposed, as exporters write it, or not.
 fn gemm(graph: &mut pb::GraphProto, transposed: bool) -> String {
     let nodes: Vec<&mut pb::NodeProto> = graph.node.iter_mut().filter(|node| node.op_type == "Gemm").collect();
     let Ok([node]) = <[&mut pb::NodeProto; 1]>::try_from(nodes) else { panic!("one Gemm") };

@@ -20,7 +20,7 @@ pub(crate) fn pixels(picture: &Picture) -> Pixels {
     (picture.width, picture.height, hash)
 }
 
-/// Where the payload of the first segment with this marker lies.
+/// The payload of the first segment with this marker.
 fn payload(jpeg: &[u8], marker: u8) -> std::ops::Range<usize> {
     let mut at = 2;
     loop {

@@ -12,6 +12,7 @@ mod calibration;
 mod classify;
 mod compose;
 mod doctor;
+mod documents;
 mod evaluate;
 mod fused;
 mod imported;

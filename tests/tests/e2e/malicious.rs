@@ -1,4 +1,4 @@
-//! Checkpoints made to do harm: each is refused by name, with little memory, and nothing in it is run.
+//! Malicious checkpoints: each is refused by name, with little memory, and nothing in it is executed.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -14,7 +14,7 @@ use tract_onnx::pb;
 
 use crate::towers::{changed, edit, exported};
 
-/// Memory that a process may ask for: the program and its libraries, and little more. Beyond it, it would be aborted.
+/// Address space of a process: the program and its libraries, and little more. Beyond it, it is aborted.
 const MEMORY_KB: u32 = 1_000_000;
 
 /// Exports the tiny checkpoint as `change` leaves it.
@@ -33,7 +33,7 @@ fn check(what: &str, change: impl FnOnce(&Path), expected: &[&str]) {
     }
 }
 
-/// The weights replaced by this `pytorch_model.bin`.
+/// Replaces the weights with this `pytorch_model.bin`.
 fn pickled(file: Vec<u8>) -> impl FnOnce(&Path) {
     move |path| {
         std::fs::remove_file(path.join("model.safetensors")).unwrap();
@@ -41,14 +41,14 @@ fn pickled(file: Vec<u8>) -> impl FnOnce(&Path) {
     }
 }
 
-/// One entry of a zip archive, true or not.
+/// One entry of a zip archive, true or false.
 pub(crate) struct Entry<'a> {
     name: &'a str,
     data: &'a [u8],
     method: u8,
-    /// What the directory says about the size before compression.
+    /// The uncompressed size that the directory claims.
     size: usize,
-    /// What the directory says about the place, where that is a lie.
+    /// The offset that the directory claims, if it is a lie.
     start: Option<usize>,
 }
 
@@ -110,8 +110,8 @@ fn tensor(elements: i128, offset: i128, shape: &[i128], strides: &[i128]) -> Vec
 }
 
 #[test]
-fn pickles_that_call() {
-    // The pieces are sound: without a trick, only the model's own tensors are missing.
+fn pickles_that_call_functions_are_refused() {
+    // The building blocks are sound: without a trick, only the model's own tensors are missing.
     check("sound", with_pickle(&tensor(12, 0, &[3, 4], &[4, 1])), &["missing tensor"]);
     let call = |module: &str, name: &str| {
         [format!("\x02}}X\x01\0\0\0wc{module}\n{name}\n").as_bytes(), b"(X\x04\0\0\0true", b"tRs."].concat()
@@ -140,7 +140,7 @@ fn pickles_that_call() {
 }
 
 #[test]
-fn pickles_that_grow() {
+fn pickles_that_grow_are_refused() {
     let mut memo = b"\x80\x02)r\xff\xff\xff\xff".to_vec();
     for _ in 0..60 {
         // Twice the value before, by reference: 2^60 leaves.
@@ -167,7 +167,7 @@ fn pickles_that_grow() {
 }
 
 #[test]
-fn tensors_that_are_not_there() {
+fn tensors_outside_of_their_storage_are_refused() {
     let large = 1_i128 << 40;
     for (what, pickle, expected) in [
         ("offset", tensor(12, 9, &[2, 2], &[2, 1]), "reaches beyond its storage of 12"),
@@ -185,7 +185,7 @@ fn tensors_that_are_not_there() {
     ] {
         check(what, with_pickle(&pickle), &["pytorch_model.bin: not a usable PyTorch file", expected]);
     }
-    // Many tensors of one storage would be read once for each.
+    // Many tensors of one storage, which would be read once for each.
     let storage = vec![0; 4 << 20];
     let one = tensor(1 << 20, 0, &[1 << 20], &[1]);
     let mut state = b"\x80\x02}".to_vec();
@@ -199,7 +199,7 @@ fn tensors_that_are_not_there() {
 }
 
 #[test]
-fn archives_that_lie() {
+fn archives_that_lie_about_their_entries_are_refused() {
     let sound = tensor(12, 0, &[3, 4], &[4, 1]);
     let (pickle, storage) = (|| stored("a/data.pkl", &sound), || stored("a/data/0", &STORAGE));
     let cases: [(&str, Vec<Entry<'_>>, &str); 12] = [
@@ -236,7 +236,7 @@ fn archives_that_lie() {
     check("pointer", pickled(pointer.to_vec()), &["a Git LFS pointer"]);
 }
 
-/// The weights replaced by a file of this header, with `bytes` of nothing behind it.
+/// Replaces the weights with a file of this header, followed by `bytes` zeros.
 fn safetensors(header: &str, bytes: u64) -> impl FnOnce(&Path) {
     let start = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
     move |path| {
@@ -247,7 +247,7 @@ fn safetensors(header: &str, bytes: u64) -> impl FnOnce(&Path) {
 }
 
 #[test]
-fn tables_that_lie() {
+fn safetensors_headers_that_lie_are_refused() {
     let one =
         |shape: &str, offsets: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#);
     let refused = "not a usable safetensors file";
@@ -272,7 +272,7 @@ fn tables_that_lie() {
     check("endless header", length, &[refused, "found 18446744073709551615"]);
 }
 
-/// The weights replaced by an index that puts every tensor into `shard`.
+/// Replaces the weights with an index that puts every tensor into `shard`.
 fn index(path: &Path, shard: &str) {
     std::fs::rename(path.join("model.safetensors"), path.join("../outside.safetensors")).unwrap();
     let map = serde_json::json!({"weight_map": {"logit_scale": shard}}).to_string();
@@ -280,7 +280,7 @@ fn index(path: &Path, shard: &str) {
 }
 
 #[test]
-fn indices_that_lead_away() {
+fn indices_that_lead_out_of_the_folder_are_refused() {
     let outside = std::fs::canonicalize(e2e::root().join("tests/golden/torch/state.safetensors")).unwrap();
     for shard in [
         "../outside.safetensors",
@@ -308,7 +308,7 @@ fn indices_that_lead_away() {
 }
 
 #[test]
-fn configurations_out_of_measure() {
+fn oversized_configurations_are_refused() {
     let (file, layers) = ("config.json", "\"num_hidden_layers\": 2");
     let set = |from: &'static str, to: &'static str| move |path: &Path| edit(path, file, from, to);
     let endless = "\"num_hidden_layers\": 1152921504606846976";
@@ -325,7 +325,7 @@ fn configurations_out_of_measure() {
     check("positions", set("\"max_position_embeddings\": 20", positions), &["expected shape [2097152, 40]"]);
     let deep = |path: &Path| std::fs::write(path.join(file), "[".repeat(1 << 20)).unwrap();
     check("deep", deep, &["config.json: not valid JSON"]);
-    // Nothing of it is on the disk.
+    // A sparse file: nothing of it is on the disk.
     let sized =
         |name: &'static str, bytes| move |path: &Path| File::create(path.join(name)).unwrap().set_len(bytes).unwrap();
     for (name, bytes) in [("config.json", 1 << 30), ("tokenizer.json", 1 << 40), ("preprocessor_config.json", 1 << 40)]
@@ -340,7 +340,7 @@ fn configurations_out_of_measure() {
     check("MODEL_CARD.md", sized("MODEL_CARD.md", 1 << 40), &["MODEL_CARD.md", "expected at most"]);
 }
 
-/// A file of the checkpoint replaced by something that is none.
+/// Replaces a file of the checkpoint with something that is not a regular file.
 fn replaced(file: &'static str, make: fn(&Path)) -> impl FnOnce(&Path) {
     move |path| {
         let path = path.join(file);
@@ -349,10 +349,10 @@ fn replaced(file: &'static str, make: fn(&Path)) -> impl FnOnce(&Path) {
     }
 }
 
-/// Every reader of a checkpoint's files, with every file that is none.
+/// Every reader of a checkpoint's files, with everything that is not a usable file.
 #[test]
-fn files_of_a_checkpoint_that_are_none() {
-    /// What it is, how it is made, what is said of it.
+fn checkpoint_files_that_are_not_regular_files_are_refused() {
+    /// Description, how to make it, expected message.
     type Kind = (&'static str, fn(&Path), &'static str);
     let pipe: fn(&Path) = |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     let sparse: fn(&Path) = |path| File::create(path).unwrap().set_len(4 << 30).unwrap();
@@ -372,7 +372,7 @@ fn files_of_a_checkpoint_that_are_none() {
     for file in ["config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"] {
         check(&format!("{file}: empty"), replaced(file, |path| std::fs::write(path, "").unwrap()), &[file]);
     }
-    // Within the checkpoint, a link is a file.
+    // Within the checkpoint, a link is accepted as a file.
     let (guard, copy) = changed(|path| {
         std::fs::rename(path.join("config.json"), path.join("config.data")).unwrap();
         symlink("config.data", path.join("config.json")).unwrap();
@@ -381,9 +381,9 @@ fn files_of_a_checkpoint_that_are_none() {
     drop(guard);
 }
 
-/// Bundles of the tiny checkpoint whose towers and manifest contradict each other, or themselves.
+/// Bundles of the tiny checkpoint whose towers and manifest contradict each other or themselves.
 #[test]
-fn bundles_whose_parts_contradict_each_other() {
+fn bundles_whose_parts_contradict_each_other_are_refused() {
     let (_guard, checkpoint) = changed(|_| {});
     let (_folder, path) = exported(&checkpoint, Weights::F32);
     let bundle = Bundle::open(&path).unwrap();
@@ -400,7 +400,7 @@ fn bundles_whose_parts_contradict_each_other() {
     let check = |what: &str, change: &dyn Fn(&mut Vec<pb::NodeProto>), expected: &str| {
         let mut model = pb::ModelProto::decode(&*vision).unwrap();
         change(&mut model.graph.as_mut().unwrap().node);
-        // A tower that loads may also fail when it runs; neither is a panic.
+        // A tower that loads may also fail when it runs; neither may panic.
         let result = ImageTower::load(&model.encode_to_vec(), manifest, &threads).and_then(|tower| {
             let [height, width] = manifest.image_size();
             tower.embed(&vec![0.5; 3 * height * width])

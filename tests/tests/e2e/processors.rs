@@ -1,4 +1,4 @@
-//! Image processors' files and what comes of pictures, against transformers; `tests/reference/make_processors.py` made
+//! Image processor files and the tensors they produce, against transformers; `tests/reference/make_processors.py` made
 //! the goldens.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use spotter_engine::picture::{Picture, decode};
 use spotter_engine::preprocess::{Preprocessor, Recipe};
 
-/// Where a sine in the kernel decides a rounding, C libraries differ by this many grey steps of 255.
+/// Difference between C libraries, in grey levels of 255, where a sine in the resampling filter decides a rounding.
 const SINE_TOLERANCE: u8 = 1;
 
 #[derive(Deserialize)]
@@ -24,7 +24,7 @@ struct Case {
     version: String,
     /// `model_type` there.
     tower: String,
-    /// What `--image-processor` says.
+    /// The value of `--image-processor`.
     choice: Option<String>,
     results: BTreeMap<String, Expected>,
 }
@@ -34,7 +34,7 @@ struct Case {
 enum Expected {
     Tensor {
         size: [usize; 2],
-        /// Of the tensor's bytes, the first half.
+        /// The first half of the SHA-256 of the tensor's bytes.
         sha256: String,
     },
     Refused {
@@ -48,7 +48,7 @@ fn golden(path: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// As `drawn` of `make_processors.py`.
+/// Like `drawn` in `make_processors.py`.
 fn drawn(height: usize, width: usize) -> Picture {
     let byte = |at: usize| {
         let noise = (at * 2_654_435_761 % (1 << 32)) >> 24;
@@ -58,7 +58,7 @@ fn drawn(height: usize, width: usize) -> Picture {
     Picture { width, height, rgb: (0..height * width * 3).map(byte).collect(), transparent: None }
 }
 
-/// Drawn where the name is a size, else what Pillow decoded.
+/// Drawn if the name is a size, else decoded by Pillow.
 fn picture(name: &str, decoded: &SafeTensors<'_>) -> Picture {
     if let Some(size) = name.strip_prefix("contrast ") {
         let mut picture = picture(size, decoded);
@@ -74,7 +74,7 @@ fn picture(name: &str, decoded: &SafeTensors<'_>) -> Picture {
     Picture { width, height, rgb: tensor.data().to_vec(), transparent: None }
 }
 
-/// The recipe as an export reads it.
+/// The preprocessing that an export reads.
 fn recipe(case: &Case, folder: &Path) -> Recipe {
     let folder = folder.join(&case.name);
     std::fs::create_dir(&folder).expect("a folder");
@@ -95,7 +95,7 @@ fn checksum(values: &[f32]) -> String {
 }
 
 #[test]
-fn odd_pictures_become_the_tensors_of_every_image_processor() {
+fn pictures_of_odd_sizes_become_the_tensors_of_every_image_processor() {
     let decoded = golden("pictures/decoded.safetensors");
     let decoded = SafeTensors::deserialize(&decoded).expect("goldens");
     let pixels = golden("processors/pixels.safetensors");
@@ -147,7 +147,7 @@ fn odd_pictures_become_the_tensors_of_every_image_processor() {
 #[derive(Deserialize)]
 struct Marked {
     name: String,
-    /// The file's, as all bytes here in hexadecimal.
+    /// The file in hexadecimal.
     bytes: String,
     size: [usize; 2],
     dropped: String,

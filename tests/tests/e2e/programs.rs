@@ -1,4 +1,4 @@
-//! Cameras that come through a program of the system: started, watched, started anew, ended; and pipes that fall silent.
+//! Cameras by way of an external program, which is started, watched, restarted and stopped; and pipes that fall silent.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::classify::{DEADLINE, Event, Place, Running, drawn, finish};
 
-/// A camera program of a shell: it notes its arguments, its number and that of a helper, and gives a picture twenty times a
-/// second. The file `does` says what else: `dies` or `hangs`, before or after a picture.
+/// A camera program in shell: it notes its arguments, its process id and that of a helper, and delivers twenty frames a
+/// second. The file `does` makes it die or hang (`dies`, `hangs`), before or after a frame.
 fn camera(place: &Place, name: &str) -> PathBuf {
     let mut jpeg = Vec::new();
     image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&drawn(1)).unwrap();
@@ -33,12 +33,12 @@ fn camera(place: &Place, name: &str) -> PathBuf {
     path
 }
 
-/// `spotter run` with the folder `bin` before all others, and so much patience that no machine is too busy for a frame.
+/// `spotter run` with the folder `bin` first in PATH, and with timeouts that no busy machine exceeds.
 fn run(place: &Place, source: &str) -> Command {
     run_patiently(place, source, 60_000)
 }
 
-/// `run` with a source that is lost after `timeout_ms` without a frame.
+/// `run` with a source that counts as lost after `timeout_ms` without a frame.
 fn run_patiently(place: &Place, source: &str, timeout_ms: u32) -> Command {
     let capture = format!("[capture]\ntimeout_ms = {timeout_ms}\nwidth = 320\nheight = 240\n");
     place.write("spotter.toml", format!("source = \"{source}\"\n{capture}"));
@@ -48,7 +48,7 @@ fn run_patiently(place: &Place, source: &str, timeout_ms: u32) -> Command {
     command
 }
 
-/// Waits for the event of that number, from 0, and gives it.
+/// Waits for the event of that number, from 0, and returns it.
 fn event(program: &Running, number: usize) -> Event {
     let start = Instant::now();
     loop {
@@ -60,19 +60,19 @@ fn event(program: &Running, number: usize) -> Event {
     }
 }
 
-/// Waits for a frame that was captured after an event, and gives its number.
+/// Waits for a frame that was captured after an event, and returns its number.
 fn frame_after(program: &Running, event: &Event) -> u64 {
     loop {
         let line = program.next().unwrap_or_else(|| panic!("{}", program.stderr()));
-        // Both are written in the same way, in which order of time is that of letters.
+        // Both have the same format, in which chronological order is alphabetical.
         if line.time.unwrap() > event.time {
             return line.frame.unwrap();
         }
     }
 }
 
-/// The cameras' processes that still run. One whose memory the kernel has taken back has no environment any more; another
-/// process that got its number by now has none that names the place.
+/// The camera processes that still run. A process whose memory the kernel has released has no environment any more;
+/// another process that has reused its id has none that names the folder.
 fn running(place: &Place) -> Vec<String> {
     let (numbers, folder) = (fs::read_to_string(place.at("numbers")).unwrap(), place.at("bin").display().to_string());
     let environment = |id: &str| fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
@@ -80,7 +80,7 @@ fn running(place: &Place) -> Vec<String> {
     numbers.split_whitespace().filter(runs).map(str::to_owned).collect()
 }
 
-/// Waits until so many of the cameras' processes run.
+/// Waits until this many camera processes run.
 fn until_running(place: &Place, count: usize) {
     let start = Instant::now();
     while running(place).len() != count {
@@ -93,7 +93,7 @@ fn nothing_runs(place: &Place) {
     until_running(place, 0);
 }
 
-/// Ends a program by SIGTERM, in good order; says how long it took.
+/// Stops a program by SIGTERM, which must be clean; returns how long it took.
 fn terminate(program: Running) -> Duration {
     program.signal("TERM");
     let start = Instant::now();
@@ -103,7 +103,7 @@ fn terminate(program: Running) -> Duration {
 }
 
 #[test]
-fn a_camera_program_that_dies_or_ends_is_started_anew() {
+fn a_camera_program_that_crashes_or_ends_is_restarted() {
     let place = Place::new();
     let path = camera(&place, "camera");
     let program = Running::start(&mut run(&place, &format!("exec:{} -o '- x'", path.display())));
@@ -119,25 +119,25 @@ fn a_camera_program_that_dies_or_ends_is_started_anew() {
         let back = event(&program, told + 1);
         assert_eq!(back.event, "source_back", "{does}: {}", back.message);
         told += 2;
-        // Frames are counted on.
+        // Frame numbers continue.
         let number = frame_after(&program, &back);
         assert!(number > last);
         last = number;
     }
-    // Of all starts, the last one's program and its helper.
+    // Of all starts, only the last one's program and its helper are left.
     until_running(&place, 2);
     terminate(program);
     nothing_runs(&place);
 }
 
 #[test]
-fn a_camera_program_that_hangs_is_started_anew() {
+fn a_camera_program_that_hangs_is_restarted() {
     let place = Place::new();
     let path = camera(&place, "camera");
     let program = Running::start(&mut run_patiently(&place, &format!("exec:{}", path.display()), 500));
     let last = program.next().unwrap_or_else(|| panic!("{}", program.stderr())).frame.unwrap();
     place.write("does", "hangs");
-    // A camera that a busy machine holds up for half a second is lost in the same way, and comes back by itself.
+    // A camera that a busy machine delays by half a second is lost in the same way, and comes back by itself.
     let mut told = 0;
     let hung = || fs::read_to_string(place.at("numbers")).unwrap().lines().count();
     let starts = hung();
@@ -174,7 +174,7 @@ fn a_program_with_a_camera_program_ends_within_a_second() {
     });
 }
 
-/// What is said of a program that cannot be started; under qemu-user it looks like one that ended at once.
+/// The message about a program that cannot be started; under qemu-user it looks like one that ended at once.
 const CANNOT_START: [&str; 2] = ["not found", "permission denied"];
 
 #[test]
@@ -222,7 +222,7 @@ fn a_signal_while_the_model_loads_leaves_no_program_behind() {
 }
 
 #[test]
-fn a_silent_camera_program_ends_with_a_program_that_is_killed() {
+fn a_silent_camera_program_ends_when_spotter_is_killed() {
     let works = Command::new("setpriv").args(["--pdeathsig", "KILL", "--", "true"]).status();
     if e2e::emulated() || !works.is_ok_and(|status| status.success()) {
         return println!("skipped: setpriv cannot have a program killed");
@@ -260,7 +260,7 @@ fn a_csi_camera_comes_through_the_boards_own_program() {
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     let arguments = fs::read_to_string(place.at("arguments")).unwrap().replace('\n', " ");
     assert!(arguments.starts_with("-q nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM),"), "{arguments}");
-    // A Raspberry Pi has both; the name that its program has had for long is taken where the newer one is missing.
+    // A Raspberry Pi has both programs; the older name is used if the newer one is missing.
     for name in ["libcamera-vid", "rpicam-vid"] {
         let path = camera(&place, name);
         let done = finish(run(&place, "csi://1").args(["--frames", "3"]));
@@ -283,7 +283,7 @@ fn a_csi_camera_comes_through_the_boards_own_program() {
 }
 
 #[test]
-fn a_pipe_that_falls_silent_is_told_and_may_go_on() {
+fn a_pipe_that_falls_silent_is_reported_and_may_go_on() {
     let place = Place::new();
     camera(&place, "camera");
     let frame = fs::read(place.at("frame.jpg")).unwrap();
@@ -293,7 +293,7 @@ fn a_pipe_that_falls_silent_is_told_and_may_go_on() {
     assert!(program.next().is_some(), "{}", program.stderr());
     let lost = event(&program, 0);
     assert_eq!((lost.event.as_str(), lost.message.as_str()), ("source_lost", "standard input: no frame within 0.1 s"));
-    // Silence goes on for several times as long, as its end will tell. It is not told again.
+    // The silence lasts several times as long, as the message at its end will show. It is not reported again.
     std::thread::sleep(Duration::from_secs(1));
     writer.write_all(&frame).unwrap();
     assert!(program.next().is_some());
@@ -308,9 +308,9 @@ fn a_pipe_that_falls_silent_is_told_and_may_go_on() {
     assert_eq!(program.end().0, Some(0), "the end of a pipe is the end");
 }
 
-/// A camera program whose second start writes something else, as a camera's web server does that restarts.
+/// A camera program whose second start writes something else, as the web server of a restarting camera does.
 #[test]
-fn a_camera_program_may_write_anything_once() {
+fn a_camera_program_that_writes_garbage_is_restarted() {
     let place = Place::new();
     camera(&place, "camera");
     for (name, writes, shown) in [

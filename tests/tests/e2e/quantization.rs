@@ -1,4 +1,4 @@
-//! What is stored as integers, what that costs, and what stays in float for it.
+//! What is stored as int8 or int4, what that costs, and what stays in float for it.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -34,7 +34,7 @@ pub(crate) const PROMPTS: [&str; 8] = [
     "a gradient",
 ];
 
-/// The layer that is spoiled, and what runs before it.
+/// The layer that is spoiled for int8, and the norm before it.
 const SPOILED: &str = "vision_model.encoder.layer.1.intermediate.dense";
 const NORM: &str = "vision_model.encoder.layer.1.layernorm_after";
 const LAYERS_EMULATED: usize = 2;
@@ -50,12 +50,12 @@ pub(crate) fn towers(bundle: &Path) -> (Manifest, ImageTower, TextTower) {
     (bundle.manifest().clone(), towers.0, towers.1)
 }
 
-/// How many pictures [`drawn`] makes: every layer is tried on each, which takes an emulated program long.
+/// Number of images from [`drawn`]: every layer is tried on each, which takes an emulated program long.
 pub(crate) fn drawn_number() -> usize {
     if e2e::emulated() { 4 } else { 16 }
 }
 
-/// The drawn probes as files, in folders by their kind.
+/// The drawn probes as files, in folders by kind.
 pub(crate) fn drawn(folder: &Path) -> PathBuf {
     let pictures = folder.join("pictures");
     for (index, picture) in probes::pictures([64, 64]).into_iter().take(drawn_number()).enumerate() {
@@ -67,13 +67,13 @@ pub(crate) fn drawn(folder: &Path) -> PathBuf {
     pictures
 }
 
-/// The demo checkpoint, where it is exported again and again: emulated, a copy with fewer layers.
+/// The demo checkpoint for tests that export it again and again; if emulated, a copy with fewer layers.
 pub(crate) fn demo_to_export(folder: &Path) -> PathBuf {
     if e2e::emulated() { copied(folder, |_| ()) } else { demo() }
 }
 
-/// The demo checkpoint with one layer that int8 cannot hold: one input channel has weights a thousand times as large,
-/// and the norm before it makes its values a thousand times as small, which changes nothing in floats.
+/// The demo checkpoint with one layer that int8 cannot represent: one input channel has weights a thousand times as
+/// large, and the norm before it makes its values a thousand times as small, which changes nothing in floats.
 fn spoiled(folder: &Path) -> PathBuf {
     copied(folder, |weights| {
         for (name, factor) in
@@ -91,7 +91,7 @@ fn spoiled(folder: &Path) -> PathBuf {
     })
 }
 
-/// A copy of the demo checkpoint with changed weights, and where it is emulated with the first [`LAYERS_EMULATED`] layers of
+/// A copy of the demo checkpoint with changed weights; if emulated, with only the first [`LAYERS_EMULATED`] layers of
 /// its towers.
 fn copied(folder: &Path, change: impl FnOnce(&mut BTreeMap<String, Weight>)) -> PathBuf {
     let copy = folder.join("checkpoint");
@@ -159,7 +159,7 @@ fn a_spoiled_layer_stays_float_and_the_drop_is_held() {
     let worst = manifest.quantization.layers.iter().max_by(|a, b| a.cosine_loss.total_cmp(&b.cosine_loss)).unwrap();
     assert_eq!(worst.name, SPOILED);
 
-    // The bundle as a board runs it, against the floats.
+    // The bundle as a board runs it, compared with float.
     let float = folder.path().join("float");
     export(&checkpoint, &float, "test", Weights::F32, &|| ()).unwrap();
     let (ours, theirs) = (winners(&bundle, &pictures, &PROMPTS), winners(&float, &pictures, &PROMPTS));
@@ -217,7 +217,7 @@ fn towers_are_stored_separately() {
     assert_eq!(sizes(Weights::F32, Weights::Int8), [float[0], int8[1]]);
 }
 
-/// The graph with every DequantizeLinear replaced by the floats that it stands for, by ONNX's definition.
+/// The graph with every DequantizeLinear replaced by the floats that it means by ONNX's definition.
 pub(crate) fn dequantized(onnx: &[u8]) -> Vec<u8> {
     let mut model = pb::ModelProto::decode(onnx).unwrap();
     let graph = model.graph.as_mut().unwrap();

@@ -1,6 +1,7 @@
-//! Readers of files that are not ours, with every file that is none: each ends soon, with a message. Here are those of
-//! `model-prep` and of the state folder; of what people name to `spotter` they are in `bad_inputs`, of a label file that
-//! changes in `reload`, of archives in `bundles`, of a checkpoint's files in `malicious`, of a bundle's in the engine.
+//! Readers of foreign files, with everything that is not a usable regular file: each ends soon, with a message. Here
+//! are the readers of `model-prep` and of the state folder. Files that people name to `spotter` are tested in
+//! `bad_inputs`, a changing label file in `reload`, archives in `bundles`, a checkpoint's files in `malicious`, a
+//! bundle's in the engine.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -23,7 +24,7 @@ fn is_hostile(hostile: Hostile, path: &Path) -> bool {
     !matches!(hostile, Unreadable) || File::open(path).is_err()
 }
 
-/// Calls a program, which ends within `most`.
+/// Runs a program, which must end within `most`.
 fn ended(what: &str, most: Duration, mut command: impl FnMut() -> Command) -> Done {
     let mut done = None;
     e2e::in_time(what, |_| {
@@ -35,7 +36,7 @@ fn ended(what: &str, most: Duration, mut command: impl FnMut() -> Command) -> Do
     done.unwrap()
 }
 
-/// `model-prep` with these words, some of which stand for paths.
+/// Runs `model-prep` with these words, some of which stand for paths.
 fn model_prep(place: &Place, arguments: &str) -> Command {
     let root = e2e::root();
     let golden = root.join("tests/golden");
@@ -55,10 +56,10 @@ fn model_prep(place: &Place, arguments: &str) -> Command {
 }
 
 #[test]
-fn every_reader_of_model_prep_refuses_what_is_no_file() {
+fn every_reader_of_model_prep_refuses_what_is_not_a_regular_file() {
     struct Reader {
         arguments: &'static str,
-        /// An empty file is one, too.
+        /// An empty file is one of them, too.
         empty_is_refused: bool,
     }
     let readers = [
@@ -113,10 +114,9 @@ fn every_reader_of_model_prep_refuses_what_is_no_file() {
     }
 }
 
-/// What is in the state folder is only what this program wrote as long as nobody else can write there. Whatever it is, the
-/// program goes on without it, and says so.
+/// Others may be able to write to the state folder. Whatever is in it, the program goes on without it, and reports it.
 #[test]
-fn state_that_is_no_file_is_told_and_stops_nothing() {
+fn state_that_is_not_a_regular_file_is_reported_and_stops_nothing() {
     for file in ["label-cache.safetensors", "label-cache.journal", "bundles.json"] {
         for hostile in ALL {
             let place = Place::new();
@@ -131,7 +131,7 @@ fn state_that_is_no_file_is_told_and_stops_nothing() {
             let arguments = "run --output json --frames 2 --labels labels.toml --source test://shapes?size=64x64";
             let done = ended(&what, Duration::from_secs(10), || place.spotter(arguments));
             assert_eq!((done.code, lines(&done).len()), (Some(0), 2), "{what}: {}", done.stderr);
-            // A journal without records is whole.
+            // A journal without records is complete.
             let is_told = !(matches!(hostile, Empty) && file == "label-cache.journal");
             assert!(!is_told || done.stderr.contains(file), "{what}: {}", done.stderr);
         }

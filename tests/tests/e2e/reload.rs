@@ -1,4 +1,4 @@
-//! Labels that change while the program runs: whole, between two frames, without a dropped frame.
+//! Labels that change while the program runs: completely, between two frames, without a dropped frame.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -11,8 +11,8 @@ use std::time::Instant;
 use crate::bad_inputs::Hostile;
 use crate::classify::{DEADLINE, Line, Place, Running, label_toml};
 
-/// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something; slower with
-/// each try.
+/// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something; slower
+/// with each try.
 pub(crate) fn source(attempt: usize) -> String {
     let fps = if e2e::emulated() || attempt > 1 { 1 } else { 5 };
     format!("test://shapes?seed=1&fps={fps}&size=64x64")
@@ -21,14 +21,14 @@ pub(crate) fn source(attempt: usize) -> String {
 const OLD: [&str; 3] = ["red circle", "green square", "blue star"];
 const NEW: [&str; 4] = ["yellow heart", "red circle", "black cross", "white star"];
 
-/// A program at work with a label file of its own.
+/// A running program with a label file of its own.
 struct Watching {
     program: Running,
     last: Line,
     dropped_at_start: u64,
-    /// How many frames had other labels than the one before.
+    /// Number of frames whose labels differ from those of the frame before.
     swaps: usize,
-    /// How many frames were dropped since the first.
+    /// Number of frames dropped since the first.
     lost: u64,
 }
 
@@ -49,8 +49,7 @@ impl Watching {
         Self { program, last, dropped_at_start, swaps: 0, lost: 0 }
     }
 
-    /// The next frame: its labels are one of the `known` sets, whole. Should be the one after the last, none dropped between
-    /// them.
+    /// The next frame: its labels are one of the `known` sets, completely. It should directly follow the last one.
     fn frame(&mut self, known: &[BTreeSet<&str>]) {
         let line = self.program.next().unwrap_or_else(|| panic!("ended: {}", self.program.stderr()));
         let (number, dropped) = (line.frame.unwrap(), line.dropped.unwrap());
@@ -74,7 +73,7 @@ impl Watching {
         }
     }
 
-    /// Reads frames, whose labels must stay, until standard error says `text`.
+    /// Reads frames, whose labels must not change, until standard error says `text`.
     fn until_said(&mut self, text: &str) {
         let before = self.last.clone();
         let start = Instant::now();
@@ -88,7 +87,7 @@ impl Watching {
         }
     }
 
-    /// The end, in good order; gives standard error where no frame was dropped.
+    /// Ends the program cleanly; returns standard error if no frame was dropped.
     fn end(self) -> Result<String, String> {
         self.program.signal("TERM");
         let (code, _, stderr) = self.program.end();
@@ -127,7 +126,7 @@ fn plain(place: &Place) {
     place.labels("labels.toml", &OLD);
 }
 
-/// As Kubernetes lays out its config maps: `labels.toml` -> `..data/labels.toml`, `..data` -> `..v1`.
+/// The layout of Kubernetes config maps: `labels.toml` -> `..data/labels.toml`, `..data` -> `..v1`.
 fn linked(place: &Place) {
     for (folder, names) in [("..v1", &OLD[..]), ("..v2", &NEW[..])] {
         fs::create_dir(place.at(folder)).unwrap();
@@ -141,12 +140,12 @@ fn linked(place: &Place) {
 const COST: (usize, usize) = (1, 3);
 
 #[test]
-fn a_file_written_in_place() {
+fn a_file_written_in_place_is_reloaded() {
     check("written in place", plain, |place, _| drop(place.labels("labels.toml", &NEW)), &NEW, COST);
 }
 
 #[test]
-fn a_file_replaced_as_editors_do() {
+fn a_file_replaced_as_editors_do_is_reloaded() {
     let change = |place: &Place, _: &Running| {
         place.labels("labels.toml.new", &NEW);
         fs::rename(place.at("labels.toml"), place.at("labels.toml~")).unwrap();
@@ -156,7 +155,7 @@ fn a_file_replaced_as_editors_do() {
 }
 
 #[test]
-fn a_swapped_symbolic_link() {
+fn a_swapped_symbolic_link_is_followed() {
     let change = |place: &Place, _: &Running| {
         symlink("..v2", place.at("..data_tmp")).unwrap();
         fs::rename(place.at("..data_tmp"), place.at("..data")).unwrap();
@@ -165,7 +164,7 @@ fn a_swapped_symbolic_link() {
 }
 
 #[test]
-fn a_hangup_after_a_change() {
+fn a_hangup_reloads_the_file() {
     let change = |place: &Place, program: &Running| {
         place.labels("labels.toml", &NEW);
         program.signal("HUP");
@@ -174,7 +173,7 @@ fn a_hangup_after_a_change() {
 }
 
 #[test]
-fn fewer_labels_cost_nothing() {
+fn fewer_labels_need_no_embedding() {
     check("fewer", plain, |place, _| drop(place.labels("labels.toml", &OLD[1..])), &OLD[1..], (2, 0));
 }
 
@@ -187,7 +186,7 @@ fn frames_go_on_while_many_sentences_are_embedded() {
         let place = Place::new();
         plain(&place);
         let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);
-        // The tower takes several frames' time for these; more with each try.
+        // For these the tower takes the time of several frames; of more with each try.
         let templates: Vec<String> = (0..=2 * attempt).map(|number| format!("'photo {number} of a {{}}.'")).collect();
         let labels: String = names.iter().map(|name| format!("[[label]]\nname = '{name}'\n")).collect();
         place.write("labels.toml", format!("templates = [{}]\n{labels}", templates.join(", ")));
@@ -243,7 +242,7 @@ fn a_broken_file_changes_nothing_and_is_named_by_line_and_column() {
             watching.until_said(expected);
         }
         assert_eq!(watching.swaps, 0);
-        // A file that is mended counts again.
+        // A repaired file counts again.
         place.labels("labels.toml", &NEW);
         watching.until(&NEW, &[&OLD, &NEW]);
         let stderr = watching.end()?;
@@ -255,8 +254,8 @@ fn a_broken_file_changes_nothing_and_is_named_by_line_and_column() {
 }
 
 #[test]
-fn a_file_deleted_and_made_anew() {
-    e2e::in_time("deleted and made anew", |attempt| {
+fn a_file_deleted_and_created_again_is_reloaded() {
+    e2e::in_time("deleted and created again", |attempt| {
         let place = Place::new();
         plain(&place);
         let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);
@@ -270,7 +269,7 @@ fn a_file_deleted_and_made_anew() {
 }
 
 #[test]
-fn a_file_that_becomes_none_is_told_and_the_next_one_applies() {
+fn a_file_replaced_by_something_else_is_reported_and_the_next_file_applies() {
     e2e::in_time("what is no file", |attempt| {
         let place = Place::new();
         plain(&place);
@@ -285,7 +284,7 @@ fn a_file_that_becomes_none_is_told_and_the_next_one_applies() {
             fs::remove_file(&labels).unwrap();
             hostile.make(&labels);
             watching.until_said(expected);
-            // Written into, a pipe would wait for its reader.
+            // Writing into a pipe would wait for its reader.
             let removed = if labels.is_dir() { fs::remove_dir(&labels) } else { fs::remove_file(&labels) };
             removed.unwrap();
             place.labels("labels.toml", &OLD);
@@ -298,7 +297,7 @@ fn a_file_that_becomes_none_is_told_and_the_next_one_applies() {
 }
 
 #[test]
-fn labels_inside_the_program_outlive_a_hangup() {
+fn built_in_labels_survive_a_hangup() {
     let place = Place::new();
     let program = Running::start(place.spotter("run --output json --source").arg(source(0)));
     program.next().unwrap_or_else(|| panic!("no frame: {}", program.stderr()));

@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView2};
 use safetensors::SafeTensors;
 use spotter_engine::score::{LossError, Scoring, ScoringKind};
 
-/// A tensor as a matrix of one row where it has one axis; `None` where it is missing.
+/// A tensor as a matrix, with one row if it has one axis; `None` if it is missing.
 fn tensor(file: &SafeTensors<'_>, name: &str) -> Option<Array2<f32>> {
     let tensor = file.tensor(name).ok()?;
     let columns = *tensor.shape().last().unwrap();
@@ -36,7 +36,7 @@ fn batches_score_as_in_the_reference() {
 
         let (images, texts) = (get("image_embeds").unwrap(), get("text_embeds").unwrap());
         let (per_image, per_text) = (get("logits_per_image").unwrap(), get("logits_per_text").unwrap());
-        // Cosines are rounded in another order, by a few units in the last place.
+        // Cosines are summed in another order, and differ by a few units in the last place.
         let tolerance = 5e-7 * logit_scale.exp() + 1e-6;
         let found = scoring.logits_per_image(images.view(), texts.view());
         check(&format!("{case}: logits_per_image"), found.view(), &per_image, tolerance);

@@ -1,4 +1,4 @@
-//! Scripts that the other tests do not call, each in a form that takes seconds; `tests/README.md` has the list.
+//! Scripts that no other test calls, each in a form that takes seconds; `tests/README.md` has the list.
 
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
@@ -15,7 +15,7 @@ use crate::classify::{Place, finish};
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 
-/// The Python that `SPOTTER_PYTHON` names, if it has all these modules. What is emulated is not what the scripts run.
+/// The Python that `SPOTTER_PYTHON` names, if it has all these modules. None if emulated: scripts run on this machine.
 fn python(modules: &[&str]) -> Option<OsString> {
     if e2e::emulated() {
         return None;
@@ -34,7 +34,7 @@ fn python(modules: &[&str]) -> Option<OsString> {
     found
 }
 
-/// Runs a script of the repository, which must succeed; gives its output.
+/// Runs a script of the repository, which must succeed; returns its output.
 fn run(program: &OsStr, script: &str, arguments: &[&OsStr]) -> String {
     let done = finish(Command::new(program).arg(e2e::root().join(script)).args(arguments).env("REPEATS", "1"));
     println!("{}", done.stdout);
@@ -49,7 +49,7 @@ fn all_scripts_are_sound() {
 }
 
 #[test]
-fn the_comparison_with_onnx_runtime_goes_all_its_ways() {
+fn the_comparison_with_onnx_runtime_runs_to_its_end() {
     let Some(python) = python(&["onnx", "onnxruntime"]) else { return };
     let place = Place::new();
     let (work, model_prep, spotter) = (place.at("work"), e2e::program("model-prep"), e2e::program("spotter"));
@@ -58,7 +58,7 @@ fn the_comparison_with_onnx_runtime_goes_all_its_ways() {
     let found = run(&python, "tests/reference/compare_onnxruntime.py", &[&arguments[..], &[spotter.as_ref()]].concat());
     assert!(found.contains("| demo-text | ") && found.contains("Spotter: cosine "), "{found}");
 
-    // A bundle whose image tower ONNX Runtime quantised, which tract runs by itself.
+    // A bundle whose image tower was quantised by ONNX Runtime, and which runs in tract.
     let (float, dynamic) = (work.join("bundles/demo-f32"), place.at("dynamic"));
     run(&python, "cross/dynamic_bundle.py", &[float.as_ref(), dynamic.as_ref()]);
     let size = |folder: &Path| fs::metadata(folder.join("vision.onnx")).unwrap().len();
@@ -82,7 +82,26 @@ fn sizes_and_starts_are_measured() {
     assert!(found.contains(" MB as .xz") && found.contains("all embeddings kept: "), "{found}");
 }
 
-/// Numbers that look random and are the same every time.
+#[test]
+fn a_run_is_recorded_as_a_picture() {
+    if e2e::emulated() {
+        return;
+    }
+    let place = Place::new();
+    let (picture, spotter) = (place.at("run.svg"), e2e::program("spotter"));
+    let source = "test://shapes?frames=20&hold=10";
+    let arguments: [&OsStr; 5] =
+        [picture.as_ref(), spotter.as_ref(), "run".as_ref(), "--source".as_ref(), source.as_ref()];
+    run("python3".as_ref(), "tests/record_terminal.py", &arguments);
+    let svg = fs::read_to_string(&picture).unwrap();
+    for shown in
+        ["<svg ", "<title>spotter run --source test://shapes?hold=10</title>", " frames/s, ", "%</text>", "</svg>"]
+    {
+        assert!(svg.contains(shown), "{shown}: {svg}");
+    }
+}
+
+/// Pseudorandom numbers, the same in every run.
 struct Spread(u64);
 
 impl Spread {
@@ -93,7 +112,7 @@ impl Spread {
     }
 }
 
-/// Changes some bytes, or cuts, or doubles a part.
+/// Changes some bytes, or truncates, or repeats a part.
 fn mutated(seed: &[u8], spread: &mut Spread) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=spread.below(4) {
@@ -108,9 +127,9 @@ fn mutated(seed: &[u8], spread: &mut Spread) -> Vec<u8> {
     bytes
 }
 
-/// What `tests/fuzz/run.sh` does for long: no panic, whatever the bytes.
+/// A short form of `tests/fuzz/run.sh`: no panic, whatever the bytes.
 #[test]
-fn fuzz_targets_take_their_seeds_and_what_is_near_them() {
+fn fuzz_targets_survive_their_seeds_and_mutations_of_them() {
     struct Target {
         name: &'static str,
         run: fn(&[u8]),
@@ -121,7 +140,7 @@ fn fuzz_targets_take_their_seeds_and_what_is_near_them() {
         Target { name: "pickle", run: fuzz::pickle, mutations: 300 },
         Target { name: "bundle", run: fuzz::bundle, mutations: 300 },
         Target { name: "splitter", run: fuzz::splitter, mutations: 300 },
-        // Each prepares a tower.
+        // Each input prepares a tower.
         Target { name: "towers", run: fuzz::towers, mutations: 80 },
         Target { name: "tokenizer", run: fuzz::tokenizer, mutations: 300 },
     ];

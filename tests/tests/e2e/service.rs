@@ -1,4 +1,4 @@
-//! What a service manager sees: ready, alive, stopping, ended in time; and the unit that is shipped.
+//! What a service manager sees: ready, alive, stopping, stopped in time; and the unit that is shipped.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use crate::classify::{DEADLINE, Place, drawn, wait};
 
-/// Time that may pass between two signs of life.
+/// Longest time between two watchdog messages.
 fn watchdog() -> Duration {
     e2e::patience(Duration::from_millis(400))
 }
 
-/// Longest that signs of life may take to come in time on a busy machine.
+/// Time limit for watchdog messages to come regularly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Stands for systemd.
@@ -29,12 +29,12 @@ struct Manager {
 }
 
 impl Manager {
-    /// Starts the program as systemd does, `input` and `output` being its standard input and output.
+    /// Starts the program as systemd does, with `input` and `output` as standard input and output.
     fn start(place: &Place, arguments: &str, input: Stdio, output: Stdio) -> Self {
         Self::start_with(place, place.spotter(arguments), input, output)
     }
 
-    /// The same of a command that was made.
+    /// The same with a prepared command.
     fn start_with(place: &Place, mut command: Command, input: Stdio, output: Stdio) -> Self {
         let path = place.at("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -43,7 +43,7 @@ impl Manager {
         Self { socket, child, said: Vec::new() }
     }
 
-    /// What is said next, within `time`.
+    /// The next message, within `time`.
     fn hear(&mut self, time: Duration) -> Option<String> {
         let mut bytes = [0; 4096];
         self.socket.set_read_timeout(Some(time)).unwrap();
@@ -53,7 +53,7 @@ impl Manager {
         Some(said)
     }
 
-    /// Takes in what was said already.
+    /// Reads the messages that have arrived.
     fn catch_up(&mut self) {
         while self.hear(Duration::from_millis(1)).is_some() {}
     }
@@ -65,7 +65,7 @@ impl Manager {
         }
     }
 
-    /// Signs of life within `time`, and the longest time without one.
+    /// The number of watchdog messages within `time`, and the longest time without one.
     fn alive(&mut self, time: Duration) -> (usize, Duration) {
         let (start, mut last, mut longest, mut count) = (Instant::now(), Instant::now(), Duration::ZERO, 0);
         while start.elapsed() < time {
@@ -78,10 +78,10 @@ impl Manager {
         (count, longest.max(last.elapsed()))
     }
 
-    /// Waits for two seconds in which every sign of life comes within the watchdog's time, and few more than have to. A busy
-    /// machine may need several tries.
+    /// Waits for two seconds in which every watchdog message comes in time, and few more than needed. A busy machine
+    /// may need several tries.
     fn until_alive(&mut self) {
-        // Half the watchdog's time lies between two, and one at either end may be counted that is just outside.
+        // There is half the watchdog's time between two, and one just outside of either end may be counted.
         const COUNT_MAX: usize = 12;
         let (start, time) = (Instant::now(), 5 * watchdog());
         loop {
@@ -95,7 +95,8 @@ impl Manager {
         }
     }
 
-    /// Waits until there is no sign of life for so long that it is no busy machine; gives the time of the last one.
+    /// Waits until watchdog messages have stopped for longer than a busy machine explains; returns the time of the last
+    /// one.
     fn until_silent(&mut self) -> Instant {
         let (start, mut last) = (Instant::now(), Instant::now());
         while self.hear(10 * watchdog()).is_some() {
@@ -105,14 +106,14 @@ impl Manager {
         last
     }
 
-    /// SIGTERM; gives the exit code and how long it took.
+    /// Sends SIGTERM; returns the exit code and how long it took.
     fn terminate(&mut self) -> (Option<i32>, Duration) {
         assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
         let start = Instant::now();
         (wait(&mut self.child, "SIGTERM"), start.elapsed())
     }
 
-    /// The clean end of a program: exit code 0, and within a second of SIGTERM.
+    /// Checks for a clean end: exit code 0, within a second of SIGTERM.
     fn check_end(&mut self, what: &str) -> Result<(), String> {
         let (code, took) = self.terminate();
         assert_eq!(code, Some(0), "{what}");
@@ -131,7 +132,7 @@ fn is_alive(said: String) -> bool {
     said.contains("WATCHDOG=1")
 }
 
-/// As a camera recorded into a file would give them.
+/// Frames as a camera recorded into a file would give them.
 fn recording(frames: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     for number in 0..frames {
@@ -140,9 +141,9 @@ fn recording(frames: u64) -> Vec<u8> {
     bytes
 }
 
-/// A pipe that holds as much as it can, and whose reader does not read.
+/// A full pipe whose reader does not read.
 fn full_pipe() -> (PipeReader, PipeWriter) {
-    // O_NONBLOCK of Linux, on all that this is built for.
+    // O_NONBLOCK of Linux, the same on all supported systems.
     const NONBLOCK: i32 = 0o4000;
     let (reader, writer) = std::io::pipe().unwrap();
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
@@ -182,7 +183,7 @@ fn the_program_says_when_it_is_ready_alive_and_stopping() {
 }
 
 #[test]
-fn names_make_no_lines_of_their_own() {
+fn file_names_add_no_lines_to_status_messages() {
     let place = Place::new();
     let picture = place.picture("x\nMAINPID=1.png", 7);
     let mut command = place.spotter("run --output json --source");
@@ -194,9 +195,9 @@ fn names_make_no_lines_of_their_own() {
     assert!(!said.lines().any(|line| line.starts_with("MAINPID")), "{said}");
 }
 
-/// For as long as a camera may take to come back; see `pipeline/health.rs` for when it becomes one.
+/// As long as a camera may take to come back; `pipeline/health.rs` defines when silence becomes a hang.
 #[test]
-fn a_source_that_is_silent_for_a_while_is_no_hang() {
+fn a_short_silence_of_a_source_is_not_a_hang() {
     e2e::in_time("a silent pipe", |_| {
         let place = Place::new();
         let mut manager = Manager::start(&place, "run --output json --source -", Stdio::piped(), Stdio::null());
@@ -206,7 +207,7 @@ fn a_source_that_is_silent_for_a_while_is_no_hang() {
     });
 }
 
-/// What hangs at the other end of a pipe can only be started anew by whoever started both.
+/// Only whoever started both ends of a pipe can restart a hanging writer.
 #[test]
 fn a_pipe_that_stays_silent_is_a_hang() {
     e2e::in_time("a pipe that stays silent", |_| {
@@ -222,7 +223,7 @@ fn a_pipe_that_stays_silent_is_a_hang() {
         let start = Instant::now();
         let took = manager.until_silent() - start;
         println!("no sign of life after {took:.1?}");
-        // A frame is one again.
+        // A frame counts as life again.
         pipe.write_all(&frame).unwrap();
         manager.until("WATCHDOG=1");
         let ended = manager.check_end("a silent pipe");
@@ -231,7 +232,7 @@ fn a_pipe_that_stays_silent_is_a_hang() {
 }
 
 #[test]
-fn a_live_source_outlives_a_reader_that_does_not_read() {
+fn a_live_source_goes_on_without_its_reader() {
     e2e::in_time("a stuck reader", |_| {
         let place = Place::new();
         let (_reader, output) = full_pipe();
@@ -245,7 +246,7 @@ fn a_live_source_outlives_a_reader_that_does_not_read() {
 
 /// In the log while nobody reads, and in the output once somebody does.
 #[test]
-fn lost_reports_are_told_while_they_are_lost() {
+fn lost_reports_are_reported_while_they_are_lost() {
     let place = Place::new();
     let mut command = place.spotter("run --output json --source test://shapes?size=64x64&fps=200");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -271,14 +272,14 @@ fn a_log_that_nobody_reads_stops_nothing() {
     assert_eq!(lines.matches("\"labels\"").count(), 20, "{lines}");
 }
 
-/// Every frame of a recording counts, so a reader that does not read brings the computing thread itself to a halt: the one
-/// way to have it hang from outside.
+/// Every frame of a recording counts, so a reader that does not read stops the inference thread itself: the only way to
+/// make it hang from outside.
 #[test]
-fn a_stuck_computing_thread_gives_no_sign_of_life_and_ends_all_the_same() {
+fn a_stuck_inference_thread_stops_the_watchdog_messages_and_still_ends() {
     e2e::in_time("a stuck computing thread", |_| {
         let place = Place::new();
         let (_reader, output) = full_pipe();
-        // More than may wait for the reader inside the program.
+        // More than the program queues for the reader.
         let file = place.write("recording.mjpeg", recording(200));
         let input = Stdio::from(File::open(file).unwrap());
         let mut manager = Manager::start(&place, "run --output json --source -", input, output.into());
@@ -290,10 +291,10 @@ fn a_stuck_computing_thread_gives_no_sign_of_life_and_ends_all_the_same() {
     });
 }
 
-/// Drawn without end.
+/// Drawn shapes without end.
 const SHAPES: &str = "test://shapes?size=64x64&fps=50";
 
-/// What a thread is made to do by a fault, in a program that has one of each kind.
+/// A fault that a thread is made to have, in a program with a thread of each kind.
 fn with_fault(place: &Place, fault: &str, source: &str) -> Command {
     place.labels("labels.toml", &["red circle"]);
     place.write("spotter.toml", format!("source = \"{source}\"\n[metrics]\nfile = \"figures.prom\"\n"));
@@ -329,9 +330,9 @@ fn a_panic_in_any_thread_ends_the_program() {
     }
 }
 
-/// Of the capture thread it is shown above, by a pipe that stays silent.
+/// The capture thread is tested above, with a pipe that stays silent.
 #[test]
-fn a_thread_that_hangs_gives_no_sign_of_life() {
+fn a_thread_that_hangs_stops_the_watchdog_messages() {
     std::thread::scope(|scope| {
         for thread in ["inference", "output", "metrics", "watcher"] {
             scope.spawn(move || {
@@ -363,7 +364,7 @@ fn the_watchdog_of_another_process_is_left_alone() {
     }
 }
 
-/// Time that a process has computed, in hundredths of a second.
+/// CPU time of a process, in hundredths of a second.
 fn computed(id: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -372,8 +373,8 @@ fn computed(id: u32) -> u64 {
 }
 
 #[test]
-fn loading_ends_at_once() {
-    // Far more than opening files takes, and far less than embedding all these sentences does.
+fn sigterm_while_loading_ends_the_program_at_once() {
+    // Far more than opening files takes, and far less than embedding all these sentences.
     const COMPUTED: u64 = 50;
     let mut text = String::from("templates = [");
     for number in 0..10 {
@@ -402,11 +403,11 @@ fn loading_ends_at_once() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_ends_the_program_at_once() {
     let place = Place::new();
     let mut manager = Manager::start(&place, "run --output json --source -", Stdio::piped(), Stdio::null());
     manager.until("READY=1");
-    // Whichever comes first, the end in good order or the second signal: never a hang.
+    // Whichever comes first, the clean end or the second signal: never a hang.
     let id = manager.child.id().to_string();
     assert!(Command::new("sh").arg("-c").arg(format!("kill {id}; kill {id}")).status().unwrap().success());
     let code = wait(&mut manager.child, "two signals");
@@ -414,7 +415,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn the_unit_is_valid_and_leaves_little_open() {
+fn the_unit_is_valid_and_restrictive() {
     const EXPOSURE_MAX: f32 = 2.5;
     let unit = e2e::root().join("config/spotter.service");
     let text = std::fs::read_to_string(&unit).unwrap();
@@ -422,7 +423,7 @@ fn the_unit_is_valid_and_leaves_little_open() {
         "Type=notify",
         "WatchdogSec=30",
         "Restart=on-failure",
-        // A bundle that takes all memory ends the process that tries it, and no other.
+        // A bundle that exhausts memory ends the process that tries it, and no other.
         "OOMPolicy=continue",
         "StateDirectory=spotter",
         "RuntimeDirectory=spotter",

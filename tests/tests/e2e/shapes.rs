@@ -1,4 +1,4 @@
-//! The drawn shapes, named by the program and by transformers; `tests/reference/make_accuracy.py` made the golden.
+//! The drawn shapes, classified by the program and by transformers; `tests/reference/make_accuracy.py` made the golden.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -9,9 +9,9 @@ use spotter::source::{Uri, draw_shapes};
 use crate::classify::{Place, check_labels, finish, lines};
 
 const SOURCE: &str = "test://shapes?seed=7&fps=0&hold=1&frames=300";
-/// Percent right that are enough whatever the reference says.
+/// Accuracy in percent that is enough whatever the reference says.
 const RIGHT_ENOUGH: f64 = 85.0;
-/// Percentage points below the reference that are enough otherwise, where the model itself is weak.
+/// Percentage points below the reference that are accepted otherwise, where the model itself is weak.
 const BELOW_REFERENCE_MAX: f64 = 2.0;
 
 #[derive(Deserialize)]
@@ -31,7 +31,7 @@ fn golden() -> Golden {
     serde_json::from_slice(&std::fs::read(e2e::root().join("tests/golden/shapes.json")).unwrap()).unwrap()
 }
 
-/// Elsewhere sine and cosine may be rounded otherwise, and a pixel on an edge with them.
+/// On other machines sine and cosine may be rounded differently, and with them a pixel on an edge.
 #[cfg_attr(
     not(target_arch = "x86_64"),
     ignore = "pixels on edges may be drawn otherwise, as sine and cosine are rounded"
@@ -45,11 +45,11 @@ fn the_golden_is_of_the_frames_that_are_drawn() {
         hash.update(&rgb);
     }
     let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(found, golden().sha256, "other pictures are drawn now: make tests/golden/shapes.json anew");
+    assert_eq!(found, golden().sha256, "other images are drawn now: regenerate tests/golden/shapes.json");
 }
 
 #[test]
-fn shapes_are_named_as_well_as_the_reference_names_them() {
+fn shapes_are_classified_as_well_as_by_the_reference() {
     let place = Place::new();
     let golden = golden();
     let done = finish(place.spotter("run --output json --source").arg(SOURCE));

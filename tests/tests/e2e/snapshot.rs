@@ -1,4 +1,4 @@
-//! `spotter snapshot`, and what `spotter run` says of frames that cannot be used.
+//! `spotter snapshot`, and what `spotter run` reports about unusable frames.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -29,7 +29,7 @@ fn a_snapshot_is_the_frame_after_those_that_are_skipped() {
 }
 
 #[test]
-fn a_snapshot_that_cannot_be_made_leaves_no_file() {
+fn a_failed_snapshot_leaves_no_file() {
     let place = Place::new();
     place.write("x.jpg", "no picture");
     place.write("readonly", "a file, not a folder");
@@ -48,11 +48,11 @@ fn a_snapshot_that_cannot_be_made_leaves_no_file() {
 }
 
 #[test]
-fn frames_that_cannot_be_decoded_are_told_in_the_output() {
+fn frames_that_cannot_be_decoded_are_reported_in_the_output() {
     let place = Place::new();
     let mut good = Vec::new();
     drawn(1).write_with_encoder(image::codecs::jpeg::JpegEncoder::new_with_quality(&mut good, 90)).unwrap();
-    // Whole by its markers, but its frame header promises a size of 0.
+    // Complete by its markers, but its frame header promises a size of 0.
     let mut bad = good.clone();
     let header = bad.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     bad[header + 5..header + 9].fill(0);

@@ -38,8 +38,8 @@ pub(crate) fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// The dual encoder of a text tower and the image tower of the tiny checkpoint, whose config.json and weights may be
-/// changed.
+/// The dual encoder of a text tower and the image tower of the tiny checkpoint, with possible changes to config.json
+/// and weights.
 fn checkpoint(tower: &str, change: impl FnOnce(&mut Value, &mut Tensors)) -> (tempfile::TempDir, PathBuf) {
     let guard = tempfile::tempdir().unwrap();
     let folder = guard.path().join("checkpoint");
@@ -65,7 +65,7 @@ fn exported(checkpoint: &Path, weights: Weights) -> (tempfile::TempDir, PathBuf)
     (guard, bundle)
 }
 
-/// What the reference gave for a group of prompts.
+/// The reference's results for a group of prompts.
 struct Golden {
     prompts: Vec<String>,
     encodings: Vec<Encoding>,
@@ -99,7 +99,7 @@ impl Golden {
     }
 }
 
-/// The text tower of a bundle, padding on the left if so wanted.
+/// The text tower of a bundle, padding on the left if `left` is set.
 fn load(bundle: &Bundle, left: bool, threads: &Threads) -> TextTower {
     let mut manifest = bundle.manifest().clone();
     if left {
@@ -154,7 +154,7 @@ fn text_towers_give_the_reference_features() {
 }
 
 #[test]
-fn prompts_of_any_length_are_not_changed_by_what_the_engine_adds() {
+fn padding_by_the_engine_changes_no_prompt() {
     for tower in TOWERS {
         let (_guard, checkpoint) = checkpoint(tower, |_, _| ());
         let (_guard, bundle) = exported(&checkpoint, Weights::F32);
@@ -187,12 +187,12 @@ fn int8_text_towers_stay_close_to_the_reference() {
         });
         let lowest = cosines.fold(1.0, f32::min);
         println!("{tower}: lowest cosine {lowest}");
-        // Tiny towers suffer more from rounding than those of real size.
+        // Tiny towers suffer more from quantisation than those of real size.
         assert!(lowest >= 0.99, "{tower}: lowest cosine {lowest}");
     }
 }
 
-/// The tokenizer of a changed checkpoint must give the reference's tokens.
+/// Checks that the tokenizer of a changed checkpoint gives the reference's tokens.
 fn check_tokenizer(tower: &str, what: &str, change: impl FnOnce(&Path)) {
     let (_guard, folder) = checkpoint(tower, |_, _| ());
     change(&folder);
@@ -204,14 +204,14 @@ fn check_tokenizer(tower: &str, what: &str, change: impl FnOnce(&Path)) {
 }
 
 #[test]
-fn vocabularies_stand_for_tokenizer_json() {
+fn vocabularies_replace_tokenizer_json() {
     let remove = |folder: &Path, files: &[&str]| {
         files.iter().for_each(|file| std::fs::remove_file(folder.join(file)).unwrap());
     };
     for tower in ["bert", "roberta", "xlm-roberta", "camembert", "mpnet", "clip"] {
         check_tokenizer(tower, "no tokenizer.json", |folder| remove(folder, &["tokenizer.json"]));
     }
-    // Where everything that the configuration says is what its class has by itself.
+    // Tokenizers whose configuration only repeats the defaults of their class.
     for tower in ["roberta", "xlm-roberta", "mpnet"] {
         let files = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
         check_tokenizer(tower, "vocabulary alone", |folder| remove(folder, &files));
@@ -269,7 +269,7 @@ fn the_largest_id_is_pooled_where_clip_says_eos_2() {
 }
 
 #[test]
-fn a_plain_siglip_has_what_its_head_gives_as_features() {
+fn a_plain_siglip_has_the_output_of_its_head_as_features() {
     let vision = e2e::root().join("tests/golden/vision");
     let (_guard, folder) = checkpoint("siglip", |config, weights| {
         config["model_type"] = json!("siglip");
@@ -301,7 +301,7 @@ fn a_plain_siglip_has_what_its_head_gives_as_features() {
 }
 
 #[test]
-fn text_towers_are_refused_by_what_is_wrong() {
+fn unsupported_text_towers_are_refused_with_the_reason() {
     let check = |tower: &str, change: &dyn Fn(&mut Value, &mut Tensors), expected: &[&str]| {
         let (guard, folder) = checkpoint(tower, |config, weights| change(&mut config["text_config"], weights));
         let refused = Checkpoint::open(&folder).map_err(|e| e.to_string()).and_then(|checkpoint| {
@@ -339,7 +339,7 @@ fn text_towers_are_refused_by_what_is_wrong() {
 }
 
 #[test]
-fn tokenizers_are_refused_by_what_is_wrong() {
+fn unsupported_tokenizers_are_refused_with_the_reason() {
     let check = |tower: &str, files: &[(&str, &[u8])], expected: &[&str]| {
         let (_guard, folder) = checkpoint(tower, |_, _| ());
         std::fs::remove_file(folder.join("tokenizer.json")).ok();

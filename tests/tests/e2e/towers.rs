@@ -27,7 +27,7 @@ fn golden(model: &str, file: &str) -> PathBuf {
     e2e::root().join("tests/golden").join(model).join(file)
 }
 
-/// A bundle of `checkpoint` in a folder that goes away with the returned guard.
+/// A bundle of `checkpoint` in a temporary folder, which the returned guard removes.
 pub(crate) fn exported(checkpoint: &Path, weights: Weights) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
@@ -35,7 +35,7 @@ pub(crate) fn exported(checkpoint: &Path, weights: Weights) -> (tempfile::TempDi
     (folder, out)
 }
 
-/// What the reference gave.
+/// The reference's results.
 pub(crate) struct Goldens(Vec<u8>);
 
 impl Goldens {
@@ -68,7 +68,7 @@ impl Goldens {
     }
 }
 
-/// Embeddings of the goldens' inputs by a bundle, the prompts taken as text.
+/// Embeddings of the goldens' inputs by a bundle, with the prompts as text.
 pub(crate) struct Found {
     pub(crate) image_embeds: Vec<Vec<f32>>,
     pub(crate) text_embeds: Vec<Vec<f32>>,
@@ -211,7 +211,7 @@ fn remove(checkpoint: &Path, file: &str) {
     std::fs::remove_file(checkpoint.join(file)).unwrap();
 }
 
-/// Copies the files of a folder into another, which is made if it is not there.
+/// Copies the files of a folder into another, which is created if it does not exist.
 pub(crate) fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -220,7 +220,7 @@ pub(crate) fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// A copy of the tiny checkpoint, changed, in a folder called `checkpoint` like the original.
+/// A changed copy of the tiny checkpoint, in a folder called `checkpoint` like the original.
 pub(crate) fn changed(change: impl FnOnce(&Path)) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("checkpoint");
@@ -257,10 +257,10 @@ fn every_form_of_one_checkpoint_gives_the_same_bundle() {
 }
 
 #[test]
-fn configurations_mean_what_they_mean_to_the_reference() {
+fn configurations_are_read_as_by_the_reference() {
     let (goldens, variants) = (Goldens::read("tiny"), Goldens::read_file("tiny", "variants.safetensors"));
     let check = |variant: &str, changes: &[(&str, &str)]| {
-        // The first of two equal keys is the text configuration's.
+        // Of two equal keys, the first is the text configuration's.
         let (_guard, copy) = changed(|path| changes.iter().for_each(|(from, to)| edit(path, "config.json", from, to)));
         let (_guard, bundle) = exported(&copy, Weights::F32);
         let found = run("tiny", &bundle, &goldens);
@@ -286,7 +286,7 @@ fn configurations_mean_what_they_mean_to_the_reference() {
 }
 
 #[test]
-fn vocab_txt_stands_for_tokenizer_json() {
+fn vocab_txt_replaces_tokenizer_json() {
     let (_guard, copy) = changed(|path| remove(path, "tokenizer.json"));
     let (_guard, bundle) = exported(&copy, Weights::F32);
     run("tiny", &bundle, &Goldens::read("tiny"));
@@ -339,7 +339,7 @@ fn the_committed_demo_bundle_is_what_export_gives() {
     let mut found = Bundle::open(&committed).unwrap().manifest().clone();
     let expected = Bundle::open(&bundle).unwrap().manifest().clone();
     let (old, new) = (&mut found.quantization, &expected.quantization);
-    // Measured, and machines with other vector instructions round otherwise.
+    // Measured values, which machines with other vector instructions round differently.
     for (old, new) in
         [(&mut old.image_cosine_min, new.image_cosine_min), (&mut old.text_cosine_min, new.text_cosine_min)]
     {
@@ -488,8 +488,8 @@ fn onnx_files_are_standard() {
             let (guard, bundle) = exported(&checkpoint(model), weights);
             let mut expected = golden(model, "goldens.safetensors");
             if weights == Weights::Int8 {
-                // The reference knows no int8: ONNX Runtime is compared with the engine where that takes the file at its
-                // word, int8 weights and float activations. Fused towers have int8 activations too.
+                // The reference knows no int8: ONNX Runtime is compared with the engine in the form that the file
+                // describes, int8 weights and float activations. Fused towers also have int8 activations.
                 let threads = Threads::default().with_kernels("tract").unwrap();
                 let found = run_with(&threads, model, &bundle, &Goldens::read(model));
                 let mut all = tensors(&expected);

@@ -1,5 +1,5 @@
-//! Every image tower against transformers (`tests/reference/make_vision_towers.py`), as part of a dual encoder whose text
-//! tower is the tiny one's.
+//! Every image tower against transformers (`tests/reference/make_vision_towers.py`), in a dual encoder with the text
+//! tower of the tiny checkpoint.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -92,7 +92,7 @@ fn normalized(rows: &Array2<f32>) -> Array2<f32> {
     rows
 }
 
-/// The upper left corner of the two pictures.
+/// The upper left corner of the two images.
 pub(crate) fn pixels([height, width]: [usize; 2]) -> Array4<f32> {
     let bytes = std::fs::read(golden("pixels.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -109,7 +109,7 @@ fn diagonal(rows: usize, columns: usize) -> Weight {
 }
 
 impl Case {
-    /// A whole checkpoint in a folder called `checkpoint`, changed.
+    /// A changed checkpoint in a folder called `checkpoint`.
     fn checkpoint(
         &self,
         change: impl FnOnce(&mut Value, &mut BTreeMap<String, Weight>),
@@ -155,7 +155,7 @@ impl Case {
         Ok((folder, out))
     }
 
-    /// A bundle of the checkpoint, changed.
+    /// A bundle of the changed checkpoint.
     fn bundle(
         &self,
         weights: Weights,
@@ -210,7 +210,7 @@ fn int8_image_towers_stay_close_to_the_reference() {
     }
 }
 
-/// The tensors by the names of the modules of transformers 5.
+/// The tensors under the names that the modules of transformers 5 have.
 fn renamed(weights: &mut BTreeMap<String, Weight>, names: &Value) {
     let names = names.as_object().unwrap();
     let mut new = BTreeMap::new();
@@ -240,7 +240,8 @@ fn names_of_transformers_5_give_the_same_bundle() {
         let case = case(weights);
         let (_guard, expected) = case.bundle(Weights::Int8, as_it_is);
         let (_guard, found) = case.bundle(Weights::Int8, |_, weights| renamed(weights, names));
-        // Gates are a tensor of their own in one generation and half of one in the other: another hash of the weights.
+        // Gates are a tensor of their own in one generation and half of one in the other, so the weights have another
+        // hash.
         let files = if weights == "dinov2_gated" { &["vision.onnx"][..] } else { &["vision.onnx", "bundle.json"] };
         for file in files {
             let same = std::fs::read(found.join(file)).unwrap() == std::fs::read(expected.join(file)).unwrap();
@@ -337,7 +338,7 @@ fn what_the_reference_cannot_run_is_refused_by_name() {
 }
 
 #[test]
-fn another_size_is_asked_for_on_the_command_line_and_on_record() {
+fn another_image_size_is_chosen_on_the_command_line_and_recorded() {
     let program = e2e::program("model-prep");
     let (_guard, checkpoint) = case("vit_larger").checkpoint(as_it_is);
     let bundle = checkpoint.with_file_name("bundle");

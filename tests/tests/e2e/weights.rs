@@ -145,7 +145,7 @@ fn files_that_would_run_code_are_refused() {
             assert!(error.contains(part), "{file}: {part:?} is not in: {error}");
         }
     };
-    // Python calls the function after the system's C library, not after `os`.
+    // Python names the function after the system's C library module, not after `os`.
     for file in ["unsafe.bin", "unsafe-legacy.bin"] {
         check(file, &["pytorch_model.bin: refused", "names posix.system", "model.safetensors"]);
     }
@@ -187,7 +187,7 @@ fn weights_under_other_names_are_the_same_model() {
 }
 
 #[test]
-fn pointers_of_git_lfs_are_told_in_every_file() {
+fn pointers_of_git_lfs_are_reported_for_every_file() {
     for file in ["model.safetensors", "tokenizer.json", "config.json", "preprocessor_config.json"] {
         let (_folder, checkpoint) = changed(|checkpoint| {
             std::fs::write(checkpoint.join(file), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")

@@ -1,4 +1,4 @@
-//! Archives that nobody should install: damaged, malicious, too large, not signed.
+//! Archives that must not be installed: damaged, malicious, too large, not signed.
 
 use std::io::Write as _;
 
@@ -15,10 +15,10 @@ fn files(place: &Place) -> Vec<(String, Vec<u8>)> {
     std::iter::once(("bundle.json".to_owned(), manifest)).chain(others).collect()
 }
 
-/// One entry, with any name that fits into a header.
+/// One entry, with any name that fits a header.
 fn entry(kind: EntryType, name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = Header::new_gnu();
-    // Past the library, which refuses bad names.
+    // Written directly: the library refuses bad names.
     header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
     header.set_entry_type(kind);
     header.set_size(content.len() as u64);
@@ -33,7 +33,7 @@ fn entry(kind: EntryType, name: &str, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A whole archive, `extra` before or behind the bundle's own files.
+/// A whole archive, with `extra` before or after the bundle's own files.
 fn with(files: &[(String, Vec<u8>)], extra: &[u8], first: bool) -> Vec<u8> {
     let own: Vec<u8> = files.iter().flat_map(|(name, content)| entry(EntryType::Regular, name, content)).collect();
     let mut bytes = if first { [extra, &own].concat() } else { [&own, extra].concat() };
@@ -41,7 +41,7 @@ fn with(files: &[(String, Vec<u8>)], extra: &[u8], first: bool) -> Vec<u8> {
     bytes
 }
 
-/// Installs these bytes, which must fail with `expected`, and leave nothing anywhere.
+/// Installs these bytes, which must fail with `expected` and leave nothing behind.
 fn refused(place: &Place, what: &str, bytes: &[u8], expected: &str) {
     place.write("bad.tar", bytes);
     let before = tree(&place.at("."));
@@ -61,7 +61,7 @@ fn refused(place: &Place, what: &str, bytes: &[u8], expected: &str) {
 }
 
 #[test]
-fn archives_made_to_do_harm_are_refused() {
+fn malicious_archives_are_refused() {
     let place = prepared();
     let files = files(&place);
     let plain = |name: &str| entry(EntryType::Regular, name, b"x");
@@ -102,7 +102,7 @@ fn archives_made_to_do_harm_are_refused() {
 }
 
 #[test]
-fn archives_that_are_damaged_or_no_bundles_are_refused() {
+fn damaged_and_foreign_archives_are_refused() {
     let place = prepared();
     let files = files(&place);
     let whole = fs::read(place.at("a.tar")).unwrap();
@@ -158,7 +158,7 @@ fn size_is_bounded() {
 }
 
 #[test]
-fn archives_of_other_tools_are_taken() {
+fn archives_of_other_tools_are_accepted() {
     let place = prepared();
     let files = files(&place);
     let folder = place.at("unpacked");
@@ -167,7 +167,8 @@ fn archives_of_other_tools_are_taken() {
         fs::write(folder.join(name), content).unwrap();
     }
     fs::write(folder.join("labels.toml"), "").unwrap();
-    // As `tar -C unpacked -cf` writes it: a folder first, names with `./`; extended headers, as Python's tarfile does.
+    // As written by `tar -C unpacked -cf`: a folder first, names with `./`; extended headers, as Python's tarfile
+    // writes.
     for (format, arguments) in [
         ("gnu", &["--format=gnu"][..]),
         ("pax", &["--format=pax"]),
@@ -201,11 +202,11 @@ pub(super) fn sign(place: &Place, keys: &KeyPair, file: &str, to: &str, comment:
 }
 
 #[test]
-fn with_a_key_only_what_it_signed_is_taken() {
+fn with_a_key_only_what_it_signed_is_installed() {
     let place = prepared();
     let (keys, other) =
         (KeyPair::generate_unencrypted_keypair().unwrap(), KeyPair::generate_unencrypted_keypair().unwrap());
-    // Without a key anything goes, and is not taken for signed.
+    // Without a key anything is accepted, and not regarded as signed.
     sign(&place, &other, "a.tar", "a.tar.minisig", "by somebody");
     let done = bundle(&place, "install a.tar");
     assert_eq!(done.code, Some(0), "{}", done.stderr);
@@ -230,7 +231,7 @@ fn with_a_key_only_what_it_signed_is_taken() {
         place.write("b.tar", bytes);
         check(&place, "install b.tar", 1, "expected a signature of the archive");
     }
-    // Nothing may hide behind the end either.
+    // Nothing may hide after the end either.
     let mut file = fs::File::create(place.at("b.tar")).unwrap();
     file.write_all(&good).unwrap();
     file.write_all(&[0; 512]).unwrap();
@@ -256,7 +257,7 @@ fn with_a_key_slots_that_it_has_not_signed_are_not_used() {
     let name_key = |keys: &KeyPair| {
         place.write("spotter.toml", format!("[bundles]\npublic_key = \"{}\"\n", keys.pk.to_base64()));
     };
-    // From before the key was named: one that runs, and the one before it.
+    // Installed before the key was configured: the running one, and the one before it.
     check(&place, "install a.tar --activate", 0, "a is active now");
     check(&place, "install b.tar --activate", 0, "b is active now");
     name_key(&keys);
@@ -279,19 +280,19 @@ fn with_a_key_slots_that_it_has_not_signed_are_not_used() {
     let done = run(&place);
     assert_eq!((done.code, bundle_of(&lines(&done)[0])), (Some(0), "a"), "{}", done.stderr);
     assert_eq!(Listing::of(&place).slots.iter().find(|r| r.slot == "a").unwrap().signed.as_deref(), Some("release 1"));
-    // Another key: what the old one signed is not enough any more.
+    // With another key, signatures of the old one no longer count.
     name_key(&other);
     check(&place, "activate a", 1, "slot \"a\": signed by another key: expected an archive that is signed by the key");
     assert_eq!(bundle_of(&lines(&run(&place))[0]), "built-in");
     let done = finish(&mut place.spotter("check --labels labels.toml --config spotter.toml"));
     assert_eq!(done.code, Some(0), "{} {}", done.stdout, done.stderr);
-    // What the configuration or the command line names is whoever may write those's own business.
+    // Whoever may write the configuration or the command line decides what they name.
     let named = "run --output json --frames 1 --labels labels.toml --config spotter.toml --bundle c.tar --source";
     let done = finish(place.spotter(named).arg("test://shapes?size=64x64"));
     assert_eq!((done.code, bundle_of(&lines(&done)[0])), (Some(0), "c"), "{}", done.stderr);
 }
 
-/// Root installs with a umask that keeps others out; the service is another user.
+/// Root installs with a restrictive umask; the service is another user.
 #[test]
 fn what_is_installed_can_be_read_by_the_service() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -310,7 +311,7 @@ fn what_is_installed_can_be_read_by_the_service() {
         let data = path.metadata().unwrap();
         let expected = match data.is_dir() {
             true => 0o755,
-            // Whoever can open it can keep others from changing the slots.
+            // Whoever can open the lock can block changes of the slots.
             false if path.ends_with(".lock") => 0o600,
             false => 0o644,
         };
@@ -318,7 +319,7 @@ fn what_is_installed_can_be_read_by_the_service() {
     }
 }
 
-/// What root writes into the folder of a service's user, the service could not change back.
+/// The service's user could not change what root writes into its folder.
 #[test]
 fn root_is_sent_to_the_owner_of_the_state_folder() {
     let place = prepared();

@@ -1,11 +1,11 @@
-//! Power cuts, as far as a kill is one: whatever was under way, what is there is whole.
+//! Kills at any moment, standing for power cuts: the state is always complete.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use super::*;
 
-/// Numbers that look random and are the same every time.
+/// Pseudorandom numbers, the same in every run.
 struct Spread(u64);
 
 impl Spread {
@@ -16,7 +16,7 @@ impl Spread {
     }
 }
 
-/// Every slot is whole, and the active one is there.
+/// Every slot is complete, and the active one exists.
 fn check_whole(place: &Place, what: &str) -> Listing {
     let listing = Listing::of(place);
     for row in &listing.slots {
@@ -35,7 +35,7 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_state() {
     const KILLS: usize = 80;
     let place = prepared();
     check(&place, "install a.tar --activate", 0, "");
-    // How long a whole one takes here, so that kills fall within: the moments that follow are drawn from that time.
+    // The time of an undisturbed run, from which the moments of the kills are drawn.
     let start = Instant::now();
     check(&place, "install b.tar --activate", 0, "");
     let mut within = u64::try_from(start.elapsed().as_micros()).unwrap();
@@ -60,7 +60,7 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_state() {
         child.kill().unwrap();
         let in_time = child.wait().unwrap().code().is_none();
         killed += usize::from(in_time);
-        // What else runs on the machine comes and goes: about every second kill shall be in time.
+        // Other load on the machine comes and goes: about every second kill should come in time.
         within = if in_time { within * 5 / 4 } else { within * 4 / 5 }.max(1000);
         let what = format!("kill {kill} of `{command}`");
         let after = check_whole(&place, &what);
@@ -70,14 +70,14 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_state() {
             left.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".aside")).count();
         assert_eq!(after.failed, None, "{what}");
         if command.starts_with("run") {
-            // Killed twice in a row, it would be taken for one that the bundle keeps from starting.
+            // Killed twice in a row, the bundle would count as one that crashes the program.
             run_once(&place);
         }
         before = after;
     }
     println!("{KILLS} kills, {killed} in time, {changed} changes got through, {asides} leftovers seen");
     assert!(killed >= KILLS / 4, "most came too late: {killed}");
-    // What was left behind goes with the next installation, and everything works.
+    // The next installation removes remains, and everything works.
     check(&place, "install a.tar --name last --activate", 0, "last is active now");
     assert_eq!(classifying(&place), "a");
     assert_eq!(bundle_of(&lines(&run_once(&place))[0]), "a");
@@ -89,7 +89,7 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_state() {
 }
 
 #[test]
-fn many_at_once_leave_a_whole_state() {
+fn many_commands_at_once_leave_a_complete_state() {
     let place = prepared();
     for name in ["a", "b", "c"] {
         check(&place, &format!("install {name}.tar"), 0, "");

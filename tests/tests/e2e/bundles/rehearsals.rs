@@ -1,5 +1,5 @@
-//! Bundles that take all memory, never end, or crash whoever loads them: a process of its own finds that out, and costs
-//! whoever started it nothing.
+//! Bundles that exhaust memory, never finish, or crash whoever loads them: a separate process finds out, and whoever
+//! started it goes on.
 
 use std::process::Command;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tract_onnx::pb;
 
 use super::*;
 
-/// What a process is made to do that tries a bundle, and what is said of the bundle then.
+/// A fault in the process that tries a bundle, and the expected message about the bundle.
 struct Fault {
     fault: &'static str,
-    /// How long it may take.
+    /// Its time limit.
     time_ms: &'static str,
     expected: &'static str,
 }
@@ -23,12 +23,12 @@ impl Fault {
     }
 }
 
-/// More than any trial of these bundles takes.
+/// Longer than any trial of these bundles takes.
 const LONG_MS: &str = "600000";
 
 const HANG: Fault = Fault { fault: "hang rehearsal", time_ms: LONG_MS, expected: "" };
 
-/// Those that can be tried here: an emulator does not limit memory.
+/// The faults that can be tested here: an emulator does not limit memory.
 fn faults() -> Vec<Fault> {
     let mut faults = vec![
         Fault { fault: "hang rehearsal", time_ms: "300", expected: "it did not load within 0.3 s" },
@@ -46,28 +46,28 @@ fn faults() -> Vec<Fault> {
     faults
 }
 
-/// The number behind a word such as `Threads:` in what the system says of a process.
+/// The number after a word such as `Threads:` in a process's status file.
 fn figure(id: u32, word: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("{word}: {text}"));
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// State and parent of a process, if it is there.
+/// State and parent of a process, if it exists.
 fn state_of(id: u32) -> Option<(String, u32)> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     let mut fields = stat.rsplit_once(") ")?.1.split_whitespace();
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// Processes that this one has started and that have not ended.
+/// Children of this process that have not ended.
 fn children(parent: u32) -> Vec<u32> {
     let names = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let ids = names.filter_map(|name| name.parse::<u32>().ok());
     ids.filter(|id| state_of(*id).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
 }
 
-/// Whether it has ended; whoever inherited it may not have looked yet.
+/// Whether it has ended; whoever inherited it may not have reaped it yet.
 fn has_ended(id: u32) -> bool {
     state_of(id).is_none_or(|(state, _)| state == "Z" || state == "X")
 }
@@ -91,8 +91,8 @@ fn with_two() -> Place {
 }
 
 #[test]
-fn what_kills_its_rehearsal_costs_a_running_program_nothing() {
-    /// Frames and labels take less, and a bundle that takes all memory more.
+fn a_bundle_that_kills_its_rehearsal_does_not_disturb_a_running_program() {
+    /// More than frames and labels take, less than a bundle that exhausts memory takes.
     const MORE_KB: u64 = 64 << 10;
     for fault in faults() {
         let place = with_two();
@@ -100,7 +100,7 @@ fn what_kills_its_rehearsal_costs_a_running_program_nothing() {
         let id = watching.program.id();
         let figures = |id| ["VmData:", "VmRSS:", "Threads:"].map(|word| figure(id, word));
         let [data, resident, threads] = figures(id);
-        // It works where the fault is not.
+        // It works without the fault.
         check(&place, "activate b", 0, "b is active now, instead of a");
         let start = Instant::now();
         let refused = loop {
@@ -124,9 +124,9 @@ fn what_kills_its_rehearsal_costs_a_running_program_nothing() {
 }
 
 #[test]
-fn what_kills_its_rehearsal_is_not_activated() {
+fn a_bundle_that_kills_its_rehearsal_is_not_activated() {
     let place = with_two();
-    // A panic has words of its own, which end up in the same message.
+    // A panic has a message of its own, which ends up in the same place.
     for fault in faults().iter().filter(|fault| !fault.fault.starts_with("panic")) {
         let done = finish(place.spotter("bundle activate b").envs(fault.variables()));
         assert_eq!(done.code, Some(1), "{}: {}", fault.fault, done.stderr);
@@ -138,7 +138,7 @@ fn what_kills_its_rehearsal_is_not_activated() {
 }
 
 #[test]
-fn a_rehearsal_ends_with_whoever_wanted_it() {
+fn a_rehearsal_ends_with_the_program_that_started_it() {
     let check_killed = |what: &str, id: u32, kill: &dyn Fn()| {
         until(&format!("{what}: no rehearsal"), || !children(id).is_empty());
         let rehearsals = children(id);
@@ -160,7 +160,7 @@ fn a_rehearsal_ends_with_whoever_wanted_it() {
 }
 
 #[test]
-fn another_choice_ends_a_rehearsal() {
+fn activating_another_bundle_ends_a_rehearsal() {
     let place = with_two();
     let mut watching = Watching::start_with(&place, 0, &HANG.variables());
     let id = watching.program.id();
@@ -187,16 +187,16 @@ fn a_program_that_ends_does_not_wait_for_a_rehearsal() {
         let (code, _, stderr) = watching.program.end();
         assert_eq!(code, Some(0), "{stderr}");
         until("the rehearsal is still there", || rehearsals.iter().all(|id| has_ended(*id)));
-        // That a program had to end says nothing of the bundle.
+        // That a program was ended says nothing about the bundle.
         let listing = Listing::of(&place);
         assert_eq!((listing.active.as_str(), listing.failed), ("b", None));
-        // One that does not end by itself is ended after a while, and has no last word.
+        // A rehearsal that does not end by itself is killed after a while, and prints no last line.
         if stderr.contains(" frames labelled") { Ok(()) } else { Err(stderr) }
     });
 }
 
 #[test]
-fn a_bundle_that_is_too_much_is_not_activated() {
+fn a_bundle_that_is_too_large_is_not_activated() {
     let place = with_two();
     // An image tower of very many nodes.
     let demo = Bundle::open(&e2e::root().join("config/demo")).unwrap();
@@ -209,7 +209,7 @@ fn a_bundle_that_is_too_much_is_not_activated() {
     spotter_engine::bundle::write(&place.at("nodes.tar"), demo.manifest().clone(), &contents).unwrap();
     check(&place, "install nodes.tar", 0, "installed");
     check(&place, "activate nodes", 1, "more than 16384 nodes");
-    // Two towers of 9 MiB together, where there are 8.
+    // Two towers of 9 MiB together, with a limit of 8.
     if e2e::emulated() {
         println!("skipped: memory that is limited, since this is emulated");
     } else {

@@ -1,4 +1,4 @@
-//! What was signed, and when that is looked at: at every opening, whoever wrote to the slot meanwhile.
+//! Signatures are checked at every opening of a slot, whoever wrote to it in between.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -13,7 +13,7 @@ fn keys() -> KeyPair {
     KeyPair::generate_unencrypted_keypair().unwrap()
 }
 
-/// Has the configuration name the key.
+/// Names the key in the configuration.
 fn name_key(place: &Place, keys: &KeyPair) {
     place.write("spotter.toml", format!("[bundles]\npublic_key = \"{}\"\n", keys.pk.to_base64()));
 }
@@ -104,21 +104,21 @@ fn a_signed_slot_is_checked_at_every_opening() {
         let done = run_signed(&place);
         assert_eq!(bundle_of(&lines(&done)[0]), "built-in", "{what}: {}", done.stderr);
         assert!(done.stderr.contains(expected), "{what}: {}", done.stderr);
-        // As it was.
+        // Restored.
         fs::remove_dir_all(&slot).unwrap();
         fs::create_dir(&slot).unwrap();
         fs::write(&archive, &tar).unwrap();
         fs::write(&signature, &minisig).unwrap();
         fs::write(place.state().join("bundles.json"), &state).unwrap();
     }
-    // What is noted of a slot is not missed either.
+    // A missing note about a slot changes nothing either.
     let row = Listing::of(&place).slots.into_iter().find(|row| row.slot == "a").unwrap();
     assert_eq!((row.signed.as_deref(), row.problem), (Some("release 7"), None));
     assert_eq!(bundle_of(&lines(&run_signed(&place))[0]), "a");
 }
 
 #[test]
-fn a_signature_that_lay_beside_counts_once_a_key_is_named() {
+fn a_signature_beside_an_installed_archive_counts_once_a_key_is_configured() {
     let place = prepared();
     let keys = keys();
     sign(&place, &keys, "a.tar", "a.tar.minisig", "release 7");
@@ -131,7 +131,7 @@ fn a_signature_that_lay_beside_counts_once_a_key_is_named() {
 }
 
 #[test]
-fn signed_releases_do_not_go_back() {
+fn older_signed_releases_are_refused() {
     let place = prepared();
     let keys = keys();
     name_key(&place, &keys);
@@ -142,7 +142,7 @@ fn signed_releases_do_not_go_back() {
     let older = "release 7: expected release 8 or newer";
     check(&place, "install a.tar --activate", 0, "a is active now");
     runs("a");
-    // Installed is enough: what runs may stay, what comes may not be older.
+    // Installing counts: the running one may stay, a new one may not be older.
     check(&place, "install b.tar", 0, "installed");
     runs("a");
     check(&place, "install a.tar", 1, older);
@@ -152,13 +152,13 @@ fn signed_releases_do_not_go_back() {
     check(&place, "activate b", 0, "b is active now");
     runs("b");
     check(&place, "activate a", 1, &format!("slot \"a\": {older}"));
-    // What worked here is gone back to, and newer releases stay the only ones that are taken.
+    // Rollback leads to what worked here, and newer releases remain the only ones that are accepted.
     check(&place, "rollback", 0, "a is active again, instead of b");
     runs("a");
     check(&place, "install a.tar", 1, older);
     check(&place, "activate b", 0, "b is active now");
     runs("b");
-    // Somebody who knows better; what never worked here is not gone back to without being told.
+    // With `--older`; there is no automatic rollback to a bundle that never worked here.
     check(&place, "activate a --older", 0, "a is active now");
     check(&place, "activate b", 0, "b is active now");
     check(&place, "rollback", 1, &format!("slot \"a\": {older}"));
@@ -193,7 +193,7 @@ fn signed_bundles_that_fail_are_not_replaced_by_what_never_worked() {
 }
 
 #[test]
-fn what_is_no_archive_is_refused_at_once() {
+fn what_is_not_an_archive_is_refused_at_once() {
     let (place, outside) = (prepared(), tempfile::tempdir().unwrap());
     fs::copy(place.at("a.tar"), outside.path().join("a.tar")).unwrap();
     symlink(outside.path().join("a.tar"), place.at("far.tar")).unwrap();
@@ -234,7 +234,7 @@ fn what_is_no_archive_is_refused_at_once() {
         assert_eq!(done.code, Some(1), "{bundle}: {}", done.stderr);
         assert!(done.stderr.contains(expected), "{bundle}: {}", done.stderr);
     }
-    // A signature is read as carefully.
+    // Signature files are read just as carefully.
     name_key(&place, &keys());
     make_pipe(&place.at("a.tar.minisig"));
     check(&place, "install a.tar", 1, "a.tar.minisig: cannot be read: expected a file, found a named pipe");
@@ -250,7 +250,7 @@ fn names_of_bundles_forge_no_lines() {
     assert_eq!(done.stdout.lines().count(), 2, "{}", done.stdout);
     assert!(done.stdout.contains("evil\\u{1b}[2J\\nbuilt-in  signed"), "{}", done.stdout);
     assert!(!done.stdout.contains('\x1b'), "{:?}", done.stdout);
-    // A state that was written by hand names what it likes.
+    // A hand-written state names anything.
     let state =
         "{\"active\": \"x\\u001b[2J\\ny\", \"previous\": null, \"proven\": true, \"tries\": 0, \"failed\": null}";
     place.write("state/bundles.json", state);
@@ -262,7 +262,7 @@ fn names_of_bundles_forge_no_lines() {
 }
 
 #[test]
-fn whoever_holds_the_lock_hangs_nothing() {
+fn a_held_lock_hangs_nothing() {
     let place = prepared();
     check(&place, "install a.tar --activate", 0, "a is active now");
     let lock = fs::File::open(place.state().join("bundles/.lock")).unwrap();
@@ -276,7 +276,7 @@ fn whoever_holds_the_lock_hangs_nothing() {
         assert_eq!(done.code, Some(1), "{}", done.stdout);
         assert!(done.stderr.contains(".lock: held by another program for 5 s"), "{}", done.stderr);
     });
-    // What needs no change needs no lock.
+    // Commands that change nothing need no lock.
     check(&place, "list", 0, "active");
     assert_eq!(classifying(&place), "a");
     drop(lock);
