@@ -7,7 +7,7 @@ use std::io::{self, StdoutLock, Write as _};
 use std::process::ExitCode;
 
 use env_logger::{Target, WriteStyle};
-use spotter_engine::console::{Output, is_reader_gone, tell};
+use spotter_engine::console::{Output, is_reader_gone, print_error};
 use spotter_engine::printable::printable;
 
 use self::patient::PatientStderr;
@@ -27,8 +27,8 @@ pub(crate) fn stdout() -> Output<StdoutLock<'static>> {
 pub(crate) fn tell_error(error: &anyhow::Error) {
     let (mut err, _) = PatientStderr::new();
     match error.downcast_ref::<Problems>() {
-        Some(Problems(problems)) => problems.iter().for_each(|problem| tell(&mut err, problem)),
-        None => tell(&mut err, &format!("{error:#}")),
+        Some(Problems(problems)) => problems.iter().for_each(|problem| print_error(&mut err, problem)),
+        None => print_error(&mut err, &format!("{error:#}")),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::tower::Threads;
 
 use self::loader::Loader;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::score::Score;
 
 use crate::config;

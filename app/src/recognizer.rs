@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use spotter_engine::bundle::Bundle;
-use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::picture::Picture;
 #[cfg(doc)]
 use spotter_engine::preprocess::PreprocessError;
@@ -67,7 +67,7 @@ impl Recognizer {
             decoder: Decoder::new(),
             preprocessor: manifest.preprocessor()?,
             tower: ImageTower::open(bundle, threads)?,
-            scoring: Scoring::of(manifest),
+            scoring: manifest.scoring(),
             picture: Picture::default(),
             pixels: Vec::new(),
             embedding: vec![0.0; manifest.projection_dim],

@@ -61,7 +61,7 @@ fn replace(path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
     }
     let prefix = temporary_prefix(name);
     // Leftovers that cannot be removed do no harm.
-    aside::sweep(folder, |name, kind| kind.is_file() && is_temporary(name, &prefix), |_: &Path| Ok(()));
+    staging::sweep(folder, |name, kind| kind.is_file() && is_temporary(name, &prefix), |_: &Path| Ok(()));
     let mut tries = 1;
     loop {
         match write_and_rename(folder, &prefix, path, bytes, kind) {

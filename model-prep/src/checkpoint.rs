@@ -39,7 +39,7 @@ pub(crate) use names::without_old_suffixes;
 use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::{Override, Padding};
-use spotter_engine::preprocess::{Recipe, Size};
+use spotter_engine::preprocess::{PreprocessConfig, Size};
 
 use crate::overrides::{LOGIT_SCALE, Overrides};
 
@@ -61,7 +61,7 @@ pub struct Checkpoint {
     /// `tokenizer.json`, or what was built from the vocabulary files.
     pub tokenizer: TokenizerFile,
     /// Preprocessing by `preprocessor_config.json` and the overrides.
-    pub preprocess: Recipe,
+    pub preprocess: PreprocessConfig,
     /// Record of the overrides that were applied.
     pub overrides: Vec<Override>,
     /// Prompt templates from the overrides.

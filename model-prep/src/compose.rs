@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
-use spotter_engine::aside::Aside;
+use spotter_engine::staging::StagingDir;
 use spotter_engine::printable::printable_path;
 
 use self::draw::Distribution;
@@ -84,7 +84,7 @@ pub fn compose(options: &Options, tick: Tick<'_>) -> Result<Report, Error> {
     let vision = Tower::open(&options.vision, TowerKind::Image)?;
     let text = Tower::open(&options.text, TowerKind::Text)?;
     let planned = plan(&vision, &text, options)?;
-    let aside = Aside::new(out, |_| Ok(())).map_err(io)?;
+    let aside = StagingDir::new(out, |_| Ok(())).map_err(io)?;
     let new = aside.path().join("new");
     let build = || -> Result<u64, Error> {
         std::fs::create_dir(&new).map_err(io)?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use spotter_engine::console::{Onward, Output, is_reader_gone, tell, write_line};
+use spotter_engine::console::{IgnoreBrokenPipe, Output, is_reader_gone, print_error, write_line};
 use spotter_engine::printable::printable;
 
 /// Progress of work whose number of steps is known.
@@ -34,7 +34,7 @@ pub(crate) fn stdout() -> Output<StdoutLock<'static>> {
 /// Prints the result of finished work, line by line. A closed pipe is not an error here: the work is done.
 pub(crate) fn print_lines(text: &str) -> anyhow::Result<()> {
     let mut out = stdout();
-    let mut out = Onward::new(&mut out);
+    let mut out = IgnoreBrokenPipe::new(&mut out);
     text.lines().try_for_each(|line| write_line(&mut out, format_args!("{line}"))).context("standard output")
 }
 
@@ -55,7 +55,7 @@ pub fn end(result: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if is_reader_gone(error.chain()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&mut io::stderr().lock(), &format!("{error:#}"));
+            print_error(&mut io::stderr().lock(), &format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -69,7 +69,7 @@ pub fn evaluate(
 
     let results = bundles.iter().zip(&embedded.embeddings).zip(&texts);
     let results = results.map(|((bundle, images), texts)| {
-        let scoring = Scoring::of(bundle.manifest());
+        let scoring = bundle.manifest().scoring();
         outcome_of(&scoring, set, &embedded.read, images.view(), texts.view())
     });
     let (outcomes, answers): (Vec<Outcome>, Vec<Vec<Answer>>) = results.unzip();

@@ -1,7 +1,7 @@
 //! The sources of a bundle: a checkpoint, or ONNX towers of other exporters.
 
 use spotter_engine::bundle::{Override, Padding, Positions, Source};
-use spotter_engine::preprocess::Recipe;
+use spotter_engine::preprocess::PreprocessConfig;
 use spotter_engine::score::Scoring;
 
 use crate::checkpoint::{Checkpoint, TokenizerFile};
@@ -90,7 +90,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    pub(crate) fn preprocess(self) -> &'a Recipe {
+    pub(crate) fn preprocess(self) -> &'a PreprocessConfig {
         match self {
             Self::Checkpoint(checkpoint) => &checkpoint.preprocess,
             Self::Onnx(model) => &model.preprocess,

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use prost::Message as _;
 use spotter_engine::bundle::{Dim, Dtype, TensorSpec};
+use spotter_engine::onnx::INT4;
 use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -27,9 +28,6 @@ const IR_VERSION: i64 = 8;
 /// Operator set and format version of files with 4-bit integers, which need them.
 pub(crate) const OPSET_INT4: i64 = 21;
 const IR_VERSION_INT4: i64 = 10;
-
-/// `TensorProto.INT4`, which the protobuf definitions used here do not have.
-const INT4: i32 = 22;
 
 /// Protobuf field numbers: the graph of a model, the constants of a graph, the data of a tensor.
 const GRAPH: u32 = 7;

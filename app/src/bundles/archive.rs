@@ -10,10 +10,10 @@ use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
 use spotter_engine::bundle;
 use spotter_engine::files::Refusal;
-use spotter_engine::printable::{hex, printable_path};
+use spotter_engine::hash::Hasher;
+use spotter_engine::printable::printable_path;
 use tar::{Archive, Entry, EntryType};
 
 use crate::store;
@@ -80,7 +80,7 @@ pub enum ArchiveError {
 pub(super) fn instead_of(path: &Path, error: &io::Error) -> Option<ArchiveError> {
     let &Refusal::NotAFile { found } = Refusal::of(error)? else { return None };
     let folder = printable_path(path);
-    let found = match bundle::found_instead(path) {
+    let found = match bundle::describe_non_bundle(path) {
         Some(found) => found,
         None if path.is_dir() => format!(
             "the folder of one: pack it (`tar -cf NAME.tar -C {folder} .`), or run it as it is (`--bundle {folder}`)"
@@ -93,7 +93,7 @@ pub(super) fn instead_of(path: &Path, error: &io::Error) -> Option<ArchiveError>
 /// Refuses, before reading, a regular file that is no archive or larger than the limit.
 pub(super) fn check_size(path: &Path, file: &File, bytes_max: u64) -> Result<(), ArchiveError> {
     let bytes = file.metadata().map_err(|source| ArchiveError::Read { path: path.to_owned(), source })?.len();
-    if let Some(found) = bundle::found_instead(path) {
+    if let Some(found) = bundle::describe_non_bundle(path) {
         return Err(ArchiveError::NotAnArchive { path: path.to_owned(), found });
     }
     if bytes > bytes_max {
@@ -123,7 +123,7 @@ pub(super) fn copy(path: &Path, file: &File, to: &Path, bytes_max: u64) -> Resul
     out.set_permissions(Permissions::from_mode(store::FILE_MODE)).map_err(write)?;
     // One byte more than the limit, so that a growing file is noticed and does not fill the disk.
     let mut reader = file.take(bytes_max.saturating_add(1));
-    let (mut piece, mut hash, mut bytes) = (vec![0; PIECE_BYTES], Sha256::new(), 0);
+    let (mut piece, mut hash, mut bytes) = (vec![0; PIECE_BYTES], Hasher::new(), 0);
     loop {
         let count = match reader.read(&mut piece) {
             Ok(0) => break,
@@ -139,7 +139,7 @@ pub(super) fn copy(path: &Path, file: &File, to: &Path, bytes_max: u64) -> Resul
         out.write_all(&piece[..count]).map_err(write)?;
     }
     out.sync_all().map_err(write)?;
-    Ok((out, hex(&hash.finalize())))
+    Ok((out, hash.finish_hex()))
 }
 
 /// Refuses an archive with entries that no bundle has. `path` names `file` in messages.

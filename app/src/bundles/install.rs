@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use spotter_engine::aside::Aside;
+use spotter_engine::staging::StagingDir;
 use spotter_engine::bundle::Archive;
 use spotter_engine::files;
 use spotter_engine::printable::printable_path;
@@ -113,7 +113,7 @@ impl Slots {
     /// the old slot or the new one.
     fn put(
         &self,
-        aside: Aside,
+        aside: StagingDir,
         archive: &Path,
         name: &str,
         about: &SlotFile,

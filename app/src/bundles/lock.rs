@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use spotter_engine::aside::{self, Aside};
+use spotter_engine::staging::{self, StagingDir};
 use spotter_engine::files;
 use spotter_engine::printable::printable_path;
 
@@ -54,11 +54,11 @@ impl Slots {
 
     /// Creates a temporary folder beside the slots, which becomes a slot or takes a removed one. Removes temporary folders that
     /// killed programs left behind.
-    pub(super) fn aside(&self) -> Result<Aside, SlotError> {
+    pub(super) fn aside(&self) -> Result<StagingDir, SlotError> {
         let folder = self.folder();
         // Locked so that nobody removes the new folder as a leftover before it has its own lock.
         let _lock = self.lock()?;
-        let left = aside::sweep(
+        let left = staging::sweep(
             &folder,
             |name, kind| kind.is_dir() && name.to_string_lossy().starts_with(ASIDE),
             |_: &Path| Ok(()),
@@ -67,7 +67,7 @@ impl Slots {
             let path = printable_path(&path);
             log::warn!("{path}: left behind by a killed program and cannot be removed: {error}");
         }
-        Aside::within(&folder, ASIDE).map_err(|source| SlotError::Io {
+        StagingDir::within(&folder, ASIDE).map_err(|source| SlotError::Io {
             path: folder.clone(),
             action: "cannot be written",
             source,

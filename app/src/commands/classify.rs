@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use spotter_engine::console;
 use spotter_engine::files;
-use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::picture::MAX_FILE_BYTES;
 use spotter_engine::printable::serialize_path;
 use spotter_engine::score::Score;

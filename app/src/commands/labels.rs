@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use spotter_engine::console::{Onward, write_line};
+use spotter_engine::console::{IgnoreBrokenPipe, write_line};
 
 use super::ConfigArgs;
 use crate::bundles;
@@ -32,7 +32,7 @@ impl Labels {
 /// Prints a line for each label and a sum, and caches every sentence.
 fn embed(config: &Config, out: &mut dyn Write) -> Result<()> {
     // The sentences are embedded even if the reader stops after the first line.
-    let mut out = Onward::new(out);
+    let mut out = IgnoreBrokenPipe::new(out);
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
     let file = demo::configured(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use spotter_engine::bundle::Bundle;
-use spotter_engine::labels::{self, Cache, Effort, Key, Label, LabelEmbeddings};
+use spotter_engine::embedding::LabelEmbeddings;
+use spotter_engine::labels::{Cache, CacheStats, Key, KeyedLabels, Label};
 use spotter_engine::tower::{TextTower, Threads};
 use spotter_engine::vocabulary::Vocabulary;
 
@@ -63,13 +64,13 @@ impl Embedder {
     }
 
     /// Counts, for each label, the sentences that are cached and those that are not.
-    pub fn count(&self, labels: &[Label]) -> Vec<Effort> {
-        labels::count_cached(labels, self.bundle.manifest(), &self.cache)
+    pub fn count(&self, labels: &[Label]) -> Vec<CacheStats> {
+        KeyedLabels::new(labels, self.bundle.manifest()).count_cached(&self.cache)
     }
 
     /// Embeds the labels of `file`, caches what was new, and warns about labels that the model cannot read or tell apart.
     /// A cache that cannot be written is reported once and is no error.
-    pub fn embed(&mut self, file: &LabelFile) -> Result<(LabelEmbeddings, Effort)> {
+    pub fn embed(&mut self, file: &LabelFile) -> Result<(LabelEmbeddings, CacheStats)> {
         self.embed_and_compare(file, |bundle| Ok(lint::warnings(file, &Vocabulary::open(bundle)?)?))
     }
 
@@ -78,10 +79,11 @@ impl Embedder {
         &mut self,
         file: &LabelFile,
         compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>,
-    ) -> Result<(LabelEmbeddings, Effort)> {
+    ) -> Result<(LabelEmbeddings, CacheStats)> {
         let (bundle, threads, labels) = (&self.bundle, &self.threads, file.labels.as_slice());
         // Opened beforehand, so that a damaged file is not blamed on a label, and only where it is needed.
-        let new = self.count(labels).iter().any(|effort| effort.embedded > 0);
+        let keyed = KeyedLabels::new(labels, bundle.manifest());
+        let new = keyed.count_cached(&self.cache).iter().any(|stats| stats.embedded > 0);
         let mut tower = new.then(|| TextTower::open(bundle, threads)).transpose()?;
         let (disk, beats) = (&mut self.disk, &self.beats);
         let embed = |sentence: &str| match &mut tower {
@@ -95,7 +97,7 @@ impl Embedder {
                 disk.append(cache);
             }
         };
-        let result = labels::embed_labels_with(labels, bundle.manifest(), &mut self.cache, embed, added);
+        let result = keyed.embed(&mut self.cache, embed, added);
         // Freed before the vocabulary is loaded, which is as large.
         drop(tower);
         if let Some(disk) = &mut self.disk {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use spotter_engine::labels::Label;
 use spotter_engine::tokenize::TokenizeError;
-use spotter_engine::vocabulary::{Reading, Vocabulary};
+use spotter_engine::vocabulary::{Tokenization, Vocabulary};
 
 use super::label_file::LabelFile;
 use crate::config::Problem;
@@ -51,11 +51,11 @@ fn same(first: &Label, line: usize) -> String {
 struct Examined<'a> {
     label: &'a Label,
     /// For each prompt with unknown pieces, or without any, its worst sentence.
-    unreadable: Vec<(&'a str, Reading)>,
+    unreadable: Vec<(&'a str, Tokenization)>,
     /// True if no sentence has a known piece of the label.
     lost: bool,
     /// The sentence that loses most pieces to truncation, if any does.
-    cut: Option<(String, Reading)>,
+    cut: Option<(String, Tokenization)>,
     cut_count: usize,
     /// Number of occurrences of each sequence of ids, in lowest terms: labels where this is equal have the same embedding.
     ids: BTreeMap<Vec<u32>, usize>,
@@ -66,7 +66,7 @@ impl<'a> Examined<'a> {
         let (unreadable, ids) = Default::default();
         let mut examined = Self { label, unreadable, lost: true, cut: None, cut_count: 0, ids };
         for prompt in &label.prompts {
-            let mut worst: Option<Reading> = None;
+            let mut worst: Option<Tokenization> = None;
             for template in &label.templates {
                 let start = template.find("{}").unwrap_or(0);
                 let sentence = template.replacen("{}", prompt, 1);
@@ -89,8 +89,8 @@ impl<'a> Examined<'a> {
 
     /// The warning about unknown pieces, if there are any.
     fn unreadable(&self) -> Option<String> {
-        let worse = |a: &&(&str, Reading), b: &&(&str, Reading)| known_share(&a.1).total_cmp(&known_share(&b.1));
-        let (prompt, Reading { pieces, unknown, .. }) = self.unreadable.iter().min_by(worse)?;
+        let worse = |a: &&(&str, Tokenization), b: &&(&str, Tokenization)| known_share(&a.1).total_cmp(&known_share(&b.1));
+        let (prompt, Tokenization { pieces, unknown, .. }) = self.unreadable.iter().min_by(worse)?;
         let of = if *prompt == self.label.name { String::new() } else { format!("prompt `{}`: ", shown(prompt)) };
         let what = match (pieces, unknown) {
             (0, _) => "the model's tokenizer makes no token of it".to_owned(),
@@ -126,7 +126,7 @@ impl<'a> Examined<'a> {
 }
 
 /// The share of a sentence's pieces that are known, 0 to 1; 0 where there are none.
-fn known_share(reading: &Reading) -> f64 {
+fn known_share(reading: &Tokenization) -> f64 {
     (reading.pieces - reading.unknown) as f64 / reading.pieces.max(1) as f64
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use spotter_engine::labels::LabelEmbeddings;
+use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::preprocess::PreprocessError;
 use spotter_engine::score::Score;
 

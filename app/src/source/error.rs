@@ -247,7 +247,7 @@ impl SourceError {
         let path = path.to_path_buf();
         match source.kind() {
             io::ErrorKind::NotFound => {
-                let hint = if picture::has_known_ending(&path) { "" } else { NO_IMAGE };
+                let hint = if picture::has_image_extension(&path) { "" } else { NO_IMAGE };
                 SourceError::Missing { path, hint }
             }
             io::ErrorKind::PermissionDenied => SourceError::Permission { path, hint: "" },

@@ -1,12 +1,12 @@
 //! Describes bytes that should have been images.
 
-use spotter_engine::picture::foreign;
+use spotter_engine::picture::unsupported_format;
 use spotter_engine::printable::printable;
 
 /// Most characters that are shown.
 const SHOWN: usize = 120;
 
-/// First bytes of image and video streams that [`foreign`] does not recognise.
+/// First bytes of image and video streams that [`unsupported_format`] does not recognise.
 const STREAMS: [(&[u8], &str); 6] = [
     (b"\x89PNG", "a PNG image"),
     (b"GIF8", "a GIF image"),
@@ -33,7 +33,7 @@ pub(super) fn found(before: &str, bytes: &[u8]) -> String {
         bytes.iter().take(SHOWN / 4).map(|byte| byte.escape_ascii().to_string()).collect()
     };
     let stream = || STREAMS.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, kind)| *kind);
-    let kind = foreign(bytes).map(|foreign| foreign.what).or_else(stream);
+    let kind = unsupported_format(bytes).map(|foreign| foreign.what).or_else(stream);
     let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
     format!("{before} `{shown}`{kind}")
 }

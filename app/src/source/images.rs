@@ -50,7 +50,7 @@ fn video(path: &Path) -> Option<&'static str> {
     if start.starts_with(b"\xff\xd8") && ["mjpeg", "mjpg"].iter().any(|known| known.eq_ignore_ascii_case(ending)) {
         return Some(MJPEG);
     }
-    picture::foreign(&start).filter(|foreign| foreign.is_video).map(|foreign| foreign.what)
+    picture::unsupported_format(&start).filter(|foreign| foreign.is_video).map(|foreign| foreign.what)
 }
 
 /// The images of a folder, sorted by name, without those of subfolders.
@@ -62,7 +62,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         let path = entry.map_err(read)?.path();
         // Folders, pipes and devices are skipped; a broken link is reported when its turn comes.
         let special = fs::metadata(&path).is_ok_and(|data| !data.is_file());
-        if !special && picture::has_known_ending(&path) {
+        if !special && picture::has_image_extension(&path) {
             paths.push(path);
         } else if !special && first_video.is_none() {
             first_video = video(&path).map(|what| SourceError::of_video(&path, what));
@@ -73,7 +73,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         return Err(error);
     }
     if paths.is_empty() {
-        return Err(SourceError::EmptyFolder { path: path.to_path_buf(), expected: picture::ENDINGS.join(", ") });
+        return Err(SourceError::EmptyFolder { path: path.to_path_buf(), expected: picture::IMAGE_EXTENSIONS.join(", ") });
     }
     Ok(paths)
 }

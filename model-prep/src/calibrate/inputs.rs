@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::Manifest;
 use spotter_engine::files;
-use spotter_engine::picture::{MAX_FILE_BYTES, decode, has_known_ending};
+use spotter_engine::picture::{MAX_FILE_BYTES, decode, has_image_extension};
 
 use crate::error::Error;
 use crate::probes;
@@ -94,7 +94,7 @@ fn images_in(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<()
             if depth < DEPTH_MAX {
                 images_in(&path, depth + 1, paths)?;
             }
-        } else if has_known_ending(&path) {
+        } else if has_image_extension(&path) {
             paths.push(path);
         }
     }
@@ -117,7 +117,7 @@ fn class_prompts(folder: &Path, paths: &[PathBuf], template: &str) -> Vec<String
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use spotter_engine::picture::ENDINGS;
+    use spotter_engine::picture::IMAGE_EXTENSIONS;
 
     use super::{class_prompts, images_in};
 
@@ -125,7 +125,7 @@ mod tests {
     fn every_known_image_extension_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let names =
-            ENDINGS.iter().flat_map(|extension| [format!("a.{extension}"), format!("B.{}", extension.to_uppercase())]);
+            IMAGE_EXTENSIONS.iter().flat_map(|extension| [format!("a.{extension}"), format!("B.{}", extension.to_uppercase())]);
         let mut expected: Vec<PathBuf> = names.map(|name| folder.path().join("class").join(name)).collect();
         std::fs::create_dir(folder.path().join("class")).expect("a folder");
         for path in &expected {

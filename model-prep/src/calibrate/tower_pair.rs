@@ -145,7 +145,7 @@ impl<'a> TowerPair<'a> {
 
     /// The image tower in the form `base`, except for the layers called `others`, which have the other form.
     fn image_tower(&self, base: Base, others: &[String]) -> Result<ImageTower, Error> {
-        if let Some(tower) = self.image.exchanged(base, others, ImageTower::exchanged)? {
+        if let Some(tower) = self.image.exchanged(base, others, ImageTower::with_layers_from)? {
             return Ok(tower);
         }
         let CalibrationInput { model, plans, stored, scratch, .. } = self.input;
@@ -156,7 +156,7 @@ impl<'a> TowerPair<'a> {
 
     /// The text tower, mixed as in [`Self::image_tower`].
     fn text_tower(&self, base: Base, others: &[String]) -> Result<TextTower, Error> {
-        if let Some(tower) = self.text.exchanged(base, others, TextTower::exchanged)? {
+        if let Some(tower) = self.text.exchanged(base, others, TextTower::with_layers_from)? {
             return Ok(tower);
         }
         let CalibrationInput { model, plans, stored, scratch, .. } = self.input;
@@ -166,7 +166,7 @@ impl<'a> TowerPair<'a> {
     }
 }
 
-/// [`ImageTower::exchanged`] or [`TextTower::exchanged`].
+/// [`ImageTower::with_layers_from`] or [`TextTower::with_layers_from`].
 type Exchange<T> = fn(&T, &T, &dyn Fn(&str) -> bool) -> Result<T, TowerError>;
 
 impl<T: Clone> Forms<T> {

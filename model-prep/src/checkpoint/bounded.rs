@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use spotter_engine::files::{self, Refusal};
-use spotter_engine::marks;
+use spotter_engine::magic;
 
 use super::error::CheckpointError;
 
@@ -21,7 +21,7 @@ pub(crate) fn open(path: &Path) -> Result<File, CheckpointError> {
 pub(crate) fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, CheckpointError> {
     let mut bytes = Vec::new();
     files::read_into(&open(path)?, bytes_max, &mut bytes).map_err(|source| refused(path, source))?;
-    if bytes.starts_with(marks::LFS) {
+    if bytes.starts_with(magic::LFS) {
         return Err(CheckpointError::LfsPointer { path: path.to_owned() });
     }
     Ok(bytes)

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use spotter_engine::bundle::Override;
-use spotter_engine::preprocess::{Filter, Normalize, Recipe, Resize, Size};
+use spotter_engine::preprocess::{Filter, Normalize, PreprocessConfig, Resize, Size};
 
 use self::class::Class;
 use self::file::{File, switch};
@@ -21,7 +21,7 @@ use crate::overrides::{CropTo, IMAGE_PROCESSOR, IMAGE_SIZE, ImageProcessor, Imag
 
 /// Returns the configuration of the image processor in `folder`, with `overrides` applied, and the record of the
 /// overrides.
-pub fn preprocess_config_of(folder: &Path, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+pub fn preprocess_config_of(folder: &Path, overrides: &Overrides) -> Result<(PreprocessConfig, Vec<Override>), CheckpointError> {
     configuration(&File::read(folder)?, overrides)
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn read(
     checkpoint: &Path,
     tower: &Patching,
     overrides: &Overrides,
-) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+) -> Result<(PreprocessConfig, Vec<Override>), CheckpointError> {
     let file = File::read(checkpoint)?;
     let (mut config, mut record) = configuration(&file, overrides)?;
     let [height, width] = tower.trained_size;
@@ -54,10 +54,10 @@ pub(crate) fn read(
 }
 
 /// The error for a configuration whose output size differs from the image tower's input.
-fn other_size(object: &Object, config: &Recipe, input: Size, found: Option<Size>) -> CheckpointError {
+fn other_size(object: &Object, config: &PreprocessConfig, input: Size, found: Option<Size>) -> CheckpointError {
     let key = match config {
-        Recipe { pad: Some(_), .. } => "pad_size",
-        Recipe { crop: Some(_), .. } => "crop_size",
+        PreprocessConfig { pad: Some(_), .. } => "pad_size",
+        PreprocessConfig { crop: Some(_), .. } => "crop_size",
         _ => "size",
     };
     let Size { height, width } = input;
@@ -73,7 +73,7 @@ fn other_size(object: &Object, config: &Recipe, input: Size, found: Option<Size>
 }
 
 /// Returns the configuration of the implementation that `overrides` name, or else that the file means.
-fn configuration(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+fn configuration(file: &File, overrides: &Overrides) -> Result<(PreprocessConfig, Vec<Override>), CheckpointError> {
     let object = &file.object;
     let (key, name) = file.class()?;
     let of = |implementation| {
@@ -97,10 +97,10 @@ fn configuration(file: &File, overrides: &Overrides) -> Result<(Recipe, Vec<Over
         return of(implementation);
     }
     let (older, newer) = (of(ImageProcessor::Slow)?, of(ImageProcessor::Pil));
-    let steps = |config: &Recipe| Recipe { transparent_on_white: false, ..config.clone() };
+    let steps = |config: &PreprocessConfig| PreprocessConfig { transparent_on_white: false, ..config.clone() };
     match newer {
         Ok((newer, _)) if steps(&newer) != steps(&older.0) => {
-            let shown = |Recipe { resize, crop, .. }: Recipe| {
+            let shown = |PreprocessConfig { resize, crop, .. }: PreprocessConfig| {
                 format!("resize {}, crop {}", ResizeTo(resize.map(|resize| resize.to)), CropTo(crop))
             };
             let reason = format!(
@@ -121,7 +121,7 @@ fn of_class(
     class: &Class,
     name: &str,
     overrides: &Overrides,
-) -> Result<(Recipe, Vec<Override>), CheckpointError> {
+) -> Result<(PreprocessConfig, Vec<Override>), CheckpointError> {
     let mut record = Vec::new();
     let geometry = geometry(object, class, name);
     let (to, crop) = overridden(object, geometry, overrides, &mut record)?;
@@ -139,7 +139,7 @@ fn of_class(
     let transparent_on_white =
         class.on_white.map(|default| switch(object, "do_convert_rgb", default)).transpose()?.unwrap_or(false);
     let backend = class.backend;
-    Ok((Recipe { resize, crop, rescale_factor, normalize, pad, backend, transparent_on_white }, record))
+    Ok((PreprocessConfig { resize, crop, rescale_factor, normalize, pad, backend, transparent_on_white }, record))
 }
 
 /// The size that images are padded to, if any.

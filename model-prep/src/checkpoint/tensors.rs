@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
-use spotter_engine::printable::hex;
+use spotter_engine::hash::Hasher;
 
 use super::error::CheckpointError;
 use super::json::Object;
@@ -125,7 +124,7 @@ impl Tensors {
     /// SHA-256 over names, shapes and 32-bit values of all weights. It does not depend on the naming scheme, the
     /// sharding or the file format.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
-        let mut hash = Sha256::new();
+        let mut hash = Hasher::new();
         for (name, stored) in self.stored().filter(|(_, stored)| stored.is_float()) {
             hash.update(format!("{name} {:?}\n", stored.shape));
             self.bytes(name, &mut |bytes| {
@@ -133,7 +132,7 @@ impl Tensors {
                 Ok(())
             })?;
         }
-        Ok(hex(&hash.finalize()))
+        Ok(hash.finish_hex())
     }
 }
 

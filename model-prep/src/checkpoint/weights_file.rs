@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
-use spotter_engine::marks;
+use spotter_engine::magic;
 
 use super::error::CheckpointError;
 use super::stored::StoredTensor;
@@ -29,7 +29,7 @@ impl WeightsFile {
         // Long enough for the first line of a Git LFS pointer.
         const START_BYTES: u64 = 40;
         (&mut file).take(START_BYTES).read_to_end(&mut start).map_err(|source| CheckpointError::io(path, source))?;
-        if start.starts_with(marks::LFS) {
+        if start.starts_with(magic::LFS) {
             return Err(CheckpointError::LfsPointer { path: path.to_owned() });
         }
         let torch = path.extension().is_some_and(|extension| extension == "bin");

@@ -1,14 +1,12 @@
 //! Two ONNX towers, with tokenizer and preprocessing.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use sha2::{Digest as _, Sha256};
 use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::files;
-use spotter_engine::preprocess::{Recipe, Size};
-use spotter_engine::printable::hex;
+use spotter_engine::preprocess::{PreprocessConfig, Size};
+use spotter_engine::hash::Hasher;
 use spotter_engine::score::{Scoring, ScoringKind};
 
 use super::error::ImportError;
@@ -23,9 +21,6 @@ const NOT_THERE: &str = "none";
 
 /// Size limit in bytes of a file with a projection, which may hold a whole model. It is read into memory.
 const PROJECTION_BYTES_MAX: u64 = 2 << 30;
-
-/// Size of a block that is hashed, in bytes.
-const HASH_BYTES: usize = 1 << 18;
 
 /// The files of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +52,7 @@ pub struct TowerSource {
 #[derive(Debug)]
 pub struct OnnxModel {
     pub(crate) name: String,
-    pub(crate) preprocess: Recipe,
+    pub(crate) preprocess: PreprocessConfig,
     pub(crate) tokenizer: TokenizerFile,
     pub(crate) padding: Padding,
     pub(crate) scoring: Scoring,
@@ -136,20 +131,13 @@ impl OnnxModel {
 
     /// SHA-256 over both files. External data counts only by its reference in the graph.
     pub(crate) fn sha256(&self) -> Result<String, ImportError> {
-        let mut hash = Sha256::new();
+        let mut hash = Hasher::new();
         for (path, _) in [&self.vision, &self.text] {
             let io = |source| ImportError::Io { path: path.clone(), source };
             let mut file = files::open(path).map_err(io)?;
-            let mut bytes = vec![0; HASH_BYTES];
-            loop {
-                let count = file.read(&mut bytes).map_err(io)?;
-                if count == 0 {
-                    break;
-                }
-                hash.update(&bytes[..count]);
-            }
+            hash.update_from(&mut file).map_err(io)?;
         }
-        Ok(hex(&hash.finalize()))
+        Ok(hash.finish_hex())
     }
 }
 

@@ -83,7 +83,7 @@ fn files_that_are_no_pictures_are_named() {
     case("0 x 0", png_of(0, 0), &["x.jpg"]);
     case("a strip", png_of(89_478_485, 1), &["x.jpg", "89478485 x 1", "sides of 1 to 65535"]);
     case("a square", png_of(9459, 9459), &["x.jpg", "9459 x 9459", "at most 67108864 pixels"]);
-    case("text", b"labels = 3\n".to_vec(), &["x.jpg", "not a picture"]);
+    case("text", b"labels = 3\n".to_vec(), &["x.jpg", "not an image"]);
     let elsewhere = |what, arguments, parts| {
         check(&Case { what, files: vec![("folder/x.txt", Vec::new())], arguments, code: 1, parts });
     };
@@ -422,7 +422,7 @@ fn a_picture_that_cannot_be_preprocessed_is_skipped() {
     assert_eq!(paths, ["folder/a.png", "folder/c.png"].map(std::path::PathBuf::from), "{}", done.stderr);
     let found = messages(&done.stderr);
     assert!(
-        matches!(found[..], [line] if line.contains("folder/b.ppm") && line.contains("picture of 1 x 400")),
+        matches!(found[..], [line] if line.contains("folder/b.ppm") && line.contains("image of 1 x 400")),
         "{found:?}"
     );
 }

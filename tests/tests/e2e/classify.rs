@@ -18,7 +18,7 @@ use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::{Cache, embed_labels};
 use spotter_engine::picture::decode;
 use spotter_engine::preprocess::Preprocessor;
-use spotter_engine::score::{Scoring, score};
+use spotter_engine::score::{score};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tempfile::TempDir;
 
@@ -341,7 +341,7 @@ fn scores_equal_those_of_the_library() {
     Preprocessor::new(&manifest.preprocess).unwrap().run(&decoded, &mut pixels).unwrap();
     let image = ImageTower::open(&bundle, &Threads::default()).unwrap().embed(&pixels).unwrap();
     let mut expected = Vec::new();
-    score(&image, &labels, &Scoring::of(manifest), &mut expected);
+    score(&image, &labels, &manifest.scoring(), &mut expected);
 
     let tar = place.at("bundle.tar");
     let contents = [&manifest.vision.file, &manifest.text.file, &manifest.tokenizer.file, &manifest.model_card];

@@ -21,7 +21,8 @@ use spotter_engine::bundle::{Bundle, Weights};
 use spotter_engine::labels::{Cache, Label, embed_labels};
 use spotter_engine::picture::decode;
 use spotter_engine::preprocess::Preprocessor;
-use spotter_engine::score::{Scoring, ScoringKind, normalize, score};
+use spotter_engine::embedding::normalize;
+use spotter_engine::score::{Scoring, ScoringKind, score};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::classify::{Done, Place, drawn, finish};
@@ -236,7 +237,7 @@ fn best_labels(set: &Path, names: &[&str], templates: &[&str]) -> BTreeMap<(Stri
         for file in std::fs::read_dir(&folder).unwrap() {
             let Ok(picture) = decode(&std::fs::read(file.unwrap().path()).unwrap()) else { continue };
             preprocessor.run(&picture, &mut pixels).unwrap();
-            score(&image.embed(&pixels).unwrap(), &labels, &Scoring::of(manifest), &mut scores);
+            score(&image.embed(&pixels).unwrap(), &labels, &manifest.scoring(), &mut scores);
             let truth = folder.file_name().unwrap().to_str().unwrap().replace('_', " ");
             *found.entry((truth, names[scores[0].label].to_owned())).or_default() += 1;
         }

@@ -85,7 +85,7 @@ fn jpegs_that_are_not_decoded_are_refused_with_the_reason() {
     check("missing quantisation table", changed(frame.start + 8, &[3]), "quantisation table 3 is missing");
     check("quantisation table 5", changed(tables.start, &[5]), "malformed segment after the marker 0xdb");
     check("a second frame", [&good[..frame.end], &good[frame.start - 4..]].concat(), "marker 0xc0");
-    check("end before the scan", [&good[..frame.end], &[0xff, 0xd9]].concat(), "no picture");
+    check("end before the scan", [&good[..frame.end], &[0xff, 0xd9]].concat(), "no image");
 }
 
 #[test]

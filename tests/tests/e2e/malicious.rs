@@ -418,5 +418,5 @@ fn bundles_whose_parts_contradict_each_other_are_refused() {
         let attributes = nodes.iter_mut().flat_map(|node| &mut node.attribute);
         attributes.filter(|attribute| attribute.name == "axis").for_each(|attribute| attribute.i = 1 << 40);
     };
-    check("an axis", &axes, "axis 1099511627776 is none of a tensor's");
+    check("an axis", &axes, "axis 1099511627776 is no axis of a tensor");
 }

@@ -11,7 +11,6 @@ use ndarray::{Array2, ArrayView2, s};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use spotter_engine::bundle::{Bundle, Weights};
-use spotter_engine::score::Scoring;
 use spotter_engine::tokenize::Encoding;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
@@ -111,7 +110,7 @@ fn differences(folder: &Path, towers: [&str; 2], names: [&str; 3], goldens: &Gol
     let pixels = vision_towers::pixels(vision_towers::case(towers[0]).size);
     let image_embeds = image.embed_batch(pixels.slice(s![..2, .., .., ..])).unwrap();
     let text_embeds = text.embed_batch(&encodings(towers[1], &text)).unwrap();
-    let scoring = Scoring::of(manifest);
+    let scoring = manifest.scoring();
     let per_image = scoring.logits_per_image(image_embeds.view(), text_embeds.view());
     let per_text = scoring.logits_per_text(text_embeds.view(), image_embeds.view());
     let loss = Array2::from_elem((1, 1), scoring.loss(per_text.view()).unwrap() as f32);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use spotter_engine::picture::{DecodeError, GifDamage, JpegDecoder, Picture, decode};
-use spotter_engine::preprocess::{Preprocessor, Recipe, Size};
+use spotter_engine::preprocess::{Preprocessor, PreprocessConfig, Size};
 
 use crate::jpegs::{Pixels, pixels};
 
@@ -20,7 +20,7 @@ const VALUE_TOLERANCE: f32 = 1e-5;
 #[derive(Deserialize)]
 struct Case {
     picture: String,
-    recipe: Recipe,
+    recipe: PreprocessConfig,
 }
 
 fn path(name: &str) -> PathBuf {
@@ -66,7 +66,7 @@ fn recipes_give_the_tensors_of_the_image_processors() {
     let cases: BTreeMap<String, Case> = serde_json::from_slice(&file("recipes.json")).expect("recipes");
     let check = |name: &str, case: &Case| {
         let picture = decode(&file(&case.picture)).expect("a source");
-        let run = |recipe: &Recipe| {
+        let run = |recipe: &PreprocessConfig| {
             let mut preprocessor = Preprocessor::new(recipe).unwrap_or_else(|error| panic!("{name}: {error}"));
             let mut out = Vec::new();
             let size = preprocessor.run(&picture, &mut out).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -77,7 +77,7 @@ fn recipes_give_the_tensors_of_the_image_processors() {
             (size, out)
         };
         let pixels = golden.tensor(&format!("{name}/pixels")).expect("pixels");
-        let (size, found) = run(&Recipe { rescale_factor: None, normalize: None, ..case.recipe.clone() });
+        let (size, found) = run(&PreprocessConfig { rescale_factor: None, normalize: None, ..case.recipe.clone() });
         assert_eq!([3, size.height, size.width], pixels.shape(), "{name}");
         let differences = || found.iter().zip(pixels.data()).map(|(found, &pixel)| (*found as u8).abs_diff(pixel));
         let worst = differences().max().unwrap_or(0);

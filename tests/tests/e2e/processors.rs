@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use spotter_engine::picture::{Picture, decode};
-use spotter_engine::preprocess::{Preprocessor, Recipe};
+use spotter_engine::preprocess::{Preprocessor, PreprocessConfig};
 
 /// Difference between C libraries, in grey levels of 255, where a sine in the resampling filter decides a rounding.
 const SINE_TOLERANCE: u8 = 1;
@@ -75,7 +75,7 @@ fn picture(name: &str, decoded: &SafeTensors<'_>) -> Picture {
 }
 
 /// The preprocessing that an export reads.
-fn recipe(case: &Case, folder: &Path) -> Recipe {
+fn recipe(case: &Case, folder: &Path) -> PreprocessConfig {
     let folder = folder.join(&case.name);
     std::fs::create_dir(&folder).expect("a folder");
     std::fs::write(folder.join("preprocessor_config.json"), &case.file).expect("writes");
@@ -128,7 +128,7 @@ fn pictures_of_odd_sizes_become_the_tensors_of_every_image_processor() {
                 exact += 1;
                 continue;
             };
-            let bytes = Recipe { rescale_factor: None, normalize: None, ..recipe.clone() };
+            let bytes = PreprocessConfig { rescale_factor: None, normalize: None, ..recipe.clone() };
             Preprocessor::new(&bytes).and_then(|mut bytes| bytes.run(picture, &mut out)).expect("ran already");
             assert_eq!(expected.shape(), [3, size.height, size.width], "{what}");
             let differences = out.iter().zip(expected.data()).map(|(found, &byte)| (*found as u8).abs_diff(byte));
@@ -166,7 +166,7 @@ fn transparent_colours_are_dropped_or_white() {
     for case in &cases {
         let picture = decode(&unhex(&case.bytes)).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         for (transparent_on_white, expected) in [(false, &case.dropped), (true, &case.on_white)] {
-            let recipe = Recipe { transparent_on_white, ..Recipe::NONE };
+            let recipe = PreprocessConfig { transparent_on_white, ..PreprocessConfig::NONE };
             let mut planes = Vec::new();
             let size = Preprocessor::new(&recipe).and_then(|mut run| run.run(&picture, &mut planes)).expect("runs");
             assert_eq!([size.height, size.width], case.size, "{}", case.name);

@@ -96,7 +96,7 @@ fn run_with(threads: &Threads, model: &str, bundle: &Path, goldens: &Goldens) ->
     Found {
         image_embeds: goldens.floats("pixel_values").iter().map(|pixels| image.embed(pixels).unwrap()).collect(),
         text_embeds: prompts.iter().map(|prompt| text.embed(prompt).unwrap()).collect(),
-        scoring: Scoring::of(bundle.manifest()),
+        scoring: bundle.manifest().scoring(),
     }
 }
 

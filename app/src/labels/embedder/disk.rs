@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use spotter_engine::files;
-use spotter_engine::labels::{Cache, Ending};
+use spotter_engine::labels::{Cache, JournalEnd};
 use spotter_engine::printable::printable_path;
 
 use crate::store::{self, FILE_MODE};
@@ -196,9 +196,9 @@ fn replay(path: &Path, cache: &mut Cache) -> u64 {
     let (whole, ending) = cache.replay(&bytes);
     let path = path.display();
     match ending {
-        Ending::Whole => {}
-        Ending::Torn => log::debug!("{path}: {} bytes of an incomplete record", bytes.len() - whole),
-        Ending::Damaged => {
+        JournalEnd::Whole => {}
+        JournalEnd::Torn => log::debug!("{path}: {} bytes of an incomplete record", bytes.len() - whole),
+        JournalEnd::Damaged => {
             log::warn!("{path}: the label cache's journal is damaged after {whole} bytes; the rest is embedded again");
         }
     }

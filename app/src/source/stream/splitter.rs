@@ -4,19 +4,7 @@ mod multi_picture;
 
 use self::multi_picture::Trailing;
 
-/// Second bytes of markers (ITU-T T.81, table B.1); the first is 0xFF.
-const STUFFED: u8 = 0x00;
-const RST0: u8 = 0xD0;
-const RST7: u8 = 0xD7;
-const SOF0: u8 = 0xC0;
-const SOI: u8 = 0xD8;
-const EOI: u8 = 0xD9;
-const SOS: u8 = 0xDA;
-const APP0: u8 = 0xE0;
-const APP2: u8 = 0xE2;
-const APP15: u8 = 0xEF;
-const COM: u8 = 0xFE;
-const FILL: u8 = 0xFF;
+use spotter_engine::picture::jpeg_marker::{APP0, APP2, APP15, COM, EOI, FILL, RST0, RST7, SOF0, SOI, SOS, STUFFED};
 
 /// Bytes of non-image data that are kept for messages.
 const NOISE_BYTES: usize = 200;

@@ -10,7 +10,7 @@ fn shown(json: &str, overrides: &Overrides) -> Result<(String, Vec<Override>), C
 
 fn shown_of(file: &File, overrides: &Overrides) -> Result<(String, Vec<Override>), CheckpointError> {
     let (config, record) = configuration(file, overrides)?;
-    let Recipe { resize, crop, rescale_factor, normalize, .. } = config;
+    let PreprocessConfig { resize, crop, rescale_factor, normalize, .. } = config;
     let (to, filter) = resize.map(|resize| (resize.to, resize.filter)).unzip();
     let filter = filter.map_or(String::new(), |filter| format!(" {filter:?}"));
     let factor = rescale_factor.map_or("as is".into(), |factor| format!("/ {:.1}", 1.0 / factor));
@@ -106,7 +106,7 @@ fn versions_and_implementations() {
         let found = configuration(&File::of(object, major), &overrides).map_or_else(
             |error| error.to_string(),
             |(config, record)| {
-                let Recipe { resize, crop, pad, backend, transparent_on_white, .. } = config;
+                let PreprocessConfig { resize, crop, pad, backend, transparent_on_white, .. } = config;
                 let (to, crop, pad) = (ResizeTo(resize.map(|resize| resize.to)), CropTo(crop), CropTo(pad));
                 let record: String = record.iter().map(|o| format!("; {} > {}", o.from, o.to)).collect();
                 format!("{to}, {crop}, {pad}, {backend:?}, {transparent_on_white}{record}")

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use spotter_engine::picture::has_known_ending;
+use spotter_engine::picture::has_image_extension;
 
 use super::layout::{Caption, Found, Question, left_out};
 use super::lines::Lines;
@@ -28,7 +28,7 @@ pub(super) fn open(place: &Place, listing: &Listing, lines: &Lines) -> Result<Fo
     }
     let is_other = |file: &&PathBuf| place.path().join(file) != lines.path && !index.contains_key(*file);
     let (without, others): (Vec<_>, Vec<_>) =
-        listing.files.iter().filter(is_other).partition(|file| has_known_ending(file));
+        listing.files.iter().filter(is_other).partition(|file| has_image_extension(file));
     let without = ("images without a caption", without.len());
     let left_out = left_out([without, ("files without an image's extension", others.len())]);
     Ok(Found { images, question: Question::Captions(captions), left_out })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use spotter_engine::picture::{ENDINGS, has_known_ending};
+use spotter_engine::picture::{IMAGE_EXTENSIONS, has_image_extension};
 
 use super::layout::{CAPTIONS_FILES, CLASSES_FILE, Class, Found, Question, left_out};
 use super::lines::Lines;
@@ -19,7 +19,7 @@ pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Re
         None if files.iter().any(|file| file == inside) => (Some(Lines::inside(place, inside)?), Some(inside)),
         None => (None, None),
     };
-    let (images, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| has_known_ending(file));
+    let (images, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| has_image_extension(file));
     let others = others.iter().filter(|file| Some(file.as_path()) != inside).count();
     let refused = |path: PathBuf, expected: String, found: String| Err(EvaluateError::Folder { path, expected, found });
     let root = || place.path().to_owned();
@@ -49,7 +49,7 @@ pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Re
         images.into_iter().filter_map(|image| class_of(&image).map(|class| (image, class))).unzip();
     for (folder, key) in folders.iter().zip(&keys) {
         if !truths.iter().any(|class| index.get(key.as_str()) == Some(class)) {
-            let expected = format!("images of this class, with the extension {}", ENDINGS.join(", "));
+            let expected = format!("images of this class, with the extension {}", IMAGE_EXTENSIONS.join(", "));
             return refused(place.path().join(folder), expected, "none; add images or remove the folder".to_owned());
         }
     }
