@@ -230,7 +230,7 @@ class CameraTest(unittest.TestCase):
         ended, said = self.machine.try_run(
             "STATE_DIRECTORY=/tmp/other spotter doctor --config /share/doctor.toml 2>&1", 600)
         self.assertEqual(ended, 1, said)
-        self.assertIn("/dev/video9: the configured camera is not there", said)
+        self.assertIn("/dev/video9: the configured camera does not exist", said)
 
     def test_bundle_changes_while_it_streams(self):
         """Another bundle becomes active: no frame is lost, and the camera stays open."""

@@ -310,14 +310,14 @@ fn labels_that_the_model_cannot_read_are_reported() {
     let expected = [
         vec![
             line(1),
-            "`红色的圆`: 4 of 4 word pieces are unknown".to_owned(),
-            "knows nothing of what is meant".to_owned(),
+            "`红色的圆`: 4 of 4 tokens are unknown".to_owned(),
+            "cannot know what is meant".to_owned(),
         ],
-        vec![line(2), "`red 猫`: 1 of 2 word pieces is unknown".to_owned()],
+        vec![line(2), "`red 猫`: 1 of 2 tokens is unknown".to_owned()],
         vec![
             line(3),
             "red red".to_owned(),
-            "word pieces and the text tower takes".to_owned(),
+            "tokens and the text tower takes".to_owned(),
             "are cut off".to_owned(),
         ],
         vec![line(5), "`red circle`".to_owned(), format!("the label `Red Circle` in line {}", 3 * 4 + 1)],
@@ -361,7 +361,7 @@ fn common_mistakes_in_names_are_answered_with_what_to_do() {
     let source = vec![("s.toml", b"source = \"none\"\n".to_vec())];
     check_checks("no source", &source, "check --config s.toml", &["source none: no such file or folder"]);
     let metrics = |file: &str| vec![("s.toml", format!("[metrics]\nfile = \"{file}\"\n").into_bytes())];
-    let missing = ["metrics.file", "none/x.prom", "none is not there"];
+    let missing = ["metrics.file", "none/x.prom", "none does not exist"];
     check_checks("metrics in no folder", &metrics("none/x.prom"), "check --config s.toml", &missing);
     check_checks("metrics in a file", &metrics("s.toml/x.prom"), "check --config s.toml", &["s.toml", "found a file"]);
     check_checks("metrics as a folder", &metrics("/tmp"), "check --config s.toml", &["/tmp", "found a folder"]);

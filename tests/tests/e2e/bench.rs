@@ -70,7 +70,7 @@ fn passes_are_timed_on_request() {
 
 #[test]
 fn embeddings_equal_those_of_the_library() {
-    let bundle = spotter::demo::bundle().unwrap();
+    let bundle = spotter::bundles::demo::bundle().unwrap();
     let [height, width] = bundle.manifest().image_size();
     let pixels: Vec<f32> = (0..3 * height * width).map(|i| (i % 97) as f32 / 48.0 - 1.0).collect();
     let bytes: Vec<u8> = pixels.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use spotter::config::Config;
 use spotter::output::json::Json;
-use spotter::pipeline::Deps;
+use spotter::process::LoopControl;
 use spotter_engine::bundle::{Bundle, Contents};
 
 use crate::classify::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
@@ -293,7 +293,7 @@ fn read_only_file_systems_are_enough() {
     assert_eq!(done.code, Some(1));
     let found: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(found["storage"]["writable"], false, "{found:#}");
-    let what = format!("{} cannot be written, so every start embeds all labels anew", bare.state().display());
+    let what = format!("{} cannot be written, so every start embeds all labels again", bare.state().display());
     assert!(found["findings"].as_array().unwrap().iter().any(|f| f["what"] == what.as_str()), "{found:#}");
 }
 
@@ -331,7 +331,7 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_reported() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    const FREE: &str = "as many frames as are wanted again";
+    const FREE: &str = "no longer limited";
     const HEAT: &str = "sys/class/thermal/thermal_zone0/temp";
     set("sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0");
     set("sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled", "0\n");
@@ -340,17 +340,17 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_reported() {
     let metrics = place.at("spotter.prom");
     let text = format!("[metrics]\nfile = '{}'\ncamera = 'front door'\n", metrics.display());
     let config = Config::parse(&place.at("spotter.toml"), &text, |_| None).unwrap();
-    let deps = Deps { root: place.at("board"), ..Deps::default() };
+    let control = LoopControl { root: place.at("board"), ..LoopControl::default() };
     let written = Written::default();
     let output = Box::new(Json::new(Box::new(written.clone())));
     let uri = "test://shapes?size=64x64&fps=20".parse().unwrap();
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| spotter::pipeline::run(&config, &uri, output, &deps));
+        let running = scope.spawn(|| spotter::pipeline::run(&config, &uri, output, &control));
         let until = |what: &dyn Fn() -> bool| {
             let start = Instant::now();
             while !what() {
                 if start.elapsed() > DEADLINE || running.is_finished() {
-                    deps.stop.set();
+                    control.stop.set();
                     panic!("{:?} {:?}", written.events(), fs::read_to_string(&metrics));
                 }
                 std::thread::sleep(Duration::from_millis(50));
@@ -365,12 +365,12 @@ fn the_rate_of_a_hot_board_is_lowered_and_raised_and_both_are_reported() {
         until(&|| written.events().last().is_some_and(|event| event == FREE));
         until(&|| says("spotter_frame_rate_held{camera=\"front door\"} 0"));
         assert!(says("spotter_frame_rate_limit_hertz{camera=\"front door\"} +Inf"));
-        deps.stop.set();
+        control.stop.set();
         running.join().unwrap().unwrap();
     });
     let events = written.events();
     assert!(
-        events[0].starts_with("at most ") && events[0].ends_with("cpu-thermal is at 80 °C and kept below 75"),
+        events[0].starts_with("at most ") && events[0].ends_with("cpu-thermal is at 80 °C, limit 75 °C"),
         "{events:?}"
     );
     // On a busy machine the board may stay hot for more than one step down, and then as many up.

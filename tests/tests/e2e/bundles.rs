@@ -124,17 +124,17 @@ fn slots_are_installed_activated_and_rolled_back() {
     let place = prepared();
     assert_eq!(classifying(&place), "built-in");
     assert_eq!(Listing::of(&place).names(), [""; 0]);
-    check(&place, "rollback", 1, "nothing to go back to: \"built-in\" is active");
+    check(&place, "rollback", 1, "nothing to roll back to: \"built-in\" is active");
     check(&place, "install a.tar", 0, "a installed in ");
-    check(&place, "install a.tar", 0, "a is installed already in ");
+    check(&place, "install a.tar", 0, "a is already installed in ");
     check(&place, "install b.tar --name a", 1, "slot \"a\" holds another bundle already");
-    check(&place, "install b.tar --name B!", 1, "slot name \"B!\": expected 1 to 64 small letters");
+    check(&place, "install b.tar --name B!", 1, "slot name \"B!\": expected 1 to 64 lower-case letters");
     check(&place, "install b.tar --name built-in", 1, "slot name \"built-in\"");
     check(&place, "install nothing.tar", 1, "nothing.tar: cannot be opened");
     check(&place, "activate z", 1, "no slot \"z\": there are a, built-in");
     assert_eq!(classifying(&place), "built-in", "installing chooses nothing");
     check(&place, "activate a", 0, "a is active now, instead of built-in");
-    check(&place, "activate a", 0, "a is active already");
+    check(&place, "activate a", 0, "a is already active");
     assert_eq!(classifying(&place), "a");
     check(&place, "install b.tar --activate", 0, "b is active now, instead of a");
     assert_eq!(classifying(&place), "b");
@@ -147,7 +147,7 @@ fn slots_are_installed_activated_and_rolled_back() {
     check(&place, "remove a", 1, "slot \"a\" is the previous one");
     check(&place, "rollback", 0, "a is active again, instead of b");
     assert_eq!(classifying(&place), "a");
-    check(&place, "rollback", 1, "nothing to go back to");
+    check(&place, "rollback", 1, "nothing to roll back to");
     check(&place, "remove b", 0, "removed b");
     assert_eq!(Listing::of(&place).names(), ["a"]);
     check(&place, "activate built-in", 0, "built-in is active now, instead of a");
@@ -231,7 +231,7 @@ fn a_bundle_that_fails_twice_is_rolled_back() {
     let done = run_once(&place);
     assert_eq!(bundle_of(&lines(&done)[0]), "a");
     assert_eq!(done.stderr.matches("bundle b: ").count(), 3, "two tries and the end: {}", done.stderr);
-    assert!(done.stderr.contains("bundle b: given up, going back to a"), "{}", done.stderr);
+    assert!(done.stderr.contains("bundle b: rolled back to a"), "{}", done.stderr);
     assert!(done.stderr.contains("SHA-256"), "{}", done.stderr);
     let listing = Listing::of(&place);
     assert_eq!((listing.active.as_str(), listing.failed.as_deref(), listing.proven), ("a", Some("b"), true));
@@ -258,7 +258,7 @@ fn a_bundle_that_crashes_the_program_is_rolled_back() {
     fs::write(&state, text.replace("\"tries\": 0", "\"tries\": 2")).unwrap();
     let done = run_once(&place);
     assert_eq!(bundle_of(&lines(&done)[0]), "a");
-    assert!(done.stderr.contains("bundle b: given up, going back to a"), "{}", done.stderr);
+    assert!(done.stderr.contains("bundle b: rolled back to a"), "{}", done.stderr);
     assert_eq!(Listing::of(&place).failed.as_deref(), Some("b"));
     // An operator may try it again.
     check(&place, "activate b", 0, "b is active now, instead of a");
@@ -422,7 +422,7 @@ fn refuse(attempt: usize) -> Result<(), String> {
     let listing = Listing::of(&place);
     assert_eq!((listing.active.as_str(), listing.failed.as_deref(), listing.proven), ("a", Some("b"), true));
     let stderr = watching.end()?;
-    assert!(stderr.contains("bundle b: given up, going back to a"), "{stderr}");
+    assert!(stderr.contains("bundle b: rolled back to a"), "{stderr}");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use spotter::label_file;
+use spotter::labels::label_file;
 use spotter::source::{ShapesOptions, draw_shapes};
 use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::{Cache, embed_labels};

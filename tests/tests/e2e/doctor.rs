@@ -59,7 +59,7 @@ fn problems_are_named() {
     place.write("spotter.toml", "source = '/dev/video99'\nlabels = 'labels.toml'\n");
     place.write("labels.toml", "[[label]]\nnmae = 'x'\n");
     let found = examine(&place, "--config spotter.toml");
-    check(&found, "problem", "/dev/video99: the configured camera is not there");
+    check(&found, "problem", "/dev/video99: the configured camera does not exist");
     check(&found, "problem", "labels.toml:2:1: unknown key `nmae`");
     place.write("spotter.toml", "state_dir = 'labels.toml/state'\n");
     check(&examine(&place, "--config spotter.toml"), "problem", "labels.toml/state cannot be written");
@@ -111,7 +111,7 @@ fn examine_board(place: &Place, config: &str, files: &[(&str, &str)]) -> Value {
     }
     let config = Config::parse(&place.at("spotter.toml"), config, |_| None).unwrap();
     let mut out = Vec::new();
-    spotter::doctor::run(&config, &[], &root, true, &mut out).unwrap();
+    spotter::commands::doctor::run(&config, &[], &root, true, &mut out).unwrap();
     serde_json::from_slice(&out).unwrap()
 }
 
@@ -138,7 +138,7 @@ fn heat_throttling_memory_and_cameras_of_other_boards_are_reported() {
     println!("{found:#}");
     assert_eq!(found["cpu"]["model"], "Raspberry Pi 5 Model B Rev 1.0");
     assert_eq!(found["heat"]["throttled"], 0xd_0008);
-    check(&found, "problem", "the board's firmware holds the CPU back: it is too hot");
+    check(&found, "problem", "the board's firmware throttles the CPU: it is too hot");
     check(
         &found,
         "note",
@@ -146,7 +146,7 @@ fn heat_throttling_memory_and_cameras_of_other_boards_are_reported() {
     );
     check(&found, "problem", "cpu-thermal is at 81 °C, where the rate is lowered");
     check(&found, "problem", "20 MiB of memory are left, 48 are needed");
-    check(&found, "problem", "/dev/v4l/by-id/usb-cam: the configured camera is not there");
+    check(&found, "problem", "/dev/v4l/by-id/usb-cam: the configured camera does not exist");
     assert_eq!(found["cameras"][0]["path"], "/dev/video0");
     assert!(found["cameras"][0]["problem"].as_str().unwrap().contains("not a capture device"), "{found:#}");
     // A kernel without the firmware's flags, and a healthy board.
@@ -169,7 +169,7 @@ fn heat_throttling_memory_and_cameras_of_other_boards_are_reported() {
         println!("a camera program is installed here");
     }
     let found = examine_board(&place, "source = 'exec:no-such-camera'\n", &[(alarm.as_str(), "0\n")]);
-    check(&found, "problem", "no-such-camera: the program of the configured source is not there");
+    check(&found, "problem", "no-such-camera: the program of the configured source is not installed");
     let about = |part: &str| found["findings"].to_string().contains(part);
     assert!(!about("voltage") && !about("hot") && !about("memory"), "{found:#}");
 }

@@ -233,7 +233,7 @@ fn a_broken_file_changes_nothing_and_is_named_by_line_and_column() {
         let mut watching = Watching::start(&place, &place.at("labels.toml"), attempt);
         for (text, expected) in [
             ("[[label]]\nname = \"red circle\n", "labels.toml:2:"),
-            ("[[label]]\nname = \"x\"\n[[label]]\nname = \"x\"\n", "labels.toml:4:8: label `x` is there already"),
+            ("[[label]]\nname = \"x\"\n[[label]]\nname = \"x\"\n", "labels.toml:4:8: label `x` is already defined"),
             ("[[label]]\nname = 3\n", "labels.toml:2:8: `name`: expected a string"),
             ("[[label]]\nnmae = \"x\"\n", "labels.toml:2:1: unknown key `nmae`"),
             ("templates = [\"{}\"]\n\n", "labels.toml:1:1: no labels"),

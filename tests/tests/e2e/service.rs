@@ -324,7 +324,7 @@ fn a_panic_in_any_thread_ends_the_program() {
         let code = wait(&mut child, thread);
         let errors = std::fs::read_to_string(place.at("errors")).unwrap();
         assert_eq!(code, Some(101), "{thread}: {errors}");
-        for part in [format!("a fault in the thread `{thread}`"), format!("the thread `{thread}` panicked")] {
+        for part in [format!("injected fault in the thread `{thread}`"), format!("the thread `{thread}` panicked")] {
             assert!(errors.contains(&part), "{thread}: {part:?} is not in: {errors}");
         }
     }

@@ -35,7 +35,7 @@ fn a_failed_snapshot_leaves_no_file() {
     place.write("readonly", "a file, not a folder");
     for (arguments, expected) in [
         ("--source test://shapes a.txt", "a.txt: expected a name that ends in .png, .jpg or .ppm"),
-        ("--source test://shapes?frames=3&fps=0 --skip 3 a.png", "ended before there was a picture"),
+        ("--source test://shapes?frames=3&fps=0 --skip 3 a.png", "ended before there was an image"),
         ("--source /dev/video99 a.png", "/dev/video99: not found"),
         ("--source x.jpg a.png", "x.jpg: cannot decode"),
         ("--source test://shapes --skip 0 readonly/a.png", "readonly/a.png: cannot write"),

@@ -272,8 +272,8 @@ fn with_a_key_slots_that_it_has_not_signed_are_not_used() {
     let done = run(&place);
     assert_eq!((done.code, bundle_of(&lines(&done)[0])), (Some(0), "built-in"), "{}", done.stderr);
     assert!(done.stderr.contains("slot \"b\": not signed when it was installed"), "{}", done.stderr);
-    assert!(done.stderr.contains("bundle b: given up, going back to a"), "{}", done.stderr);
-    assert!(done.stderr.contains("bundle a: given up, going back to built-in"), "{}", done.stderr);
+    assert!(done.stderr.contains("bundle b: rolled back to a"), "{}", done.stderr);
+    assert!(done.stderr.contains("bundle a: rolled back to built-in"), "{}", done.stderr);
     // Signed afterwards and installed again.
     sign(&place, &keys, "a.tar", "a.tar.minisig", "release 1");
     check(&place, "install a.tar --activate", 0, "a is active now");

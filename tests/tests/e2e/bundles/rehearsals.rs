@@ -35,7 +35,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             fault: "panic rehearsal",
             time_ms: LONG_MS,
-            expected: "the program panicked over it: a fault in the thread `rehearsal`",
+            expected: "the program panicked: injected fault in the thread `rehearsal`",
         },
         Fault { fault: "eat rehearsal", time_ms: LONG_MS, expected: "it needs more memory than the " },
     ];
@@ -221,7 +221,7 @@ fn a_bundle_that_is_too_large_is_not_activated() {
         let done = finish(&mut command);
         assert_eq!(done.code, Some(1), "{}", done.stderr);
         assert!(
-            done.stderr.contains("error: it needs more memory than the 8 MiB that it may take now"),
+            done.stderr.contains("error: it needs more memory than the 8 MiB that are available"),
             "{}",
             done.stderr
         );

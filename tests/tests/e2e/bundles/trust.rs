@@ -147,7 +147,7 @@ fn older_signed_releases_are_refused() {
     runs("a");
     check(&place, "install a.tar", 1, older);
     check(&place, "install a.tar --name again --activate", 1, older);
-    check(&place, "install c.tar", 1, "signed with a comment without a release (\"by somebody\"): expected release 8");
+    check(&place, "install c.tar", 1, "signed without a release (\"by somebody\"): expected release 8");
     assert_eq!(Listing::of(&place).names(), ["a", "b"]);
     check(&place, "activate b", 0, "b is active now");
     runs("b");
@@ -187,7 +187,7 @@ fn signed_bundles_that_fail_are_not_replaced_by_what_never_worked() {
         damage(&place, "b");
         let done = run_signed(&place);
         assert_eq!(bundle_of(&lines(&done)[0]), expected, "{}", done.stderr);
-        assert!(done.stderr.contains(&format!("bundle b: given up, going back to {expected}")), "{}", done.stderr);
+        assert!(done.stderr.contains(&format!("bundle b: rolled back to {expected}")), "{}", done.stderr);
         check(&place, "activate built-in", 0, "built-in is active");
     }
 }
