@@ -19,7 +19,7 @@ use self::tower_pair::{Sensitivity, TowerPair};
 use crate::error::Error;
 use crate::plan::{Layer, Plans};
 use crate::progress::Tick;
-use crate::tower_kind::TowerKind;
+use spotter_engine::bundle::TowerKind;
 
 /// The result of a calibration.
 #[derive(Debug, Clone, PartialEq)]

@@ -24,7 +24,7 @@ use self::weights::{Planned, Values};
 use crate::checkpoint::name_of;
 use crate::error::Error;
 use crate::progress::Tick;
-use crate::tower_kind::TowerKind;
+use spotter_engine::bundle::TowerKind;
 
 /// What to compose, and how.
 #[derive(Debug, Clone)]

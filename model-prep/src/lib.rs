@@ -19,7 +19,6 @@ pub mod probes;
 mod progress;
 mod quantize;
 mod svg;
-mod tower_kind;
 pub mod towers;
 pub mod verify;
 

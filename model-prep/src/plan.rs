@@ -6,11 +6,7 @@ use std::path::Path;
 use spotter_engine::bundle::{LayerKind, Weights};
 
 use crate::quantize::{self, GROUP};
-use crate::tower_kind::TowerKind;
-
-/// Appended to a layer's name to name its matrix product, if the layer also adds a bias. The addition has the layer's
-/// own name.
-pub(crate) const PRODUCT_SUFFIX: &str = ".product";
+use spotter_engine::bundle::TowerKind;
 
 /// How the weights of one tower are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

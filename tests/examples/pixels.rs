@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use model_prep::checkpoint::recipe_of;
+use model_prep::checkpoint::preprocess_config_of;
 use model_prep::overrides::Overrides;
 use serde::Deserialize;
 use serde_json::json;
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
 fn preprocessor(job: &Job) -> Result<Preprocessor> {
     let choice = job.image_processor.as_ref().map(|name| name.parse().map_err(anyhow::Error::msg)).transpose()?;
     let overrides = Overrides { image_processor: choice, ..Overrides::default() };
-    Ok(Preprocessor::new(&recipe_of(&job.folder, &overrides)?.0)?)
+    Ok(Preprocessor::new(&preprocess_config_of(&job.folder, &overrides)?.0)?)
 }
 
 fn run(preprocessor: &mut Preprocessor, path: &Path, out: &mut Vec<f32>) -> Result<Size> {

@@ -1,6 +1,6 @@
 //! The parts of each architecture's bare model, as in transformers 4.56.2.
 
-use crate::tower_kind::TowerKind;
+use spotter_engine::bundle::TowerKind;
 
 /// One architecture.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::draw::Distribution;
 use super::families::{Family, NESTED, Pooler, accepted, family};
 use super::weights::{Planned, Values};
 use crate::checkpoint::{CheckpointError, Object, Tensors, locate, without_old_suffixes};
-use crate::tower_kind::TowerKind;
+use spotter_engine::bundle::TowerKind;
 
 /// A tower whose tensors were checked against its architecture.
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
+use spotter_engine::onnx::product_node;
 
 use super::tower_file::TowerFile;
 use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors};
 use crate::onnx::{Attribute, Graph, Value};
-use crate::plan::{Layer, PRODUCT_SUFFIX, Target};
+use crate::plan::{Layer, Target};
 use crate::progress::Tick;
 use crate::quantize::{GROUP, quantize, quantize_groups, transpose};
 
@@ -122,7 +123,7 @@ impl<'a> Builder<'a> {
             }
         };
         let Some(bias) = bias else { return self.graph.node("MatMul", name, &[x, &weight], &[]) };
-        let product = self.graph.node("MatMul", &format!("{name}{PRODUCT_SUFFIX}"), &[x, &weight], &[]);
+        let product = self.graph.node("MatMul", &product_node(name), &[x, &weight], &[]);
         let bias = self.graph.floats(&format!("{name}.bias"), &[to], bias);
         self.graph.node("Add", name, &[&product, &bias], &[])
     }

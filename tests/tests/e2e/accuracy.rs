@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use model_prep::checkpoint::Checkpoint;
-use model_prep::evaluate::{Options, Outcome, PictureSet, Places, evaluate};
+use model_prep::evaluate::{ImageSet, Options, Outcome, Places, evaluate};
 use model_prep::export::export;
 use spotter_engine::bundle::Weights;
 
@@ -21,7 +21,7 @@ const PHOTOS_MIN: usize = 200;
 
 fn check(photographs: &Path, labels: Option<PathBuf>, classes: usize, float: &Path) {
     let what = photographs.file_stem().unwrap().to_str().unwrap();
-    let set = PictureSet::open(photographs, &Places { labels, captions: None }).unwrap();
+    let set = ImageSet::open(photographs, &Places { labels, captions: None }).unwrap();
     let options = Options { against: Some(float.to_owned()), ..Options::default() };
     let report = evaluate(&e2e::root().join("config/demo"), &set, &options, &|_| ()).unwrap();
     assert!(report.unreadable.is_empty(), "{what}: {:?}", report.unreadable);

@@ -205,7 +205,7 @@ fn the_command_line_calibrates_and_writes_its_report() {
         assert!(shown.contains(part), "{part:?} is not in: {shown}");
     }
     let words = std::fs::read_to_string(path("cats.quantization.md")).unwrap();
-    assert_eq!(Some(&words), model_prep::report::words(&manifest).as_ref());
+    assert_eq!(Some(&words), model_prep::calibrate::report::words(&manifest).as_ref());
     for part in [
         &*format!("Measured on {number} images"),
         "8 prompts",

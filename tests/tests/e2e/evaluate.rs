@@ -11,7 +11,7 @@ use model_prep::checkpoint::Checkpoint;
 use model_prep::evaluate::classification::Classification;
 use model_prep::evaluate::comparison::Paired;
 use model_prep::evaluate::retrieval::{Recall, Retrieval};
-use model_prep::evaluate::{Class, Options, Outcome, PictureSet, Places, evaluate};
+use model_prep::evaluate::{Class, ImageSet, Options, Outcome, Places, evaluate};
 use model_prep::export::export;
 use ndarray::Array2;
 use serde::Deserialize;
@@ -165,7 +165,7 @@ fn drawn_shapes_are_confused_as_transformers_confuses_them() {
         image::save_buffer(path, &rgb, width, height, image::ColorType::Rgb8).unwrap();
         *expected.entry((frame.truth.clone(), frame.predicted.clone())).or_default() += 1;
     }
-    let set = PictureSet::open(&place.at("shapes"), &Places::default()).unwrap();
+    let set = ImageSet::open(&place.at("shapes"), &Places::default()).unwrap();
     let report = evaluate(&float_bundle(&place), &set, &Options::default(), &|_| ()).unwrap();
     let Outcome::Classification(found) = &report.bundles[0].outcome else { panic!("{report:?}") };
     assert_eq!((report.pictures, found.classes.len()), (300, 48), "every class is drawn");

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use model_prep::import::{Modality, Options, Projection, tower};
+use model_prep::import::{Options, Projection, TowerInput, tower};
 use model_prep::plan::{Plan, Target};
 use model_prep::towers::TowerFile;
 use ndarray::{Array2, Array4};
@@ -82,12 +82,12 @@ fn towers_of_both_exporters_give_the_reference_features() {
         for (weights, tolerance) in [(Weights::F32, 1e-4), (Weights::Int8, 0.05)] {
             // The newer exporter was given the tower without its projection.
             let projection = (exporter == "dynamo").then(|| Projection { weight: weight.clone(), from: 16 });
-            let modality = Modality::Image([20, 20]);
-            let options = Options { modality, output: None, projection };
+            let input = TowerInput::Image([20, 20]);
+            let options = Options { input, output: None, projection };
             let plan = weights.into();
             let target = Target { plan: &plan, scratch: &std::env::temp_dir() };
             let vision = tower(&golden(&format!("{exporter}/vision.onnx")), &options, target).unwrap();
-            let options = Options { modality: Modality::Text, output: None, projection: None };
+            let options = Options { input: TowerInput::Text, output: None, projection: None };
             let text = tower(&golden(&format!("{exporter}/text.onnx")), &options, target).unwrap();
             let manifest = manifest(&vision, &text);
             let image = ImageTower::from_reader(vision.onnx.reader(), &manifest, &Threads::default()).unwrap();
@@ -329,8 +329,8 @@ fn changed(file: &str, folder: &Path, change: impl FnOnce(&mut pb::ModelProto)) 
     out
 }
 
-fn taken(path: &Path, modality: Modality, plan: &Plan) -> Result<TowerFile, String> {
-    let options = Options { modality, output: None, projection: None };
+fn taken(path: &Path, input: TowerInput, plan: &Plan) -> Result<TowerFile, String> {
+    let options = Options { input, output: None, projection: None };
     tower(path, &options, Target { plan, scratch: &std::env::temp_dir() }).map_err(|error| error.to_string())
 }
 
@@ -342,8 +342,8 @@ fn unusable_graphs_are_refused_with_the_reason() {
     std::fs::copy(golden("dynamo/text.onnx.data"), folder.path().join("text.onnx.data")).unwrap();
     let check = |file: &str, change: &dyn Fn(&mut pb::ModelProto), parts: &[&str]| {
         let path = changed(file, folder.path(), change);
-        let modality = if file.contains("vision") { Modality::Image([20, 20]) } else { Modality::Text };
-        let error = taken(&path, modality, &Weights::Int8.into()).unwrap_err();
+        let input = if file.contains("vision") { TowerInput::Image([20, 20]) } else { TowerInput::Text };
+        let error = taken(&path, input, &Weights::Int8.into()).unwrap_err();
         println!("{error}");
         for part in parts.iter().chain(&[path.file_name().unwrap().to_str().unwrap()]) {
             assert!(error.contains(part), "{part:?} is not in: {error}");
@@ -419,14 +419,14 @@ fn gemm_is_a_linear_layer_too() {
     let goldens = Goldens(std::fs::read(golden("goldens.safetensors")).unwrap());
     let (shape, pixels) = goldens.floats("pixel_values");
     let pixels = Array4::from_shape_vec((shape[0], shape[1], shape[2], shape[3]), pixels).unwrap();
-    let plain = taken(&golden("script/text.onnx"), Modality::Text, &Weights::F32.into()).unwrap();
+    let plain = taken(&golden("script/text.onnx"), TowerInput::Text, &Weights::F32.into()).unwrap();
     for transposed in [false, true] {
         let mut name = String::new();
         let path = changed("script/vision.onnx", folder.path(), |model| {
             name = gemm(model.graph.as_mut().unwrap(), transposed);
         });
         for (weights, tolerance) in [(Weights::F32, 1e-4), (Weights::Int8, 0.05)] {
-            let vision = taken(&path, Modality::Image([20, 20]), &weights.into()).unwrap();
+            let vision = taken(&path, TowerInput::Image([20, 20]), &weights.into()).unwrap();
             let layer = vision.layers.iter().filter(|layer| layer.name == name && layer.width == 16);
             assert_eq!(layer.map(|layer| layer.stored).collect::<Vec<_>>(), [weights], "transposed: {transposed}");
             let manifest = manifest(&vision, &plain);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use model_prep::checkpoint::recipe_of;
+use model_prep::checkpoint::preprocess_config_of;
 use model_prep::overrides::Overrides;
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -85,7 +85,7 @@ fn recipe(case: &Case, folder: &Path) -> PreprocessConfig {
     std::fs::write(folder.join("config.json"), config.to_string()).expect("writes");
     let image_processor = case.choice.as_ref().map(|name| name.parse().expect("an implementation"));
     let overrides = Overrides { image_processor, ..Overrides::default() };
-    recipe_of(&folder, &overrides).unwrap_or_else(|error| panic!("{}: {error}", case.name)).0
+    preprocess_config_of(&folder, &overrides).unwrap_or_else(|error| panic!("{}: {error}", case.name)).0
 }
 
 fn checksum(values: &[f32]) -> String {

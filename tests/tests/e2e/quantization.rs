@@ -58,7 +58,7 @@ pub(crate) fn drawn_number() -> usize {
 /// The drawn probes as files, in folders by kind.
 pub(crate) fn drawn(folder: &Path) -> PathBuf {
     let pictures = folder.join("pictures");
-    for (index, picture) in probes::pictures([64, 64]).into_iter().take(drawn_number()).enumerate() {
+    for (index, picture) in probes::images([64, 64]).into_iter().take(drawn_number()).enumerate() {
         let class = pictures.join(["gradient", "checks", "shape", "noise"][index % 4]);
         std::fs::create_dir_all(&class).unwrap();
         let image = image::RgbImage::from_raw(64, 64, picture.rgb).unwrap();
@@ -179,9 +179,9 @@ fn a_spoiled_layer_stays_float_and_the_drop_is_held() {
             "{file} differs"
         );
     }
-    let words = model_prep::report::words(&manifest).unwrap();
+    let words = model_prep::calibrate::report::words(&manifest).unwrap();
     assert!(words.contains(SPOILED) && words.contains("of the images"), "{words}");
-    let svg = model_prep::report::svg(&manifest.quantization.layers);
+    let svg = model_prep::calibrate::report::svg(&manifest.quantization.layers);
     let bars = svg.matches("fill=\"#c33\"").count();
     assert_eq!(bars, floats.len(), "red bars");
 }
