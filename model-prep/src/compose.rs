@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
-use spotter_engine::staging::StagingDir;
 use spotter_engine::printable::printable_path;
+use spotter_engine::staging::StagingDir;
 
 use self::draw::Distribution;
 use self::files::{write, write_json};

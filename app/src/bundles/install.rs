@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use spotter_engine::staging::StagingDir;
 use spotter_engine::bundle::Archive;
 use spotter_engine::files;
 use spotter_engine::printable::printable_path;
+use spotter_engine::staging::StagingDir;
 
 use super::archive;
 use super::error::SlotError;

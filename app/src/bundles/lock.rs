@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use spotter_engine::staging::{self, StagingDir};
 use spotter_engine::files;
 use spotter_engine::printable::printable_path;
+use spotter_engine::staging::{self, StagingDir};
 
 use super::error::SlotError;
 use super::slots::Slots;

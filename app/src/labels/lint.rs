@@ -89,7 +89,8 @@ impl<'a> Examined<'a> {
 
     /// The warning about unknown pieces, if there are any.
     fn unreadable(&self) -> Option<String> {
-        let worse = |a: &&(&str, Tokenization), b: &&(&str, Tokenization)| known_share(&a.1).total_cmp(&known_share(&b.1));
+        let worse =
+            |a: &&(&str, Tokenization), b: &&(&str, Tokenization)| known_share(&a.1).total_cmp(&known_share(&b.1));
         let (prompt, Tokenization { pieces, unknown, .. }) = self.unreadable.iter().min_by(worse)?;
         let of = if *prompt == self.label.name { String::new() } else { format!("prompt `{}`: ", shown(prompt)) };
         let what = match (pieces, unknown) {

@@ -6,7 +6,7 @@ use std::sync::mpsc::SyncSender;
 use anyhow::Result;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::embedding::LabelEmbeddings;
-use spotter_engine::labels::{Label};
+use spotter_engine::labels::Label;
 use spotter_engine::tower::Threads;
 
 use super::Next;

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use spotter_engine::files::folder_of;
 use spotter_engine::embedding::LabelEmbeddings;
+use spotter_engine::files::folder_of;
 use spotter_engine::score::Score;
 
 use crate::config;

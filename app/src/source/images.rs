@@ -73,7 +73,10 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         return Err(error);
     }
     if paths.is_empty() {
-        return Err(SourceError::EmptyFolder { path: path.to_path_buf(), expected: picture::IMAGE_EXTENSIONS.join(", ") });
+        return Err(SourceError::EmptyFolder {
+            path: path.to_path_buf(),
+            expected: picture::IMAGE_EXTENSIONS.join(", "),
+        });
     }
     Ok(paths)
 }

@@ -124,8 +124,9 @@ mod tests {
     #[test]
     fn every_known_image_extension_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
-        let names =
-            IMAGE_EXTENSIONS.iter().flat_map(|extension| [format!("a.{extension}"), format!("B.{}", extension.to_uppercase())]);
+        let names = IMAGE_EXTENSIONS
+            .iter()
+            .flat_map(|extension| [format!("a.{extension}"), format!("B.{}", extension.to_uppercase())]);
         let mut expected: Vec<PathBuf> = names.map(|name| folder.path().join("class").join(name)).collect();
         std::fs::create_dir(folder.path().join("class")).expect("a folder");
         for path in &expected {

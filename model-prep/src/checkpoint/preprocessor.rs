@@ -21,7 +21,10 @@ use crate::overrides::{CropTo, IMAGE_PROCESSOR, IMAGE_SIZE, ImageProcessor, Imag
 
 /// Returns the configuration of the image processor in `folder`, with `overrides` applied, and the record of the
 /// overrides.
-pub fn preprocess_config_of(folder: &Path, overrides: &Overrides) -> Result<(PreprocessConfig, Vec<Override>), CheckpointError> {
+pub fn preprocess_config_of(
+    folder: &Path,
+    overrides: &Overrides,
+) -> Result<(PreprocessConfig, Vec<Override>), CheckpointError> {
     configuration(&File::read(folder)?, overrides)
 }
 

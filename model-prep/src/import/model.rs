@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use spotter_engine::bundle::{Override, Padding};
 use spotter_engine::files;
-use spotter_engine::preprocess::{PreprocessConfig, Size};
 use spotter_engine::hash::Hasher;
+use spotter_engine::preprocess::{PreprocessConfig, Size};
 use spotter_engine::score::{Scoring, ScoringKind};
 
 use super::error::ImportError;

@@ -308,18 +308,9 @@ fn labels_that_the_model_cannot_read_are_reported() {
     place.labels("l.toml", &["红色的圆", "red 猫", long.trim_end(), "Red Circle", "red circle", "blue star"]);
     let line = |label: usize| format!("l.toml:{}:8: label", 3 * label + 1);
     let expected = [
-        vec![
-            line(1),
-            "`红色的圆`: 4 of 4 tokens are unknown".to_owned(),
-            "cannot know what is meant".to_owned(),
-        ],
+        vec![line(1), "`红色的圆`: 4 of 4 tokens are unknown".to_owned(), "cannot know what is meant".to_owned()],
         vec![line(2), "`red 猫`: 1 of 2 tokens is unknown".to_owned()],
-        vec![
-            line(3),
-            "red red".to_owned(),
-            "tokens and the text tower takes".to_owned(),
-            "are cut off".to_owned(),
-        ],
+        vec![line(3), "red red".to_owned(), "tokens and the text tower takes".to_owned(), "are cut off".to_owned()],
         vec![line(5), "`red circle`".to_owned(), format!("the label `Red Circle` in line {}", 3 * 4 + 1)],
     ];
     let check = |arguments: &str, marks: &str| {

@@ -361,8 +361,7 @@ fn cached_labels_need_neither_text_tower_nor_tokenizer() {
     let run = || finish(&mut place.spotter("labels --bundle bundle --labels labels.toml"));
     place.labels("labels.toml", &["red circle", "红色"]);
     let first = run();
-    let unknown =
-        |done: &Done| matches!(said(done)[..], [line] if line.contains("`红色`: 2 of 2 tokens are unknown"));
+    let unknown = |done: &Done| matches!(said(done)[..], [line] if line.contains("`红色`: 2 of 2 tokens are unknown"));
     assert!(first.code == Some(0) && unknown(&first), "{}", first.stderr);
     for file in ["text.onnx", "tokenizer.json"] {
         let mut bytes = fs::read(bundle.join(file)).unwrap();

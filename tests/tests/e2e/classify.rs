@@ -18,7 +18,7 @@ use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::{Cache, embed_labels};
 use spotter_engine::picture::decode;
 use spotter_engine::preprocess::Preprocessor;
-use spotter_engine::score::{score};
+use spotter_engine::score::score;
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tempfile::TempDir;
 

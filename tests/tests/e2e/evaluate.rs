@@ -18,10 +18,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use spotter::source::{Uri, draw_shapes};
 use spotter_engine::bundle::{Bundle, Weights};
+use spotter_engine::embedding::normalize;
 use spotter_engine::labels::{Cache, Label, embed_labels};
 use spotter_engine::picture::decode;
 use spotter_engine::preprocess::Preprocessor;
-use spotter_engine::embedding::normalize;
 use spotter_engine::score::{Scoring, ScoringKind, score};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use spotter_engine::picture::{DecodeError, GifDamage, JpegDecoder, Picture, decode};
-use spotter_engine::preprocess::{Preprocessor, PreprocessConfig, Size};
+use spotter_engine::preprocess::{PreprocessConfig, Preprocessor, Size};
 
 use crate::jpegs::{Pixels, pixels};
 

@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use spotter_engine::picture::{Picture, decode};
-use spotter_engine::preprocess::{Preprocessor, PreprocessConfig};
+use spotter_engine::preprocess::{PreprocessConfig, Preprocessor};
 
 /// Difference between C libraries, in grey levels of 255, where a sine in the resampling filter decides a rounding.
 const SINE_TOLERANCE: u8 = 1;
