@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use spotter_engine::{aside, files};
+use spotter_engine::{files, staging};
 
 /// Mode of files in the state folder, which holds no secrets. The folder itself can keep others out.
 pub(crate) const FILE_MODE: u32 = 0o644;

@@ -302,7 +302,7 @@ impl Configuration {
     }
 
     /// Additional special tokens of the class, used if the files list none.
-    fn further(&self) -> &'static [String] {
+    fn additional_tokens(&self) -> &'static [String] {
         let given =
             ["additional_special_tokens", "extra_special_tokens"].iter().any(|key| self.main.get(key).is_some());
         if given { &[] } else { &self.facts.further }
