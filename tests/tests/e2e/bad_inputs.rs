@@ -290,7 +290,7 @@ fn sources_without_frames_are_named() {
     }
     case("an unknown scheme", "run --output json --source gopher://x", &["gopher://x", "unknown scheme `gopher`"]);
     case("a network camera", "run --output json --source rtsp://camera/1", &["rtsp://camera/1", "ffmpeg"]);
-    case("an empty folder", "run --output json --source folder", &["folder", "no pictures"]);
+    case("an empty folder", "run --output json --source folder", &["folder", "no images"]);
     case("a missing folder", "run --output json --source none", &["none", "not found"]);
     case("text for a stream", "run --output json --source -", &["standard input", "2400 bytes without a JPEG frame"]);
     case("a wrong option", "run --output json --source test://shapes?sead=1", &["sead=1", "`seed=`"]);

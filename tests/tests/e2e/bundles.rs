@@ -127,7 +127,7 @@ fn slots_are_installed_activated_and_rolled_back() {
     check(&place, "rollback", 1, "nothing to roll back to: \"built-in\" is active");
     check(&place, "install a.tar", 0, "a installed in ");
     check(&place, "install a.tar", 0, "a is already installed in ");
-    check(&place, "install b.tar --name a", 1, "slot \"a\" holds another bundle already");
+    check(&place, "install b.tar --name a", 1, "slot \"a\" already holds another bundle");
     check(&place, "install b.tar --name B!", 1, "slot name \"B!\": expected 1 to 64 lower-case letters");
     check(&place, "install b.tar --name built-in", 1, "slot name \"built-in\"");
     check(&place, "install nothing.tar", 1, "nothing.tar: cannot be opened");

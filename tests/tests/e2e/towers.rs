@@ -471,7 +471,7 @@ fn verify_compares_a_bundle_with_its_checkpoint() {
     assert!(errors.contains("the tokens of 1 prompts differ from the goldens"), "{errors}");
     let (code, _, errors) = verify(&demo, "demo", changed(prompts + "\"prompts\":\"".len(), b'!').path());
     assert_eq!(code, Some(1));
-    assert!(errors.contains("prompts: expected a JSON list of 16 texts"), "{errors}");
+    assert!(errors.contains("prompts: expected a JSON list of 16 strings"), "{errors}");
 }
 
 #[test]
