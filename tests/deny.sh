@@ -4,7 +4,7 @@
 #
 #   tests/deny.sh [--keep] [ARGUMENT of cargo-deny]...
 #
-# Vulnerabilities are in RustSec's advisory database, a Git repository on GitHub. Where that cannot be had, the last state of it
+# Vulnerabilities are in RustSec's advisory database (CC0), a Git repository on GitHub. Where that cannot be had, its last state
 # stands in, of which tests/advisories has what concerns the crates of Cargo.lock; --keep writes it again, from the database.
 # Yanked crates need the index of crates.io alone.
 set -euo pipefail

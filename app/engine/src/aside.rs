@@ -184,6 +184,7 @@ mod tests {
         drop(Aside::new(&at("out"), |_| Ok(())).expect("a folder"));
         assert!(!path.exists());
     }
+
     #[test]
     fn what_is_swept_is_known_by_name_and_kind_and_what_stays_is_told() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use minisign_verify::PublicKey;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit};
 use spotter_engine::printable::printable;
@@ -121,21 +120,7 @@ pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl 
     command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
     command.env_remove("RUST_BACKTRACE").env("RUST_LOG", "error").env("NO_COLOR", "1");
     let mut running = Running::new(command.spawn().map_err(Refusal::Start)?);
-    let (start, limit) = (Instant::now(), time_max());
-    let status = loop {
-        if !goes_on() {
-            return Err(Refusal::Stopped);
-        }
-        if start.elapsed() > limit {
-            return Err(Refusal::Late { limit });
-        }
-        running.hear();
-        if let Some(status) = running.child.try_wait().map_err(Refusal::Start)? {
-            break status;
-        }
-    };
-    // What it said right before its end.
-    while running.hear() {}
+    let status = running.end(time_max(), goes_on)?;
     match refusal(status, &running.said, memory_max) {
         Some(refusal) => Err(refusal),
         None => Ok(()),
@@ -235,6 +220,26 @@ impl Running {
         Self { child, err, said: Vec::new() }
     }
 
+    /// Waits for the end, and hears what is said up to it.
+    fn end(&mut self, limit: Duration, goes_on: impl Fn() -> bool) -> Result<ExitStatus, Refusal> {
+        let start = Instant::now();
+        let status = loop {
+            if !goes_on() {
+                return Err(Refusal::Stopped);
+            }
+            if start.elapsed() > limit {
+                return Err(Refusal::Late { limit });
+            }
+            self.hear();
+            if let Some(status) = self.child.try_wait().map_err(Refusal::Start)? {
+                break status;
+            }
+        };
+        // What it said right before its end.
+        while self.hear() {}
+        Ok(status)
+    }
+
     /// Waits for a step at most, and takes what is said; `false` where that was nothing.
     fn hear(&mut self) -> bool {
         let Some(err) = &mut self.err else {
@@ -325,7 +330,7 @@ fn limit(resource: Resource, bytes: u64) -> Result<()> {
 /// What a program does that takes the bundle over: both towers are in memory at the same time.
 fn load(task: &Task) -> Result<()> {
     fault_point("rehearsal");
-    let key = task.public_key.as_deref().map(signing_key).transpose()?;
+    let key = task.public_key.as_deref().map(SigningKey::parse).transpose().context("not a minisign public key")?;
     let bundle = Slots::new(&task.state_dir, key).open(&task.slot)?;
     let threads = compute::threads(task.threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
@@ -334,10 +339,6 @@ fn load(task: &Task) -> Result<()> {
     // Without it there are no warnings, which keeps nothing from running; that it ends, and ends well, is what counts.
     let _ = Vocabulary::open(&bundle);
     Ok(())
-}
-
-fn signing_key(text: &str) -> Result<SigningKey> {
-    Ok(SigningKey { key: PublicKey::from_base64(text).context("not a minisign public key")?, text: text.to_owned() })
 }
 
 #[cfg(test)]
@@ -444,13 +445,7 @@ mod tests {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdin(Stdio::null()).stderr(Stdio::piped());
             let mut running = Running::new(command.spawn().expect("a shell"));
-            let status = loop {
-                running.hear();
-                if let Some(status) = running.child.try_wait().expect("a child") {
-                    break status;
-                }
-            };
-            while running.hear() {}
+            let status = running.end(TIME_MAX, || true).expect("an end");
             assert_eq!((status.code(), running.said.len()), (Some(code), expected), "{script}");
         }
     }

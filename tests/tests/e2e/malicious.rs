@@ -12,19 +12,18 @@ use spotter_engine::bundle::{Bundle, TOKENS_MAX, Weights};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tract_onnx::pb;
 
+use crate::classify::with_ulimit;
 use crate::towers::{changed, edit, exported};
 
 /// Memory that a process may ask for: the program and its libraries, and little more. Beyond it, it would be aborted.
-const MEMORY_KB: u32 = 1_000_000;
+const MEMORY_KB: u64 = 1_000_000;
 
 /// Exports the tiny checkpoint as `change` leaves it.
 fn check(what: &str, change: impl FnOnce(&Path), expected: &[&str]) {
     let (guard, copy) = changed(change);
-    let program = e2e::program("model-prep");
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -v {MEMORY_KB}; exec \"$@\""), "sh"]);
-    command.arg(program).arg("export").arg(&copy).arg("--out").arg(guard.path().join("bundle"));
-    let output = command.output().unwrap();
+    let mut command = Command::new(e2e::program("model-prep"));
+    command.arg("export").arg(&copy).arg("--out").arg(guard.path().join("bundle"));
+    let output = with_ulimit('v', MEMORY_KB, &command).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{what}: {message}");
     assert!(!message.contains("panicked"), "{what}: {message}");
