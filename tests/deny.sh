@@ -4,7 +4,7 @@
 #
 #   tests/deny.sh [--keep] [ARGUMENT of cargo-deny]...
 #
-# Vulnerabilities come from RustSec's advisory database, a Git repository on GitHub. If it is unreachable,
+# Vulnerabilities come from RustSec's advisory database (CC0), a Git repository on GitHub. If it is unreachable,
 # tests/advisories stands in, a dated copy of what concerns the crates of Cargo.lock; --keep updates it from the
 # database. Yanked releases need the index of crates.io.
 set -euo pipefail

@@ -141,6 +141,16 @@ pub struct SigningKey {
     pub text: String,
 }
 
+impl SigningKey {
+    /// Parses the second line of a `.pub` file.
+    ///
+    /// # Errors
+    /// The text is not a minisign public key.
+    pub(crate) fn parse(text: &str) -> Result<Self, minisign_verify::Error> {
+        Ok(Self { key: PublicKey::from_base64(text)?, text: text.trim().to_owned() })
+    }
+}
+
 /// The metrics file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
@@ -313,8 +323,8 @@ impl Bundles {
     }
 
     fn read(section: &Section<'_>) -> Self {
-        let key = section.string("public_key").and_then(|text| match PublicKey::from_base64(text.get_ref()) {
-            Ok(key) => Some(SigningKey { key, text: text.get_ref().trim().to_owned() }),
+        let key = section.string("public_key").and_then(|text| match SigningKey::parse(text.get_ref()) {
+            Ok(key) => Some(key),
             Err(_) => {
                 let expected = "expected a minisign public key, the second line of its `.pub` file";
                 section.problem(text.span(), format!("`public_key`: {expected}, found something else"));

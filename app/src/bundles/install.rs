@@ -185,7 +185,6 @@ fn repair(aside: &Path, place: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use minisign::KeyPair;
-    use minisign_verify::PublicKey;
     use spotter_engine::bundle::{self, Bundle, Contents};
 
     use super::*;
@@ -215,8 +214,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let keys = KeyPair::generate_unencrypted_keypair().expect("keys");
-        let text = keys.pk.to_base64();
-        let key = SigningKey { key: PublicKey::from_base64(&text).expect("a key"), text };
+        let key = SigningKey::parse(&keys.pk.to_base64()).expect("a key");
         let (good, other, named) = (at("good.tar"), at("other.tar"), at("named.tar"));
         write(&good, "good");
         write(&other, "other");
@@ -260,8 +258,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         let keys = KeyPair::generate_unencrypted_keypair().expect("keys");
-        let text = keys.pk.to_base64();
-        let key = SigningKey { key: PublicKey::from_base64(&text).expect("a key"), text };
+        let key = SigningKey::parse(&keys.pk.to_base64()).expect("a key");
         let slots = Slots::new(&at("state"), Some(key));
         write(&at("good.tar"), "good");
         sign(&keys, &at("good.tar"), &at("good.tar"));

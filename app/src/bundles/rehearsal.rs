@@ -103,21 +103,7 @@ pub(crate) fn rehearse(slots: &Slots, name: &str, threads: usize, goes_on: impl 
     command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
     command.env_remove("RUST_BACKTRACE").env("RUST_LOG", "error").env("NO_COLOR", "1");
     let mut running = Running::new(command.spawn().map_err(Refusal::Start)?);
-    let (start, limit) = (Instant::now(), time_max());
-    let status = loop {
-        if !goes_on() {
-            return Err(Refusal::Stopped);
-        }
-        if start.elapsed() > limit {
-            return Err(Refusal::Late { limit });
-        }
-        running.hear();
-        if let Some(status) = running.child.try_wait().map_err(Refusal::Start)? {
-            break status;
-        }
-    };
-    // Reads the rest of its standard error.
-    while running.hear() {}
+    let status = running.end(time_max(), goes_on)?;
     match refusal(status, &running.said, memory_max) {
         Some(refusal) => Err(refusal),
         None => Ok(()),
@@ -215,6 +201,26 @@ impl Running {
     fn new(mut child: Child) -> Self {
         let err = child.stderr.take();
         Self { child, err, said: Vec::new() }
+    }
+
+    /// Waits for the end of the process, and reads its standard error until then.
+    fn end(&mut self, limit: Duration, goes_on: impl Fn() -> bool) -> Result<ExitStatus, Refusal> {
+        let start = Instant::now();
+        let status = loop {
+            if !goes_on() {
+                return Err(Refusal::Stopped);
+            }
+            if start.elapsed() > limit {
+                return Err(Refusal::Late { limit });
+            }
+            self.hear();
+            if let Some(status) = self.child.try_wait().map_err(Refusal::Start)? {
+                break status;
+            }
+        };
+        // Reads the rest of its standard error.
+        while self.hear() {}
+        Ok(status)
     }
 
     /// Waits for output, at most for [`STEP`], and reads it; `false` if there was none.
@@ -355,13 +361,7 @@ mod tests {
             let mut command = Command::new("sh");
             command.args(["-c", script]).stdin(Stdio::null()).stderr(Stdio::piped());
             let mut running = Running::new(command.spawn().expect("a shell"));
-            let status = loop {
-                running.hear();
-                if let Some(status) = running.child.try_wait().expect("a child") {
-                    break status;
-                }
-            };
-            while running.hear() {}
+            let status = running.end(TIME_MAX, || true).expect("an end");
             assert_eq!((status.code(), running.said.len()), (Some(code), expected), "{script}");
         }
     }

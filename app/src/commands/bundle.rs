@@ -152,15 +152,15 @@ fn activate(config: &Config, slots: &Slots, name: &str, older: bool) -> Result<S
     };
     accept(&slots.state()?)?;
     bundle.verify()?;
-    if name != BUILT_IN {
+    let threads = compute::threads(config.inference.threads)?;
+    let bundle = Arc::new(bundle);
+    if name == BUILT_IN {
+        Recognizer::open(&bundle, &threads)?.probe()?;
+    } else {
         // A signal that ends this command ends that process too.
         rehearse(slots, name, config.inference.threads, || true)?;
     }
-    let threads = compute::threads(config.inference.threads)?;
-    let bundle = Arc::new(bundle);
-    let mut recognizer = Recognizer::open(&bundle, &threads)?;
-    recognizer.probe()?;
-    // This tries the text tower too, and the running program finds the embeddings in the cache.
+    // The running program then finds the embeddings in the cache.
     embed_configured(config, &bundle, &threads)?;
     let (before, after) = slots.change(|state| {
         slots.check(name)?;

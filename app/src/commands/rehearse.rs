@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use minisign_verify::PublicKey;
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use spotter_engine::tower::TextTower;
 use spotter_engine::vocabulary::Vocabulary;
@@ -80,7 +79,7 @@ fn limit(resource: Resource, bytes: u64) -> Result<()> {
 /// Loads everything that the running program would load: both towers are in memory at the same time.
 fn load(task: &Rehearse) -> Result<()> {
     fault_point("rehearsal");
-    let key = task.public_key.as_deref().map(signing_key).transpose()?;
+    let key = task.public_key.as_deref().map(SigningKey::parse).transpose().context("not a minisign public key")?;
     let bundle = Slots::new(&task.state_dir, key).open(&task.slot)?;
     let threads = compute::threads(task.threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
@@ -89,8 +88,4 @@ fn load(task: &Rehearse) -> Result<()> {
     // An error only means that there are no warnings; what matters is that it neither hangs nor crashes.
     let _ = Vocabulary::open(&bundle);
     Ok(())
-}
-
-fn signing_key(text: &str) -> Result<SigningKey> {
-    Ok(SigningKey { key: PublicKey::from_base64(text).context("not a minisign public key")?, text: text.to_owned() })
 }

@@ -6,9 +6,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::classify::{Place, drawn, finish, label_toml, lines};
+use crate::classify::{Place, drawn, finish, finish_within, label_toml, lines};
 
 /// A mistake that a user may make.
 struct Case {
@@ -184,16 +184,9 @@ fn every_reader_refuses_what_is_not_a_regular_file() {
             if matches!(hostile, Unreadable) && File::open(place.at("hostile")).is_ok() {
                 continue;
             }
-            let mut done = None;
-            e2e::in_time(&format!("{arguments}, {hostile:?}"), |_| {
-                let start = Instant::now();
-                done = Some(finish(&mut place.spotter(arguments)));
-                let took = start.elapsed();
-                // If it is not an error, images are classified.
-                let most = e2e::patience(Duration::from_secs(if part.is_some() { 1 } else { 10 }));
-                if took < most { Ok(()) } else { Err(format!("{took:?}")) }
-            });
-            let done = done.unwrap();
+            // If it is not an error, images are classified.
+            let most = Duration::from_secs(if part.is_some() { 1 } else { 10 });
+            let done = finish_within(&format!("{arguments}, {hostile:?}"), most, || place.spotter(arguments));
             let (code, stderr) = (done.code, &done.stderr);
             match part {
                 None => assert_eq!(code, Some(0), "{arguments}, {hostile:?}: {stderr}"),

@@ -6,7 +6,6 @@ use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::Cursor;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use image::{DynamicImage, ImageFormat};
@@ -16,7 +15,7 @@ use spotter_engine::bundle::{self, Bundle, Contents, Weights};
 use spotter_engine::picture::{MAX_BYTES, decode};
 
 use crate::bad_inputs::png_of;
-use crate::classify::{Done, Place, finish, lines};
+use crate::classify::{Done, Place, finish, lines, with_ulimit};
 use crate::towers::exported;
 
 /// What the program, its libraries, the stacks of its threads and the demo model take of addresses, most of which are never
@@ -25,14 +24,8 @@ const PROGRAM_KB: u64 = 400_000;
 
 /// `spotter`, which can have no more addresses than this; with more it is aborted.
 fn limited(place: &Place, arguments: &str, memory_kb: u64) -> Done {
-    let inner = place.spotter(arguments);
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -v \"$1\"; shift; exec \"$@\"", "sh", &memory_kb.to_string()]);
-    command.arg(inner.get_program()).args(inner.get_args()).current_dir(place.at("")).stdin(Stdio::null());
-    command.env("STATE_DIRECTORY", place.state()).env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
     // Each heap would reserve 64 MiB.
-    command.env("MALLOC_ARENA_MAX", "1");
-    let done = finish(&mut command);
+    let done = finish(with_ulimit('v', memory_kb, &place.spotter(arguments)).env("MALLOC_ARENA_MAX", "1"));
     assert!(!done.stderr.contains("memory allocation"), "{arguments}: {}", done.stderr);
     done
 }

@@ -162,6 +162,35 @@ pub(crate) fn finish(command: &mut Command) -> Done {
     done
 }
 
+/// As [`finish`]; the call must end within `most`, in one of several tries.
+pub(crate) fn finish_within(what: &str, most: Duration, mut command: impl FnMut() -> Command) -> Done {
+    let mut done = None;
+    e2e::in_time(what, |_| {
+        let start = Instant::now();
+        done = Some(finish(&mut command()));
+        let took = start.elapsed();
+        if took < e2e::patience(most) { Ok(()) } else { Err(format!("{took:?}")) }
+    });
+    done.unwrap()
+}
+
+/// The same call with a limit on `flag` (`v`: address space, `d`: data segment) of `most_kb`, set by the shell's `ulimit`.
+pub(crate) fn with_ulimit(flag: char, most_kb: u64, inner: &Command) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -{flag} {most_kb}; exec \"$@\""), "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+    if let Some(folder) = inner.get_current_dir() {
+        command.current_dir(folder);
+    }
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 /// A running program, whose lines are read as they come.
 pub(crate) struct Running {
     child: Child,

@@ -12,19 +12,18 @@ use spotter_engine::bundle::{Bundle, TOKENS_MAX, Weights};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tract_onnx::pb;
 
+use crate::classify::with_ulimit;
 use crate::towers::{changed, edit, exported};
 
 /// Address space of a process: the program and its libraries, and little more. Beyond it, it is aborted.
-const MEMORY_KB: u32 = 1_000_000;
+const MEMORY_KB: u64 = 1_000_000;
 
 /// Exports the tiny checkpoint as `change` leaves it.
 fn check(what: &str, change: impl FnOnce(&Path), expected: &[&str]) {
     let (guard, copy) = changed(change);
-    let program = e2e::program("model-prep");
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -v {MEMORY_KB}; exec \"$@\""), "sh"]);
-    command.arg(program).arg("export").arg(&copy).arg("--out").arg(guard.path().join("bundle"));
-    let output = command.output().unwrap();
+    let mut command = Command::new(e2e::program("model-prep"));
+    command.arg("export").arg(&copy).arg("--out").arg(guard.path().join("bundle"));
+    let output = with_ulimit('v', MEMORY_KB, &command).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{what}: {message}");
     assert!(!message.contains("panicked"), "{what}: {message}");
@@ -158,7 +157,11 @@ fn pickles_that_grow_are_refused() {
         &["more than 2097152 instructions"],
     );
     check("no end", with_pickle(b"\x80\x02}"), &["ends in the middle"]);
-    check("large pickle", with_pickle(&vec![b'N'; 17 << 20]), &["expected a pickle of at most 16777216 bytes, found 17825792"]);
+    check(
+        "large pickle",
+        with_pickle(&vec![b'N'; 17 << 20]),
+        &["expected a pickle of at most 16777216 bytes, found 17825792"],
+    );
     check("BINUNICODE", with_pickle(b"\x80\x02X\xff\xff\xff\xffabc"), &["a pickle of more than"]);
     check("BINUNICODE8", with_pickle(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc"), &["a pickle of more than"]);
     check("LONG1", with_pickle(b"\x80\x02\x8a\xff\x01"), &["a number of 255 bytes"]);

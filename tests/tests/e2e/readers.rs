@@ -9,12 +9,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use spotter_engine::bundle::Weights;
 
 use crate::bad_inputs::Hostile::{self, Empty, EndlessDevice, Folder, Pipe, Sparse, Unreadable};
-use crate::classify::{Done, Place, finish, lines};
+use crate::classify::{Place, finish_within, lines};
 use crate::towers::exported;
 
 const ALL: [Hostile; 6] = [Pipe, Folder, EndlessDevice, Empty, Sparse, Unreadable];
@@ -22,18 +22,6 @@ const ALL: [Hostile; 6] = [Pipe, Folder, EndlessDevice, Empty, Sparse, Unreadabl
 /// Root may read everything.
 fn is_hostile(hostile: Hostile, path: &Path) -> bool {
     !matches!(hostile, Unreadable) || File::open(path).is_err()
-}
-
-/// Runs a program, which must end within `most`.
-fn ended(what: &str, most: Duration, mut command: impl FnMut() -> Command) -> Done {
-    let mut done = None;
-    e2e::in_time(what, |_| {
-        let start = Instant::now();
-        done = Some(finish(&mut command()));
-        let took = start.elapsed();
-        if took < e2e::patience(most) { Ok(()) } else { Err(format!("{took:?}")) }
-    });
-    done.unwrap()
 }
 
 /// Runs `model-prep` with these words, some of which stand for paths.
@@ -104,7 +92,7 @@ fn every_reader_of_model_prep_refuses_what_is_not_a_regular_file() {
                 continue;
             }
             let what = format!("{arguments}, {hostile:?}");
-            let done = ended(&what, Duration::from_secs(1), || model_prep(&place, arguments));
+            let done = finish_within(&what, Duration::from_secs(1), || model_prep(&place, arguments));
             assert_eq!(done.code, Some(1), "{what}: {}{}", done.stdout, done.stderr);
             assert!(done.stderr.contains("hostile"), "{what}: {}", done.stderr);
             assert!(!place.at("out").exists(), "{what}: something was written");
@@ -129,7 +117,7 @@ fn state_that_is_not_a_regular_file_is_reported_and_stops_nothing() {
             }
             let what = format!("{file}, {hostile:?}");
             let arguments = "run --output json --frames 2 --labels labels.toml --source test://shapes?size=64x64";
-            let done = ended(&what, Duration::from_secs(10), || place.spotter(arguments));
+            let done = finish_within(&what, Duration::from_secs(10), || place.spotter(arguments));
             assert_eq!((done.code, lines(&done).len()), (Some(0), 2), "{what}: {}", done.stderr);
             // A journal without records is complete.
             let is_told = !(matches!(hostile, Empty) && file == "label-cache.journal");

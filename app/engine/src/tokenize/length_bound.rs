@@ -69,8 +69,8 @@ impl LengthBound {
             if normalized_bytes > NORMALIZED_BYTES_MAX {
                 return Err(TokenizeError::Length { found_bytes, normalized_bytes, bytes_max: NORMALIZED_BYTES_MAX });
             }
-            let normalizer: NormalizerWrapper =
-                serde_json::from_value(step.normalizer.clone()).map_err(|error| file_error(error.into()))?;
+            let normalizer =
+                NormalizerWrapper::deserialize(&step.normalizer).map_err(|error| file_error(error.into()))?;
             guarded(|| normalizer.normalize(&mut text)).map_err(file_error)?;
         }
         Ok(())

@@ -8,6 +8,7 @@ use prost::Message as _;
 use tract_onnx::pb;
 
 use super::*;
+use crate::classify::with_ulimit;
 
 /// A fault in the process that tries a bundle, and the expected message about the bundle.
 struct Fault {
@@ -214,11 +215,7 @@ fn a_bundle_that_is_too_large_is_not_activated() {
         println!("skipped: memory that is limited, since this is emulated");
     } else {
         place.write("one.toml", "[inference]\nthreads = 1\n");
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -d 8192; exec \"$@\"", "sh"]).arg(e2e::program("spotter"));
-        command.args(["bundle", "--config", "one.toml", "activate", "b"]);
-        command.current_dir(place.at("")).env("STATE_DIRECTORY", place.state()).env_remove("RUST_LOG");
-        let done = finish(&mut command);
+        let done = finish(&mut with_ulimit('d', 8192, &place.spotter("bundle --config one.toml activate b")));
         assert_eq!(done.code, Some(1), "{}", done.stderr);
         assert!(
             done.stderr.contains("error: it needs more memory than the 8 MiB that are available"),
