@@ -22,9 +22,9 @@ mod weights_file;
 mod weights_name;
 
 pub use config::{
-    Activation, BeitConfig, BertConfig, ClipPooling, ClipTextConfig, ClipVisionConfig, Dinov2Config, DualEncoderConfig,
-    EncoderConfig, Family, MpnetConfig, Patching, RobertaConfig, SiglipTextConfig, SiglipVisionConfig, SwinConfig,
-    TextConfig, VisionConfig, VitConfig,
+    Activation, BeitConfig, BertConfig, ClipPooling, ClipTextConfig, ClipVisionConfig, Dinov2Config, Dropout,
+    DualEncoderConfig, EncoderConfig, Family, MpnetConfig, Patching, RobertaConfig, SiglipTextConfig,
+    SiglipVisionConfig, SwinConfig, TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
 pub use preprocessor::preprocess_config_of;
@@ -35,6 +35,7 @@ pub(crate) use bounded::read_optional;
 pub(crate) use folder::{in_subfolder, locate, name_of};
 pub(crate) use json::Object;
 pub(crate) use names::without_old_suffixes;
+pub(crate) use weights_file::WeightsFile;
 
 use std::path::{Path, PathBuf};
 

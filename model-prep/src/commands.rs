@@ -3,6 +3,7 @@
 mod compose;
 mod evaluate;
 mod export;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;
@@ -21,8 +22,10 @@ pub struct Arguments {
 enum Command {
     /// Export a checkpoint, or two ONNX towers, as a bundle.
     Export(Box<export::Arguments>),
-    /// Combine an image tower and a text tower into one dual encoder. It is of no use before it is trained.
+    /// Combine an image tower and a text tower into one dual encoder. It is of no use before it is tuned.
     Compose(Box<compose::Arguments>),
+    /// Train a dual encoder on images by class or with captions.
+    Tune(Box<tune::Arguments>),
     /// Compare a bundle with its checkpoint; fails if a cosine is below 0.995 or a prompt gets different tokens.
     Verify(verify::Arguments),
     /// Measure how well a bundle classifies images, or retrieves them by their captions.
@@ -34,6 +37,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Export(arguments) => export::run(*arguments),
         Command::Compose(arguments) => compose::run(*arguments),
+        Command::Tune(arguments) => tune::run(*arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
     }

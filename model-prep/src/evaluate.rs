@@ -8,7 +8,7 @@ pub mod comparison;
 mod confusion_plot;
 mod embed;
 mod error;
-mod parallel;
+pub(crate) mod parallel;
 mod progress;
 pub mod ranking;
 mod report;
@@ -30,6 +30,7 @@ pub use self::progress::{Listener, Progress};
 use self::ranking::Answer;
 pub use self::report::{BundleReport, Outcome, Report, Unreadable};
 use self::retrieval::Retrieval;
+pub(crate) use self::set::BadRows;
 pub(crate) use self::set::read_templates;
 pub use self::set::{Caption, Class, ImageSet, LeftOut, Places, Question};
 

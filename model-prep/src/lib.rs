@@ -19,7 +19,9 @@ pub mod probes;
 mod progress;
 mod quantize;
 mod svg;
+mod tensor_file;
 pub mod towers;
+pub mod tune;
 pub mod verify;
 
 pub use error::Error;

@@ -27,15 +27,36 @@ mod vit;
 use spotter_engine::bundle::{Dim, Dtype, TensorSpec};
 
 use self::builder::Builder;
+pub(crate) use self::resample::{Method, resampled};
 pub use self::tower_file::TowerFile;
 pub(crate) use self::tower_file::{IMAGE_OUTPUTS, TEXT_OUTPUTS};
 use crate::checkpoint::{Checkpoint, CheckpointError, TextConfig, VisionConfig};
 use crate::plan::Target;
 use crate::progress::Tick;
 
+/// What a tower's graph ends in, before the division by the L2 norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The projection into the shared embedding space, if the checkpoint has one.
+    Projection,
+    /// The pooler.
+    Pooler,
+}
+
 /// Builds the image tower. Calls `tick` once per tensor.
 pub fn vision(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
-    let mut builder = Builder::new("image tower", checkpoint, target, tick);
+    vision_to(End::Projection, checkpoint, target, tick)
+}
+
+/// Builds the image tower up to `end`.
+pub(crate) fn vision_to(
+    end: End,
+    checkpoint: &Checkpoint,
+    target: Target<'_>,
+    tick: Tick<'_>,
+) -> Result<TowerFile, CheckpointError> {
+    let width = checkpoint.config.vision.pooled_width();
+    let mut builder = Builder::new("image tower", checkpoint, target, tick).ending_in(end, width);
     let config = &checkpoint.config.vision;
     let [height, width] = config.patching().image_size;
     let shape = vec![Dim::Named("batch".into()), Dim::Fixed(3), Dim::Fixed(height), Dim::Fixed(width)];
@@ -50,13 +71,24 @@ pub fn vision(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Re
         VisionConfig::Siglip(config) => siglip_vision::pooled(&mut builder, &pixels, config)?,
         VisionConfig::Swin(config) => swin::pooled(&mut builder, &pixels, config)?,
     };
-    let x = builder.projection(checkpoint, "visual_projection", &pooled, config.pooled_width())?;
+    let x = builder.projection(checkpoint, "visual_projection", &pooled, width)?;
     builder.finish(config.architecture(), vec![input], &x, IMAGE_OUTPUTS)
 }
 
 /// Builds the text tower. Calls `tick` once per tensor.
 pub fn text(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Result<TowerFile, CheckpointError> {
-    let mut builder = Builder::new("text tower", checkpoint, target, tick);
+    text_to(End::Projection, checkpoint, target, tick)
+}
+
+/// Builds the text tower up to `end`.
+pub(crate) fn text_to(
+    end: End,
+    checkpoint: &Checkpoint,
+    target: Target<'_>,
+    tick: Tick<'_>,
+) -> Result<TowerFile, CheckpointError> {
+    let width = checkpoint.config.text.pooled_width();
+    let mut builder = Builder::new("text tower", checkpoint, target, tick).ending_in(end, width);
     let config = &checkpoint.config.text;
     let shape = vec![Dim::Named("batch".into()), Dim::Named("sequence".into())];
     let spec = |name: &&str| TensorSpec { name: (*name).into(), dtype: Dtype::I64, shape: shape.clone() };
@@ -71,6 +103,6 @@ pub fn text(checkpoint: &Checkpoint, target: Target<'_>, tick: Tick<'_>) -> Resu
             siglip_text::pooled(&mut builder, config, inputs.iter().any(|input| input.name == "attention_mask"))?
         }
     };
-    let x = builder.projection(checkpoint, "text_projection", &pooled, config.pooled_width())?;
+    let x = builder.projection(checkpoint, "text_projection", &pooled, width)?;
     builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS)
 }

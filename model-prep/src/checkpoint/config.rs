@@ -23,7 +23,7 @@ pub use bert::BertConfig;
 pub use clip_text::{ClipPooling, ClipTextConfig};
 pub use clip_vision::ClipVisionConfig;
 pub use dinov2::Dinov2Config;
-pub use encoder::{Activation, EncoderConfig};
+pub use encoder::{Activation, Dropout, EncoderConfig};
 pub use mpnet::MpnetConfig;
 pub use patching::Patching;
 pub use roberta::RobertaConfig;

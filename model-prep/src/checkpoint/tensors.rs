@@ -1,6 +1,7 @@
 //! The named weights of a checkpoint, from one file or several shards.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -8,7 +9,7 @@ use spotter_engine::hash::Hasher;
 
 use super::error::CheckpointError;
 use super::json::Object;
-use super::names::{canonical, unwrapped};
+use super::names::{canonical, unwrapped, without_old_suffixes};
 use super::stored::StoredTensor;
 use super::weights_file::{Take, WeightsFile};
 use super::weights_name;
@@ -119,6 +120,23 @@ impl Tensors {
             bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
             take(&bytes)
         })
+    }
+
+    /// Writes what [`Self::bytes`] passes on to `out`, which is the file `path`.
+    pub(crate) fn write_to(&self, name: &str, out: &mut dyn Write, path: &Path) -> Result<(), crate::Error> {
+        let mut failed = None;
+        self.bytes(name, &mut |bytes| {
+            failed = failed.take().or(out.write_all(bytes).err());
+            Ok(())
+        })?;
+        failed.map_or(Ok(()), |source| Err(crate::Error::Io { path: path.to_owned(), source }))
+    }
+
+    /// The name under which a tensor stands in its file, without what wrappers and old conversions add: the one that the
+    /// checkpoint's own version of transformers expects.
+    pub(crate) fn saved_name(&self, name: &str) -> Option<String> {
+        let (_, inner) = self.places.get(name)?;
+        Some(without_old_suffixes(&unwrapped(inner).0))
     }
 
     /// SHA-256 over names, shapes and 32-bit values of all weights. It does not depend on the naming scheme, the

@@ -19,7 +19,8 @@ pub(super) struct Arguments {
     /// The bundle.
     bundle: PathBuf,
     /// A folder with one subfolder per class, or with images and a captions.tsv or captions.txt: one line per caption
-    /// with the image's file, a tab, and the sentence. Or a zip archive of such a folder.
+    /// with the image's file, a tab, and the sentence. Or captions.csv, or captions.jsonl with "file_name" and "text". Or
+    /// a zip archive of such a folder.
     folder: PathBuf,
     /// Names of the classes: one line per class with its folder, a tab, and its names, separated by commas; may list
     /// classes without images. Default: FOLDER/classes.tsv if it exists, else the folders' names.

@@ -1,17 +1,16 @@
-//! Writes a safetensors file tensor by tensor, in pieces.
+//! The weights of a new checkpoint.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write;
 use std::path::Path;
 
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::draw::{Distribution, Random};
 use crate::checkpoint::Tensors;
 use crate::error::Error;
 use crate::progress::Tick;
+use crate::tensor_file::{self, Entry};
 
 /// A tensor of the new file.
 #[derive(Debug)]
@@ -35,49 +34,29 @@ pub(super) enum Values<'a> {
 
 /// Writes the file `path` and returns its size in bytes.
 pub(super) fn write(path: &Path, planned: &[Planned<'_>], seed: u64, tick: Tick<'_>) -> Result<u64, Error> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let mut order: Vec<&Planned<'_>> = planned.iter().collect();
-    // Wide types come first, so that every tensor is aligned.
-    order.sort_by(|a, b| (b.dtype.bitsize(), &a.name).cmp(&(a.dtype.bitsize(), &b.name)));
-    let mut end = 0;
-    let infos = order.iter().map(|tensor| {
-        let start = end;
-        end += tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8;
-        let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
-        (tensor.name.clone(), info)
-    });
     // The reference writes this metadata, and its loader requires it.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), infos.collect()).map_err(|e| io(std::io::Error::other(e)))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(|e| io(e.into()))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
+    let entries = planned.iter().map(|tensor| Entry {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.clone(),
+        write: Box::new(move |out: &mut dyn Write| tensor.write(out, path, seed)),
+    });
+    tensor_file::write(path, format, entries.collect(), tick)
+}
 
-    let mut file = BufWriter::new(File::create(path).map_err(io)?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-    file.write_all(&header).map_err(io)?;
-    for tensor in order {
-        match &tensor.values {
-            Values::Copied { tensors, name } => {
-                let mut failed = None;
-                tensors.bytes(name, &mut |bytes| {
-                    failed = failed.take().or(file.write_all(bytes).err());
-                    Ok(())
-                })?;
-                failed.map_or(Ok(()), Err).map_err(io)?;
-            }
+impl Planned<'_> {
+    fn write(&self, out: &mut dyn Write, path: &Path, seed: u64) -> Result<(), Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        match &self.values {
+            Values::Copied { tensors, name } => return tensors.write_to(name, out, path),
             Values::Drawn(distribution) => {
-                let mut random = Random::new(seed, &tensor.name);
-                for _ in 0..tensor.shape.iter().product() {
-                    file.write_all(&distribution.draw(&mut random).to_le_bytes()).map_err(io)?;
-                }
+                let mut random = Random::new(seed, &self.name);
+                let mut values = (0..self.shape.iter().product()).map(|_| distribution.draw(&mut random));
+                values.try_for_each(|value| out.write_all(&value.to_le_bytes()))
             }
-            Values::Integers(values) => {
-                values.iter().try_for_each(|v| file.write_all(&v.to_le_bytes())).map_err(io)?;
-            }
+            Values::Integers(values) => values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes())),
         }
-        tick();
+        .map_err(io)
     }
-    let file = file.into_inner().map_err(|e| io(e.into_error()))?;
-    file.sync_all().map_err(io)?;
-    Ok(8 + header.len() as u64 + end as u64)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 ///
 /// # Panics
 /// If `run` or `worker` panics.
-pub(super) fn in_parallel<W, T: Send, E: Send>(
+pub(crate) fn in_parallel<W, T: Send, E: Send>(
     count: usize,
     threads: usize,
     worker: impl Fn() -> Result<W, E> + Sync,
@@ -30,7 +30,7 @@ pub(super) fn in_parallel<W, T: Send, E: Send>(
         // If the system cannot start more threads, the existing ones do the work.
         let others: Vec<_> = (1..threads.min(count))
             .map_while(|number| {
-                let thread = std::thread::Builder::new().name(format!("evaluate {number}"));
+                let thread = std::thread::Builder::new().name(format!("worker {number}"));
                 thread.spawn_scoped(scope, work).ok()
             })
             .collect();

@@ -29,6 +29,16 @@ pub struct ImageSet {
     images: Vec<PathBuf>,
     question: Question,
     left_out: Vec<LeftOut>,
+    bad_rows: Vec<String>,
+}
+
+/// What happens to lines of a file of captions that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadRows {
+    /// The first one is an error.
+    Refused,
+    /// They are left out and listed.
+    LeftOut,
 }
 
 /// Files of names or captions that are not in the folder itself.
@@ -44,6 +54,11 @@ impl ImageSet {
     /// Opens the set in `folder`, a folder or a zip archive of one: with captions if there is a file of them, else by
     /// class.
     pub fn open(folder: &Path, places: &Places) -> Result<Self, EvaluateError> {
+        Self::open_with(folder, places, BadRows::Refused)
+    }
+
+    /// Opens a set as [`Self::open`] does, with a choice of what happens to bad lines.
+    pub(crate) fn open_with(folder: &Path, places: &Places, bad_rows: BadRows) -> Result<Self, EvaluateError> {
         if places.captions.is_some() && places.labels.is_some() {
             let why = "a set has either classes or captions, and --captions is given too";
             return Err(EvaluateError::Misplaced { option: "--labels", why });
@@ -55,11 +70,11 @@ impl ImageSet {
             (None, Some(_)) => None,
             (None, None) => inside().map(|name| Lines::inside(&place, name)).transpose()?,
         };
-        let Found { images, question, left_out } = match captions {
-            Some(lines) => captions::open(&place, &listing, &lines)?,
+        let Found { images, question, left_out, bad_rows } = match captions {
+            Some(lines) => captions::open(&place, &listing, &lines, bad_rows)?,
             None => classes::open(&place, listing, places.labels.as_deref())?,
         };
-        Ok(Self { place: Arc::new(place), images, question, left_out })
+        Ok(Self { place: Arc::new(place), images, question, left_out, bad_rows })
     }
 
     /// Keeps at most `count` images, spread evenly over the set in its order, and their captions.
@@ -109,6 +124,11 @@ impl ImageSet {
         &self.left_out
     }
 
+    /// The lines of the file of captions that cannot be used, with the reason.
+    pub(crate) fn bad_rows(&self) -> &[String] {
+        &self.bad_rows
+    }
+
     /// File of an image, relative to the folder.
     pub fn file(&self, image: usize) -> &Path {
         &self.images[image]
@@ -123,7 +143,7 @@ impl ImageSet {
     }
 
     /// Reads the file of an image.
-    pub(super) fn read(&self, image: usize) -> std::io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, image: usize) -> std::io::Result<Vec<u8>> {
         self.place.read(&self.images[image], IMAGE_BYTES_MAX)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
 use spotter_engine::onnx::product_node;
 
+use super::End;
 use super::tower_file::TowerFile;
 use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors};
 use crate::onnx::{Attribute, Graph, Value};
@@ -21,6 +22,7 @@ pub(super) struct Builder<'a> {
     /// Name of the first linear layer that reads each value, by the value's name.
     units: HashMap<String, String>,
     projection_dim: usize,
+    end: End,
     tick: Tick<'a>,
 }
 
@@ -29,7 +31,17 @@ impl<'a> Builder<'a> {
     pub(super) fn new(name: &str, checkpoint: &'a Checkpoint, target: Target<'a>, tick: Tick<'a>) -> Self {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
         let graph = Graph::new(name, target.scratch);
-        Self { graph, tensors, target, layers: Vec::new(), units: HashMap::new(), projection_dim, tick }
+        let (layers, units, end) = (Vec::new(), HashMap::new(), End::Projection);
+        Self { graph, tensors, target, layers, units, projection_dim, end, tick }
+    }
+
+    /// Sets what the graph ends in; `width` is that of the pooler output.
+    pub(super) fn ending_in(mut self, end: End, width: usize) -> Self {
+        self.end = end;
+        if end == End::Pooler {
+            self.projection_dim = width;
+        }
+        self
     }
 
     /// The declared input called `name`.
@@ -244,7 +256,8 @@ impl<'a> Builder<'a> {
         self.graph.node("Squeeze", &format!("{name}.row"), &[x, &axis], &[])
     }
 
-    /// Projects the pooler output [batch, width] into the shared embedding space, if the checkpoint has a projection.
+    /// Projects the pooler output [batch, width] into the shared embedding space, if the checkpoint has a projection and the
+    /// graph is to end in it.
     pub(super) fn projection(
         &mut self,
         checkpoint: &Checkpoint,
@@ -252,7 +265,7 @@ impl<'a> Builder<'a> {
         pooled: &Value,
         width: usize,
     ) -> Result<Value, CheckpointError> {
-        if !checkpoint.config.family.projects() {
+        if !checkpoint.config.family.projects() || self.end == End::Pooler {
             return Ok(pooled.clone());
         }
         self.linear(name, pooled, [width, self.projection_dim], false)

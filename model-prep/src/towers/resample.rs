@@ -3,7 +3,7 @@
 
 /// The interpolation mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
+pub(crate) enum Method {
     /// `bilinear`.
     Bilinear,
     /// `bicubic`.
@@ -16,7 +16,7 @@ pub(super) enum Method {
 type Taps = Vec<(usize, f64)>;
 
 /// Resamples `values` [rows, columns, channels] to a grid of another size.
-pub(super) fn resampled(values: &[f32], from: [usize; 2], to: [usize; 2], method: Method) -> Vec<f32> {
+pub(crate) fn resampled(values: &[f32], from: [usize; 2], to: [usize; 2], method: Method) -> Vec<f32> {
     let channels = values.len() / (from[0] * from[1]).max(1);
     let [down, across] = [0, 1].map(|axis| taps(from[axis], to[axis], method));
     let mut result = Vec::with_capacity(to[0] * to[1] * channels);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::encoder::{DropoutDefaults, EncoderConfig, EncoderDefaults};
 use super::patching::{Patching, wrong_size};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
@@ -10,6 +10,10 @@ use crate::checkpoint::json::Object;
 /// Largest number of patches with relative position biases. There is one bias per pair of tokens and head: 64 MiB a
 /// head.
 const BIASED_PATCHES_MAX: usize = 4096;
+
+/// Defaults of `BeitConfig`.
+const DEFAULTS: EncoderDefaults =
+    EncoderDefaults { dropout: DropoutDefaults { path: Some(0.1), ..DropoutDefaults::VIT }, ..EncoderDefaults::VIT };
 
 /// BEiT.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +38,7 @@ impl BeitConfig {
     pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
         let patching = Patching::read(object, 224, 16)?;
         let config = Self {
-            encoder: EncoderConfig::read(object, &EncoderDefaults::BERT)?,
+            encoder: EncoderConfig::read(object, &DEFAULTS)?,
             patching: Patching { any_size: true, ..patching },
             absolute_positions: object.flag("use_absolute_position_embeddings", false)?,
             layer_biases: object.flag("use_relative_position_bias", false)?,

@@ -1,6 +1,6 @@
 //! `text_config` of CLIP.
 
-use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::encoder::{DropoutDefaults, EncoderConfig, EncoderDefaults};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
@@ -12,6 +12,7 @@ const DEFAULTS: EncoderDefaults = EncoderDefaults {
     heads: 8,
     activation: "quick_gelu",
     layer_norm_eps: 1e-5,
+    dropout: DropoutDefaults::CLIP,
 };
 
 /// Wrong `eos_token_id` in old files; see [`ClipPooling::LargestId`].

@@ -1,13 +1,17 @@
 //! `vision_config` of CLIP.
 
-use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::encoder::{DropoutDefaults, EncoderConfig, EncoderDefaults};
 use super::patching::Patching;
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
 /// Defaults of `CLIPVisionConfig`.
-const DEFAULTS: EncoderDefaults =
-    EncoderDefaults { activation: "quick_gelu", layer_norm_eps: 1e-5, ..EncoderDefaults::BERT };
+const DEFAULTS: EncoderDefaults = EncoderDefaults {
+    activation: "quick_gelu",
+    layer_norm_eps: 1e-5,
+    dropout: DropoutDefaults::CLIP,
+    ..EncoderDefaults::BERT
+};
 
 /// CLIP's image tower.
 #[derive(Debug, Clone, PartialEq)]

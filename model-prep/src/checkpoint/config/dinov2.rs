@@ -1,12 +1,16 @@
 //! `vision_config` of DINOv2, with or without registers.
 
-use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::encoder::{DropoutDefaults, EncoderConfig, EncoderDefaults};
 use super::patching::Patching;
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
 /// Defaults of `Dinov2Config` and `Dinov2WithRegistersConfig`. The intermediate size follows from `mlp_ratio`.
-const DEFAULTS: EncoderDefaults = EncoderDefaults { layer_norm_eps: 1e-6, ..EncoderDefaults::BERT };
+const DEFAULTS: EncoderDefaults = EncoderDefaults {
+    layer_norm_eps: 1e-6,
+    dropout: DropoutDefaults { path: Some(0.0), ..DropoutDefaults::VIT },
+    ..EncoderDefaults::VIT
+};
 
 /// DINOv2.
 #[derive(Debug, Clone, PartialEq)]

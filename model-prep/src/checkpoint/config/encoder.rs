@@ -18,6 +18,19 @@ pub struct EncoderConfig {
     pub activation: Activation,
     /// Epsilon of layer norms, added to the variance.
     pub layer_norm_eps: f32,
+    /// What is dropped in training.
+    pub dropout: Dropout,
+}
+
+/// Shares of values that are set to zero at random in training, 0 to below 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Dropout {
+    /// Of the outputs of embeddings and blocks.
+    pub hidden: f32,
+    /// Of attention probabilities.
+    pub attention: f32,
+    /// Of whole blocks, per sample (stochastic depth).
+    pub path: f32,
 }
 
 /// Defaults of an architecture's configuration class.
@@ -28,10 +41,36 @@ pub(super) struct EncoderDefaults {
     pub(super) heads: usize,
     pub(super) activation: &'static str,
     pub(super) layer_norm_eps: f64,
+    pub(super) dropout: DropoutDefaults,
+}
+
+/// Keys and defaults of dropout in an architecture's configuration class.
+#[derive(Clone, Copy)]
+pub(super) struct DropoutDefaults {
+    /// Whether outputs of embeddings and blocks have dropout.
+    pub(super) is_hidden: bool,
+    /// The key of the share of attention probabilities.
+    pub(super) attention_key: &'static str,
+    /// Default of both shares.
+    pub(super) share: f64,
+    /// Default of the share of blocks, where there is one.
+    pub(super) path: Option<f64>,
+}
+
+impl DropoutDefaults {
+    /// `BertConfig`, with another default.
+    pub(super) const BERT: Self =
+        Self { is_hidden: true, attention_key: "attention_probs_dropout_prob", share: 0.1, path: None };
+
+    /// `ViTConfig`.
+    pub(super) const VIT: Self = Self { share: 0.0, ..Self::BERT };
+
+    /// `CLIPTextConfig`, `SiglipVisionConfig`.
+    pub(super) const CLIP: Self = Self { is_hidden: false, attention_key: "attention_dropout", share: 0.0, path: None };
 }
 
 impl EncoderDefaults {
-    /// `BertConfig`, `ViTConfig`.
+    /// `BertConfig`, and but for dropout, `ViTConfig`.
     pub(super) const BERT: Self = Self {
         hidden_size: 768,
         intermediate_size: 3072,
@@ -39,7 +78,11 @@ impl EncoderDefaults {
         heads: 12,
         activation: "gelu",
         layer_norm_eps: 1e-12,
+        dropout: DropoutDefaults::BERT,
     };
+
+    /// `ViTConfig`.
+    pub(super) const VIT: Self = Self { dropout: DropoutDefaults::VIT, ..Self::BERT };
 }
 
 /// Activation functions.
@@ -74,6 +117,24 @@ impl EncoderConfig {
             heads,
             activation: Activation::read(object, "hidden_act", defaults.activation)?,
             layer_norm_eps: layer_norm_eps(object, defaults.layer_norm_eps)?,
+            dropout: Dropout::read(object, defaults.dropout)?,
+        })
+    }
+}
+
+impl Dropout {
+    fn read(object: &Object, defaults: DropoutDefaults) -> Result<Self, CheckpointError> {
+        let share = |key: &str, default: f64| {
+            let share = object.number(key, default)?;
+            if (0.0..1.0).contains(&share) {
+                return Ok(share as f32);
+            }
+            Err(object.wrong(key, "a number from 0 to below 1", Some(&share.into())))
+        };
+        Ok(Self {
+            hidden: if defaults.is_hidden { share("hidden_dropout_prob", defaults.share)? } else { 0.0 },
+            attention: share(defaults.attention_key, defaults.share)?,
+            path: defaults.path.map_or(Ok(0.0), |default| share("drop_path_rate", default))?,
         })
     }
 }

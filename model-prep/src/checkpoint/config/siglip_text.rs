@@ -1,6 +1,6 @@
 //! `text_config` of SigLIP.
 
-use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::encoder::{DropoutDefaults, EncoderConfig, EncoderDefaults};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
@@ -12,6 +12,7 @@ const DEFAULTS: EncoderDefaults = EncoderDefaults {
     heads: 12,
     activation: "gelu_pytorch_tanh",
     layer_norm_eps: 1e-6,
+    dropout: DropoutDefaults::CLIP,
 };
 
 /// SigLIP's text tower.

@@ -1,13 +1,17 @@
 //! `vision_config` of SigLIP.
 
-use super::encoder::{EncoderConfig, EncoderDefaults};
+use super::encoder::{DropoutDefaults, EncoderConfig, EncoderDefaults};
 use super::patching::Patching;
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Object;
 
 /// Defaults of `SiglipVisionConfig`.
-const DEFAULTS: EncoderDefaults =
-    EncoderDefaults { activation: "gelu_pytorch_tanh", layer_norm_eps: 1e-6, ..EncoderDefaults::BERT };
+const DEFAULTS: EncoderDefaults = EncoderDefaults {
+    activation: "gelu_pytorch_tanh",
+    layer_norm_eps: 1e-6,
+    dropout: DropoutDefaults::CLIP,
+    ..EncoderDefaults::BERT
+};
 
 /// SigLIP's image tower.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::dinov2::scaled;
-use super::encoder::{Activation, EncoderConfig, layer_norm_eps};
+use super::encoder::{Activation, Dropout, EncoderConfig, layer_norm_eps};
 use super::patching::{Patching, wrong_size};
 use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::{Object, count};
@@ -48,7 +48,9 @@ impl SwinConfig {
                 return Err(object.wrong("num_heads", &expected, object.get("num_heads")));
             }
             let intermediate_size = scaled(object, "mlp_ratio", 4.0, hidden_size)?;
-            Ok(EncoderConfig { hidden_size, intermediate_size, layers, heads, activation, layer_norm_eps })
+            // Swin is not trained here.
+            let dropout = Dropout::default();
+            Ok(EncoderConfig { hidden_size, intermediate_size, layers, heads, activation, layer_norm_eps, dropout })
         };
         Ok(Self {
             patching: Patching { any_size: !absolute_positions, ..patching },

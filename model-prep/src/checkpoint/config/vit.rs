@@ -20,7 +20,7 @@ pub struct VitConfig {
 
 impl VitConfig {
     pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
-        let encoder = EncoderConfig::read(object, &EncoderDefaults::BERT)?;
+        let encoder = EncoderConfig::read(object, &EncoderDefaults::VIT)?;
         // The reference builds its projection with `hidden_size` inputs, so it cannot run such a checkpoint either.
         let pooler = object.count("pooler_output_size", encoder.hidden_size)?;
         if pooler != encoder.hidden_size {

@@ -24,8 +24,8 @@ pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Re
     let refused = |path: PathBuf, expected: String, found: String| Err(EvaluateError::Folder { path, expected, found });
     let root = || place.path().to_owned();
     if folders.is_empty() {
-        let [tsv, txt] = CAPTIONS_FILES;
-        let expected = format!("a folder per class with its images, or a file of captions ({tsv} or {txt})");
+        let names = CAPTIONS_FILES.join(", ");
+        let expected = format!("a folder per class with its images, or a file of captions ({names})");
         return refused(root(), expected, format!("{} images and no folder", images.len()));
     }
     let keys: Vec<String> = folders.iter().map(|folder| folder.to_string_lossy().into_owned()).collect();
@@ -55,7 +55,7 @@ pub(super) fn open(place: &Place, listing: Listing, labels: Option<&Path>) -> Re
     }
     let outside = ("images outside of the classes' folders", all - images.len());
     let left_out = left_out([outside, ("files without an image's extension", others)]);
-    Ok(Found { images, question: Question::Classes { classes, truths }, left_out })
+    Ok(Found { images, question: Question::Classes { classes, truths }, left_out, bad_rows: Vec::new() })
 }
 
 /// A class named after its folder, with underscores replaced by spaces.

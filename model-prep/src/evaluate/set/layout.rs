@@ -9,7 +9,7 @@ use spotter_engine::labels::Label;
 pub(super) const CLASSES_FILE: &str = "classes.tsv";
 
 /// Possible names of the file of captions in the folder.
-pub(super) const CAPTIONS_FILES: [&str; 2] = ["captions.tsv", "captions.txt"];
+pub(super) const CAPTIONS_FILES: [&str; 4] = ["captions.tsv", "captions.txt", "captions.jsonl", "captions.csv"];
 
 /// The ground truth of a set, and thus what a model is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,11 +59,13 @@ pub(super) struct Found {
     pub(super) images: Vec<PathBuf>,
     pub(super) question: Question,
     pub(super) left_out: Vec<LeftOut>,
+    /// Lines that cannot be used, with the reason.
+    pub(super) bad_rows: Vec<String>,
 }
 
 impl Class {
     /// The class as a label with these templates.
-    pub(in crate::evaluate) fn label(&self, templates: &[String]) -> Label {
+    pub(crate) fn label(&self, templates: &[String]) -> Label {
         Label { name: self.name.clone(), prompts: self.prompts.clone(), templates: templates.to_vec() }
     }
 }

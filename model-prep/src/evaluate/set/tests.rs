@@ -87,6 +87,59 @@ fn captions_belong_to_images() {
     assert_eq!(left(&set), [("images without a caption", 1), ("files without an image's extension", 1)]);
 }
 
+/// Two images, one of them with two captions, in every format.
+#[test]
+fn captions_come_in_several_formats() {
+    for (name, content) in [
+        ("captions.tsv", "a.png\tOne.\nb.png\tTwo, and \"three\".\na.png\tFour.\n"),
+        ("captions.csv", "image,caption\na.png,One.\nb.png,\"Two, and \"\"three\"\".\"\na.png,Four.\n"),
+        ("captions.csv", "a.png#0,One.\nb.png,\"Two, and \"\"three\"\".\"\na.png#1,Four.\n"),
+        (
+            "captions.jsonl",
+            r#"{"file_name": "a.png", "text": "One."}
+            {"image": "b.png", "caption": " Two, and \"three\"."}
+            {"file_name": "a.png", "text": ["Four."], "width": 7}"#,
+        ),
+    ] {
+        let set = open(&folder(&[("a.png", ""), ("b.png", ""), (name, content)])).expect(content);
+        assert_eq!(files(&set), ["a.png", "b.png"], "{content}");
+        let Question::Captions(captions) = set.question() else { panic!("{set:?}") };
+        let captions: Vec<_> = captions.iter().map(|caption| (caption.image, &*caption.text)).collect();
+        assert_eq!(captions, [(0, "One."), (1, "Two, and \"three\"."), (0, "Four.")], "{content}");
+        assert!(set.bad_rows().is_empty() && left(&set) == [], "{content}");
+    }
+}
+
+#[test]
+fn bad_rows_are_left_out_and_named_if_wanted() {
+    let check = |name: &str, content: &str, images: &[&str], bad: &[&str]| {
+        let folder = folder(&[(name, content)]);
+        let set = ImageSet::open_with(folder.path(), &Places::default(), BadRows::LeftOut).expect(content);
+        assert_eq!(files(&set), images, "{content}");
+        assert_eq!(set.bad_rows().len(), bad.len(), "{:?}", set.bad_rows());
+        assert!(set.bad_rows().iter().zip(bad).all(|(row, part)| row.contains(part)), "{:?}", set.bad_rows());
+        open(&folder).expect_err("evaluation refuses them");
+    };
+    check(
+        "captions.tsv",
+        "a.png\tOne.\nb.png\t \nno tab\nb.png\tTwo.\n",
+        &["a.png", "b.png"],
+        &["captions.tsv:2: ", "captions.tsv:3: "],
+    );
+    check(
+        "captions.jsonl",
+        "{\"file_name\": \"a.png\", \"text\": \"One.\"}\n{\n{\"file_name\": \"b.png\", \"text\": \"\"}\n{\"text\": \"x\"}\n[]\n\
+         {\"file_name\": \"c.png\", \"text\": [\"x\", \"y\"]}\n",
+        &["a.png", "c.png"],
+        &["jsonl:2: ", "jsonl:3: ", "jsonl:4: ", "jsonl:5: "],
+    );
+    check("captions.csv", "a.png,1\nb.png,\"2\nc.png\nd.png,4\n", &["a.png", "d.png"], &["csv:2: ", "csv:3: "]);
+    let nothing = folder(&[("captions.tsv", "a\nb\n")]);
+    let error = ImageSet::open_with(nothing.path(), &Places::default(), BadRows::LeftOut).expect_err("nothing is left");
+    let error = error.to_string();
+    assert!(error.contains("2 lines cannot be used") && error.contains("captions.tsv:1: "), "{error}");
+}
+
 #[test]
 fn a_limit_spreads_over_the_set() {
     let mut all: Vec<_> = (0..10).map(|i| (format!("{}/{i}.png", if i < 5 { "a" } else { "b" }), "")).collect();
@@ -120,7 +173,10 @@ fn invalid_sets_are_refused() {
         assert!(expected.iter().all(|part| error.contains(part)), "{error:?} lacks one of {expected:?}");
     };
     let line = "a class's folder, a tab, and its names";
-    check(&[], &["a folder per class", "captions.tsv or captions.txt", "0 images and no folder"]);
+    check(
+        &[],
+        &["a folder per class", "captions.tsv, captions.txt, captions.jsonl, captions.csv", "0 images and no folder"],
+    );
     check(&[("a.png", ""), ("b.png", "")], &["2 images and no folder"]);
     check(&[("cat/a.png", "")], &["two classes or more", "one, \"cat\""]);
     check(

@@ -1,0 +1,99 @@
+//! Activation functions.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::math::{erf, exp, sigmoid, tanh};
+use super::slices::{floats, slice, tensor};
+use crate::checkpoint::Activation;
+
+/// Values that one thread computes at a time.
+const CHUNK: usize = 16 << 10;
+
+/// Square root of 2 / pi, of the approximation of GELU by a hyperbolic tangent.
+const GELU_TANH: f32 = 0.797_884_6;
+
+/// The factor of the cubic term in it.
+const GELU_CUBIC: f32 = 0.044_715;
+
+/// Applies an activation function to every value.
+pub(in crate::tune) fn activation(x: &Tensor, function: Activation) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Activate(function))
+}
+
+struct Activate(Activation);
+
+impl CustomOp1 for Activate {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = slice(storage, layout)?;
+        let out = match self.0 {
+            Activation::Gelu => mapped(x, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))),
+            Activation::GeluTanh => mapped(x, |x| 0.5 * x * (1.0 + tanh(GELU_TANH * (x + GELU_CUBIC * x * x * x)))),
+            Activation::QuickGelu => mapped(x, |x| x * sigmoid(1.702 * x)),
+            Activation::Silu => mapped(x, |x| x * sigmoid(x)),
+            Activation::Relu => mapped(x, |x| x.max(0.0)),
+            Activation::Tanh => mapped(x, tanh),
+        };
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let out = floats(x, |x| {
+            floats(grad, |grad| {
+                Ok(match self.0 {
+                    Activation::Gelu => product(x, grad, gelu_slope),
+                    Activation::GeluTanh => product(x, grad, gelu_tanh_slope),
+                    Activation::QuickGelu => product(x, grad, |x| silu_slope(1.702 * x)),
+                    Activation::Silu => product(x, grad, silu_slope),
+                    Activation::Relu => product(x, grad, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+                    Activation::Tanh => product(x, grad, |x| {
+                        let y = tanh(x);
+                        1.0 - y * y
+                    }),
+                })
+            })
+        })?;
+        Ok(Some(tensor(out, x.dims())?))
+    }
+}
+
+#[inline(always)]
+fn gelu_slope(x: f32) -> f32 {
+    // 1 / sqrt(2 pi), of the normal density.
+    const DENSITY: f32 = 0.398_942_3;
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY * exp(-0.5 * x * x)
+}
+
+#[inline(always)]
+fn gelu_tanh_slope(x: f32) -> f32 {
+    let y = tanh(GELU_TANH * (x + GELU_CUBIC * x * x * x));
+    0.5 * (1.0 + y) + 0.5 * x * (1.0 - y * y) * GELU_TANH * (1.0 + 3.0 * GELU_CUBIC * x * x)
+}
+
+/// The derivative of `x sigmoid(x)`, and at `a x` that of `x sigmoid(a x)`.
+#[inline(always)]
+fn silu_slope(x: f32) -> f32 {
+    let y = sigmoid(x);
+    y + x * y * (1.0 - y)
+}
+
+fn mapped(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = function(*x));
+    });
+    out
+}
+
+/// Gradients of the argument: `grad` times the slope at `x`.
+fn product(x: &[f32], grad: &[f32], slope: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(grad.par_chunks(CHUNK)).for_each(|((out, x), grad)| {
+        out.iter_mut().zip(x).zip(grad).for_each(|((out, x), grad)| *out = grad * slope(*x));
+    });
+    out
+}
