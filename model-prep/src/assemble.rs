@@ -84,6 +84,7 @@ pub(crate) fn assemble<'a>(
             calibration: None,
             layers: Vec::new(),
         },
+        adapted_labels: Vec::new(),
         model_card: no_file_yet(),
     };
     let model_card = model.model_card().map_or_else(|| model_card(&manifest), <[u8]>::to_vec);

@@ -1,5 +1,6 @@
 //! The command line: one file per command, with its arguments.
 
+mod adapt;
 mod compose;
 mod evaluate;
 mod export;
@@ -26,6 +27,8 @@ enum Command {
     Compose(Box<compose::Arguments>),
     /// Train a dual encoder on images by class or with captions.
     Tune(Box<tune::Arguments>),
+    /// Adapt the labels of a bundle to a few example images of each.
+    Adapt(adapt::Arguments),
     /// Compare a bundle with its checkpoint; fails if a cosine is below 0.995 or a prompt gets different tokens.
     Verify(verify::Arguments),
     /// Measure how well a bundle classifies images, or retrieves them by their captions.
@@ -38,6 +41,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Export(arguments) => export::run(*arguments),
         Command::Compose(arguments) => compose::run(*arguments),
         Command::Tune(arguments) => tune::run(*arguments),
+        Command::Adapt(arguments) => adapt::run(&arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
     }

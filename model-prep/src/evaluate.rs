@@ -6,7 +6,7 @@ pub mod calibration;
 pub mod classification;
 pub mod comparison;
 mod confusion_plot;
-mod embed;
+pub(crate) mod embed;
 mod error;
 pub(crate) mod parallel;
 mod progress;

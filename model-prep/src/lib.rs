@@ -1,5 +1,6 @@
 //! Turns a Hugging Face `VisionTextDualEncoder` checkpoint into the bundle that Spotter runs.
 
+pub mod adapt;
 mod assemble;
 pub mod calibrate;
 pub mod checkpoint;

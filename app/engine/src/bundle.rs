@@ -17,7 +17,7 @@ mod write;
 pub use archive::Archive;
 pub use kind::TowerKind;
 pub use manifest::{
-    Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
+    AdaptedLabel, Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
     MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,
     TOKENS_MAX, TensorSpec, TokenizerSpec, Tower, Weights,
 };

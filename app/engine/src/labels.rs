@@ -43,6 +43,8 @@ pub struct KeyedLabels<'a> {
     labels: &'a [Label],
     /// The keys of each label's sentences, in the order of [`Label::sentences`].
     keys: Vec<Vec<Key>>,
+    /// For labels that the bundle has adapted to example images, their embeddings.
+    adapted: Vec<Option<Vec<f32>>>,
     projection_dim: usize,
 }
 
@@ -85,7 +87,17 @@ impl<'a> KeyedLabels<'a> {
         let keys_of = |label: &Label| {
             label.sentences().map(|(template, prompt, _)| sentence_keys.key(template, prompt)).collect()
         };
-        Self { labels, keys: labels.iter().map(keys_of).collect(), projection_dim: manifest.projection_dim }
+        let keys: Vec<Vec<Key>> = labels.iter().map(keys_of).collect();
+        let adapted = adapted(&keys, manifest);
+        Self { labels, keys, adapted, projection_dim: manifest.projection_dim }
+    }
+
+    /// Names all sentences of a label, in their order, with text tower and tokenizer.
+    ///
+    /// # Panics
+    /// If there is no label `index`.
+    pub fn label_key(&self, index: usize) -> Key {
+        label_key(&self.keys[index])
     }
 
     /// Counts the cached sentences of each label and embeds none.
@@ -112,7 +124,8 @@ impl<'a> KeyedLabels<'a> {
         let width = self.projection_dim;
         let mut matrix = Array2::zeros((self.labels.len(), width));
         let mut stats = CacheStats::default();
-        for ((label, keys), mut row) in self.labels.iter().zip(&self.keys).zip(matrix.rows_mut()) {
+        let labels = self.labels.iter().zip(&self.keys).zip(&self.adapted);
+        for (((label, keys), adapted), mut row) in labels.zip(matrix.rows_mut()) {
             let mut mean = vec![0.0; width];
             for ((_, _, sentence), key) in label.sentences().zip(keys) {
                 if cache.get(key, width).is_some() {
@@ -133,12 +146,32 @@ impl<'a> KeyedLabels<'a> {
             if !normalize(&mut mean) {
                 return Err(LabelError::NoDirection { label: label.name.clone(), sentences: keys.len() });
             }
-            row.iter_mut().zip(mean).for_each(|(r, m)| *r = m);
+            let embedding = adapted.as_ref().unwrap_or(&mean);
+            row.iter_mut().zip(embedding).for_each(|(r, m)| *r = *m);
         }
         cache.shrink(&self.keys.concat());
         let names = self.labels.iter().map(|label| label.name.clone()).collect();
         Ok((LabelEmbeddings::new(names, matrix), stats))
     }
+}
+
+/// The key of a label by those of its sentences.
+fn label_key(keys: &[Key]) -> Key {
+    let keys: Vec<String> = keys.iter().map(Key::to_string).collect();
+    Key::of(&keys.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// For each label with these keys, the embedding that the bundle has for it.
+fn adapted(keys: &[Vec<Key>], manifest: &Manifest) -> Vec<Option<Vec<f32>>> {
+    if manifest.adapted_labels.is_empty() {
+        return vec![None; keys.len()];
+    }
+    let of = |keys: &Vec<Key>| {
+        let key = label_key(keys).to_string();
+        let label = manifest.adapted_labels.iter().find(|label| label.sentences.eq_ignore_ascii_case(&key))?;
+        label.values().filter(|values| values.len() == manifest.projection_dim)
+    };
+    keys.iter().map(of).collect()
 }
 
 /// Embeds a label set; see [`KeyedLabels::embed`].
@@ -159,6 +192,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::bundle::AdaptedLabel;
     use crate::bundle::tests::manifest;
 
     fn label(name: &str, prompts: &[&str], templates: &[&str]) -> Label {
@@ -187,6 +221,21 @@ mod tests {
         for (a, b) in embeddings.matrix().row(0).iter().zip(&mean) {
             assert!((a - b).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn adapted_labels_take_the_place_of_their_text() {
+        let set = [label("cat", &["cat", "kitten"], &["a {}."]), label("dog", &["dog"], &["a {}."])];
+        let mut manifest = manifest(4);
+        let key = KeyedLabels::new(&set, &manifest).label_key(0);
+        let learned = [0.6, 0.0, -0.8, 0.0];
+        manifest.adapted_labels.push(AdaptedLabel::new("a cat", key.to_string(), 5, &learned));
+        let embedded = |set: &[Label]| embed_labels(set, &manifest, &mut Cache::default(), fake).expect("embeds").0;
+        let found = embedded(&set);
+        assert_eq!(found.matrix().row(0).to_vec(), learned);
+        assert_eq!(found.matrix().row(1).to_vec(), fake("a dog.").expect("infallible"));
+        let other = embedded(&[label("cat", &["cat"], &["a {}."])]);
+        assert_ne!(other.matrix().row(0).to_vec(), learned, "other sentences are another label");
     }
 
     #[test]

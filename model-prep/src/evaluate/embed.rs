@@ -18,12 +18,12 @@ use super::report::Unreadable;
 use super::set::{ImageSet, Question};
 
 /// Embeddings of a set's images.
-pub(super) struct Images {
+pub(crate) struct Images {
     /// Indexes of the images that could be read, in order.
-    pub(super) read: Vec<usize>,
+    pub(crate) read: Vec<usize>,
     /// Per bundle, a matrix [images that could be read, projection_dim].
-    pub(super) embeddings: Vec<Array2<f32>>,
-    pub(super) unreadable: Vec<Unreadable>,
+    pub(crate) embeddings: Vec<Array2<f32>>,
+    pub(crate) unreadable: Vec<Unreadable>,
     /// Seconds it took, without loading the towers.
     pub(super) seconds: f64,
 }
@@ -36,7 +36,7 @@ struct Worker {
 }
 
 /// Embeds the images of `set` with each of `bundles`.
-pub(super) fn images(
+pub(crate) fn images(
     bundles: &[Bundle],
     set: &ImageSet,
     threads: usize,

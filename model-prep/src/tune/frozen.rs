@@ -129,6 +129,7 @@ fn manifest(checkpoint: &Checkpoint, file: &TowerFile, kind: TowerKind) -> Manif
             calibration: None,
             layers: Vec::new(),
         },
+        adapted_labels: Vec::new(),
         model_card: no_file(),
     }
 }

@@ -18,13 +18,13 @@ const CHUNK: usize = 16 << 10;
 
 /// Settings of AdamW. Betas and epsilon are those of CLIP's training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct AdamW {
+pub(super) struct AdamW {
     /// Largest learning rate.
-    pub rate: f64,
+    pub(super) rate: f64,
     /// Decay of weights of two axes or more; biases, norms and the logit scale do not decay.
-    pub weight_decay: f64,
+    pub(super) weight_decay: f64,
     /// Largest L2 norm of all gradients together; longer ones are shortened.
-    pub norm_max: f64,
+    pub(super) norm_max: f64,
 }
 
 /// Decay of the means of gradients and of their squares.
@@ -35,16 +35,16 @@ const EPSILON: f64 = 1e-6;
 
 /// The learning rate as a function of the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Schedule {
+pub(super) struct Schedule {
     /// Steps in which the rate grows linearly.
-    pub warmup: u64,
+    pub(super) warmup: u64,
     /// Number of all steps; the rate falls to 0 as a cosine does until then. Until it is known, the rate stays.
-    pub steps: Option<u64>,
+    pub(super) steps: Option<u64>,
 }
 
 impl Schedule {
     /// The share of the largest rate in step `step`, from 0.
-    pub fn share(&self, step: u64) -> f64 {
+    pub(super) fn share(&self, step: u64) -> f64 {
         if step < self.warmup {
             return (step + 1) as f64 / self.warmup as f64;
         }

@@ -396,10 +396,10 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Saves the weights as they were before the step that failed, and returns its error.
-    fn fail(&mut self, what: &'static str, value: f64, files: &str) -> Result<(), TuneError> {
+    /// The error of a step that failed. The checkpoints of the last evaluation stay: the weights of this moment may be what
+    /// the failure comes from.
+    fn fail(&self, what: &'static str, value: f64, files: &str) -> Result<(), TuneError> {
         let kept = self.options.out.join(LAST_FOLDER);
-        self.write_last()?;
         let number = self.progress.step;
         Err(TuneError::NotFinite {
             step: number + 1,
@@ -497,3 +497,6 @@ fn load(inputs: &Inputs<'_>, items: &[usize], parts: [u64; 2]) -> Loaded {
     let groups = chosen.iter().map(|item| item.group as u64).collect();
     Ok((Some(Batch { images, texts: inputs.texts(&sentences)?, groups }), files))
 }
+
+#[cfg(test)]
+mod tests;

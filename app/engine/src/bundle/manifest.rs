@@ -57,8 +57,41 @@ pub struct Manifest {
     pub overrides: Vec<Override>,
     /// How the weights are quantised, and the loss that was measured.
     pub quantization: Quantization,
+    /// Embeddings of labels that were adapted to example images; empty without any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapted_labels: Vec<AdaptedLabel>,
     /// The model card.
     pub model_card: FileEntry,
+}
+
+/// A label whose embedding was adapted to example images. It takes the place of the text embedding wherever a label has the
+/// same sentences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptedLabel {
+    /// Name of the label, for people.
+    pub name: String,
+    /// [`KeyedLabels::label_key`](crate::labels::KeyedLabels::label_key) of its sentences, in hexadecimal.
+    pub sentences: String,
+    /// Number of its example images.
+    pub examples: usize,
+    /// The embedding: 32-bit floats, little-endian, in Base64.
+    pub embedding: String,
+}
+
+impl AdaptedLabel {
+    /// Describes a label with this embedding, which has L2 norm 1.
+    pub fn new(name: &str, sentences: String, examples: usize, embedding: &[f32]) -> Self {
+        let bytes: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { name: name.to_owned(), sentences, examples, embedding: base64::encode(bytes) }
+    }
+
+    /// The embedding; `None` if the text is not Base64 of whole floats.
+    pub fn values(&self) -> Option<Vec<f32>> {
+        let bytes = base64::decode(&self.embedding).ok()?;
+        let (values, rest) = bytes.as_chunks::<4>();
+        rest.is_empty().then(|| values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
 }
 
 /// One file of a bundle.

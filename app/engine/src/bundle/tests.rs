@@ -70,6 +70,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             calibration: None,
             layers: Vec::new(),
         },
+        adapted_labels: Vec::new(),
         model_card: file(),
     }
 }

@@ -102,6 +102,22 @@ impl Checker<'_> {
         Ok(())
     }
 
+    fn adapted(&self, manifest: &Manifest) -> Result<(), BundleError> {
+        let width = manifest.projection_dim;
+        let wanted = format!("the Base64 of {width} floats of L2 norm 1");
+        for label in &manifest.adapted_labels {
+            let is_key = parse_hex::<32>(&label.sentences).is_some();
+            self.check(is_key, "adapted_labels.sentences", "64 hexadecimal digits", label.sentences.clone())?;
+            let values = label.values().unwrap_or_default();
+            // Rounding of a norm.
+            let norm = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+            let fits = values.len() == width && (norm - 1.0).abs() < 1e-3;
+            let found = format!("{} floats of norm {norm} for {:?}", values.len(), label.name);
+            self.check(fits, "adapted_labels.embedding", &wanted, found)?;
+        }
+        Ok(())
+    }
+
     fn preprocess(&self, manifest: &Manifest) -> Result<(), BundleError> {
         if let Err(expected) = manifest.preprocess.validate() {
             self.check(false, "preprocess", &expected, format!("{:?}", manifest.preprocess))?;
@@ -124,6 +140,7 @@ impl Manifest {
         // After this, the size of images is known.
         checker.inputs(self)?;
         checker.texts(self)?;
+        checker.adapted(self)?;
         checker.preprocess(self)
     }
 }

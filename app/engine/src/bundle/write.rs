@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
-use super::{BundleError, FileEntry, MANIFEST_FILE, Manifest};
+use super::archive::MANIFEST_BYTES_MAX;
+use super::{BundleError, FileEntry, FileProperty, MANIFEST_FILE, Manifest};
 use crate::hash::Hasher;
 use crate::staging::StagingDir;
 
@@ -123,6 +124,11 @@ impl Writer {
         let mut json = serde_json::to_vec_pretty(&manifest)
             .map_err(|source| BundleError::Json { path: manifest_path.clone(), source })?;
         json.push(b'\n');
+        if json.len() as u64 > MANIFEST_BYTES_MAX {
+            let (what, found) = (FileProperty::Size, format!("{} bytes", json.len()));
+            let expected = format!("at most {MANIFEST_BYTES_MAX} bytes");
+            return Err(BundleError::Content { path: manifest_path, what, expected, found });
+        }
         Manifest::parse(&manifest_path, &json)?;
         write_synced(&self.folder.join(MANIFEST_FILE), &json).map_err(io)?;
         if is_tar(&self.out) { self.pack() } else { self.put() }.map_err(io)?;
