@@ -1,10 +1,9 @@
 //! Trains dual encoders: contrastive training of both towers, or of one while the other is locked (LiT).
 //!
 //! Tensors, automatic differentiation and matrix products are candle's; every step between the products has a backward
-//! pass of its own ([`ops`]). burn 0.21 was weighed against it: it locks 323 more packages than this workspace had where
-//! candle locks 31, and its pure-Rust backend multiplies matrices with the same crate family as ndarray, while candle's
-//! `gemm` uses all vector registers and cores. What burn has beyond it (optimizers, schedules, clipping) is a page of code
-//! here, and must give PyTorch's numbers in any case.
+//! pass of its own ([`ops`]). burn 0.21 was weighed against it: it locks about 320 packages that this workspace did not have,
+//! where candle locks 36, and what it has beyond candle (optimizers, schedules, clipping) is a page of code here, which must
+//! give PyTorch's numbers in any case.
 //!
 //! Both towers embed the whole batch first, then the loss gives the gradient of every embedding, then each part of the
 //! batch is embedded again with its intermediate values and takes its gradient back to the weights (gradient caching, Gao

@@ -13,9 +13,12 @@ use super::random::key;
 use super::towers::{Input, Tower, image_tower, text_tower};
 use crate::checkpoint::{DualEncoderConfig, Family, Tensors};
 
-/// Bytes of intermediate values of a part of a batch. With the weights, gradients and moments of BERT-base, 2.3 GB, a
-/// step stays below 4 GB.
-const PART_BYTES: usize = 1200 << 20;
+/// Bytes that a step should take at most, and what of it a part of a batch may take in any case.
+const STEP_BYTES: usize = 3700 << 20;
+const PART_BYTES_MIN: usize = 512 << 20;
+
+/// Bytes for each trained value: weight, both moments, gradient, and the gradient of one part.
+const TRAINED_BYTES: usize = 20;
 
 /// One tower's input for some samples.
 #[derive(Debug, Clone)]
@@ -188,7 +191,9 @@ impl<'a> Model<'a> {
             (Some(tower), Samples::Whole(_) | Samples::Hidden(..)) => tower.kept_values(samples.tokens()?),
             _ => self.side(kind).width + self.projection_dim,
         };
-        Ok((PART_BYTES / (values * size_of::<f32>()).max(1)).max(1))
+        let trained: usize = self.parameters.trained().map(|(_, var)| var.elem_count()).sum();
+        let part_bytes = STEP_BYTES.saturating_sub(trained * TRAINED_BYTES).max(PART_BYTES_MIN);
+        Ok((part_bytes / (values * size_of::<f32>()).max(1)).max(1))
     }
 
     fn untracked(

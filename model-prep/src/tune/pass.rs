@@ -87,6 +87,21 @@ impl<'a> Pass<'a> {
         Ok(ops::layer_norm(x, &weight, &bias, encoder.layer_norm_eps)?)
     }
 
+    /// The layer norm `name` of `x` plus the block output `y`, of which values are dropped.
+    pub(super) fn sum_norm(
+        &self,
+        name: &str,
+        x: &Tensor,
+        y: &Tensor,
+        encoder: &EncoderConfig,
+    ) -> Result<Tensor, TuneError> {
+        let width = encoder.hidden_size;
+        let weight = self.weight(&format!("{name}.weight"), &[width])?;
+        let bias = self.weight(&format!("{name}.bias"), &[width])?;
+        let dropped = self.dropped(encoder.dropout.hidden, false);
+        Ok(ops::sum_norm(y, dropped, x, [&weight, &bias], encoder.layer_norm_eps)?)
+    }
+
     /// A feed-forward block: up, activation, down.
     pub(super) fn feed_forward(
         &self,
@@ -96,8 +111,9 @@ impl<'a> Pass<'a> {
     ) -> Result<Tensor, TuneError> {
         let (hidden, inner) = (encoder.hidden_size, encoder.intermediate_size);
         let x = self.linear(up, x, [hidden, inner], true)?;
-        let x = ops::activation(&x, encoder.activation)?;
-        self.linear(down, &x, [inner, hidden], true)
+        let weight = self.weight(&format!("{down}.weight"), &[hidden, inner])?;
+        let bias = self.weight(&format!("{down}.bias"), &[hidden])?;
+        Ok(ops::activated_linear(&x, encoder.activation, &weight, &bias)?)
     }
 
     /// A dense layer and an activation on the only token of `x` [batch, 1, hidden]: [batch, hidden].

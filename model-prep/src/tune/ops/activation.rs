@@ -21,6 +21,33 @@ pub(in crate::tune) fn activation(x: &Tensor, function: Activation) -> Result<Te
     x.contiguous()?.apply_op1(Activate(function))
 }
 
+/// The values of the function.
+pub(super) fn activated(x: &[f32], function: Activation) -> Vec<f32> {
+    match function {
+        Activation::Gelu => mapped(x, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))),
+        Activation::GeluTanh => mapped(x, |x| 0.5 * x * (1.0 + tanh(GELU_TANH * (x + GELU_CUBIC * x * x * x)))),
+        Activation::QuickGelu => mapped(x, |x| x * sigmoid(1.702 * x)),
+        Activation::Silu => mapped(x, |x| x * sigmoid(x)),
+        Activation::Relu => mapped(x, |x| x.max(0.0)),
+        Activation::Tanh => mapped(x, tanh),
+    }
+}
+
+/// The gradient of the argument `x` for that of the values.
+pub(super) fn gradient(x: &[f32], grad: &[f32], function: Activation) -> Vec<f32> {
+    match function {
+        Activation::Gelu => product(x, grad, gelu_slope),
+        Activation::GeluTanh => product(x, grad, gelu_tanh_slope),
+        Activation::QuickGelu => product(x, grad, |x| silu_slope(1.702 * x)),
+        Activation::Silu => product(x, grad, silu_slope),
+        Activation::Relu => product(x, grad, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+        Activation::Tanh => product(x, grad, |x| {
+            let y = tanh(x);
+            1.0 - y * y
+        }),
+    }
+}
+
 struct Activate(Activation);
 
 impl CustomOp1 for Activate {
@@ -29,34 +56,12 @@ impl CustomOp1 for Activate {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
-        let out = match self.0 {
-            Activation::Gelu => mapped(x, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))),
-            Activation::GeluTanh => mapped(x, |x| 0.5 * x * (1.0 + tanh(GELU_TANH * (x + GELU_CUBIC * x * x * x)))),
-            Activation::QuickGelu => mapped(x, |x| x * sigmoid(1.702 * x)),
-            Activation::Silu => mapped(x, |x| x * sigmoid(x)),
-            Activation::Relu => mapped(x, |x| x.max(0.0)),
-            Activation::Tanh => mapped(x, tanh),
-        };
+        let out = activated(slice(storage, layout)?, self.0);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let out = floats(x, |x| {
-            floats(grad, |grad| {
-                Ok(match self.0 {
-                    Activation::Gelu => product(x, grad, gelu_slope),
-                    Activation::GeluTanh => product(x, grad, gelu_tanh_slope),
-                    Activation::QuickGelu => product(x, grad, |x| silu_slope(1.702 * x)),
-                    Activation::Silu => product(x, grad, silu_slope),
-                    Activation::Relu => product(x, grad, |x| if x > 0.0 { 1.0 } else { 0.0 }),
-                    Activation::Tanh => product(x, grad, |x| {
-                        let y = tanh(x);
-                        1.0 - y * y
-                    }),
-                })
-            })
-        })?;
+        let out = floats(x, |x| floats(grad, |grad| Ok(gradient(x, grad, self.0))))?;
         Ok(Some(tensor(out, x.dims())?))
     }
 }

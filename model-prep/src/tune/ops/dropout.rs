@@ -35,7 +35,7 @@ impl Dropout {
         if kept { 1.0 / (1.0 - self.share) } else { 0.0 }
     }
 
-    fn applied(&self, x: &[f32], samples: usize) -> Vec<f32> {
+    pub(super) fn applied(&self, x: &[f32], samples: usize) -> Vec<f32> {
         let mut out = x.to_vec();
         let width = x.len() / samples.max(1);
         out.par_chunks_mut(width.max(1)).enumerate().for_each(|(index, out)| {

@@ -62,13 +62,25 @@ fn gradients_are_slopes() {
     check("linear", &[&[2, 3, 5], &[4, 5], &[4]], &|x| linear(&x[0], &x[1], Some(&x[2])));
     check("linear without bias", &[&[3, 5], &[4, 5]], &|x| linear(&x[0], &x[1], None));
     check("layer norm", &[&[2, 2, 11], &[11], &[11]], &|x| layer_norm(&x[0], &x[1], &x[2], 1e-5));
+    check("sum norm", &[&[2, 2, 11], &[2, 2, 11], &[11], &[11]], &|x| {
+        sum_norm(&x[0], None, &x[1], [&x[2], &x[3]], 1e-5)
+    });
+    let dropped = Dropout { share: 0.3, site: 7, first: 2, whole_samples: false };
+    check("sum norm with dropout", &[&[2, 2, 11], &[2, 2, 11], &[11], &[11]], &|x| {
+        sum_norm(&x[0], Some(dropped), &x[1], [&x[2], &x[3]], 1e-5)
+    });
+    for function in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Tanh]
+    {
+        check("activation and linear", &[&[2, 3, 5], &[4, 5], &[4]], &|x| {
+            activated_linear(&x[0], function, &x[1], &x[2])
+        });
+    }
     check("layer scale", &[&[2, 3, 5], &[5]], &|x| scale(&x[0], &x[1]));
     check("tokens", &[&[2, 3, 5], &[4, 5]], &|x| with_tokens(&x[0], &x[1]));
     for function in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Tanh]
     {
         check(&format!("{function:?}"), &[&[40]], &|x| activation(&x[0], function));
     }
-    let dropped = Dropout { share: 0.3, site: 7, first: 2, whole_samples: false };
     check("dropout", &[&[3, 4, 5]], &|x| dropout(&x[0], dropped));
     check("drop path", &[&[9, 2]], &|x| dropout(&x[0], Dropout { whole_samples: true, ..dropped }));
     let plain = Attention { heads: 2, causal: false, mask: None, dropped: None };

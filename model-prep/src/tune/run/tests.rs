@@ -6,31 +6,53 @@ use std::sync::Mutex;
 
 use safetensors::SafeTensors;
 
+use spotter_engine::bundle::Weights;
+
 use super::*;
+use crate::evaluate::{self, ImageSet, Outcome, Places};
+use crate::export::export;
 use crate::tune::random::Random;
+use crate::{adapt, compose};
 
 const CLASSES: [&str; 3] = ["red", "green", "blue"];
 
 /// The golden pair of ViT and BERT as a checkpoint, with a tokenizer and an image processor.
 fn checkpoint(folder: &Path) -> PathBuf {
+    let path = part(&folder.join("checkpoint"), "", None);
+    add_tokenizer(&path);
+    add_processor(&path);
+    path
+}
+
+/// The part of the golden pair whose tensors have this prefix, with the configuration under `key`.
+fn part(path: &Path, prefix: &str, key: Option<&str>) -> PathBuf {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tune");
-    let path = folder.join("checkpoint");
-    fs::create_dir(&path).expect("a folder");
-    fs::copy(golden.join("vit_bert.json"), path.join("config.json")).expect("a configuration");
+    fs::create_dir(path).expect("a folder");
+    let config = fs::read(golden.join("vit_bert.json")).expect("a configuration");
+    let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    let config = key.map_or(&config, |key| &config[key]);
+    fs::write(path.join("config.json"), config.to_string()).expect("writes");
     let bytes = fs::read(golden.join("vit_bert.safetensors")).expect("a golden");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let weights = file.tensors().into_iter();
-    let weights = weights.filter_map(|(name, view)| Some((name.strip_prefix("weight/")?.to_owned(), view)));
+    let prefix = format!("weight/{prefix}");
+    let weights = weights.filter_map(|(name, view)| Some((name.strip_prefix(&prefix)?.to_owned(), view)));
     let model = safetensors::serialize(weights, None).expect("weights");
     fs::write(path.join("model.safetensors"), model).expect("writes");
+    path.to_owned()
+}
+
+fn add_tokenizer(path: &Path) {
     let words = "[PAD] [UNK] [CLS] [SEP] [MASK] red green blue a photo of the picture . one";
     fs::write(path.join("vocab.txt"), words.replace(' ', "\n")).expect("writes");
     fs::write(path.join("tokenizer_config.json"), r#"{"tokenizer_class": "BertTokenizer"}"#).expect("writes");
+}
+
+fn add_processor(path: &Path) {
     let processor = r#"{"image_processor_type": "ViTImageProcessor", "do_resize": true, "do_rescale": true,
         "do_normalize": true, "size": {"height": 15, "width": 15}, "resample": 2, "rescale_factor": 0.00392156862745098,
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#;
     fs::write(path.join("preprocessor_config.json"), processor).expect("writes");
-    path
 }
 
 /// A picture in mostly one colour.
@@ -258,4 +280,58 @@ fn a_loss_that_is_not_a_number_stops_the_run() {
     assert!(*step >= 2 && samples.contains(".ppm"), "{error}");
     assert!(error.to_string().contains("--lr"), "{error}");
     assert!(kept.join("model.safetensors").exists());
+}
+
+/// The worked example of the README, in small: two towers are composed, tuned and exported, and the bundle knows the classes.
+/// Without tuning it does not, but a few examples help it.
+#[test]
+fn two_towers_become_a_bundle_that_knows_the_classes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let vision = part(&at("vision"), "vision_model.", Some("vision_config"));
+    add_processor(&vision);
+    let text = part(&at("text"), "text_model.", Some("text_config"));
+    add_tokenizer(&text);
+    let composed =
+        compose::Options { vision, text, projection_dim: 16, logit_scale_init: 2.6592, seed: 0, out: at("pair") };
+    compose::compose(&composed, &|| ()).expect("a pair");
+    let data = classes(folder.path());
+    let longer = |out: &str, lock| Options { epochs: Some(12), ..options(&at(out), data.clone(), lock) };
+    run(&at("pair"), &longer("first", Lock::Both));
+    run(&at("pair"), &longer("tuned", Lock::Image));
+    let exported = |checkpoint: &str, bundle: &str| {
+        let checkpoint = Checkpoint::open(&at(checkpoint)).expect("a checkpoint");
+        export(&checkpoint, &at(bundle), "test", Weights::Int8, &|| ()).expect("a bundle");
+    };
+    let top_1 = |bundle: &str| {
+        let set = ImageSet::open(&data, &Places::default()).expect("a set");
+        let report = evaluate::evaluate(&at(bundle), &set, &evaluate::Options::default(), &|_| ()).expect("a report");
+        let Outcome::Classification(found) = &report.bundles[0].outcome else { panic!("{report:?}") };
+        found.top_1
+    };
+    exported("tuned", "bundle");
+    assert!(top_1("bundle") >= 0.9, "{}", top_1("bundle"));
+
+    exported("pair", "untuned");
+    let before = top_1("untuned");
+    let set = ImageSet::open(&data, &Places::default()).expect("a set");
+    let adapting = adapt::Options { bundle: at("untuned"), out: at("adapted.tar"), templates: Vec::new(), threads: 1 };
+    let report = adapt::adapt(&set, &adapting, &|_| ()).expect("examples help");
+    assert!(report.after > report.before && report.strength > 0.0 && report.labels == 3, "{report:?}");
+    assert!(top_1("adapted.tar") > before, "{} after {before}", top_1("adapted.tar"));
+    assert_eq!(top_1("untuned"), before, "another bundle was asked for");
+
+    // Each label's images are drawn from all classes.
+    let mixed = at("mixed");
+    for (label, name) in CLASSES.iter().enumerate() {
+        fs::create_dir_all(mixed.join(name)).expect("a folder");
+        for class in 0..3 {
+            let content = picture((label + class) % 3, 50 + class as u64);
+            fs::write(mixed.join(name).join(format!("{class}.ppm")), content).expect("writes");
+        }
+    }
+    let set = ImageSet::open(&mixed, &Places::default()).expect("a set");
+    let tuned = adapt::Options { bundle: at("bundle"), out: at("worse"), ..adapting };
+    let error = adapt::adapt(&set, &tuned, &|_| ()).expect_err("refused").to_string();
+    assert!(error.contains("do not help") && !at("worse").exists(), "{error}");
 }

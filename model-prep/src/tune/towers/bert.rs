@@ -77,11 +77,9 @@ impl Tower for Bert {
             false => (context, x.clone()),
         };
         let y = pass.linear(&named("attention.output.dense"), &context, [hidden, hidden], true)?;
-        let sum = (pass.dropout(y, encoder.dropout.hidden)? + &x)?;
-        let x = pass.layer_norm(&named("attention.output.LayerNorm"), &sum, encoder)?;
+        let x = pass.sum_norm(&named("attention.output.LayerNorm"), &x, &y, encoder)?;
         let y = pass.feed_forward([&named("intermediate.dense"), &named("output.dense")], &x, encoder)?;
-        let sum = (pass.dropout(y, encoder.dropout.hidden)? + &x)?;
-        pass.layer_norm(&named("output.LayerNorm"), &sum, encoder)
+        pass.sum_norm(&named("output.LayerNorm"), &x, &y, encoder)
     }
 
     fn pool(&self, pass: &Pass<'_>, x: &Tensor, _: &Input) -> Result<Tensor, TuneError> {

@@ -119,7 +119,7 @@ pub(super) fn among_all(encoder: &EncoderConfig) -> Attention {
 
 /// Rough number of values that the backward pass of an encoder needs for a sample of `tokens` tokens.
 pub(super) fn kept_values(encoder: &EncoderConfig, tokens: usize) -> usize {
-    // Per token: norms, queries, keys, values, context and residuals; and both sides of the activation. Temporary values of
-    // one layer come on top.
-    tokens * (encoder.layers + 1) * (12 * encoder.hidden_size + 2 * encoder.intermediate_size)
+    // Per token: norms, queries, keys, values, context, block outputs and residuals; and the input of the activation.
+    // Temporary values of one layer come on top.
+    tokens * (encoder.layers + 1) * (10 * encoder.hidden_size + encoder.intermediate_size)
 }
