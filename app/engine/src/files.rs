@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn a_file_that_reports_no_size_is_read_up_to_the_limit() {
         // The system reports 0 bytes, and returns more.
-        let error = read(Path::new("/proc/self/maps"), BYTES_MAX).expect_err("more than 100 bytes");
+        let error = read(Path::new("/proc/self/status"), BYTES_MAX).expect_err("more than 100 bytes");
         assert_eq!(Refusal::of(&error), Some(&Refusal::TooLarge { bytes_max: BYTES_MAX, found: BYTES_MAX + 1 }));
     }
 
