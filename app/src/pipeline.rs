@@ -6,8 +6,8 @@
 mod capture;
 mod health;
 mod inference;
-pub mod latest_frame;
-pub mod unchanged;
+mod latest_frame;
+mod unchanged;
 
 use std::io;
 use std::path::Path;

@@ -164,7 +164,8 @@ impl Tokenizer {
         }
     }
 
-    /// Tokenizes several prompts and pads them to the longest, as a processor of transformers does with `padding=True`.
+    /// Tokenizes several prompts and pads them to the longest, as a processor of transformers does with `padding=True`. For
+    /// callers that work with batches as transformers does.
     ///
     /// # Errors
     /// As [`Self::encode`].

@@ -19,7 +19,7 @@ use crate::store;
 pub const FOLDER: &str = "bundles";
 
 /// File that names the active slot, in the state folder.
-pub const STATE_FILE: &str = "bundles.json";
+const STATE_FILE: &str = "bundles.json";
 
 /// The installed archive, in the slot. Its signature, if any, lies beside it.
 pub(super) const ARCHIVE_FILE: &str = "bundle.tar";

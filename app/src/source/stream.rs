@@ -193,6 +193,9 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<Message>, reuse: &Receiv
 
 /// Splits a whole stream into its JPEG images as a pipe is split; images of more than 32 MiB are left out. `pieces` are the
 /// stream's bytes, divided in any way.
+///
+/// The loop reads a stream as it comes and does not call this. It is public so that a caller with a recording in memory, such
+/// as a fuzz target, gets exactly the frames that the loop would.
 pub fn split_jpegs<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let (mut splitter, mut frame, mut frames) = (Splitter::new(MAX_FRAME_BYTES), Vec::new(), Vec::new());
     for piece in pieces {
