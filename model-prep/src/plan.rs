@@ -80,7 +80,7 @@ impl Plans {
     }
 
     /// Whether all weights of both towers are stored as floats.
-    pub fn is_float(&self) -> bool {
+    pub(crate) fn is_float(&self) -> bool {
         *self == Self::from(Weights::F32)
     }
 }

@@ -59,7 +59,7 @@ impl Slots {
     }
 
     /// The file that changes when another slot is activated.
-    pub fn state_file(&self) -> PathBuf {
+    pub(crate) fn state_file(&self) -> PathBuf {
         self.state_dir.join(STATE_FILE)
     }
 

@@ -58,7 +58,7 @@ impl Embedder {
     }
 
     /// The cache's file; `None` where there is no cache, or it cannot be written.
-    pub fn cache_path(&self) -> Option<&Path> {
+    pub(crate) fn cache_path(&self) -> Option<&Path> {
         self.disk.as_ref().and_then(Disk::path)
     }
 

@@ -81,7 +81,7 @@ impl ParsedLabels {
     ///
     /// # Errors
     /// The labels have more than 10,000 sentences.
-    pub fn resolve(&self, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+    pub(crate) fn resolve(&self, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
         let (mut labels, mut positions, mut sentences) = (Vec::new(), Vec::new(), 0);
         for label in &self.labels {
             let templates = label.templates.as_deref().unwrap_or(default_templates);

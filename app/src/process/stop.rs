@@ -49,7 +49,7 @@ impl Stop {
     }
 
     /// Returns whether it was asked to stop.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.is_set.load(Ordering::Acquire)
     }
 

@@ -65,7 +65,7 @@ impl SwinConfig {
     }
 
     /// Rows and columns of tokens of each stage.
-    pub fn grids(&self) -> Vec<[usize; 2]> {
+    pub(crate) fn grids(&self) -> Vec<[usize; 2]> {
         let ([height, width], [rows, columns]) = (self.patching.image_size, self.patching.patch_size);
         let first = [height.div_ceil(rows), width.div_ceil(columns)];
         std::iter::successors(Some(first), |grid| Some(grid.map(|side| side.div_ceil(2))))
