@@ -1,4 +1,4 @@
-//! What the board and its system do to the program: heat and CPU quotas, the service manager, signals.
+//! The program's side of the board and its system: heat and CPU quotas, the service manager, signals.
 
 pub(crate) mod governor;
 pub(crate) mod service;

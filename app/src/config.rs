@@ -103,7 +103,7 @@ pub struct Inference {
 /// Limits of the frame rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Most frames a second; 0 for no limit.
+    /// Maximum frame rate in frames a second; 0 for no limit.
     pub max_fps: f32,
     /// Frames a second below which the governor never goes.
     pub min_fps: f32,

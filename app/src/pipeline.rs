@@ -36,7 +36,7 @@ use crate::process::{LoopControl, Stop};
 use crate::recognizer::compute;
 use crate::source::Uri;
 
-/// Most reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
+/// Maximum number of reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
 const REPORTS_WAITING: usize = 64;
 
 /// Heartbeat interval of the output thread while it has nothing to write.

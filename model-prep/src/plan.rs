@@ -79,7 +79,7 @@ impl Plans {
         recipe
     }
 
-    /// Whether all weights of both towers are stored as floats.
+    /// Returns whether all weights of both towers are stored as floats.
     pub(crate) fn is_float(&self) -> bool {
         *self == Self::from(Weights::F32)
     }
@@ -99,7 +99,7 @@ pub struct Target<'a> {
 pub struct Layer {
     /// Its name in the checkpoint and in the graph.
     pub name: String,
-    /// What it computes.
+    /// Its kind of computation.
     pub kind: LayerKind,
     /// Name of the unit it is in, which is that of one of its layers. The layers of a unit are measured together and
     /// stored alike: query, key and value of an attention block. A calibration adds the layers that the engine computes

@@ -13,7 +13,7 @@
 /// `TensorProto.DataType.INT4` of ONNX, which is newer than the message definitions of `tract-onnx`.
 pub const INT4: i32 = 22;
 
-/// What [`product_node`] appends.
+/// The suffix that [`product_node`] appends.
 const PRODUCT: &str = ".product";
 
 /// The name of the `MatMul` node of the linear layer `layer`, which has a bias.

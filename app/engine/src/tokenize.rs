@@ -47,7 +47,7 @@ pub enum TokenizeError {
     /// The tokenizer file cannot be used.
     #[error("not a usable tokenizer.json: {message}")]
     File {
-        /// What is wrong, mostly in the words of the tokenizers library.
+        /// The problem, mostly in the words of the tokenizers library.
         message: String,
     },
     /// The prompt is so long that its normalised form, before truncation, might fill the memory.

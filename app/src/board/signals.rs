@@ -1,4 +1,4 @@
-//! What signals of the system do to a running loop.
+//! Handles signals: they end the loop, or have the label file read again.
 
 use std::io;
 use std::process::exit;

@@ -68,7 +68,7 @@ impl Loader {
 
     /// Loads the first bundle.
     pub(super) fn first(&mut self) -> Result<Model> {
-        // First of all: a broken label file is not the bundle's fault, and must not have it rolled back.
+        // Parsed first: a broken label file is not the bundle's fault and must not roll the bundle back.
         let labels = self.parse_labels()?;
         if let Some(slots) = self.slots.clone() {
             // Ends with the bundle inside the program at the latest.

@@ -28,7 +28,7 @@ const PROGRAM: BackOff = BackOff { first: Duration::from_millis(500), max: Durat
 /// be labelled whole, and short enough for a camera.
 const PIPE_AGE_MAX: Duration = Duration::from_millis(500);
 
-/// Most reasons that are reported of one loss: a program with a different message each time would fill the log.
+/// Maximum number of reported reasons per loss: a program with a different message each time would fill the log.
 const REASONS_MAX: u32 = 3;
 
 /// Time for which transient driver errors are retried at the start. The model is not loaded yet, so a permanent error is reported
@@ -190,8 +190,8 @@ impl<'a> Capture<'a> {
         }
     }
 
-    /// Returns whether an error ends the program. Rare errors of a camera or its program must not: after the first frame it is reopened
-    /// after any error.
+    /// Returns whether an error ends the program. Rare errors of a camera or its program must not: after the first frame it
+    /// is reopened after any error.
     fn is_final(&self, error: &SourceError) -> bool {
         match error {
             // A camera program that never gave a frame was called wrongly, or has no camera.

@@ -38,7 +38,7 @@ impl LatestFrame {
         LatestFrame::default()
     }
 
-    /// Puts `frame` in, and leaves a used one in its place for the next capture. A frame that nobody took is dropped and
+    /// Puts `frame` in, and leaves a used one in its place for the next capture. A frame that was not taken is dropped and
     /// counted. Frames put into a closed mailbox are ignored.
     pub(crate) fn put_newest(&self, frame: &mut Frame) {
         let mut inner = self.lock();
@@ -89,13 +89,13 @@ impl LatestFrame {
         if inner.closed { Taken::Ended } else { Taken::TimedOut }
     }
 
-    /// Says that no more frames come, or that nobody takes them any more. Wakes everybody who waits.
+    /// Closes the mailbox: no more frames come, or none is taken any more. Wakes all waiting threads.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// Number of frames that were replaced before anybody took them.
+    /// Number of frames that were replaced before they were taken.
     pub(crate) fn dropped(&self) -> u64 {
         self.lock().dropped
     }

@@ -34,7 +34,7 @@ pub(crate) struct CalibrationInput<'a> {
     pub(crate) scratch: &'a Path,
 }
 
-/// What changes when a unit alone is stored as integers.
+/// Cost of storing one unit alone as integers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Sensitivity {
     /// 1 minus the mean cosine to the float embeddings.
@@ -109,7 +109,7 @@ impl<'a> TowerPair<'a> {
         steps.unwrap_or_default()
     }
 
-    /// What changes if only the layers called `names`, of one tower, are stored as integers.
+    /// Measures the cost of storing only the layers called `names`, of one tower, as integers.
     pub(super) fn sensitivity(&self, tower: TowerKind, names: &[String]) -> Result<Sensitivity, Error> {
         let (image_reference, text_reference) = (&self.image_reference, &self.text_reference);
         match tower {

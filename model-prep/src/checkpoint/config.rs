@@ -130,7 +130,7 @@ impl Family {
         }
     }
 
-    /// Whether each tower ends in a projection into the shared embedding space.
+    /// Returns whether each tower ends in a projection into the shared embedding space.
     pub(crate) fn projects(self) -> bool {
         self != Self::Siglip
     }

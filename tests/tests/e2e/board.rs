@@ -229,7 +229,7 @@ fn paths(line: &str, current: &Path) -> Vec<PathBuf> {
     named.collect()
 }
 
-/// Whether a line of strace is about a call that changes files, and succeeded.
+/// Returns whether a line of strace is about a call that changes files, and succeeded.
 fn changes_files(line: &str) -> bool {
     let opens = ["open(", "openat(", "openat2("].iter().any(|call| line.contains(call));
     let writes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|flag| line.contains(flag));

@@ -18,7 +18,7 @@ const WORST: u8 = 4;
 /// Tolerance of the mean where chroma is interpolated, which each decoder does in its own way.
 const MEAN: f64 = 2.0;
 
-/// Runs ffmpeg and returns its standard output. `None` without ffmpeg, which only a run by hand forgives.
+/// Runs ffmpeg and returns its standard output; `None` if ffmpeg is missing, which is an error in CI.
 fn ffmpeg(arguments: &str, input: Option<&Path>) -> Option<Vec<u8>> {
     let stdin = input.map_or_else(Stdio::null, |path| File::open(path).unwrap().into());
     let output = Command::new("ffmpeg").args(["-v", "error"]).args(arguments.split(' ')).stdin(stdin).output();

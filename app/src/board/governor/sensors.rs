@@ -13,7 +13,7 @@ const MARGIN_C: f32 = 5.0;
 /// Plausible trip points; others are placeholders.
 const PLAUSIBLE_C: std::ops::RangeInclusive<f32> = 40.0..=130.0;
 
-/// Most thermal zones, and most trip points of one; no board has as many.
+/// Maximum number of thermal zones, and of trip points of one zone; no board has as many.
 const NUMBERS_MAX: usize = 32;
 
 /// File with the board's name.

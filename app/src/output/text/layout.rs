@@ -106,7 +106,7 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     out
 }
 
-/// Most columns that `text` takes: terminals show joined emoji as one or side by side.
+/// Maximum number of columns that `text` takes: terminals show joined emoji as one or side by side.
 fn width(text: &str) -> usize {
     let apart = |cluster: &str| cluster.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>();
     text.graphemes(true).map(|cluster| cluster.width().max(apart(cluster))).sum()

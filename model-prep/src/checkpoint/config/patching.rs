@@ -17,7 +17,7 @@ pub struct Patching {
     pub trained_size: [usize; 2],
     /// Height and width of a patch.
     pub patch_size: [usize; 2],
-    /// Whether the reference accepts images of any size without `interpolate_pos_encoding`.
+    /// True if the reference accepts images of any size without `interpolate_pos_encoding`.
     pub any_size: bool,
 }
 

@@ -22,9 +22,9 @@ pub struct SwinConfig {
     pub stages: Vec<EncoderConfig>,
     /// Side of an attention window, in tokens.
     pub window: usize,
-    /// Whether query, key and value have biases.
+    /// True if query, key and value have biases.
     pub qkv_bias: bool,
-    /// Whether there are absolute position embeddings.
+    /// True if there are absolute position embeddings.
     pub absolute_positions: bool,
 }
 
