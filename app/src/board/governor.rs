@@ -186,7 +186,7 @@ impl Governor {
     }
 }
 
-/// The need by the worst of the readings.
+/// The need according to the worst reading.
 fn need(readings: &Readings) -> Need {
     if let Some(why) = readings.throttled.and_then(sensors::throttling) {
         return Need::Less(format!("the board's firmware throttles the CPU: {why}"));

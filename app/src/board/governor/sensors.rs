@@ -29,7 +29,7 @@ const PLATFORM: &str = "sys/devices/platform";
 /// Name of the voltage sensor that every kernel has on a Raspberry Pi.
 const PI_VOLT: &str = "rpi_volt";
 
-/// Parts of the types of zones that measure the CPU.
+/// Substrings of the types of thermal zones that measure the CPU.
 const COMPUTING: [&str; 6] = ["cpu", "soc", "tj", "pkg", "cluster", "core"];
 
 /// A thermal zone as it was read.
@@ -134,7 +134,7 @@ impl Sensors {
     }
 }
 
-/// The current problem by a Raspberry Pi's throttling flags; `None` if there is none.
+/// The current problem according to a Raspberry Pi's throttling flags; `None` if there is none.
 pub(crate) fn throttling(flags: u32) -> Option<&'static str> {
     match flags {
         _ if flags & 0b0100 != 0 => Some("it is throttled"),

@@ -112,7 +112,7 @@ fn width(text: &str) -> usize {
     text.graphemes(true).map(|cluster| cluster.width().max(apart(cluster))).sum()
 }
 
-/// Rows that a line takes which was drawn when the window had another size.
+/// Rows that a line takes if it was drawn when the window had another size.
 pub(super) fn rows_taken(line: &str, size: Size) -> usize {
     let shown = line.split("\x1b[").enumerate().map(|(index, part)| match index {
         0 => width(part),
