@@ -14,7 +14,7 @@ use spotter::output::json::Json;
 use spotter::process::LoopControl;
 use spotter_engine::bundle::{Bundle, Contents};
 
-use crate::classify::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
+use crate::harness::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
 
 /// The frames of `source` with a configuration, until `count` have been labelled.
 fn run(place: &Place, config: &str, source: &str, count: usize) -> Vec<Line> {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::classify::{Done, Place, finish, lines};
+use crate::harness::{Done, Place, finish, lines};
 
 const WIDTH: usize = 320;
 const HEIGHT: usize = 240;
@@ -202,7 +202,7 @@ fn complete_frames_survive_garbage_between_them() {
 fn skipped_parts_of_a_stream_are_counted() {
     let place = Place::new();
     let mut jpeg = Vec::new();
-    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&crate::classify::drawn(1)).unwrap();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&crate::harness::drawn(1)).unwrap();
     for (name, stream, frames, left_out, what) in [
         ("whole", jpeg.repeat(3), 3, 0, "broken"),
         ("no ends", jpeg[..jpeg.len() - 2].repeat(3), 3, 0, "broken"),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use spotter::source::{Uri, draw_shapes};
 use spotter_engine::hash::Hasher;
 
-use crate::classify::{Place, check_labels, finish, lines};
+use crate::harness::{Place, check_labels, finish, lines};
 
 const SOURCE: &str = "test://shapes?seed=7&fps=0&hold=1&frames=300";
 /// Accuracy in percent that is enough whatever the reference says.

@@ -8,7 +8,7 @@ use prost::Message as _;
 use tract_onnx::pb;
 
 use super::*;
-use crate::classify::with_ulimit;
+use crate::harness::with_ulimit;
 
 /// A fault in the process that tries a bundle, and the expected message about the bundle.
 struct Fault {
