@@ -10,7 +10,7 @@ pub(super) struct AttentionLayers {
     pub(super) key: String,
     pub(super) value: String,
     pub(super) output: String,
-    /// Which of query, key and value have a bias.
+    /// True for each of query, key and value that has a bias.
     pub(super) biases: [bool; 3],
     /// The tensor that multiplies each channel of the output (layer scale), if there is one.
     pub(super) layer_scale: Option<String>,
