@@ -21,7 +21,8 @@ if [ -z "${SPOTTER_PYTHON:-}" ] && [ -x .venv/bin/python ]; then export SPOTTER_
 # library.
 arm64_cargo build --locked --workspace --bin spotter --bin model-prep
 
-# tests CPU ARGUMENT...: cargo test, emulated.
+failed=0
+# tests CPU ARGUMENT...: cargo test, emulated; sets `failed` if a test fails.
 tests() {
     local cpu=$1
     shift
@@ -33,7 +34,6 @@ tests() {
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$SPOTTER_TEST_RUNNER \
         arm64_cargo test --locked --workspace --no-fail-fast "$@" || failed=1
 }
-failed=0
 
 # End-to-end tests that use the kernels; `towers::` also matches text_towers and vision_towers.
 readonly KERNELS=(towers:: scores::)

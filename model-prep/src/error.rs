@@ -59,7 +59,7 @@ pub enum Error {
         what: String,
         /// The accepted values.
         expected: String,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
     },
     /// The folder has nothing to calibrate on.
@@ -69,7 +69,7 @@ pub enum Error {
         path: PathBuf,
         /// The accepted values.
         expected: &'static str,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
     },
     /// Calibration was requested, but all weights are stored as floats.

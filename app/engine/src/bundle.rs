@@ -46,7 +46,7 @@ pub enum BundleError {
     NotABundle {
         /// The path as given.
         path: String,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
     },
     /// The manifest is not JSON, or has an unknown or missing field, or one of another type.

@@ -116,7 +116,7 @@ impl JpegStream {
     fn wake_by(&mut self, stop: &Stop) {
         if self.woken_by.as_ref().is_none_or(|known| !known.stop().is_same(stop)) {
             let sender = self.sender.clone();
-            // Nothing waits for a full channel.
+            // If the channel is full, there is a message to receive, so the wait ends anyway.
             self.woken_by = Some(stop.on_set(move || drop(sender.try_send(Message::Woken))));
         }
     }

@@ -29,7 +29,7 @@ pub enum CheckpointError {
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// The value that was found.
+        /// A description of what was found.
         found: &'static str,
     },
     /// A file is larger than any real one of its kind.
@@ -79,7 +79,7 @@ pub enum CheckpointError {
         key: String,
         /// The accepted values.
         expected: String,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
     },
     /// The checkpoint uses something that is not supported.
@@ -89,7 +89,7 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The key, with dots.
         key: String,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
         /// What is supported, and why nothing else.
         reason: String,

@@ -53,7 +53,7 @@ pub enum EvaluateError {
         path: PathBuf,
         /// The accepted values.
         expected: String,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
     },
     /// A line of a file cannot be parsed.
@@ -65,7 +65,7 @@ pub enum EvaluateError {
         line: usize,
         /// The accepted values.
         expected: String,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
     },
     /// None of the images could be read.

@@ -45,7 +45,7 @@ pub enum ImportError {
         what: String,
         /// The accepted values.
         expected: String,
-        /// The value that was found.
+        /// A description of what was found.
         found: String,
     },
 }
