@@ -38,7 +38,7 @@ help:
 	@echo 'make arm64-tests  all tests on emulated ARM CPUs, and results compared with x86-64'
 	@echo 'make vm-tests  cameras, faults and power cuts on a virtual ARM board with Debian kernel (TESTS="test_camera")'
 
-# The build that the tests use, too: dependencies are optimised, and it takes a third of the time of `make release`.
+# The build that the tests use, too: what towers need is optimised, and it takes a third of the time of `make release`.
 run: tools
 	@cargo run $(LOCKED) --bin spotter -- run $(ARGS)
 

@@ -21,7 +21,8 @@ if [ -z "${SPOTTER_PYTHON:-}" ] && [ -x .venv/bin/python ]; then export SPOTTER_
 # library.
 arm64_cargo build --locked --workspace --bin spotter --bin model-prep
 
-# tests CPU ARGUMENT...: cargo test, emulated.
+failed=0
+# tests CPU ARGUMENT...: cargo test, emulated; sets `failed` if a test fails.
 tests() {
     local cpu=$1
     shift
@@ -30,7 +31,8 @@ tests() {
     SPOTTER_TEST_RUNNER="$(command -v qemu-aarch64-static) -cpu $cpu -L /usr/aarch64-linux-gnu"
     SPOTTER_TEST_RUNNER+=" -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib"
     export SPOTTER_TEST_RUNNER
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$SPOTTER_TEST_RUNNER arm64_cargo test --locked --workspace "$@"
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$SPOTTER_TEST_RUNNER \
+        arm64_cargo test --locked --workspace --no-fail-fast "$@" || failed=1
 }
 
 # End-to-end tests that use the kernels; `towers::` also matches text_towers and vision_towers.
@@ -40,7 +42,7 @@ readonly TIMED=(board:: programs:: reload:: service:: bundles::a_running)
 
 if [ $# -gt 0 ]; then
     tests cortex-a76 --lib --bins --tests -- "$@"
-    exit
+    exit "$failed"
 fi
 tests cortex-a76 --lib --bins
 tests cortex-a76 --test e2e -- "${TIMED[@]/#/--skip=}"
@@ -49,3 +51,4 @@ for cpu in cortex-a72 max; do
     tests "$cpu" --lib -- fused
     tests "$cpu" --test e2e -- "${KERNELS[@]}"
 done
+exit "$failed"

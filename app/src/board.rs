@@ -1,5 +1,5 @@
-//! What the board and its system do to the program: heat and CPU quotas, the service manager, signals.
+//! The program's side of the board and its system: heat and CPU quotas, the service manager, signals.
 
-pub mod governor;
-pub mod service;
+pub(crate) mod governor;
+pub(crate) mod service;
 pub(crate) mod signals;

@@ -17,7 +17,7 @@ pub use problem::{FILE_BYTES_MAX, Position, Problem, read_text};
 pub(crate) use problem::{Problems, all_of};
 
 /// The configuration file that is read if none is named and it exists.
-pub const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
+const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
 
 /// A valid configuration; keys that the file leaves out have their defaults.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,7 +103,7 @@ pub struct Inference {
 /// Limits of the frame rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Most frames a second; 0 for no limit.
+    /// Maximum frame rate in frames a second; 0 for no limit.
     pub max_fps: f32,
     /// Frames a second below which the governor never goes.
     pub min_fps: f32,
@@ -208,7 +208,7 @@ impl Default for Metrics {
 }
 
 impl Config {
-    /// Reads the file `path`; without one, [`SYSTEM_FILE`] if it exists, else returns the defaults.
+    /// Reads the file `path`; without one, `/etc/spotter/spotter.toml` if it exists, else returns the defaults.
     pub fn load(path: Option<&Path>) -> Result<Self, Vec<Problem>> {
         let env = |name: &str| std::env::var_os(name);
         let system = Path::new(SYSTEM_FILE);

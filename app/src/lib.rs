@@ -3,18 +3,18 @@
 //! Each module uses only those before it in this list:
 //! - [`process`] (threads, the stop signal), [`store`] (files that are replaced whole);
 //! - [`source`] (frames), [`config`], [`console`] (standard output and error);
-//! - [`recognizer`] (a frame to scores), [`labels`], [`bundles`], [`board`] (governor, service manager);
-//! - [`output`], [`live`] (what is loaded and watched), [`pipeline`] (the loop);
+//! - [`recognizer`] (a frame to scores), [`labels`], [`bundles`], `board` (governor, service manager);
+//! - [`output`], `live` (what is loaded and watched), [`pipeline`] (the loop);
 //! - [`commands`].
 #![warn(missing_docs)]
 
-pub mod board;
+mod board;
 pub mod bundles;
 pub mod commands;
 pub mod config;
 pub mod console;
 pub mod labels;
-pub mod live;
+mod live;
 pub mod output;
 pub mod pipeline;
 pub mod process;

@@ -2,7 +2,7 @@
 //! background and swapped in between two frames.
 
 mod loader;
-pub mod watch;
+pub(crate) mod watch;
 
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
@@ -23,7 +23,7 @@ use crate::process::supervise::{Heartbeat, Heartbeats};
 use crate::recognizer::Recognizer;
 
 /// The current model and labels, and the next ones if there are any.
-pub struct Live {
+pub(crate) struct Live {
     recognizer: Recognizer,
     labels: Arc<LabelEmbeddings>,
     bundle: String,
@@ -55,7 +55,7 @@ struct Next {
 impl Live {
     /// Loads the bundle that `config` chooses, embeds the labels, and watches both for changes. Events about bundles go to
     /// `events`.
-    pub fn start(config: &Config, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
+    pub(crate) fn start(config: &Config, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
         let slots = bundles::slots(config);
         let next = Arc::new(Mutex::new(Next::default()));
         let beats: Heartbeats =
@@ -90,7 +90,7 @@ impl Live {
     }
 
     /// Swaps in what has changed. Call it between two frames.
-    pub fn refresh(&mut self) {
+    pub(crate) fn refresh(&mut self) {
         let Next { model, labels } = std::mem::take(&mut *lock(&self.next));
         if let Some((bundle, recognizer)) = model {
             log::info!("now running bundle {bundle} instead of {}", self.bundle);
@@ -100,17 +100,17 @@ impl Live {
     }
 
     /// The recogniser, and the labels to score frames against.
-    pub fn parts(&mut self) -> (&mut Recognizer, &Arc<LabelEmbeddings>) {
+    pub(crate) fn parts(&mut self) -> (&mut Recognizer, &Arc<LabelEmbeddings>) {
         (&mut self.recognizer, &self.labels)
     }
 
     /// The running bundle: a slot's name, or the path that the configuration names.
-    pub fn bundle(&self) -> &str {
+    pub(crate) fn bundle(&self) -> &str {
         &self.bundle
     }
 
     /// Reads the label file again, as if it had changed.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         match &self.label_watcher {
             Some(watcher) => watcher.poke(),
             None => log::info!("nothing to reload: the labels are inside the program"),

@@ -6,8 +6,8 @@
 mod capture;
 mod health;
 mod inference;
-pub mod latest_frame;
-pub mod unchanged;
+mod latest_frame;
+mod unchanged;
 
 use std::io;
 use std::path::Path;
@@ -36,7 +36,7 @@ use crate::process::{LoopControl, Stop};
 use crate::recognizer::compute;
 use crate::source::Uri;
 
-/// Most reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
+/// Maximum number of reports that wait for a slow output: two seconds of a camera, so that a short pause loses nothing.
 const REPORTS_WAITING: usize = 64;
 
 /// Heartbeat interval of the output thread while it has nothing to write.
@@ -114,14 +114,22 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
         let stats = looped?;
         captured?;
         written.context("standard output")?;
-        let Stats { labelled, skipped, unchanged, .. } = stats;
-        let unchanged = if unchanged > 0 { format!(" ({unchanged} of them unchanged)") } else { String::new() };
-        log::info!("{labelled} frames labelled{unchanged}, {skipped} skipped, {} dropped", mailbox.dropped());
-        if labelled == 0 && skipped > 0 {
-            bail!("none of the {skipped} frames could be decoded");
-        }
-        Ok(())
+        sum_up(&stats, mailbox.dropped())
     })
+}
+
+/// Logs how many frames there were.
+///
+/// # Errors
+/// Not one frame could be decoded.
+fn sum_up(stats: &Stats, dropped: u64) -> Result<()> {
+    let Stats { labelled, skipped, unchanged, .. } = *stats;
+    let unchanged = if unchanged > 0 { format!(" ({unchanged} of them unchanged)") } else { String::new() };
+    log::info!("{labelled} frames labelled{unchanged}, {skipped} skipped, {dropped} dropped");
+    if labelled == 0 && skipped > 0 {
+        bail!("none of the {skipped} frames could be decoded");
+    }
+    Ok(())
 }
 
 /// The governor that the configuration asks for; `root` is the root of the file system.

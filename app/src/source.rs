@@ -1,4 +1,4 @@
-//! Where frames come from: one file per kind of source.
+//! Sources of frames: one file per kind.
 
 mod command;
 pub(crate) mod csi;
@@ -198,7 +198,7 @@ pub trait Source: Send {
         None
     }
 
-    /// Returns whether frames go on without us: those that nobody takes are dropped. Other sources wait.
+    /// Returns whether frames keep coming while none is taken, so that some are dropped. Other sources wait.
     fn is_live(&self) -> bool;
 
     /// One line for people: the source and what was negotiated with it.

@@ -18,8 +18,8 @@ pub(crate) const FOLDER_MODE: u32 = 0o755;
 /// End of the names of temporary files.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// Most attempts to write. Another process may remove a temporary file as a leftover only between its creation and its
-/// locking, so a second attempt is rare.
+/// Maximum number of attempts to write. Another process may remove a temporary file as a leftover only between its creation
+/// and its locking, so a second attempt is rare.
 const TRIES_MAX: usize = 5;
 
 /// Replaces the content of the file `path` with `bytes`, synced to disk.

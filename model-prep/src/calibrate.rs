@@ -10,7 +10,8 @@ mod inputs;
 pub mod report;
 mod tower_pair;
 
-use spotter_engine::bundle::{Calibration, LayerStorage, Weights};
+use spotter_engine::bundle::{Calibration, LayerStorage, TowerKind, Weights};
+use spotter_engine::tower;
 
 use self::inputs::Inputs;
 pub use self::inputs::{IMAGES, IMAGES_PER_LAYER, Settings};
@@ -19,7 +20,6 @@ use self::tower_pair::{Sensitivity, TowerPair};
 use crate::error::Error;
 use crate::plan::{Layer, Plans};
 use crate::progress::Tick;
-use spotter_engine::bundle::TowerKind;
 
 /// The result of a calibration.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +32,7 @@ pub(crate) struct Choice {
     pub(crate) layers: Vec<LayerStorage>,
 }
 
-/// Layers that run as one, and their measured cost.
+/// Layers that are measured together and stored alike, and their cost.
 #[derive(Debug, Clone, PartialEq)]
 struct Unit {
     tower: TowerKind,
@@ -64,9 +64,11 @@ pub(crate) fn choose(input: CalibrationInput<'_>, settings: &Settings, tick: Tic
     let inputs = Inputs::read(settings, &stored.manifest)?;
     warn_of_coarse_steps(inputs.pixels.len(), settings);
     let mut pair = TowerPair::new(input, inputs, tick)?;
+    let image_layers = joined(&stored.vision.layers, pair.steps(TowerKind::Image));
+    let text_layers = joined(&stored.text.layers, pair.steps(TowerKind::Text));
     let towers = [
-        TowerLayers { kind: TowerKind::Image, layers: &stored.vision.layers },
-        TowerLayers { kind: TowerKind::Text, layers: &stored.text.layers },
+        TowerLayers { kind: TowerKind::Image, layers: &image_layers },
+        TowerLayers { kind: TowerKind::Text, layers: &text_layers },
     ];
     let mut units: Vec<Unit> = towers.iter().flat_map(units).collect();
     for unit in &mut units {
@@ -127,7 +129,22 @@ fn warn_of_coarse_steps(images: usize, settings: &Settings) {
     }
 }
 
-/// Groups the layers that are stored as integers by the unit they run in.
+/// The layers, those of each step of the loaded tower in one unit: the engine computes them as one, and exchanges them
+/// together.
+fn joined(layers: &[Layer], steps: &[tower::Layer]) -> Vec<Layer> {
+    let mut layers = layers.to_vec();
+    for step in steps {
+        let unit_of = |name: &String| layers.iter().find(|layer| layer.name == *name).map(|layer| layer.unit.clone());
+        let units: Vec<String> = step.layers.iter().filter_map(unit_of).collect();
+        let Some((first, others)) = units.split_first() else { continue };
+        for layer in layers.iter_mut().filter(|layer| others.contains(&layer.unit)) {
+            layer.unit.clone_from(first);
+        }
+    }
+    layers
+}
+
+/// Groups the layers that are stored as integers by their unit.
 fn units(tower: &TowerLayers<'_>) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
     for layer in tower.layers.iter().filter(|layer| layer.stored != Weights::F32) {
@@ -161,4 +178,52 @@ fn storage(tower: &TowerLayers<'_>, units: &[Unit], plans: &Plans) -> Vec<LayerS
         })
     };
     tower.layers.iter().filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use spotter_engine::bundle::LayerKind;
+    use spotter_engine::tower::Work;
+
+    use super::*;
+
+    #[test]
+    fn layers_that_the_engine_computes_as_one_are_one_unit() {
+        struct Case {
+            /// Name and unit of each layer.
+            layers: &'static [[&'static str; 2]],
+            /// The layers of each step of the loaded tower.
+            steps: &'static [&'static [&'static str]],
+            units: &'static [&'static str],
+        }
+        let attention = &[["q", "q"], ["k", "q"], ["v", "q"], ["out", "out"]];
+        let apart = &[["q", "q"], ["k", "k"], ["v", "v"], ["out", "out"]];
+        for Case { layers, steps, units } in [
+            Case { layers: attention, steps: &[], units: &["q", "q", "q", "out"] },
+            Case { layers: attention, steps: &[&["q"], &["k", "v"], &["out"]], units: &["q", "q", "q", "out"] },
+            Case { layers: apart, steps: &[&["q"], &["k", "v"], &[], &["out"]], units: &["q", "k", "k", "out"] },
+            Case { layers: apart, steps: &[&["k", "q"], &["other", "v"]], units: &["k", "k", "v", "out"] },
+            Case { layers: attention, steps: &[&["out", "v"]], units: &["out", "out", "out", "out"] },
+        ] {
+            let layer = |[name, unit]: &[&str; 2]| Layer {
+                name: (*name).to_owned(),
+                kind: LayerKind::Linear,
+                unit: (*unit).to_owned(),
+                stored: Weights::Int8,
+                weights: 4,
+                width: 2,
+            };
+            let step = |layers: &&[&str]| tower::Layer {
+                name: "step".to_owned(),
+                layers: layers.iter().map(|layer| (*layer).to_owned()).collect(),
+                kind: "linear".to_owned(),
+                work: Work::Other,
+                time_ns: 0,
+            };
+            let (layers, steps): (Vec<_>, Vec<_>) =
+                (layers.iter().map(layer).collect(), steps.iter().map(step).collect());
+            let found: Vec<String> = joined(&layers, &steps).into_iter().map(|layer| layer.unit).collect();
+            assert_eq!(found, units, "{steps:?}");
+        }
+    }
 }

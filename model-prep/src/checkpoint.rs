@@ -119,7 +119,7 @@ impl Checkpoint {
     ///
     /// With padding to a fixed length, the tokenizer decides whether the model gets an attention mask. Without padding,
     /// the mask is an input, all ones for a single prompt.
-    pub fn text_inputs(&self) -> Vec<&'static str> {
+    pub(crate) fn text_inputs(&self) -> Vec<&'static str> {
         let masked = self.tokenizer.attention_mask || self.config.text.padding() == Padding::Longest;
         self.config.text.inputs().iter().copied().filter(|name| masked || *name != "attention_mask").collect()
     }

@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::progress::Tick;
 use spotter_engine::bundle::TowerKind;
 
-/// What to compose, and how.
+/// Input and settings of a composition.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Checkpoint of the image tower.
@@ -43,7 +43,7 @@ pub struct Options {
     pub out: PathBuf,
 }
 
-/// What was composed.
+/// Result of a composition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Folder of the new checkpoint.

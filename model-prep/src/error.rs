@@ -57,9 +57,9 @@ pub enum Error {
         path: PathBuf,
         /// The tensor, or the file.
         what: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
-        /// What is there.
+        /// A description of what was found.
         found: String,
     },
     /// The folder has nothing to calibrate on.
@@ -67,9 +67,9 @@ pub enum Error {
     Calibration {
         /// The folder.
         path: PathBuf,
-        /// What would be accepted.
+        /// The accepted values.
         expected: &'static str,
-        /// What is there.
+        /// A description of what was found.
         found: String,
     },
     /// Calibration was requested, but all weights are stored as floats.
@@ -83,7 +83,7 @@ pub enum Error {
     OtherModel {
         /// The bundle.
         bundle: PathBuf,
-        /// What differs.
+        /// The value that differs.
         what: &'static str,
         /// The checkpoint's value.
         expected: String,

@@ -46,11 +46,6 @@ impl Value {
     pub(crate) fn named(name: &str) -> Self {
         Self(name.to_owned())
     }
-
-    /// Its name in the graph.
-    pub fn name(&self) -> &str {
-        &self.0
-    }
 }
 
 /// The value of a node's attribute.

@@ -29,7 +29,7 @@ pub(crate) const TEXT_PADDING: &str = "text-padding";
 pub struct OverrideError {
     /// The option's name.
     pub key: String,
-    /// What would be accepted.
+    /// The accepted values.
     pub expected: String,
     /// The recorded value.
     pub found: String,

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use spotter_engine::bundle::{LayerKind, Weights};
+use spotter_engine::bundle::{LayerKind, TowerKind, Weights};
 
 use crate::quantize::{self, GROUP};
-use spotter_engine::bundle::TowerKind;
 
 /// How the weights of one tower are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +79,8 @@ impl Plans {
         recipe
     }
 
-    /// Whether all weights of both towers are stored as floats.
-    pub fn is_float(&self) -> bool {
+    /// Returns whether all weights of both towers are stored as floats.
+    pub(crate) fn is_float(&self) -> bool {
         *self == Self::from(Weights::F32)
     }
 }
@@ -100,10 +99,11 @@ pub struct Target<'a> {
 pub struct Layer {
     /// Its name in the checkpoint and in the graph.
     pub name: String,
-    /// What it computes.
+    /// Its kind of computation.
     pub kind: LayerKind,
-    /// Name of the unit it runs in. The layers of a unit run as one and are stored alike: query, key and value of an
-    /// attention block.
+    /// Name of the unit it is in, which is that of one of its layers. The layers of a unit are measured together and
+    /// stored alike: query, key and value of an attention block. A calibration adds the layers that the engine computes
+    /// as one.
     pub unit: String,
     /// How it is stored.
     pub stored: Weights,

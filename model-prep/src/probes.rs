@@ -47,7 +47,7 @@ fn pick(first: bool, one: [u8; 3], other: [u8; 3]) -> [u8; 3] {
     if first { one } else { other }
 }
 
-/// Whether a pixel is in shape number `kind` in the middle of the image.
+/// Returns whether a pixel is in shape number `kind` in the middle of the image.
 fn inside(kind: usize, x: usize, y: usize, [height, width]: [usize; 2]) -> bool {
     let (dx, dy) = (x.abs_diff(width / 2), y.abs_diff(height / 2));
     let radius = height.min(width) / 3;

@@ -55,9 +55,9 @@ pub(crate) fn vision_to(
     target: Target<'_>,
     tick: Tick<'_>,
 ) -> Result<TowerFile, CheckpointError> {
-    let width = checkpoint.config.vision.pooled_width();
-    let mut builder = Builder::new("image tower", checkpoint, target, tick).ending_in(end, width);
     let config = &checkpoint.config.vision;
+    let pooled_width = config.pooled_width();
+    let mut builder = Builder::new("image tower", checkpoint, target, tick).ending_in(end, pooled_width);
     let [height, width] = config.patching().image_size;
     let shape = vec![Dim::Named("batch".into()), Dim::Fixed(3), Dim::Fixed(height), Dim::Fixed(width)];
     let input = TensorSpec { name: "pixel_values".into(), dtype: Dtype::F32, shape };
@@ -71,7 +71,7 @@ pub(crate) fn vision_to(
         VisionConfig::Siglip(config) => siglip_vision::pooled(&mut builder, &pixels, config)?,
         VisionConfig::Swin(config) => swin::pooled(&mut builder, &pixels, config)?,
     };
-    let x = builder.projection(checkpoint, "visual_projection", &pooled, width)?;
+    let x = builder.projection(checkpoint, "visual_projection", &pooled, pooled_width)?;
     builder.finish(config.architecture(), vec![input], &x, IMAGE_OUTPUTS)
 }
 
@@ -87,9 +87,9 @@ pub(crate) fn text_to(
     target: Target<'_>,
     tick: Tick<'_>,
 ) -> Result<TowerFile, CheckpointError> {
-    let width = checkpoint.config.text.pooled_width();
-    let mut builder = Builder::new("text tower", checkpoint, target, tick).ending_in(end, width);
     let config = &checkpoint.config.text;
+    let pooled_width = config.pooled_width();
+    let mut builder = Builder::new("text tower", checkpoint, target, tick).ending_in(end, pooled_width);
     let shape = vec![Dim::Named("batch".into()), Dim::Named("sequence".into())];
     let spec = |name: &&str| TensorSpec { name: (*name).into(), dtype: Dtype::I64, shape: shape.clone() };
     let inputs: Vec<_> = checkpoint.text_inputs().iter().map(spec).collect();
@@ -103,6 +103,6 @@ pub(crate) fn text_to(
             siglip_text::pooled(&mut builder, config, inputs.iter().any(|input| input.name == "attention_mask"))?
         }
     };
-    let x = builder.projection(checkpoint, "text_projection", &pooled, width)?;
+    let x = builder.projection(checkpoint, "text_projection", &pooled, pooled_width)?;
     builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS)
 }

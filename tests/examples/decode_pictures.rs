@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use sha2::{Digest as _, Sha256};
+use spotter_engine::hash::{hex, sha256};
 use spotter_engine::picture::decode;
 
 fn main() -> Result<()> {
@@ -16,7 +16,7 @@ fn main() -> Result<()> {
         let name = path.file_name().unwrap_or_default().display();
         match decode(&bytes) {
             Ok(picture) => {
-                let hash: String = Sha256::digest(&picture.rgb).iter().map(|byte| format!("{byte:02x}")).collect();
+                let hash = hex(&sha256(&picture.rgb));
                 println!("{name} {} {} {hash}", picture.width, picture.height);
             }
             Err(error) => {

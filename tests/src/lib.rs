@@ -50,7 +50,7 @@ pub fn program(name: &str) -> PathBuf {
     profile.join(name)
 }
 
-/// Whether tests must not skip anything silently: everything they need is installed there.
+/// Returns whether tests must not skip anything silently: everything they need is installed there.
 pub fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
 }
@@ -60,7 +60,7 @@ pub fn this_test() -> PathBuf {
     startable(&std::env::current_exe().expect("a running test has a path"))
 }
 
-/// Whether the programs under test are emulated.
+/// Returns whether the programs under test are emulated.
 pub fn emulated() -> bool {
     std::env::var_os(RUNNER).is_some()
 }

@@ -10,19 +10,22 @@ mod content;
 mod kind;
 mod manifest;
 mod non_bundle;
+mod quantization;
 mod read;
+mod tensor_spec;
 mod validate;
 mod write;
 
 pub use archive::Archive;
 pub use kind::TowerKind;
 pub use manifest::{
-    AdaptedLabel, Architecture, Calibration, Dim, Dtype, FORMAT_VERSION, FileEntry, LayerKind, LayerStorage, Lowercase,
-    MANIFEST_FILE, Manifest, Override, Padding, PaddingSide, Positions, Quantization, SiglipSteps, Source, TEXT_INPUTS,
-    TOKENS_MAX, TensorSpec, TokenizerSpec, Tower, Weights,
+    AdaptedLabel, Architecture, FORMAT_VERSION, FileEntry, Lowercase, MANIFEST_FILE, Manifest, Override, Padding,
+    PaddingSide, Positions, SiglipSteps, Source, TEXT_INPUTS, TOKENS_MAX, TokenizerSpec, Tower,
 };
 pub use non_bundle::describe_non_bundle;
+pub use quantization::{Calibration, LayerKind, LayerStorage, Quantization, Weights};
 pub use read::Bundle;
+pub use tensor_spec::{Dim, Dtype, TensorSpec};
 pub use write::{Contents, NewFile, Part, Writer, write};
 
 use std::path::PathBuf;
@@ -43,7 +46,7 @@ pub enum BundleError {
     NotABundle {
         /// The path as given.
         path: String,
-        /// What is there.
+        /// A description of what was found.
         found: String,
     },
     /// The manifest is not JSON, or has an unknown or missing field, or one of another type.

@@ -15,7 +15,7 @@ pub const LFS: &[u8] = b"version https://git-lfs";
 /// A Git LFS pointer is smaller than this.
 pub(crate) const LFS_BYTES_MAX: u64 = 1024;
 
-/// What to do about a Git LFS pointer.
+/// Advice for a Git LFS pointer.
 pub(crate) const LFS_ADVICE: &str = "run `git lfs pull` in the repository that it came from";
 
 /// First bytes of a zip archive with files, and of an empty one.

@@ -7,12 +7,13 @@
 //!
 //! The engine computes linear layers that read the same value as one where all of them are stored as integers, or all as
 //! floats: query, key and value of an attention block. [`crate::tower::Layer::layers`] lists what a loaded tower
-//! computes as one.
+//! computes as one. Attention itself runs in int8 where all linear layers that compute its queries, keys and values are
+//! stored as integers.
 
 /// `TensorProto.DataType.INT4` of ONNX, which is newer than the message definitions of `tract-onnx`.
 pub const INT4: i32 = 22;
 
-/// What [`product_node`] appends.
+/// The suffix that [`product_node`] appends.
 const PRODUCT: &str = ".product";
 
 /// The name of the `MatMul` node of the linear layer `layer`, which has a bias.

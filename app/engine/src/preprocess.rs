@@ -47,7 +47,8 @@ pub struct PreprocessConfig {
 }
 
 impl PreprocessConfig {
-    /// A configuration without steps, on Pillow.
+    /// A configuration without steps, on Pillow: the rest of a configuration that is written out in code, as in
+    /// `PreprocessConfig { crop, ..PreprocessConfig::NONE }`.
     pub const NONE: Self = Self {
         resize: None,
         crop: None,

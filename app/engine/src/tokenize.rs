@@ -47,7 +47,7 @@ pub enum TokenizeError {
     /// The tokenizer file cannot be used.
     #[error("not a usable tokenizer.json: {message}")]
     File {
-        /// What is wrong, mostly in the words of the tokenizers library.
+        /// The problem, mostly in the words of the tokenizers library.
         message: String,
     },
     /// The prompt is so long that its normalised form, before truncation, might fill the memory.
@@ -164,7 +164,8 @@ impl Tokenizer {
         }
     }
 
-    /// Tokenizes several prompts and pads them to the longest, as a processor of transformers does with `padding=True`.
+    /// Tokenizes several prompts and pads them to the longest, as a processor of transformers does with `padding=True`. For
+    /// callers that work with batches as transformers does.
     ///
     /// # Errors
     /// As [`Self::encode`].

@@ -4,7 +4,7 @@
 //! A board that is too hot lowers its clock abruptly and for all programs. The governor acts earlier: it lowers the rate by a
 //! quarter, waits for the effect, and repeats if necessary; it raises the rate as slowly.
 
-pub mod sensors;
+pub(crate) mod sensors;
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ enum Need {
 
 /// Limits the frame rate.
 #[derive(Debug)]
-pub struct Governor {
+pub(crate) struct Governor {
     /// `None` if the governor is off.
     sensors: Option<Sensors>,
     /// Configured maximum in frames a second.
@@ -74,7 +74,7 @@ struct Held {
 
 impl Governor {
     /// A governor with the configured limits, and with sensors if it is on.
-    pub fn new(rate: &Rate, sensors: Option<Sensors>) -> Self {
+    pub(crate) fn new(rate: &Rate, sensors: Option<Sensors>) -> Self {
         Self {
             sensors,
             max_hz: (rate.max_fps > 0.0).then_some(rate.max_fps),
@@ -87,7 +87,7 @@ impl Governor {
     }
 
     /// Current limit in frames a second; `None` for no limit.
-    pub fn limit_hz(&self) -> Option<f32> {
+    pub(crate) fn limit_hz(&self) -> Option<f32> {
         let wanted = self.max_hz;
         match &self.held {
             Some(held) => Some(wanted.map_or(held.hz, |wanted| wanted.min(held.hz))),
@@ -96,18 +96,18 @@ impl Governor {
     }
 
     /// Why the rate is lowered, if it is.
-    pub fn reason(&self) -> Option<&str> {
+    pub(crate) fn reason(&self) -> Option<&str> {
         self.held.as_ref().map(|held| held.reason.as_str())
     }
 
     /// Time until the next frame may start; `None` if it may start now.
-    pub fn pause(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
         self.limit_hz()?;
         self.next.map(|next| next.saturating_duration_since(now)).filter(|pause| !pause.is_zero())
     }
 
     /// Notes that a frame starts. A late frame is made up for, by one frame at most, so that the mean rate meets the limit.
-    pub fn began(&mut self, now: Instant) {
+    pub(crate) fn began(&mut self, now: Instant) {
         let Some(hz) = self.limit_hz() else { return };
         let period = Duration::from_secs_f32(1.0 / hz);
         let due = self.next.map_or(now, |next| next.max(now.checked_sub(period).unwrap_or(now)));
@@ -115,7 +115,7 @@ impl Governor {
     }
 
     /// Reads the sensors if it is time, after `frames` frames in all. Returns a message if it changed the rate.
-    pub fn update(&mut self, now: Instant, frames: u64) -> Option<String> {
+    pub(crate) fn update(&mut self, now: Instant, frames: u64) -> Option<String> {
         let sensors = self.sensors.as_mut()?;
         let Some((last_read, frames_then)) = self.last_read else {
             self.last_read = Some((now, frames));
@@ -186,7 +186,7 @@ impl Governor {
     }
 }
 
-/// The need by the worst of the readings.
+/// The need according to the worst reading.
 fn need(readings: &Readings) -> Need {
     if let Some(why) = readings.throttled.and_then(sensors::throttling) {
         return Need::Less(format!("the board's firmware throttles the CPU: {why}"));

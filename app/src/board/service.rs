@@ -13,7 +13,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 
 /// The connection to the service manager, if there is one.
 #[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// True if a service manager listens.
     listens: bool,
     /// Time between two watchdog notifications; `None` without a watchdog.
@@ -25,7 +25,7 @@ pub struct Service {
 
 impl Service {
     /// The service manager that `$NOTIFY_SOCKET` and `$WATCHDOG_USEC` name.
-    pub fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let listens = std::env::var_os("NOTIFY_SOCKET").is_some();
         Self {
             listens,
@@ -38,17 +38,17 @@ impl Service {
     }
 
     /// Sends the status while the program starts.
-    pub fn starting(&mut self, status: &str) {
+    pub(crate) fn starting(&mut self, status: &str) {
         self.notify(&[NotifyState::Status(&printable(status))]);
     }
 
     /// Says that the program is ready.
-    pub fn ready(&mut self, status: &str) {
+    pub(crate) fn ready(&mut self, status: &str) {
         self.notify(&[NotifyState::Ready, NotifyState::Status(&printable(status))]);
     }
 
     /// Feeds the watchdog. Call it often; it sends only when due.
-    pub fn alive(&mut self, now: Instant) {
+    pub(crate) fn alive(&mut self, now: Instant) {
         if self.alive_every.is_some_and(|every| is_due(self.alive_sent, every, now)) {
             self.alive_sent = Some(now);
             self.notify(&[NotifyState::Watchdog]);
@@ -56,7 +56,7 @@ impl Service {
     }
 
     /// Updates the status line. Call it often; `status` is called only when an update is due.
-    pub fn status(&mut self, now: Instant, status: impl FnOnce() -> String) {
+    pub(crate) fn status(&mut self, now: Instant, status: impl FnOnce() -> String) {
         if !self.listens || !is_due(self.status_sent, STATUS_EVERY, now) {
             return;
         }
@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// Says that the program is stopping.
-    pub fn stopping(&mut self) {
+    pub(crate) fn stopping(&mut self) {
         self.notify(&[NotifyState::Stopping]);
     }
 

@@ -1,4 +1,4 @@
-//! What signals of the system do to a running loop.
+//! Handles signals: they end the loop, or make it read the label file again.
 
 use std::io;
 use std::process::exit;
@@ -19,7 +19,7 @@ use crate::process::supervise::{fault_point, spawn};
 const GRACE: Duration = Duration::from_millis(800);
 
 /// Handles signals on a thread of its own: SIGTERM and SIGINT end the loop, or the program at once while it is still
-/// loading; a second one ends the program; SIGHUP has the label file read again.
+/// loading; a second one ends the program; SIGHUP makes the loop read the label file again.
 pub(crate) fn handle(control: &LoopControl) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let control = control.clone();

@@ -18,7 +18,7 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::store;
 
-/// Most files of an archive. A bundle has five; some more may lie beside them.
+/// Maximum number of files in an archive. A bundle has five; a few more may lie beside them.
 const FILES_MAX: usize = 32;
 
 /// Largest extension header (times, owners), which is skipped.

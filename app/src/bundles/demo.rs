@@ -5,11 +5,11 @@ use spotter_engine::bundle::{Bundle, BundleError};
 
 /// Path of the bundle in messages.
 #[cfg(feature = "demo")]
-pub const BUNDLE_NAME: &str = "demo bundle inside the program";
+const BUNDLE_NAME: &str = "demo bundle inside the program";
 
 /// Folder where the package puts the bundle.
 #[cfg(not(feature = "demo"))]
-pub const BUNDLE_NAME: &str = "/usr/share/spotter/demo";
+const BUNDLE_NAME: &str = "/usr/share/spotter/demo";
 
 /// The demo bundle cannot be used.
 #[derive(Debug, thiserror::Error)]

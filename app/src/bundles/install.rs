@@ -153,7 +153,7 @@ impl Slots {
 
     fn check_room(&self, archive_bytes: u64) -> Result<(), SlotError> {
         let path = self.folder();
-        // Without an answer of the system, writing will tell.
+        // If the system does not say, a full disk shows when the copy is written.
         let Ok(found) = rustix::fs::statvfs(&path) else { return Ok(()) };
         let (free, needed) = (found.f_bavail.saturating_mul(found.f_frsize), archive_bytes + SPARE_BYTES);
         if free < needed { Err(SlotError::Full { path, needed, free }) } else { Ok(()) }

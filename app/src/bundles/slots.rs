@@ -19,7 +19,7 @@ use crate::store;
 pub const FOLDER: &str = "bundles";
 
 /// File that names the active slot, in the state folder.
-pub const STATE_FILE: &str = "bundles.json";
+const STATE_FILE: &str = "bundles.json";
 
 /// The installed archive, in the slot. Its signature, if any, lies beside it.
 pub(super) const ARCHIVE_FILE: &str = "bundle.tar";
@@ -59,7 +59,7 @@ impl Slots {
     }
 
     /// The file that changes when another slot is activated.
-    pub fn state_file(&self) -> PathBuf {
+    pub(crate) fn state_file(&self) -> PathBuf {
         self.state_dir.join(STATE_FILE)
     }
 

@@ -78,7 +78,7 @@ impl State {
 
     /// The state after a rollback; `None` if there is no previous slot.
     #[must_use]
-    pub fn rolled_back(&self) -> Option<Self> {
+    pub(crate) fn rolled_back(&self) -> Option<Self> {
         let previous = self.previous.as_deref()?;
         Some(Self { previous: None, previous_proven: false, ..self.activated(previous) })
     }
@@ -101,14 +101,14 @@ impl State {
 
     /// The state after the active slot was loaded and worked.
     #[must_use]
-    pub fn worked(&self) -> Self {
+    pub(crate) fn worked(&self) -> Self {
         Self { proven: true, tries: 0, ..self.clone() }
     }
 
     /// The state after a signed bundle was accepted: `release` becomes the newest if it is newer, or if an older one was allowed
     /// explicitly (`older`).
     #[must_use]
-    pub fn with_release(&self, release: Option<Release>, older: bool) -> Self {
+    pub(crate) fn with_release(&self, release: Option<Release>, older: bool) -> Self {
         Self { release: if older { release } else { release.max(self.release) }, ..self.clone() }
     }
 
@@ -120,7 +120,7 @@ impl State {
 
     /// The state after the active slot could not be loaded. If it had worked before, this was the first attempt.
     #[must_use]
-    pub fn broke(&self) -> Self {
+    pub(crate) fn broke(&self) -> Self {
         if self.active == BUILT_IN {
             self.clone()
         } else {

@@ -40,7 +40,7 @@ impl Doctor {
     }
 }
 
-/// Past problems by the bits of a Raspberry Pi's throttling flags.
+/// Past problems, one for each bit of a Raspberry Pi's throttling flags.
 const PAST: [(u32, &str); 4] = [
     (16, "the supply voltage was too low"),
     (17, "the clock was capped"),

@@ -10,7 +10,7 @@ use spotter_engine::files;
 /// Largest configuration or label file that is read. A thousand labels with ten prompts each stay far below.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most problems that are reported of one file: nobody reads more, and a file of another kind has one on every line.
+/// Maximum number of reported problems per file: nobody reads more, and a file of another kind has one on every line.
 const PROBLEMS_MAX: usize = 50;
 
 /// One thing that is wrong with a file.

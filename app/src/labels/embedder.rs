@@ -21,8 +21,7 @@ use super::{demo, lint};
 use crate::config::{Config, Problem, all_of};
 use crate::process::supervise::{Heartbeats, beat_all};
 
-pub(crate) use self::disk::CACHE_BYTES_MAX;
-pub use self::disk::{CACHE_FILE, JOURNAL_FILE};
+pub(crate) use self::disk::{CACHE_BYTES_MAX, CACHE_FILE};
 
 /// Longest time that one sentence takes on the slowest board.
 const SENTENCE_MAX: Duration = Duration::from_secs(60);
@@ -59,7 +58,7 @@ impl Embedder {
     }
 
     /// The cache's file; `None` where there is no cache, or it cannot be written.
-    pub fn cache_path(&self) -> Option<&Path> {
+    pub(crate) fn cache_path(&self) -> Option<&Path> {
         self.disk.as_ref().and_then(Disk::path)
     }
 
@@ -129,6 +128,7 @@ impl Embedder {
 
 #[cfg(all(test, feature = "demo"))]
 mod tests {
+    use super::disk::JOURNAL_FILE;
     use super::*;
     use crate::bundles::demo;
 

@@ -8,12 +8,12 @@ use spotter_engine::labels::Label;
 use crate::config::document::{self, Section};
 use crate::config::{Position, Problem, read_text};
 
-/// Most labels of a file. All are compared with every frame and share the probability; long before this number that stops
-/// being useful.
+/// Maximum number of labels in a file. All are compared with every frame and share the probability, which stops being useful
+/// long before this number.
 const LABELS_MAX: usize = 1000;
 
-/// Most sentences of a file. Each costs one pass through the text tower, about 10 ms on a board: this many take minutes, and
-/// about 20 MB in the cache.
+/// Maximum number of sentences in a file. Each costs one pass through the text tower, about 10 ms on a board: this many take
+/// minutes, and about 20 MB in the cache.
 const SENTENCES_MAX: usize = 10_000;
 
 // Otherwise some would be embedded again at every start.
@@ -81,7 +81,7 @@ impl ParsedLabels {
     ///
     /// # Errors
     /// The labels have more than 10,000 sentences.
-    pub fn resolve(&self, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+    pub(crate) fn resolve(&self, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
         let (mut labels, mut positions, mut sentences) = (Vec::new(), Vec::new(), 0);
         for label in &self.labels {
             let templates = label.templates.as_deref().unwrap_or(default_templates);

@@ -9,10 +9,10 @@ use spotter_engine::vocabulary::{Tokenization, Vocabulary};
 use super::label_file::LabelFile;
 use crate::config::Problem;
 
-/// Most warnings that are shown; the others are counted.
+/// Maximum number of warnings that are shown; the others are counted.
 const WARNINGS_MAX: usize = 50;
 
-/// Most characters of a prompt or sentence that a message shows.
+/// Maximum number of characters of a prompt or sentence in a message.
 const SHOWN_CHARS: usize = 60;
 
 /// Finds what is doubtful about the labels of `file` for a model with that vocabulary, in the file's order: unknown words,

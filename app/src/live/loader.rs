@@ -68,10 +68,10 @@ impl Loader {
 
     /// Loads the first bundle.
     pub(super) fn first(&mut self) -> Result<Model> {
-        // First of all: a broken label file is not the bundle's fault, and must not have it rolled back.
+        // Parsed first: a broken label file is not the bundle's fault and must not roll the bundle back.
         let labels = self.parse_labels()?;
         if let Some(slots) = self.slots.clone() {
-            // Ends with the bundle inside the program at the latest.
+            // The demo bundle is the last one to be tried.
             return loop {
                 if let Some(model) = self.load_active(&slots, &labels)? {
                     break Ok(model);

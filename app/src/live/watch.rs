@@ -31,7 +31,7 @@ pub(crate) const STEP_MAX: Duration = Duration::from_secs(10);
 
 /// Watches one file; stops when dropped.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     signals: Arc<Signals>,
     thread: Option<JoinHandle<()>>,
 }
@@ -50,7 +50,7 @@ impl Watcher {
     }
 
     /// Causes a call as if the file had changed, without waiting for quiet.
-    pub fn poke(&self) {
+    pub(crate) fn poke(&self) {
         self.signals.send(|pending| pending.poked = true);
     }
 

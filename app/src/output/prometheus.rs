@@ -48,7 +48,7 @@ pub(crate) struct Values {
     pub(crate) skipped: u64,
     /// Frames that were replaced by newer ones.
     pub(crate) dropped: u64,
-    /// Reports that standard output was too slow for.
+    /// Reports that were lost because standard output was too slow.
     pub(crate) reports_lost: u64,
     /// Time spent in each stage.
     pub(crate) stages: [Duration; 5],

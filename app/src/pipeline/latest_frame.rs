@@ -8,7 +8,7 @@ use crate::source::Frame;
 
 /// Holds at most one frame. Frames are swapped in and out, so that their buffers are reused and never copied.
 #[derive(Debug, Default)]
-pub struct LatestFrame {
+pub(crate) struct LatestFrame {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -23,7 +23,7 @@ struct Inner {
 
 /// Result of [`LatestFrame::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// A frame, which no other call gets.
     Frame,
     /// No frame is left and none will come.
@@ -34,13 +34,13 @@ pub enum Taken {
 
 impl LatestFrame {
     /// An empty, open mailbox.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         LatestFrame::default()
     }
 
-    /// Puts `frame` in, and leaves a used one in its place for the next capture. A frame that nobody took is dropped and
+    /// Puts `frame` in, and leaves a used one in its place for the next capture. A frame that was not taken is dropped and
     /// counted. Frames put into a closed mailbox are ignored.
-    pub fn put_newest(&self, frame: &mut Frame) {
+    pub(crate) fn put_newest(&self, frame: &mut Frame) {
         let mut inner = self.lock();
         if inner.closed {
             return;
@@ -51,7 +51,7 @@ impl LatestFrame {
 
     /// Waits until the previous frame was taken, then puts `frame` in as [`Self::put_newest`] does. Returns whether it did:
     /// not if the mailbox was closed.
-    pub fn put_waiting(&self, frame: &mut Frame) -> bool {
+    pub(crate) fn put_waiting(&self, frame: &mut Frame) -> bool {
         let waits = |inner: &mut Inner| inner.full && !inner.closed;
         let mut inner = self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner);
         if inner.closed {
@@ -62,7 +62,7 @@ impl LatestFrame {
     }
 
     /// Waits until the previous frame was taken, at most until `deadline`, then puts `frame` in as [`Self::put_newest`] does.
-    pub fn put_by(&self, frame: &mut Frame, deadline: Instant) {
+    pub(crate) fn put_by(&self, frame: &mut Frame, deadline: Instant) {
         let waits = |inner: &mut Inner| inner.full && !inner.closed;
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.changed.wait_timeout_while(self.lock(), left, waits);
@@ -76,7 +76,7 @@ impl LatestFrame {
 
     /// Waits for a frame, at most `timeout`, and swaps it with `frame`. A frame that was put in before the mailbox was closed
     /// is still returned.
-    pub fn take(&self, frame: &mut Frame, timeout: Duration) -> Taken {
+    pub(crate) fn take(&self, frame: &mut Frame, timeout: Duration) -> Taken {
         let waits = |inner: &mut Inner| !inner.full && !inner.closed;
         let waited = self.changed.wait_timeout_while(self.lock(), timeout, waits);
         let mut inner = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -89,14 +89,14 @@ impl LatestFrame {
         if inner.closed { Taken::Ended } else { Taken::TimedOut }
     }
 
-    /// Says that no more frames come, or that nobody takes them any more. Wakes everybody who waits.
-    pub fn close(&self) {
+    /// Closes the mailbox: no more frames come, or none is taken any more. Wakes all waiting threads.
+    pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// Number of frames that were replaced before anybody took them.
-    pub fn dropped(&self) -> u64 {
+    /// Number of frames that were replaced before they were taken.
+    pub(crate) fn dropped(&self) -> u64 {
         self.lock().dropped
     }
 

@@ -22,7 +22,7 @@ type Thumbnail = [f32; ROWS * COLUMNS * CHANNELS];
 /// Compares frames with the last one that the model scored, not with the previous one: a slow change is noticed as soon as
 /// the frame differs enough from the scored one.
 #[derive(Debug)]
-pub struct Unchanged {
+pub(crate) struct Unchanged {
     /// Grey levels at which a cell counts as different, in any channel.
     threshold: f32,
     small: Box<Thumbnail>,
@@ -35,13 +35,13 @@ pub struct Unchanged {
 
 impl Unchanged {
     /// Frames count as the same if no cell differs by `threshold` grey levels (0 to 255) or more.
-    pub fn new(threshold: f32) -> Self {
+    pub(crate) fn new(threshold: f32) -> Self {
         let empty = || Box::new([0.0; ROWS * COLUMNS * CHANNELS]);
         Self { threshold, small: empty(), kept: empty(), kept_of: None, size: (0, 0) }
     }
 
     /// Returns whether `picture` shows the same as the kept image, which is not too old.
-    pub fn is_same(&mut self, picture: &Picture, now: Instant) -> bool {
+    pub(crate) fn is_same(&mut self, picture: &Picture, now: Instant) -> bool {
         shrink(picture, &mut self.small);
         self.size = (picture.width, picture.height);
         let Some((width, height, at)) = self.kept_of else { return false };
@@ -50,7 +50,7 @@ impl Unchanged {
     }
 
     /// Keeps the last image, which is about to be scored.
-    pub fn keep(&mut self, now: Instant) {
+    pub(crate) fn keep(&mut self, now: Instant) {
         std::mem::swap(&mut self.small, &mut self.kept);
         self.kept_of = Some((self.size.0, self.size.1, now));
     }

@@ -40,7 +40,7 @@ impl Stop {
         Stop::default()
     }
 
-    /// Asks everybody who holds a clone to stop, and wakes those who wait.
+    /// Asks all holders of a clone to stop, and wakes those that wait.
     pub fn set(&self) {
         let wakers = self.lock();
         self.0.is_set.store(true, Ordering::Release);
@@ -49,7 +49,7 @@ impl Stop {
     }
 
     /// Returns whether it was asked to stop.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.is_set.load(Ordering::Acquire)
     }
 

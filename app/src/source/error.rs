@@ -211,7 +211,7 @@ pub enum SourceError {
 impl SourceError {
     /// Returns whether reopening the source may help although it gave no frame yet: the device was lost, reset or stuck. After its
     /// first frame a camera is reopened after any error.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             // After a replug the node is missing, then not permitted, until udev is done.
             SourceError::Missing { path, .. } | SourceError::Permission { path, .. } => path.starts_with("/dev"),

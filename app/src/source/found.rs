@@ -3,7 +3,7 @@
 use spotter_engine::picture::unsupported_format;
 use spotter_engine::printable::printable;
 
-/// Most characters that are shown.
+/// Maximum number of characters that are shown.
 const SHOWN: usize = 120;
 
 /// First bytes of image and video streams that [`unsupported_format`] does not recognise.

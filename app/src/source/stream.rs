@@ -22,7 +22,7 @@ const MAX_FRAME_BYTES: usize = 32 << 20;
 /// Bytes of one read: the size of a pipe's buffer.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Most pieces that wait; with more the writer has to wait.
+/// Maximum number of pieces in the queue; beyond it the writer has to wait.
 const PIECES: usize = 4;
 
 /// JPEG images from a reader. The reader runs on a thread of its own, since a read from a silent pipe cannot be woken; that
@@ -80,7 +80,7 @@ pub(super) struct Patience {
 impl JpegStream {
     /// Images from standard input. A pipe is reported as silent after `timeout`, and may still continue.
     pub(super) fn stdin(timeout: Duration) -> Self {
-        // Frames of a pipe get old when nobody takes them; those of a file can wait.
+        // Frames of a pipe become outdated while they wait; those of a file do not.
         let is_file = std::fs::metadata("/dev/stdin").is_ok_and(|data| data.is_file());
         let patience = Patience { first: timeout.max(FIRST_FRAME), next: timeout };
         Self::new("standard input", io::stdin(), !is_file, (!is_file).then_some(patience))
@@ -116,7 +116,7 @@ impl JpegStream {
     fn wake_by(&mut self, stop: &Stop) {
         if self.woken_by.as_ref().is_none_or(|known| !known.stop().is_same(stop)) {
             let sender = self.sender.clone();
-            // With a full channel nobody waits.
+            // If the channel is full, there is a message to receive, so the wait ends anyway.
             self.woken_by = Some(stop.on_set(move || drop(sender.try_send(Message::Woken))));
         }
     }
@@ -193,6 +193,9 @@ fn read_pieces(mut reader: impl Read, send: &SyncSender<Message>, reuse: &Receiv
 
 /// Splits a whole stream into its JPEG images as a pipe is split; images of more than 32 MiB are left out. `pieces` are the
 /// stream's bytes, divided in any way.
+///
+/// The loop reads a stream as it comes and does not call this. It is public so that a caller with a recording in memory, such
+/// as a fuzz target, gets exactly the frames that the loop would.
 pub fn split_jpegs<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let (mut splitter, mut frame, mut frames) = (Splitter::new(MAX_FRAME_BYTES), Vec::new(), Vec::new());
     for piece in pieces {

@@ -20,13 +20,13 @@ use crate::process::{STOP_CHECK, Stop};
 /// Buffers that the driver fills in turn: one being copied, one being filled, two in reserve.
 const BUFFERS: u32 = 4;
 
-/// Most buffers of a V4L2 queue (`VIDEO_MAX_FRAME`).
+/// Maximum number of buffers of a V4L2 queue (`VIDEO_MAX_FRAME`).
 const MAX_BUFFERS: usize = 32;
 
 /// Broken frames in a row, about a second's worth, after which the camera is reopened.
 const MAX_BROKEN: u32 = 30;
 
-/// Error of drivers of camera pipelines that nobody has configured.
+/// Error that drivers return for a camera pipeline that is not configured.
 const EPIPE: i32 = 32;
 
 /// An open camera.

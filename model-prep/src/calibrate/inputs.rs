@@ -15,13 +15,13 @@ pub const IMAGES: usize = 400;
 /// Number of images among them that each layer is measured on. The mean cosine hardly changes with more.
 pub const IMAGES_PER_LAYER: usize = 16;
 
-/// Most memory for preprocessed images, in bytes: 400 images of 224 x 224 take 241 MB.
+/// Memory limit for preprocessed images, in bytes: 400 images of 224 x 224 take 241 MB.
 const PIXELS_BYTES_MAX: usize = 256 << 20;
 
 /// Deepest nesting of folders that is searched; also stops at symbolic links that form a cycle.
 const DEPTH_MAX: usize = 4;
 
-/// What to calibrate on.
+/// Input and settings of a calibration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Folder of images, in subfolders or not.

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use spotter_engine::bundle::Weights;
-use spotter_engine::tower::{ImageTower, TextTower, Threads, TowerError};
+use spotter_engine::bundle::{TowerKind, Weights};
+use spotter_engine::tower::{self, ImageTower, TextTower, Threads, TowerError};
 
 use super::inputs::{IMAGES_PER_LAYER, Inputs};
 use crate::assemble::Assembled;
@@ -16,7 +16,6 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::plan::{Plan, Plans, Target};
 use crate::progress::Tick;
-use spotter_engine::bundle::TowerKind;
 
 /// Normalised embeddings, in the order of the inputs.
 type Embeddings = Vec<Vec<f32>>;
@@ -35,7 +34,7 @@ pub(crate) struct CalibrationInput<'a> {
     pub(crate) scratch: &'a Path,
 }
 
-/// What changes when a unit alone is stored as integers.
+/// Cost of storing one unit alone as integers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Sensitivity {
     /// 1 minus the mean cosine to the float embeddings.
@@ -101,7 +100,16 @@ impl<'a> TowerPair<'a> {
         self.inputs.prompts.len()
     }
 
-    /// What changes if only the layers called `names`, of one tower, are stored as integers.
+    /// The steps of a tower that runs fused, as the engine lists them; none of a tower that is built again for each mix.
+    pub(super) fn steps(&self, tower: TowerKind) -> &[tower::Layer] {
+        let steps = match tower {
+            TowerKind::Image => self.image.stored().map(ImageTower::layers),
+            TowerKind::Text => self.text.stored().map(TextTower::layers),
+        };
+        steps.unwrap_or_default()
+    }
+
+    /// Measures the cost of storing only the layers called `names`, of one tower, as integers.
     pub(super) fn sensitivity(&self, tower: TowerKind, names: &[String]) -> Result<Sensitivity, Error> {
         let (image_reference, text_reference) = (&self.image_reference, &self.text_reference);
         match tower {
@@ -170,6 +178,14 @@ impl<'a> TowerPair<'a> {
 type Exchange<T> = fn(&T, &T, &dyn Fn(&str) -> bool) -> Result<T, TowerError>;
 
 impl<T: Clone> Forms<T> {
+    /// The tower in its stored form, if both forms are kept.
+    fn stored(&self) -> Option<&T> {
+        match self {
+            Self::Exchanged { stored, .. } => Some(stored),
+            Self::Rebuilt => None,
+        }
+    }
+
     /// The tower in the form `base`, except for the layers called `others`; `None` if it has to be built again.
     fn exchanged(&self, base: Base, others: &[String], exchange: Exchange<T>) -> Result<Option<T>, TowerError> {
         let Self::Exchanged { stored, float } = self else { return Ok(None) };

@@ -130,8 +130,8 @@ impl Family {
         }
     }
 
-    /// Whether each tower ends in a projection into the shared embedding space.
-    pub fn projects(self) -> bool {
+    /// Returns whether each tower ends in a projection into the shared embedding space.
+    pub(crate) fn projects(self) -> bool {
         self != Self::Siglip
     }
 
@@ -199,7 +199,7 @@ impl TextConfig {
     }
 
     /// Id of the padding token, if positions are counted from it.
-    pub fn padding_id(&self) -> Option<usize> {
+    pub(crate) fn padding_id(&self) -> Option<usize> {
         match self {
             Self::Roberta(config) => Some(config.pad_token_id),
             Self::Mpnet(_) => Some(MpnetConfig::PAD_TOKEN_ID),
@@ -232,7 +232,7 @@ impl TextConfig {
     }
 
     /// Width of the pooler output.
-    pub fn pooled_width(&self) -> usize {
+    pub(crate) fn pooled_width(&self) -> usize {
         match self {
             Self::Bert(config) => config.encoder.hidden_size,
             Self::Roberta(config) => config.bert.encoder.hidden_size,

@@ -29,7 +29,7 @@ pub enum CheckpointError {
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// A description of what was found.
         found: &'static str,
     },
     /// A file is larger than any real one of its kind.
@@ -77,9 +77,9 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The key, with dots.
         key: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
-        /// What is there.
+        /// A description of what was found.
         found: String,
     },
     /// The checkpoint uses something that is not supported.
@@ -89,7 +89,7 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The key, with dots.
         key: String,
-        /// What is there.
+        /// A description of what was found.
         found: String,
         /// What is supported, and why nothing else.
         reason: String,

@@ -1,98 +1,28 @@
 //! Parses the subset of Python's pickle format that `torch.save` writes for a state dict.
 //!
 //! A pickle is a program for a stack machine, and Python's machine calls whatever functions it names. This machine
-//! implements the instructions that build plain values, and the few names below; any other name or instruction is an
-//! error. Values refer to each other by index, so nothing recurses. Instructions and bytes are limited, so memory is
+//! implements the instructions that build plain values, and the few names of [`Global`]; any other name or instruction is
+//! an error. Values refer to each other by index, so nothing recurses. Instructions and bytes are limited, so memory is
 //! bounded.
+
+mod input;
+mod value;
 
 use std::collections::HashMap;
 use std::io::Read;
 
-use safetensors::Dtype;
+pub(crate) use self::input::BYTES_MAX;
+use self::input::{Input, Stopped, broken};
+pub(crate) use self::value::{Global, Storage, Tensor, Value};
 
 /// Limit on the instructions of one pickle; 40 000 tensors need about as many. Each may take some 100 bytes of memory.
 const INSTRUCTIONS_MAX: u32 = 1 << 21;
-/// Limit on the bytes of one pickle, for the same number of tensors with long names.
-pub(crate) const BYTES_MAX: u64 = 16 << 20;
 
 /// Largest number of axes of a tensor; weights have at most five.
 const AXES_MAX: usize = 8;
 
 /// Longest key of a storage in bytes; keys are decimal numbers.
 const KEY_BYTES_MAX: usize = 64;
-
-/// A name that a state dict needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Global {
-    /// `collections.OrderedDict`
-    OrderedDict,
-    /// `torch._utils._rebuild_tensor_v2`
-    Tensor,
-    /// `torch._utils._rebuild_parameter`
-    Parameter,
-    /// `torch.FloatStorage` and the storages of other types.
-    Storage(Dtype),
-}
-
-impl Global {
-    fn named(module: &str, name: &str) -> Option<Self> {
-        let storage = |dtype| Some(Self::Storage(dtype));
-        match (module, name) {
-            ("collections", "OrderedDict") => Some(Self::OrderedDict),
-            ("torch._utils", "_rebuild_tensor_v2") => Some(Self::Tensor),
-            ("torch._utils", "_rebuild_parameter") => Some(Self::Parameter),
-            ("torch", "DoubleStorage") => storage(Dtype::F64),
-            ("torch", "FloatStorage") => storage(Dtype::F32),
-            ("torch", "HalfStorage") => storage(Dtype::F16),
-            ("torch", "BFloat16Storage") => storage(Dtype::BF16),
-            ("torch", "LongStorage") => storage(Dtype::I64),
-            ("torch", "IntStorage") => storage(Dtype::I32),
-            ("torch", "ShortStorage") => storage(Dtype::I16),
-            ("torch", "CharStorage") => storage(Dtype::I8),
-            ("torch", "ByteStorage") => storage(Dtype::U8),
-            ("torch", "BoolStorage") => storage(Dtype::BOOL),
-            _ => None,
-        }
-    }
-}
-
-/// A value. Values with content are indexes into the lists of [`Machine`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Value {
-    None,
-    Bool(bool),
-    Int(i128),
-    /// Any float; tensors do not use them.
-    Float,
-    Text(usize),
-    Tuple(usize),
-    List(usize),
-    Dict(usize),
-    Global(Global),
-    Storage(usize),
-    Tensor(usize),
-    /// Marks the start of a tuple or of a run of items.
-    Mark,
-}
-
-/// A storage: contiguous elements, stored elsewhere in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Storage {
-    /// Index into [`Machine::texts`].
-    pub(crate) key: usize,
-    pub(crate) dtype: Dtype,
-    pub(crate) elements: usize,
-}
-
-/// A view of a storage; offset, shape and strides are not checked yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tensor {
-    /// Index into [`Machine::storages`].
-    pub(crate) storage: usize,
-    pub(crate) offset: usize,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) strides: Vec<usize>,
-}
 
 /// Why a pickle was refused.
 #[derive(Debug)]
@@ -121,7 +51,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Runs the pickle at the start of `input`. Also returns its result and its length in bytes.
     pub(crate) fn run(input: impl Read) -> Result<(Self, Value, u64), PickleError> {
-        let mut input = Input { inner: input, at: 0 };
+        let mut input = Input::new(input);
         let mut machine = Self::default();
         for _ in 0..INSTRUCTIONS_MAX {
             let at = input.at;
@@ -398,69 +328,4 @@ fn size(n: i128) -> Result<usize, Stopped> {
 fn push<T>(all: &mut Vec<T>, value: T) -> usize {
     all.push(value);
     all.len() - 1
-}
-
-/// Why an instruction failed.
-enum Stopped {
-    Io(std::io::Error),
-    Name(String),
-    Broken(String),
-}
-
-impl From<std::io::Error> for Stopped {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn broken(message: impl Into<String>) -> Stopped {
-    Stopped::Broken(message.into())
-}
-
-/// The bytes of a pickle, counted.
-struct Input<R> {
-    inner: R,
-    /// Bytes read so far.
-    at: u64,
-}
-
-impl<R: Read> Input<R> {
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Stopped> {
-        let mut bytes = [0; N];
-        self.count(N as u64)?;
-        self.inner.read_exact(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn byte(&mut self) -> Result<u8, Stopped> {
-        self.bytes::<1>().map(|[byte]| byte)
-    }
-
-    fn vec(&mut self, length: u64) -> Result<Vec<u8>, Stopped> {
-        self.count(length)?;
-        let mut bytes = Vec::new();
-        if ((&mut self.inner).take(length).read_to_end(&mut bytes)? as u64) < length {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-        }
-        Ok(bytes)
-    }
-
-    /// Reads up to a line feed.
-    fn line(&mut self) -> Result<String, Stopped> {
-        // Longer than any name of a function.
-        const LINE_BYTES_MAX: usize = 256;
-        let mut line = Vec::new();
-        while line.len() <= LINE_BYTES_MAX {
-            match self.byte()? {
-                b'\n' => return String::from_utf8(line).map_err(|_| broken("a name that is not UTF-8")),
-                byte => line.push(byte),
-            }
-        }
-        Err(broken("a name that does not end"))
-    }
-
-    fn count(&mut self, bytes: u64) -> Result<(), Stopped> {
-        self.at = self.at.saturating_add(bytes);
-        if self.at > BYTES_MAX { Err(broken(format!("a pickle of more than {BYTES_MAX} bytes"))) } else { Ok(()) }
-    }
 }

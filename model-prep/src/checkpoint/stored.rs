@@ -15,7 +15,7 @@ pub(crate) struct StoredTensor {
 }
 
 impl StoredTensor {
-    /// Whether its elements are floats.
+    /// Returns whether its elements are floats.
     pub(crate) fn is_float(&self) -> bool {
         matches!(self.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }

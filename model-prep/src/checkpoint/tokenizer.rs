@@ -44,7 +44,7 @@ pub struct TokenizerFile {
     pub pad_id: u32,
     /// Token type of the padding token.
     pub pad_type_id: u32,
-    /// Whether the attention mask is an input of the model.
+    /// True if the attention mask is an input of the model.
     pub attention_mask: bool,
     /// Padding by the tokenizer's own files. If the text tower is known, its padding takes precedence.
     pub padding: Padding,

@@ -101,7 +101,7 @@ impl Archive {
         }
     }
 
-    /// Whether numbers are stored big-endian. Files from before 2023 do not say and are little-endian.
+    /// Returns whether numbers are stored big-endian. Files from before 2023 do not say and are little-endian.
     pub(crate) fn is_big_endian(&self, mut file: &File) -> Result<bool, TorchError> {
         let Ok((start, length)) = self.entry("byteorder") else { return Ok(false) };
         let mut order = Vec::new();

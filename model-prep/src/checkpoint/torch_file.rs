@@ -202,7 +202,7 @@ impl Contents {
     }
 }
 
-/// Whether the elements are contiguous in row-major order; strides of axes of length 1 do not matter.
+/// Returns whether the elements are contiguous in row-major order; strides of axes of length 1 do not matter.
 fn is_row_major(tensor: &Tensor) -> bool {
     let mut expected = 1;
     for (extent, stride) in tensor.shape.iter().zip(&tensor.strides).rev() {

@@ -60,7 +60,7 @@ fn variant(name: &str) -> Option<&str> {
     })
 }
 
-/// Whether `variant` ends like a shard's name, as in `model.fp16-00001-of-00002.safetensors`.
+/// Returns whether `variant` ends like a shard's name, as in `model.fp16-00001-of-00002.safetensors`.
 fn is_shard(variant: &str) -> bool {
     variant.contains("-of-")
 }

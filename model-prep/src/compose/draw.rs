@@ -1,6 +1,6 @@
 //! Random initial weights, from the same distributions as in PyTorch and transformers, but with other random numbers.
 
-use sha2::{Digest as _, Sha256};
+use spotter_engine::hash::Hasher;
 
 /// The distribution of new values.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,10 +41,11 @@ pub(super) struct Random(u64);
 impl Random {
     /// Each tensor has its own sequence, independent of the other tensors.
     pub(super) fn new(seed: u64, tensor: &str) -> Self {
-        let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(tensor).finalize();
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash[..8]);
-        Self(u64::from_le_bytes(first))
+        let mut hasher = Hasher::new();
+        hasher.update(seed.to_le_bytes());
+        hasher.update(tensor);
+        let hash = hasher.finish();
+        Self(u64::from_le_bytes(std::array::from_fn(|index| hash[index])))
     }
 
     fn next(&mut self) -> u64 {

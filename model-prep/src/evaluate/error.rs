@@ -51,9 +51,9 @@ pub enum EvaluateError {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
-        /// What is there.
+        /// A description of what was found.
         found: String,
     },
     /// A line of a file cannot be parsed.
@@ -63,9 +63,9 @@ pub enum EvaluateError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
-        /// What is there.
+        /// A description of what was found.
         found: String,
     },
     /// None of the images could be read.

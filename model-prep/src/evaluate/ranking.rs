@@ -28,7 +28,7 @@ impl Answer {
         Some(Self { best, rank: 1 + scores.iter().enumerate().filter(before).count() })
     }
 
-    /// Whether the candidate with the highest score is right.
+    /// Returns whether the candidate with the highest score is right.
     pub fn is_right(&self) -> bool {
         self.rank == 1
     }

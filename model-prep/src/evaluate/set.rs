@@ -115,7 +115,7 @@ impl ImageSet {
     }
 
     /// The ground truth.
-    pub fn question(&self) -> &Question {
+    pub(crate) fn question(&self) -> &Question {
         &self.question
     }
 
@@ -135,7 +135,7 @@ impl ImageSet {
     }
 
     /// Name of a class, or text of a caption.
-    pub fn text_name(&self, row: usize) -> String {
+    pub(crate) fn text_name(&self, row: usize) -> String {
         match &self.question {
             Question::Classes { classes, .. } => classes[row].name.clone(),
             Question::Captions(captions) => captions[row].text.clone(),

@@ -43,9 +43,9 @@ pub enum ImportError {
         path: PathBuf,
         /// An input, an output, a node or a constant.
         what: String,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
-        /// What is there.
+        /// A description of what was found.
         found: String,
     },
 }

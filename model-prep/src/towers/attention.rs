@@ -10,7 +10,7 @@ pub(super) struct AttentionLayers {
     pub(super) key: String,
     pub(super) value: String,
     pub(super) output: String,
-    /// Whether query, key and value have biases.
+    /// True for each of query, key and value that has a bias.
     pub(super) biases: [bool; 3],
     /// The tensor that multiplies each channel of the output (layer scale), if there is one.
     pub(super) layer_scale: Option<String>,
@@ -35,15 +35,17 @@ impl Builder<'_> {
         let query = heads(&layers.query, queries, layers.biases[0], &[0, 2, 1, 3])?;
         let key = heads(&layers.key, states, layers.biases[1], &[0, 2, 3, 1])?;
         let value = heads(&layers.value, states, layers.biases[2], &[0, 2, 1, 3])?;
-        self.same_storage([&layers.query, &layers.key, &layers.value]);
+        self.same_storage(&[&layers.query, &layers.key, &layers.value]);
         let context = self.context([&layers.query, &layers.output], [&query, &key, &value], added, &merged, encoder);
         self.scaled_linear(&layers.output, &context, square, true, layers.layer_scale.as_deref())
     }
 
-    /// Puts layers that read the same rows into one unit, so that they are stored alike and the engine can fuse them.
-    pub(super) fn same_storage(&mut self, names: [&str; 3]) {
+    /// Puts the layers that compute queries, keys and values into one unit, so that they are stored alike: the engine
+    /// computes attention in int8 only where all of them are integers ([`spotter_engine::onnx`]).
+    pub(super) fn same_storage(&mut self, names: &[&str]) {
+        let Some(first) = names.first() else { return };
         for layer in self.layers.iter_mut().filter(|layer| names.contains(&layer.name.as_str())) {
-            names[0].clone_into(&mut layer.unit);
+            (*first).clone_into(&mut layer.unit);
         }
     }
 

@@ -1,7 +1,5 @@
 //! Builds a tower's graph from a checkpoint's tensors: linear layers, embeddings, norms, and the end of the graph.
 
-use std::collections::HashMap;
-
 use spotter_engine::bundle::{Architecture, Dim, Dtype, LayerKind, TensorSpec, Weights};
 use spotter_engine::onnx::product_node;
 
@@ -19,8 +17,6 @@ pub(super) struct Builder<'a> {
     pub(super) tensors: &'a Tensors,
     target: Target<'a>,
     pub(super) layers: Vec<Layer>,
-    /// Name of the first linear layer that reads each value, by the value's name.
-    units: HashMap<String, String>,
     projection_dim: usize,
     end: End,
     tick: Tick<'a>,
@@ -31,8 +27,7 @@ impl<'a> Builder<'a> {
     pub(super) fn new(name: &str, checkpoint: &'a Checkpoint, target: Target<'a>, tick: Tick<'a>) -> Self {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
         let graph = Graph::new(name, target.scratch);
-        let (layers, units, end) = (Vec::new(), HashMap::new(), End::Projection);
-        Self { graph, tensors, target, layers, units, projection_dim, end, tick }
+        Self { graph, tensors, target, layers: Vec::new(), projection_dim, end: End::Projection, tick }
     }
 
     /// Sets what the graph ends in; `width` is that of the pooler output.
@@ -117,11 +112,6 @@ impl<'a> Builder<'a> {
     ) -> Value {
         let (weight_name, to) = (format!("{name}.weight"), weight.len() / from);
         let stored = self.storage(name, LayerKind::Linear, weight.len(), from);
-        // The engine may fuse the layers that read the same value.
-        let unit = self.units.entry(x.name().to_owned()).or_insert_with(|| name.to_owned());
-        if let Some(layer) = self.layers.last_mut() {
-            layer.unit.clone_from(unit);
-        }
         let weight = match stored {
             Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(weight, from)),
             Weights::Int8 => {

@@ -58,7 +58,7 @@ pub(super) struct Layer<'a> {
     /// Its own name.
     pub(super) name: String,
     pub(super) names: &'a LayerNames,
-    /// Whether query, key and value have biases.
+    /// True for each of query, key and value that has a bias.
     pub(super) biases: [bool; 3],
     /// The tensors that multiply the output channels of each block (layer scale), if there are any.
     pub(super) scales: Option<[&'static str; 2]>,

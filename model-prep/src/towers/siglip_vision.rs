@@ -58,7 +58,7 @@ fn head(builder: &mut Builder<'_>, x: &Value, config: &SiglipVisionConfig) -> Re
             let x = builder.linear_of(&name, x, weight, Some(bias), hidden);
             builder.heads(&name, &x, &split, &perm)
         });
-    builder.same_storage([&named("attention.key"), &named("attention.value"), ""]);
+    builder.same_storage(&[&named("attention.key"), &named("attention.value")]);
     let output = named("attention.out_proj");
     let context = builder.context([&name, &output], [&query, &key, &value], &[], &merged, encoder);
     let x = builder.linear(&output, &context, [hidden, hidden], true)?;

@@ -137,7 +137,7 @@ fn attention(
     let query = heads("query", &[0, 1, 3, 2, 4])?;
     let key = heads("key", &[0, 1, 3, 4, 2])?;
     let value = heads("value", &[0, 1, 3, 2, 4])?;
-    builder.same_storage([&named("query"), &named("key"), &named("value")]);
+    builder.same_storage(&[&named("query"), &named("key"), &named("value")]);
 
     let biases =
         windows.biases(&builder.tensor(&named("relative_position_bias_table"), &[windows.distances(), encoder.heads])?);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::classify::{Place, drawn, finish, finish_within, label_toml, lines};
+use crate::harness::{Place, drawn, finish, finish_within, label_toml, lines};
 
 /// A mistake that a user may make.
 struct Case {

@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
-use crate::classify::Place;
+use crate::harness::Place;
 
 /// Runs `spotter bench` with `input` on its standard input.
 fn bench(arguments: &str, environment: &[(&str, &str)], input: &[u8]) -> Output {

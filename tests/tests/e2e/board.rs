@@ -14,7 +14,7 @@ use spotter::output::json::Json;
 use spotter::process::LoopControl;
 use spotter_engine::bundle::{Bundle, Contents};
 
-use crate::classify::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
+use crate::harness::{DEADLINE, Done, Line, Place, Running, drawn, finish, lines};
 
 /// The frames of `source` with a configuration, until `count` have been labelled.
 fn run(place: &Place, config: &str, source: &str, count: usize) -> Vec<Line> {
@@ -229,7 +229,7 @@ fn paths(line: &str, current: &Path) -> Vec<PathBuf> {
     named.collect()
 }
 
-/// Whether a line of strace is about a call that changes files, and succeeded.
+/// Returns whether a line of strace is about a call that changes files, and succeeded.
 fn changes_files(line: &str) -> bool {
     let opens = ["open(", "openat(", "openat2("].iter().any(|call| line.contains(call));
     let writes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|flag| line.contains(flag));

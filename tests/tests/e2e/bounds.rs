@@ -15,7 +15,7 @@ use spotter_engine::bundle::{self, Bundle, Contents, Weights};
 use spotter_engine::picture::{MAX_BYTES, decode};
 
 use crate::bad_inputs::png_of;
-use crate::classify::{Done, Place, finish, lines, with_ulimit};
+use crate::harness::{Done, Place, finish, lines, with_ulimit};
 use crate::towers::exported;
 
 /// What the program, its libraries, the stacks of its threads and the demo model take of addresses, most of which are never

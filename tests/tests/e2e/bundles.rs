@@ -14,7 +14,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use spotter_engine::bundle::{Bundle, Contents, Manifest};
 
-use crate::classify::{DEADLINE, Done, Line, Place, Running, finish, lines};
+use crate::harness::{DEADLINE, Done, Line, Place, Running, finish, lines};
 use crate::reload::source;
 
 const NAMES: [&str; 4] = ["red circle", "green square", "blue star", "black heart"];

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use spotter_engine::bundle::Bundle;
 use spotter_engine::labels::{Cache, Key};
 
-use crate::classify::{DEADLINE, Done, Place, finish};
+use crate::harness::{DEADLINE, Done, Place, finish};
 
 const NAMES: [&str; 6] = ["red circle", "green square", "blue star", "black heart", "a dog", "an old ship at sea"];
 

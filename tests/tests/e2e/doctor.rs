@@ -6,7 +6,7 @@ use serde_json::Value;
 use spotter::config::Config;
 use spotter_engine::tower::Threads;
 
-use crate::classify::{Place, finish};
+use crate::harness::{Place, finish};
 
 /// The findings of one severity, and the whole output; the exit code must fit them.
 fn examine(place: &Place, arguments: &str) -> Value {

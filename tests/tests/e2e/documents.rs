@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::classify::finish;
+use crate::harness::finish;
 
 const DOCUMENTS: [&str; 10] = [
     "README.md",

@@ -25,7 +25,7 @@ use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::score::{Scoring, ScoringKind, score};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
-use crate::classify::{Done, Place, drawn, finish};
+use crate::harness::{Done, Place, drawn, finish};
 
 #[derive(Deserialize)]
 struct Golden {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::PathBuf;
 
-use sha2::{Digest as _, Sha256};
+use spotter_engine::hash::{hex, sha256};
 use spotter_engine::picture::{DecodeError, JpegDecoder, MAX_PIXELS, Picture, decode};
 
 /// Width, height and SHA-256 of the RGB bytes.
@@ -16,8 +16,7 @@ fn file(name: &str) -> Vec<u8> {
 }
 
 pub(crate) fn pixels(picture: &Picture) -> Pixels {
-    let hash = Sha256::digest(&picture.rgb).iter().map(|byte| format!("{byte:02x}")).collect();
-    (picture.width, picture.height, hash)
+    (picture.width, picture.height, hex(&sha256(&picture.rgb)))
 }
 
 /// The payload of the first segment with this marker.

@@ -15,6 +15,7 @@ mod doctor;
 mod documents;
 mod evaluate;
 mod fused;
+mod harness;
 mod imported;
 mod jpegs;
 mod malicious;

@@ -12,7 +12,7 @@ use spotter_engine::bundle::{Bundle, TOKENS_MAX, Weights};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 use tract_onnx::pb;
 
-use crate::classify::with_ulimit;
+use crate::harness::with_ulimit;
 use crate::towers::{changed, edit, exported};
 
 /// Address space of a process: the program and its libraries, and little more. Beyond it, it is aborted.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::classify::{Done, Place, finish, lines};
+use crate::harness::{Done, Place, finish, lines};
 
 const WIDTH: usize = 320;
 const HEIGHT: usize = 240;
@@ -18,7 +18,7 @@ const WORST: u8 = 4;
 /// Tolerance of the mean where chroma is interpolated, which each decoder does in its own way.
 const MEAN: f64 = 2.0;
 
-/// Runs ffmpeg and returns its standard output. `None` without ffmpeg, which only a run by hand forgives.
+/// Runs ffmpeg and returns its standard output; `None` if ffmpeg is missing, which is an error in CI.
 fn ffmpeg(arguments: &str, input: Option<&Path>) -> Option<Vec<u8>> {
     let stdin = input.map_or_else(Stdio::null, |path| File::open(path).unwrap().into());
     let output = Command::new("ffmpeg").args(["-v", "error"]).args(arguments.split(' ')).stdin(stdin).output();
@@ -202,7 +202,7 @@ fn complete_frames_survive_garbage_between_them() {
 fn skipped_parts_of_a_stream_are_counted() {
     let place = Place::new();
     let mut jpeg = Vec::new();
-    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&crate::classify::drawn(1)).unwrap();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&crate::harness::drawn(1)).unwrap();
     for (name, stream, frames, left_out, what) in [
         ("whole", jpeg.repeat(3), 3, 0, "broken"),
         ("no ends", jpeg[..jpeg.len() - 2].repeat(3), 3, 0, "broken"),

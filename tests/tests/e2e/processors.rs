@@ -8,7 +8,7 @@ use model_prep::checkpoint::preprocess_config_of;
 use model_prep::overrides::Overrides;
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use spotter_engine::hash::{Hasher, hex};
 use spotter_engine::picture::{Picture, decode};
 use spotter_engine::preprocess::{PreprocessConfig, Preprocessor};
 
@@ -89,9 +89,9 @@ fn recipe(case: &Case, folder: &Path) -> PreprocessConfig {
 }
 
 fn checksum(values: &[f32]) -> String {
-    let mut hash = Sha256::new();
-    values.iter().for_each(|value| hash.update(value.to_le_bytes()));
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let mut hasher = Hasher::new();
+    values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+    hex(&hasher.finish()[..8])
 }
 
 #[test]

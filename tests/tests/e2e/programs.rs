@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::classify::{DEADLINE, Event, Place, Running, drawn, finish};
+use crate::harness::{DEADLINE, Event, Place, Running, drawn, finish};
 
 /// A camera program in shell: it notes its arguments, its process id and that of a helper, and delivers twenty frames a
 /// second. The file `does` makes it die or hang (`dies`, `hangs`), before or after a frame.

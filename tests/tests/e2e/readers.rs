@@ -14,7 +14,7 @@ use std::time::Duration;
 use spotter_engine::bundle::Weights;
 
 use crate::bad_inputs::Hostile::{self, Empty, EndlessDevice, Folder, Pipe, Sparse, Unreadable};
-use crate::classify::{Place, finish_within, lines};
+use crate::harness::{Place, finish_within, lines};
 use crate::towers::exported;
 
 const ALL: [Hostile; 6] = [Pipe, Folder, EndlessDevice, Empty, Sparse, Unreadable];

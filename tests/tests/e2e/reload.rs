@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::bad_inputs::Hostile;
-use crate::classify::{DEADLINE, Line, Place, Running, label_toml};
+use crate::harness::{DEADLINE, Line, Place, Running, label_toml};
 
 /// Slow enough that a machine busy with other tests labels every frame, so that a dropped one means something; slower
 /// with each try.

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::classify::{Place, finish};
+use crate::harness::{Place, finish};
 
 #[allow(unreachable_pub, reason = "a crate of its own elsewhere")]
 #[path = "../../fuzz/src/lib.rs"]

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::classify::{DEADLINE, Place, drawn, wait};
+use crate::harness::{DEADLINE, Place, drawn, wait};
 
 /// Longest time between two watchdog messages.
 fn watchdog() -> Duration {
@@ -355,7 +355,7 @@ fn the_watchdog_of_another_process_is_left_alone() {
     let socket = UnixDatagram::bind(&path).unwrap();
     let mut command = place.spotter("run --output json --frames 20 --source test://shapes?size=64x64");
     command.env("NOTIFY_SOCKET", path).env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1");
-    assert_eq!(crate::classify::finish(&mut command).code, Some(0));
+    assert_eq!(crate::harness::finish(&mut command).code, Some(0));
     socket.set_nonblocking(true).unwrap();
     let mut bytes = [0; 4096];
     while let Ok(count) = socket.recv(&mut bytes) {

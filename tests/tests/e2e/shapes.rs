@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use spotter::source::{Uri, draw_shapes};
+use spotter_engine::hash::Hasher;
 
-use crate::classify::{Place, check_labels, finish, lines};
+use crate::harness::{Place, check_labels, finish, lines};
 
 const SOURCE: &str = "test://shapes?seed=7&fps=0&hold=1&frames=300";
 /// Accuracy in percent that is enough whatever the reference says.
@@ -39,13 +39,12 @@ fn golden() -> Golden {
 #[test]
 fn the_golden_is_of_the_frames_that_are_drawn() {
     let Ok(Uri::Shapes(options)) = SOURCE.parse() else { panic!("{SOURCE} is a source of drawn shapes") };
-    let (mut rgb, mut hash) = (Vec::new(), Sha256::new());
+    let (mut rgb, mut hasher) = (Vec::new(), Hasher::new());
     for number in 0..options.frames.unwrap() {
         draw_shapes(&options, number, &mut rgb);
-        hash.update(&rgb);
+        hasher.update(&rgb);
     }
-    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(found, golden().sha256, "other images are drawn now: regenerate tests/golden/shapes.json");
+    assert_eq!(hasher.finish_hex(), golden().sha256, "other images are drawn now: regenerate tests/golden/shapes.json");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs::File;
 
 use spotter::source::{Uri, draw_shapes};
 
-use crate::classify::{Place, drawn, events, finish, lines};
+use crate::harness::{Place, drawn, events, finish, lines};
 
 const SOURCE: &str = "test://shapes?seed=3&fps=0&hold=1&size=128x96&frames=12";
 

@@ -36,7 +36,7 @@ pub(crate) struct Case {
     pub(crate) weights: String,
     pub(crate) vision_config: Value,
     pub(crate) size: [usize; 2],
-    /// Whether the reference was told to interpolate position embeddings.
+    /// True if the reference was told to interpolate position embeddings.
     asked: bool,
 }
 

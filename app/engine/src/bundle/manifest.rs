@@ -1,10 +1,10 @@
 //! `bundle.json`: its fields and their valid values.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::BundleError;
+use super::quantization::{Quantization, Weights};
+use super::tensor_spec::{Dim, TensorSpec};
 use crate::preprocess::{PreprocessConfig, PreprocessError, Preprocessor, Size};
 use crate::score::{Scoring, ScoringKind};
 
@@ -155,77 +155,6 @@ pub enum Architecture {
     Onnx,
 }
 
-/// Storage of weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Weights {
-    /// Symmetric 8-bit integers with one scale per output channel (per row of an embedding table).
-    Int8,
-    /// 4-bit integers with one scale per 32 inputs of an output channel (32 values of a row of an embedding table).
-    /// Layers whose width is no multiple of 32, and patch embeddings, are stored as [`Self::Int8`].
-    Int4,
-    /// 32-bit floats.
-    F32,
-}
-
-/// Kinds of layers with weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LayerKind {
-    /// A matrix product with weights.
-    Linear,
-    /// The convolution that turns patches into tokens.
-    PatchEmbedding,
-    /// A table whose rows are looked up by id.
-    Embedding,
-}
-
-/// Name, type and shape of a tower's input or output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TensorSpec {
-    /// Name in the graph.
-    pub name: String,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Size of each axis.
-    pub shape: Vec<Dim>,
-}
-
-impl fmt::Display for TensorSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dtype = match self.dtype {
-            Dtype::F32 => "f32",
-            Dtype::I64 => "i64",
-        };
-        let axes = self.shape.iter().map(|dim| match dim {
-            Dim::Fixed(extent) => extent.to_string(),
-            Dim::Named(name) => name.clone(),
-        });
-        write!(f, "{} {dtype} [{}]", self.name, axes.collect::<Vec<_>>().join(", "))
-    }
-}
-
-/// Element types of tower inputs and outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32-bit float.
-    F32,
-    /// 64-bit signed integer.
-    I64,
-}
-
-/// Size of an axis.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Dim {
-    /// This size.
-    Fixed(usize),
-    /// Any size, chosen by the caller: `batch` or `sequence`.
-    Named(String),
-}
-
 /// How prompts become token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -347,61 +276,6 @@ pub struct Override {
     pub to: String,
     /// The reason that the user gave.
     pub reason: String,
-}
-
-/// How the weights are quantised, and the loss, measured when the bundle was written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Quantization {
-    /// The scheme in words.
-    pub recipe: String,
-    /// Smallest cosine between this bundle's image embeddings and those of float weights, over the probe images.
-    pub image_cosine_min: f32,
-    /// Smallest cosine between this bundle's text embeddings and those of float weights, over the probe prompts.
-    pub text_cosine_min: f32,
-    /// Results of calibration on the user's images and prompts; absent without calibration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<Calibration>,
-    /// The layers that calibration chose a storage for; empty without calibration.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub layers: Vec<LayerStorage>,
-}
-
-/// Basis and result of the choice of layers that stay in float.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// Number of images.
-    pub pictures: usize,
-    /// Number of those images that single layers were measured on.
-    pub pictures_per_layer: usize,
-    /// Number of prompts.
-    pub prompts: usize,
-    /// The largest allowed `drop`.
-    pub max_drop: f32,
-    /// Percentage of images whose top-1 prompt differs from the one with float weights.
-    pub drop: f32,
-    /// The same with no layer kept in float.
-    pub drop_without_floats: f32,
-}
-
-/// Storage of one layer, and the loss if it is stored as integers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LayerStorage {
-    /// Name in the checkpoint.
-    pub name: String,
-    /// Kind of layer.
-    pub kind: LayerKind,
-    /// Storage of its weights.
-    pub stored: Weights,
-    /// 1 minus the mean cosine to float embeddings if only this layer is stored as integers. Layers that run as one, such
-    /// as query, key and value, are measured together.
-    pub cosine_loss: f32,
-    /// Percentage of images whose top-1 prompt then differs.
-    pub drop: f32,
-    /// Bytes saved against float weights.
-    pub bytes_saved: u64,
 }
 
 impl Manifest {

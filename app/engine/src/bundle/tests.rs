@@ -126,7 +126,7 @@ fn only_bundles_are_replaced() {
 fn leftovers_of_a_killed_writer_are_rescued_and_removed() {
     struct Case {
         what: &'static str,
-        /// Where the old bundle is, with labels in its folder.
+        /// Path of the old bundle, with labels in its folder.
         before: &'static str,
         /// True if a bundle is at the destination.
         in_place: bool,

@@ -38,7 +38,7 @@ pub(crate) struct View {
     pub(crate) width: usize,
 }
 
-/// What selects a token's row of a table.
+/// The index that selects a token's row of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SequenceIndex {
     /// The token id.

@@ -10,7 +10,7 @@ use crate::hash::{Hasher, hex, parse_hex};
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// The key of one sentence under a bundle's text tower. For many sentences, [`SentenceKeys`] hashes the bundle's
+    /// The key of one sentence under a bundle's text tower. For many sentences, `SentenceKeys` hashes the bundle's
     /// part once.
     pub fn new(manifest: &Manifest, template: &str, prompt: &str) -> Self {
         SentenceKeys::new(manifest).key(template, prompt)

@@ -106,7 +106,7 @@ struct Headers<'a> {
     xmp: Option<&'a [u8]>,
 }
 
-/// What follows the headers.
+/// The part of a JPEG after its headers.
 enum Next<'a> {
     Scan(&'a [u8]),
     End,

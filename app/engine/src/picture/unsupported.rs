@@ -5,7 +5,7 @@ use crate::magic::{self, Packed};
 /// Bytes at the start of a file that [`unsupported_format`] needs.
 pub const START_BYTES: u64 = 1024;
 
-/// What to do with an image of another format.
+/// Advice for an image of another format.
 pub(super) const CONVERT: &str = "save it as PNG or JPEG";
 
 const FRAMES: &str =
@@ -20,7 +20,7 @@ const DOWNLOAD: &str = "look at it in an editor, and download the image itself";
 pub struct UnsupportedFormat {
     /// Name of the format, with its article.
     pub what: &'static str,
-    /// What to do about it.
+    /// Advice for the user.
     pub advice: &'static str,
     /// True if it is a video.
     pub is_video: bool,

@@ -26,7 +26,8 @@ impl Scoring {
         logits
     }
 
-    /// `logits_per_text` [texts, images], the transpose of [`Self::logits_per_image`].
+    /// `logits_per_text` [texts, images], the transpose of [`Self::logits_per_image`]. For callers that work with batches
+    /// as transformers does.
     ///
     /// # Panics
     /// If P differs.

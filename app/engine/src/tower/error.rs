@@ -17,7 +17,7 @@ pub enum TowerError {
     Load {
         /// The tower.
         tower: TowerKind,
-        /// What is wrong, outermost cause first.
+        /// The problem, outermost cause first.
         message: String,
     },
     /// The graph's inputs, outputs or tables differ from the manifest.

@@ -13,7 +13,7 @@ const MARGIN_C: f32 = 5.0;
 /// Plausible trip points; others are placeholders.
 const PLAUSIBLE_C: std::ops::RangeInclusive<f32> = 40.0..=130.0;
 
-/// Most thermal zones, and most trip points of one; no board has as many.
+/// Maximum number of thermal zones, and of trip points of one zone; no board has as many.
 const NUMBERS_MAX: usize = 32;
 
 /// File with the board's name.
@@ -29,47 +29,47 @@ const PLATFORM: &str = "sys/devices/platform";
 /// Name of the voltage sensor that every kernel has on a Raspberry Pi.
 const PI_VOLT: &str = "rpi_volt";
 
-/// Parts of the types of zones that measure the CPU.
+/// Substrings of the types of thermal zones that measure the CPU.
 const COMPUTING: [&str; 6] = ["cpu", "soc", "tj", "pkg", "cluster", "core"];
 
 /// A thermal zone as it was read.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Heat {
+pub(crate) struct Heat {
     /// Its type, such as `cpu-thermal`.
-    pub name: String,
+    pub(crate) name: String,
     /// Degrees Celsius.
-    pub celsius: f32,
+    pub(crate) celsius: f32,
     /// Limit in degrees Celsius.
-    pub limit_c: f32,
+    pub(crate) limit_c: f32,
 }
 
 /// CPU quota and usage.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cpu {
+pub(crate) struct Cpu {
     /// CPU quota of the control group in cores.
-    pub quota_cores: f32,
+    pub(crate) quota_cores: f32,
     /// Share of the quota used since the last reading.
-    pub share: f32,
+    pub(crate) share: f32,
     /// True if the kernel throttled the group since then.
-    pub is_throttled: bool,
+    pub(crate) is_throttled: bool,
 }
 
 /// Readings of all sensors.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Readings {
+pub(crate) struct Readings {
     /// Zones with a known limit.
-    pub zones: Vec<Heat>,
+    pub(crate) zones: Vec<Heat>,
     /// The Raspberry Pi's throttling flags.
-    pub throttled: Option<u32>,
+    pub(crate) throttled: Option<u32>,
     /// True if the supply voltage is too low, on kernels without the flags.
-    pub low_voltage: Option<bool>,
+    pub(crate) low_voltage: Option<bool>,
     /// Usage of the CPU quota, if there is one, from the second reading on.
-    pub cpu: Option<Cpu>,
+    pub(crate) cpu: Option<Cpu>,
 }
 
 /// The sensors of a board.
 #[derive(Debug)]
-pub struct Sensors {
+pub(crate) struct Sensors {
     zones: Vec<Zone>,
     flags: Option<PathBuf>,
     low_voltage: Option<PathBuf>,
@@ -96,7 +96,7 @@ struct Usage {
 impl Sensors {
     /// Finds the sensors below `root`, which is `/` outside of tests. The limit of a zone is `temperature_max_c`, else lies below
     /// the temperature at which the board throttles itself; zones where that is unknown are left out.
-    pub fn find(root: &Path, temperature_max_c: Option<f32>) -> Self {
+    pub(crate) fn find(root: &Path, temperature_max_c: Option<f32>) -> Self {
         let flags = pi_flags(root);
         let low_voltage = if flags.is_none() { pi_voltage(root) } else { None };
         let is_pi = flags.is_some() || fs::read_to_string(root.join(MODEL)).is_ok_and(|name| name.starts_with(PI));
@@ -107,7 +107,7 @@ impl Sensors {
     }
 
     /// Reads all sensors; those that cannot be read are left out.
-    pub fn read(&mut self, now: Instant) -> Readings {
+    pub(crate) fn read(&mut self, now: Instant) -> Readings {
         let heat = |zone: &Zone| {
             let celsius = millidegrees(&zone.file)?;
             Some(Heat { name: zone.name.clone(), celsius, limit_c: zone.limit_c })
@@ -134,8 +134,8 @@ impl Sensors {
     }
 }
 
-/// The current problem by a Raspberry Pi's throttling flags; `None` if there is none.
-pub fn throttling(flags: u32) -> Option<&'static str> {
+/// The current problem according to a Raspberry Pi's throttling flags; `None` if there is none.
+pub(crate) fn throttling(flags: u32) -> Option<&'static str> {
     match flags {
         _ if flags & 0b0100 != 0 => Some("it is throttled"),
         _ if flags & 0b1000 != 0 => Some("it is too hot"),

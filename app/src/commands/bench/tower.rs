@@ -17,7 +17,7 @@ use crate::process::memory;
 /// Tokens of the prompt that is measured: those of a caption or a long prompt.
 const TOKENS: usize = 32;
 
-/// Passes of which a profile takes the medians.
+/// Number of passes of a profile, which reports medians.
 const PROFILE_PASSES: usize = 31;
 
 /// A tower of a bundle.
@@ -99,8 +99,8 @@ struct Passes {
     ms: Vec<f64>,
 }
 
-/// Loads one tower and says so in a line of JSON. Then reads numbers of passes, one a line, and answers each with the times of
-/// that many passes, until the input ends.
+/// Loads one tower and reports that in a line of JSON. Then reads a number of passes from each line and answers with the times
+/// of that many passes, until the input ends.
 pub(super) fn serve(
     tower: Tower,
     bundle: &Bundle,

@@ -105,7 +105,10 @@ fn wanted_device(root: &Path, path: &Path, cameras: &[Camera], findings: &mut Fi
             "plug it in, or name another one in `source`; the existing cameras are listed above",
         ),
         Some(Camera { problem: Some(problem), .. }) => {
-            findings.problem(format!("the configured camera cannot be used: {problem}"), "as it says");
+            findings.problem(
+                format!("the configured camera cannot be used: {problem}"),
+                "follow the advice in that message",
+            );
         }
         Some(Camera { by_id: Some(by_id), .. }) if path == real => findings.note(
             format!("{} may be another camera after a restart", path.display()),

@@ -13,10 +13,10 @@ use spotter_engine::printable::printable_path;
 use crate::store::{self, FILE_MODE};
 
 /// Name of the cache's file in the state folder.
-pub const CACHE_FILE: &str = "label-cache.safetensors";
+pub(crate) const CACHE_FILE: &str = "label-cache.safetensors";
 
 /// Name of the cache's journal in the state folder.
-pub const JOURNAL_FILE: &str = "label-cache.journal";
+pub(super) const JOURNAL_FILE: &str = "label-cache.journal";
 
 /// Largest file or journal that is read: as many sentences as a cache holds, with embeddings of 1024 values.
 pub(crate) const CACHE_BYTES_MAX: u64 = 64 << 20;

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-/// Most symbolic links on a path, as in Linux.
+/// Maximum number of symbolic links on a path, as in Linux.
 const LINKS_MAX: usize = 40;
 
 /// Identifies the content of a file without reading it: device and inode, modification and change time (each in seconds and

@@ -106,13 +106,13 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     out
 }
 
-/// Most columns that `text` takes: terminals show joined emoji as one or side by side.
+/// Maximum number of columns that `text` takes: terminals show joined emoji as one or side by side.
 fn width(text: &str) -> usize {
     let apart = |cluster: &str| cluster.chars().map(|c| c.width().unwrap_or(0)).sum::<usize>();
     text.graphemes(true).map(|cluster| cluster.width().max(apart(cluster))).sum()
 }
 
-/// Rows that a line takes which was drawn when the window had another size.
+/// Rows that a line takes if it was drawn when the window had another size.
 pub(super) fn rows_taken(line: &str, size: Size) -> usize {
     let shown = line.split("\x1b[").enumerate().map(|(index, part)| match index {
         0 => width(part),

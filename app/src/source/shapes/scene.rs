@@ -1,4 +1,4 @@
-//! What a frame shows: one object on a background, both chosen by the seed.
+//! The scene of a frame: one object on a background, both chosen by the seed.
 
 use std::f32::consts::TAU;
 

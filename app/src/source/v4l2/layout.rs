@@ -7,7 +7,7 @@ use super::driver::{Colorspace, Format, Quantization};
 use super::negotiate::pixel_format;
 use crate::source::{Matrix, PixelFormat, Range, SourceError};
 
-/// Most columns or rows; a driver that sets more is wrong.
+/// Maximum number of columns and of rows; a driver that sets more is broken.
 const MAX_SIDE: u32 = 16384;
 
 /// Conversion matrices in V4L2 (`enum v4l2_ycbcr_encoding`).

@@ -9,7 +9,7 @@ pub(super) struct Offer {
     pub(super) fourcc: FourCc,
     pub(super) width: u32,
     pub(super) height: u32,
-    /// The highest rate at this size, if the driver tells it.
+    /// The highest rate at this size, if the driver reports it.
     pub(super) fps: Option<f32>,
     /// Converted from another format by software.
     pub(super) emulated: bool,
@@ -46,7 +46,7 @@ pub(super) fn is_raw_sensor(fourcc: FourCc) -> bool {
 }
 
 /// The best supported offer: colour before grey, then nearest to the requested size, then to the requested rate, then with
-/// the least work per frame. `is_usb` matters for drivers that do not tell rates.
+/// the least work per frame. `is_usb` matters for drivers that report no rates.
 pub(super) fn choose<'a>(offers: &'a [Offer], wanted: &CaptureOptions, is_usb: bool) -> Option<&'a Offer> {
     let readable = offers.iter().filter_map(|offer| Some((offer, pixel_format(offer.fourcc)?)));
     let allowed = readable.filter(|(_, format)| wanted.format.is_none_or(|only| only == *format));
@@ -134,10 +134,10 @@ mod tests {
         let webcam = [offer("MJPG", 1280, 720, 30.0), offer("YUYV", 1280, 720, 10.0)];
         check("raw is too slow", &webcam, hd, true, "MJPG 1280");
         let webcam = [offer("MJPG", 1280, 720, 0.0), offer("YUYV", 1280, 720, 0.0)];
-        check("rates not told, USB", &webcam, hd, true, "MJPG 1280");
-        check("rates not told, no USB", &webcam, hd, false, "YUYV 1280");
+        check("rates not reported, USB", &webcam, hd, true, "MJPG 1280");
+        check("rates not reported, no USB", &webcam, hd, false, "YUYV 1280");
         let webcam = [offer("MJPG", 640, 480, 0.0), offer("YUYV", 640, 480, 0.0)];
-        check("rates not told, small", &webcam, vga, true, "YUYV 640");
+        check("rates not reported, small", &webcam, vga, true, "YUYV 640");
         let vivid = ["YUYV", "UYVY", "NV12", "RGB3", "GREY"].map(|code| offer(code, 640, 480, 25.0));
         check("all raw", &vivid, vga, false, "RGB3 640");
         let grey = [offer("GREY", 640, 480, 30.0), offer("MJPG", 320, 240, 5.0)];

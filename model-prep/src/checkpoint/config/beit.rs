@@ -22,15 +22,15 @@ pub struct BeitConfig {
     pub encoder: EncoderConfig,
     /// Sizes of the input and the patches.
     pub patching: Patching,
-    /// Whether there are absolute position embeddings.
+    /// True if there are absolute position embeddings.
     pub absolute_positions: bool,
-    /// Whether each layer has its own relative position biases.
+    /// True if each layer has its own relative position biases.
     pub layer_biases: bool,
-    /// Whether all layers share relative position biases.
+    /// True if all layers share relative position biases.
     pub shared_biases: bool,
-    /// Whether block outputs are multiplied by a factor per channel (layer scale).
+    /// True if block outputs are multiplied by a factor per channel (layer scale).
     pub layer_scale: bool,
-    /// Whether the pooler takes the mean of the patches instead of the class token.
+    /// True if the pooler takes the mean of the patches instead of the class token.
     pub mean_pooling: bool,
 }
 

@@ -19,9 +19,9 @@ pub struct Dinov2Config {
     pub encoder: EncoderConfig,
     /// Sizes of the input and the patches.
     pub patching: Patching,
-    /// Whether query, key and value have biases.
+    /// True if query, key and value have biases.
     pub qkv_bias: bool,
-    /// Whether feed-forward blocks are gated (SwiGLU).
+    /// True if feed-forward blocks are gated (SwiGLU).
     pub gated: bool,
     /// Number of register tokens, possibly 0; `None` for the architecture without them.
     pub registers: Option<usize>,

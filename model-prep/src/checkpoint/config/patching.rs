@@ -17,7 +17,7 @@ pub struct Patching {
     pub trained_size: [usize; 2],
     /// Height and width of a patch.
     pub patch_size: [usize; 2],
-    /// Whether the reference accepts images of any size without `interpolate_pos_encoding`.
+    /// True if the reference accepts images of any size without `interpolate_pos_encoding`.
     pub any_size: bool,
 }
 
@@ -42,7 +42,7 @@ impl Patching {
     }
 
     /// Rows and columns of patches at the trained size.
-    pub fn trained_grid(&self) -> [usize; 2] {
+    pub(crate) fn trained_grid(&self) -> [usize; 2] {
         self.grid_of(self.trained_size)
     }
 
@@ -56,13 +56,13 @@ impl Patching {
     }
 
     /// Number of patches at the trained size.
-    pub fn trained_patches(&self) -> usize {
+    pub(crate) fn trained_patches(&self) -> usize {
         self.trained_grid().iter().product()
     }
 
     /// Side of the square grid from which the reference interpolates the position embeddings; `None` if it uses them
     /// unchanged.
-    pub fn interpolated_from(&self) -> Option<usize> {
+    pub(crate) fn interpolated_from(&self) -> Option<usize> {
         let [height, width] = self.image_size;
         let same = self.patches() == self.trained_patches() && height == width;
         let asked = self.any_size || self.image_size != self.trained_size;

@@ -22,9 +22,9 @@ pub struct SwinConfig {
     pub stages: Vec<EncoderConfig>,
     /// Side of an attention window, in tokens.
     pub window: usize,
-    /// Whether query, key and value have biases.
+    /// True if query, key and value have biases.
     pub qkv_bias: bool,
-    /// Whether there are absolute position embeddings.
+    /// True if there are absolute position embeddings.
     pub absolute_positions: bool,
 }
 
@@ -67,7 +67,7 @@ impl SwinConfig {
     }
 
     /// Rows and columns of tokens of each stage.
-    pub fn grids(&self) -> Vec<[usize; 2]> {
+    pub(crate) fn grids(&self) -> Vec<[usize; 2]> {
         let ([height, width], [rows, columns]) = (self.patching.image_size, self.patching.patch_size);
         let first = [height.div_ceil(rows), width.div_ceil(columns)];
         std::iter::successors(Some(first), |grid| Some(grid.map(|side| side.div_ceil(2))))

@@ -57,7 +57,7 @@ impl VisionConfig {
     }
 
     /// Sizes of the input and the patches.
-    pub fn patching(&self) -> &Patching {
+    pub(crate) fn patching(&self) -> &Patching {
         match self {
             Self::Vit(config) | Self::Deit(config) => &config.patching,
             Self::Beit(config) => &config.patching,
@@ -72,7 +72,7 @@ impl VisionConfig {
     ///
     /// # Errors
     /// The reference could not run the tower at this size either. `config` is the file that the message names.
-    pub fn set_image_size(&mut self, image_size: [usize; 2], config: &Path) -> Result<(), CheckpointError> {
+    pub(crate) fn set_image_size(&mut self, image_size: [usize; 2], config: &Path) -> Result<(), CheckpointError> {
         let patching = match self {
             Self::Vit(config) | Self::Deit(config) => &mut config.patching,
             Self::Beit(config) => &mut config.patching,
@@ -92,7 +92,7 @@ impl VisionConfig {
     }
 
     /// Width of the pooler output.
-    pub fn pooled_width(&self) -> usize {
+    pub(crate) fn pooled_width(&self) -> usize {
         match self {
             Self::Vit(config) | Self::Deit(config) => config.encoder.hidden_size,
             Self::Beit(config) => config.encoder.hidden_size,

@@ -12,7 +12,7 @@ pub struct VitConfig {
     pub encoder: EncoderConfig,
     /// Sizes of the input and the patches.
     pub patching: Patching,
-    /// Whether query, key and value have biases.
+    /// True if query, key and value have biases.
     pub qkv_bias: bool,
     /// Activation of the pooler.
     pub pooler_activation: Activation,

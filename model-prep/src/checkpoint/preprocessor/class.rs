@@ -25,7 +25,7 @@ use crate::overrides::ImageProcessor;
 #[derive(Debug, Clone)]
 pub(super) struct Class {
     pub(super) sizes: Sizes,
-    /// Whether a plain number as size is a square's side, not a shortest edge.
+    /// True if a plain number as size is a square's side, not a shortest edge.
     pub(super) square: bool,
     pub(super) size: Target,
     /// Pillow's number of the resampling filter.
@@ -34,9 +34,9 @@ pub(super) struct Class {
     pub(super) mean: [f32; 3],
     pub(super) std: [f32; 3],
     pub(super) backend: Backend,
-    /// Whether it is the shared implementation, of all classes except those of transformers 4 without a suffix.
+    /// True if it is the shared implementation, of all classes except those of transformers 4 without a suffix.
     pub(super) shared: bool,
-    /// Whether `do_pad` has an effect.
+    /// True if `do_pad` has an effect.
     pub(super) pads: bool,
     /// The default of `do_convert_rgb`, if converting to RGB puts a transparent colour on white.
     pub(super) on_white: Option<bool>,

@@ -73,7 +73,7 @@ impl ClassFacts {
         self.prefix_space.as_ref().map_or(without, Value::as_bool)
     }
 
-    /// Whether the class reads `add_prefix_space`.
+    /// Returns whether the class reads `add_prefix_space`.
     pub(super) fn knows_prefix_space(&self, generation: Generation) -> bool {
         generation == Generation::Four || self.prefix_space.is_some()
     }

@@ -95,7 +95,7 @@ impl AddedToken {
         Some(Self { content: value.get("content")?.as_str()?.to_owned(), special, flags })
     }
 
-    /// Whether it is special and matches anywhere in a text, not only as a whole word.
+    /// Returns whether it is special and matches anywhere in a text, not only as a whole word.
     pub(super) fn is_plain_special(&self) -> bool {
         self.special && !self.flags.single_word
     }
@@ -199,7 +199,7 @@ impl Configuration {
         self.facts.normalizer
     }
 
-    /// Whether the first word of a prompt is treated as if a space came before it; `None` if `tokenizer.json` decides.
+    /// Returns whether the first word of a prompt is treated as if a space came before it; `None` if `tokenizer.json` decides.
     pub(super) fn add_prefix_space(&self) -> Result<Option<bool>, CheckpointError> {
         if !self.facts.knows_prefix_space(self.generation) {
             return Ok(None);
@@ -368,12 +368,12 @@ impl Configuration {
         })
     }
 
-    /// Whether the attention mask is an input of the model.
+    /// Returns whether the attention mask is an input of the model.
     pub(super) fn attention_mask(&self) -> Result<bool, CheckpointError> {
         self.input("attention_mask", self.facts.mask.unwrap_or(true))
     }
 
-    /// Whether token types are an input of the model; without them, all tokens are of type 0.
+    /// Returns whether token types are an input of the model; without them, all tokens are of type 0.
     pub(super) fn token_types(&self) -> Result<bool, CheckpointError> {
         self.input("token_type_ids", self.facts.types)
     }

@@ -48,7 +48,7 @@ pub struct Caption {
 /// Files in the folder that are not part of the set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// What they are.
+    /// Their kind.
     pub what: &'static str,
     /// Number of files.
     pub count: usize,

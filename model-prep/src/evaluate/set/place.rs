@@ -123,7 +123,7 @@ impl Listing {
     }
 }
 
-/// Whether a part of the path starts with a dot, or is macOS metadata.
+/// Returns whether a part of the path starts with a dot, or is macOS metadata.
 fn is_hidden(name: &Path) -> bool {
     let hidden = |part: Component<'_>| {
         let part = part.as_os_str();

@@ -282,7 +282,12 @@ fn with_a_key_slots_that_it_has_not_signed_are_not_used() {
     assert_eq!(Listing::of(&place).slots.iter().find(|r| r.slot == "a").unwrap().signed.as_deref(), Some("release 1"));
     // With another key, signatures of the old one no longer count.
     name_key(&other);
-    check(&place, "activate a", 1, "slot \"a\": signed by another key: expected an archive that is signed by the configured key");
+    check(
+        &place,
+        "activate a",
+        1,
+        "slot \"a\": signed by another key: expected an archive that is signed by the configured key",
+    );
     assert_eq!(bundle_of(&lines(&run(&place))[0]), "built-in");
     let done = finish(&mut place.spotter("check --labels labels.toml --config spotter.toml"));
     assert_eq!(done.code, Some(0), "{} {}", done.stdout, done.stderr);

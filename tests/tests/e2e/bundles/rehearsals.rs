@@ -8,7 +8,7 @@ use prost::Message as _;
 use tract_onnx::pb;
 
 use super::*;
-use crate::classify::with_ulimit;
+use crate::harness::with_ulimit;
 
 /// A fault in the process that tries a bundle, and the expected message about the bundle.
 struct Fault {
@@ -68,7 +68,7 @@ fn children(parent: u32) -> Vec<u32> {
     ids.filter(|id| state_of(*id).is_some_and(|(state, of)| of == parent && state != "Z")).collect()
 }
 
-/// Whether it has ended; whoever inherited it may not have reaped it yet.
+/// Returns whether it has ended; whoever inherited it may not have reaped it yet.
 fn has_ended(id: u32) -> bool {
     state_of(id).is_none_or(|(state, _)| state == "Z" || state == "X")
 }

@@ -3,7 +3,7 @@
 use super::{Op, Program, Step, ValueId, View, Weights};
 
 impl Program {
-    /// Fuses steps. Before, every value is written by one step; the results do not change.
+    /// Fuses steps without changing results. Every value must be written by a single step.
     pub(crate) fn fuse(&mut self) {
         self.drop_unused();
         self.merge_linears();

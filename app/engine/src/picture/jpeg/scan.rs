@@ -114,7 +114,7 @@ impl Restarts {
     }
 }
 
-/// What a scan needs beside its header.
+/// The input of a scan, besides its header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {
     pub(super) frame: &'a Frame,

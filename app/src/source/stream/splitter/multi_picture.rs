@@ -1,6 +1,6 @@
 //! Finds the additional images of a Multi-Picture Format file (CIPA DC-007), such as previews and gain maps.
 
-/// Most images of a file; cameras write two to four.
+/// Maximum number of images in a file; cameras write two to four.
 const IMAGES_MAX: usize = 16;
 
 /// Start of an APP2 segment with the index of the images.

@@ -1,3 +1,5 @@
+use spotter_engine::picture::jpeg_marker::{APP2, COM, SOI};
+
 use super::*;
 
 const MAX: usize = 4096;
