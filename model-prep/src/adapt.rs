@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::{AdaptedLabel, Bundle, BundleError, Manifest, Part, Writer};
-use spotter_engine::examples;
+use spotter_engine::embedding::blend_set;
 use spotter_engine::labels::{Cache, KeyedLabels, Label, LabelError};
 use spotter_engine::tower::{TextTower, Threads, TowerError};
 
@@ -102,7 +102,7 @@ pub fn adapt(set: &ImageSet, options: &Options, listener: Listener<'_>) -> Resul
     for (row, image) in images.read.iter().enumerate() {
         own[truths[*image]].push(images.embeddings[0].row(row).to_vec());
     }
-    let found = examples::adapt(texts.matrix(), &own, &manifest.scoring());
+    let found = blend_set(texts.matrix(), &own, manifest.scoring().factor());
     if found.strength == 0.0 {
         let (path, before) = (set.folder().to_owned(), found.before);
         return Err(AdaptError::NoHelp { path, examples: images.read.len(), before });

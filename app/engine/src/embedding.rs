@@ -1,4 +1,8 @@
-//! Embeddings: their normalisation, and the matrix of a label set.
+//! Embeddings: their normalisation, the matrix of a label set, and the blend with examples.
+
+mod examples;
+
+pub use examples::{Agreement, Blend, BlendedSet, blend, blend_set};
 
 use ndarray::{Array2, ArrayView2};
 
@@ -10,7 +14,7 @@ pub struct LabelEmbeddings {
 }
 
 impl LabelEmbeddings {
-    /// Takes label names and their normalised embeddings [labels, projection_dim].
+    /// Takes label names and their embeddings [labels, projection_dim], normalised or blended with examples.
     ///
     /// # Panics
     /// If the number of rows differs from the number of names.
@@ -24,7 +28,7 @@ impl LabelEmbeddings {
         &self.names
     }
 
-    /// Embeddings [labels, projection_dim], each row of L2 norm 1.
+    /// Embeddings [labels, projection_dim]. Each row has L2 norm 1, except those blended with examples, whose norm differs.
     pub fn matrix(&self) -> ArrayView2<'_, f32> {
         self.matrix.view()
     }

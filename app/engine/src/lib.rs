@@ -12,7 +12,6 @@
 pub mod bundle;
 pub mod console;
 pub mod embedding;
-pub mod examples;
 pub mod files;
 mod fused;
 pub mod hash;

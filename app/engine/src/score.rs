@@ -82,6 +82,11 @@ impl ScoringKind {
 }
 
 impl Scoring {
+    /// The factor on cosines, `exp(logit_scale)`.
+    pub fn factor(&self) -> f32 {
+        self.factor_and_bias().0
+    }
+
     /// Factor and bias, clamped so that logits of cosines are finite.
     fn factor_and_bias(&self) -> (f32, f32) {
         let bias = self.logit_bias.unwrap_or(0.0).clamp(-LOGIT_BIAS_MAX, LOGIT_BIAS_MAX);

@@ -80,7 +80,7 @@ pub struct AdaptedLabel {
 }
 
 impl AdaptedLabel {
-    /// Describes a label with this embedding, which has L2 norm 1.
+    /// Describes a label with this embedding of projection_dim values; a blend with examples is not normalised.
     pub fn new(name: &str, sentences: String, examples: usize, embedding: &[f32]) -> Self {
         let bytes: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self { name: name.to_owned(), sentences, examples, embedding: base64::encode(bytes) }

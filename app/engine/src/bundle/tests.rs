@@ -101,6 +101,40 @@ fn a_directory_and_a_tar_read_back_as_written() {
 }
 
 #[test]
+fn adapted_labels_come_back_and_wrong_ones_are_refused() {
+    struct Case {
+        what: &'static str,
+        label: AdaptedLabel,
+        refused: Option<&'static str>,
+    }
+    let label = AdaptedLabel::new("cat", "a".repeat(64), 5, &[1.5, 0.0, -0.25, 0.0]);
+    assert_eq!(label.values(), Some(vec![1.5, 0.0, -0.25, 0.0]));
+    let with = |embedding: &[f32]| AdaptedLabel::new("cat", "a".repeat(64), 5, embedding);
+    let text = |embedding: &str| AdaptedLabel { embedding: embedding.into(), ..label.clone() };
+    for Case { what, label, refused } in [
+        Case { what: "a blend", label: label.clone(), refused: None },
+        Case { what: "no key", label: AdaptedLabel { sentences: "cat".into(), ..label.clone() }, refused: Some("64") },
+        Case { what: "another width", label: with(&[1.0, 0.0, 0.0]), refused: Some("3 floats") },
+        Case { what: "no direction", label: with(&[0.0; 4]), refused: Some("norm 0") },
+        Case { what: "not a number", label: with(&[f32::NAN, 1.0, 0.0, 0.0]), refused: Some("norm NaN") },
+        Case { what: "infinite", label: with(&[f32::INFINITY, 1.0, 0.0, 0.0]), refused: Some("norm inf") },
+        Case { what: "far too long", label: with(&[1e4, 1.0, 0.0, 0.0]), refused: Some("norm 10000") },
+        Case { what: "not Base64", label: text("?"), refused: Some("0 floats") },
+        Case { what: "half a float", label: text("AAA="), refused: Some("0 floats") },
+    ] {
+        let json = serde_json::to_vec(&Manifest { adapted_labels: vec![label.clone()], ..manifest(4) }).expect("JSON");
+        match (Manifest::parse("bundle.json", &json), refused) {
+            (Ok(found), None) => assert_eq!(found.adapted_labels, [label], "{what}"),
+            (Err(error), Some(part)) => {
+                let error = error.to_string();
+                assert!(error.contains("adapted_labels.") && error.contains(part), "{what}: {error}");
+            }
+            (found, _) => panic!("{what}: {found:?}"),
+        }
+    }
+}
+
+#[test]
 fn only_bundles_are_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bundle");

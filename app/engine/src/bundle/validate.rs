@@ -11,6 +11,9 @@ const TOWER_BYTES_MAX: u64 = 1 << 31;
 /// Size limit of files that are held in memory whole. A tokenizer of a million tokens takes half of it.
 const WHOLE_BYTES_MAX: u64 = 128 << 20;
 
+/// Smallest and largest L2 norm of an adapted label's embedding. Blends with examples have norms around 1.
+const ADAPTED_NORMS: [f32; 2] = [0.01, 100.0];
+
 /// Makes errors that name the manifest.
 struct Checker<'a> {
     /// The manifest's path, for messages.
@@ -104,14 +107,14 @@ impl Checker<'_> {
 
     fn adapted(&self, manifest: &Manifest) -> Result<(), BundleError> {
         let width = manifest.projection_dim;
-        let wanted = format!("the Base64 of {width} floats of L2 norm 1");
+        let [norm_min, norm_max] = ADAPTED_NORMS;
+        let wanted = format!("the Base64 of {width} floats with an L2 norm between {norm_min} and {norm_max}");
         for label in &manifest.adapted_labels {
             let is_key = parse_hex::<32>(&label.sentences).is_some();
             self.check(is_key, "adapted_labels.sentences", "64 hexadecimal digits", label.sentences.clone())?;
             let values = label.values().unwrap_or_default();
-            // Rounding of a norm.
             let norm = values.iter().map(|value| value * value).sum::<f32>().sqrt();
-            let fits = values.len() == width && (norm - 1.0).abs() < 1e-3;
+            let fits = values.len() == width && (norm_min..=norm_max).contains(&norm);
             let found = format!("{} floats of norm {norm} for {:?}", values.len(), label.name);
             self.check(fits, "adapted_labels.embedding", &wanted, found)?;
         }
