@@ -66,7 +66,7 @@ impl fmt::Display for Report {
         writeln!(f, "newly initialised: {}", self.drawn.join(", "))?;
         writeln!(f)?;
         writeln!(f, "*** THIS MODEL DOES NOT WORK YET. Its projections are random, so images and texts do not match.")?;
-        writeln!(f, "*** Train it on images with captions before you export it.")
+        writeln!(f, "*** Train it (model-prep tune) on images with captions before you export it.")
     }
 }
 

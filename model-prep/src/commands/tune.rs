@@ -43,8 +43,8 @@ pub(super) struct Arguments {
     /// Train for so many minutes instead. The learning rate reaches zero at their end.
     #[arg(long, value_name = "MINUTES", value_parser = positive)]
     max_minutes: Option<f64>,
-    /// Pairs of a step: each image is to be told apart from so many. Memory does not depend on it.
-    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = clap::value_parser!(u32).range(2..=65536))]
+    /// Pairs of a step: each image is to be told apart from so many. Memory grows with the images of two steps only.
+    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = clap::value_parser!(u32).range(2..=8192))]
     batch: u32,
     /// Largest learning rate. Default: 1e-3 if only projections are trained, else 1e-4.
     #[arg(long, value_name = "RATE", value_parser = positive)]

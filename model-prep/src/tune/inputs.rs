@@ -294,29 +294,37 @@ impl<'a> Inputs<'a> {
         let config = &self.checkpoint.preprocess;
         let patching = *self.checkpoint.config.vision.patching();
         Preprocessor::new(config)?;
-        let read: Vec<Option<Vec<f32>>> = items
-            .par_iter()
+        let [height, width] = patching.patch_size;
+        let size = patching.patches() * 3 * height * width;
+        let mut values = vec![0.0_f32; items.len() * size];
+        let read: Vec<bool> = values
+            .par_chunks_mut(size)
+            .zip(items)
             .map_init(
                 || (Preprocessor::new(config), Vec::new()),
-                |(preprocessor, pixels), item| {
-                    let Ok(preprocessor) = preprocessor else { return None };
+                |(preprocessor, pixels), (out, item)| {
+                    let Ok(preprocessor) = preprocessor else { return false };
                     match self.pixels(*item, changed, preprocessor, pixels) {
-                        Ok(()) => Some(patches(pixels, &patching)),
+                        Ok(()) => out.copy_from_slice(&patches(pixels, &patching)),
                         Err(why) => {
                             self.note(*item, why.as_ref());
-                            None
+                            return false;
                         }
                     }
+                    true
                 },
             )
             .collect();
-        let kept: Vec<usize> = (0..items.len()).filter(|index| read[*index].is_some()).collect();
+        let kept: Vec<usize> = (0..items.len()).filter(|index| read[*index]).collect();
         if kept.is_empty() {
             return Ok((kept, None));
         }
-        let [height, width] = patching.patch_size;
+        // Images that cannot be read leave no gap.
+        for (to, from) in kept.iter().enumerate() {
+            values.copy_within(from * size..(from + 1) * size, to * size);
+        }
+        values.truncate(kept.len() * size);
         let shape = [kept.len(), patching.patches(), 3 * height * width];
-        let values: Vec<f32> = read.into_iter().flatten().flatten().collect();
         Ok((kept, Some(Input::Patches(tensor(values, &shape)?))))
     }
 

@@ -13,9 +13,15 @@ use super::random::key;
 use super::towers::{Input, Tower, image_tower, text_tower};
 use crate::checkpoint::{DualEncoderConfig, Family, Tensors};
 
-/// Bytes that a step should take at most, and what of it a part of a batch may take in any case.
+/// Bytes that training should take at most, and what of it a part of a batch may take in any case.
 const STEP_BYTES: usize = 3700 << 20;
 const PART_BYTES_MIN: usize = 512 << 20;
+
+/// Batches whose inputs are in memory: the one that is trained on, and the next.
+const BATCHES: usize = 2;
+
+/// Bytes for each pair of an image and a text of a batch: logits and their gradients, each as values and as a tensor.
+const LOGIT_BYTES: usize = 16;
 
 /// Bytes for each trained value: weight, both moments, gradient, and the gradient of one part.
 const TRAINED_BYTES: usize = 20;
@@ -40,6 +46,16 @@ impl Samples {
             Self::Whole(Input::Tokens(tokens)) => tokens.batch,
             Self::Whole(Input::Computed) => 0,
         })
+    }
+
+    /// Bytes of what their tower takes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Whole(Input::Patches(tensor)) | Self::Hidden(tensor, _) | Self::Pooled(tensor) => {
+                tensor.elem_count() * size_of::<f32>()
+            }
+            Self::Whole(Input::Tokens(_) | Input::Computed) => 0,
+        }
     }
 
     /// Some of the samples.
@@ -182,17 +198,24 @@ impl<'a> Model<'a> {
 
     /// Normalised embeddings [batch, projection_dim], without dropout, computed in parts that fit in memory.
     pub(super) fn embeddings(&self, kind: TowerKind, samples: &Samples) -> Result<Vec<f32>, TuneError> {
-        self.untracked(kind, samples, self.part(kind, samples)?, None)
+        self.untracked(kind, samples, self.part(kind, samples, samples.bytes())?, None)
     }
 
-    /// Number of samples of a part of a batch.
-    pub(super) fn part(&self, kind: TowerKind, samples: &Samples) -> Result<usize, TuneError> {
+    /// Numbers of images and of texts of a part of a batch, such that a step fits in memory.
+    pub(super) fn parts(&self, batch: &Batch) -> Result<[usize; 2], TuneError> {
+        let Batch { images, texts, groups } = batch;
+        let held = BATCHES * (images.bytes() + texts.bytes()) + LOGIT_BYTES * groups.len() * groups.len();
+        Ok([self.part(TowerKind::Image, images, held)?, self.part(TowerKind::Text, texts, held)?])
+    }
+
+    /// Number of samples of a part, if `held` bytes are taken beside weights and their gradients.
+    fn part(&self, kind: TowerKind, samples: &Samples, held: usize) -> Result<usize, TuneError> {
         let values = match (&self.side(kind).tower, samples) {
             (Some(tower), Samples::Whole(_) | Samples::Hidden(..)) => tower.kept_values(samples.tokens()?),
             _ => self.side(kind).width + self.projection_dim,
         };
         let trained: usize = self.parameters.trained().map(|(_, var)| var.elem_count()).sum();
-        let part_bytes = STEP_BYTES.saturating_sub(trained * TRAINED_BYTES).max(PART_BYTES_MIN);
+        let part_bytes = STEP_BYTES.saturating_sub(trained * TRAINED_BYTES + held).max(PART_BYTES_MIN);
         Ok((part_bytes / (values * size_of::<f32>()).max(1)).max(1))
     }
 

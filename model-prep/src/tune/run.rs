@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use spotter_engine::bundle::TowerKind;
 use spotter_engine::hash::{Hasher, hex};
 
 use super::error::TuneError;
@@ -23,8 +22,9 @@ use crate::checkpoint::Checkpoint;
 /// Time between two saved states. Saving takes its own time, and no more than a minute may be lost.
 const SAVE_INTERVAL: Duration = Duration::from_secs(45);
 
-/// Batches that are loaded ahead.
-const AHEAD: usize = 2;
+/// Batches that wait besides the one that is trained on and the next, which is loaded meanwhile: none, since inputs of large
+/// batches take gigabytes.
+const WAITING: usize = 0;
 
 /// Epochs, if neither their number nor a time is given.
 const EPOCHS: u64 = 10;
@@ -37,6 +37,10 @@ const TIME_FOR_STEPS: f64 = 0.95;
 
 /// Folder inside of the result for what only the run itself needs.
 const OWN_FOLDER: &str = "tune";
+
+/// Files in that folder: what a run continues from, until it is finished, and its plot, which is written after the first state.
+const STATE_FILE: &str = "state.safetensors";
+const PLOT_FILE: &str = "run.svg";
 
 /// Folder inside of the result with the last checkpoint.
 const LAST_FOLDER: &str = "last";
@@ -163,6 +167,10 @@ fn open_folder(options: &Options) -> Result<PathBuf, TuneError> {
             found: format!("{}, which is not empty", out.display()),
         });
     }
+    if own.join(PLOT_FILE).exists() && !own.join(STATE_FILE).exists() {
+        let found = format!("{}, whose run is finished", out.display());
+        return Err(TuneError::Option { option: "--resume", expected: "a run that was stopped".into(), found });
+    }
     std::fs::create_dir_all(&own).map_err(|source| TuneError::Io { path: own.clone(), source })?;
     Ok(own)
 }
@@ -269,7 +277,7 @@ impl<'a> Trainer<'a> {
             seed: options.seed,
         };
         let schedule = Schedule { warmup, steps: steps.filter(|_| options.minutes.is_none()) };
-        let state = own.join("state.safetensors");
+        let state = own.join(STATE_FILE);
         let (optimizer, progress) = if options.resume && state.exists() {
             state::load(&state, &model.parameters, &run)?
         } else {
@@ -326,7 +334,7 @@ impl<'a> Trainer<'a> {
         let (inputs, options, step) = (self.inputs[0], self.options, self.progress.step);
         let per_epoch = self.per_epoch;
         std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(AHEAD);
+            let (sender, receiver) = sync_channel(WAITING);
             std::thread::Builder::new()
                 .name("load".into())
                 .spawn_scoped(scope, move || load_all(inputs, options, per_epoch, step, &sender))
@@ -344,7 +352,7 @@ impl<'a> Trainer<'a> {
             let loss = progress.losses.last().map_or(f64::NAN, |values| f64::from(values[0]));
             let (step, steps) = (progress.step, progress.schedule.steps);
             listener(&Event::Step { step, steps, loss });
-            if self.progress.step == self.progress.schedule.warmup {
+            if self.progress.step == self.progress.schedule.warmup.max(1) {
                 self.plan();
             }
             if self.progress.step.is_multiple_of(self.per_epoch) || self.is_done() {
@@ -381,8 +389,7 @@ impl<'a> Trainer<'a> {
         let model = self.model;
         let number = self.progress.step;
         let noise = key(&[self.options.seed, number, 4]);
-        let parts = [model.part(TowerKind::Image, &batch.images)?, model.part(TowerKind::Text, &batch.texts)?];
-        let step = model.step(&batch, noise, parts)?;
+        let step = model.step(&batch, noise, model.parts(&batch)?)?;
         let norm = norm(&step.gradients);
         for (what, value) in [("the loss", step.loss), ("the norm of the gradients", norm)] {
             if !value.is_finite() {
@@ -427,9 +434,9 @@ impl<'a> Trainer<'a> {
             self.write_best()?;
         }
         self.write_last()?;
+        self.save()?;
         let title = format!("{}, tuned", self.checkpoint.name());
-        replace(&self.own.join("run.svg"), plot::svg(&self.progress, &title).as_bytes())?;
-        self.save()
+        replace(&self.own.join(PLOT_FILE), plot::svg(&self.progress, &title).as_bytes())
     }
 
     fn card(&self) -> String {

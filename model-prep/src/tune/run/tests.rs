@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use safetensors::SafeTensors;
 
-use spotter_engine::bundle::Weights;
+use spotter_engine::bundle::{TowerKind, Weights};
 
 use super::*;
 use crate::evaluate::{self, ImageSet, Outcome, Places};
@@ -219,6 +219,8 @@ fn a_resumed_run_ends_in_the_same_bits() {
             let bytes = |folder: &Path| fs::read(folder.join(file)).expect("weights");
             assert!(bytes(&whole) == bytes(&copy), "{lock:?}: {file} differs");
         }
+        let error = tune(&checkpoint, &again, &|_| ()).expect_err("nothing is left to do").to_string();
+        assert!(error.contains("--resume") && error.contains("finished"), "{error}");
     }
 }
 
