@@ -1,5 +1,5 @@
 #!/bin/bash
-# Compares the golden files, and what `model-prep compose` writes, with Python's transformers 4.56.2 and 5.24.0; and
+# Compares the golden files, and what `model-prep compose` and `tune` write, with Python's transformers 4.56.2 and 5.24.0; and
 # runs, in a small form, the scripts beside it that need PyTorch and that nothing else calls.
 #
 #   tests/reference/check.sh
@@ -40,6 +40,7 @@ compare() {
     "$python" tests/reference/make_pairs.py --golden tests/golden --check
     "$python" tests/reference/make_minilm.py "$minilm" --golden tests/golden --check
     "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"
+    "$python" tests/reference/check_tuned.py "$outputs/debug/model-prep"
 }
 compare
 fuzz() {
