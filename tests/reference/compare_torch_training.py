@@ -5,8 +5,9 @@
 
 Versions: requirements.txt beside this file. Two cases: `lit`, a BERT-base text tower with random weights and sentences of
 32 tokens while the image tower is locked, in batches of 64; and `none`, a small pair with everything trained, in batches of
-256: a ViT of 4 layers and width 192 on 48 x 48 pixels, and a BERT of 4 layers and width 256. Each round measures one after the other; the table has the median of pairs per second, and
-`model-prep` as a share of PyTorch. `small` is one short round of tiny towers, to see that everything runs.
+256: a ViT of 4 layers and width 192 on 48 x 48 pixels, and a BERT of 4 layers and width 256. Each round measures one after
+the other; the table has the median of pairs per second, and `model-prep` as a share of PyTorch. `small` is one short round of
+tiny towers, to see that everything runs.
 
 Both train on the same number of pairs. For `model-prep`, the time is that of a run of N steps less that of one of a
 single step, so that reading the checkpoint and the images, and evaluating, do not count.
