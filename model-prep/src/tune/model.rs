@@ -215,8 +215,7 @@ impl<'a> Model<'a> {
             _ => self.side(kind).width + self.projection_dim,
         };
         let trained: usize = self.parameters.trained().map(|(_, var)| var.elem_count()).sum();
-        let part_bytes = STEP_BYTES.saturating_sub(trained * TRAINED_BYTES + held).max(PART_BYTES_MIN);
-        Ok((part_bytes / (values * size_of::<f32>()).max(1)).max(1))
+        Ok(samples_of_part(values, trained, held))
     }
 
     fn untracked(
@@ -315,6 +314,13 @@ impl Side {
     }
 }
 
+/// Number of samples of a part, if each keeps `values` values for the backward pass, `trained` values are trained, and `held`
+/// bytes are taken besides.
+fn samples_of_part(values: usize, trained: usize, held: usize) -> usize {
+    let part_bytes = STEP_BYTES.saturating_sub(trained * TRAINED_BYTES + held).max(PART_BYTES_MIN);
+    (part_bytes / (values * size_of::<f32>()).max(1)).max(1)
+}
+
 /// First number and count of each part of `count` samples.
 fn parts(count: usize, part: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).step_by(part.max(1)).map(move |first| (first, part.max(1).min(count - first)))
@@ -333,5 +339,41 @@ impl Model<'_> {
         let pass = Pass::new(self.parameters.weights(false), None);
         let side = self.side(kind);
         side.rest(&pass, 0, side.tower()?.embed(&pass, input)?, input)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_1024_fits_in_4_gb() {
+        struct Case {
+            what: &'static str,
+            /// Values that a sample keeps, values that are trained, bytes of inputs and logits.
+            sizes: [usize; 3],
+            /// Samples of a part at least, and bytes of all at most.
+            limits: [usize; 2],
+        }
+        const GB: usize = 1_000_000_000;
+        let logits = LOGIT_BYTES << 20;
+        let bert = |tokens: usize| tokens * 13 * (10 * 768 + 3072);
+        let images = BATCHES * 1024 * 3 * 224 * 224 * size_of::<f32>();
+        let base = 110_000_000;
+        for Case { what, sizes: [values, trained, held], limits: [least, most] } in [
+            Case { what: "LiT of BERT-base", sizes: [bert(32), base, logits], limits: [64, 4 * GB] },
+            Case { what: "sentences of 512 tokens", sizes: [bert(512), base, logits], limits: [4, 4 * GB] },
+            Case {
+                what: "ViT-B/32 at 224 pixels",
+                sizes: [bert(50), 88_000_000, images + logits],
+                limits: [16, 4 * GB],
+            },
+            Case { what: "both", sizes: [bert(50), base + 88_000_000, images + logits], limits: [16, 6 * GB] },
+            Case { what: "projections only", sizes: [1280, 800_000, logits], limits: [1024, 4 * GB] },
+        ] {
+            let part = samples_of_part(values, trained, held);
+            let bytes = part.min(1024) * values * size_of::<f32>() + trained * TRAINED_BYTES + held;
+            assert!(part >= least && bytes <= most, "{what}: {part} samples, {bytes} bytes");
+        }
     }
 }

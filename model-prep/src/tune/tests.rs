@@ -12,7 +12,7 @@ use super::model::{Batch, Model, Samples};
 use super::ops::{tensor, to_vec};
 use super::optimizer::{AdamW, Optimizer, Schedule, norm};
 use super::parameters::Gradients;
-use super::towers::{Input, Tokens, patches};
+use super::towers::{Input, Tokens, image_tower, patches, text_tower};
 use crate::checkpoint::{Dropout, DualEncoderConfig, Tensors, TextConfig, VisionConfig};
 
 /// Of the script.
@@ -279,6 +279,43 @@ fn gradient_caching_changes_nothing() {
             let other: Gradients = model.step(batch, 6, [99, 99]).expect("a step").gradients;
             let is_same = other == whole.gradients;
             assert_eq!(is_same, dropout == 0.0 || lock == "both", "{pair}, {lock}: another step draws other numbers");
+        }
+    }
+}
+
+/// A tower that can be exported but not trained is refused by name, with the lock that leaves it alone.
+#[test]
+fn other_towers_are_refused_by_name() {
+    struct Case {
+        config: &'static str,
+        /// What the errors of image tower and text tower say; nothing if it can be trained.
+        refused: [&'static [&'static str]; 2],
+    }
+    for Case { config, refused } in [
+        Case {
+            config: r#"{"model_type": "vision-text-dual-encoder", "vision_config": {"model_type": "swin"},
+                "text_config": {"model_type": "mpnet"}}"#,
+            refused: [&["a Swin image tower", "--lock image"], &["an MPNet text tower", "--lock text"]],
+        },
+        Case {
+            config: r#"{"model_type": "siglip", "vision_config": {}, "text_config": {}}"#,
+            refused: [&[], &["a SigLIP text tower", "--lock text"]],
+        },
+        Case {
+            config: r#"{"model_type": "vision-text-dual-encoder", "vision_config": {"model_type": "deit"},
+                "text_config": {"model_type": "camembert"}}"#,
+            refused: [&[], &[]],
+        },
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, config).expect("writes");
+        let read = DualEncoderConfig::read(&path).expect("a configuration");
+        let errors = [image_tower(&read.vision).err(), text_tower(&read.text).err()];
+        for (error, parts) in errors.into_iter().zip(refused) {
+            let error = error.map(|error| error.to_string());
+            assert_eq!(error.is_some(), !parts.is_empty(), "{config}: {error:?}");
+            assert!(parts.iter().all(|part| error.as_ref().is_some_and(|e| e.contains(part))), "{config}: {error:?}");
         }
     }
 }
