@@ -36,5 +36,6 @@ mod shapes;
 mod snapshot;
 mod text_towers;
 mod towers;
+mod tune;
 mod vision_towers;
 mod weights;
