@@ -1,7 +1,7 @@
 //! Trains dual encoders: contrastive training of both towers, or of one while the other is locked (LiT).
 //!
 //! Tensors, automatic differentiation and matrix products are candle's; every step between the products has a backward
-//! pass of its own ([`ops`]). burn 0.21 was weighed against it: it locks about 320 packages that this workspace did not have,
+//! pass of its own (`ops`). burn 0.21 was weighed against it: it locks about 320 packages that this workspace did not have,
 //! where candle locks 36, and what it has beyond candle (optimizers, schedules, clipping) is a page of code here, which must
 //! give PyTorch's numbers in any case.
 //!
