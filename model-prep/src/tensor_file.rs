@@ -11,6 +11,9 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use crate::error::Error;
 use crate::progress::Tick;
 
+/// What writes the elements of a tensor.
+type WriteElements<'a> = dyn Fn(&mut dyn Write) -> Result<(), Error> + 'a;
+
 /// A tensor of a new file.
 pub(crate) struct Entry<'a> {
     /// Its name.
@@ -20,7 +23,7 @@ pub(crate) struct Entry<'a> {
     /// Its shape.
     pub(crate) shape: Vec<usize>,
     /// Writes its elements, little-endian and in row-major order.
-    pub(crate) write: Box<dyn Fn(&mut dyn Write) -> Result<(), Error> + 'a>,
+    pub(crate) write: Box<WriteElements<'a>>,
 }
 
 impl<'a> Entry<'a> {

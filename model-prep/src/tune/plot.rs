@@ -74,7 +74,7 @@ fn averaged(values: &[f64]) -> Vec<[f64; 2]> {
 fn panel(out: &mut String, top: f64, name: &str, curves: &[Curve], steps: f64) {
     let values = || curves.iter().flat_map(|curve| &curve.points).map(|point| point[1]).filter(|v| v.is_finite());
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
-    let (low, high) = if low < high { (low, high) } else { (low.min(0.0).max(-1e9), low.max(1.0).min(1e9)) };
+    let (low, high) = if low < high { (low, high) } else { (low.clamp(-1e9, 0.0), low.clamp(1.0, 1e9)) };
     let [width, height] = PANEL;
     let place = |[x, y]: [f64; 2]| [MARGIN + x / steps * width, top + height - (y - low) / (high - low) * height];
     let _ = writeln!(

@@ -159,7 +159,7 @@ fn open_folder(options: &Options) -> Result<PathBuf, TuneError> {
     let (out, own) = (&options.out, options.out.join(OWN_FOLDER));
     let is_empty = std::fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
     let is_ours = own.is_dir();
-    if !is_empty && !(options.resume && is_ours) {
+    if !(is_empty || options.resume && is_ours) {
         let expected = "no folder or an empty one, or --resume to continue the run that it holds";
         return Err(TuneError::Option {
             option: "--out",

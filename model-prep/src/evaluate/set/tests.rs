@@ -106,7 +106,7 @@ fn captions_come_in_several_formats() {
         let Question::Captions(captions) = set.question() else { panic!("{set:?}") };
         let captions: Vec<_> = captions.iter().map(|caption| (caption.image, &*caption.text)).collect();
         assert_eq!(captions, [(0, "One."), (1, "Two, and \"three\"."), (0, "Four.")], "{content}");
-        assert!(set.bad_rows().is_empty() && left(&set) == [], "{content}");
+        assert!(set.bad_rows().is_empty() && left(&set).is_empty(), "{content}");
     }
 }
 

@@ -134,7 +134,7 @@ impl Tower for Beit {
     fn pool(&self, pass: &Pass<'_>, x: &Tensor, _: &Input) -> Result<Tensor, TuneError> {
         let encoder = &self.config.encoder;
         if !self.config.mean_pooling {
-            return Ok(pass.layer_norm("vision_model.layernorm", &x.squeeze(1)?, encoder)?);
+            return pass.layer_norm("vision_model.layernorm", &x.squeeze(1)?, encoder);
         }
         let patches = x.narrow(1, 1, x.dim(1)? - 1)?.contiguous()?;
         pass.layer_norm("vision_model.pooler.layernorm", &patches.mean(1)?, encoder)
