@@ -35,7 +35,7 @@ help:
 	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson); arm64-musl: as one static file'
 	@echo 'make armv7   build Spotter for 32-bit ARM Linux'
 	@echo 'make deb     Debian packages for amd64 and arm64; deb-test also tests them in chroots (needs root)'
-	@echo 'make arm64-tests  all tests on emulated ARM CPUs, and results compared with x86-64'
+	@echo 'make arm64-tests  unit tests and tests of towers on emulated ARM CPUs, and results compared with x86-64'
 	@echo 'make vm-tests  cameras, faults and power cuts on a virtual ARM board with Debian kernel (TESTS="test_camera")'
 
 # The build that the tests use, too: what towers need is optimised, and it takes a third of the time of `make release`.
