@@ -7,6 +7,7 @@ use spotter_engine::embedding::blend_set;
 use spotter_engine::labels::{Cache, KeyedLabels, Label, LabelError};
 use spotter_engine::tower::{TextTower, Threads, TowerError};
 
+use crate::evaluate::parallel::threads_or_cores;
 use crate::evaluate::{EvaluateError, ImageSet, Listener, Question, Unreadable, embed};
 
 /// What to adapt, and to what.
@@ -82,10 +83,7 @@ pub fn adapt(set: &ImageSet, options: &Options, listener: Listener<'_>) -> Resul
     let Question::Classes { classes, truths } = set.question() else {
         return Err(AdaptError::NotByClass { path: set.folder().to_owned() });
     };
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => count,
-    };
+    let threads = threads_or_cores(options.threads);
     let bundles = [Bundle::open(&options.bundle)?];
     let bundle = &bundles[0];
     let mut manifest = bundle.manifest().clone();

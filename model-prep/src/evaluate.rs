@@ -26,6 +26,7 @@ use self::classification::Classification;
 use self::comparison::{Comparison, Cosines, Paired};
 pub use self::confusion_plot::svg;
 pub use self::error::EvaluateError;
+use self::parallel::threads_or_cores;
 pub use self::progress::{Listener, Progress};
 use self::ranking::Answer;
 pub use self::report::{BundleReport, Outcome, Report, Unreadable};
@@ -56,10 +57,7 @@ pub fn evaluate(
         let why = "captions are whole sentences; templates are for class names";
         return Err(EvaluateError::Misplaced { option: "--templates", why });
     }
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => count,
-    };
+    let threads = threads_or_cores(options.threads);
     let paths: Vec<&Path> = [bundle].into_iter().chain(options.against.as_deref()).collect();
     let bundles = paths.iter().map(|path| Bundle::open(path)).collect::<Result<Vec<_>, _>>()?;
     let templates: Vec<&[String]> = bundles.iter().map(|bundle| templates(set, options, bundle)).collect();

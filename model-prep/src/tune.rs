@@ -26,6 +26,7 @@ mod parameters;
 mod pass;
 mod plot;
 mod random;
+mod replace;
 mod run;
 mod state;
 mod towers;

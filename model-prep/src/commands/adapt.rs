@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use spotter_engine::printable::printable_path;
+use spotter_engine::printable::{printable, printable_path};
 
 use crate::adapt::{Options, adapt};
 use crate::console::{PROGRESS_ITEMS, print_lines, progress_bar};
@@ -66,7 +66,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         100.0 * report.after,
         100.0 * report.before
     )];
-    lines.extend(report.unreadable.iter().map(|image| format!("left out: {}: {}", image.file.display(), image.why)));
+    lines.extend(
+        report
+            .unreadable
+            .iter()
+            .map(|image| format!("left out: {}: {}", printable_path(&image.file), printable(&image.why))),
+    );
     print_lines(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// The number of threads that was `wanted`, or one per core if that is 0.
+pub(crate) fn threads_or_cores(wanted: usize) -> usize {
+    match wanted {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
 /// Calls `run` with each number below `count`, on up to `threads` threads including the caller's, each with its own
 /// result of `worker`. Returns the results in order, or the first error, which stops all threads.
 ///

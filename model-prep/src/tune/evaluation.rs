@@ -4,6 +4,7 @@ use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 use spotter_engine::bundle::TowerKind;
 use spotter_engine::embedding::normalize;
+use spotter_engine::printable::printable;
 
 use super::error::TuneError;
 use super::inputs::Inputs;
@@ -41,7 +42,7 @@ impl Result {
 
 impl std::fmt::Display for Result {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { set, images, .. } = self;
+        let (set, images) = (printable(&self.set), self.images);
         if let Some(top_1) = self.top_1 {
             return write!(f, "{set} ({images} images): top-1 {:.1}%", 100.0 * top_1);
         }

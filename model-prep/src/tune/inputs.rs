@@ -22,7 +22,7 @@ use super::pairs::{Item, Pairs};
 use super::random::Random;
 use super::towers::{Input, Tokens, patches};
 use crate::checkpoint::Checkpoint;
-use crate::evaluate::parallel::in_parallel;
+use crate::evaluate::parallel::{in_parallel, threads_or_cores};
 
 /// Images or sentences whose features are computed before they are written.
 const BLOCK: usize = 256;
@@ -38,6 +38,8 @@ pub(super) type Prepared<'a> = &'a (dyn Fn(&str, usize, usize) + Sync);
 pub(super) struct Inputs<'a> {
     checkpoint: &'a Checkpoint,
     pub(super) pairs: &'a Pairs,
+    /// SHA-256 of the images and of the sentences.
+    pub(super) fingerprints: [[u8; 32]; 2],
     tokenizer: Tokenizer,
     images: Images,
     texts: Texts,
@@ -68,30 +70,31 @@ enum Texts {
 }
 
 impl<'a> Inputs<'a> {
-    /// Computes what has to be computed once, or opens it in `folder`, where files are called after `name`.
+    /// Computes what has to be computed once, or opens it in `folder`, where files are called after `name`. `weights` is the
+    /// SHA-256 of the checkpoint's.
     pub(super) fn prepare(
         checkpoint: &'a Checkpoint,
         pairs: &'a Pairs,
         model: &Model<'_>,
-        locking: &Locking,
+        (weights, locking): (&str, &Locking),
         (folder, name): (&Path, &str),
         prepared: Prepared<'_>,
     ) -> Result<Self, TuneError> {
         let tokenizer = tokenizer(checkpoint)?;
         let unreadable = Mutex::default();
-        let mut inputs =
-            Self { checkpoint, pairs, tokenizer, images: Images::Whole, texts: Texts::Whole(Vec::new()), unreadable };
+        let fingerprints = [pairs.image_fingerprint(), pairs.text_fingerprint()];
+        let (images, texts) = (Images::Whole, Texts::Whole(Vec::new()));
+        let mut inputs = Self { checkpoint, pairs, fingerprints, tokenizer, images, texts, unreadable };
         let path = |kind: &str| folder.join(format!("{name}-{kind}.features"));
-        let weights = checkpoint.tensors.sha256()?;
         if locking.lock.holds(TowerKind::Image) {
-            let key = inputs.image_key(&weights, "pooled");
+            let key = inputs.image_key(weights, "pooled");
             inputs.images = Images::Pooled(inputs.pooled_images(&path("images"), key, prepared)?);
         } else if model.has_layers_below(TowerKind::Image) {
-            let key = inputs.image_key(&weights, &format!("without the last {:?} layers", locking.train_layers));
+            let key = inputs.image_key(weights, &format!("without the last {:?} layers", locking.train_layers));
             inputs.images = Images::Hidden(inputs.hidden_images(model, &path("images"), key, prepared)?);
         }
         if locking.lock.holds(TowerKind::Text) {
-            let key = inputs.text_key(&weights, "pooled");
+            let key = inputs.text_key(weights, "pooled");
             inputs.texts = Texts::Pooled(inputs.pooled_texts(&path("texts"), key, prepared)?);
             return Ok(inputs);
         }
@@ -100,7 +103,7 @@ impl<'a> Inputs<'a> {
         let spec = (checkpoint.tokenizer.padding_side, checkpoint.config.text.positions());
         let is_moved = spec == (PaddingSide::Left, Positions::Sequential);
         inputs.texts = if model.has_layers_below(TowerKind::Text) && !is_moved {
-            let key = inputs.text_key(&weights, &format!("without the last {:?} layers", locking.train_layers));
+            let key = inputs.text_key(weights, &format!("without the last {:?} layers", locking.train_layers));
             Texts::Hidden(inputs.hidden_texts(model, &encodings, &path("texts"), key, prepared)?, encodings)
         } else {
             Texts::Whole(encodings)
@@ -113,7 +116,7 @@ impl<'a> Inputs<'a> {
         let steps = serde_json::to_string(&self.checkpoint.preprocess).unwrap_or_default();
         let size = self.checkpoint.config.vision.patching().image_size;
         hasher.update(format!("images {what}\n{weights}\n{steps}\n{size:?}\n"));
-        hasher.update(self.pairs.image_fingerprint());
+        hasher.update(self.fingerprints[0]);
         hasher.finish()
     }
 
@@ -122,7 +125,7 @@ impl<'a> Inputs<'a> {
         let max_length = self.checkpoint.tokenizer.max_length;
         hasher.update(format!("texts {what}\n{weights}\n{max_length}\n"));
         hasher.update(&self.checkpoint.tokenizer.json);
-        hasher.update(self.pairs.text_fingerprint());
+        hasher.update(self.fingerprints[1]);
         hasher.finish()
     }
 
@@ -140,7 +143,7 @@ impl<'a> Inputs<'a> {
         let tower = LockedImages::new(self.checkpoint, scratch)?;
         let width = self.checkpoint.config.vision.pooled_width();
         let mut writer = FeatureWriter::new(path, key, items.len(), width)?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads_or_cores(0);
         for (number, block) in items.chunks(BLOCK).enumerate() {
             let worker = || tower.worker();
             let rows = in_parallel(block.len(), threads, worker, |worker, index| {
@@ -218,7 +221,7 @@ impl<'a> Inputs<'a> {
         let tower = LockedTexts::new(self.checkpoint, scratch)?;
         let width = self.checkpoint.config.text.pooled_width();
         let mut writer = FeatureWriter::new(path, key, sentences.len(), width)?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads_or_cores(0);
         for (number, block) in sentences.chunks(BLOCK).enumerate() {
             let worker = || Ok::<_, TuneError>(tower.clone());
             let rows = in_parallel(block.len(), threads, worker, |tower, index| tower.pooled(&block[index]))?;

@@ -12,6 +12,7 @@ use super::error::TuneError;
 use super::lock::Lock;
 use super::ops::to_vec;
 use super::parameters::Parameters;
+use super::replace::{replace, replace_by};
 use super::state::{Epoch, Run};
 use crate::checkpoint::{Checkpoint, Object, name_of, read_optional};
 use crate::tensor_file::{self, Entry};
@@ -60,11 +61,8 @@ fn set_dtype(config: &mut Map<String, Value>) {
     config.insert("dtype".into(), "float32".into());
 }
 
-/// Writes `model.safetensors` into the folder `out`: the trained weights, and the others as they are. It is written aside
-/// and renamed.
+/// Writes `model.safetensors` into the folder `out`: the trained weights, and the others as they are.
 pub(super) fn write_weights(out: &Path, checkpoint: &Checkpoint, parameters: &Parameters<'_>) -> Result<(), TuneError> {
-    let path = out.join("model.safetensors");
-    let aside = path.with_extension("new");
     let mut trained = HashMap::new();
     for (name, var) in parameters.trained() {
         trained.insert(name.as_str(), to_vec(var)?);
@@ -72,28 +70,22 @@ pub(super) fn write_weights(out: &Path, checkpoint: &Checkpoint, parameters: &Pa
     let stored = checkpoint.tensors.stored();
     // Integers are buffers that the model creates itself, but for Swin's.
     let stored = stored.filter(|(name, stored)| stored.is_float() || name.ends_with("relative_position_index"));
-    let entries = stored.map(|(name, stored)| {
-        let saved = checkpoint.tensors.saved_name(name).unwrap_or_else(|| name.clone());
-        if let Some(values) = trained.get(name.as_str()) {
-            return Entry::floats(saved, stored.shape.clone(), values, &aside);
-        }
-        let dtype = if stored.is_float() { Dtype::F32 } else { stored.dtype };
-        let (tensors, path) = (&checkpoint.tensors, &aside);
-        let write = Box::new(move |out: &mut dyn io::Write| tensors.write_to(name, out, path));
-        Entry { name: saved, dtype, shape: stored.shape.clone(), write }
-    });
-    // The reference writes this metadata, and its loader requires it.
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    tensor_file::write(&aside, format, entries.collect(), &|| ())?;
-    std::fs::rename(&aside, &path).map_err(|source| TuneError::Io { path, source })
-}
-
-/// Writes a file aside and renames it.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TuneError> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let write = std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, path));
-    write.map_err(|source| TuneError::Io { path: path.to_owned(), source })
+    replace_by(&out.join("model.safetensors"), |aside| {
+        let entries = stored.map(|(name, stored)| {
+            let saved = checkpoint.tensors.saved_name(name).unwrap_or_else(|| name.clone());
+            if let Some(values) = trained.get(name.as_str()) {
+                return Entry::floats(saved, stored.shape.clone(), values, aside);
+            }
+            let dtype = if stored.is_float() { Dtype::F32 } else { stored.dtype };
+            let tensors = &checkpoint.tensors;
+            let write = Box::new(move |out: &mut dyn io::Write| tensors.write_to(name, out, aside));
+            Entry { name: saved, dtype, shape: stored.shape.clone(), write }
+        });
+        // The reference writes this metadata, and its loader requires it.
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        tensor_file::write(aside, format, entries.collect(), &|| ())?;
+        Ok(())
+    })
 }
 
 /// The model card: where the weights come from, and what was measured.

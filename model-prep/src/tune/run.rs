@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use spotter_engine::hash::{Hasher, hex};
+use spotter_engine::printable::{printable, printable_path};
 
 use super::error::TuneError;
 use super::evaluation::evaluate;
@@ -12,10 +13,11 @@ use super::inputs::Inputs;
 use super::lock::{Lock, Locking};
 use super::model::{Batch, Model};
 use super::optimizer::{AdamW, Optimizer, Schedule, norm};
-use super::output::{model_card, replace, write_files, write_weights};
+use super::output::{model_card, write_files, write_weights};
 use super::pairs::{LISTED_MAX, Pairs, TEMPLATES};
 use super::plot;
 use super::random::{Random, key};
+use super::replace::replace;
 use super::state::{self, Epoch, Progress, Run};
 use crate::checkpoint::Checkpoint;
 
@@ -143,11 +145,12 @@ pub fn tune(checkpoint: &Checkpoint, options: &Options, listener: Listener<'_>) 
     note_bad_rows(&pairs, listener);
     let model = Model::new(&checkpoint.config, &checkpoint.tensors, &options.locking)?;
     let prepared = |what: &str, done: usize, of: usize| listener(&Event::Prepared { what, done, of });
-    let prepare =
-        |pairs, name| Inputs::prepare(checkpoint, pairs, &model, &options.locking, (own.as_path(), name), &prepared);
+    let weights = checkpoint.tensors.sha256()?;
+    let what = (weights.as_str(), &options.locking);
+    let prepare = |pairs, name| Inputs::prepare(checkpoint, pairs, &model, what, (own.as_path(), name), &prepared);
     let (inputs, held_inputs) = (prepare(&pairs, "train")?, prepare(&held, "eval")?);
     check_readable(&inputs, first)?;
-    let mut trainer = Trainer::new(checkpoint, options, &model, [&inputs, &held_inputs], &own)?;
+    let mut trainer = Trainer::new((checkpoint, weights), options, &model, [&inputs, &held_inputs], &own)?;
     trainer.start(listener)?;
     trainer.train(listener)?;
     note_unreadable(&[&inputs, &held_inputs], listener);
@@ -180,7 +183,7 @@ fn note_bad_rows(pairs: &Pairs, listener: Listener<'_>) {
     if rows.is_empty() {
         return;
     }
-    let listed: Vec<&str> = rows.iter().take(LISTED_MAX).map(String::as_str).collect();
+    let listed: Vec<_> = rows.iter().take(LISTED_MAX).map(|row| printable(row)).collect();
     listener(&Event::Note(format!("{} lines cannot be used and are left out:\n  {}", rows.len(), listed.join("\n  "))));
 }
 
@@ -189,7 +192,7 @@ fn note_unreadable(inputs: &[&Inputs<'_>], listener: Listener<'_>) {
     if all.is_empty() {
         return;
     }
-    let listed = all.iter().take(LISTED_MAX).map(|(path, why)| format!("{}: {why}", path.display()));
+    let listed = all.iter().take(LISTED_MAX).map(|(path, why)| format!("{}: {}", printable_path(path), printable(why)));
     let listed = listed.collect::<Vec<_>>().join("\n  ");
     listener(&Event::Note(format!("{} images could not be read and were left out:\n  {listed}", all.len())));
 }
@@ -242,8 +245,9 @@ struct Trainer<'a> {
 type Loaded = Result<(Option<Batch>, String), TuneError>;
 
 impl<'a> Trainer<'a> {
+    /// A trainer of `checkpoint`, whose weights have the SHA-256 `weights`.
     fn new(
-        checkpoint: &'a Checkpoint,
+        (checkpoint, weights): (&'a Checkpoint, String),
         options: &'a Options,
         model: &'a Model<'a>,
         inputs: [&'a Inputs<'a>; 2],
@@ -260,12 +264,11 @@ impl<'a> Trainer<'a> {
         let rate = options.rate.unwrap_or_else(|| default_rate(options.locking.lock));
         let fingerprint = |inputs: &Inputs<'_>| {
             let mut hasher = Hasher::new();
-            hasher.update(inputs.pairs.image_fingerprint());
-            hasher.update(inputs.pairs.text_fingerprint());
+            inputs.fingerprints.iter().for_each(|fingerprint| hasher.update(fingerprint));
             hex(&hasher.finish())
         };
         let run = Run {
-            checkpoint: checkpoint.tensors.sha256()?,
+            checkpoint: weights,
             data: fingerprint(inputs[0]),
             eval: fingerprint(inputs[1]),
             locking: options.locking,

@@ -14,6 +14,7 @@ use super::lock::Locking;
 use super::ops::{tensor, to_vec};
 use super::optimizer::{AdamW, Optimizer, Schedule};
 use super::parameters::Parameters;
+use super::replace::replace_by;
 use crate::checkpoint::WeightsFile;
 use crate::tensor_file::{self, Entry};
 
@@ -79,38 +80,39 @@ const KINDS: [&str; 3] = ["weight/", "mean/", "square/"];
 /// The tensor that holds [`Progress`] as JSON.
 const PROGRESS: &str = "progress";
 
-/// Writes the state aside, and renames it to `path`.
+/// Replaces the state at `path`.
 pub(super) fn save(
     path: &Path,
     parameters: &Parameters<'_>,
     optimizer: &Optimizer,
     progress: &Progress,
 ) -> Result<(), TuneError> {
-    let aside = path.with_extension("new");
-    let io = |source: std::io::Error| TuneError::Io { path: aside.clone(), source };
-    let json = serde_json::to_vec(progress).map_err(|error| io(error.into()))?;
-    let mut weights = Vec::new();
-    for (name, var) in parameters.trained() {
-        weights.push((format!("{}{name}", KINDS[0]), var.dims().to_vec(), to_vec(var)?));
-    }
-    let mut entries = vec![Entry {
-        name: PROGRESS.to_owned(),
-        dtype: Dtype::U8,
-        shape: vec![json.len()],
-        write: Box::new(|out: &mut dyn Write| {
-            out.write_all(&json).map_err(|source| crate::Error::Io { path: aside.clone(), source })
-        }),
-    }];
-    for (name, shape, values) in &weights {
-        entries.push(Entry::floats(name.clone(), shape.clone(), values, &aside));
-    }
-    for (name, moments) in &optimizer.moments {
-        for (kind, values) in KINDS[1..].iter().zip(moments) {
-            entries.push(Entry::floats(format!("{kind}{name}"), vec![values.len()], values, &aside));
+    replace_by(path, |aside| {
+        let io = |source: std::io::Error| TuneError::Io { path: aside.to_owned(), source };
+        let json = serde_json::to_vec(progress).map_err(|error| io(error.into()))?;
+        let mut weights = Vec::new();
+        for (name, var) in parameters.trained() {
+            weights.push((format!("{}{name}", KINDS[0]), var.dims().to_vec(), to_vec(var)?));
         }
-    }
-    tensor_file::write(&aside, HashMap::new(), entries, &|| ())?;
-    std::fs::rename(&aside, path).map_err(io)
+        let mut entries = vec![Entry {
+            name: PROGRESS.to_owned(),
+            dtype: Dtype::U8,
+            shape: vec![json.len()],
+            write: Box::new(|out: &mut dyn Write| {
+                out.write_all(&json).map_err(|source| crate::Error::Io { path: aside.to_owned(), source })
+            }),
+        }];
+        for (name, shape, values) in &weights {
+            entries.push(Entry::floats(name.clone(), shape.clone(), values, aside));
+        }
+        for (name, moments) in &optimizer.moments {
+            for (kind, values) in KINDS[1..].iter().zip(moments) {
+                entries.push(Entry::floats(format!("{kind}{name}"), vec![values.len()], values, aside));
+            }
+        }
+        tensor_file::write(aside, HashMap::new(), entries, &|| ())?;
+        Ok(())
+    })
 }
 
 /// Reads the state at `path` into `parameters` and an optimizer.

@@ -101,9 +101,12 @@ fn labels_are_adapted_to_pictures_that_tell_them_apart() {
     assert_eq!(exported.code, Some(0), "{}", exported.stderr);
     // Whichever picture is left out, the others of its class are the same.
     set(&place, "same", &[("cat", &[1, 1, 1]), ("dog", &[2, 2, 2])]);
+    // A name that would forge a line and clear the screen.
+    fs::write(place.at("same/cat/a\nb\u{1b}[2J.png"), "nothing").unwrap();
     let done = model_prep(&place, "adapt bundle --examples same --out adapted.tar");
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert!(done.stdout.contains("adapted.tar: 2 labels adapted to 6 examples, strength "), "{}", done.stdout);
+    assert!(done.stdout.contains(r"left out: cat/a\nb\u{1b}[2J.png: "), "{}", done.stdout);
     let adapted = Bundle::open(&place.at("adapted.tar")).unwrap();
     let names: Vec<_> = adapted.manifest().adapted_labels.iter().map(|label| (&*label.name, label.examples)).collect();
     assert_eq!(names, [("cat", 3), ("dog", 3)]);
