@@ -283,13 +283,18 @@ mod tests {
     #[test]
     fn processes_left_behind_keep_no_threads_or_files_of_ours() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("pids");
-        // In a session of its own it is not killed with the group, and holds both pipes.
-        let script = format!("setsid sh -c 'echo $$ >> {}; exec sleep 1000' & {TINY}; exit 3", file.display());
         let before = held();
-        for _ in 0..10 {
+        let mut left_behind = Vec::new();
+        for number in 0..10 {
+            let file = folder.path().join(number.to_string());
+            // In a session of its own it is not killed with the group, and holds both pipes. The frame waits until it has one.
+            let script = format!(
+                "setsid sh -c 'echo $$ > {0}; exec sleep 1000' & until [ -s {0} ]; do sleep 0.01; done; {TINY}; exit 3",
+                file.display()
+            );
             let (mut source, mut frame, stop) = (open(&script, 60_000), Frame::default(), Stop::new());
             assert!(source.next(&mut frame, &stop).unwrap());
+            left_behind.push(std::fs::read_to_string(file).unwrap());
         }
         // Other tests have threads too, which come and go; these would stay.
         let start = Instant::now();
@@ -297,8 +302,8 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(60), "{before:?}, then {:?}", held());
             thread::sleep(POLL_EVERY);
         }
-        for id in std::fs::read_to_string(file).unwrap().lines() {
-            Command::new("kill").args(["-9", id]).status().unwrap();
+        for id in left_behind {
+            Command::new("kill").args(["-9", id.trim()]).status().unwrap();
         }
     }
 
