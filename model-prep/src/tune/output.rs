@@ -17,6 +17,9 @@ use super::state::{Epoch, Run};
 use crate::checkpoint::{Checkpoint, Object, name_of, read_optional};
 use crate::tensor_file::{self, Entry};
 
+/// The file of a checkpoint's weights.
+pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
+
 /// Files of tokenizer and image processor, which are copied unchanged.
 const COPIED: [&str; 11] = [
     "tokenizer.json",
@@ -61,7 +64,7 @@ fn set_dtype(config: &mut Map<String, Value>) {
     config.insert("dtype".into(), "float32".into());
 }
 
-/// Writes `model.safetensors` into the folder `out`: the trained weights, and the others as they are.
+/// Writes the file of weights into the folder `out`: the trained weights, and the others as they are.
 pub(super) fn write_weights(out: &Path, checkpoint: &Checkpoint, parameters: &Parameters<'_>) -> Result<(), TuneError> {
     let mut trained = HashMap::new();
     for (name, var) in parameters.trained() {
@@ -70,7 +73,7 @@ pub(super) fn write_weights(out: &Path, checkpoint: &Checkpoint, parameters: &Pa
     let stored = checkpoint.tensors.stored();
     // Integers are buffers that the model creates itself, but for Swin's.
     let stored = stored.filter(|(name, stored)| stored.is_float() || name.ends_with("relative_position_index"));
-    replace_by(&out.join("model.safetensors"), |aside| {
+    replace_by(&out.join(WEIGHTS_FILE), |aside| {
         let entries = stored.map(|(name, stored)| {
             let saved = checkpoint.tensors.saved_name(name).unwrap_or_else(|| name.clone());
             if let Some(values) = trained.get(name.as_str()) {

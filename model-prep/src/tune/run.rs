@@ -13,11 +13,11 @@ use super::inputs::Inputs;
 use super::lock::{Lock, Locking};
 use super::model::{Batch, Model};
 use super::optimizer::{AdamW, Optimizer, Schedule, norm};
-use super::output::{model_card, write_files, write_weights};
+use super::output::{WEIGHTS_FILE, model_card, write_files, write_weights};
 use super::pairs::{LISTED_MAX, Pairs, TEMPLATES};
 use super::plot;
 use super::random::{Random, key};
-use super::replace::replace;
+use super::replace::{replace, replace_by};
 use super::state::{self, Epoch, Progress, Run};
 use crate::checkpoint::Checkpoint;
 
@@ -433,10 +433,7 @@ impl<'a> Trainer<'a> {
         let is_best = epoch.score() >= best;
         listener(&Event::Epoch(&epoch));
         self.progress.epochs.push(epoch);
-        if is_best {
-            self.write_best()?;
-        }
-        self.write_last()?;
+        self.write_checkpoints(is_best)?;
         self.save()?;
         let title = format!("{}, tuned", self.checkpoint.name());
         replace(&self.own.join(PLOT_FILE), plot::svg(&self.progress, &title).as_bytes())
@@ -446,15 +443,19 @@ impl<'a> Trainer<'a> {
         model_card(self.checkpoint, &self.progress.run, &self.options.data, &self.progress.epochs)
     }
 
-    fn write_best(&self) -> Result<(), TuneError> {
-        write_files(&self.options.out, self.checkpoint, &self.card())?;
-        write_weights(&self.options.out, self.checkpoint, &self.model.parameters)
-    }
-
-    fn write_last(&self) -> Result<(), TuneError> {
-        let folder = self.options.out.join(LAST_FOLDER);
-        write_files(&folder, self.checkpoint, &self.card())?;
-        write_weights(&folder, self.checkpoint, &self.model.parameters)
+    /// Writes the last checkpoint and, if it is the best one so far, the best, which shares its weights' file.
+    fn write_checkpoints(&self, is_best: bool) -> Result<(), TuneError> {
+        let (best, last) = (&self.options.out, self.options.out.join(LAST_FOLDER));
+        write_files(&last, self.checkpoint, &self.card())?;
+        write_weights(&last, self.checkpoint, &self.model.parameters)?;
+        if !is_best {
+            return Ok(());
+        }
+        write_files(best, self.checkpoint, &self.card())?;
+        replace_by(&best.join(WEIGHTS_FILE), |aside| {
+            let weights = last.join(WEIGHTS_FILE);
+            link_or_copy(&weights, aside).map_err(|source| TuneError::Io { path: aside.to_owned(), source })
+        })
     }
 
     fn save(&mut self) -> Result<(), TuneError> {
@@ -473,6 +474,15 @@ impl<'a> Trainer<'a> {
         let best = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap_or(0);
         Ok(Report { best, seconds: self.seconds(), epochs: self.progress.epochs })
     }
+}
+
+/// Gives a file a second name, or copies it where a file can have only one. No file here is changed in place.
+fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    if to.exists() {
+        // Left by a run that was killed.
+        std::fs::remove_file(to)?;
+    }
+    std::fs::hard_link(from, to).or_else(|_| std::fs::copy(from, to).map(drop))
 }
 
 /// Loads batch after batch from step `step` on, until nobody takes them.

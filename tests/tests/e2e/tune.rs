@@ -3,20 +3,27 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::fs;
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use spotter_engine::bundle::Bundle;
 
-use crate::harness::{Done, Place, finish};
+use crate::harness::{DEADLINE, Done, Place, finish};
 
 /// Runs the program in `place`; `TINY` stands for the tiny checkpoint.
 fn model_prep(place: &Place, arguments: &str) -> Done {
+    finish(&mut model_prep_command(place, arguments))
+}
+
+fn model_prep_command(place: &Place, arguments: &str) -> Command {
     let tiny = e2e::root().join("tests/golden/tiny/checkpoint");
     let mut command = Command::new(e2e::program("model-prep"));
     let words = arguments.split_whitespace();
     command.args(words.map(|word| if word == "TINY" { tiny.as_os_str() } else { word.as_ref() }));
-    finish(command.current_dir(place.at("")).env_remove("RUST_LOG"))
+    command.current_dir(place.at("")).env_remove("RUST_LOG");
+    command
 }
 
 /// A folder of pictures by class: for each class, the numbers of its pictures.
@@ -69,6 +76,43 @@ fn a_run_shows_its_results_and_ends_in_checkpoints() {
         let done = model_prep(&place, &format!("tune TINY {options} {resume}"));
         assert_eq!(done.code, Some(1), "{}", done.stderr);
         assert!(done.stderr.contains("tuned") && done.stderr.contains(part), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_in_the_same_weights() {
+    /// So often the run is killed after it has saved its state once more.
+    const KILLS: usize = 4;
+    let place = Place::new();
+    set(&place, "set", &[("red_circle", &[0, 1, 2, 3]), ("cat", &[4, 5, 6, 7])]);
+    let tune = |out: &str, more: &str| {
+        let options = "--data set --eval set --lock none --epochs 12 --batch 4 --seed 5";
+        model_prep_command(&place, &format!("tune TINY {options} --out {out} {more}"))
+    };
+    let whole = finish(&mut tune("whole", ""));
+    assert_eq!(whole.code, Some(0), "{}", whole.stderr);
+
+    let state = place.at("killed/tune/state.safetensors");
+    let saved = || fs::metadata(&state).and_then(|file| file.modified()).ok();
+    let mut more = "";
+    for kill in 0..KILLS {
+        let before = saved();
+        let mut child = tune("killed", more).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while saved() == before {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before kill {kill}");
+            assert!(start.elapsed() < DEADLINE, "no state is saved");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "kill {kill}");
+        more = "--resume";
+    }
+    let done = finish(&mut tune("killed", more));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    for file in ["model.safetensors", "last/model.safetensors"] {
+        let [whole, killed] = ["whole", "killed"].map(|out| fs::read(place.at(out).join(file)).unwrap());
+        assert!(whole == killed, "{file} differs");
     }
 }
 
