@@ -133,8 +133,10 @@ def drawn(model):
             elif "lambda" in name:
                 values = 0.7 + 0.3 * values
             elif name.endswith("logit_scale"):
-                # Some above the largest factor, 100.
-                values = 3 + 2 * values
+                values = 1 + 0.5 * values
+                if name.startswith("encoder.layers.0.blocks.0."):
+                    # Its factor would be above the largest, 100.
+                    values[0] = 5
             elif "bias_table" in name:
                 values = 0.8 * values
             elif parameter.ndim == 1 or "token" in name or "position" in name or "probe" in name:

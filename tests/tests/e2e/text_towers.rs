@@ -187,8 +187,8 @@ impl Variant {
             let prefix = format!("{}.weights.", self.name);
             let further = further.iter().filter_map(|(name, weight)| Some((name.strip_prefix(&prefix)?, weight)));
             weights.extend(further.map(|(name, weight)| (name.to_owned(), weight.clone())));
-            let scaled = weights.iter_mut().filter(|(name, _)| name.ends_with("intermediate.dense.weight"));
-            for (_, (dtype, _, data)) in scaled {
+            let is_scaled = |name: &str| name.starts_with("text_model.") && name.ends_with("intermediate.dense.weight");
+            for (_, (dtype, _, data)) in weights.iter_mut().filter(|(name, _)| is_scaled(name)) {
                 assert_eq!(*dtype, Dtype::BF16);
                 for bytes in data.as_chunks_mut::<2>().0 {
                     let value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16) * self.factor;
