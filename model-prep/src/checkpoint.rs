@@ -22,9 +22,9 @@ mod weights_file;
 mod weights_name;
 
 pub use config::{
-    Activation, BeitConfig, BertConfig, ClipPooling, ClipTextConfig, ClipVisionConfig, Dinov2Config, Dropout,
-    DualEncoderConfig, EncoderConfig, Family, MpnetConfig, Patching, RobertaConfig, SiglipTextConfig,
-    SiglipVisionConfig, SwinConfig, TextConfig, VisionConfig, VitConfig,
+    Activation, BeitConfig, BertConfig, BertPositions, ClipPooling, ClipTextConfig, ClipVisionConfig, Dinov2Config,
+    Dropout, DualEncoderConfig, EncoderConfig, Family, MpnetConfig, Patching, RobertaConfig, SecondStage,
+    SiglipTextConfig, SiglipVisionConfig, SwinConfig, TextConfig, VisionConfig, VitConfig,
 };
 pub use error::CheckpointError;
 pub use preprocessor::preprocess_config_of;

@@ -13,6 +13,7 @@ mod clip_text;
 mod clip_vision;
 mod deit;
 mod dinov2;
+mod distances;
 mod feed_forward;
 mod mpnet;
 mod pre_norm;

@@ -33,6 +33,7 @@ compare() {
     "$python" tests/reference/make_towers.py --demo model-prep/demo/checkpoint --out tests/golden --check
     "$python" tests/reference/make_vision_towers.py --out tests/golden/vision --check
     "$python" tests/reference/make_text_towers.py --out tests/golden/text --check
+    "$python" tests/reference/make_text_variants.py --out tests/golden/text --check
     "$python" tests/reference/make_tokenizer_classes.py --check
     "$python" tests/reference/make_tokenizer_class_ids.py --check
     "$python" tests/reference/make_sentence_piece_ids.py --check

@@ -1,9 +1,11 @@
 """Makes the golden files of the image towers.
 
     python make_vision_towers.py --out tests/golden/vision --transformers-5 FOLDER
+    python make_vision_towers.py --out tests/golden/vision --add
     python make_vision_towers.py --out tests/golden/vision --check
 
-Versions: requirements.txt beside this file. The second command writes nothing: it compares the goldens with what the
+Versions: requirements.txt beside this file. The second command adds what is missing by 4.56.2 alone and keeps the rest. The
+third writes nothing: it compares the goldens with what the
 imported transformers gives, which for 5.24.0 (PYTHONPATH=FOLDER) is the same within 2e-5. In the first command FOLDER
 holds transformers 5.23.0. The goldens are those of 4.56.2; 5.23.0 must
 agree, but for Swin's absolute position embeddings, which 4.56.2 cannot run: those goldens are 5.23.0's.
@@ -35,6 +37,7 @@ DINO = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_rati
 SWIN = dict(image_size=24, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=3, mlp_ratio=1.5)
 # The size and the architecture of the text tower that it is paired with without a projection.
 SIGLIP = {**VIT, "hidden_size": 40, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 12, "image_size": 20, "patch_size": 5}
+SWINV2 = {**SWIN, "num_heads": [2, 4]}
 WEIGHTS = {
     "vit": ("vit", VIT),
     "vit_flat": ("vit", {**VIT, "image_size": [16, 30], "patch_size": [8, 5]}),
@@ -59,6 +62,7 @@ WEIGHTS = {
     "siglip": ("siglip_vision_model", SIGLIP),
     "swin": ("swin", SWIN),
     "swin_absolute": ("swin", {**SWIN, "use_absolute_embeddings": True, "qkv_bias": False}),
+    "swinv2": ("swinv2", SWINV2),
 }
 # Weights, changes to their vision_config, size of the input if it is not the configuration's, whether the reference is told
 # to interpolate.
@@ -87,6 +91,17 @@ CASES = {
     "swin_padded": ("swin", {}, [27, 34], False),
     "swin_one_window": ("swin", {"window_size": 3}, [12, 12], False),
     "swin_relu": ("swin", {"hidden_act": "relu", "layer_norm_eps": 0.01}, [20, 13], False),
+    "vit_mish": ("vit", {"hidden_act": "mish", "pooler_act": "sigmoid"}, None, False),
+    "vit_linear": ("vit", {"hidden_act": "linear", "pooler_act": "linear"}, None, False),
+    "deit_laplace": ("deit", {"hidden_act": "laplace", "pooler_act": "leaky_relu"}, None, False),
+    "clip_relu2": ("clip", {"hidden_act": "relu2", "layer_norm_eps": 0.0}, None, False),
+    "dinov2_relu6": ("dinov2", {"hidden_act": "relu6"}, None, False),
+    "beit_gelu_10": ("beit", {"hidden_act": "gelu_10"}, None, False),
+    "siglip_leaky_relu": ("siglip", {"hidden_act": "leaky_relu"}, None, False),
+    "swin_sigmoid": ("swin", {"hidden_act": "sigmoid"}, None, False),
+    "swinv2_padded": ("swinv2", {"pretrained_window_sizes": [6, 2]}, [27, 34], False),
+    "swinv2_small": ("swinv2", {"window_size": 5, "hidden_act": "relu"}, [9, 16], False),
+    "swinv2_unbiased": ("swinv2", {"qkv_bias": False, "pretrained_window_sizes": None}, None, False),
     "swin_absolute_larger": ("swin_absolute", {}, [28, 34], True),
 }
 
@@ -117,6 +132,11 @@ def drawn(model):
                 values = 1 + 0.2 * values
             elif "lambda" in name:
                 values = 0.7 + 0.3 * values
+            elif name.endswith("logit_scale"):
+                values = 1 + 0.5 * values
+                if name.startswith("encoder.layers.0.blocks.0."):
+                    # Its factor would be above the largest, 100.
+                    values[0] = 5
             elif "bias_table" in name:
                 values = 0.8 * values
             elif parameter.ndim == 1 or "token" in name or "position" in name or "probe" in name:
@@ -150,7 +170,8 @@ def load(model, tensors):
     prefix = "vision_model."
     state = {name[len(prefix) :]: t.float() for name, t in tensors.items() if name.startswith(prefix)}
     if not getattr(model.config, "qkv_bias", True):
-        biases = tuple(f".attention.attention.{part}.bias" for part in ["query", "key", "value"])
+        modules = [".attention.attention", ".attention.self"]
+        biases = tuple(f"{module}.{part}.bias" for module in modules for part in ["query", "key", "value"])
         state = {name: t for name, t in state.items() if not name.endswith(biases)}
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
@@ -178,7 +199,8 @@ def goldens(out, cases, pictures):
 def generation_5(out):
     """Names of the modules of transformers 5, found by their values."""
     names = {}
-    for weights in WEIGHTS:
+    # One of each architecture that has other names.
+    for weights in ["deit", "dinov2_gated", "dinov2_registers", "beit_all", "swin"]:
         tensors = load_file(out / f"{weights}.safetensors")
         state = load(tower(configured(weights, {})), tensors).state_dict()
         old = {name: t.float() for name, t in tensors.items() if name.startswith("vision_model.")}
@@ -198,12 +220,13 @@ def generation_5(out):
                 if torch.equal(t[first : first + values.shape[0]], values)
             ]
             names[weights][new] = [name, first, first + values.shape[0]]
-    # One of each architecture that has other names.
-    return {weights: names[weights] for weights in ["deit", "dinov2_gated", "dinov2_registers", "beit_all", "swin"]}
+    return names
 
 
-def make_weights(out, cases):
+def make_weights(out, cases, kept=False):
     for weights in WEIGHTS:
+        if kept and (out / f"{weights}.safetensors").exists():
+            continue
         if only_5(weights) not in cases:
             continue
         torch.manual_seed(20261 + list(WEIGHTS).index(weights))
@@ -239,6 +262,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--transformers-5", type=pathlib.Path)
+    parser.add_argument("--add", action="store_true", help="add weights and cases that have no goldens yet")
     parser.add_argument("--check", action="store_true", help="compare the goldens with what this transformers gives")
     parser.add_argument("--as-generation-5", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -265,6 +289,15 @@ def main():
         return
 
     assert transformers.__version__ == "4.56.2", transformers.__version__
+    if args.add:
+        make_weights(args.out, [False], kept=True)
+        pictures = load_file(args.out / "pixels.safetensors")["pixels"]
+        kept = load_file(args.out / "goldens.safetensors")
+        missing = [case for case in CASES if f"{case}.pooled" not in kept]
+        assert not any(map(only_5, missing)), "needs --transformers-5"
+        save_file({**kept, **goldens(args.out, missing, pictures)}, args.out / "goldens.safetensors")
+        (args.out / "cases.json").write_text(json.dumps(cases_json(), indent=1) + "\n", encoding="utf-8")
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(20260)
     pictures = torch.randn(2, 3, SIDE, SIDE).half()

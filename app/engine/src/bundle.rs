@@ -20,7 +20,7 @@ pub use archive::Archive;
 pub use kind::TowerKind;
 pub use manifest::{
     AdaptedLabel, Architecture, FORMAT_VERSION, FileEntry, Lowercase, MANIFEST_FILE, Manifest, Override, Padding,
-    PaddingSide, Positions, SiglipSteps, Source, TEXT_INPUTS, TOKENS_MAX, TokenizerSpec, Tower,
+    PaddingSide, Positions, SiglipSteps, Source, TEXT_INPUTS, TOKENS_MAX, TokenizerSpec, Tower, TruncationSide,
 };
 pub use non_bundle::describe_non_bundle;
 pub use quantization::{Calibration, LayerKind, LayerStorage, Quantization, Weights};

@@ -7,11 +7,11 @@ pub(crate) mod siglip;
 
 use std::sync::Arc;
 
-use tokenizers::TruncationParams;
+use tokenizers::{TruncationDirection, TruncationParams};
 
 pub(crate) use self::length_bound::LengthBound;
 use self::siglip::Siglip;
-use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec};
+use crate::bundle::{Padding, PaddingSide, Positions, TokenizerSpec, TruncationSide};
 
 /// A tokenizer with the truncation of its checkpoint; clones share its vocabulary.
 #[derive(Debug, Clone)]
@@ -20,6 +20,7 @@ pub struct Tokenizer {
     length_bound: Arc<LengthBound>,
     siglip: Option<Arc<Siglip>>,
     max_length: usize,
+    truncation_side: TruncationSide,
     /// The length that all prompts are padded to, if it is fixed.
     fixed_length: Option<usize>,
     padding_side: PaddingSide,
@@ -107,15 +108,19 @@ impl Tokenizer {
             let message = format!("max_length {} leaves no room beside the {special} special tokens", spec.max_length);
             return Err(TokenizeError::File { message });
         }
-        inner
-            .with_truncation(Some(TruncationParams { max_length: spec.max_length, ..TruncationParams::default() }))
-            .map_err(file_error)?;
+        let direction = match spec.truncation_side {
+            TruncationSide::Left => TruncationDirection::Left,
+            TruncationSide::Right => TruncationDirection::Right,
+        };
+        let truncation = TruncationParams { max_length: spec.max_length, direction, ..TruncationParams::default() };
+        inner.with_truncation(Some(truncation)).map_err(file_error)?;
         let siglip = spec.siglip.clone().map(|steps| Siglip::new(json, &inner, steps)).transpose()?;
         Ok(Self {
             inner: Arc::new(inner),
             length_bound: Arc::new(length_bound),
             siglip: siglip.map(Arc::new),
             max_length: spec.max_length,
+            truncation_side: spec.truncation_side,
             fixed_length: (spec.padding == Padding::MaxLength).then_some(spec.max_length),
             padding_side: spec.padding_side,
             pad_id: i64::from(spec.pad_id),
@@ -133,7 +138,7 @@ impl Tokenizer {
         let widen = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
         let (ids, mask, type_ids) = match &self.siglip {
             Some(siglip) => {
-                let ids = widen(&siglip.ids(prompt, self.max_length)?);
+                let ids = widen(&siglip.ids(prompt, self.max_length, self.truncation_side)?);
                 (ids.clone(), vec![1; ids.len()], vec![0; ids.len()])
             }
             None => {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::Deserialize;
 
-use crate::bundle::{Bundle, TokenizerSpec};
+use crate::bundle::{Bundle, TokenizerSpec, TruncationSide};
 use crate::tokenize::siglip::Siglip;
 use crate::tokenize::{LengthBound, TokenizeError, guarded, library};
 use crate::tower::TowerError;
@@ -20,6 +20,7 @@ pub struct Vocabulary {
     unknown_id: Option<u32>,
     /// The most word pieces that a sentence can have, without special tokens.
     limit: usize,
+    truncation_side: TruncationSide,
 }
 
 /// The word pieces of a sentence.
@@ -76,7 +77,8 @@ impl Vocabulary {
         let file_error = |e: serde_json::Error| TokenizeError::File { message: e.to_string() };
         let Model { unk_token, unk_id } = serde_json::from_slice::<File>(json).map_err(file_error)?.model;
         let unknown_id = unk_id.or_else(|| inner.token_to_id(&unk_token?));
-        Ok(Self { inner, length_bound, siglip, unknown_id, limit: spec.max_length.saturating_sub(special) })
+        let (limit, truncation_side) = (spec.max_length.saturating_sub(special), spec.truncation_side);
+        Ok(Self { inner, length_bound, siglip, unknown_id, limit, truncation_side })
     }
 
     /// The most word pieces of a sentence that reach the text tower.
@@ -97,7 +99,8 @@ impl Vocabulary {
         let encoding = guarded(|| self.inner.encode(sentence, false))
             .map_err(|e| TokenizeError::Prompt { prompt: sentence.to_owned(), message: e.to_string() })?;
         let mut tokens = Tokenization { sentence_pieces: encoding.len(), ..Tokenization::default() };
-        tokens.ids = encoding.get_ids().iter().take(self.limit).copied().collect();
+        tokens.ids = encoding.get_ids().to_vec();
+        self.truncation_side.truncate(&mut tokens.ids, self.limit);
         let pieces = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
         for ((id, token), &(start, end)) in pieces {
             if start < part.end && end > part.start {
@@ -111,7 +114,7 @@ impl Vocabulary {
     fn read_siglip(&self, siglip: &Siglip, sentence: &str, part: &Range<usize>) -> Result<Tokenization, TokenizeError> {
         let mut ids = siglip.all_ids(sentence)?;
         let mut tokens = Tokenization { sentence_pieces: ids.len(), ..Tokenization::default() };
-        ids.truncate(self.limit);
+        self.truncation_side.truncate(&mut ids, self.limit);
         tokens.ids = ids;
         for id in siglip.all_ids(sentence.get(part.clone()).unwrap_or_default())? {
             self.count(&mut tokens, id, &self.inner.id_to_token(id).unwrap_or_default());
@@ -186,6 +189,17 @@ mod tests {
         case("an unknown word that the template ends", &words, "{}s", "rot", (1, 1, 1));
         case("nothing is left", &words, "a {}.", "\u{200b}\u{fe0f}", (0, 0, 2));
         case("cut", &words, "{}", "red red red red red red red red red red", (10, 0, 10));
+
+        let ids = |truncation_side| {
+            let spec = TokenizerSpec { truncation_side, ..spec(2) };
+            let vocabulary = Vocabulary::from_bytes(
+                br#"{"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
+                    "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "a": 1, "b": 2, "c": 3}}}"#,
+                &spec,
+            );
+            vocabulary.and_then(|vocabulary| vocabulary.read("a b c", &(0..5))).expect("a reading").ids
+        };
+        assert_eq!([TruncationSide::Left, TruncationSide::Right].map(ids), [[2, 3], [1, 2]]);
 
         let level = r#"{"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "red": 1}}"#;
         case("WordLevel", &vocabulary(level, BERT), "{}", "red rot", (2, 1, 2));

@@ -144,7 +144,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, TokenizerSpec};
+    use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, TokenizerSpec, TruncationSide};
 
     use super::*;
     #[cfg(feature = "demo")]
@@ -160,6 +160,7 @@ mod tests {
         let spec = TokenizerSpec {
             file: FileEntry { name: String::new(), bytes: 0, sha256: String::new() },
             max_length: 6,
+            truncation_side: TruncationSide::Right,
             padding: Padding::Longest,
             padding_side: PaddingSide::Right,
             pad_token: "?".into(),

@@ -19,7 +19,7 @@ mod vision;
 mod vit;
 
 pub use beit::BeitConfig;
-pub use bert::BertConfig;
+pub use bert::{BertConfig, BertPositions};
 pub use clip_text::{ClipPooling, ClipTextConfig};
 pub use clip_vision::ClipVisionConfig;
 pub use dinov2::Dinov2Config;
@@ -29,7 +29,7 @@ pub use patching::Patching;
 pub use roberta::RobertaConfig;
 pub use siglip_text::SiglipTextConfig;
 pub use siglip_vision::SiglipVisionConfig;
-pub use swin::SwinConfig;
+pub use swin::{SecondStage, SwinConfig};
 pub use vision::VisionConfig;
 pub use vit::VitConfig;
 
@@ -170,7 +170,12 @@ impl TextConfig {
     /// Possible inputs of the graph, in the order of the reference's arguments.
     pub fn inputs(&self) -> &'static [&'static str] {
         match self {
-            Self::Bert(_) | Self::Roberta(_) => &["input_ids", "attention_mask", "token_type_ids", "position_ids"],
+            Self::Bert(config) | Self::Roberta(RobertaConfig { bert: config, .. }) => match config.positions {
+                BertPositions::Absolute => &["input_ids", "attention_mask", "token_type_ids", "position_ids"],
+                BertPositions::RelativeKey | BertPositions::RelativeKeyQuery => {
+                    &["input_ids", "attention_mask", "token_type_ids"]
+                }
+            },
             Self::Mpnet(_) | Self::Clip(_) | Self::Siglip(_) => &["input_ids", "attention_mask", "position_ids"],
         }
     }
@@ -191,6 +196,10 @@ impl TextConfig {
         let after_padding = |positions: usize| positions - self.padding_id().map_or(0, |id| id + 1);
         match self {
             Self::Bert(config) => config.max_position_embeddings,
+            // Distances need no position ids.
+            Self::Roberta(config) if config.bert.positions != BertPositions::Absolute => {
+                config.bert.max_position_embeddings
+            }
             Self::Roberta(config) => after_padding(config.bert.max_position_embeddings),
             Self::Mpnet(config) => after_padding(config.max_position_embeddings),
             Self::Clip(config) => config.max_position_embeddings,

@@ -13,7 +13,7 @@ mod word_pieces;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, SiglipSteps, TokenizerSpec};
+use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, SiglipSteps, TokenizerSpec, TruncationSide};
 use spotter_engine::tokenize::{self, TokenizeError};
 use tokenizers::Tokenizer;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
@@ -36,6 +36,8 @@ pub struct TokenizerFile {
     pub json: Vec<u8>,
     /// Longest sequence, in tokens.
     pub max_length: usize,
+    /// Side on which longer prompts lose tokens.
+    pub truncation_side: TruncationSide,
     /// Side on which sequences are padded.
     pub padding_side: PaddingSide,
     /// The padding token.
@@ -58,6 +60,7 @@ impl TokenizerFile {
         TokenizerSpec {
             file,
             max_length: self.max_length,
+            truncation_side: self.truncation_side,
             padding,
             padding_side: self.padding_side,
             pad_token: self.pad_token.clone(),
@@ -121,6 +124,7 @@ impl TokenizerFile {
             attention_mask: config.attention_mask()?,
             max_length: config.max_length(text.map(TextConfig::tokens_max), fixed)?,
             padding: if is_fixed { Padding::MaxLength } else { Padding::Longest },
+            truncation_side: config.truncation_side(&file)?,
             padding_side: config.padding_side(&file)?,
             pad_type_id: config.pad_type_id()?,
             json,

@@ -26,6 +26,19 @@ impl Builder<'_> {
         added: &[&Value],
         encoder: &EncoderConfig,
     ) -> Result<Value, CheckpointError> {
+        let added: Vec<Value> = added.iter().map(|term| (*term).clone()).collect();
+        self.attention_with(layers, [queries, states], |_, _| Ok(added), encoder)
+    }
+
+    /// Attention as [`Self::attention`] computes it, whose terms are made of the heads of queries [batch, heads, n, dim] and
+    /// of keys [batch, heads, dim, m].
+    pub(super) fn attention_with(
+        &mut self,
+        layers: &AttentionLayers,
+        [queries, states]: [&Value; 2],
+        added: impl FnOnce(&mut Self, [&Value; 2]) -> Result<Vec<Value>, CheckpointError>,
+        encoder: &EncoderConfig,
+    ) -> Result<Value, CheckpointError> {
         let square = [encoder.hidden_size; 2];
         let [split, merged] = self.head_shapes(encoder);
         let mut heads = |name: &str, x: &Value, bias: bool, perm: &[i64; 4]| {
@@ -36,7 +49,9 @@ impl Builder<'_> {
         let key = heads(&layers.key, states, layers.biases[1], &[0, 2, 3, 1])?;
         let value = heads(&layers.value, states, layers.biases[2], &[0, 2, 1, 3])?;
         self.same_storage(&[&layers.query, &layers.key, &layers.value]);
-        let context = self.context([&layers.query, &layers.output], [&query, &key, &value], added, &merged, encoder);
+        let added = added(self, [&query, &key])?;
+        let added: Vec<&Value> = added.iter().collect();
+        let context = self.context([&layers.query, &layers.output], [&query, &key, &value], &added, &merged, encoder);
         self.scaled_linear(&layers.output, &context, square, true, layers.layer_scale.as_deref())
     }
 

@@ -2,15 +2,22 @@
 
 use super::attention::{AttentionLayers, additive_mask};
 use super::builder::Builder;
-use crate::checkpoint::{Activation, BertConfig, CheckpointError, EncoderConfig};
-use crate::onnx::Value;
+use super::distances::distances;
+use crate::checkpoint::{Activation, BertConfig, BertPositions, CheckpointError};
+use crate::onnx::{Attribute, Graph, Value};
 
 /// The pooler output [batch, hidden] for tokens [batch, sequence].
 pub(super) fn pooled(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, CheckpointError> {
     let mut x = embeddings(builder, config)?;
     let mask = additive_mask(builder);
+    let distances = match config.positions {
+        BertPositions::Absolute => None,
+        BertPositions::RelativeKey | BertPositions::RelativeKeyQuery => {
+            Some(distances(builder, config.max_position_embeddings))
+        }
+    };
     for index in 0..config.encoder.layers {
-        x = layer(builder, &x, &mask, index, &config.encoder)?;
+        x = layer(builder, &x, (&mask, distances.as_ref()), index, config)?;
     }
     builder.dense_pooler("text_model.pooler", &x, config.encoder.hidden_size, Activation::Tanh)
 }
@@ -20,13 +27,22 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &BertConfig) -> Result<V
 fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, CheckpointError> {
     let hidden = config.encoder.hidden_size;
     let named = |part: &str| format!("text_model.embeddings.{part}");
-    let ids = ["input_ids", "token_type_ids", "position_ids"].map(|name| builder.input(name));
+    let ids = ["input_ids", "token_type_ids"].map(|name| builder.input(name));
     let words = builder.embedding(&named("word_embeddings"), &ids[0], [config.vocab_size, hidden])?;
     let types = builder.float_embedding(&named("token_type_embeddings"), &ids[1], [config.type_vocab_size, hidden])?;
-    let name = named("position_embeddings");
-    let positions = builder.float_embedding(&name, &ids[2], [config.max_position_embeddings, hidden])?;
-    let x = builder.graph.node("Add", &named("words_and_types"), &[&words, &types], &[]);
-    let x = builder.graph.node("Add", &named("sum"), &[&x, &positions], &[]);
+    // Tables are added to the file in this order.
+    let positions = match config.positions {
+        BertPositions::Absolute => {
+            let ids = builder.input("position_ids");
+            let name = named("position_embeddings");
+            Some(builder.float_embedding(&name, &ids, [config.max_position_embeddings, hidden])?)
+        }
+        BertPositions::RelativeKey | BertPositions::RelativeKeyQuery => None,
+    };
+    let mut x = builder.graph.node("Add", &named("words_and_types"), &[&words, &types], &[]);
+    if let Some(positions) = positions {
+        x = builder.graph.node("Add", &named("sum"), &[&x, &positions], &[]);
+    }
     builder.layer_norm(&named("LayerNorm"), &x, &config.encoder)
 }
 
@@ -34,10 +50,11 @@ fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, C
 fn layer(
     builder: &mut Builder<'_>,
     x: &Value,
-    mask: &Value,
+    (mask, distances): (&Value, Option<&Value>),
     index: usize,
-    encoder: &EncoderConfig,
+    config: &BertConfig,
 ) -> Result<Value, CheckpointError> {
+    let encoder = &config.encoder;
     let named = |part: &str| format!("text_model.encoder.layer.{index}.{part}");
     let layers = AttentionLayers {
         query: named("attention.self.query"),
@@ -49,11 +66,69 @@ fn layer(
     };
     let last = index + 1 == encoder.layers;
     let queries = if last { builder.first_token(&named("token_0"), x) } else { x.clone() };
-    let attended = builder.attention(&layers, [&queries, x], &[mask], encoder)?;
+    let attended = match distances {
+        None => builder.attention(&layers, [&queries, x], &[mask], encoder)?,
+        Some(distances) => {
+            let name = named("attention.self.distance_embedding");
+            let distances = if last { of_token_0(builder, distances) } else { distances.clone() };
+            let added = |builder: &mut Builder<'_>, heads: [&Value; 2]| {
+                let mut terms = distance_scores(builder, &name, heads, &distances, config)?;
+                terms.push(mask.clone());
+                Ok(terms)
+            };
+            builder.attention_with(&layers, [&queries, x], added, encoder)?
+        }
+    };
     let sum = builder.graph.node("Add", &named("attention.sum"), &[&attended, &queries], &[]);
     let x = builder.layer_norm(&named("attention.output.LayerNorm"), &sum, encoder)?;
     let blocks = [&*named("intermediate.dense"), &named("output.dense")];
     let y = builder.feed_forward(blocks, &x, encoder, None)?;
     let sum = builder.graph.node("Add", &named("output.sum"), &[&y, &x], &[]);
     builder.layer_norm(&named("output.LayerNorm"), &sum, encoder)
+}
+
+/// The distances of token 0 from each key: [1, sequence].
+fn of_token_0(builder: &mut Builder<'_>, distances: &Value) -> Value {
+    let graph = &mut builder.graph;
+    let (zero, one) = (graph.list("index_0", &[0]), graph.list("index_1", &[1]));
+    graph.node("Slice", "distances.of_token_0", &[distances, &zero, &one, &zero], &[])
+}
+
+/// The terms that distances add to the scores [batch, heads, n, m]: the products of the table `name` with the heads of
+/// queries [batch, heads, n, dim] and, if configured, of keys [batch, heads, dim, m].
+fn distance_scores(
+    builder: &mut Builder<'_>,
+    name: &str,
+    [query, key]: [&Value; 2],
+    distances: &Value,
+    config: &BertConfig,
+) -> Result<Vec<Value>, CheckpointError> {
+    let (rows, dim) = (2 * config.max_position_embeddings - 1, config.encoder.hidden_size / config.encoder.heads);
+    let table = builder.tensor(&format!("{name}.weight"), &[rows, dim])?;
+    // The reference counts how many tokens the query comes after the key, and divides all scores at the end.
+    let scale = (dim as f32).sqrt().recip();
+    let table: Vec<f32> = table.rchunks(dim).flatten().map(|value| value * scale).collect();
+    let graph = &mut builder.graph;
+    let named = |part: &str| format!("{name}.{part}");
+    let table = graph.floats(&named("scaled"), &[rows, dim], &table);
+    let found = graph.node("Gather", &named("found"), &[&table, distances], &[]);
+    let mut terms = vec![products(graph, &named("of_queries"), query, &found, &[0, 2, 1])];
+    if config.positions == BertPositions::RelativeKeyQuery {
+        let swapped = [("perm", Attribute::Ints(&[0, 1, 3, 2]))];
+        let key = graph.node("Transpose", &named("keys"), &[key], &swapped);
+        let scores = products(graph, &named("of_keys"), &key, &found, &[1, 2, 0]);
+        terms.push(graph.node("Transpose", &named("of_keys"), &[&scores], &swapped));
+    }
+    Ok(terms)
+}
+
+/// Multiplies each token's row of `heads` [batch, heads, tokens, dim] by a matrix of its own, a part of `found`
+/// [n, m, dim] permuted to [tokens, dim, others]: [batch, heads, tokens, others].
+fn products(graph: &mut Graph, name: &str, heads: &Value, found: &Value, perm: &[i64; 3]) -> Value {
+    let axis = graph.list("index_3", &[3]);
+    let perm = [("perm", Attribute::Ints(perm))];
+    let matrices = graph.node("Transpose", &format!("{name}.matrices"), &[found], &perm);
+    let rows = graph.node("Unsqueeze", &format!("{name}.rows"), &[heads, &axis], &[]);
+    let products = graph.node("MatMul", &format!("{name}.products"), &[&rows, &matrices], &[]);
+    graph.node("Squeeze", &format!("{name}.scores"), &[&products, &axis], &[])
 }

@@ -2,7 +2,7 @@
 
 use super::attention::{AttentionLayers, additive_mask};
 use super::builder::Builder;
-use super::clip_text::{places, sequence_length};
+use super::distances::distances;
 use crate::checkpoint::{Activation, CheckpointError, EncoderConfig, MpnetConfig};
 use crate::onnx::{Attribute, Value};
 
@@ -42,16 +42,10 @@ fn position_bias(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Valu
     let farthest = positions as i64 - 1;
     let row = |distance: i64| &table[bucket(distance) * heads..][..heads];
     let rows: Vec<f32> = (-farthest..=farthest).flat_map(row).copied().collect();
-    let length = sequence_length(builder);
-    let places = places(builder, &length, positions);
+    let distances = distances(builder, positions);
     let graph = &mut builder.graph;
     let rows = graph.floats(&format!("{name}.of_distance"), &[2 * positions - 1, heads], &rows);
-    let (zero, one) = (graph.list("index_0", &[0]), graph.list("index_1", &[1]));
-    let keys = graph.node("Unsqueeze", "places.of_keys", &[&places, &zero], &[]);
-    let queries = graph.node("Unsqueeze", "places.of_queries", &[&places, &one], &[]);
-    let distances = graph.node("Sub", "distances", &[&keys, &queries], &[]);
-    let farthest = graph.list("farthest", &[farthest]);
-    let distances = graph.node("Add", "distances.from_0", &[&distances, &farthest], &[]);
+    let zero = graph.list("index_0", &[0]);
     let bias = graph.node("Gather", &format!("{name}.found"), &[&rows, &distances], &[]);
     let perm = [("perm", Attribute::Ints(&[2, 0, 1]))];
     let bias = graph.node("Transpose", &format!("{name}.heads"), &[&bias], &perm);

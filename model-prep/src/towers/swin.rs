@@ -1,9 +1,16 @@
 //! Swin Transformer: attention within windows of a grid of tokens; every other layer shifts the windows by half.
+//!
+//! The second version has its layer norms after the blocks, attention by cosines, and position biases that a small network
+//! computes from distances. The network's results are constant, so the graph has only these.
 
+mod second;
+mod windows;
+
+use self::windows::Windows;
 use super::builder::Builder;
 use super::resample::Method;
 use super::vision::PatchEmbedding;
-use crate::checkpoint::{CheckpointError, EncoderConfig, SwinConfig};
+use crate::checkpoint::{CheckpointError, EncoderConfig, SecondStage, SwinConfig};
 use crate::onnx::{Attribute, Value};
 
 /// Default epsilon of `torch.nn.LayerNorm`, used by the norms outside of layers.
@@ -18,18 +25,31 @@ pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &SwinCon
     let mut x = pixels.clone();
     let mut width = 0;
     let mut finer = [0; 2];
+    let second = |index: usize| config.second.as_ref().and_then(|stages| stages.get(index));
     for (index, (encoder, grid)) in config.stages.iter().zip(config.grids()).enumerate() {
         x = if index == 0 {
             embeddings(builder, pixels, config, encoder)?
         } else {
-            merged(builder, &x, &format!("vision_model.encoder.layers.{}.downsample", index - 1), finer, width)?
+            let name = format!("vision_model.encoder.layers.{}.downsample", index - 1);
+            merged(builder, &x, &name, finer, (width, config.second.is_some()))?
         };
         (width, finer) = (encoder.hidden_size, grid);
         for block in 0..encoder.layers {
             let name = format!("vision_model.encoder.layers.{index}.blocks.{block}");
-            let shift = if block % 2 == 1 { config.window / 2 } else { 0 };
-            let windows = Windows::new(grid, config.window, shift);
-            x = layer(builder, &x, &name, &windows, (encoder, config.qkv_bias))?;
+            let shifted = block % 2 == 1;
+            x = match second(index) {
+                None => {
+                    // Not shifted if a side of the grid is not larger than a window.
+                    let small = grid[0].min(grid[1]) <= config.window;
+                    let shift = if shifted && !small { config.window / 2 } else { 0 };
+                    let windows = Windows::new(grid, config.window, shift);
+                    layer(builder, &x, &name, &windows, (encoder, config.qkv_bias))?
+                }
+                Some(SecondStage { window, shift, farthest }) => {
+                    let windows = Windows::new(grid, *window, if shifted { *shift } else { 0 });
+                    second::layer(builder, &x, &name, (&windows, *farthest), (encoder, config.qkv_bias))?
+                }
+            };
         }
     }
     let Some(encoder) = config.stages.last() else { return Ok(x) };
@@ -62,13 +82,14 @@ fn embeddings(
     Ok(builder.add_table(name, &x, &table, hidden))
 }
 
-/// Merges 2 x 2 neighbouring tokens into one of twice the width. Neighbours beyond the grid are zero.
+/// Merges 2 x 2 neighbouring tokens into one of twice the width. Neighbours beyond the grid are zero. The layer norm comes
+/// before the linear layer, in the second version after it.
 fn merged(
     builder: &mut Builder<'_>,
     x: &Value,
     name: &str,
     [rows, columns]: [usize; 2],
-    width: usize,
+    (width, second): (usize, bool),
 ) -> Result<Value, CheckpointError> {
     let mut places = Vec::new();
     for row in (0..rows).step_by(2) {
@@ -83,12 +104,21 @@ fn merged(
     let x = gathered(builder, name, &x, &places, rows * columns);
     let shape = builder.graph.list(&format!("{name}.shape"), &[0, -1, 4 * width as i64]);
     let x = builder.graph.node("Reshape", &format!("{name}.merged"), &[&x, &shape], &[]);
-    let norm = format!("{name}.norm");
-    let scale = builder.floats(&format!("{norm}.weight"), &[4 * width])?;
-    let bias = builder.floats(&format!("{norm}.bias"), &[4 * width])?;
+    let (norm, reduction) = (format!("{name}.norm"), format!("{name}.reduction"));
+    if second {
+        let x = builder.linear(&reduction, &x, [4 * width, 2 * width], false)?;
+        return outer_norm(builder, &norm, &x, 2 * width);
+    }
+    let x = outer_norm(builder, &norm, &x, 4 * width)?;
+    builder.linear(&reduction, &x, [4 * width, 2 * width], false)
+}
+
+/// A layer norm outside of layers.
+fn outer_norm(builder: &mut Builder<'_>, name: &str, x: &Value, width: usize) -> Result<Value, CheckpointError> {
+    let scale = builder.floats(&format!("{name}.weight"), &[width])?;
+    let bias = builder.floats(&format!("{name}.bias"), &[width])?;
     let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(OUTER_EPS))];
-    let x = builder.graph.node("LayerNormalization", &norm, &[&x, &scale, &bias], &attributes);
-    builder.linear(&format!("{name}.reduction"), &x, [4 * width, 2 * width], false)
+    Ok(builder.graph.node("LayerNormalization", name, &[x, &scale, &bias], &attributes))
 }
 
 /// A layer with layer norm before each block and attention within `windows`.
@@ -121,43 +151,77 @@ fn attention(
     windows: &Windows,
     (encoder, qkv_bias): (&EncoderConfig, bool),
 ) -> Result<Value, CheckpointError> {
-    let (hidden, count, area) = (encoder.hidden_size, windows.count(), windows.side * windows.side);
-    let head_dim = hidden / encoder.heads;
+    let head_dim = encoder.hidden_size / encoder.heads;
     let named = |part: &str| format!("{layer}.attention.self.{part}");
-    let extents = [0, count as i64, area as i64, encoder.heads as i64, head_dim as i64];
-    let split = builder.graph.list(&named("shape.split_heads"), &extents);
-    let mut heads = |part: &str, perm: &[i64; 5]| {
-        let name = named(part);
-        let x = builder.linear(&name, states, [hidden, hidden], qkv_bias)?;
-        let x = gathered(builder, &name, &x, &windows.places, windows.grid[0] * windows.grid[1]);
-        let x = builder.graph.node("Reshape", &format!("{name}.split"), &[&x, &split], &[]);
-        let perm = [("perm", Attribute::Ints(perm))];
-        Ok::<_, CheckpointError>(builder.graph.node("Transpose", &format!("{name}.heads"), &[&x], &perm))
-    };
-    let query = heads("query", &[0, 1, 3, 2, 4])?;
-    let key = heads("key", &[0, 1, 3, 4, 2])?;
-    let value = heads("value", &[0, 1, 3, 2, 4])?;
-    builder.same_storage(&[&named("query"), &named("key"), &named("value")]);
-
+    let [query, key, value] = heads(builder, states, layer, windows, (encoder, [qkv_bias; 3]))?;
     let biases =
         windows.biases(&builder.tensor(&named("relative_position_bias_table"), &[windows.distances(), encoder.heads])?);
     let graph = &mut builder.graph;
     let scale = graph.scalar(&format!("attention_scale.{head_dim}"), (head_dim as f32).sqrt().recip());
     let query = graph.node("Mul", &named("query.scaled"), &[&query, &scale], &[]);
-    let scores = graph.node("MatMul", &named("scores"), &[&query, &key], &[]);
-    let biases = graph.floats(&named("position_biases"), &[1, 1, encoder.heads, area, area], &biases);
+    Ok(context(builder, layer, [&query, &key, &value], (windows, encoder), &Added { biases, masked: MASKED }))
+}
+
+/// Queries and values of each window [batch, windows, heads, tokens, dim], and keys [batch, windows, heads, dim, tokens].
+fn heads(
+    builder: &mut Builder<'_>,
+    states: &Value,
+    layer: &str,
+    windows: &Windows,
+    (encoder, biases): (&EncoderConfig, [bool; 3]),
+) -> Result<[Value; 3], CheckpointError> {
+    let (hidden, count, area) = (encoder.hidden_size, windows.count(), windows.side * windows.side);
+    let named = |part: &str| format!("{layer}.attention.self.{part}");
+    let extents = [0, count as i64, area as i64, encoder.heads as i64, (hidden / encoder.heads) as i64];
+    let split = builder.graph.list(&named("shape.split_heads"), &extents);
+    let mut heads = |part: &str, bias: bool, perm: &[i64; 5]| {
+        let name = named(part);
+        let x = builder.linear(&name, states, [hidden, hidden], bias)?;
+        let x = gathered(builder, &name, &x, &windows.places, windows.grid[0] * windows.grid[1]);
+        let x = builder.graph.node("Reshape", &format!("{name}.split"), &[&x, &split], &[]);
+        let perm = [("perm", Attribute::Ints(perm))];
+        Ok::<_, CheckpointError>(builder.graph.node("Transpose", &format!("{name}.heads"), &[&x], &perm))
+    };
+    let query = heads("query", biases[0], &[0, 1, 3, 2, 4])?;
+    let key = heads("key", biases[1], &[0, 1, 3, 4, 2])?;
+    let value = heads("value", biases[2], &[0, 1, 3, 2, 4])?;
+    builder.same_storage(&[&named("query"), &named("key"), &named("value")]);
+    Ok([query, key, value])
+}
+
+/// What is added to the scores of attention.
+struct Added {
+    /// A bias for each head and pair of tokens [heads, tokens, tokens].
+    biases: Vec<f32>,
+    /// Added between tokens from opposite edges that a shifted window combines.
+    masked: f32,
+}
+
+/// The attention of each window's scaled queries over its keys and values, as tokens of the grid [batch, tokens, hidden].
+fn context(
+    builder: &mut Builder<'_>,
+    layer: &str,
+    [query, key, value]: [&Value; 3],
+    (windows, encoder): (&Windows, &EncoderConfig),
+    added: &Added,
+) -> Value {
+    let (hidden, count, area) = (encoder.hidden_size, windows.count(), windows.side * windows.side);
+    let named = |part: &str| format!("{layer}.attention.self.{part}");
+    let graph = &mut builder.graph;
+    let scores = graph.node("MatMul", &named("scores"), &[query, key], &[]);
+    let biases = graph.floats(&named("position_biases"), &[1, 1, encoder.heads, area, area], &added.biases);
     let mut scores = graph.node("Add", &named("scores_with_biases"), &[&scores, &biases], &[]);
     if windows.shift > 0 {
-        let mask = graph.floats(&named("mask"), &[1, count, 1, area, area], &windows.mask());
+        let mask = graph.floats(&named("mask"), &[1, count, 1, area, area], &windows.mask(added.masked));
         scores = graph.node("Add", &named("scores_with_mask"), &[&scores, &mask], &[]);
     }
     let shares = graph.node("Softmax", &named("probabilities"), &[&scores], &[("axis", Attribute::Int(-1))]);
-    let context = graph.node("MatMul", &named("context"), &[&shares, &value], &[]);
+    let context = graph.node("MatMul", &named("context"), &[&shares, value], &[]);
     let perm = [("perm", Attribute::Ints(&[0, 1, 3, 2, 4]))];
     let context = graph.node("Transpose", &named("context_rows"), &[&context], &perm);
     let merged = graph.list(&named("shape.merged_heads"), &[0, (count * area) as i64, hidden as i64]);
     let context = graph.node("Reshape", &named("context_merged"), &[&context, &merged], &[]);
-    Ok(gathered(builder, &named("context_tokens"), &context, &windows.inverse(), count * area))
+    gathered(builder, &named("context_tokens"), &context, &windows.inverse(), count * area)
 }
 
 /// Appends a row of zeros to `x` [batch, n, width], if `needed`.
@@ -177,99 +241,4 @@ fn gathered(builder: &mut Builder<'_>, name: &str, x: &Value, places: &[Option<u
     }
     let places = builder.graph.list(&format!("{name}.places"), &places);
     builder.graph.node("Gather", &format!("{name}.gathered"), &[x, &places], &[("axis", Attribute::Int(1))])
-}
-
-/// The windows of a grid of tokens.
-struct Windows {
-    /// Rows and columns of tokens.
-    grid: [usize; 2],
-    /// Rows and columns, padded to whole windows.
-    padded: [usize; 2],
-    side: usize,
-    shift: usize,
-    /// Index of the token at each place of each window; `None` for padding.
-    places: Vec<Option<usize>>,
-}
-
-impl Windows {
-    /// The windows are not shifted if a side of the grid is not larger than a window.
-    fn new(grid: [usize; 2], side: usize, shift: usize) -> Self {
-        let shift = if grid[0].min(grid[1]) <= side { 0 } else { shift };
-        let padded = grid.map(|extent| extent.next_multiple_of(side));
-        let mut windows = Self { grid, padded, side, shift, places: Vec::new() };
-        windows.places = windows
-            .cells()
-            .map(|cell| {
-                let [row, column] = [0, 1].map(|axis| (cell[axis] + shift) % padded[axis]);
-                (row < grid[0] && column < grid[1]).then_some(row * grid[1] + column)
-            })
-            .collect();
-        windows
-    }
-
-    /// Row and column of each place of each window, in the shifted, padded grid.
-    fn cells(&self) -> impl Iterator<Item = [usize; 2]> + use<> {
-        let ([rows, columns], side) = (self.padded, self.side);
-        let windows =
-            (0..rows).step_by(side).flat_map(move |row| (0..columns).step_by(side).map(move |column| [row, column]));
-        windows.flat_map(move |[row, column]| {
-            (0..side * side).map(move |place| [row + place / side, column + place % side])
-        })
-    }
-
-    fn count(&self) -> usize {
-        self.padded[0] * self.padded[1] / (self.side * self.side)
-    }
-
-    fn is_padded(&self) -> bool {
-        self.padded != self.grid
-    }
-
-    /// The place in the windows of each token.
-    fn inverse(&self) -> Vec<Option<usize>> {
-        let mut inverse = vec![None; self.grid[0] * self.grid[1]];
-        for (place, token) in self.places.iter().enumerate() {
-            if let Some(token) = token {
-                inverse[*token] = Some(place);
-            }
-        }
-        inverse
-    }
-
-    /// Number of possible distances of two tokens in a window.
-    fn distances(&self) -> usize {
-        (2 * self.side - 1) * (2 * self.side - 1)
-    }
-
-    /// The biases of all pairs of tokens [heads, tokens, tokens], from `table` [distances, heads].
-    fn biases(&self, table: &[f32]) -> Vec<f32> {
-        let (side, heads) = (self.side, table.len() / self.distances());
-        let area = side * side;
-        let mut values = Vec::with_capacity(heads * area * area);
-        for head in 0..heads {
-            for query in 0..area {
-                for key in 0..area {
-                    let down = query / side + side - 1 - key / side;
-                    let across = query % side + side - 1 - key % side;
-                    values.push(table[(down * (2 * side - 1) + across) * heads + head]);
-                }
-            }
-        }
-        values
-    }
-
-    /// The mask between tokens from opposite edges that the shift combined [windows, 1, tokens, tokens].
-    fn mask(&self) -> Vec<f32> {
-        let strip =
-            |at: usize, extent: usize| usize::from(at + self.side >= extent) + usize::from(at + self.shift >= extent);
-        let regions: Vec<_> =
-            self.cells().map(|[row, column]| [strip(row, self.padded[0]), strip(column, self.padded[1])]).collect();
-        let mut mask = Vec::with_capacity(regions.len() * self.side * self.side);
-        for window in regions.chunks_exact(self.side * self.side) {
-            for query in window {
-                mask.extend(window.iter().map(|key| if key == query { 0.0 } else { MASKED }));
-            }
-        }
-        mask
-    }
 }

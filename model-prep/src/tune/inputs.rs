@@ -122,8 +122,8 @@ impl<'a> Inputs<'a> {
 
     fn text_key(&self, weights: &str, what: &str) -> [u8; 32] {
         let mut hasher = Hasher::new();
-        let max_length = self.checkpoint.tokenizer.max_length;
-        hasher.update(format!("texts {what}\n{weights}\n{max_length}\n"));
+        let (max_length, side) = (self.checkpoint.tokenizer.max_length, self.checkpoint.tokenizer.truncation_side);
+        hasher.update(format!("texts {what}\n{weights}\n{max_length}\n{side:?}\n"));
         hasher.update(&self.checkpoint.tokenizer.json);
         hasher.update(self.fingerprints[1]);
         hasher.finish()

@@ -298,6 +298,11 @@ fn other_towers_are_refused_by_name() {
             refused: [&["a Swin image tower", "--lock image"], &["an MPNet text tower", "--lock text"]],
         },
         Case {
+            config: r#"{"model_type": "vision-text-dual-encoder", "vision_config": {"model_type": "swinv2"},
+                "text_config": {"model_type": "roberta", "position_embedding_type": "relative_key"}}"#,
+            refused: [&["a Swin image tower", "--lock image"], &["a relative-position BERT text tower", "--lock text"]],
+        },
+        Case {
             config: r#"{"model_type": "siglip", "vision_config": {}, "text_config": {}}"#,
             refused: [&[], &["a SigLIP text tower", "--lock text"]],
         },

@@ -16,7 +16,7 @@ use candle_core::Tensor;
 
 use super::error::TuneError;
 use super::pass::Pass;
-use crate::checkpoint::{TextConfig, VisionConfig};
+use crate::checkpoint::{BertConfig, BertPositions, TextConfig, VisionConfig};
 
 pub(super) use self::vision::patches;
 
@@ -116,9 +116,13 @@ pub(super) fn image_tower(config: &VisionConfig) -> Result<Box<dyn Tower>, TuneE
 /// Its architecture cannot be trained.
 pub(super) fn text_tower(config: &TextConfig) -> Result<Box<dyn Tower>, TuneError> {
     let refused = |name: &str| TuneError::NotTrainable { architecture: format!("{name} text tower"), lock: "text" };
+    let trainable = |config: &BertConfig| match config.positions {
+        BertPositions::Absolute => Ok(Box::new(bert::Bert { config: config.clone() })),
+        BertPositions::RelativeKey | BertPositions::RelativeKeyQuery => Err(refused("a relative-position BERT")),
+    };
     Ok(match config {
-        TextConfig::Bert(config) => Box::new(bert::Bert { config: config.clone() }),
-        TextConfig::Roberta(config) => Box::new(bert::Bert { config: config.bert.clone() }),
+        TextConfig::Bert(config) => trainable(config)?,
+        TextConfig::Roberta(config) => trainable(&config.bert)?,
         TextConfig::Clip(config) => Box::new(clip::ClipText { config: config.clone() }),
         TextConfig::Mpnet(_) => return Err(refused("an MPNet")),
         TextConfig::Siglip(_) => return Err(refused("a SigLIP")),

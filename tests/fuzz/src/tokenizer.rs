@@ -1,6 +1,8 @@
 //! A tokenizer, and a prompt for it.
 
-use spotter_engine::bundle::{FileEntry, Lowercase, Padding, PaddingSide, Positions, SiglipSteps, TokenizerSpec};
+use spotter_engine::bundle::{
+    FileEntry, Lowercase, Padding, PaddingSide, Positions, SiglipSteps, TokenizerSpec, TruncationSide,
+};
 use spotter_engine::tokenize::Tokenizer;
 
 /// The first byte of an input.
@@ -38,6 +40,7 @@ fn spec(flags: u8) -> TokenizerSpec {
     TokenizerSpec {
         file: FileEntry { name: "tokenizer.json".to_owned(), bytes: 0, sha256: "0".repeat(64) },
         max_length: MAX_LENGTH,
+        truncation_side: if has(ON_THE_LEFT) { TruncationSide::Left } else { TruncationSide::Right },
         padding: if has(TO_ONE_LENGTH) { Padding::MaxLength } else { Padding::Longest },
         padding_side: if has(ON_THE_LEFT) { PaddingSide::Left } else { PaddingSide::Right },
         pad_token: "[PAD]".to_owned(),

@@ -153,6 +153,138 @@ fn text_towers_give_the_reference_features() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+/// A tower whose configuration differs from that of its checkpoint.
+struct Variant {
+    name: String,
+    tower: String,
+    groups: Vec<String>,
+    text_config: Value,
+    /// Multiplies the weights of the layers before activations, a power of 2.
+    factor: f32,
+}
+
+/// What `tests/reference/make_text_variants.py` made.
+fn variants() -> Vec<Variant> {
+    let all = json_of(&text("variants.json"));
+    let variant = |(name, value): (&String, &Value)| Variant {
+        name: name.clone(),
+        tower: value["tower"].as_str().unwrap().to_owned(),
+        groups: serde_json::from_value(value["groups"].clone()).unwrap(),
+        text_config: value["text_config"].clone(),
+        factor: value["factor"].as_f64().unwrap() as f32,
+    };
+    let variants: Vec<_> = all.as_object().unwrap().iter().map(variant).collect();
+    assert!(variants.len() > 20);
+    variants
+}
+
+impl Variant {
+    fn bundle(&self, further: &Tensors, weights: Weights) -> (tempfile::TempDir, PathBuf) {
+        let (_guard, checkpoint) = checkpoint(&self.tower, |config, weights| {
+            for (key, value) in self.text_config.as_object().unwrap() {
+                config["text_config"][key] = value.clone();
+            }
+            let prefix = format!("{}.weights.", self.name);
+            let further = further.iter().filter_map(|(name, weight)| Some((name.strip_prefix(&prefix)?, weight)));
+            weights.extend(further.map(|(name, weight)| (name.to_owned(), weight.clone())));
+            let is_scaled = |name: &str| name.starts_with("text_model.") && name.ends_with("intermediate.dense.weight");
+            for (_, (dtype, _, data)) in weights.iter_mut().filter(|(name, _)| is_scaled(name)) {
+                assert_eq!(*dtype, Dtype::BF16);
+                for bytes in data.as_chunks_mut::<2>().0 {
+                    let value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16) * self.factor;
+                    *bytes = ((value.to_bits() >> 16) as u16).to_le_bytes();
+                }
+            }
+        });
+        exported(&checkpoint, weights)
+    }
+
+    fn features(&self, all: &Tensors, group: &str) -> Vec<f32> {
+        let (_, _, data) = &all[&format!("{}.{group}.text_features", self.name)];
+        data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    /// True if the engine leaves the tower to tract.
+    fn is_left_to_tract(&self) -> bool {
+        self.tower == "mpnet" || self.text_config.get("position_embedding_type").is_some()
+    }
+}
+
+#[test]
+fn other_configurations_of_text_towers_give_the_reference_features() {
+    let all = tensors(&text("variants.safetensors"));
+    let mut failed = Vec::new();
+    for variant in variants() {
+        let (_guard, bundle) = variant.bundle(&all, Weights::F32);
+        let (_guard, int8) = variant.bundle(&all, Weights::Int8);
+        let [bundle, int8] = [bundle, int8].map(|path| Bundle::open(&path).unwrap());
+        for (group, threads) in
+            variant.groups.iter().flat_map(|group| ["", "tract"].map(|kernels| (group, kernels))).map(
+                |(group, kernels)| {
+                    let threads = Threads::default();
+                    (group, if kernels.is_empty() { threads } else { threads.with_kernels(kernels).unwrap() })
+                },
+            )
+        {
+            let (golden, expected) = (Golden::read(&variant.tower, group), variant.features(&all, group));
+            let run = |bundle: &Bundle| {
+                let mut tower = load(bundle, group == "left", &threads);
+                let fused = tower.unfused().is_none();
+                assert_eq!(fused, threads.kernels() != "tract" && !variant.is_left_to_tract(), "{}", variant.name);
+                tower.features_batch(&golden.encodings).unwrap().into_raw_vec_and_offset().0
+            };
+            let difference = worst(&run(&bundle), &expected);
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let found = run(&int8);
+            let cosine = dot(&found, &expected) / (dot(&found, &found) * dot(&expected, &expected)).sqrt();
+            println!("{}, {}: {group}: {difference:.2e}, int8 cosine {cosine}", variant.name, threads.kernels());
+            if difference > WORST_DIFFERENCE || cosine < 0.99 {
+                failed.push(format!("{}, {}: {group}: {difference}, {cosine}", variant.name, threads.kernels()));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// With distances instead of positions, no row of the position table is for padding.
+#[test]
+fn relative_positions_need_no_position_ids() {
+    let all = tensors(&text("variants.safetensors"));
+    for (name, tokens) in [("bert_relative_key", 40), ("roberta_relative_key_query", 66)] {
+        let variant = variants().into_iter().find(|variant| variant.name == name).unwrap();
+        let (_guard, path) = variant.bundle(&all, Weights::F32);
+        let bundle = Bundle::open(&path).unwrap();
+        let inputs: Vec<_> = bundle.manifest().text.inputs.iter().map(|input| input.name.as_str()).collect();
+        assert_eq!(inputs, ["input_ids", "attention_mask", "token_type_ids"][..inputs.len()], "{name}");
+        assert_eq!(bundle.manifest().tokenizer.max_length, tokens, "{name}");
+        // The longest prompt has the largest distances.
+        let mut tower = load(&bundle, false, &Threads::default());
+        assert!(tower.embed(&"a photo of a cat ".repeat(tokens)).unwrap().iter().all(|value| value.is_finite()));
+    }
+}
+
+#[test]
+fn prompts_lose_their_first_tokens_where_the_tokenizer_says_so() {
+    let all = tensors(&text("variants.safetensors"));
+    for tower in TOWERS {
+        let (_guard, folder) = checkpoint(tower, |_, _| ());
+        let path = folder.join("tokenizer_config.json");
+        let mut config = json_of(&path);
+        config["truncation_side"] = json!("left");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let (_guard, bundle) = exported(&folder, Weights::F32);
+        let text = load(&Bundle::open(&bundle).unwrap(), false, &Threads::default());
+        let golden = Golden::read(tower, "long");
+        let (_, _, data) = &all[&format!("{tower}.truncated")];
+        let expected: Vec<i64> = data.as_chunks().0.iter().map(|bytes| i16::from_le_bytes(*bytes).into()).collect();
+        let found = text.tokenizer().encode(&golden.prompts[0]).unwrap().ids;
+        assert_eq!(found, expected, "{tower}");
+        assert_ne!(found, golden.encodings[0].ids, "{tower}: the prompt is not truncated");
+        // Short prompts stay whole.
+        assert_same_tokens(text.tokenizer(), &Golden::read(tower, "one"), tower);
+    }
+}
+
 #[test]
 fn padding_by_the_engine_changes_no_prompt() {
     for tower in TOWERS {
@@ -322,6 +454,15 @@ fn unsupported_text_towers_are_refused_with_the_reason() {
         );
     }
     check("bert", &|config, _| config["model_type"] = json!("albert"), &["\"albert\"", "\"xlm-roberta\""]);
+    for (key, value, expected) in [
+        ("hidden_act", json!("prelu"), ["trained parameters in every layer", "train the tower with one of"]),
+        ("hidden_act", json!("xielu"), ["trained parameters in every layer", "leaky_relu"]),
+        ("hidden_act", json!("gelu_11"), ["\"gelu_11\"", "gelu_pytorch_tanh"]),
+        ("position_embedding_type", json!("rotary"), ["\"rotary\"", "\"relative_key_query\""]),
+        ("layer_norm_eps", json!(-1e-9), ["from 0 to below 1", "-1e-9"]),
+    ] {
+        check("bert", &|config, _| config[key] = value.clone(), &[&[key][..], &expected].concat());
+    }
     check(
         "roberta",
         &|_, weights| weights.retain(|name, _| !name.starts_with("text_model.pooler")),
@@ -362,8 +503,8 @@ fn unsupported_tokenizers_are_refused_with_the_reason() {
     check("camembert", &[(model, b"\x0a\x05\x0a\x01a\x18\x06")], &[model, "\"a\"", "a byte"]);
     // normalizer_spec.precompiled_charsmap says 255 bytes and has none.
     check("xlm-roberta", &[(model, b"\x1a\x06\x12\x04\xff\0\0\0")], &[model, "character map", "cut short"]);
-    let left = b"{\"truncation_side\": \"left\"}";
-    check("mpnet", &[("tokenizer_config.json", left)], &["truncation_side", "\"left\"", "truncated at their end"]);
+    let middle = b"{\"truncation_side\": \"middle\"}";
+    check("mpnet", &[("tokenizer_config.json", middle)], &["truncation_side", "\"left\" or \"right\"", "\"middle\""]);
     let file = std::fs::read(text("bert").join("tokenizer.json")).unwrap();
     for (config, expected) in [
         (json!({"tokenizer_class": "BertJapaneseTokenizer"}), ["runs in Python", "PreTrainedTokenizerFast"]),
@@ -387,10 +528,19 @@ fn text_towers_are_standard_onnx() {
     let mut command = Command::new(python);
     command.arg(e2e::root().join("tests/reference/check_onnx.py"));
     let mut guards = Vec::new();
-    for tower in TOWERS {
-        let (guard, checkpoint) = checkpoint(tower, |_, _| ());
-        let (bundle_guard, bundle) = exported(&checkpoint, Weights::F32);
-        let golden = Golden::read(tower, "many");
+    let further = tensors(&text("variants.safetensors"));
+    let towers = TOWERS.into_iter().map(|tower| {
+        let (_guard, checkpoint) = checkpoint(tower, |_, _| ());
+        (exported(&checkpoint, Weights::F32), Golden::read(tower, "many"))
+    });
+    let changed = variants().into_iter().map(|variant| {
+        let mut golden = Golden::read(&variant.tower, &variant.groups[0]);
+        let features = variant.features(&further, &variant.groups[0]);
+        golden.features = features.chunks(golden.features[0].len()).map(<[f32]>::to_vec).collect();
+        (variant.bundle(&further, Weights::F32), golden)
+    });
+    for ((bundle_guard, bundle), golden) in towers.chain(changed) {
+        let guard = tempfile::tempdir().unwrap();
         let mut all = tensors(&tiny("goldens.safetensors"));
         let shape = vec![golden.prompts.len(), golden.encodings[0].ids.len()];
         for (name, column) in [

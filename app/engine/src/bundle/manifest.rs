@@ -145,6 +145,8 @@ pub enum Architecture {
     Siglip,
     /// Swin Transformer.
     Swin,
+    /// Swin Transformer v2.
+    Swinv2,
     /// BERT encoder.
     Bert,
     /// RoBERTa encoder; also XLM-RoBERTa and CamemBERT, which differ in the vocabulary only.
@@ -164,6 +166,9 @@ pub struct TokenizerSpec {
     /// Longest sequence in tokens, special tokens included; longer prompts are truncated. 2 to [`TOKENS_MAX`], and no more
     /// than the text tower has positions for.
     pub max_length: usize,
+    /// Side on which longer prompts lose tokens; the end if absent.
+    #[serde(default, skip_serializing_if = "TruncationSide::is_default")]
+    pub truncation_side: TruncationSide,
     /// Length that prompts are padded to.
     #[serde(default, skip_serializing_if = "Padding::is_default")]
     pub padding: Padding,
@@ -252,6 +257,31 @@ pub enum PaddingSide {
     Left,
     /// Padding after the tokens.
     Right,
+}
+
+/// Side on which a long prompt loses tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TruncationSide {
+    /// Its first tokens are dropped.
+    Left,
+    /// Its last tokens are dropped.
+    #[default]
+    Right,
+}
+
+impl TruncationSide {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Truncates word pieces to `limit`.
+    pub(crate) fn truncate(self, ids: &mut Vec<u32>, limit: usize) {
+        match self {
+            Self::Left => drop(ids.drain(..ids.len().saturating_sub(limit))),
+            Self::Right => ids.truncate(limit),
+        }
+    }
 }
 
 /// The checkpoint that a bundle was made from.

@@ -52,6 +52,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
         tokenizer: TokenizerSpec {
             file: file(),
             max_length: 64,
+            truncation_side: TruncationSide::Right,
             padding: Padding::Longest,
             padding_side: PaddingSide::Right,
             pad_token: "[PAD]".into(),

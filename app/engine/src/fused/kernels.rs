@@ -34,7 +34,7 @@ mod neon;
 pub(crate) use heads::{HEAD_DIM_MAX, scale_of};
 pub(crate) use packed::{Layout, Matrix, PackedF32, PackedI8, QuantizedRows, signed};
 pub(crate) use pool::{Pool, lock};
-pub(crate) use rows::Activation;
+pub(crate) use rows::{Activation, LAPLACE};
 
 /// Arguments of an int8 panel kernel. [`Kernels::panel_i8`] checks all bounds.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use tokenizers::{AddedToken, Model as _};
 
 use super::charsmap::Charsmap;
 use super::{TokenizeError, guarded};
-use crate::bundle::{Lowercase, SiglipSteps};
+use crate::bundle::{Lowercase, SiglipSteps, TruncationSide};
 
 /// Replaces a space in pieces.
 const SPACE: &str = "\u{2581}";
@@ -56,8 +56,13 @@ impl Siglip {
         Ok(made)
     }
 
-    /// Ids of `prompt` with the end token, at most `max_length`.
-    pub(crate) fn ids(&self, prompt: &str, max_length: usize) -> Result<Vec<u32>, TokenizeError> {
+    /// Ids of `prompt` with the end token, at most `max_length`; the others are dropped on the side `truncated`.
+    pub(crate) fn ids(
+        &self,
+        prompt: &str,
+        max_length: usize,
+        truncated: TruncationSide,
+    ) -> Result<Vec<u32>, TokenizeError> {
         let text = self.lowercase(&format!("{SPACE}{}", prompt.replace(SPACE, " ")));
         let parts = self.parts(&text);
         let mut ids = Vec::new();
@@ -74,7 +79,7 @@ impl Siglip {
                 }
             }
         }
-        ids.truncate(max_length - 1);
+        truncated.truncate(&mut ids, max_length - 1);
         // A prompt that ends with the end token gets no second one.
         if ids.last() != Some(&self.steps.eos_id) {
             ids.push(self.steps.eos_id);
@@ -84,7 +89,7 @@ impl Siglip {
 
     /// Returns the ids of `prompt` without a length limit and without the end token.
     pub(crate) fn all_ids(&self, prompt: &str) -> Result<Vec<u32>, TokenizeError> {
-        let mut ids = self.ids(prompt, usize::MAX)?;
+        let mut ids = self.ids(prompt, usize::MAX, TruncationSide::Right)?;
         ids.pop();
         Ok(ids)
     }

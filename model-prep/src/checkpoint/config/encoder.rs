@@ -90,17 +90,60 @@ impl EncoderDefaults {
 pub enum Activation {
     /// `x (1 + erf(x / sqrt 2)) / 2`.
     Gelu,
+    /// GELU, at least -10 and at most 10.
+    Gelu10,
     /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
     GeluTanh,
     /// `x / (1 + exp(-1.702 x))`.
     QuickGelu,
     /// `x / (1 + exp(-x))`.
     Silu,
+    /// `x tanh(ln(1 + exp x))`.
+    Mish,
     /// `max(x, 0)`.
     Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `max(x, 0)^2`.
+    ReluSquared,
+    /// `x`, or a hundredth of it where it is negative.
+    LeakyRelu,
+    /// `(1 + erf((x - 0.707107) / (0.282095 sqrt 2))) / 2`.
+    Laplace,
+    /// `x`.
+    Linear,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
     /// Hyperbolic tangent.
     Tanh,
 }
+
+/// The names that transformers has for activations (`ACT2FN`), but for those with trained parameters.
+const ACTIVATIONS: [(&str, Activation); 19] = [
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_10", Activation::Gelu10),
+    // Four names for the same formula.
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("quick_gelu", Activation::QuickGelu),
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("mish", Activation::Mish),
+    ("relu", Activation::Relu),
+    ("relu2", Activation::ReluSquared),
+    ("relu6", Activation::Relu6),
+    ("leaky_relu", Activation::LeakyRelu),
+    ("laplace", Activation::Laplace),
+    ("linear", Activation::Linear),
+    ("sigmoid", Activation::Sigmoid),
+    ("tanh", Activation::Tanh),
+];
+
+/// Activations of transformers that have trained parameters in every layer.
+const TRAINED_ACTIVATIONS: [&str; 2] = ["prelu", "xielu"];
 
 impl EncoderConfig {
     pub(super) fn read(object: &Object, defaults: &EncoderDefaults) -> Result<Self, CheckpointError> {
@@ -139,11 +182,12 @@ impl Dropout {
     }
 }
 
-/// The epsilon of layer norms, a number between 0 and 1.
+/// The epsilon of layer norms, from 0 to below 1. With 0, a row whose values are all equal becomes NaN, as in the
+/// reference.
 pub(super) fn layer_norm_eps(object: &Object, default: f64) -> Result<f32, CheckpointError> {
     let eps = object.number("layer_norm_eps", default)?;
-    if !(eps > 0.0 && eps < 1.0) {
-        return Err(object.wrong("layer_norm_eps", "a number between 0 and 1", Some(&eps.into())));
+    if !(0.0..1.0).contains(&eps) {
+        return Err(object.wrong("layer_norm_eps", "a number from 0 to below 1", Some(&eps.into())));
     }
     Ok(eps as f32)
 }
@@ -151,19 +195,15 @@ pub(super) fn layer_norm_eps(object: &Object, default: f64) -> Result<f32, Check
 impl Activation {
     pub(super) fn read(object: &Object, key: &str, default: &str) -> Result<Self, CheckpointError> {
         let name = object.text(key, default)?;
-        match name.as_str() {
-            "gelu" | "gelu_python" => Ok(Self::Gelu),
-            // Three names for the same formula.
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
-            "relu" => Ok(Self::Relu),
-            "quick_gelu" => Ok(Self::QuickGelu),
-            "silu" | "swish" => Ok(Self::Silu),
-            "tanh" => Ok(Self::Tanh),
-            other => {
-                let reason =
-                    "activations: gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, silu, swish, tanh";
-                Err(object.unsupported(key, format!("{other:?}"), reason))
-            }
+        if let Some((_, activation)) = ACTIVATIONS.iter().find(|(known, _)| *known == name) {
+            return Ok(*activation);
         }
+        let names = ACTIVATIONS.map(|(known, _)| known).join(", ");
+        let reason = if TRAINED_ACTIVATIONS.contains(&name.as_str()) {
+            format!("it has trained parameters in every layer; train the tower with one of the others: {names}")
+        } else {
+            format!("activations: {names}")
+        };
+        Err(object.unsupported(key, format!("{name:?}"), reason))
     }
 }

@@ -1,4 +1,4 @@
-//! `vision_config` of a Swin Transformer.
+//! `vision_config` of a Swin Transformer, of the first or second version.
 
 use std::path::Path;
 
@@ -13,6 +13,9 @@ use crate::checkpoint::json::{Object, count};
 /// Largest number of stages, above that of any real model. The width doubles with each stage.
 const STAGES_MAX: usize = 8;
 
+/// Largest side of a window: there is a bias for each pair of its tokens and each head, 64 MiB a head.
+const WINDOW_MAX: usize = 64;
+
 /// A Swin Transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SwinConfig {
@@ -22,13 +25,59 @@ pub struct SwinConfig {
     pub stages: Vec<EncoderConfig>,
     /// Side of an attention window, in tokens.
     pub window: usize,
+    /// What the second version has for each stage; `None` for the first.
+    pub second: Option<Vec<SecondStage>>,
     /// True if query, key and value have biases.
     pub qkv_bias: bool,
     /// True if there are absolute position embeddings.
     pub absolute_positions: bool,
 }
 
+/// Windows of a stage of Swin Transformer v2, which depend on the size that it was built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecondStage {
+    /// Side of a window, in tokens.
+    pub window: usize,
+    /// Tokens by which every other layer shifts its windows.
+    pub shift: usize,
+    /// Side of the windows that distances are relative to, minus 1; 0 if there is only one distance.
+    pub farthest: usize,
+}
+
 impl SwinConfig {
+    /// Reads the second version's configuration.
+    pub(super) fn read_second(object: &Object) -> Result<Self, CheckpointError> {
+        let config = Self::read(object)?;
+        if config.absolute_positions {
+            let reason = "transformers 4.56.2 fails to add them; train a tower without";
+            return Err(object.unsupported("use_absolute_embeddings", true, reason));
+        }
+        let expected = format!("{} whole numbers, each 0, or 2 and more, one per entry of depths", config.stages.len());
+        let number =
+            |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n != 1 && *n <= WINDOW_MAX);
+        let pretrained =
+            object.or("pretrained_window_sizes", vec![0; config.stages.len()], &expected, |v| match v {
+                Value::Array(values) if values.len() == config.stages.len() => values.iter().map(number).collect(),
+                _ => None,
+            })?;
+        let [rows, columns] = config.patching.grid();
+        let stage = |(index, pretrained): (usize, &usize)| {
+            let sides = [rows >> index, columns >> index];
+            // The reference takes the window's height for both.
+            let window = sides[0].min(config.window);
+            if window == 0 {
+                let expected = format!("at least one row of tokens in each of {} stages", config.stages.len());
+                return Err(object.wrong("image_size", &expected, object.get("image_size")));
+            }
+            let shift = if sides[0] <= window { 0 } else { config.window / 2 };
+            let farthest = if *pretrained > 0 { pretrained - 1 } else { window - 1 };
+            Ok(SecondStage { window, shift, farthest })
+        };
+        let second = pretrained.iter().enumerate().map(stage).collect::<Result<_, _>>()?;
+        Ok(Self { second: Some(second), ..config })
+    }
+
+    /// Reads the first version's configuration.
     pub(super) fn read(object: &Object) -> Result<Self, CheckpointError> {
         let patching = Patching::read(object, 224, 4)?;
         let width = object.count("embed_dim", 96)?;
@@ -55,7 +104,10 @@ impl SwinConfig {
         Ok(Self {
             patching: Patching { any_size: !absolute_positions, ..patching },
             stages: depths.iter().zip(&heads).enumerate().map(stage).collect::<Result<_, _>>()?,
-            window: object.count("window_size", 7)?,
+            window: object.or("window_size", 7, &format!("a whole number from 1 to {WINDOW_MAX}"), |v| {
+                count(v).filter(|side| *side <= WINDOW_MAX)
+            })?,
+            second: None,
             qkv_bias: object.flag("qkv_bias", true)?,
             absolute_positions,
         })
@@ -78,6 +130,10 @@ impl SwinConfig {
     /// Refuses input sizes that the reference cannot run.
     pub(super) fn check(&self, config: &Path) -> Result<(), CheckpointError> {
         let refused = |expected: &str| Err(wrong_size(config, self.patching.image_size, expected));
+        // The second version pads a grid that is smaller than a window.
+        if self.second.is_some() {
+            return Ok(());
+        }
         let grids = self.grids();
         if grids.iter().flatten().any(|side| *side < self.window) {
             return refused(&format!(

@@ -30,7 +30,7 @@ pub enum VisionConfig {
     Dinov2(Dinov2Config),
     /// SigLIP's image tower.
     Siglip(SiglipVisionConfig),
-    /// Swin Transformer.
+    /// Swin Transformer, of the first or second version.
     Swin(SwinConfig),
 }
 
@@ -45,12 +45,13 @@ impl VisionConfig {
             "dinov2_with_registers" => Ok(Self::Dinov2(Dinov2Config::read(object, true)?)),
             "siglip_vision_model" => Ok(Self::Siglip(SiglipVisionConfig::read(object)?)),
             "swin" => Ok(Self::Swin(SwinConfig::read(object)?)),
+            "swinv2" => Ok(Self::Swin(SwinConfig::read_second(object)?)),
             // A whole CLIP or SigLIP model contributes its image tower.
             "clip" => Self::read(&tower(object, "vision_config", "clip_vision_model")?),
             "siglip" => Self::read(&tower(object, "vision_config", "siglip_vision_model")?),
             other => {
                 let reason = "image towers: \"vit\", \"deit\", \"beit\", \"clip_vision_model\", \"dinov2\", \
-                              \"dinov2_with_registers\", \"siglip_vision_model\", \"swin\"";
+                              \"dinov2_with_registers\", \"siglip_vision_model\", \"swin\", \"swinv2\"";
                 Err(object.unsupported("model_type", format!("{other:?}"), reason))
             }
         }
@@ -113,6 +114,7 @@ impl VisionConfig {
             Self::Dinov2(config) if config.registers.is_some() => Architecture::Dinov2WithRegisters,
             Self::Dinov2(_) => Architecture::Dinov2,
             Self::Siglip(_) => Architecture::Siglip,
+            Self::Swin(config) if config.second.is_some() => Architecture::Swinv2,
             Self::Swin(_) => Architecture::Swin,
         }
     }

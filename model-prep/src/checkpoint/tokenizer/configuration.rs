@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use spotter_engine::bundle::{self, PaddingSide};
+use spotter_engine::bundle::{self, PaddingSide, TruncationSide};
 
 use super::classes::{self, ClassFacts, ClassToken, Generation, WordNormalizer};
 use crate::checkpoint::error::CheckpointError;
@@ -141,6 +141,11 @@ fn generation(main: &Object, model: &Object) -> Generation {
     let version = model.get("transformers_version").and_then(Value::as_str).unwrap_or_default();
     let later = version.split('.').next().and_then(|n| n.parse::<u32>().ok()).is_some_and(|major| major >= 5);
     if later && main.get("added_tokens_decoder").is_none() { Generation::Five } else { Generation::Four }
+}
+
+/// The direction of a section of `tokenizer.json`, in lower case.
+fn direction(file: &Value, section: &str) -> Option<String> {
+    file[section]["direction"].as_str().map(str::to_lowercase)
 }
 
 impl Configuration {
@@ -352,14 +357,21 @@ impl Configuration {
         Ok(length.min(bundle::TOKENS_MAX))
     }
 
+    /// Side on which long prompts lose tokens; `file` is `tokenizer.json`, which may have a default.
+    pub(super) fn truncation_side(&self, file: &Value) -> Result<TruncationSide, CheckpointError> {
+        let is_left = direction(file, "truncation").is_some_and(|side| side == "left");
+        let default = if is_left { TruncationSide::Left } else { TruncationSide::Right };
+        self.main.or("truncation_side", default, "\"left\" or \"right\"", |v| match v.as_str() {
+            Some("left") => Some(TruncationSide::Left),
+            Some("right") => Some(TruncationSide::Right),
+            _ => None,
+        })
+    }
+
     /// Side on which sequences are padded; `file` is `tokenizer.json`, which may have a default.
     pub(super) fn padding_side(&self, file: &Value) -> Result<PaddingSide, CheckpointError> {
-        let in_file = |section: &str| file[section]["direction"].as_str().map(str::to_lowercase);
-        if self.main.text("truncation_side", &in_file("truncation").unwrap_or_else(|| "right".into()))? != "right" {
-            return Err(self.main.unsupported("truncation_side", "\"left\"", "prompts are truncated at their end"));
-        }
         // The direction in tokenizer.json takes precedence over the class's.
-        let side = in_file("padding").or_else(|| self.facts.side.clone());
+        let side = direction(file, "padding").or_else(|| self.facts.side.clone());
         let default = if side.as_deref() == Some("left") { PaddingSide::Left } else { PaddingSide::Right };
         self.main.or("padding_side", default, "\"left\" or \"right\"", |v| match v.as_str() {
             Some("left") => Some(PaddingSide::Left),

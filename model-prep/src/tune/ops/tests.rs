@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
 
+use super::activation::{activated, gradient};
 use super::*;
 use crate::checkpoint::Activation;
 use crate::tune::random::Random;
@@ -57,6 +58,20 @@ fn check(name: &str, shapes: &[&[usize]], run: Run<'_>) {
     }
 }
 
+/// Activations whose slope has no step.
+const SMOOTH: [Activation; 10] = [
+    Activation::Gelu,
+    Activation::Gelu10,
+    Activation::GeluTanh,
+    Activation::QuickGelu,
+    Activation::Silu,
+    Activation::Mish,
+    Activation::Laplace,
+    Activation::Linear,
+    Activation::Sigmoid,
+    Activation::Tanh,
+];
+
 #[test]
 fn gradients_are_slopes() {
     check("linear", &[&[2, 3, 5], &[4, 5], &[4]], &|x| linear(&x[0], &x[1], Some(&x[2])));
@@ -69,16 +84,14 @@ fn gradients_are_slopes() {
     check("sum norm with dropout", &[&[2, 2, 11], &[2, 2, 11], &[11], &[11]], &|x| {
         sum_norm(&x[0], Some(dropped), &x[1], [&x[2], &x[3]], 1e-5)
     });
-    for function in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Tanh]
-    {
+    for function in SMOOTH {
         check("activation and linear", &[&[2, 3, 5], &[4, 5], &[4]], &|x| {
             activated_linear(&x[0], function, &x[1], &x[2])
         });
     }
     check("layer scale", &[&[2, 3, 5], &[5]], &|x| scale(&x[0], &x[1]));
     check("tokens", &[&[2, 3, 5], &[4, 5]], &|x| with_tokens(&x[0], &x[1]));
-    for function in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu, Activation::Tanh]
-    {
+    for function in SMOOTH {
         check(&format!("{function:?}"), &[&[40]], &|x| activation(&x[0], function));
     }
     check("dropout", &[&[3, 4, 5]], &|x| dropout(&x[0], dropped));
@@ -97,12 +110,29 @@ fn gradients_are_slopes() {
 }
 
 #[test]
-fn relu_passes_what_is_positive() {
-    let x = Var::from_tensor(&tensor(vec![-1.0, 0.0, 2.0], &[3]).expect("a tensor")).expect("a variable");
-    let y = activation(&x, Activation::Relu).expect("runs");
-    assert_eq!(to_vec(&y).expect("values"), [0.0, 0.0, 2.0]);
-    let grads = y.sum_all().and_then(|sum| sum.backward()).expect("gradients");
-    assert_eq!(to_vec(grads.get(&x).expect("a gradient")).expect("values"), [0.0, 0.0, 1.0]);
+fn slopes_have_the_reference_steps() {
+    let check = |function: Activation, expected: [[f32; 4]; 2]| {
+        let x = Var::from_tensor(&tensor(vec![-1.0, 0.0, 2.0, 20.0], &[4]).expect("a tensor")).expect("a variable");
+        let y = activation(&x, function).expect("runs");
+        assert_eq!(to_vec(&y).expect("values"), expected[0], "{function:?}");
+        let grads = y.sum_all().and_then(|sum| sum.backward()).expect("gradients");
+        let found = to_vec(grads.get(&x).expect("a gradient")).expect("values");
+        assert_eq!(found, expected[1], "{function:?}");
+    };
+    check(Activation::Relu, [[0.0, 0.0, 2.0, 20.0], [0.0, 0.0, 1.0, 1.0]]);
+    check(Activation::Relu6, [[0.0, 0.0, 2.0, 6.0], [0.0, 0.0, 1.0, 0.0]]);
+    check(Activation::ReluSquared, [[0.0, 0.0, 4.0, 400.0], [0.0, 0.0, 4.0, 40.0]]);
+    check(Activation::LeakyRelu, [[-0.01, 0.0, 2.0, 20.0], [0.01, 0.01, 1.0, 1.0]]);
+}
+
+#[test]
+fn clipped_gelu_passes_no_gradient_beyond_its_bounds() {
+    let x = [-20.0, 0.0, 9.5, 10.5];
+    let values = activated(&x, Activation::Gelu10);
+    let slopes = gradient(&x, &[1.0; 4], Activation::Gelu10);
+    for (found, expected) in [(values, [0.0, 0.0, 9.5, 10.0]), (slopes, [0.0, 0.5, 1.0, 0.0])] {
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} for {expected:?}");
+    }
 }
 
 /// A share of the values becomes 0, the mean stays, and a batch computed in parts is the same.

@@ -47,7 +47,7 @@ impl Tower for Bert {
     }
 
     fn embed(&self, pass: &Pass<'_>, input: &Input) -> Result<Tensor, TuneError> {
-        let BertConfig { encoder, vocab_size, max_position_embeddings, type_vocab_size } = &self.config;
+        let BertConfig { encoder, vocab_size, max_position_embeddings, type_vocab_size, .. } = &self.config;
         let (tokens, hidden) = (tokens(input)?, encoder.hidden_size);
         let named = |part: &str| format!("text_model.embeddings.{part}");
         let words = embedding(pass, &named("word_embeddings"), &tokens.ids, [*vocab_size, hidden])?;

@@ -12,10 +12,18 @@ const LANES: usize = 16;
 pub(crate) enum Activation {
     /// `max(x, 0)`.
     Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `max(x, 0)^2`.
+    ReluSquared,
+    /// `x`, or a hundredth of it where it is negative.
+    LeakyRelu,
     /// `tanh x`.
     Tanh,
     /// `x (1 + erf(x / sqrt 2)) / 2`.
     Gelu,
+    /// GELU, at most 10.
+    Gelu10,
     /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
     GeluTanh,
     /// `x / (1 + exp(-1.702 x))`.
@@ -24,6 +32,10 @@ pub(crate) enum Activation {
     Sigmoid,
     /// `x / (1 + exp -x)`.
     Silu,
+    /// `x tanh(ln(1 + exp x))`.
+    Mish,
+    /// `(1 + erf((x - 0.707107) / (0.282095 sqrt 2))) / 2`, the squared ReLU's smooth and bounded relative.
+    Laplace,
 }
 
 /// The functions of [`super::Kernels`] that work on rows, compiled with the given CPU features.
@@ -246,6 +258,12 @@ fn byte_exp<const FMA: bool>(x: f32) -> f32 {
     times_power(polynomial::<FMA, 5>(fraction, p), shifted) + ROUND
 }
 
+/// `max(x, 0)`, without a branch, which would compile to conditional stores. NaN propagates.
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    x - smaller(x, 0.0)
+}
+
 /// GELU as `max(x, 0) - |x| p(|x|)^4`. The fourth root of the difference to ReLU is so smooth that a polynomial `p` is
 /// enough, while the difference itself would need a division. Beyond `end` the difference is 0.
 #[inline(always)]
@@ -284,6 +302,31 @@ const GELU_TANH: [f32; 10] = [
     1.872_526_9e-6,
 ];
 
+/// Mean and standard deviation of the normal distribution whose share below `x` is [`Activation::Laplace`].
+pub(crate) const LAPLACE: [f32; 2] = [0.707_107, 0.282_095];
+
+/// The share of a normal distribution below `x`, by the polynomial of [`GELU`].
+#[inline(always)]
+fn laplace<const FMA: bool>(x: f32) -> f32 {
+    let [mean, deviation] = LAPLACE;
+    let x = (x - mean) * (1.0 / deviation);
+    // In this order, so that NaN propagates.
+    let a = smaller(5.4, x.abs());
+    let p = polynomial::<FMA, 10>(a, GELU);
+    let square = p * p;
+    let tail = square * square;
+    if x > 0.0 { 1.0 - tail } else { tail }
+}
+
+/// Mish as `x n (n + 2) / (n (n + 2) + 2)` with `n = exp x`, in which nothing cancels.
+#[inline(always)]
+fn mish<const FMA: bool>(x: f32) -> f32 {
+    // Beyond 20 the fraction is 1.
+    let n = exp::<FMA>(smaller(20.0, x));
+    let y = n * (n + 2.0);
+    x * (y / (y + 2.0))
+}
+
 /// `1 + exp -x`, the denominator of a sigmoid.
 #[inline(always)]
 fn denominator<const FMA: bool>(x: f32) -> f32 {
@@ -306,13 +349,18 @@ pub(super) fn activate<const FMA: bool>(activation: Activation, values: &mut [f3
         &mut row[..width]
     });
     match activation {
-        // Without a branch, which would compile to conditional stores. NaN propagates.
-        Activation::Relu => rows.for_each(|row| map(row, |x| x - smaller(x, 0.0))),
+        Activation::Relu => rows.for_each(|row| map(row, relu)),
+        Activation::Relu6 => rows.for_each(|row| map(row, |x| smaller(6.0, relu(x)))),
+        Activation::ReluSquared => rows.for_each(|row| map(row, |x| relu(x) * relu(x))),
+        Activation::LeakyRelu => rows.for_each(|row| map(row, |x| larger(0.01 * x, x))),
         Activation::Tanh => rows.for_each(|row| map(row, tanh::<FMA>)),
         Activation::Gelu => rows.for_each(|row| map(row, |x| gelu::<FMA>(x, 5.4, GELU))),
+        Activation::Gelu10 => rows.for_each(|row| map(row, |x| smaller(10.0, gelu::<FMA>(x, 5.4, GELU)))),
         Activation::GeluTanh => rows.for_each(|row| map(row, |x| gelu::<FMA>(x, 5.1, GELU_TANH))),
         Activation::QuickGelu => rows.for_each(|row| map(row, |x| x / denominator::<FMA>(1.702 * x))),
         Activation::Sigmoid => rows.for_each(|row| map(row, |x| 1.0 / denominator::<FMA>(x))),
         Activation::Silu => rows.for_each(|row| map(row, |x| x / denominator::<FMA>(x))),
+        Activation::Mish => rows.for_each(|row| map(row, mish::<FMA>)),
+        Activation::Laplace => rows.for_each(|row| map(row, laplace::<FMA>)),
     }
 }

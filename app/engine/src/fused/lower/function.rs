@@ -3,10 +3,11 @@
 //! Exporters write GELU in many ways. Instead of matching each pattern, a chain of elementwise nodes is evaluated at sample
 //! points; a function that agrees with a known activation at all of them is that activation.
 
-use crate::fused::kernels::Activation;
+use crate::fused::kernels::{Activation, LAPLACE};
 
-/// Points at which the known activations differ by far more than rounding.
-const POINTS: [f64; 9] = [-4.0, -2.3, -1.1, -0.35, 0.0, 0.2, 0.9, 1.7, 3.1];
+/// Points at which the known activations differ by far more than rounding; the last two are beyond the bounds of ReLU6 and
+/// of the clipped GELU.
+const POINTS: [f64; 11] = [-4.0, -2.3, -1.1, -0.35, 0.0, 0.2, 0.9, 1.7, 3.1, 7.6, 12.5];
 
 /// Relative for values above 1, else absolute. Constants in a graph are 32-bit floats.
 const TOLERANCE: f64 = 1e-5;
@@ -44,6 +45,8 @@ impl Function {
             "Sqrt" => self.then(f64::sqrt),
             "Exp" => self.then(f64::exp),
             "Neg" => self.then(|x| -x),
+            "Softplus" => self.then(softplus),
+            "Mish" => self.then(mish),
             _ => return None,
         })
     }
@@ -62,15 +65,23 @@ impl Function {
 
     /// The activation that agrees with this function, if any.
     pub(super) fn activation(self) -> Option<Activation> {
-        use Activation::{Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh};
-        let known: [(Activation, Formula); 7] = [
+        use Activation::{
+            Gelu, Gelu10, GeluTanh, Laplace, LeakyRelu, Mish, QuickGelu, Relu, Relu6, ReluSquared, Sigmoid, Silu, Tanh,
+        };
+        let known: [(Activation, Formula); 13] = [
             (Relu, |x| x.max(0.0)),
+            (Relu6, |x| x.clamp(0.0, 6.0)),
+            (ReluSquared, |x| x.max(0.0).powi(2)),
+            (LeakyRelu, |x| if x < 0.0 { 0.01 * x } else { x }),
             (Tanh, f64::tanh),
             (Gelu, gelu),
+            (Gelu10, |x| gelu(x).min(10.0)),
             (GeluTanh, gelu_tanh),
             (QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
             (Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
             (Silu, |x| x / (1.0 + (-x).exp())),
+            (Mish, mish),
+            (Laplace, laplace),
         ];
         let agrees =
             |f: Formula| POINTS.iter().zip(self.0).all(|(x, y)| (f(*x) - y).abs() <= TOLERANCE * f(*x).abs().max(1.0));
@@ -87,6 +98,19 @@ pub(super) fn gelu(x: f64) -> f64 {
 pub(super) fn gelu_tanh(x: f64) -> f64 {
     let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
     0.5 * x * (1.0 + inner.tanh())
+}
+
+fn softplus(x: f64) -> f64 {
+    x.exp().ln_1p()
+}
+
+fn mish(x: f64) -> f64 {
+    x * softplus(x).tanh()
+}
+
+fn laplace(x: f64) -> f64 {
+    let [mean, deviation] = LAPLACE.map(f64::from);
+    0.5 * (1.0 + erf((x - mean) / (deviation * std::f64::consts::SQRT_2)))
 }
 
 /// The error function by its Taylor series, which is accurate enough for the arguments below 5 that occur.
@@ -123,5 +147,27 @@ mod tests {
         let silu = x.with(x.unary("Sigmoid").unwrap(), multiply);
         assert_eq!(silu.activation(), Some(Activation::Silu));
         assert_eq!(x.activation(), None);
+    }
+
+    #[test]
+    fn clipped_and_composed_activations_are_recognised() {
+        let x = Function::identity();
+        let relu = x.unary("Relu").unwrap();
+        let multiply = Function::binary("Mul").unwrap();
+        let mish = x.with(x.unary("Softplus").unwrap().unary("Tanh").unwrap(), multiply);
+        let laplace = x.then(|x| (x - f64::from(0.707_107_f32)) / f64::from(0.398_942_57_f32)).unary("Erf").unwrap();
+        for (function, expected) in [
+            (relu.then(|x| x.min(6.0)), Some(Activation::Relu6)),
+            (relu.then(|x| x.min(8.0)), None),
+            (relu.with(relu, multiply), Some(Activation::ReluSquared)),
+            (x.then(|x| x.max(0.01 * x)), Some(Activation::LeakyRelu)),
+            (x.then(|x| x.max(0.02 * x)), None),
+            (x.then(super::gelu).then(|x| x.clamp(-10.0, 10.0)), Some(Activation::Gelu10)),
+            (mish, Some(Activation::Mish)),
+            (x.unary("Mish").unwrap(), Some(Activation::Mish)),
+            (laplace.then(|x| 0.5 * (1.0 + x)), Some(Activation::Laplace)),
+        ] {
+            assert_eq!(function.activation(), expected);
+        }
     }
 }

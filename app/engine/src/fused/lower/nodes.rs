@@ -43,6 +43,12 @@ impl Lowering<'_, '_> {
                 let (x, function) = self.function(input(node, 0)?, output)?;
                 SymbolicValue::Function(x, function.then(if tanh { gelu_tanh } else { gelu }))
             }
+            "LeakyRelu" => {
+                let slope = f64::from(float(node, "alpha", 0.01));
+                let (x, function) = self.function(input(node, 0)?, output)?;
+                SymbolicValue::Function(x, function.then(|x| if x < 0.0 { slope * x } else { x }))
+            }
+            "Clip" => self.clip(node)?,
             op if Function::binary(op).is_some() => self.binary(node)?,
             op if Function::identity().unary(op).is_some() => {
                 let (x, function) = self.function(input(node, 0)?, output)?;
@@ -61,6 +67,22 @@ impl Lowering<'_, '_> {
             SymbolicValue::Function(x, function) => Ok((x, function)),
             _ => Ok((self.rows(name, step)?, Function::identity())),
         }
+    }
+
+    /// A function of rows between two constant bounds, either of which may be missing.
+    fn clip(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
+        let mut bounds = [f64::NEG_INFINITY, f64::INFINITY];
+        for (bound, index) in bounds.iter_mut().zip(1..) {
+            if let Some(name) = node.input.get(index).filter(|name| !name.is_empty()) {
+                let symbol = self.symbol(name)?;
+                let Some(value) = self.scalar(&symbol)? else { return unsupported("the bounds are not constant") };
+                *bound = f64::from(value);
+            }
+        }
+        let [low, high] = bounds;
+        let (x, function) = self.function(input(node, 0)?, &node.output[0])?;
+        // Not `clamp`, which panics if the bounds are exchanged; ONNX then returns the upper one.
+        Ok(SymbolicValue::Function(x, function.then(|x| x.max(low).min(high))))
     }
 
     fn patch_embedding(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
