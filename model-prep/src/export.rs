@@ -9,6 +9,7 @@ use crate::assemble::{Assembled, assemble};
 use crate::calibrate::{self, CalibrationInput};
 use crate::compare::{self, Agreement, image_probes, text_probes};
 use crate::error::Error;
+use crate::migrate;
 use crate::model::Model;
 use crate::plan::Plans;
 use crate::probes;
@@ -45,9 +46,15 @@ pub fn export_calibrated<'a>(
         return Err(Error::NothingToCalibrate);
     }
     let mut writer = Writer::new(out)?;
-    let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
+    let mut plans = plans;
+    let mut float = None;
     if !plans.is_float() {
-        let float = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
+        let parts = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
+        migrate::choose(&parts, &mut plans, tick)?;
+        float = Some(parts);
+    }
+    let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
+    if let Some(float) = float {
         let input = CalibrationInput { model, plans: &plans, stored: &parts, float: &float, scratch: writer.folder() };
         let choice = settings.map(|settings| calibrate::choose(input, settings, tick)).transpose()?;
         if let Some(choice) = choice {

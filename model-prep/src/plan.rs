@@ -7,18 +7,25 @@ use spotter_engine::bundle::{LayerKind, TowerKind, Weights};
 
 use crate::quantize::{self, GROUP};
 
+/// Factors between the layers of a tower that cancel each other ([`crate::migrate`]): what the key names is divided by
+/// them, channel by channel, and the columns of the linear layers that read it are multiplied by them. All are powers of
+/// two, so that no float result changes.
+pub type Factors = BTreeMap<String, Vec<f32>>;
+
 /// How the weights of one tower are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Storage of all layers that are not exceptions.
     pub weights: Weights,
     /// Layers that are stored differently, by name.
     pub exceptions: BTreeMap<String, Weights>,
+    /// Factors that move scale from activations into weights.
+    pub factors: Factors,
 }
 
 impl From<Weights> for Plan {
     fn from(weights: Weights) -> Self {
-        Self { weights, exceptions: BTreeMap::new() }
+        Self { weights, exceptions: BTreeMap::new(), factors: Factors::new() }
     }
 }
 
@@ -30,7 +37,7 @@ impl Plan {
 }
 
 /// How the weights of both towers are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plans {
     /// The image tower's.
     pub image: Plan,
@@ -92,6 +99,15 @@ pub struct Target<'a> {
     pub plan: &'a Plan,
     /// A folder for temporary files, with room for the tower's weights.
     pub scratch: &'a Path,
+}
+
+/// A place where scale can be moved from activations into weights without a change of any float result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// What writes the activations: the name that the plan's factors have.
+    pub name: String,
+    /// The linear layers that read them; all read the same rows.
+    pub layers: Vec<String>,
 }
 
 /// A layer whose weights a plan can store in different ways.

@@ -1,5 +1,7 @@
 //! Built-in images and prompts on which two versions of a tower are compared. They are the same on every machine.
 
+mod scenes;
+
 use spotter_engine::picture::Picture;
 
 /// English captions of one to twenty words.
@@ -13,6 +15,12 @@ const IMAGES: usize = 16;
 /// Gradients, checkerboards, shapes on a background, and noise, computed with integers only.
 pub fn images([height, width]: [usize; 2]) -> Vec<Picture> {
     (0..IMAGES).map(|index| image(index, height, width)).collect()
+}
+
+/// Images on which activations are observed: every other one of [`images`] and some scenes.
+pub(crate) fn observed(size: [usize; 2]) -> Vec<Picture> {
+    let drawn = images(size).into_iter().step_by(3);
+    drawn.chain(scenes::images(size).into_iter().step_by(3)).collect()
 }
 
 /// Number of images and prompts.
@@ -60,9 +68,16 @@ fn inside(kind: usize, x: usize, y: usize, [height, width]: [usize; 2]) -> bool 
 }
 
 /// The linear congruential generator of Numerical Recipes; its upper bits are random enough for noise.
+#[derive(Debug)]
 struct Random(u32);
 
 impl Random {
+    /// A number from 0 to below 1, of 24 bits.
+    fn share(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 8) as f32 / (1 << 24) as f32
+    }
+
     fn colour(&mut self) -> [u8; 3] {
         [(); 3].map(|()| {
             self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

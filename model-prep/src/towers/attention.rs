@@ -37,6 +37,7 @@ impl Builder<'_> {
         let value = heads(&layers.value, states, layers.biases[2], &[0, 2, 1, 3])?;
         self.same_storage(&[&layers.query, &layers.key, &layers.value]);
         let context = self.context([&layers.query, &layers.output], [&query, &key, &value], added, &merged, encoder);
+        self.divided_by(&layers.value, &context);
         self.scaled_linear(&layers.output, &context, square, true, layers.layer_scale.as_deref())
     }
 
