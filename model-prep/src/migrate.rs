@@ -9,6 +9,8 @@
 
 mod activations;
 mod site;
+#[cfg(test)]
+mod tests;
 
 use spotter_engine::bundle::Weights;
 
@@ -25,8 +27,21 @@ use crate::towers::TowerFile;
 /// Number of images, and of prompts, on which activations are observed.
 const INPUTS: usize = 12;
 
-/// Adds the factors of both towers to `plans`. `float` are the parts of the same model with float weights.
-pub(crate) fn choose(float: &Assembled, plans: &mut Plans, tick: Tick<'_>) -> Result<(), Error> {
+/// A tower whose smallest cosine to float is below this also gets the factors that need a node of their own.
+pub(crate) const COSINE_WITHOUT_NODES_MIN: f32 = 0.998;
+
+/// The factors of one tower.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Found {
+    /// Those that are folded into weights, and cost nothing.
+    pub(crate) folded: Factors,
+    /// Those that need a node of their own.
+    pub(crate) with_nodes: Factors,
+}
+
+/// Finds the factors of both towers. `float` are the parts of the same model with float weights.
+pub(crate) fn find(float: &Assembled, plans: &Plans, tick: Tick<'_>) -> Result<[Found; 2], Error> {
+    let mut found = [Found::default(), Found::default()];
     if plans.image.weights != Weights::F32 {
         let mut seen = Activations::default();
         let mut preprocessor = float.manifest.preprocessor()?;
@@ -39,7 +54,7 @@ pub(crate) fn choose(float: &Assembled, plans: &mut Plans, tick: Tick<'_>) -> Re
             tower.embed_showing(&pixels, &mut |layer, row| seen.add(layer, row))?;
         }
         drop(tower);
-        plans.image.factors = of_tower(&float.vision, &seen, &plans.image)?;
+        found[0] = of_tower(&float.vision, &seen, &plans.image)?;
     }
     if plans.text.weights != Weights::F32 {
         let mut seen = Activations::default();
@@ -53,14 +68,14 @@ pub(crate) fn choose(float: &Assembled, plans: &mut Plans, tick: Tick<'_>) -> Re
             tower.embed_showing(prompt, &mut |layer, row| seen.add(layer, row))?;
         }
         drop(tower);
-        plans.text.factors = of_tower(&float.text, &seen, &plans.text)?;
+        found[1] = of_tower(&float.text, &seen, &plans.text)?;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The factors of one tower.
-fn of_tower(float: &TowerFile, seen: &Activations, plan: &Plan) -> Result<Factors, Error> {
-    let mut factors = Factors::new();
+fn of_tower(float: &TowerFile, seen: &Activations, plan: &Plan) -> Result<Found, Error> {
+    let mut factors = Found::default();
     for site in &float.sites {
         let Some(rows) = seen.of(&site.layers) else { continue };
         let mut readers = Vec::new();
@@ -77,9 +92,10 @@ fn of_tower(float: &TowerFile, seen: &Activations, plan: &Plan) -> Result<Factor
         if readers.is_empty() {
             continue;
         }
-        if let Some((found, gain)) = best_factors(&rows, &readers) {
+        if let Some((values, gain)) = best_factors(&rows, &readers) {
             log::debug!("{}: scale moved into the weights, {gain:.1} times less error", site.name);
-            factors.insert(site.name.clone(), found);
+            let factors = if site.own_node { &mut factors.with_nodes } else { &mut factors.folded };
+            factors.insert(site.name.clone(), values);
         }
     }
     Ok(factors)

@@ -60,6 +60,12 @@ impl Plans {
         }
     }
 
+    /// Float weights with the same factors.
+    pub(crate) fn as_floats(&self) -> Self {
+        let float = |plan: &Plan| Plan { factors: plan.factors.clone(), ..Plan::from(Weights::F32) };
+        Self { image: float(&self.image), text: float(&self.text) }
+    }
+
     /// The plan of one tower, to change.
     pub(crate) fn of_mut(&mut self, tower: TowerKind) -> &mut Plan {
         match tower {
@@ -108,6 +114,8 @@ pub struct Site {
     pub name: String,
     /// The linear layers that read them; all read the same rows.
     pub layers: Vec<String>,
+    /// True if the division is a node of its own, which takes time. All others are folded into weights that exist.
+    pub own_node: bool,
 }
 
 /// A layer whose weights a plan can store in different ways.

@@ -81,7 +81,8 @@ fn error(rows: &Rows, readers: &[Reader], factors: &[f32]) -> f64 {
     for reader in readers {
         let steps = steps(reader, factors);
         for (input, row) in reader.weights.chunks_exact(reader.to).enumerate() {
-            let steps = &steps[if reader.stored == Weights::Int4 { input / GROUP * reader.to } else { 0 }..][..reader.to];
+            let steps =
+                &steps[if reader.stored == Weights::Int4 { input / GROUP * reader.to } else { 0 }..][..reader.to];
             let (mut weight, mut off) = (0.0f32, 0.0f32);
             for (w, step) in row.iter().zip(steps) {
                 let square = (w * factors[input]).powi(2);

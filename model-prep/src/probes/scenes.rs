@@ -6,7 +6,7 @@ use spotter_engine::picture::Picture;
 use super::Random;
 
 /// Number of images: four of each kind of light.
-const IMAGES: usize = 24;
+pub(super) const IMAGES: usize = 24;
 
 /// Discs of a scene. Later ones cover earlier ones.
 const DISCS: usize = 60;

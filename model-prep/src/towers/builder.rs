@@ -20,6 +20,8 @@ pub(super) struct Builder<'a> {
     pub(super) sites: Vec<Site>,
     /// Values that may be divided by factors, with the name of their site.
     pub(super) divided: Vec<(Value, String)>,
+    /// Sites whose division is a node of its own.
+    pub(super) own_nodes: Vec<String>,
     pub(super) projects: bool,
     projection_dim: usize,
     pub(super) end: End,
@@ -32,8 +34,20 @@ impl<'a> Builder<'a> {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
         let graph = Graph::new(name, target.scratch);
         let projects = checkpoint.config.family.projects();
-        let (layers, sites, divided) = (Vec::new(), Vec::new(), Vec::new());
-        Self { graph, tensors, target, layers, sites, divided, projects, projection_dim, end: End::Projection, tick }
+        let (layers, sites, divided, own_nodes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self {
+            graph,
+            tensors,
+            target,
+            layers,
+            sites,
+            divided,
+            own_nodes,
+            projects,
+            projection_dim,
+            end: End::Projection,
+            tick,
+        }
     }
 
     /// Sets what the graph ends in; `width` is that of the pooler output.
@@ -256,12 +270,7 @@ impl<'a> Builder<'a> {
 
     /// Projects the pooler output [batch, width] into the shared embedding space, if the checkpoint has a projection and the
     /// graph is to end in it.
-    pub(super) fn projection(
-        &mut self,
-        name: &str,
-        pooled: &Value,
-        width: usize,
-    ) -> Result<Value, CheckpointError> {
+    pub(super) fn projection(&mut self, name: &str, pooled: &Value, width: usize) -> Result<Value, CheckpointError> {
         if !self.projects || self.end == End::Pooler {
             return Ok(pooled.clone());
         }

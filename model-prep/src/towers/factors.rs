@@ -51,7 +51,10 @@ impl<'a> Builder<'a> {
             }
             match self.sites.iter_mut().find(|known| known.name == site) {
                 Some(known) => known.layers.push(name.to_owned()),
-                None => self.sites.push(Site { name: site, layers: vec![name.to_owned()] }),
+                None => {
+                    let own_node = self.own_nodes.contains(&site);
+                    self.sites.push(Site { name: site, layers: vec![name.to_owned()], own_node });
+                }
             }
         }
         if let Some(factors) = self.factors(name) {
@@ -115,6 +118,7 @@ impl<'a> Builder<'a> {
                 self.layer_norm_divided(&format!("{name}.divided"), name, x, norm, factors)?
             }
         };
+        self.own_nodes.push(name.to_owned());
         self.divided_by(name, &copy);
         Ok(copy)
     }
@@ -129,6 +133,7 @@ impl<'a> Builder<'a> {
                 self.graph.node("Mul", &format!("{site}.divided"), &[x, &inverse], &[])
             }
         };
+        self.own_nodes.push(site.to_owned());
         self.divided_by(site, &divided);
         divided
     }

@@ -93,7 +93,8 @@ impl Builder<'_> {
             let end = self.graph.list("index_end", &[i64::MAX]);
             self.graph.node("Slice", &format!("{name}.tokens"), &[all, &start, &end, &axis], &[])
         };
-        let mean = self.graph.node("ReduceMean", &format!("{name}.mean"), &[&x, &axis], &[("keepdims", Attribute::Int(1))]);
+        let mean =
+            self.graph.node("ReduceMean", &format!("{name}.mean"), &[&x, &axis], &[("keepdims", Attribute::Int(1))]);
         self.same_channels(all, mean)
     }
 }
