@@ -14,7 +14,7 @@ pub(super) struct Rows {
     pub(super) largest: Vec<f32>,
     /// Some of the rows, evenly chosen among all.
     pub(super) kept: Vec<Vec<f32>>,
-    seen: usize,
+    pub(super) seen: usize,
 }
 
 impl Rows {
