@@ -12,6 +12,8 @@ use crate::progress::Tick;
 pub struct Agreement {
     /// Smallest cosine of the two embeddings of one input.
     pub cosine_min: f32,
+    /// The fifth percentile of those cosines.
+    pub cosine_p5: f32,
     /// Mean of those cosines.
     pub cosine_mean: f32,
     /// Largest absolute difference of two components.
@@ -30,6 +32,37 @@ pub(crate) fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'
     probes::images(manifest.image_size()).iter().map(embed).collect()
 }
 
+/// Embeds the images of a verification: the probe images and scenes as a camera sees them.
+pub(crate) fn verification_images(
+    tower: &ImageTower,
+    manifest: &Manifest,
+    tick: Tick<'_>,
+) -> Result<Vec<Vec<f32>>, Error> {
+    let mut preprocessor = manifest.preprocessor()?;
+    let mut pixels = Vec::new();
+    let embed = |image: &_| {
+        preprocessor.run(image, &mut pixels)?;
+        tick();
+        Ok(tower.embed(&pixels)?)
+    };
+    let size = manifest.image_size();
+    probes::images(size).iter().chain(&probes::scenes(size)).map(embed).collect()
+}
+
+/// Embeds the texts of a verification: the probe prompts, and texts of one token up to the limit of `manifest`.
+pub(crate) fn verification_texts(
+    tower: &mut TextTower,
+    manifest: &Manifest,
+    tick: Tick<'_>,
+) -> Result<Vec<Vec<f32>>, Error> {
+    let mut embeddings = text_probes(tower, tick)?;
+    for text in probes::texts(manifest.tokenizer.max_length) {
+        tick();
+        embeddings.push(tower.embed(&text)?);
+    }
+    Ok(embeddings)
+}
+
 /// Embeds the probe prompts.
 pub(crate) fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
     let embed = |prompt: &str| {
@@ -42,11 +75,14 @@ pub(crate) fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<V
 impl Agreement {
     /// Compares embeddings of the same inputs, in the same order. Both sets must have at least one.
     pub fn of(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> Self {
-        let cosines: Vec<f32> = ours.iter().zip(theirs).map(|(a, b)| cosine(a, b) as f32).collect();
+        let mut cosines: Vec<f32> = ours.iter().zip(theirs).map(|(a, b)| cosine(a, b) as f32).collect();
         let differences = ours.iter().flatten().zip(theirs.iter().flatten()).map(|(a, b)| (a - b).abs());
+        let cosine_mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
+        cosines.sort_by(f32::total_cmp);
         Self {
+            cosine_p5: cosines.get(cosines.len() / 20).copied().unwrap_or(1.0),
             cosine_min: cosines.iter().copied().fold(1.0, f32::min),
-            cosine_mean: cosines.iter().sum::<f32>() / cosines.len() as f32,
+            cosine_mean,
             worst_difference: differences.fold(0.0, f32::max),
         }
     }

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use spotter_engine::bundle::{Manifest, Part, Weights, Writer};
+use spotter_engine::bundle::{Manifest, Part, TowerKind, Weights, Writer};
 
 use crate::assemble::{Assembled, assemble};
 use crate::calibrate::{self, CalibrationInput};
 use crate::compare::{self, Agreement, image_probes, text_probes};
 use crate::error::Error;
+use crate::migrate::{self, COSINE_WITHOUT_NODES_MIN, Found};
 use crate::model::Model;
 use crate::plan::Plans;
 use crate::probes;
@@ -45,19 +46,39 @@ pub fn export_calibrated<'a>(
         return Err(Error::NothingToCalibrate);
     }
     let mut writer = Writer::new(out)?;
-    let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
+    let mut plans = plans;
+    let mut float = None;
     if !plans.is_float() {
-        let float = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
+        let parts = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
+        let found = migrate::find(&parts, &plans, tick)?;
+        for (tower, found) in TOWERS.into_iter().zip(&found) {
+            plans.of_mut(tower).factors = found.folded.clone();
+        }
+        float = Some((parts, found));
+    }
+    let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
+    if let Some((mut float, found)) = float {
+        let reference = embeddings(&float, tick)?;
+        let mut agreement = reference.agreement(&embeddings(&parts, tick)?);
+        if add_nodes(&mut plans, &agreement, found) {
+            parts = assemble(model, name, &plans, writer.folder(), tick)?;
+            agreement = reference.agreement(&embeddings(&parts, tick)?);
+        }
+        if settings.is_some() && TOWERS.iter().any(|tower| !plans.of(*tower).factors.is_empty()) {
+            // Layers can be exchanged only between towers with the same factors.
+            float = assemble(model, name, &plans.as_floats(), writer.folder(), tick)?;
+        }
         let input = CalibrationInput { model, plans: &plans, stored: &parts, float: &float, scratch: writer.folder() };
         let choice = settings.map(|settings| calibrate::choose(input, settings, tick)).transpose()?;
         if let Some(choice) = choice {
             if choice.plans != plans {
                 parts = assemble(model, name, &choice.plans, writer.folder(), tick)?;
+                agreement = reference.agreement(&embeddings(&parts, tick)?);
             }
             parts.manifest.quantization.calibration = Some(choice.calibration);
             parts.manifest.quantization.layers = choice.layers;
         }
-        let [image, text] = agreement(&parts, &float, tick)?;
+        let [image, text] = agreement;
         parts.manifest.quantization.image_cosine_min = rounded_down(image.cosine_min);
         parts.manifest.quantization.text_cosine_min = rounded_down(text.cosine_min);
     }
@@ -72,13 +93,37 @@ pub fn export_calibrated<'a>(
     Ok(writer.finish(parts.manifest)?)
 }
 
-/// Compares two versions of the image tower and of the text tower on the built-in probes.
-fn agreement(ours: &Assembled, theirs: &Assembled, tick: Tick<'_>) -> Result<[Agreement; 2], Error> {
+const TOWERS: [TowerKind; 2] = [TowerKind::Image, TowerKind::Text];
+
+/// Adds the factors that need nodes to the plans of the towers that are not close to float without them. Returns whether
+/// any plan has changed.
+fn add_nodes(plans: &mut Plans, agreement: &[Agreement; 2], found: [Found; 2]) -> bool {
+    let mut changed = false;
+    for ((tower, agreement), found) in TOWERS.into_iter().zip(agreement).zip(found) {
+        if agreement.cosine_min < COSINE_WITHOUT_NODES_MIN && !found.with_nodes.is_empty() {
+            plans.of_mut(tower).factors.extend(found.with_nodes);
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// Embeddings of the built-in images and prompts.
+struct Embeddings([Vec<Vec<f32>>; 2]);
+
+impl Embeddings {
+    fn agreement(&self, other: &Self) -> [Agreement; 2] {
+        [0, 1].map(|tower| Agreement::of(&other.0[tower], &self.0[tower]))
+    }
+}
+
+/// Embeds the built-in images and prompts.
+fn embeddings(parts: &Assembled, tick: Tick<'_>) -> Result<Embeddings, Error> {
     let threads = compare::threads()?;
     // Each tower is dropped before the next one is loaded.
-    let images = |parts: &Assembled| image_probes(&parts.image_tower(&threads)?, &parts.manifest, tick);
-    let texts = |parts: &Assembled| text_probes(&mut parts.text_tower(&threads)?, tick);
-    Ok([Agreement::of(&images(ours)?, &images(theirs)?), Agreement::of(&texts(ours)?, &texts(theirs)?)])
+    let images = image_probes(&parts.image_tower(&threads)?, &parts.manifest, tick)?;
+    let texts = text_probes(&mut parts.text_tower(&threads)?, tick)?;
+    Ok(Embeddings([images, texts]))
 }
 
 /// Approximate number of times that [`export`] calls `tick`.

@@ -12,6 +12,7 @@ mod error;
 pub mod evaluate;
 pub mod export;
 pub mod import;
+mod migrate;
 pub mod model;
 pub mod onnx;
 pub mod overrides;

@@ -7,6 +7,7 @@ mod spool;
 
 pub use spool::{OnnxFile, OnnxReader};
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -165,6 +166,7 @@ impl Graph {
         let (input, output) = (std::mem::take(&mut self.proto.input), std::mem::take(&mut self.proto.output));
         // Fields are written in the order of their numbers, as in all protobuf writers.
         let mut parts = vec![Data::Bytes(self.proto.encode_to_vec())];
+        let mut floats = BTreeMap::new();
         for (tensor, data) in tensors.into_iter().zip(self.data) {
             let mut body = tensor.encode_to_vec();
             if data.len() > 0 {
@@ -174,6 +176,10 @@ impl Graph {
             put_length(&mut head, INITIALIZER, body.len() as u64 + data.len());
             head.extend(body);
             parts.extend([Data::Bytes(head), data]);
+            if tensor.data_type == DataType::Float as i32 {
+                // The head of the file is put before all parts.
+                floats.insert(tensor.name, parts.len());
+            }
         }
         parts.push(Data::Bytes(pb::GraphProto { input, output, ..Default::default() }.encode_to_vec()));
         let (version, ir_version) = if self.has_int4 { (OPSET_INT4, IR_VERSION_INT4) } else { (OPSET, IR_VERSION) };
@@ -183,7 +189,17 @@ impl Graph {
         put_length(&mut head, GRAPH, parts.iter().map(Data::len).sum());
         parts.insert(0, Data::Bytes(head));
         parts.push(Data::Bytes(pb::ModelProto { opset_import, ..Default::default() }.encode_to_vec()));
-        self.spool.finish(parts)
+        let mut file = self.spool.finish(parts)?;
+        file.floats = floats;
+        Ok(file)
+    }
+}
+
+impl OnnxFile {
+    /// The values of the constant of floats called `name`; `None` if the graph that was written has none.
+    pub(crate) fn floats(&self, name: &str) -> io::Result<Option<Vec<f32>>> {
+        let Some(part) = self.floats.get(name) else { return Ok(None) };
+        Ok(Some(self.part(*part)?.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
     }
 }
 

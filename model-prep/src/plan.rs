@@ -7,18 +7,25 @@ use spotter_engine::bundle::{LayerKind, TowerKind, Weights};
 
 use crate::quantize::{self, GROUP};
 
+/// Factors between the layers of a tower that cancel each other ([`crate::migrate`]): what the key names is divided by
+/// them, channel by channel, and the columns of the linear layers that read it are multiplied by them. All are powers of
+/// two, so that no float result changes.
+pub type Factors = BTreeMap<String, Vec<f32>>;
+
 /// How the weights of one tower are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Storage of all layers that are not exceptions.
     pub weights: Weights,
     /// Layers that are stored differently, by name.
     pub exceptions: BTreeMap<String, Weights>,
+    /// Factors that move scale from activations into weights.
+    pub factors: Factors,
 }
 
 impl From<Weights> for Plan {
     fn from(weights: Weights) -> Self {
-        Self { weights, exceptions: BTreeMap::new() }
+        Self { weights, exceptions: BTreeMap::new(), factors: Factors::new() }
     }
 }
 
@@ -30,7 +37,7 @@ impl Plan {
 }
 
 /// How the weights of both towers are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plans {
     /// The image tower's.
     pub image: Plan,
@@ -51,6 +58,12 @@ impl Plans {
             TowerKind::Image => &self.image,
             TowerKind::Text => &self.text,
         }
+    }
+
+    /// Float weights with the same factors.
+    pub(crate) fn as_floats(&self) -> Self {
+        let float = |plan: &Plan| Plan { factors: plan.factors.clone(), ..Plan::from(Weights::F32) };
+        Self { image: float(&self.image), text: float(&self.text) }
     }
 
     /// The plan of one tower, to change.
@@ -92,6 +105,17 @@ pub struct Target<'a> {
     pub plan: &'a Plan,
     /// A folder for temporary files, with room for the tower's weights.
     pub scratch: &'a Path,
+}
+
+/// A place where scale can be moved from activations into weights without a change of any float result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// What writes the activations: the name that the plan's factors have.
+    pub name: String,
+    /// The linear layers that read them; all read the same rows.
+    pub layers: Vec<String>,
+    /// True if the division is a node of its own, which takes time. All others are folded into weights that exist.
+    pub own_node: bool,
 }
 
 /// A layer whose weights a plan can store in different ways.

@@ -1,5 +1,7 @@
 //! Built-in images and prompts on which two versions of a tower are compared. They are the same on every machine.
 
+mod scenes;
+
 use spotter_engine::picture::Picture;
 
 /// English captions of one to twenty words.
@@ -13,6 +15,46 @@ const IMAGES: usize = 16;
 /// Gradients, checkerboards, shapes on a background, and noise, computed with integers only.
 pub fn images([height, width]: [usize; 2]) -> Vec<Picture> {
     (0..IMAGES).map(|index| image(index, height, width)).collect()
+}
+
+/// Images on which activations are observed: every other one of [`images`] and some scenes.
+pub(crate) fn observed(size: [usize; 2]) -> Vec<Picture> {
+    let drawn = images(size).into_iter().step_by(3);
+    drawn.chain(scenes::images(size).into_iter().step_by(3)).collect()
+}
+
+/// Scenes with the spectra of photographs: in daylight, dark, bright, noisy, plain, and almost uniform.
+pub(crate) fn scenes(size: [usize; 2]) -> Vec<Picture> {
+    scenes::images(size)
+}
+
+/// Longest text in words. A text of a token takes as long as an image of a patch.
+const WORDS_MAX: usize = 512;
+
+/// Texts of the words of [`prompts`], mixed: of one word, and of about one and a half times as many up to `tokens_max`,
+/// so that the longest has at least as many tokens. Two of each length.
+pub(crate) fn texts(tokens_max: usize) -> Vec<String> {
+    let words: Vec<&str> = prompts().into_iter().flat_map(str::split_whitespace).collect();
+    let longest = tokens_max.clamp(1, WORDS_MAX);
+    let mut random = Random(1);
+    let mut texts = Vec::new();
+    let mut length = 1;
+    loop {
+        for _ in 0..2 {
+            let word = |random: &mut Random| words[(random.share() * words.len() as f32) as usize % words.len()];
+            let text: Vec<&str> = (0..length).map(|_| word(&mut random)).collect();
+            texts.push(text.join(" "));
+        }
+        if length == longest {
+            return texts;
+        }
+        length = (length + length.div_ceil(2)).min(longest);
+    }
+}
+
+/// Number of images and texts of a verification, about.
+pub(crate) fn verification_count() -> u64 {
+    count() + (scenes::IMAGES + texts(WORDS_MAX).len()) as u64
 }
 
 /// Number of images and prompts.
@@ -60,9 +102,16 @@ fn inside(kind: usize, x: usize, y: usize, [height, width]: [usize; 2]) -> bool 
 }
 
 /// The linear congruential generator of Numerical Recipes; its upper bits are random enough for noise.
+#[derive(Debug)]
 struct Random(u32);
 
 impl Random {
+    /// A number from 0 to below 1, of 24 bits.
+    fn share(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 8) as f32 / (1 << 24) as f32
+    }
+
     fn colour(&mut self) -> [u8; 3] {
         [(); 3].map(|()| {
             self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -73,7 +122,7 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use super::{images, prompts};
+    use super::{images, prompts, scenes, texts};
 
     #[test]
     fn probes_are_varied() {
@@ -85,6 +134,12 @@ mod tests {
         for (index, image) in images.iter().enumerate() {
             assert!(images[..index].iter().all(|other| other.rgb != image.rgb), "image {index} is a copy");
         }
+        for (index, scene) in scenes([48, 32]).iter().enumerate() {
+            assert_eq!(scene.rgb.len(), 48 * 32 * 3, "scene {index}");
+            assert!(scene.rgb.iter().any(|value| *value != scene.rgb[0]), "scene {index} is uniform");
+        }
+        let lengths: Vec<usize> = texts(20).iter().map(|text| text.split(' ').count()).collect();
+        assert_eq!(lengths, [1, 1, 2, 2, 3, 3, 5, 5, 8, 8, 12, 12, 18, 18, 20, 20]);
         assert!(prompts().len() >= 16 && prompts().iter().all(|p| !p.is_empty()));
     }
 }

@@ -14,6 +14,7 @@ mod clip_vision;
 mod deit;
 mod dinov2;
 mod distances;
+mod factors;
 mod feed_forward;
 mod mpnet;
 mod pre_norm;
@@ -72,7 +73,7 @@ pub(crate) fn vision_to(
         VisionConfig::Siglip(config) => siglip_vision::pooled(&mut builder, &pixels, config)?,
         VisionConfig::Swin(config) => swin::pooled(&mut builder, &pixels, config)?,
     };
-    let x = builder.projection(checkpoint, "visual_projection", &pooled, pooled_width)?;
+    let x = builder.projection("visual_projection", &pooled, pooled_width)?;
     builder.finish(config.architecture(), vec![input], &x, IMAGE_OUTPUTS)
 }
 
@@ -104,6 +105,6 @@ pub(crate) fn text_to(
             siglip_text::pooled(&mut builder, config, inputs.iter().any(|input| input.name == "attention_mask"))?
         }
     };
-    let x = builder.projection(checkpoint, "text_projection", &pooled, pooled_width)?;
+    let x = builder.projection("text_projection", &pooled, pooled_width)?;
     builder.finish(config.architecture(), inputs, &x, TEXT_OUTPUTS)
 }

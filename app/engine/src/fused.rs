@@ -20,4 +20,4 @@ pub(crate) use kernels::{Kernels, Pool, lock};
 pub(crate) use load::load;
 pub(crate) use lower::{Inputs, Outcome, UnsupportedGraph, lower};
 pub(crate) use program::{Op, Program, Rows, Weights};
-pub(crate) use run::{Input, Runner};
+pub(crate) use run::{Input, Runner, Watch};

@@ -209,10 +209,10 @@ fn mixed_plan(stored: &Plan, base: Base, others: &[String]) -> Plan {
     let of = |name: &String| if base == Base::Float { stored.of(name) } else { Weights::F32 };
     let own = others.iter().map(|name| (name.clone(), of(name)));
     match base {
-        Base::Float => Plan { weights: Weights::F32, exceptions: own.collect() },
+        Base::Float => Plan { weights: Weights::F32, exceptions: own.collect(), factors: stored.factors.clone() },
         Base::Stored => {
             let exceptions: BTreeMap<_, _> = stored.exceptions.clone().into_iter().chain(own).collect();
-            Plan { weights: stored.weights, exceptions }
+            Plan { weights: stored.weights, exceptions, factors: stored.factors.clone() }
         }
     }
 }

@@ -29,18 +29,24 @@ pub(super) struct Arguments {
     /// bundle's tokens for them are compared too.
     #[arg(long, value_name = "FILE.safetensors")]
     goldens: Option<PathBuf>,
+    /// Smallest cosine to float at which the bundle passes. Default: 0.995, and 0.93 for a tower with int4 weights.
+    #[arg(long, value_name = "COSINE", allow_hyphen_values = true)]
+    min_cosine: Option<f32>,
 }
 
 /// Compares the bundle with its checkpoint and prints the cosines; an error if the bundle fails.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { bundle, checkpoint, subfolder, goldens } = arguments;
+    let Arguments { bundle, checkpoint, subfolder, goldens, min_cosine } = arguments;
+    if let Some(floor) = min_cosine {
+        anyhow::ensure!((-1.0..=1.0).contains(&floor), "--min-cosine {floor}: expected a number from -1 to 1");
+    }
     let bar = progress_bar(PROGRESS_PERCENT);
     bar.set_message(format!("verify {}", printable_path(&bundle)));
     let overrides = Overrides::recorded(&Bundle::open(&bundle)?.manifest().overrides)
         .with_context(|| bundle.display().to_string())?;
     let checkpoint = Checkpoint::open_with(&in_subfolder(checkpoint, subfolder), &overrides)?;
     bar.set_length(verify::steps(&checkpoint));
-    let report = verify::verify(&bundle, &checkpoint, goldens.as_deref(), &|| bar.inc(1))?;
+    let report = verify::verify(&bundle, &checkpoint, goldens.as_deref(), min_cosine, &|| bar.inc(1))?;
     bar.finish_and_clear();
     print_lines(&report.to_string())?;
     match report.fault() {

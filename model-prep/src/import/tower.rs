@@ -87,5 +87,5 @@ pub fn tower(path: &Path, options: &Options, target: Target<'_>) -> Result<Tower
     }
     let io = |source| ImportError::Io { path: target.scratch.to_owned(), source };
     let onnx = OnnxFile::spooled(file.encode(), target.scratch).map_err(io)?;
-    Ok(TowerFile { architecture: Architecture::Onnx, inputs, output, features, layers, onnx })
+    Ok(TowerFile { architecture: Architecture::Onnx, inputs, output, features, layers, sites: Vec::new(), onnx })
 }

@@ -1,5 +1,6 @@
 //! A temporary file for the weights of a graph under construction, so that memory holds one tensor at a time.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
@@ -87,7 +88,7 @@ impl Spool {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         let spool = self.file.map(|file| file.into_inner().map_err(io::IntoInnerError::into_error)).transpose()?;
-        Ok(OnnxFile { parts, starts, len, spool })
+        Ok(OnnxFile { parts, starts, len, spool, floats: BTreeMap::new() })
     }
 }
 
@@ -99,6 +100,8 @@ pub struct OnnxFile {
     starts: Vec<u64>,
     len: u64,
     spool: Option<File>,
+    /// Index of the part that holds the values of each constant of floats, by its name.
+    pub(super) floats: BTreeMap<String, usize>,
 }
 
 impl OnnxFile {
@@ -107,6 +110,19 @@ impl OnnxFile {
         let mut spool = Spool::new(scratch);
         let part = spool.add(bytes.len(), [bytes]);
         spool.finish(vec![part])
+    }
+
+    /// Reads the part with index `part`.
+    pub(super) fn part(&self, part: usize) -> io::Result<Vec<u8>> {
+        match (self.parts.get(part), &self.spool) {
+            (Some(Data::Bytes(bytes)), _) => Ok(bytes.clone()),
+            (Some(Data::Spooled { start, len }), Some(spool)) => {
+                let mut bytes = vec![0; usize::try_from(*len).map_err(io::Error::other)?];
+                spool.read_exact_at(&mut bytes, *start)?;
+                Ok(bytes)
+            }
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// Opens it for reading from its start.
@@ -124,7 +140,7 @@ pub struct OnnxReader<'a> {
 
 impl Read for OnnxReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let OnnxFile { parts, starts, len, spool } = self.file;
+        let OnnxFile { parts, starts, len, spool, .. } = self.file;
         if self.at >= *len {
             return Ok(0);
         }

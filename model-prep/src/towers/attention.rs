@@ -52,6 +52,7 @@ impl Builder<'_> {
         let added = added(self, [&query, &key])?;
         let added: Vec<&Value> = added.iter().collect();
         let context = self.context([&layers.query, &layers.output], [&query, &key, &value], &added, &merged, encoder);
+        self.divided_by(&layers.value, &context);
         self.scaled_linear(&layers.output, &context, square, true, layers.layer_scale.as_deref())
     }
 

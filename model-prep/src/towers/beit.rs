@@ -29,9 +29,9 @@ pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &BeitCon
     let pooler = "vision_model.pooler";
     let x = if config.mean_pooling {
         let x = builder.mean_from(pooler, &x, 1);
-        builder.layer_norm(&format!("{pooler}.layernorm"), &x, encoder)?
+        builder.final_layer_norm(&format!("{pooler}.layernorm"), &x, encoder)?
     } else {
-        builder.layer_norm("vision_model.layernorm", &x, encoder)?
+        builder.final_layer_norm("vision_model.layernorm", &x, encoder)?
     };
     Ok(builder.only_row(pooler, &x))
 }

@@ -3,12 +3,12 @@
 use super::attention::{AttentionLayers, additive_mask};
 use super::builder::Builder;
 use super::distances::distances;
-use crate::checkpoint::{Activation, BertConfig, BertPositions, CheckpointError};
+use crate::checkpoint::{Activation, BertConfig, BertPositions, CheckpointError, EncoderConfig};
 use crate::onnx::{Attribute, Graph, Value};
 
 /// The pooler output [batch, hidden] for tokens [batch, sequence].
 pub(super) fn pooled(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, CheckpointError> {
-    let mut x = embeddings(builder, config)?;
+    let (mut x, mut copy) = embeddings(builder, config)?;
     let mask = additive_mask(builder);
     let distances = match config.positions {
         BertPositions::Absolute => None,
@@ -17,14 +17,14 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &BertConfig) -> Result<V
         }
     };
     for index in 0..config.encoder.layers {
-        x = layer(builder, &x, (&mask, distances.as_ref()), index, config)?;
+        (x, copy) = layer(builder, [&x, &copy], (&mask, distances.as_ref()), index, config)?;
     }
-    builder.dense_pooler("text_model.pooler", &x, config.encoder.hidden_size, Activation::Tanh)
+    builder.dense_pooler("text_model.pooler", &copy, config.encoder.hidden_size, Activation::Tanh)
 }
 
 /// The sum of word, token type and position embeddings, in the reference's order, with layer norm:
 /// [batch, sequence, hidden].
-fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, CheckpointError> {
+fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<(Value, Value), CheckpointError> {
     let hidden = config.encoder.hidden_size;
     let named = |part: &str| format!("text_model.embeddings.{part}");
     let ids = ["input_ids", "token_type_ids"].map(|name| builder.input(name));
@@ -43,17 +43,17 @@ fn embeddings(builder: &mut Builder<'_>, config: &BertConfig) -> Result<Value, C
     if let Some(positions) = positions {
         x = builder.graph.node("Add", &named("sum"), &[&x, &positions], &[]);
     }
-    builder.layer_norm(&named("LayerNorm"), &x, &config.encoder)
+    normed_twice(builder, &named("LayerNorm"), &x, &config.encoder)
 }
 
 /// A layer with layer norm after each block. The last layer computes token 0 only.
 fn layer(
     builder: &mut Builder<'_>,
-    x: &Value,
+    [x, copy]: [&Value; 2],
     (mask, distances): (&Value, Option<&Value>),
     index: usize,
     config: &BertConfig,
-) -> Result<Value, CheckpointError> {
+) -> Result<(Value, Value), CheckpointError> {
     let encoder = &config.encoder;
     let named = |part: &str| format!("text_model.encoder.layer.{index}.{part}");
     let layers = AttentionLayers {
@@ -65,9 +65,9 @@ fn layer(
         layer_scale: None,
     };
     let last = index + 1 == encoder.layers;
-    let queries = if last { builder.first_token(&named("token_0"), x) } else { x.clone() };
+    let (residual, queries) = first_tokens(builder, &named("token_0"), [x, copy], last);
     let attended = match distances {
-        None => builder.attention(&layers, [&queries, x], &[mask], encoder)?,
+        None => builder.attention(&layers, [&queries, copy], &[mask], encoder)?,
         Some(distances) => {
             let name = named("attention.self.distance_embedding");
             let distances = if last { of_token_0(builder, distances) } else { distances.clone() };
@@ -76,15 +76,56 @@ fn layer(
                 terms.push(mask.clone());
                 Ok(terms)
             };
-            builder.attention_with(&layers, [&queries, x], added, encoder)?
+            builder.attention_with(&layers, [&queries, copy], added, encoder)?
         }
     };
-    let sum = builder.graph.node("Add", &named("attention.sum"), &[&attended, &queries], &[]);
-    let x = builder.layer_norm(&named("attention.output.LayerNorm"), &sum, encoder)?;
+    let sum = builder.graph.node("Add", &named("attention.sum"), &[&attended, &residual], &[]);
+    let (x, copy) = normed_twice(builder, &named("attention.output.LayerNorm"), &sum, encoder)?;
     let blocks = [&*named("intermediate.dense"), &named("output.dense")];
-    let y = builder.feed_forward(blocks, &x, encoder, None)?;
+    let y = builder.feed_forward(blocks, &copy, encoder, None)?;
     let sum = builder.graph.node("Add", &named("output.sum"), &[&y, &x], &[]);
-    builder.layer_norm(&named("output.LayerNorm"), &sum, encoder)
+    last_or_twice(builder, &named("output.LayerNorm"), &sum, last, encoder)
+}
+
+/// The layer norm `name` of `x`, for the residual connection and for linear layers.
+pub(super) fn normed_twice(
+    builder: &mut Builder<'_>,
+    name: &str,
+    x: &Value,
+    encoder: &EncoderConfig,
+) -> Result<(Value, Value), CheckpointError> {
+    let normed = builder.layer_norm(name, x, encoder)?;
+    let copy = builder.copy_for_linears(name, x, &normed, encoder)?;
+    Ok((normed, copy))
+}
+
+/// As [`normed_twice`]; after the last layer, the same value twice, as only the pooler reads it.
+pub(super) fn last_or_twice(
+    builder: &mut Builder<'_>,
+    name: &str,
+    x: &Value,
+    last: bool,
+    encoder: &EncoderConfig,
+) -> Result<(Value, Value), CheckpointError> {
+    if !last {
+        return normed_twice(builder, name, x, encoder);
+    }
+    let normed = builder.layer_norm_for_linears(name, x, encoder)?;
+    Ok((normed.clone(), normed))
+}
+
+/// The rows that the residual connection and the queries read: the first token in the last layer.
+pub(super) fn first_tokens(
+    builder: &mut Builder<'_>,
+    name: &str,
+    [x, copy]: [&Value; 2],
+    last: bool,
+) -> (Value, Value) {
+    if !last {
+        return (x.clone(), copy.clone());
+    }
+    let first = builder.first_token(name, x);
+    if x == copy { (first.clone(), first) } else { (first, builder.first_token(&format!("{name}.divided"), copy)) }
 }
 
 /// The distances of token 0 from each key: [1, sequence].

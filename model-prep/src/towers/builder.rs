@@ -7,7 +7,7 @@ use super::End;
 use super::tower_file::TowerFile;
 use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors};
 use crate::onnx::{Attribute, Graph, Value};
-use crate::plan::{Layer, Target};
+use crate::plan::{Layer, Site, Target};
 use crate::progress::Tick;
 use crate::quantize::{GROUP, quantize, quantize_groups, transpose};
 
@@ -15,10 +15,16 @@ use crate::quantize::{GROUP, quantize, quantize_groups, transpose};
 pub(super) struct Builder<'a> {
     pub(super) graph: Graph,
     pub(super) tensors: &'a Tensors,
-    target: Target<'a>,
+    pub(super) target: Target<'a>,
     pub(super) layers: Vec<Layer>,
+    pub(super) sites: Vec<Site>,
+    /// Values that may be divided by factors, with the name of their site.
+    pub(super) divided: Vec<(Value, String)>,
+    /// Sites whose division is a node of its own.
+    pub(super) own_nodes: Vec<String>,
+    pub(super) projects: bool,
     projection_dim: usize,
-    end: End,
+    pub(super) end: End,
     tick: Tick<'a>,
 }
 
@@ -27,7 +33,21 @@ impl<'a> Builder<'a> {
     pub(super) fn new(name: &str, checkpoint: &'a Checkpoint, target: Target<'a>, tick: Tick<'a>) -> Self {
         let (tensors, projection_dim) = (&checkpoint.tensors, checkpoint.config.projection_dim);
         let graph = Graph::new(name, target.scratch);
-        Self { graph, tensors, target, layers: Vec::new(), projection_dim, end: End::Projection, tick }
+        let projects = checkpoint.config.family.projects();
+        let (layers, sites, divided, own_nodes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self {
+            graph,
+            tensors,
+            target,
+            layers,
+            sites,
+            divided,
+            own_nodes,
+            projects,
+            projection_dim,
+            end: End::Projection,
+            tick,
+        }
     }
 
     /// Sets what the graph ends in; `width` is that of the pooler output.
@@ -111,6 +131,8 @@ impl<'a> Builder<'a> {
         from: usize,
     ) -> Value {
         let (weight_name, to) = (format!("{name}.weight"), weight.len() / from);
+        let (weight, bias) = self.with_factors(name, x, weight, bias, from);
+        let (weight, bias) = (&*weight, bias.as_deref());
         let stored = self.storage(name, LayerKind::Linear, weight.len(), from);
         let weight = match stored {
             Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(weight, from)),
@@ -208,23 +230,22 @@ impl<'a> Builder<'a> {
         x: &Value,
         encoder: &EncoderConfig,
     ) -> Result<Value, CheckpointError> {
-        let scale = self.floats(&format!("{name}.weight"), &[encoder.hidden_size])?;
-        let bias = self.floats(&format!("{name}.bias"), &[encoder.hidden_size])?;
-        let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(encoder.layer_norm_eps))];
-        Ok(self.graph.node("LayerNormalization", name, &[x, &scale, &bias], &attributes))
+        self.layer_norm_divided(name, name, x, (encoder.hidden_size, encoder.layer_norm_eps), None)
     }
 
     /// The first token of `x` [batch, n, hidden], as [batch, 1, hidden].
     pub(super) fn first_token(&mut self, name: &str, x: &Value) -> Value {
         let (zero, one) = (self.graph.list("index_0", &[0]), self.graph.list("index_1", &[1]));
-        self.graph.node("Slice", name, &[x, &zero, &one, &one], &[])
+        let token = self.graph.node("Slice", name, &[x, &zero, &one, &one], &[]);
+        self.same_channels(x, token)
     }
 
     /// The last token of `x` [batch, n, hidden], as [batch, 1, hidden].
     pub(super) fn last_token(&mut self, name: &str, x: &Value) -> Value {
         let (last, end) = (self.graph.list("index_last", &[-1]), self.graph.list("index_end", &[i64::MAX]));
         let axis = self.graph.list("index_1", &[1]);
-        self.graph.node("Slice", name, &[x, &last, &end, &axis], &[])
+        let token = self.graph.node("Slice", name, &[x, &last, &end, &axis], &[]);
+        self.same_channels(x, token)
     }
 
     /// A dense layer and an activation on the only token of `x` [batch, 1, hidden]: [batch, hidden].
@@ -243,19 +264,14 @@ impl<'a> Builder<'a> {
     /// Reshapes [batch, 1, hidden] to [batch, hidden].
     pub(super) fn only_row(&mut self, name: &str, x: &Value) -> Value {
         let axis = self.graph.list("index_1", &[1]);
-        self.graph.node("Squeeze", &format!("{name}.row"), &[x, &axis], &[])
+        let row = self.graph.node("Squeeze", &format!("{name}.row"), &[x, &axis], &[]);
+        self.same_channels(x, row)
     }
 
     /// Projects the pooler output [batch, width] into the shared embedding space, if the checkpoint has a projection and the
     /// graph is to end in it.
-    pub(super) fn projection(
-        &mut self,
-        checkpoint: &Checkpoint,
-        name: &str,
-        pooled: &Value,
-        width: usize,
-    ) -> Result<Value, CheckpointError> {
-        if !checkpoint.config.family.projects() || self.end == End::Pooler {
+    pub(super) fn projection(&mut self, name: &str, pooled: &Value, width: usize) -> Result<Value, CheckpointError> {
+        if !self.projects || self.end == End::Pooler {
             return Ok(pooled.clone());
         }
         self.linear(name, pooled, [width, self.projection_dim], false)
@@ -281,6 +297,6 @@ impl<'a> Builder<'a> {
         });
         let scratch = self.target.scratch;
         let onnx = self.graph.finish().map_err(|source| CheckpointError::io(scratch, source))?;
-        Ok(TowerFile { architecture, inputs, output, features, layers: self.layers, onnx })
+        Ok(TowerFile { architecture, inputs, output, features, layers: self.layers, sites: self.sites, onnx })
     }
 }

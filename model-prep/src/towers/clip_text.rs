@@ -21,7 +21,7 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &ClipTextConfig) -> Resu
         let prefix = format!("text_model.encoder.layers.{index}");
         x = layer(builder, &prefix, &x, &masks.each_ref(), Kept::All, &config.encoder)?;
     }
-    let x = builder.layer_norm("text_model.final_layer_norm", &x, &config.encoder)?;
+    let x = builder.final_layer_norm("text_model.final_layer_norm", &x, &config.encoder)?;
     let chosen = place(builder, config.pooling);
     let places = places(builder, &length, positions);
     let graph = &mut builder.graph;
@@ -30,8 +30,9 @@ pub(super) fn pooled(builder: &mut Builder<'_>, config: &ClipTextConfig) -> Resu
     let chosen = graph.node("Cast", "pooled_token.float", &[&chosen], &[("to", Attribute::Int(FLOAT))]);
     let axis = graph.list("index_1", &[1]);
     let chosen = graph.node("Unsqueeze", "pooled_token.row", &[&chosen, &axis], &[]);
-    let x = graph.node("MatMul", "pooled", &[&chosen, &x], &[]);
-    Ok(builder.only_row("pooled", &x))
+    let pooled = graph.node("MatMul", "pooled", &[&chosen, &x], &[]);
+    let pooled = builder.same_channels(&x, pooled);
+    Ok(builder.only_row("pooled", &pooled))
 }
 
 /// The sum of token and position embeddings: [batch, sequence, hidden].

@@ -22,7 +22,7 @@ pub(super) fn pooled(
         let name = format!("vision_model.encoder.layers.{index}");
         x = layer(builder, &name, &x, &[], Kept::for_first(index, encoder), encoder)?;
     }
-    let x = builder.layer_norm("vision_model.post_layernorm", &x, encoder)?;
+    let x = builder.final_layer_norm("vision_model.post_layernorm", &x, encoder)?;
     Ok(builder.only_row("vision_model.pooler", &x))
 }
 

@@ -28,7 +28,7 @@ pub(super) fn pooled(
         };
         x = if config.gated { gated(builder, &x, &layer, config)? } else { builder.pre_norm(&x, &layer, encoder)? };
     }
-    let x = builder.layer_norm("vision_model.layernorm", &x, encoder)?;
+    let x = builder.final_layer_norm("vision_model.layernorm", &x, encoder)?;
     Ok(builder.only_row("vision_model.pooler", &x))
 }
 
@@ -62,10 +62,11 @@ fn gated(
 ) -> Result<Value, CheckpointError> {
     let encoder = &config.encoder;
     let x = builder.attention_block(x, layer, encoder)?;
-    let normed = builder.layer_norm(&layer.named(layer.names.norms[1]), &x, encoder)?;
+    let normed = builder.layer_norm_for_linears(&layer.named(layer.names.norms[1]), &x, encoder)?;
     let [gate, up] = [0, 1].map(|half| half_layer(builder, &normed, layer, half, config));
     let gate = builder.activation(&layer.named("mlp.gate"), &gate?, Activation::Silu);
     let gated = builder.graph.node("Mul", &layer.named("mlp.gated"), &[&gate, &up?], &[]);
+    builder.divided_by(&layer.named("mlp.up_proj"), &gated);
     let down = layer.named("mlp.weights_out");
     let shape = [encoder.intermediate_size, encoder.hidden_size];
     let y = builder.scaled_linear(&down, &gated, shape, true, layer.scale(1).as_deref())?;

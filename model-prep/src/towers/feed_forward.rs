@@ -16,6 +16,13 @@ impl Builder<'_> {
         let (hidden, inner) = (encoder.hidden_size, encoder.intermediate_size);
         let x = self.linear(up, x, [hidden, inner], true)?;
         let x = self.activation(up, &x, encoder.activation);
+        let x = if encoder.activation == Activation::Relu {
+            // Of positive factors, it does not matter whether they come before or after.
+            self.divided_by(up, &x);
+            x
+        } else {
+            self.divided_rows(&format!("{up}.activated"), &x)
+        };
         self.scaled_linear(down, &x, [inner, hidden], true, layer_scale)
     }
 

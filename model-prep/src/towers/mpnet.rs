@@ -1,6 +1,7 @@
 //! MPNet: BERT with an attention bias that depends on the distance between tokens.
 
 use super::attention::{AttentionLayers, additive_mask};
+use super::bert::{first_tokens, last_or_twice, normed_twice};
 use super::builder::Builder;
 use super::distances::distances;
 use crate::checkpoint::{Activation, CheckpointError, EncoderConfig, MpnetConfig};
@@ -11,17 +12,17 @@ const DISTANCE_MAX: f32 = 128.0;
 
 /// The pooler output [batch, hidden] for tokens [batch, sequence].
 pub(super) fn pooled(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
-    let mut x = embeddings(builder, config)?;
+    let (mut x, mut copy) = embeddings(builder, config)?;
     let mask = additive_mask(builder);
     let bias = position_bias(builder, config)?;
     for index in 0..config.encoder.layers {
-        x = layer(builder, &x, [&bias, &mask], index, &config.encoder)?;
+        (x, copy) = layer(builder, [&x, &copy], [&bias, &mask], index, &config.encoder)?;
     }
-    builder.dense_pooler("text_model.pooler", &x, config.encoder.hidden_size, Activation::Tanh)
+    builder.dense_pooler("text_model.pooler", &copy, config.encoder.hidden_size, Activation::Tanh)
 }
 
 /// The sum of word and position embeddings, with layer norm: [batch, sequence, hidden].
-fn embeddings(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, CheckpointError> {
+fn embeddings(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<(Value, Value), CheckpointError> {
     let hidden = config.encoder.hidden_size;
     let named = |part: &str| format!("text_model.embeddings.{part}");
     let ids = ["input_ids", "position_ids"].map(|name| builder.input(name));
@@ -29,7 +30,7 @@ fn embeddings(builder: &mut Builder<'_>, config: &MpnetConfig) -> Result<Value, 
     let name = named("position_embeddings");
     let positions = builder.float_embedding(&name, &ids[1], [config.max_position_embeddings, hidden])?;
     let x = builder.graph.node("Add", &named("sum"), &[&words, &positions], &[]);
-    builder.layer_norm(&named("LayerNorm"), &x, &config.encoder)
+    normed_twice(builder, &named("LayerNorm"), &x, &config.encoder)
 }
 
 /// The bias of each pair of query and key [1, heads, sequence, sequence].
@@ -71,11 +72,11 @@ fn bucket(distance: i64) -> usize {
 /// A layer with layer norm after each block. The last layer computes token 0 only.
 fn layer(
     builder: &mut Builder<'_>,
-    x: &Value,
+    [x, copy]: [&Value; 2],
     [bias, mask]: [&Value; 2],
     index: usize,
     encoder: &EncoderConfig,
-) -> Result<Value, CheckpointError> {
+) -> Result<(Value, Value), CheckpointError> {
     let named = |part: &str| format!("text_model.encoder.layer.{index}.{part}");
     let layers = AttentionLayers {
         query: named("attention.attn.q"),
@@ -85,20 +86,21 @@ fn layer(
         biases: [true; 3],
         layer_scale: None,
     };
-    let (queries, bias) = if index + 1 == encoder.layers {
-        let queries = builder.first_token(&named("token_0"), x);
+    let last = index + 1 == encoder.layers;
+    let (residual, queries) = first_tokens(builder, &named("token_0"), [x, copy], last);
+    let bias = if last {
         let graph = &mut builder.graph;
         let (zero, one, axis) = (graph.list("index_0", &[0]), graph.list("index_1", &[1]), graph.list("index_2", &[2]));
-        (queries, graph.node("Slice", &named("token_0.bias"), &[bias, &zero, &one, &axis], &[]))
+        graph.node("Slice", &named("token_0.bias"), &[bias, &zero, &one, &axis], &[])
     } else {
-        (x.clone(), bias.clone())
+        bias.clone()
     };
-    let attended = builder.attention(&layers, [&queries, x], &[&bias, mask], encoder)?;
-    let sum = builder.graph.node("Add", &named("attention.sum"), &[&attended, &queries], &[]);
-    let x = builder.layer_norm(&named("attention.LayerNorm"), &sum, encoder)?;
-    let y = builder.feed_forward([&named("intermediate.dense"), &named("output.dense")], &x, encoder, None)?;
+    let attended = builder.attention(&layers, [&queries, copy], &[&bias, mask], encoder)?;
+    let sum = builder.graph.node("Add", &named("attention.sum"), &[&attended, &residual], &[]);
+    let (x, copy) = normed_twice(builder, &named("attention.LayerNorm"), &sum, encoder)?;
+    let y = builder.feed_forward([&named("intermediate.dense"), &named("output.dense")], &copy, encoder, None)?;
     let sum = builder.graph.node("Add", &named("output.sum"), &[&y, &x], &[]);
-    builder.layer_norm(&named("output.LayerNorm"), &sum, encoder)
+    last_or_twice(builder, &named("output.LayerNorm"), &sum, last, encoder)
 }
 
 #[cfg(test)]

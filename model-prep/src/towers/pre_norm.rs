@@ -106,7 +106,7 @@ impl Builder<'_> {
             layer_scale: layer.scale(0),
         };
         let norm = layer.named(names.norms[0]);
-        let states = self.layer_norm(&norm, x, encoder)?;
+        let states = self.layer_norm_for_linears(&norm, x, encoder)?;
         let (x, queries) = match layer.kept {
             Kept::All => (x.clone(), states.clone()),
             Kept::First => {
@@ -129,7 +129,7 @@ impl Builder<'_> {
         layer: &Layer<'_>,
         encoder: &EncoderConfig,
     ) -> Result<Value, CheckpointError> {
-        let normed = self.layer_norm(&layer.named(layer.names.norms[1]), x, encoder)?;
+        let normed = self.layer_norm_for_linears(&layer.named(layer.names.norms[1]), x, encoder)?;
         let [up, down] = layer.names.feed_forward.map(|part| layer.named(part));
         let y = self.feed_forward([&up, &down], &normed, encoder, layer.scale(1).as_deref())?;
         Ok(self.graph.node("Add", &layer.named("output"), &[x, &y], &[]))

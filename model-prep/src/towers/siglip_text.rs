@@ -25,7 +25,7 @@ pub(super) fn pooled(
         let kept = if index + 1 == encoder.layers { Kept::Last } else { Kept::All };
         x = layer(builder, &prefix, &x, &mask.iter().collect::<Vec<_>>(), kept, encoder)?;
     }
-    let x = builder.layer_norm("text_model.final_layer_norm", &x, encoder)?;
+    let x = builder.layer_norm_for_linears("text_model.final_layer_norm", &x, encoder)?;
     let x = builder.only_row("text_model.final_layer_norm", &x);
     builder.linear("text_model.head", &x, [encoder.hidden_size, config.projection_size], true)
 }

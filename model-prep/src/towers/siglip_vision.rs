@@ -26,7 +26,7 @@ pub(super) fn pooled(
         let name = format!("vision_model.encoder.layers.{index}");
         x = layer(builder, &name, &x, &[], Kept::All, encoder)?;
     }
-    let x = builder.layer_norm("vision_model.post_layernorm", &x, encoder)?;
+    let x = builder.layer_norm_for_linears("vision_model.post_layernorm", &x, encoder)?;
     head(builder, &x, config)
 }
 
@@ -61,8 +61,9 @@ fn head(builder: &mut Builder<'_>, x: &Value, config: &SiglipVisionConfig) -> Re
     builder.same_storage(&[&named("attention.key"), &named("attention.value")]);
     let output = named("attention.out_proj");
     let context = builder.context([&name, &output], [&query, &key, &value], &[], &merged, encoder);
+    builder.divided_by(&named("attention.value"), &context);
     let x = builder.linear(&output, &context, [hidden, hidden], true)?;
-    let normed = builder.layer_norm(&named("layernorm"), &x, encoder)?;
+    let normed = builder.layer_norm_for_linears(&named("layernorm"), &x, encoder)?;
     let y = builder.feed_forward([&named("mlp.fc1"), &named("mlp.fc2")], &normed, encoder, None)?;
     let x = builder.graph.node("Add", &named("output"), &[&x, &y], &[]);
     Ok(builder.only_row("vision_model.head", &x))

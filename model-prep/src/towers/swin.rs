@@ -53,7 +53,7 @@ pub(super) fn pooled(builder: &mut Builder<'_>, pixels: &Value, config: &SwinCon
         }
     }
     let Some(encoder) = config.stages.last() else { return Ok(x) };
-    let x = builder.layer_norm("vision_model.layernorm", &x, encoder)?;
+    let x = builder.final_layer_norm("vision_model.layernorm", &x, encoder)?;
     let x = builder.mean_from("vision_model.pooler", &x, 0);
     Ok(builder.only_row("vision_model.pooler", &x))
 }
@@ -107,18 +107,11 @@ fn merged(
     let (norm, reduction) = (format!("{name}.norm"), format!("{name}.reduction"));
     if second {
         let x = builder.linear(&reduction, &x, [4 * width, 2 * width], false)?;
-        return outer_norm(builder, &norm, &x, 2 * width);
+        let norm_of = (2 * width, OUTER_EPS);
+        return builder.layer_norm_divided(&norm, &norm, &x, norm_of, None);
     }
-    let x = outer_norm(builder, &norm, &x, 4 * width)?;
+    let x = builder.layer_norm_for_linears_of(&norm, &x, (4 * width, OUTER_EPS))?;
     builder.linear(&reduction, &x, [4 * width, 2 * width], false)
-}
-
-/// A layer norm outside of layers.
-fn outer_norm(builder: &mut Builder<'_>, name: &str, x: &Value, width: usize) -> Result<Value, CheckpointError> {
-    let scale = builder.floats(&format!("{name}.weight"), &[width])?;
-    let bias = builder.floats(&format!("{name}.bias"), &[width])?;
-    let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(OUTER_EPS))];
-    Ok(builder.graph.node("LayerNormalization", name, &[x, &scale, &bias], &attributes))
 }
 
 /// A layer with layer norm before each block and attention within `windows`.
@@ -130,14 +123,14 @@ fn layer(
     (encoder, qkv_bias): (&EncoderConfig, bool),
 ) -> Result<Value, CheckpointError> {
     let named = |part: &str| format!("{name}.{part}");
-    let states = builder.layer_norm(&named("layernorm_before"), x, encoder)?;
+    let states = builder.layer_norm_for_linears(&named("layernorm_before"), x, encoder)?;
     // Padding takes part in attention, with the keys and values of zeros.
     let states = with_padding(builder, &named("attention"), &states, windows.is_padded());
     let context = attention(builder, &states, name, windows, (encoder, qkv_bias))?;
     let hidden = encoder.hidden_size;
     let attended = builder.linear(&named("attention.output.dense"), &context, [hidden, hidden], true)?;
     let x = builder.graph.node("Add", &named("attention"), &[x, &attended], &[]);
-    let normed = builder.layer_norm(&named("layernorm_after"), &x, encoder)?;
+    let normed = builder.layer_norm_for_linears(&named("layernorm_after"), &x, encoder)?;
     let y = builder.feed_forward([&named("intermediate.dense"), &named("output.dense")], &normed, encoder, None)?;
     Ok(builder.graph.node("Add", &named("output"), &[&x, &y], &[]))
 }
@@ -221,6 +214,7 @@ fn context(
     let context = graph.node("Transpose", &named("context_rows"), &[&context], &perm);
     let merged = graph.list(&named("shape.merged_heads"), &[0, (count * area) as i64, hidden as i64]);
     let context = graph.node("Reshape", &named("context_merged"), &[&context, &merged], &[]);
+    builder.divided_by(&named("value"), &context);
     gathered(builder, &named("context_tokens"), &context, &windows.inverse(), count * area)
 }
 
@@ -230,7 +224,8 @@ fn with_padding(builder: &mut Builder<'_>, name: &str, x: &Value, needed: bool) 
         return x.clone();
     }
     let pads = builder.graph.list("one_row_after", &[0, 0, 0, 0, 1, 0]);
-    builder.graph.node("Pad", &format!("{name}.padded"), &[x, &pads], &[])
+    let padded = builder.graph.node("Pad", &format!("{name}.padded"), &[x, &pads], &[]);
+    builder.same_channels(x, padded)
 }
 
 /// Gathers the tokens at `places` of `x` [batch, count, width]. `None` takes the row after the last token.
@@ -240,5 +235,7 @@ fn gathered(builder: &mut Builder<'_>, name: &str, x: &Value, places: &[Option<u
         return x.clone();
     }
     let places = builder.graph.list(&format!("{name}.places"), &places);
-    builder.graph.node("Gather", &format!("{name}.gathered"), &[x, &places], &[("axis", Attribute::Int(1))])
+    let axis = [("axis", Attribute::Int(1))];
+    let gathered = builder.graph.node("Gather", &format!("{name}.gathered"), &[x, &places], &axis);
+    builder.same_channels(x, gathered)
 }

@@ -3,7 +3,7 @@
 use spotter_engine::bundle::{Architecture, Dim, TensorSpec};
 
 use crate::onnx::OnnxFile;
-use crate::plan::Layer;
+use crate::plan::{Layer, Site};
 
 /// Outputs of an image tower: the normalised embedding, and the features before normalisation.
 pub(crate) const IMAGE_OUTPUTS: [&str; 2] = ["image_embeds", "image_features"];
@@ -24,6 +24,8 @@ pub struct TowerFile {
     pub features: TensorSpec,
     /// The layers that a [`crate::plan::Plan`] names, in the order of the graph.
     pub layers: Vec<Layer>,
+    /// Where scale can be moved from activations into weights, in the order of the graph.
+    pub sites: Vec<Site>,
     /// The ONNX file.
     pub onnx: OnnxFile,
 }

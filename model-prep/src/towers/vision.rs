@@ -84,15 +84,17 @@ impl Builder<'_> {
     }
 
     /// The mean of the tokens of `x` [batch, n, hidden] from index `first` on, as [batch, 1, hidden].
-    pub(super) fn mean_from(&mut self, name: &str, x: &Value, first: usize) -> Value {
+    pub(super) fn mean_from(&mut self, name: &str, all: &Value, first: usize) -> Value {
         let axis = self.graph.list("index_1", &[1]);
         let x = if first == 0 {
-            x.clone()
+            all.clone()
         } else {
             let start = self.graph.list(&format!("index_{first}"), &[first as i64]);
             let end = self.graph.list("index_end", &[i64::MAX]);
-            self.graph.node("Slice", &format!("{name}.tokens"), &[x, &start, &end, &axis], &[])
+            self.graph.node("Slice", &format!("{name}.tokens"), &[all, &start, &end, &axis], &[])
         };
-        self.graph.node("ReduceMean", &format!("{name}.mean"), &[&x, &axis], &[("keepdims", Attribute::Int(1))])
+        let mean =
+            self.graph.node("ReduceMean", &format!("{name}.mean"), &[&x, &axis], &[("keepdims", Attribute::Int(1))]);
+        self.same_channels(all, mean)
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn pooled(
         };
         x = builder.pre_norm(&x, &layer, encoder)?;
     }
-    let x = builder.layer_norm("vision_model.layernorm", &x, encoder)?;
+    let x = builder.layer_norm_for_linears("vision_model.layernorm", &x, encoder)?;
     builder.dense_pooler("vision_model.pooler", &x, encoder.hidden_size, config.pooler_activation)
 }
 

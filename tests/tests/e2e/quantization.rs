@@ -72,21 +72,24 @@ pub(crate) fn demo_to_export(folder: &Path) -> PathBuf {
     if e2e::emulated() { copied(folder, |_| ()) } else { demo() }
 }
 
-/// The demo checkpoint with one layer that int8 cannot represent: one input channel has weights a thousand times as
-/// large, and the norm before it makes its values a thousand times as small, which changes nothing in floats.
+/// The demo checkpoint with one layer that int8 cannot represent: the norm before it adds a number to one channel that is
+/// far larger than all values, and the layer's bias takes it away, which changes next to nothing in floats. No factor
+/// helps: the number is large in the activations, or its column is in the weights.
 fn spoiled(folder: &Path) -> PathBuf {
+    const SHIFT: f32 = 30_000.0;
     copied(folder, |weights| {
-        for (name, factor) in
-            [(format!("{SPOILED}.weight"), 1000.0), (format!("{NORM}.weight"), 0.001), (format!("{NORM}.bias"), 0.001)]
-        {
-            let (dtype, shape, data) = weights.get_mut(&name).unwrap();
+        let floats = |(dtype, _, data): &Weight| -> Vec<f32> {
             assert_eq!(*dtype, Dtype::F32);
-            // The first column of the matrix, the first value of the vectors.
-            let row = size_of::<f32>() * shape[shape.len() - 1];
-            for first in data.chunks_exact_mut(row).map(|row| &mut row[..size_of::<f32>()]) {
-                let scaled = f32::from_le_bytes((&*first).try_into().unwrap()) * factor;
-                first.copy_from_slice(&scaled.to_le_bytes());
-            }
+            data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        };
+        let matrix = floats(&weights[&format!("{SPOILED}.weight")]);
+        let [mut norm, mut bias] = [NORM, SPOILED].map(|layer| floats(&weights[&format!("{layer}.bias")]));
+        let first_column = matrix.chunks_exact(norm.len()).map(|row| row[0]);
+        bias.iter_mut().zip(first_column).for_each(|(b, w)| *b -= SHIFT * w);
+        norm[0] += SHIFT;
+        for (layer, values) in [(NORM, norm), (SPOILED, bias)] {
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            weights.get_mut(&format!("{layer}.bias")).unwrap().2 = bytes;
         }
     })
 }
@@ -321,7 +324,7 @@ fn exceptions_of_a_plan_stay_floats() {
     let layers =
         ["query", "key", "value"].map(|part| format!("vision_model.encoder.layer.0.attention.attention.{part}"));
     let exceptions: BTreeMap<_, _> = layers.iter().map(|name| (name.clone(), Weights::F32)).collect();
-    let plans = Plans { image: Plan { weights: Weights::Int8, exceptions }, text: Weights::Int8.into() };
+    let plans = Plans { image: Plan { exceptions, ..Plan::from(Weights::Int8) }, text: Weights::Int8.into() };
     export(&Checkpoint::open(&demo()).unwrap(), &out, "test", plans, &|| ()).unwrap();
     let onnx = pb::ModelProto::decode(&*std::fs::read(out.join("vision.onnx")).unwrap()).unwrap();
     let initializers = onnx.graph.unwrap().initializer;

@@ -166,6 +166,8 @@ pub(crate) enum Op {
     Lookup { table: Arc<Table>, index: SequenceIndex, out: ValueId },
     /// `out = x + table`; the table has a row for each row of x, or a single one.
     AddTable { x: View, table: Vec<f32>, out: ValueId },
+    /// `out = x * factors`, column by column.
+    Scale { x: View, factors: Vec<f32>, out: ValueId },
     /// `out = a + b`.
     Add { a: View, b: View, out: ValueId },
     /// Layer norm of each row.
@@ -211,6 +213,7 @@ impl Op {
             Self::PatchEmbedding { out, .. }
             | Self::Lookup { out, .. }
             | Self::AddTable { out, .. }
+            | Self::Scale { out, .. }
             | Self::Add { out, .. }
             | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
@@ -232,6 +235,7 @@ impl Op {
             Self::PatchEmbedding { out, .. }
             | Self::Lookup { out, .. }
             | Self::AddTable { out, .. }
+            | Self::Scale { out, .. }
             | Self::Add { out, .. }
             | Self::LayerNorm { out, .. }
             | Self::Linear { out, .. }
@@ -249,6 +253,7 @@ impl Op {
         match self {
             Self::PatchEmbedding { .. } | Self::Lookup { .. } | Self::Constant { .. } => vec![],
             Self::AddTable { x, .. }
+            | Self::Scale { x, .. }
             | Self::LayerNorm { x, .. }
             | Self::Linear { x, .. }
             | Self::Activate { x, .. }
@@ -267,6 +272,7 @@ impl Op {
             Self::PatchEmbedding { .. } | Self::Lookup { .. } | Self::Constant { .. } => false,
             Self::Linear { x, add, out, .. } => is(x) || (*add && *out == value),
             Self::AddTable { x, .. }
+            | Self::Scale { x, .. }
             | Self::LayerNorm { x, .. }
             | Self::Activate { x, .. }
             | Self::First { x, .. }
@@ -283,6 +289,7 @@ impl Op {
             Self::PatchEmbedding { .. } => "patch embedding",
             Self::Lookup { .. } => "embedding",
             Self::AddTable { .. } => "position embedding",
+            Self::Scale { .. } => "scale",
             Self::Add { .. } => "add",
             Self::LayerNorm { .. } => "layer norm",
             Self::Linear { activation: None, add: false, .. } => "linear",

@@ -27,8 +27,23 @@ pub(crate) enum Input<'a> {
     Tokens { ids: &'a [i64], types: &'a [i64], positions: &'a [i64], mask: &'a [i64] },
 }
 
-/// Called with the index of each step that starts, and with `None` at the end. A run with an observer uses one thread.
-pub(crate) type Observer<'a> = &'a (dyn Fn(Option<usize>) + Sync);
+/// What a run tells its caller. A run that is watched uses one thread.
+#[derive(Clone, Copy)]
+pub(crate) enum Watch<'a> {
+    Nothing,
+    /// The index of each step that starts, and `None` at the end.
+    Steps(&'a (dyn Fn(Option<usize>) + Sync)),
+    /// Each row that a linear layer reads, with the index of its step.
+    LinearInputs(&'a (dyn Fn(usize, &[f32]) + Sync)),
+}
+
+impl Watch<'_> {
+    fn step(&self, step: Option<usize>) {
+        if let Self::Steps(called) = self {
+            called(step);
+        }
+    }
+}
 
 /// A program with its scratch memory.
 #[derive(Debug)]
@@ -129,7 +144,7 @@ impl Runner {
     ///
     /// # Panics
     /// If the size of the input or of `out` is wrong; towers check both before.
-    pub(crate) fn run(&self, input: Input<'_>, out: &mut [f32], observer: Option<Observer<'_>>) {
+    pub(crate) fn run(&self, input: Input<'_>, out: &mut [f32], watch: Watch<'_>) {
         let tokens = match input {
             Input::Pixels(..) => self.program.tokens,
             Input::Tokens { ids, .. } => ids.len(),
@@ -138,17 +153,17 @@ impl Runner {
         let _running = lock(&self.running);
         let partition = Partition::new(tokens, self.pool.threads(), self.heads);
         self.next.iter().for_each(|next| next.store(0, Ordering::Relaxed));
-        if let Some(observer) = observer {
+        if !matches!(watch, Watch::Nothing) {
             let mut scratch = lock(&self.scratch[0]);
-            let work = Work { runner: self, input, partition, observer };
+            let work = Work { runner: self, input, partition, watch };
             for phase in 0..self.phases.len() {
                 work.phase(phase, &mut scratch);
             }
-            observer(None);
+            watch.step(None);
         } else {
             self.pool.run(&|number, barrier| {
                 let mut scratch = lock(&self.scratch[number]);
-                let work = Work { runner: self, input, partition, observer: &|_| {} };
+                let work = Work { runner: self, input, partition, watch };
                 for phase in 0..self.phases.len() {
                     work.phase(phase, &mut scratch);
                     barrier.wait();
@@ -173,7 +188,7 @@ struct Work<'a> {
     runner: &'a Runner,
     input: Input<'a>,
     partition: Partition,
-    observer: Observer<'a>,
+    watch: Watch<'a>,
 }
 
 impl Work<'_> {
@@ -197,13 +212,16 @@ impl Work<'_> {
                         block.fetch_context(step);
                     }
                     for step in steps.clone() {
-                        (self.observer)(Some(step));
+                        self.watch.step(Some(step));
+                        if let Watch::LinearInputs(take) = self.watch {
+                            block.show_inputs(step, take);
+                        }
                         block.step(&runner.program.steps[step].op, scratch);
                     }
                 }
             }
             Phase::Attention(step) => {
-                (self.observer)(Some(*step));
+                self.watch.step(Some(*step));
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Op::Attention(attention) = &runner.program.steps[*step].op else { return };
@@ -216,7 +234,7 @@ impl Work<'_> {
             Phase::Pool(step) => {
                 let Op::Pool { x, pooling, out } = runner.program.steps[*step].op else { return };
                 if next.fetch_add(1, Ordering::Relaxed) == 0 {
-                    (self.observer)(Some(*step));
+                    self.watch.step(Some(*step));
                     self.pool(x, pooling, out, &mut scratch.pooled);
                 }
             }

@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView4};
 
 use super::{Engine, OnnxSource, Output, Profile, Threads, TowerError, checked, load, profile};
 use crate::bundle::{Bundle, Manifest, TowerKind};
-use crate::fused::{Input, Inputs};
+use crate::fused::{Input, Inputs, Watch};
 
 /// The image tower: normalised pixels in, normalised embedding out.
 ///
@@ -135,10 +135,28 @@ impl ImageTower {
     fn run(&self, pixels: &[f32], out: &mut [f32], wanted: Output) -> Result<(), TowerError> {
         self.check(pixels, out)?;
         match &self.engine {
-            Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), out, None),
+            Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), out, Watch::Nothing),
             Engine::Tract(towers) => towers.image(pixels, self.image_size, out)?,
         }
         self.output.finish(TowerKind::Image, wanted, out)
+    }
+
+    /// Embeds one image on the calling thread, and passes every row that a linear layer reads to `take`, with its step
+    /// ([`Self::layers`]). A tower that does not run fused passes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::embed`].
+    pub fn embed_showing(
+        &self,
+        pixels: &[f32],
+        take: &mut (dyn FnMut(&super::Layer, &[f32]) + Send),
+    ) -> Result<Vec<f32>, TowerError> {
+        let Engine::Fused(runner) = &self.engine else { return self.embed(pixels) };
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.check(pixels, &embedding)?;
+        self.layers.show_linear_inputs(runner, Input::Pixels(pixels, self.image_size), &mut embedding, take);
+        self.output.finish(TowerKind::Image, Output::Embedding, &mut embedding)?;
+        Ok(embedding)
     }
 
     fn check(&self, pixels: &[f32], embedding: &[f32]) -> Result<(), TowerError> {

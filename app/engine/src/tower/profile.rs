@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tract_onnx::pb;
 
-use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Weights, lock};
+use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Watch, Weights, lock};
 
 /// The arithmetic of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,26 @@ impl Layers {
         Profile { kernels, unfused, layers: self.layers.clone() }
     }
 
+    /// Runs once on the calling thread, and passes every row that a linear layer reads to `take`, with its step.
+    pub(super) fn show_linear_inputs(
+        &self,
+        runner: &Runner,
+        input: Input<'_>,
+        out: &mut [f32],
+        take: &mut (dyn FnMut(&Layer, &[f32]) + Send),
+    ) {
+        let take = Mutex::new(take);
+        runner.run(
+            input,
+            out,
+            Watch::LinearInputs(&|step, row| {
+                if let Some(layer) = self.layers.get(step) {
+                    (lock(&take))(layer, row);
+                }
+            }),
+        );
+    }
+
     /// Runs once on the calling thread and measures each step; `clock` returns nanoseconds.
     pub(super) fn measure(
         &self,
@@ -106,7 +126,7 @@ impl Layers {
         runner.run(
             input,
             out,
-            Some(&|next| {
+            Watch::Steps(&|next| {
                 let now = clock();
                 let mut current = lock(&current);
                 if let (Some(step), since) = *current {

@@ -6,7 +6,7 @@ use ndarray::Array2;
 
 use super::{Engine, OnnxSource, Output, Profile, Threads, TowerError, checked, load, profile};
 use crate::bundle::{Bundle, Manifest, Padding, Positions, TowerKind};
-use crate::fused::{Input, Inputs};
+use crate::fused::{Input, Inputs, Watch};
 use crate::tokenize::{Encoding, Tokenizer};
 
 /// The text tower with its tokenizer: prompt in, normalised embedding out.
@@ -172,13 +172,32 @@ impl TextTower {
         }
         self.check(encoding)?;
         match &mut self.engine {
-            Engine::Fused(runner) => runner.run(tokens(encoding), out, None),
+            Engine::Fused(runner) => runner.run(tokens(encoding), out, Watch::Nothing),
             Engine::Tract(towers) => {
                 let length = towers.length_for(encoding.ids.len());
                 towers.text(&encoding.with_masked_tail(length), out)?;
             }
         }
         self.output.finish(tower, wanted, out)
+    }
+
+    /// Embeds one prompt on the calling thread, and passes every row that a linear layer reads to `take`, with its step
+    /// ([`Self::layers`]). A tower that does not run fused passes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::embed`].
+    pub fn embed_showing(
+        &mut self,
+        prompt: &str,
+        take: &mut (dyn FnMut(&super::Layer, &[f32]) + Send),
+    ) -> Result<Vec<f32>, TowerError> {
+        let encoding = self.tokenizer.encode(prompt)?;
+        let Engine::Fused(runner) = &self.engine else { return self.embed_encoding(&encoding) };
+        self.check(&encoding)?;
+        let mut embedding = vec![0.0; self.projection_dim];
+        self.layers.show_linear_inputs(runner, tokens(&encoding), &mut embedding, take);
+        self.output.finish(TowerKind::Text, Output::Embedding, &mut embedding)?;
+        Ok(embedding)
     }
 
     fn check(&self, encoding: &Encoding) -> Result<(), TowerError> {

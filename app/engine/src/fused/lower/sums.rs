@@ -55,6 +55,12 @@ impl Lowering<'_, '_> {
             ("Add", SymbolicValue::Constant(table), SymbolicValue::Rows(_) | SymbolicValue::Function(..), ..) => {
                 self.add_constant(right, *table, &node.output[0])
             }
+            ("Mul", SymbolicValue::Rows(_) | SymbolicValue::Function(..), SymbolicValue::Constant(factors), ..) => {
+                self.scale_columns(left, *factors, &node.output[0])
+            }
+            ("Mul", SymbolicValue::Constant(factors), SymbolicValue::Rows(_) | SymbolicValue::Function(..), ..) => {
+                self.scale_columns(right, *factors, &node.output[0])
+            }
             (
                 _,
                 SymbolicValue::Rows(_) | SymbolicValue::Function(..),
@@ -115,6 +121,19 @@ impl Lowering<'_, '_> {
         }
         let out = self.value(self.rows_of(a), a.width);
         self.push(&node.output[0], Op::Add { a, b, out: out.value });
+        Ok(SymbolicValue::Rows(out))
+    }
+
+    /// Multiplies each column of rows by its own constant.
+    fn scale_columns(&mut self, name: &str, factors: usize, step: &str) -> Lowered<SymbolicValue> {
+        let x = self.rows(name, name)?;
+        let shape = self.shape(factors);
+        if shape.last() != Some(&x.width) || shape.iter().product::<usize>() != x.width {
+            return unsupported(format!("rows of {} values multiplied by a constant of shape {shape:?}", x.width));
+        }
+        let factors = self.floats(factors)?;
+        let out = self.value(self.rows_of(x), x.width);
+        self.push(step, Op::Scale { x, factors, out: out.value });
         Ok(SymbolicValue::Rows(out))
     }
 

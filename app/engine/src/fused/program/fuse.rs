@@ -188,6 +188,7 @@ impl Program {
         for index in 0..self.steps.len() {
             let (x, out) = match &self.steps[index].op {
                 Op::AddTable { x, out, .. }
+                | Op::Scale { x, out, .. }
                 | Op::Activate { x, out, .. }
                 | Op::Normalize { x, out, .. }
                 | Op::Add { a: x, out, .. } => (*x, *out),

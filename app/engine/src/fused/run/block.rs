@@ -73,6 +73,16 @@ impl Block<'_, '_> {
         }
     }
 
+    /// Passes the rows that a linear layer reads to `take`.
+    pub(super) fn show_inputs(&self, step: usize, take: &dyn Fn(usize, &[f32])) {
+        let Op::Linear { x, out, .. } = &self.work.runner.program.steps[step].op else { return };
+        let (count, stride) = (self.count(*out), self.width(x.value));
+        let start = self.work.runner.offsets[x.value] + x.offset;
+        for row in 0..count {
+            take(step, &self.values[start + row * stride..][..x.width]);
+        }
+    }
+
     pub(super) fn step(&mut self, op: &Op, scratch: &mut Scratch) {
         if self.count(op.out()) == 0 {
             return;
@@ -81,6 +91,7 @@ impl Block<'_, '_> {
             Op::PatchEmbedding { patches, weights, out } => self.patch_embedding(patches, weights, *out, scratch),
             Op::Lookup { table, index, out } => self.lookup(table, *index, *out),
             Op::AddTable { x, table, out } => self.add_table(*x, table, *out),
+            Op::Scale { x, factors, out } => self.scale(*x, factors, *out),
             Op::Add { a, b, out } => self.add(*a, *b, *out),
             Op::LayerNorm { x, gamma, beta, epsilon, out } => {
                 let (width, kernels) = (self.width(x.value), self.work.runner.kernels);
@@ -139,6 +150,14 @@ impl Block<'_, '_> {
         for (row, out) in self.values[range].chunks_exact_mut(x.width).enumerate() {
             let table = if table.len() == x.width { table } else { &table[(first + row) * x.width..] };
             out.iter_mut().zip(table).for_each(|(out, t)| *out += t);
+        }
+    }
+
+    fn scale(&mut self, x: View, factors: &[f32], out: ValueId) {
+        self.copy(x, out);
+        let range = self.range(out);
+        for row in self.values[range].chunks_exact_mut(x.width) {
+            row.iter_mut().zip(factors).for_each(|(out, factor)| *out *= factor);
         }
     }
 
