@@ -30,7 +30,7 @@ help:
 	@echo 'make run     build Spotter and run it on the camera, or on drawn shapes if there is none (ARGS="--source ...")'
 	@echo 'make test    all tests'
 	@echo 'make release build spotter and model-prep for shipping'
-	@echo 'make lint    formatting, import circles, clippy, documentation; warnings are errors'
+	@echo 'make lint    formatting, cyclic module dependencies, clippy, documentation; warnings are errors'
 	@echo 'make deny    licences, sources, known vulnerabilities and yanked releases of all dependencies'
 	@echo 'make arm64   build Spotter for 64-bit ARM Linux (Raspberry Pi, Jetson); arm64-musl: as one static file'
 	@echo 'make armv7   build Spotter for 32-bit ARM Linux'

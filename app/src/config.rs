@@ -352,10 +352,8 @@ impl Metrics {
 fn source(root: &Section<'_>, folder: &Path) -> Option<String> {
     let source = root.string("source")?;
     let text = *source.get_ref();
-    match text.parse() {
-        // Only images have relative paths.
-        Ok(Uri::Images(path)) if path.is_relative() => Some(folder.join(path).display().to_string()),
-        Ok(_) => Some(text.to_owned()),
+    match text.parse::<Uri>() {
+        Ok(uri) => Some(uri.text_in(folder, text)),
         Err(error) => {
             root.problem(source.span(), error.to_string());
             None

@@ -1,6 +1,7 @@
 //! Helpers of the end-to-end tests.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
@@ -53,6 +54,26 @@ pub fn program(name: &str) -> PathBuf {
 /// Returns whether tests must not skip anything silently: everything they need is installed there.
 pub fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+/// Environment variable with the Python of the tests, which has the packages of `tests/reference/requirements-check.txt`.
+const PYTHON: &str = "SPOTTER_PYTHON";
+
+/// The Python that `SPOTTER_PYTHON` names, if it has all these modules. Without it the test says that it skips the check. On
+/// an emulated machine too it is a program of this machine.
+///
+/// # Panics
+/// If it is missing with `CI=true`, except when programs are emulated: the tests of this machine need it there already.
+pub fn python(modules: &[&str]) -> Option<OsString> {
+    let imports: String = modules.iter().map(|module| format!("import {module}\n")).collect();
+    let found = std::env::var_os(PYTHON)
+        .filter(|python| Command::new(python).args(["-c", &imports]).output().is_ok_and(|done| done.status.success()));
+    if found.is_none() {
+        let missing = format!("{PYTHON} names no Python with {modules:?} (tests/reference/requirements-check.txt)");
+        assert!(!is_ci() || emulated(), "{missing}");
+        println!("skipped: {missing}");
+    }
+    found
 }
 
 /// Path of the running test binary, to start it once more; a script if emulated, as in [`program`].

@@ -3,7 +3,7 @@
 //! The engine reads a [`bundle::Bundle`] (two ONNX towers, a tokenizer and a manifest), turns images into
 //! image embeddings and prompts into text embeddings, and scores the one against the other as
 //! `VisionTextDualEncoderModel` of transformers 4.56.2 does. It knows nothing of cameras, networks, clocks,
-//! environment variables or command lines: bytes and arrays come in as arguments.
+//! environment variables or command lines: images, prompts and the paths of files come in as arguments.
 //!
 //! A tower has two outputs: the features, and the embedding, which is the normalised features. A bundle has no hidden
 //! states and attention maps; get them from the checkpoint in Python.

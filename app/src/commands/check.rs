@@ -43,11 +43,11 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
     let mut problems: Vec<String> = found.iter().map(Problem::to_string).collect();
     match Uri::from_str(&config.source) {
         Err(error) => problems.push(error.to_string()),
-        // Not for cameras, which may be plugged in later.
-        Ok(Uri::Images(path)) if !path.exists() => {
-            problems.push(format!("source {}: no such file or folder", path.display()));
+        Ok(uri) => {
+            if let Some(path) = uri.required_path().filter(|path| !path.exists()) {
+                problems.push(format!("source {}: no such file or folder", path.display()));
+            }
         }
-        Ok(_) => {}
     }
     problems.extend(prometheus::problem(&config.metrics));
     let bundle = bundles::open(config);

@@ -81,7 +81,7 @@ fn begin(
 pub(super) fn run(begun: Begun, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
     let Begun { opened: Opened { source, uri }, trouble } = begun;
     let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
-    let back_off = if matches!(uri, Uri::Csi(_) | Uri::Command(_)) { PROGRAM } else { DEVICE };
+    let back_off = if uri.starts_program() { PROGRAM } else { DEVICE };
     let mut capture = Capture::new(target, back_off, &uri);
     if let Some((lost, error)) = trouble {
         capture.lost = Some(lost);
@@ -141,7 +141,7 @@ struct Capture<'a> {
 impl<'a> Capture<'a> {
     fn new(target: Target<'a>, back_off: BackOff, uri: &Uri) -> Self {
         let frame = Frame::default();
-        let (is_camera, is_pipe, begun) = (uri.is_camera(), *uri == Uri::Stdin, Instant::now());
+        let (is_camera, is_pipe, begun) = (uri.is_camera(), uri.is_pipe(), Instant::now());
         Self {
             target,
             frame,

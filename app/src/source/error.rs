@@ -224,7 +224,16 @@ impl SourceError {
             SourceError::Device { source, .. } => {
                 matches!(source.raw_os_error(), Some(EIO | ENXIO | ENODEV | EINVAL | EPROTO))
             }
-            _ => false,
+            SourceError::NotCapture { .. }
+            | SourceError::RawSensor { .. }
+            | SourceError::Format { .. }
+            | SourceError::Layout { .. }
+            | SourceError::Start { .. }
+            | SourceError::Read { .. }
+            | SourceError::TooLarge { .. }
+            | SourceError::Video { .. }
+            | SourceError::EmptyFolder { .. }
+            | SourceError::NoFrames { .. } => false,
         }
     }
 

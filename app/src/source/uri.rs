@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::ShapesOptions;
@@ -74,7 +74,45 @@ pub enum UriError {
 impl Uri {
     /// Returns whether it names a camera, which continues when it is reopened; a pipe cannot be reopened, and files would start over.
     pub(crate) fn is_camera(&self) -> bool {
-        matches!(self, Uri::V4l2(_) | Uri::Csi(_) | Uri::Command(_))
+        match self {
+            Uri::V4l2(_) | Uri::Csi(_) | Uri::Command(_) => true,
+            Uri::Auto | Uri::Images(_) | Uri::Stdin | Uri::Shapes(_) => false,
+        }
+    }
+
+    /// Returns whether opening it starts a program, which takes longer than opening a device.
+    pub(crate) fn starts_program(&self) -> bool {
+        match self {
+            Uri::Csi(_) | Uri::Command(_) => true,
+            Uri::Auto | Uri::V4l2(_) | Uri::Images(_) | Uri::Stdin | Uri::Shapes(_) => false,
+        }
+    }
+
+    /// Returns whether its frames come through a pipe.
+    pub(crate) fn is_pipe(&self) -> bool {
+        match self {
+            Uri::Stdin => true,
+            Uri::Auto | Uri::V4l2(_) | Uri::Images(_) | Uri::Csi(_) | Uri::Command(_) | Uri::Shapes(_) => false,
+        }
+    }
+
+    /// The file or folder that must be there before it is opened: none for cameras, which may be plugged in later.
+    pub(crate) fn required_path(&self) -> Option<&Path> {
+        match self {
+            Uri::Images(path) => Some(path),
+            Uri::Auto | Uri::V4l2(_) | Uri::Stdin | Uri::Csi(_) | Uri::Command(_) | Uri::Shapes(_) => None,
+        }
+    }
+
+    /// The text that names the same source from any working directory, where `text` is how a file in `folder` names this one.
+    pub(crate) fn text_in(&self, folder: &Path, text: &str) -> String {
+        match self {
+            Uri::Images(path) if path.is_relative() => folder.join(path).display().to_string(),
+            // These have no relative paths.
+            Uri::Auto | Uri::V4l2(_) | Uri::Images(_) | Uri::Stdin | Uri::Csi(_) | Uri::Command(_) | Uri::Shapes(_) => {
+                text.to_owned()
+            }
+        }
     }
 }
 

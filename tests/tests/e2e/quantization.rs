@@ -292,10 +292,7 @@ fn int4_means_the_same_to_the_engine_and_to_onnx_runtime() {
     }
     assert!(manifest.quantization.image_cosine_min > 0.9 && manifest.quantization.text_cosine_min > 0.9);
 
-    let Some(python) = std::env::var_os("SPOTTER_PYTHON") else {
-        println!("not compared with ONNX Runtime: SPOTTER_PYTHON names no Python with onnx and onnxruntime");
-        return;
-    };
+    let Some(python) = e2e::python(&["onnx", "onnxruntime"]) else { return };
     let dim = manifest.projection_dim;
     let embeds = expected.map(|values| values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
     let mut views: Vec<(String, TensorView<'_>)> = goldens.tensors();

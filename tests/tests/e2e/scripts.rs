@@ -15,23 +15,9 @@ use crate::harness::{Place, finish};
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 
-/// The Python that `SPOTTER_PYTHON` names, if it has all these modules. None if emulated: scripts run on this machine.
+/// The Python of the tests; `None` if programs are emulated, since scripts start those of this machine.
 fn python(modules: &[&str]) -> Option<OsString> {
-    if e2e::emulated() {
-        return None;
-    }
-    let found = std::env::var_os("SPOTTER_PYTHON").filter(|python| {
-        let imports = format!("import {}", modules.join(", "));
-        Command::new(python).args(["-c", &imports]).output().is_ok_and(|done| done.status.success())
-    });
-    if found.is_none() {
-        assert!(
-            !e2e::is_ci(),
-            "SPOTTER_PYTHON names no Python with {modules:?} (tests/reference/requirements-check.txt)"
-        );
-        println!("skipped: SPOTTER_PYTHON names no Python with {modules:?}");
-    }
-    found
+    if e2e::emulated() { None } else { e2e::python(modules) }
 }
 
 /// Runs a script of the repository, which must succeed; returns its output.

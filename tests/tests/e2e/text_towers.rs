@@ -521,10 +521,7 @@ fn unsupported_tokenizers_are_refused_with_the_reason() {
 
 #[test]
 fn text_towers_are_standard_onnx() {
-    let Some(python) = std::env::var_os("SPOTTER_PYTHON") else {
-        println!("skipped: SPOTTER_PYTHON names no Python with onnx and onnxruntime");
-        return;
-    };
+    let Some(python) = e2e::python(&["onnx", "onnxruntime"]) else { return };
     let mut command = Command::new(python);
     command.arg(e2e::root().join("tests/reference/check_onnx.py"));
     let mut guards = Vec::new();

@@ -476,10 +476,7 @@ fn verify_compares_a_bundle_with_its_checkpoint() {
 
 #[test]
 fn onnx_files_are_standard() {
-    let Some(python) = std::env::var_os("SPOTTER_PYTHON") else {
-        println!("skipped: SPOTTER_PYTHON names no Python with onnx and onnxruntime");
-        return;
-    };
+    let Some(python) = e2e::python(&["onnx", "onnxruntime"]) else { return };
     let mut command = Command::new(python);
     command.arg(e2e::root().join("tests/reference/check_onnx.py"));
     let mut guards = Vec::new();

@@ -360,10 +360,7 @@ fn another_image_size_is_chosen_on_the_command_line_and_recorded() {
 
 #[test]
 fn onnx_files_of_image_towers_are_standard() {
-    let Some(python) = std::env::var_os("SPOTTER_PYTHON") else {
-        println!("skipped: SPOTTER_PYTHON names no Python with onnx and onnxruntime");
-        return;
-    };
+    let Some(python) = e2e::python(&["onnx", "onnxruntime"]) else { return };
     let mut command = Command::new(python);
     command.arg(e2e::root().join("tests/reference/check_onnx.py"));
     let mut guards = Vec::new();

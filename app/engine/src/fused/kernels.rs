@@ -8,7 +8,8 @@
 //! an output channel. Since `sum_k z[r] w[k][c]` is `z[r]` times a precomputed sum, only `q w` is accumulated.
 //!
 //! Adding a kernel: write a file with a `KERNELS` table beside `scalar.rs`, push it in [`Kernels::available`] behind a test
-//! for its CPU features, and give it a peak measurement in `peak.rs`. The tests run every available table.
+//! for its CPU features, give it a peak measurement in `peak.rs`, and name it in `heads.rs`. The tests run every available
+//! table.
 #![allow(unsafe_code, reason = "intrinsics")]
 
 mod heads;

@@ -88,7 +88,9 @@ impl VisionConfig {
         match self {
             Self::Swin(swin) => swin.check(config),
             Self::Beit(beit) => beit.check(config),
-            _ => patching.check_positions(config),
+            Self::Vit(_) | Self::Deit(_) | Self::Clip(_) | Self::Dinov2(_) | Self::Siglip(_) => {
+                patching.check_positions(config)
+            }
         }
     }
 

@@ -168,18 +168,19 @@ impl Class {
         Some(Self { sizes, size, filter, crop, backend, shared: true, pads, on_white, ..class })
     }
 
-    /// Name of the class that the reference's `AutoImageProcessor` uses for an image tower, by its `model_type`; ViT's
-    /// for unknown types.
-    pub(super) fn of_tower(model_type: &str) -> &'static str {
-        match model_type {
+    /// Name of the class that the reference's `AutoImageProcessor` uses for an image tower, by its `model_type`;
+    /// `None` for unknown types.
+    pub(super) fn of_tower(model_type: &str) -> Option<&'static str> {
+        Some(match model_type {
+            "vit" | "vit_mae" | "vit_msn" | "swin" | "swinv2" => "ViTImageProcessor",
             "deit" => "DeiTImageProcessor",
             "beit" | "data2vec-vision" => "BeitImageProcessor",
             "clip" | "clip_vision_model" => "CLIPImageProcessor",
             "dinov2" | "dinov2_with_registers" => "BitImageProcessor",
             "siglip" | "siglip_vision_model" => "SiglipImageProcessor",
             "convnext" | "convnextv2" => "ConvNextImageProcessor",
-            _ => "ViTImageProcessor",
-        }
+            _ => return None,
+        })
     }
 }
 
@@ -218,8 +219,9 @@ mod tests {
         for name in ["ViT", "Fast", "", "ViTImageProcessorFastFast", "ImageProcessor", "SamImageProcessor"] {
             check(name, Slow, None);
         }
-        for tower in ["vit", "deit", "beit", "clip", "dinov2", "siglip_vision_model", "swin", "convnext", "?"] {
-            assert!(Class::named(Class::of_tower(tower), Slow).is_some(), "{tower}");
+        for tower in ["vit", "deit", "beit", "clip", "dinov2", "siglip_vision_model", "swin", "convnext"] {
+            assert!(Class::of_tower(tower).is_some_and(|name| Class::named(name, Slow).is_some()), "{tower}");
         }
+        assert_eq!(Class::of_tower("foo"), None);
     }
 }

@@ -14,11 +14,14 @@ use crate::overrides::ImageProcessor;
 #[derive(Debug)]
 pub(super) struct File {
     pub(super) object: Object,
-    /// Class name for a file that names none: that of the image tower.
-    default_class: String,
+    /// Class name for a file that names none: that of the image tower, if one is known for it.
+    default_class: Option<String>,
     /// Major version of the transformers release that wrote it, if known.
     major: Option<u64>,
 }
+
+/// Class of an image processor that neither its file nor a `model_type` names.
+const UNNAMED: &str = "ViTImageProcessor";
 
 /// Keys that `to_dict` of transformers 4 writes even if their values are null; transformers 5 leaves them out.
 const NULLS_OF_FOUR: [&str; 7] =
@@ -30,7 +33,7 @@ impl File {
     pub(super) fn read(folder: &Path) -> Result<Self, CheckpointError> {
         let config = folder.join("config.json");
         let (default_class, mut major) =
-            if config.exists() { of_config(Object::read(&config)?)? } else { (Class::of_tower("").to_owned(), None) };
+            if config.exists() { of_config(Object::read(&config)?)? } else { (Some(UNNAMED.to_owned()), None) };
         let (own, joint) = (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
         if joint.exists() && (!own.exists() || major >= Some(5)) {
             let joint = Object::read(&joint)?;
@@ -45,14 +48,21 @@ impl File {
 
     #[cfg(test)]
     pub(super) fn of(object: Object, major: Option<u64>) -> Self {
-        Self { object, default_class: "ViTImageProcessor".into(), major }
+        Self { object, default_class: Some(UNNAMED.to_owned()), major }
     }
 
     /// The key that names the class, and its name.
     pub(super) fn class(&self) -> Result<(&'static str, String), CheckpointError> {
         let named = self.object.get("image_processor_type").is_some();
         let key = if named { "image_processor_type" } else { "feature_extractor_type" };
-        Ok((key, self.object.text(key, &self.default_class)?))
+        match &self.default_class {
+            Some(class) => Ok((key, self.object.text(key, class)?)),
+            None if self.object.get(key).is_some() => Ok((key, self.object.text(key, "")?)),
+            None => {
+                let expected = "the name of an image processor's class, as none is known for this `model_type`";
+                Err(self.object.wrong("image_processor_type", expected, None))
+            }
+        }
     }
 
     /// The implementation that the file means; `None` if it is unknown whether transformers 4 or 5 wrote it.
@@ -70,12 +80,16 @@ impl File {
     }
 }
 
-/// The image tower's image processor class and the major version.
-fn of_config(config: Object) -> Result<(String, Option<u64>), CheckpointError> {
+/// The image tower's image processor class, if one is known for it, and the major version.
+fn of_config(config: Object) -> Result<(Option<String>, Option<u64>), CheckpointError> {
     let version = config.text("transformers_version", "")?;
     let major = version.split('.').next().and_then(|major| major.parse().ok());
     let tower = if config.get("vision_config").is_some() { config.object("vision_config")? } else { config };
-    Ok((Class::of_tower(&tower.text("model_type", "")?).to_owned(), major))
+    let class = match tower.text("model_type", "")?.as_str() {
+        "" => Some(UNNAMED),
+        model_type => Class::of_tower(model_type),
+    };
+    Ok((class.map(str::to_owned), major))
 }
 
 /// Reads a switch; null turns it off, whatever the default.

@@ -2,19 +2,47 @@
 
 use super::{Kernels, Matrix, PackedI8, signed};
 
+/// The instructions that a function of this file is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compiled {
+    /// Those that every CPU of the target has.
+    Baseline,
+    /// AVX2 with fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Compiled {
+    /// Those to run beside the kernels called `name`. `None` for a table without an arm here, which runs the baseline until
+    /// the test below fails.
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "scalar" | "neon" | "dotprod" | "i8mm" => Some(Self::Baseline),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => Some(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            "avx512vnni" => Some(Self::Avx512),
+            _ => None,
+        }
+    }
+}
+
 /// Compiles each function for AVX2 and AVX-512 besides the baseline, and adds a method to [`Kernels`] that chooses.
 macro_rules! chosen {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*);)*) => {
         impl Kernels {
             $($(#[$doc])*
             pub(crate) fn $name(&self, $($argument: $type),*) {
-                match self.name {
+                match Compiled::of(self.name) {
                     // SAFETY: these tables are only reachable on a CPU that has their instructions.
                     #[cfg(target_arch = "x86_64")]
-                    "avx512vnni" => unsafe { avx512::$name($($argument),*) },
+                    Some(Compiled::Avx512) => unsafe { avx512::$name($($argument),*) },
                     #[cfg(target_arch = "x86_64")]
-                    "avx2" => unsafe { avx2::$name($($argument),*) },
-                    _ => $name($($argument),*),
+                    Some(Compiled::Avx2) => unsafe { avx2::$name($($argument),*) },
+                    Some(Compiled::Baseline) | None => $name($($argument),*),
                 }
             })*
         }
@@ -125,5 +153,17 @@ pub(crate) fn scale_of(largest: f32) -> (f32, f32) {
         (1.0, 1.0)
     } else {
         (largest / 127.0, 127.0 / largest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_has_an_arm() {
+        for kernels in Kernels::available() {
+            assert!(Compiled::of(kernels.name).is_some(), "{kernels:?}: name what runs beside it in `Compiled::of`");
+        }
     }
 }
