@@ -11,7 +11,7 @@ use crate::compare::{self, Agreement, image_probes, text_probes};
 use crate::error::Error;
 use crate::migrate::{self, COSINE_WITHOUT_NODES_MIN, Found};
 use crate::model::Model;
-use crate::plan::Plans;
+use crate::plan::{Factors, Plans};
 use crate::probes;
 use crate::progress::Tick;
 
@@ -46,24 +46,21 @@ pub fn export_calibrated<'a>(
         return Err(Error::NothingToCalibrate);
     }
     let mut writer = Writer::new(out)?;
-    let mut plans = plans;
-    let mut float = None;
-    if !plans.is_float() {
-        let parts = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
-        let found = migrate::find(&parts, &plans, tick)?;
-        for (tower, found) in TOWERS.into_iter().zip(&found) {
-            plans.of_mut(tower).factors = found.folded.clone();
-        }
-        float = Some((parts, found));
-    }
     let mut parts = assemble(model, name, &plans, writer.folder(), tick)?;
-    if let Some((mut float, found)) = float {
+    if !plans.is_float() {
+        let mut float = assemble(model, name, &Plans::from(Weights::F32), writer.folder(), tick)?;
         let reference = embeddings(&float, tick)?;
-        let mut agreement = reference.agreement(&embeddings(&parts, tick)?);
-        if add_nodes(&mut plans, &agreement, found) {
-            parts = assemble(model, name, &plans, writer.folder(), tick)?;
-            agreement = reference.agreement(&embeddings(&parts, tick)?);
-        }
+        let agreement = reference.agreement(&embeddings(&parts, tick)?);
+        let found = migrate::find(&float, &plans, tick)?;
+        let assembled = |plans: &Plans| {
+            let parts = assemble(model, name, plans, writer.folder(), tick)?;
+            let agreement = reference.agreement(&embeddings(&parts, tick)?);
+            Ok((parts, agreement))
+        };
+        let mut kept = Kept { plans, parts, agreement };
+        kept.try_factors(found, &assembled)?;
+        let Kept { plans, parts: best, mut agreement } = kept;
+        parts = best;
         if settings.is_some() && TOWERS.iter().any(|tower| !plans.of(*tower).factors.is_empty()) {
             // Layers can be exchanged only between towers with the same factors.
             float = assemble(model, name, &plans.as_floats(), writer.folder(), tick)?;
@@ -93,19 +90,62 @@ pub fn export_calibrated<'a>(
     Ok(writer.finish(parts.manifest)?)
 }
 
+/// In the order of all pairs here.
 const TOWERS: [TowerKind; 2] = [TowerKind::Image, TowerKind::Text];
 
-/// Adds the factors that need nodes to the plans of the towers that are not close to float without them. Returns whether
-/// any plan has changed.
-fn add_nodes(plans: &mut Plans, agreement: &[Agreement; 2], found: [Found; 2]) -> bool {
-    let mut changed = false;
-    for ((tower, agreement), found) in TOWERS.into_iter().zip(agreement).zip(found) {
-        if agreement.cosine_min < COSINE_WITHOUT_NODES_MIN && !found.with_nodes.is_empty() {
-            plans.of_mut(tower).factors.extend(found.with_nodes);
-            changed = true;
+/// A model with the best plans so far.
+struct Kept {
+    plans: Plans,
+    parts: Assembled,
+    agreement: [Agreement; 2],
+}
+
+impl Kept {
+    /// Takes the factors that bring a tower closer to float: first those that cost nothing, then, of a tower that is not
+    /// close enough, those that need nodes of their own. They are found by the errors of single layers, so the whole tower
+    /// decides.
+    fn try_factors(
+        &mut self,
+        found: [Found; 2],
+        assembled: &dyn Fn(&Plans) -> Result<(Assembled, [Agreement; 2]), Error>,
+    ) -> Result<(), Error> {
+        let [folded, with_nodes]: [[Factors; 2]; 2] = {
+            let [image, text] = found;
+            [[image.folded, text.folded], [image.with_nodes, text.with_nodes]]
+        };
+        self.try_each(folded, assembled)?;
+        let mut wanted = with_nodes;
+        for (factors, agreement) in wanted.iter_mut().zip(&self.agreement) {
+            if agreement.cosine_min >= COSINE_WITHOUT_NODES_MIN {
+                factors.clear();
+            }
         }
+        self.try_each(wanted, assembled)
     }
-    changed
+
+    /// Adds `factors` to the plan of each tower if its smallest cosine grows by it.
+    fn try_each(
+        &mut self,
+        factors: [Factors; 2],
+        assembled: &dyn Fn(&Plans) -> Result<(Assembled, [Agreement; 2]), Error>,
+    ) -> Result<(), Error> {
+        if factors.iter().all(Factors::is_empty) {
+            return Ok(());
+        }
+        let mut plans = self.plans.clone();
+        for (tower, factors) in TOWERS.into_iter().zip(factors) {
+            plans.of_mut(tower).factors.extend(factors);
+        }
+        let (parts, agreement) = assembled(&plans)?;
+        let better = [0, 1].map(|tower: usize| agreement[tower].cosine_min > self.agreement[tower].cosine_min);
+        if better[0] {
+            (self.plans.image, self.parts.vision, self.agreement[0]) = (plans.image, parts.vision, agreement[0]);
+        }
+        if better[1] {
+            (self.plans.text, self.parts.text, self.agreement[1]) = (plans.text, parts.text, agreement[1]);
+        }
+        Ok(())
+    }
 }
 
 /// Embeddings of the built-in images and prompts.

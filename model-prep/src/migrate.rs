@@ -5,7 +5,8 @@
 //! multiplied by them: folded into a layer norm, or into the rows of the layer that writes them, or, behind an activation
 //! function, in a node of its own. The factors are powers of two: float results stay the same to the last bit. Their
 //! strength is chosen for each site by the error of the outputs, on activations of the float tower for the built-in images
-//! and prompts. A site where they do not help much has none.
+//! and prompts. A site where they do not help much has none. Whether a tower takes its factors is decided by the export, by
+//! the embeddings of the whole tower.
 
 mod activations;
 mod site;
