@@ -16,19 +16,23 @@ const WARNINGS_MAX: usize = 50;
 const SHOWN_CHARS: usize = 60;
 
 /// Finds what is doubtful about the labels of `file` for a model with that vocabulary, in the file's order: unknown words,
-/// truncated sentences, and labels that become the same token ids.
+/// truncated sentences, and labels that become the same token ids though they compete.
 pub(crate) fn warnings(file: &LabelFile, vocabulary: &Vocabulary) -> Result<Vec<Problem>, TokenizeError> {
     let (mut found, mut left_out) = (Vec::new(), 0);
     let mut first_with = HashMap::new();
-    for (index, label) in file.labels.iter().enumerate() {
-        let examined = Examined::new(label, vocabulary)?;
+    for (index, row) in file.rows.iter().enumerate() {
+        let examined = Examined::new(row, vocabulary)?;
         let mut messages: Vec<String> = examined.unreadable().into_iter().chain(examined.cut(vocabulary)).collect();
-        let first = *first_with.entry(examined.ids).or_insert(index);
-        if first != index {
-            messages.push(same(&file.labels[first], file.positions[first].line));
+        // Several labels may have the same opposites, and different questions the same answers.
+        if index < file.competition.labels() {
+            let question = file.competition.question_of(index).map(|question| &question.name);
+            let first = *first_with.entry((question, examined.ids)).or_insert(index);
+            if first != index {
+                messages.push(same(&file.rows[first], file.positions[first].line));
+            }
         }
         for message in messages {
-            let message = format!("label `{}`: {message}", label.name);
+            let message = format!("{}: {message}", file.describe(index));
             let warning = Problem { path: file.path.clone(), position: Some(file.positions[index]), message };
             if found.len() < WARNINGS_MAX { found.push(warning) } else { left_out += 1 }
         }
