@@ -85,17 +85,18 @@ impl Decider {
 
     /// The states: of every question, then of each label outside of questions that has started.
     pub fn states(&self, now: Moment) -> impl Iterator<Item = State> {
-        let questions = self.rules.questions.iter().zip(&self.questions).map(move |(rules, answer)| match answer.label {
-            Some(label) => self.state(Some(&rules.name), label, now),
-            None => State {
-                question: Some(Arc::clone(&rules.name)),
-                label: None,
-                last: answer.last.clone(),
-                reason: Some(answer.reason),
-                since: answer.since,
-                probability: None,
-            },
-        });
+        let questions =
+            self.rules.questions.iter().zip(&self.questions).map(move |(rules, answer)| match answer.label {
+                Some(label) => self.state(Some(&rules.name), label, now),
+                None => State {
+                    question: Some(Arc::clone(&rules.name)),
+                    label: None,
+                    last: answer.last.clone(),
+                    reason: Some(answer.reason),
+                    since: answer.since,
+                    probability: None,
+                },
+            });
         let lone = self.rules.lone().filter(|&label| self.tracks[label].started().is_some());
         questions.chain(lone.map(move |label| self.state(None, label, now)))
     }

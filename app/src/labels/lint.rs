@@ -230,6 +230,19 @@ mod tests {
         two("prompts = ['cat', 'dog']", "prompts = ['cat']", &[]);
         two("prompts = ['cat', 'cat', 'dog']", "prompts = ['cat', 'dog']", &[]);
         two("prompts = ['cat', 'dog']", "prompts = ['cat', 'red']", &[]);
+        // Only labels that compete are told apart, and opposites may be shared.
+        let question = |name: &str, first: &str, second: &str| {
+            format!(
+                "[[question]]\nname = '{name}'\n[[question.label]]\nname = '{first}'\n[[question.label]]\nname = '{second}'\n"
+            )
+        };
+        check(&format!("{}{}", question("one", "cat", "dog"), question("two", "cat", "dog")), &[]);
+        check(&question("one", "cat", "Cat"), &[&["l:6:8: label `one: Cat`", SAME, "label `cat` in line 4"]]);
+        check(
+            "[[label]]\nname = 'cat'\nopposites = ['dog', 'q']\n[[label]]\nname = 'red'\nopposites = ['dog']\n\
+             [[background]]\nprompts = ['猫']",
+            &[&["l:2:8: opposite `q` of label `cat`: 1 of 1"], &["l:7:1: background `猫`: 1 of 1"]],
+        );
         check(
             "[[label]]\nname = '🔴'\n[[label]]\nname = '🟦'\n[[label]]\nname = '⭐'",
             &[

@@ -7,8 +7,8 @@ use anyhow::Result;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::tower::Threads;
 
-use super::{Labels, Next};
 use super::watch::CALL_MAX;
+use super::{Labels, Next};
 use crate::bundles::demo;
 use crate::bundles::rehearsal::{Refusal, rehearse};
 use crate::bundles::{BUILT_IN, Slots, State, Trial};

@@ -43,8 +43,7 @@ pub(super) fn fill(scores: &mut [Score], competition: &Competition) {
         scores[labels].iter_mut().for_each(|score| score.probability = all.share(score.logit));
     }
     let lone = competition.lone();
-    let (background, among_lone) =
-        (Softmax::of(&scores[competition.background()]), Softmax::of(&scores[lone.clone()]));
+    let (background, among_lone) = (Softmax::of(&scores[competition.background()]), Softmax::of(&scores[lone.clone()]));
     for label in lone {
         let own = &scores[competition.opposites(label)];
         let all = if own.is_empty() && background.sum == 0.0 {
@@ -100,12 +99,7 @@ mod tests {
                 "opposites and background; not for the question",
                 Competition::new(2, question(2), &[1, 0, 0, 0], 2),
                 &[1.0, 2.0, 4.0, 5.0, 3.0, 0.5, -1.0],
-                vec![
-                    share(1.0, &[3.0, 0.5, -1.0]),
-                    share(2.0, &[0.5, -1.0]),
-                    share(4.0, &[5.0]),
-                    share(5.0, &[4.0]),
-                ],
+                vec![share(1.0, &[3.0, 0.5, -1.0]), share(2.0, &[0.5, -1.0]), share(4.0, &[5.0]), share(5.0, &[4.0])],
             ),
             ("one alone", Competition::new(1, question(2), &[0; 3], 0), &[1.0, 0.0, 0.0], vec![1.0, 0.5, 0.5]),
         ] {

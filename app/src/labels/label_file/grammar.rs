@@ -137,7 +137,8 @@ impl LabelSet {
     fn question(&mut self, section: &Section<'_>, names: &mut Names, smooth_s: f32) -> ParsedQuestion {
         let (name, _) = names.read(section);
         let smooth_s = section.number("smooth_s", SECONDS).unwrap_or(smooth_s);
-        section.require("label", "question without labels: expected two or more `[[question.label]]`, each with a `name`");
+        section
+            .require("label", "question without labels: expected two or more `[[question.label]]`, each with a `name`");
         let mut names = Names::new("label");
         let labels = section.tables("label", |section| self.label(section, &mut names)).unwrap_or_default();
         if let [only] = labels.as_slice()

@@ -26,8 +26,7 @@ fn prompts_and_templates_have_defaults() {
 
 #[test]
 fn names_have_positions() {
-    let file =
-        parse("l", "[[label]]\nname = 'cat'\n\n[[label]]\n  name = 'dog'", &["{}".to_owned()]).expect("labels");
+    let file = parse("l", "[[label]]\nname = 'cat'\n\n[[label]]\n  name = 'dog'", &["{}".to_owned()]).expect("labels");
     let position = |line, column| Position { line, column };
     assert_eq!((file.path.as_str(), file.positions), ("l", vec![position(2, 8), position(5, 10)]));
 }
@@ -89,10 +88,185 @@ fn shipped_label_files_are_valid() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
     let everyday = load(&config.join("labels.toml"), &["{}".to_owned()]).expect("labels.toml").rows;
     assert!(everyday.len() >= 40, "{}", everyday.len());
+    let questions = load(&config.join("questions.toml"), &["{}".to_owned()]).expect("questions.toml");
+    assert!(questions.competition.questions().len() >= 2 && questions.competition.lone().len() >= 2);
+    assert!(!questions.competition.background().is_empty());
     let demo = load(&config.join("demo/labels.toml"), &["{}".to_owned()]).expect("demo/labels.toml");
     let colours = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
     let shapes = ["circle", "square", "triangle", "star", "cross", "heart"];
     let names = colours.iter().flat_map(|colour| shapes.iter().map(move |shape| format!("{colour} {shape}")));
     let expected: Vec<Label> = names.map(|name| label(&name, &[&name], &["a photo of a {}."])).collect();
     assert_eq!(demo.rows, expected);
+}
+
+/// A file with everything that a label file may have.
+const WHOLE: &str = "smooth_s = 2
+templates = ['a {}']
+[[question]]
+name = 'door'
+smooth_s = 0.5
+[[question.label]]
+name = 'open'
+prompts = ['open door', 'way out']
+opposites = ['wall']
+threshold = 0.7
+for_s = 2
+[[question.label]]
+name = 'closed'
+templates = ['one {}']
+[[question]]
+name = 'gate'
+[[question.label]]
+name = 'open'
+release = 0.25
+hold_s = 0
+[[question.label]]
+name = 'closed'
+[[label]]
+name = 'cat'
+opposites = ['dog', 'fox']
+templates = ['{}']
+[[background]]
+prompts = ['street', 'yard']
+[[background]]
+prompts = ['night']
+templates = ['at {}']
+";
+
+#[test]
+fn questions_opposites_and_background_become_rows() {
+    let file = parse("l", WHOLE, &["default {}".to_owned()]).expect("labels");
+    let expected = [
+        label("cat", &["cat"], &["{}"]),
+        label("open", &["open door", "way out"], &["a {}"]),
+        label("closed", &["closed"], &["one {}"]),
+        label("open", &["open"], &["a {}"]),
+        label("closed", &["closed"], &["a {}"]),
+        label("dog", &["dog"], &["{}"]),
+        label("fox", &["fox"], &["{}"]),
+        label("wall", &["wall"], &["a {}"]),
+        label("street", &["street"], &["a {}"]),
+        label("yard", &["yard"], &["a {}"]),
+        label("night", &["night"], &["at {}"]),
+    ];
+    assert_eq!(file.rows, expected);
+    assert_eq!(file.labels(), &expected[..5]);
+    let questions = vec![("door".to_owned(), 2), ("gate".to_owned(), 2)];
+    assert_eq!(file.competition, Competition::new(1, questions, &[2, 1, 0, 0, 0], 3));
+    let described: Vec<_> = (0..file.rows.len()).map(|row| file.describe(row)).collect();
+    let expected = [
+        "label `cat`",
+        "label `door: open`",
+        "label `door: closed`",
+        "label `gate: open`",
+        "label `gate: closed`",
+        "opposite `dog` of label `cat`",
+        "opposite `fox` of label `cat`",
+        "opposite `wall` of label `door: open`",
+        "background `street`",
+        "background `yard`",
+        "background `night`",
+    ];
+    assert_eq!(described, expected);
+}
+
+#[test]
+fn limits_have_defaults() {
+    let rules = parse("l", WHOLE, &[]).expect("labels").rules;
+    assert_eq!((rules.smooth_s, rules.lone()), (2.0, 0..1));
+    let questions: Vec<_> = rules.questions.iter().map(|q| (&*q.name, q.labels.clone(), q.smooth_s)).collect();
+    assert_eq!(questions, [("door", 1..3, 0.5), ("gate", 3..5, 2.0)]);
+    let found: Vec<_> = rules.labels.iter().map(|l| (&*l.name, l.threshold, l.release, l.for_s, l.hold_s)).collect();
+    let expected = [
+        ("cat", 0.6, 0.5, 0.5, 1.0),
+        ("open", 0.7, 0.6, 2.0, 1.0),
+        ("closed", 0.6, 0.5, 0.5, 1.0),
+        ("open", 0.6, 0.25, 0.5, 0.0),
+        ("closed", 0.6, 0.5, 0.5, 1.0),
+    ];
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+        assert!(found.0 == expected.0 && close(found.1, expected.1) && close(found.2, expected.2), "{found:?}");
+        assert_eq!((found.3, found.4), (expected.3, expected.4), "{found:?}");
+    }
+    let plain = parse("l", "[[label]]\nname = 'cat'", &["{}".to_owned()]).expect("labels").rules;
+    assert_eq!((plain.smooth_s, plain.questions.len()), (1.0, 0));
+}
+
+#[test]
+fn another_meaning_is_one_of_other_sentences() {
+    let meaning = |text: &str| {
+        let file = parse("l", text, &["{}".to_owned()]).expect("labels");
+        file.rules.labels[0].meaning
+    };
+    let base = meaning("[[label]]\nname = 'cat'");
+    for (text, is_same) in [
+        ("smooth_s = 3\n[[label]]\nname = 'cat'\nthreshold = 0.9\nfor_s = 7", true),
+        ("[[label]]\nname = 'cat'\n[[label]]\nname = 'dog'\n[[background]]\nprompts = ['street']", true),
+        ("[[label]]\nname = 'tomcat'\nprompts = ['cat']", true),
+        ("[[label]]\nname = 'cat'\nprompts = ['kitten']", false),
+        ("[[label]]\nname = 'cat'\ntemplates = ['a {}']", false),
+        ("[[label]]\nname = 'cat'\nopposites = ['dog']", false),
+    ] {
+        assert_eq!(meaning(text) == base, is_same, "{text}");
+    }
+}
+
+#[test]
+fn problems_of_questions_and_limits_have_positions() {
+    let question = "[[question]]\nname = 'q'\n";
+    let two = "[[question.label]]\nname = 'a'\n[[question.label]]\nname = 'b'\n";
+    check(&format!("{question}{two}"), &[]);
+    check(question, &["l:1:1: question without labels: expected two or more `[[question.label]]`, each with a `name`"]);
+    let one = "question `q` has one label, which would always be the answer: expected another `[[question.label]]`, or \
+               `opposites`";
+    check(&format!("{question}[[question.label]]\nname = 'a'"), &[&format!("l:1:1: {one}")]);
+    check(&format!("{question}[[question.label]]\nname = 'a'\nopposites = ['b']"), &[]);
+    check(&format!("[[question]]\n{two}"), &["l:1:1: question without a `name`"]);
+    check(
+        &format!("{question}{two}{question}{two}[[question.label]]\nname = 'a'"),
+        &["l:8:8: question `q` is already defined in line 2", "l:14:8: label `a` is already defined in line 10"],
+    );
+    check(&format!("[[label]]\nname = 'a'\n{question}{two}"), &[]);
+    check(
+        &format!("{question}smoth_s = 1\n{two}treshold = 0.5"),
+        &[
+            "l:3:1: unknown key `smoth_s`: did you mean `smooth_s`?",
+            "l:8:1: unknown key `treshold`: did you mean `threshold`?",
+        ],
+    );
+    check(
+        "[[backgrund]]\nprompts = ['x']\n[[label]]\nname = 'x'",
+        &["l:1:3: unknown key `backgrund`: did you mean `background`?"],
+    );
+    check(
+        "[[label]]\nname = 'x'\n[[background]]\n[[background]]\nprompts = ['']",
+        &[
+            "l:3:1: background without `prompts`",
+            "l:5:12: `prompts`: expected a prompt, found nothing between the quotes",
+        ],
+    );
+    let limits = |keys: &str, expected: &[&str]| check(&format!("[[label]]\nname = 'x'\n{keys}"), expected);
+    limits("threshold = 1", &["l:3:13: `threshold`: expected 0.001 to 0.999, found 1"]);
+    limits(
+        "for_s = -1\nhold_s = 3601",
+        &["l:3:9: `for_s`: expected 0 to 3600, found -1", "l:4:10: `hold_s`: expected 0 to 3600, found 3601"],
+    );
+    let why = "a label ends below it, and starts from the threshold on";
+    limits("release = 0.7", &[&format!("l:3:11: `release`: expected at most the threshold, 0.6, found 0.7: {why}")]);
+    limits("threshold = 0.7\nrelease = 0.7", &[]);
+    limits("opposites = []", &["l:3:13: `opposites`: expected at least one string, found an empty array"]);
+}
+
+#[test]
+fn opposites_and_background_count_as_sentences() {
+    let texts = |count: usize| (0..count).map(|number| format!("'{number}', ")).collect::<String>();
+    let file = |opposites: usize, background: usize| {
+        let (opposites, background) = (texts(opposites), texts(background));
+        format!("[[label]]\nname = 'x'\nopposites = [{opposites}]\n[[background]]\nprompts = [{background}]")
+    };
+    check(&file(5000, 4999), &[]);
+    let why = "each prompt in each template is one, and has to be embedded and cached";
+    check(&file(5000, 5000), &[&format!("l:4:1: more than 10000 sentences: {why}")]);
 }
