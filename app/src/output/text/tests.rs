@@ -159,8 +159,10 @@ fn lines_below_the_labels_give_way_from_the_first_on() {
 
 #[test]
 fn states_say_what_is_known_and_for_how_long() {
-    let at =
-        |second| spotter_engine::decide::Moment { elapsed: std::time::Duration::ZERO, unix_us: second * 1_000_000 };
+    let at = |second: i64| spotter_engine::decide::Moment {
+        elapsed: std::time::Duration::ZERO,
+        unix_us: second * 1_000_000,
+    };
     let state = |question: Option<&str>, label: Option<&str>, reason: Option<Reason>| State {
         question: question.map(Into::into),
         label: label.map(Into::into),
