@@ -178,7 +178,7 @@ impl<'a> DecisionLine<'a> {
             last: change.last.as_deref(),
             reason: change.reason,
             since: time(change.since),
-            duration_s: ms(change.at.since(change.since)) / 1e3,
+            duration_s: change.at.since(change.since).as_micros() as f64 / 1e6,
             probability: change.figures.map(|figures| figures.probability),
             peak: change.figures.map(|figures| figures.peak),
             mean: change.figures.map(|figures| figures.mean),
