@@ -50,8 +50,10 @@ pub struct Config {
 pub enum Output {
     /// Text for people, redrawn in place on a terminal.
     Text,
-    /// One JSON object a line, for programs.
+    /// One JSON object a line, for programs: frames, and events such as changes of states.
     Json,
+    /// The events of the JSON output, without the frames.
+    Events,
 }
 
 /// Requested camera settings; a camera that lacks them chooses similar ones.

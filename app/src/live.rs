@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use spotter_engine::decide::Rules;
 use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::tower::Threads;
 
@@ -25,7 +26,7 @@ use crate::recognizer::Recognizer;
 /// The current model and labels, and the next ones if there are any.
 pub(crate) struct Live {
     recognizer: Recognizer,
-    labels: Arc<LabelEmbeddings>,
+    labels: Labels,
     bundle: String,
     next: Arc<Mutex<Next>>,
     /// `None` for the demo model's labels, which are inside the program.
@@ -44,12 +45,21 @@ impl Drop for Live {
     }
 }
 
+/// A label set, ready for frames.
+#[derive(Debug, Clone)]
+pub(crate) struct Labels {
+    /// What frames are scored against.
+    pub(crate) embeddings: Arc<LabelEmbeddings>,
+    /// How the scores are decided about.
+    pub(crate) rules: Arc<Rules>,
+}
+
 /// Changes that take effect between two frames.
 #[derive(Default)]
 struct Next {
     /// Name and image tower of another bundle. It always comes with labels, embedded by its text tower.
     model: Option<(String, Recognizer)>,
-    labels: Option<Arc<LabelEmbeddings>>,
+    labels: Option<Labels>,
 }
 
 impl Live {
@@ -96,12 +106,19 @@ impl Live {
             log::info!("now running bundle {bundle} instead of {}", self.bundle);
             (self.bundle, self.recognizer) = (bundle, recognizer);
         }
-        self.labels = labels.unwrap_or_else(|| Arc::clone(&self.labels));
+        if let Some(labels) = labels {
+            self.labels = labels;
+        }
     }
 
     /// The recogniser, and the labels to score frames against.
-    pub(crate) fn parts(&mut self) -> (&mut Recognizer, &Arc<LabelEmbeddings>) {
+    pub(crate) fn parts(&mut self) -> (&mut Recognizer, &Labels) {
         (&mut self.recognizer, &self.labels)
+    }
+
+    /// The labels to score frames against.
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// The running bundle: a slot's name, or the path that the configuration names.

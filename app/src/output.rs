@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
+use spotter_engine::decide::{Change, Moment, Rules, State};
 use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::score::Score;
 
@@ -28,8 +29,12 @@ pub struct Report {
     pub truth: Option<String>,
     /// The label set that the scores belong to.
     pub labels: Arc<LabelEmbeddings>,
+    /// How the labels are decided about.
+    pub rules: Arc<Rules>,
     /// The best labels, best first.
     pub scores: Vec<Score>,
+    /// The states: of every question, then of the labels outside of questions that have started.
+    pub states: Vec<State>,
     /// Times of the stages.
     pub latency: Latency,
     /// Labelled frames per second, smoothed.
@@ -41,9 +46,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Name and score of each shown label.
-    pub fn named(&self) -> impl Iterator<Item = (&str, &Score)> {
-        self.scores.iter().map(|score| (self.labels.names()[score.label].as_str(), score))
+    /// Question, name and score of each shown label.
+    pub fn named(&self) -> impl Iterator<Item = (Option<&str>, &str, &Score)> {
+        let labels = &self.labels;
+        self.scores.iter().map(|score| (labels.question(score.label), labels.names()[score.label].as_str(), score))
     }
 }
 
@@ -85,6 +91,15 @@ impl Event {
     }
 }
 
+/// A change of a state.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// The same for start and end of a label, and for nothing else, however often the program is started.
+    pub id: String,
+    /// The change.
+    pub change: Change,
+}
+
 /// An item for an output.
 #[derive(Debug)]
 pub enum Item {
@@ -92,6 +107,18 @@ pub enum Item {
     Report(Report),
     /// An event.
     Event(Event),
+    /// A change of a state.
+    Decision(Decision),
+}
+
+/// Name of a label for people, after the question's if it has one.
+pub(crate) fn full_name(question: Option<&str>, name: &str) -> String {
+    question.map_or_else(|| name.to_owned(), |question| format!("{question}: {name}"))
+}
+
+/// The time of a moment.
+pub(crate) fn timestamp(moment: Moment) -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond(moment.unix_us).unwrap_or_default()
 }
 
 /// An output, which runs on a thread of its own.
@@ -100,6 +127,10 @@ pub trait Output: Send {
     fn write(&mut self, report: &Report) -> io::Result<()>;
     /// Writes an event; outputs for people leave events to the log.
     fn event(&mut self, _event: &Event) -> io::Result<()> {
+        Ok(())
+    }
+    /// Writes a change of a state; outputs for people show the states of each report.
+    fn decision(&mut self, _decision: &Decision) -> io::Result<()> {
         Ok(())
     }
     /// Writes what is pending; called once, at the end.
@@ -113,6 +144,7 @@ pub fn open(kind: config::Output, terminal: bool) -> Box<dyn Output> {
     let out: Box<dyn Write + Send> = Box::new(io::stdout());
     match (kind, terminal) {
         (config::Output::Json, _) => Box::new(json::Json::new(out)),
+        (config::Output::Events, _) => Box::new(json::Json::events_only(out)),
         (config::Output::Text, true) => Box::new(text::Table::new(out, text::terminal_size)),
         (config::Output::Text, false) => Box::new(text::Lines::new(out)),
     }

@@ -4,6 +4,7 @@
 //! source a slow output loses reports, never frames.
 
 mod capture;
+mod decisions;
 mod health;
 mod inference;
 mod latest_frame;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use self::capture::Target;
+use self::decisions::Decisions;
 use self::health::Health;
 use self::inference::{Loop, Stats};
 use self::latest_frame::LatestFrame;
@@ -90,6 +92,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
         }
         control.running.store(true, Ordering::Release);
         service.ready(&format!("waiting for the first frame of {described}"));
+        let decisions = Decisions::new(&model.labels().rules, Instant::now());
         let looped = Loop {
             model,
             send,
@@ -103,6 +106,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
             service,
             governor: governor(config, &control.root),
             unchanged: (config.inference.unchanged > 0.0).then(|| Unchanged::new(config.inference.unchanged)),
+            decisions,
             metrics: metrics.as_ref(),
             stats: Stats::default(),
         };
@@ -161,6 +165,7 @@ fn write(mut output: Box<dyn Output>, items: &Receiver<Item>, stop: &Stop, beat:
             match item {
                 Item::Report(report) => output.write(&report)?,
                 Item::Event(event) => output.event(&event)?,
+                Item::Decision(decision) => output.decision(&decision)?,
             }
         }
         beat.pause();

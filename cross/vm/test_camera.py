@@ -250,7 +250,7 @@ class CameraTest(unittest.TestCase):
             self.assertEqual(run.event("bundle_loaded")["message"], "first")
             run.frames(5)
             run.poll()
-            kinds = [line["event"] for line in run.lines if "event" in line]
+            kinds = [line["event"] for line in run.lines if "message" in line]
             self.assertEqual(kinds, ["bundle_loaded"] * 3)
             scales = [round(label["logit"] / label["cosine"]) for line in run.lines if "frame" in line
                       for label in line["labels"][:1]]
@@ -287,7 +287,7 @@ class CameraTest(unittest.TestCase):
             found = [names(line) for line in run.lines if "frame" in line]
             self.assertEqual([set_ for i, set_ in enumerate(found) if not i or set_ != found[i - 1]],
                              [sorted(first), sorted(second)])
-            self.assertFalse([line for line in run.lines if "event" in line], "no frame was lost")
+            self.assertFalse([line for line in run.lines if "message" in line], "no frame was lost")
         finally:
             run.end()
 

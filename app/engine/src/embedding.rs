@@ -1,34 +1,59 @@
-//! Embeddings: their normalisation, the matrix of a label set, and the blend with examples.
+//! Embeddings: their normalisation, the matrix of a label set and how its rows compete, and the blend with examples.
 
+mod competition;
 mod examples;
 
+pub use competition::{Competition, Question};
 pub use examples::{Agreement, Blend, BlendedSet, blend, blend_set};
 
 use ndarray::{Array2, ArrayView2};
 
-/// The embeddings of a label set, one row per label.
+/// The embeddings of a label set: one row per label, then those of what else the labels compete with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelEmbeddings {
     names: Vec<String>,
     matrix: Array2<f32>,
+    competition: Competition,
 }
 
 impl LabelEmbeddings {
-    /// Takes label names and their embeddings [labels, projection_dim], normalised or blended with examples.
+    /// Takes label names and their embeddings [labels, projection_dim], normalised or blended with examples. All labels
+    /// compete with each other.
     ///
     /// # Panics
     /// If the number of rows differs from the number of names.
     pub fn new(names: Vec<String>, matrix: Array2<f32>) -> Self {
         assert_eq!(names.len(), matrix.nrows(), "one row per label");
-        Self { names, matrix }
+        let competition = Competition::among(names.len());
+        Self { names, matrix, competition }
     }
 
-    /// Names in the order of the label set.
+    /// The same rows, which compete as `competition` says; those that are no labels lose their names.
+    ///
+    /// # Panics
+    /// If the number of rows differs.
+    pub fn with_competition(mut self, competition: Competition) -> Self {
+        assert_eq!(competition.rows(), self.matrix.nrows(), "the rows of one label set");
+        self.names.truncate(competition.labels());
+        Self { competition, ..self }
+    }
+
+    /// Names of the labels, in the order of the label set.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Embeddings [labels, projection_dim]. Each row has L2 norm 1, except those blended with examples, whose norm differs.
+    /// How the rows compete.
+    pub fn competition(&self) -> &Competition {
+        &self.competition
+    }
+
+    /// Name of the question that a label belongs to, if any.
+    pub fn question(&self, label: usize) -> Option<&str> {
+        self.competition.question_of(label).map(|question| question.name.as_str())
+    }
+
+    /// Embeddings [rows, projection_dim]; the first rows are the labels. Each row has L2 norm 1, except those blended with examples, whose norm differs.
     pub fn matrix(&self) -> ArrayView2<'_, f32> {
         self.matrix.view()
     }

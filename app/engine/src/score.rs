@@ -3,13 +3,19 @@
 //! As in `VisionTextDualEncoderModel` (transformers 4.56.2): `logits_per_text = T Iᵀ exp(logit_scale)`,
 //! `logits_per_image` is its transpose, and probabilities are a softmax over the labels. With sigmoid scoring as in
 //! `SiglipModel`: a bias is added to logits, and each label has its own probability.
+//!
+//! Label sets with questions, opposites or a background have a softmax for each question and label instead, as
+//! [`Competition`] describes.
 
 mod batch;
+mod share;
 
 pub use batch::LossError;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use crate::embedding::Competition;
 use crate::embedding::LabelEmbeddings;
 
 /// Largest logit scale, since `exp(88)` still fits into a 32-bit float. Larger values are clamped.
@@ -50,7 +56,7 @@ pub struct Score {
     pub cosine: f32,
     /// Cosine times `exp(logit_scale)`, plus the bias where there is one.
     pub logit: f32,
-    /// Probability of the label given the image. With softmax scoring, they sum to 1 over the label set.
+    /// Probability of the label given the image. With softmax scoring, its share among what it competes with.
     pub probability: f32,
 }
 
@@ -94,8 +100,8 @@ impl Scoring {
     }
 }
 
-/// Scores one normalised image embedding against every label. The best label comes first; equal ones keep the order of
-/// the set.
+/// Scores one normalised image embedding against every label. The label with the highest logit comes first; equal ones keep
+/// the order of the set.
 ///
 /// `scores` is cleared first and allocates only when it grows.
 ///
@@ -110,8 +116,19 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
         scores.push(Score { label, cosine, logit: cosine * factor + bias, probability: 0.0 });
     }
     // A stable sort would allocate. Labels are in the order of the set, so they break ties as it would.
-    scores.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.label.cmp(&b.label)));
-    scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
+    let sort = |scores: &mut [Score]| {
+        scores.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.label.cmp(&b.label)));
+    };
+    let competition = labels.competition();
+    if scoring.kind == ScoringKind::Softmax && !competition.is_plain() {
+        share::fill(scores, competition);
+        scores.truncate(competition.labels());
+        sort(scores);
+    } else {
+        scores.truncate(competition.labels());
+        sort(scores);
+        scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
+    }
 }
 
 /// `1 / (1 + exp(-x))`, in a form whose exponential cannot overflow.

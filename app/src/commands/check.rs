@@ -85,13 +85,13 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
 }
 
 fn summarise(file: &LabelFile, warnings: usize, out: &mut dyn Write) -> std::io::Result<()> {
-    let sentences: usize = file.labels.iter().map(|label| label.sentences().count()).sum();
+    let sentences: usize = file.rows.iter().map(|label| label.sentences().count()).sum();
     let warned = match warnings {
         0 => String::new(),
         1 => ", 1 warning".to_owned(),
         _ => format!(", {warnings} warnings"),
     };
-    write_line(out, format_args!("no problems{warned}: {} labels, {sentences} sentences", file.labels.len()))
+    write_line(out, format_args!("no problems{warned}: {} labels, {sentences} sentences", file.labels().len()))
 }
 
 /// Verifies all hashes and runs both towers once.

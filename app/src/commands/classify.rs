@@ -20,6 +20,7 @@ use crate::bundles;
 use crate::config::Config;
 use crate::console::{stdout, tell_error};
 use crate::labels::embedder::embed_configured;
+use crate::output::full_name;
 use crate::output::json::{LabelScore, write_line};
 use crate::recognizer::{Latency, Recognizer, compute};
 use crate::source::Frame;
@@ -97,13 +98,15 @@ fn write(
     labels: &LabelEmbeddings,
     scores: &[Score],
 ) -> std::io::Result<()> {
-    let named = scores.iter().map(|score| LabelScore::new(&labels.names()[score.label], score));
+    let named =
+        scores.iter().map(|score| LabelScore::new(labels.question(score.label), &labels.names()[score.label], score));
     if json {
         return write_line(out, &Line { path, labels: named.collect() });
     }
     console::write_line(out, format_args!("{}", path.display()))?;
     for label in named {
-        console::write_line(out, format_args!("  {:5.1}%  {}", label.probability * 100.0, label.name))?;
+        let name = full_name(label.question, label.name);
+        console::write_line(out, format_args!("  {:5.1}%  {name}", label.probability * 100.0))?;
     }
     out.flush()
 }

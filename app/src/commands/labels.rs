@@ -29,7 +29,7 @@ impl Labels {
     }
 }
 
-/// Prints a line for each label and a sum, and caches every sentence.
+/// Prints a line for each label and whatever it competes with, and a sum, and caches every sentence.
 fn embed(config: &Config, out: &mut dyn Write) -> Result<()> {
     // The sentences are embedded even if the reader stops after the first line.
     let mut out = IgnoreBrokenPipe::new(out);
@@ -37,8 +37,10 @@ fn embed(config: &Config, out: &mut dyn Write) -> Result<()> {
     let threads = compute::threads(config.inference.threads)?;
     let file = demo::configured(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(bundle, config.state_dir.as_deref(), &threads);
-    for (label, count) in file.labels.iter().zip(embedder.count(&file.labels)) {
-        let line = format_args!("{}: {} cached, {} new", label.name, count.cached, count.embedded);
+    for (row, count) in embedder.count(&file.rows).into_iter().enumerate() {
+        let is_label = row < file.competition.labels();
+        let name = if is_label { file.full_name(row) } else { file.describe(row) };
+        let line = format_args!("{name}: {} cached, {} new", count.cached, count.embedded);
         write_line(&mut out, line).context("standard output")?;
     }
     let (_, effort) = embedder.embed(&file)?;

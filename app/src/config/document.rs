@@ -151,6 +151,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Returns whether there is a value under `key`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The span of the value under `key`, or that of the section if there is none.
+    pub(crate) fn span_of(&self, key: &str) -> Range<usize> {
+        self.table.get(key).map_or_else(|| self.span(), Spanned::span)
+    }
+
     /// Line and column of the start of `span`.
     pub(crate) fn position(&self, span: &Range<usize>) -> Position {
         self.report.position(span.start)

@@ -71,7 +71,7 @@ fn problems_name_file_line_and_column() {
     check("sorce = 'auto'", &["/etc/s.toml:1:1: unknown key `sorce`: did you mean `source`?"]);
     let why = "gopher://x".parse::<Uri>().expect_err("an unknown scheme");
     check("source = 'gopher://x'", &[&format!("/etc/s.toml:1:10: {why}")]);
-    check("output = 'yaml'", &["/etc/s.toml:1:10: `output`: expected one of `text`, `json`, found `yaml`"]);
+    check("output = 'yaml'", &["/etc/s.toml:1:10: `output`: expected one of `text`, `json`, `events`, found `yaml`"]);
     check(
         "[capture]\nformat = 'MJPEG'",
         &[

@@ -79,9 +79,9 @@ impl Embedder {
         file: &LabelFile,
         compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>,
     ) -> Result<(LabelEmbeddings, CacheStats)> {
-        let (bundle, threads, labels) = (&self.bundle, &self.threads, file.labels.as_slice());
+        let (bundle, threads, rows) = (&self.bundle, &self.threads, file.rows.as_slice());
         // Opened beforehand, so that a damaged file is not blamed on a label, and only where it is needed.
-        let keyed = KeyedLabels::new(labels, bundle.manifest());
+        let keyed = KeyedLabels::new(rows, bundle.manifest());
         let new = keyed.count_cached(&self.cache).iter().any(|stats| stats.embedded > 0);
         let mut tower = new.then(|| TextTower::open(bundle, threads)).transpose()?;
         let (disk, beats) = (&mut self.disk, &self.beats);
@@ -108,13 +108,15 @@ impl Embedder {
         if let Some(disk) = &mut self.disk {
             disk.finish(&mut self.cache);
         }
-        Ok(result?)
+        let (embeddings, stats) = result?;
+        Ok((embeddings.with_competition(file.competition.clone()), stats))
     }
 
     /// Warns about labels that the model cannot read. Warnings are cached by labels and tokenizer, since loading a large
     /// tokenizer takes seconds and hundreds of megabytes on a board.
     fn warn(&mut self, file: &LabelFile, compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>) {
-        let labels = format!("{file:?}");
+        let LabelFile { path, rows, positions, competition, .. } = file;
+        let labels = format!("{:?}", (path, rows, positions, competition));
         let key = Key::of_tokenizer(self.bundle.manifest(), &[env!("CARGO_PKG_VERSION"), &labels]);
         if self.cache.remarks(&key).is_none() {
             match compare(&self.bundle) {

@@ -16,19 +16,23 @@ const WARNINGS_MAX: usize = 50;
 const SHOWN_CHARS: usize = 60;
 
 /// Finds what is doubtful about the labels of `file` for a model with that vocabulary, in the file's order: unknown words,
-/// truncated sentences, and labels that become the same token ids.
+/// truncated sentences, and labels that become the same token ids though they compete.
 pub(crate) fn warnings(file: &LabelFile, vocabulary: &Vocabulary) -> Result<Vec<Problem>, TokenizeError> {
     let (mut found, mut left_out) = (Vec::new(), 0);
     let mut first_with = HashMap::new();
-    for (index, label) in file.labels.iter().enumerate() {
-        let examined = Examined::new(label, vocabulary)?;
+    for (index, row) in file.rows.iter().enumerate() {
+        let examined = Examined::new(row, vocabulary)?;
         let mut messages: Vec<String> = examined.unreadable().into_iter().chain(examined.cut(vocabulary)).collect();
-        let first = *first_with.entry(examined.ids).or_insert(index);
-        if first != index {
-            messages.push(same(&file.labels[first], file.positions[first].line));
+        // Several labels may have the same opposites, and different questions the same answers.
+        if index < file.competition.labels() {
+            let question = file.competition.question_of(index).map(|question| &question.name);
+            let first = *first_with.entry((question, examined.ids)).or_insert(index);
+            if first != index {
+                messages.push(same(&file.rows[first], file.positions[first].line));
+            }
         }
         for message in messages {
-            let message = format!("label `{}`: {message}", label.name);
+            let message = format!("{}: {message}", file.describe(index));
             let warning = Problem { path: file.path.clone(), position: Some(file.positions[index]), message };
             if found.len() < WARNINGS_MAX { found.push(warning) } else { left_out += 1 }
         }
@@ -227,6 +231,19 @@ mod tests {
         two("prompts = ['cat', 'dog']", "prompts = ['cat']", &[]);
         two("prompts = ['cat', 'cat', 'dog']", "prompts = ['cat', 'dog']", &[]);
         two("prompts = ['cat', 'dog']", "prompts = ['cat', 'red']", &[]);
+        // Only labels that compete are told apart, and opposites may be shared.
+        let question = |name: &str, first: &str, second: &str| {
+            format!(
+                "[[question]]\nname = '{name}'\n[[question.label]]\nname = '{first}'\n[[question.label]]\nname = '{second}'\n"
+            )
+        };
+        check(&format!("{}{}", question("one", "cat", "dog"), question("two", "cat", "dog")), &[]);
+        check(&question("one", "cat", "Cat"), &[&["l:6:8: label `one: Cat`", SAME, "label `cat` in line 4"]]);
+        check(
+            "[[label]]\nname = 'cat'\nopposites = ['dog', 'q']\n[[label]]\nname = 'red'\nopposites = ['dog']\n\
+             [[background]]\nprompts = ['猫']",
+            &[&["l:2:8: opposite `q` of label `cat`: 1 of 1"], &["l:7:1: background `猫`: 1 of 1"]],
+        );
         check(
             "[[label]]\nname = '🔴'\n[[label]]\nname = '🟦'\n[[label]]\nname = '⭐'",
             &[

@@ -5,12 +5,10 @@ use std::sync::mpsc::SyncSender;
 
 use anyhow::Result;
 use spotter_engine::bundle::Bundle;
-use spotter_engine::embedding::LabelEmbeddings;
-use spotter_engine::labels::Label;
 use spotter_engine::tower::Threads;
 
-use super::Next;
 use super::watch::CALL_MAX;
+use super::{Labels, Next};
 use crate::bundles::demo;
 use crate::bundles::rehearsal::{Refusal, rehearse};
 use crate::bundles::{BUILT_IN, Slots, State, Trial};
@@ -43,11 +41,11 @@ struct Loaded {
     embedder: Embedder,
     templates: Vec<String>,
     /// The labels that were embedded last.
-    labels: Vec<Label>,
+    labels: LabelFile,
 }
 
 /// A bundle that works, with its labels.
-type Model = (Recognizer, Arc<LabelEmbeddings>);
+type Model = (Recognizer, Labels);
 
 impl Loader {
     pub(super) fn new(
@@ -126,7 +124,7 @@ impl Loader {
                 return Next::default();
             }
         };
-        if file.labels == loaded.labels {
+        if file.is_same(&loaded.labels) {
             log::info!("labels unchanged: {}", path.display());
             return Next::default();
         }
@@ -134,7 +132,7 @@ impl Loader {
             .inspect_err(|error| log::error!("{}: {error:#}; the labels stay as they were", path.display()))
             .ok();
         if embedded.is_some() {
-            loaded.labels = file.labels;
+            loaded.labels = file;
         }
         Next { model: None, labels: embedded }
     }
@@ -216,10 +214,10 @@ impl Loader {
         let file = labels.resolve(&templates).map_err(|problems| all_of(&problems))?;
         let embedder = Embedder::new(bundle, self.config.state_dir.as_deref(), &self.threads);
         let mut embedder = embedder.with_beats(self.beats.clone());
-        let embeddings = embed(&mut embedder, &file)?;
+        let embedded = embed(&mut embedder, &file)?;
         log::info!("bundle: {name}");
-        self.loaded = Some(Loaded { name, embedder, templates, labels: file.labels });
-        Ok((recognizer, embeddings))
+        self.loaded = Some(Loaded { name, embedder, templates, labels: file });
+        Ok((recognizer, embedded))
     }
 
     fn parse_labels(&self) -> Result<ParsedLabels> {
@@ -236,15 +234,15 @@ impl Loader {
     }
 }
 
-fn embed(embedder: &mut Embedder, file: &LabelFile) -> Result<Arc<LabelEmbeddings>> {
+fn embed(embedder: &mut Embedder, file: &LabelFile) -> Result<Labels> {
     let (embeddings, effort) = embedder.embed(file)?;
     log::info!(
         "labels: {} from {}, {} sentences: {} cached, {} embedded",
-        file.labels.len(),
+        file.labels().len(),
         file.path,
         effort.cached + effort.embedded,
         effort.cached,
         effort.embedded
     );
-    Ok(Arc::new(embeddings))
+    Ok(Labels { embeddings: Arc::new(embeddings), rules: Arc::clone(&file.rules) })
 }

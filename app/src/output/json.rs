@@ -1,24 +1,28 @@
-//! JSON output: one object a line.
+//! JSON output: one object a line, for each frame and for each event.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
+use spotter_engine::decide::{ChangeKind, Moment, Reason, State};
 use spotter_engine::printable::serialize_path;
 
-use super::{Event, EventKind, Output, Report};
+use super::{Decision, Event, EventKind, Output, Report, timestamp};
 
 /// A label in JSON.
 #[derive(Debug, Serialize)]
 pub struct LabelScore<'a> {
+    /// Question of the label, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<&'a str>,
     /// Name of the label.
     pub name: &'a str,
     /// Cosine between image and label, -1 to 1.
     pub cosine: f32,
     /// Cosine times `exp(logit_scale)`, plus the bundle's bias if it has one.
     pub logit: f32,
-    /// Softmax over the label set or sigmoid of the label, by the bundle's scoring.
+    /// Softmax over what the label competes with, or its sigmoid, by the bundle's scoring.
     pub probability: f32,
 }
 
@@ -31,6 +35,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     truth: Option<&'a str>,
     labels: Vec<LabelScore<'a>>,
+    states: Vec<StateLine<'a>>,
     latency_ms: LatencyMs,
     dropped: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +47,44 @@ struct EventLine<'a> {
     time: String,
     event: EventKind,
     message: &'a str,
+}
+
+/// A state; its label is null while it is unknown.
+#[derive(Serialize)]
+struct StateLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    question: Option<&'a str>,
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probability: Option<f32>,
+}
+
+/// A change of a state; its label is null where a question becomes unknown.
+#[derive(Serialize)]
+struct DecisionLine<'a> {
+    time: String,
+    event: ChangeKind,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    question: Option<&'a str>,
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    since: String,
+    duration_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probability: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mean: Option<f32>,
 }
 
 #[derive(Serialize)]
@@ -57,24 +100,34 @@ struct LatencyMs {
 /// Writes reports as lines of JSON.
 pub struct Json {
     out: Box<dyn Write + Send>,
+    events_only: bool,
 }
 
 impl Json {
     /// An output that writes to `out`.
     pub fn new(out: Box<dyn Write + Send>) -> Self {
-        Self { out }
+        Self { out, events_only: false }
+    }
+
+    /// An output that writes events to `out`, and no frames.
+    pub fn events_only(out: Box<dyn Write + Send>) -> Self {
+        Self { out, events_only: true }
     }
 }
 
 impl Output for Json {
     fn write(&mut self, report: &Report) -> io::Result<()> {
+        if self.events_only {
+            return Ok(());
+        }
         let latency = &report.latency;
         let line = Line {
             time: format!("{:.6}", report.time),
             frame: report.frame,
             path: report.path.as_deref(),
             truth: report.truth.as_deref(),
-            labels: report.named().map(|(name, score)| LabelScore::new(name, score)).collect(),
+            labels: report.named().map(|(question, name, score)| LabelScore::new(question, name, score)).collect(),
+            states: report.states.iter().map(StateLine::new).collect(),
             latency_ms: LatencyMs {
                 capture: ms(latency.capture),
                 decode: ms(latency.decode),
@@ -93,12 +146,54 @@ impl Output for Json {
         let line = EventLine { time: format!("{:.6}", event.time), event: event.kind, message: &event.message };
         write_line(&mut self.out, &line)
     }
+
+    fn decision(&mut self, decision: &Decision) -> io::Result<()> {
+        write_line(&mut self.out, &DecisionLine::new(decision))
+    }
+}
+
+impl<'a> StateLine<'a> {
+    fn new(state: &'a State) -> Self {
+        let State { question, label, last, reason, since, probability } = state;
+        Self {
+            question: question.as_deref(),
+            label: label.as_deref(),
+            last: last.as_deref(),
+            reason: *reason,
+            since: time(*since),
+            probability: *probability,
+        }
+    }
+}
+
+impl<'a> DecisionLine<'a> {
+    fn new(decision: &'a Decision) -> Self {
+        let change = &decision.change;
+        Self {
+            time: time(change.at),
+            event: change.kind,
+            id: &decision.id,
+            question: change.question.as_deref(),
+            label: change.label.as_deref(),
+            last: change.last.as_deref(),
+            reason: change.reason,
+            since: time(change.since),
+            duration_s: change.at.since(change.since).as_micros() as f64 / 1e6,
+            probability: change.figures.map(|figures| figures.probability),
+            peak: change.figures.map(|figures| figures.peak),
+            mean: change.figures.map(|figures| figures.mean),
+        }
+    }
+}
+
+fn time(moment: Moment) -> String {
+    format!("{:.6}", timestamp(moment))
 }
 
 impl<'a> LabelScore<'a> {
-    /// A label's name with its score.
-    pub fn new(name: &'a str, score: &spotter_engine::score::Score) -> Self {
-        Self { name, cosine: score.cosine, logit: score.logit, probability: score.probability }
+    /// A label's question and name with its score.
+    pub fn new(question: Option<&'a str>, name: &'a str, score: &spotter_engine::score::Score) -> Self {
+        Self { question, name, cosine: score.cosine, logit: score.logit, probability: score.probability }
     }
 }
 

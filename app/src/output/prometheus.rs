@@ -172,7 +172,9 @@ fn render(out: &mut String, camera: &str, values: &Values) -> fmt::Result {
         head(out, "label_probability", "gauge", "Probability of the labels shown for the last frame.")?;
         for score in &values.scores {
             let (label, value) = (escaped(&labels.names()[score.label]), score.probability);
-            writeln!(out, "spotter_label_probability{{camera=\"{camera}\",label=\"{label}\"}} {value}")?;
+            let question = labels.question(score.label).map(|name| format!("question=\"{}\",", escaped(name)));
+            let question = question.unwrap_or_default();
+            writeln!(out, "spotter_label_probability{{camera=\"{camera}\",{question}label=\"{label}\"}} {value}")?;
         }
     }
     Ok(())
@@ -188,6 +190,8 @@ fn escaped(value: &str) -> String {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use spotter_engine::embedding::Competition;
+
     use super::*;
 
     #[test]
@@ -196,9 +200,16 @@ mod tests {
             Values { labelled: 7, dropped: 3, reports_lost: 5, rate_hz: 2.5, held: true, ..Values::default() };
         values.bundle = "a \"b\"\\\n".to_owned();
         values.add(&Latency { tower: Duration::from_millis(250), ..Latency::default() });
+        let matrix = ndarray::Array2::zeros((2, 1));
+        let labels = LabelEmbeddings::new(vec!["cat".to_owned(), "open".to_owned()], matrix);
+        let competition = Competition::new(1, vec![("door".to_owned(), 1)], &[0, 0], 0);
+        values.labels = Some(Arc::new(labels.with_competition(competition)));
+        values.scores = (0..2).map(|label| Score { label, cosine: 0.0, logit: 0.0, probability: 0.5 }).collect();
         let mut text = String::new();
         render(&mut text, "front", &values).unwrap();
         for line in [
+            r#"spotter_label_probability{camera="front",label="cat"} 0.5"#,
+            r#"spotter_label_probability{camera="front",question="door",label="open"} 0.5"#,
             r#"spotter_frames_total{camera="front",result="labelled"} 7"#,
             r#"spotter_frames_total{camera="front",result="dropped"} 3"#,
             r#"spotter_stage_seconds_total{camera="front",stage="tower"} 0.25"#,

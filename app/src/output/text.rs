@@ -6,11 +6,13 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use spotter_engine::console::write_line;
+use spotter_engine::decide::{Reason, State};
 use spotter_engine::printable::printable_path;
 
 use self::layout::{Row, Size, lines, rows_taken};
-use super::{Output, Report};
+use super::{Output, Report, full_name, timestamp};
 use crate::output::json::ms;
 
 /// Shortest time between two redraws: faster ones cannot be read and cost the board time.
@@ -34,8 +36,13 @@ impl Table {
 
     fn draw(&mut self, report: &Report) -> io::Result<()> {
         let size = (self.size)();
-        let rows: Vec<_> = report.named().map(|(name, score)| Row { name, probability: score.probability }).collect();
-        let (text, lines) = redraw(&self.shown, &rows, &status(report), size);
+        let named = report.named().map(|(question, name, score)| Row {
+            name: full_name(question, name),
+            probability: score.probability,
+            threshold: Some(report.rules.labels[score.label].threshold),
+        });
+        let rows: Vec<_> = named.collect();
+        let (text, lines) = redraw(&self.shown, &rows, &[&states(report), &status(report)], size);
         self.shown = lines;
         self.drawn = Some(Instant::now());
         self.out.write_all(text.as_bytes())?;
@@ -44,7 +51,7 @@ impl Table {
 }
 
 /// Returns the text that replaces the lines `shown` on the terminal, and the new lines.
-fn redraw(shown: &[String], rows: &[Row<'_>], status: &str, size: Size) -> (String, Vec<String>) {
+fn redraw(shown: &[String], rows: &[Row], below: &[&str], size: Size) -> (String, Vec<String>) {
     // Lines must not wrap, whatever width the terminal gives their characters.
     let mut text = String::from("\x1b[?7l");
     // In a window that became narrower the old lines take more rows; rows that have scrolled away cannot be reached.
@@ -57,7 +64,7 @@ fn redraw(shown: &[String], rows: &[Row<'_>], status: &str, size: Size) -> (Stri
     if !shown.is_empty() {
         text.push_str("\r\x1b[J");
     }
-    let lines = lines(rows, status, size);
+    let lines = lines(rows, below, size);
     for line in &lines {
         text.push_str(line);
         // In a window of one row a line break would scroll the line away.
@@ -95,6 +102,29 @@ impl Output for Table {
     }
 }
 
+/// The line of states below the labels.
+fn states(report: &Report) -> String {
+    let shown: Vec<String> = report.states.iter().map(|state| describe(state, Some(report.time))).collect();
+    if shown.is_empty() { "nothing has reached its threshold".to_owned() } else { shown.join(", ") }
+}
+
+/// A state, and for how long it has held if the time is given.
+fn describe(state: &State, time: Option<Timestamp>) -> String {
+    let name = match (&state.label, &state.question) {
+        (Some(label), question) => full_name(question.as_deref(), label),
+        (None, question) => {
+            let why = match state.reason {
+                Some(Reason::SourceLost) => " (source lost)",
+                Some(Reason::LabelsChanged) => " (labels changed)",
+                Some(Reason::BelowThreshold) | None => "",
+            };
+            full_name(question.as_deref(), &format!("unknown{why}"))
+        }
+    };
+    let seconds = time.map(|time| time.duration_since(timestamp(state.since)).as_secs().max(0));
+    seconds.map_or_else(|| name.clone(), |seconds| format!("{name} for {seconds} s"))
+}
+
 /// The status line below the labels.
 fn status(report: &Report) -> String {
     let latency = ms(report.latency.total());
@@ -126,9 +156,13 @@ impl Output for Lines {
             Some(path) => format!("{}:", path.display()),
             None => format!("frame {}:", report.frame),
         };
-        for (index, (name, score)) in report.named().enumerate() {
+        for (index, (question, name, score)) in report.named().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            let _ = write!(line, "{comma} {name} {:.1}%", score.probability * 100.0);
+            let _ = write!(line, "{comma} {} {:.1}%", full_name(question, name), score.probability * 100.0);
+        }
+        if !report.states.is_empty() {
+            let states: Vec<String> = report.states.iter().map(|state| describe(state, None)).collect();
+            let _ = write!(line, " [{}]", states.join(", "));
         }
         if let Some(truth) = &report.truth {
             let _ = write!(line, " (drawn: {truth})");

@@ -1,6 +1,6 @@
 //! Health of the source thread.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::process::supervise::Heartbeat;
@@ -14,6 +14,8 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Health {
     beat: Heartbeat,
     lost: AtomicBool,
+    /// How often it was lost.
+    losses: AtomicU64,
 }
 
 impl Health {
@@ -26,7 +28,7 @@ impl Health {
             Uri::Stdin if live => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
             Uri::Stdin | Uri::Auto | Uri::Images(_) | Uri::Shapes(_) => None,
         };
-        Self { beat: Heartbeat::new(silence_max, now), lost: AtomicBool::new(false) }
+        Self { beat: Heartbeat::new(silence_max, now), lost: AtomicBool::new(false), losses: AtomicU64::new(0) }
     }
 
     /// Says that the source thread is about to take its next bounded step.
@@ -36,7 +38,14 @@ impl Health {
 
     /// Says that the source is lost and being reopened, or is back.
     pub(super) fn set_lost(&self, lost: bool) {
-        self.lost.store(lost, Ordering::Relaxed);
+        if !self.lost.swap(lost, Ordering::Relaxed) && lost {
+            self.losses.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often the source was lost, including losses that are over.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -88,5 +97,9 @@ mod tests {
             health.beat(now);
             assert!(health.is_lost() && !health.is_stuck(now + Duration::from_secs(2)), "{second}");
         }
+        for lost in [true, false, false, true] {
+            health.set_lost(lost);
+        }
+        assert_eq!(health.losses(), 2, "telling a loss twice is one loss");
     }
 }

@@ -5,18 +5,18 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use spotter_engine::embedding::LabelEmbeddings;
+use anyhow::{Context as _, Result};
 use spotter_engine::preprocess::PreprocessError;
 use spotter_engine::score::Score;
 
+use super::decisions::Decisions;
 use super::health::Health;
 use super::latest_frame::{LatestFrame, Taken};
 use super::unchanged::Unchanged;
 use super::{LOSS_REPORT_EVERY, SKIP_REPORT_EVERY};
 use crate::board::governor::Governor;
 use crate::board::service::Service;
-use crate::live::Live;
+use crate::live::{Labels, Live};
 use crate::output::prometheus::Metrics;
 use crate::output::{Event, EventKind, Item, Report};
 use crate::process::LoopControl;
@@ -47,6 +47,7 @@ pub(super) struct Loop<'a> {
     pub(super) service: Service,
     pub(super) governor: Governor,
     pub(super) unchanged: Option<Unchanged>,
+    pub(super) decisions: Decisions,
     pub(super) metrics: Option<&'a Metrics>,
     pub(super) stats: Stats,
 }
@@ -65,7 +66,7 @@ pub(super) struct Stats {
     skip_reported: Option<Instant>,
     rate: Rate,
     /// The last scores and their labels.
-    last: Option<(Arc<LabelEmbeddings>, Vec<Score>)>,
+    last: Option<(Labels, Vec<Score>)>,
 }
 
 impl Loop<'_> {
@@ -77,6 +78,8 @@ impl Loop<'_> {
             fault_point("inference");
             self.tell_service(now);
             self.tell_losses(now);
+            self.decisions.follow(self.health.losses(), now);
+            self.send_decisions();
             if self.control.reload.swap(false, Ordering::AcqRel) {
                 self.model.reload();
             }
@@ -111,7 +114,7 @@ impl Loop<'_> {
                     };
                     self.stats.labelled += 1;
                     self.count(&report);
-                    if !self.send_report(report) {
+                    if !self.send_report(report) || !self.send_decisions() {
                         break;
                     }
                 }
@@ -195,18 +198,21 @@ impl Loop<'_> {
     }
 
     fn report(&mut self, frame: &mut Frame, mut latency: Latency) -> Result<Report> {
-        let top_k = self.top_k;
-        let (labels, scores) = self.scores(&mut latency)?;
-        let scores = scores[..top_k.min(scores.len())].to_vec();
+        self.score(&mut latency)?;
         let age = frame.captured.elapsed();
         let now = jiff::Timestamp::now();
+        let time = now.checked_sub(age).unwrap_or(now);
+        let (labels, scores) = self.stats.last.as_ref().context("a frame was scored")?;
+        self.decisions.frame(&labels.rules, frame.captured, time, scores);
         Ok(Report {
-            time: now.checked_sub(age).unwrap_or(now),
+            time,
             frame: frame.number,
             path: frame.path.take(),
             truth: frame.truth.take(),
-            labels,
-            scores,
+            labels: Arc::clone(&labels.embeddings),
+            rules: Arc::clone(&labels.rules),
+            scores: scores[..self.top_k.min(scores.len())].to_vec(),
+            states: self.decisions.states(frame.captured, time),
             latency,
             rate_hz: self.stats.rate.tick(),
             dropped: self.mailbox.dropped(),
@@ -214,8 +220,8 @@ impl Loop<'_> {
         })
     }
 
-    /// The scores of the decoded frame, or those of the last one if both show the same.
-    fn scores(&mut self, latency: &mut Latency) -> Result<(Arc<LabelEmbeddings>, &[Score])> {
+    /// Scores the decoded frame, or keeps the last scores if both show the same.
+    fn score(&mut self, latency: &mut Latency) -> Result<()> {
         let (recognizer, labels) = self.model.parts();
         let stats = &mut self.stats;
         if let Some(unchanged) = &mut self.unchanged {
@@ -223,22 +229,19 @@ impl Loop<'_> {
             let same = unchanged.is_same(recognizer.picture(), start);
             latency.preprocess += start.elapsed();
             // Scores of other labels, or of another bundle, do not count.
-            let known = stats.last.as_ref().is_some_and(|(scored, _)| Arc::ptr_eq(scored, labels));
-            if same && known {
+            let is_known = |last: &Labels| Arc::ptr_eq(&last.embeddings, &labels.embeddings);
+            if same && stats.last.as_ref().is_some_and(|(last, _)| is_known(last)) {
                 stats.unchanged += 1;
-                let (labels, scores) = stats.last.as_ref().map_or((labels, &[][..]), |(l, s)| (l, s.as_slice()));
-                return Ok((Arc::clone(labels), scores));
+                return Ok(());
             }
             unchanged.keep(start);
         }
-        let scores = recognizer.recognize(labels, latency)?;
-        let (last, kept) = stats.last.get_or_insert_with(|| (Arc::clone(labels), Vec::new()));
-        if !Arc::ptr_eq(last, labels) {
-            *last = Arc::clone(labels);
-        }
+        let scores = recognizer.recognize(&labels.embeddings, latency)?;
+        let (last, kept) = stats.last.get_or_insert_with(|| (labels.clone(), Vec::new()));
+        last.clone_from(labels);
         kept.clear();
         kept.extend_from_slice(scores);
-        Ok((Arc::clone(labels), kept))
+        Ok(())
     }
 
     fn skip(&mut self, frame: &Frame, error: &anyhow::Error) {
@@ -265,6 +268,31 @@ impl Loop<'_> {
             }
             Err(TrySendError::Disconnected(_)) => false,
         }
+    }
+
+    /// Passes decisions to the output; those that find no room are sent later. Returns whether the output still exists.
+    fn send_decisions(&mut self) -> bool {
+        while let Some(decision) = self.decisions.take() {
+            let item = Item::Decision(decision);
+            if !self.live {
+                if self.send.send(item).is_err() {
+                    return false;
+                }
+                continue;
+            }
+            match self.send.try_send(item) {
+                Ok(()) => {}
+                Err(TrySendError::Full(item)) => {
+                    if let Item::Decision(decision) = item {
+                        self.decisions.put_back(decision);
+                    }
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+        }
+        self.stats.reports_lost += self.decisions.take_lost();
+        true
     }
 }
 

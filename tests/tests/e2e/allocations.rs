@@ -6,11 +6,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use spotter::config::Config;
+use spotter::labels::demo::configured;
 use spotter::labels::embedder::embed_configured;
 use spotter::recognizer::{Latency, Recognizer};
 use spotter::source::{Frame, PixelFormat, ShapesOptions, draw_shapes};
+use spotter_engine::decide::{Decider, Moment};
 use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 /// Passes that are counted.
@@ -106,16 +109,35 @@ fn towers() {
 fn frames() {
     let bundle = Arc::new(spotter::bundles::demo::bundle().unwrap());
     let threads = Threads::new(2).unwrap();
-    let labels = embed_configured(&Config::default(), &bundle, &threads).unwrap();
     let mut recognizer = Recognizer::open(&bundle, &threads).unwrap();
-    for (frame, allocations_max) in frames_of_a_camera() {
-        let allocations = counted(|| {
-            let mut latency = Latency::of(&frame);
-            recognizer.decode(&frame, &mut latency).unwrap();
-            let scores = recognizer.recognize(&labels, &mut latency).unwrap();
-            assert_eq!(scores.len(), labels.names().len());
-        });
-        assert!(allocations <= PASSES * allocations_max, "{}: {allocations} in {PASSES} frames", frame.format);
+    for file in [None, Some(e2e::root().join("config/questions.toml"))] {
+        let config = Config { labels: file.clone(), ..Config::default() };
+        let labels = embed_configured(&config, &bundle, &threads).unwrap();
+        let rules = Arc::clone(&configured(&config, &bundle.manifest().templates).unwrap().rules);
+        let mut elapsed = Duration::ZERO;
+        let mut decider = Decider::new(rules, Moment { elapsed, unix_us: 0 });
+        for (frame, allocations_max) in frames_of_a_camera() {
+            let mut step = || {
+                let mut latency = Latency::of(&frame);
+                recognizer.decode(&frame, &mut latency).unwrap();
+                let scores = recognizer.recognize(&labels, &mut latency).unwrap();
+                assert_eq!(scores.len(), labels.names().len());
+                elapsed += Duration::from_millis(40);
+                let probabilities = scores.iter().map(|score| (score.label, score.probability));
+                decider.frame(Moment { elapsed, unix_us: 0 }, probabilities);
+                decider.changes().len()
+            };
+            // Until the same picture has changed every state that it changes; changes may allocate.
+            let (mut quiet, mut passes) = (0, 0);
+            while quiet < 200 {
+                quiet = if step() == 0 { quiet + 1 } else { 0 };
+                passes += 1;
+                assert!(passes < 5000, "states change for ever");
+            }
+            let allocations = counted(|| assert_eq!(step(), 0));
+            let what = format!("{file:?}, {}", frame.format);
+            assert!(allocations <= PASSES * allocations_max, "{what}: {allocations} in {PASSES} frames");
+        }
     }
 }
 

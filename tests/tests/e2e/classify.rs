@@ -59,7 +59,7 @@ fn scores_equal_those_of_the_library() {
     let demo = e2e::root().join("config/demo");
     let bundle = Bundle::open(&demo).unwrap();
     let manifest = bundle.manifest();
-    let labels = label_file::load(&demo.join("labels.toml"), &manifest.templates).unwrap().labels;
+    let labels = label_file::load(&demo.join("labels.toml"), &manifest.templates).unwrap().rows;
     let mut text = TextTower::open(&bundle, &Threads::default()).unwrap();
     let (labels, _) = embed_labels(&labels, manifest, &mut Cache::default(), |sentence| text.embed(sentence)).unwrap();
     let mut pixels = Vec::new();

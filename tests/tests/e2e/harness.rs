@@ -36,6 +36,7 @@ pub(crate) struct Done {
 pub(crate) struct Line {
     pub(crate) path: Option<PathBuf>,
     pub(crate) labels: Vec<Named>,
+    pub(crate) states: Option<Vec<State>>,
     pub(crate) time: Option<String>,
     pub(crate) frame: Option<u64>,
     pub(crate) truth: Option<String>,
@@ -44,7 +45,37 @@ pub(crate) struct Line {
     pub(crate) unchanged: Option<u64>,
 }
 
-/// A line of `run --output json` that is not about a frame.
+/// A state in a line of `run --output json`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    pub(crate) question: Option<String>,
+    pub(crate) label: Option<String>,
+    pub(crate) last: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) since: String,
+    pub(crate) probability: Option<f32>,
+}
+
+/// A line of `run --output json` about a change of a state.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Decision {
+    pub(crate) time: String,
+    pub(crate) event: String,
+    pub(crate) id: String,
+    pub(crate) question: Option<String>,
+    pub(crate) label: Option<String>,
+    pub(crate) last: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) since: String,
+    pub(crate) duration_s: f64,
+    pub(crate) probability: Option<f32>,
+    pub(crate) peak: Option<f32>,
+    pub(crate) mean: Option<f32>,
+}
+
+/// A line of `run --output json` that is neither about a frame nor about a state.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Event {
@@ -56,6 +87,7 @@ pub(crate) struct Event {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Named {
+    pub(crate) question: Option<String>,
     pub(crate) name: String,
     pub(crate) cosine: f32,
     pub(crate) logit: f32,
@@ -189,6 +221,7 @@ pub(crate) struct Running {
     pub(crate) child: Child,
     lines: Receiver<Line>,
     events: Arc<Mutex<Vec<Event>>>,
+    decisions: Arc<Mutex<Vec<Decision>>>,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -198,10 +231,15 @@ impl Running {
         let (send, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let events = Arc::new(Mutex::new(Vec::new()));
-        let said = Arc::clone(&events);
+        let decisions = Arc::new(Mutex::new(Vec::new()));
+        let (said, decided) = (Arc::clone(&events), Arc::clone(&decisions));
         thread::spawn(move || {
             for line in stdout.lines() {
                 let line = line.unwrap();
+                if is_decision(&line) {
+                    decided.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+                    continue;
+                }
                 if is_event(&line) {
                     said.lock().unwrap().push(serde_json::from_str(&line).unwrap());
                     continue;
@@ -218,7 +256,7 @@ impl Running {
                 log.lock().unwrap().push_str(&line);
             }
         });
-        Self { child, lines, events, stderr }
+        Self { child, lines, events, decisions, stderr }
     }
 
     /// The next line; `None` at the end of the output.
@@ -230,9 +268,14 @@ impl Running {
         }
     }
 
-    /// The events so far.
+    /// The events so far, without changes of states.
     pub(crate) fn events(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
+    }
+
+    /// The changes of states so far.
+    pub(crate) fn decisions(&self) -> Vec<Decision> {
+        self.decisions.lock().unwrap().clone()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -284,18 +327,28 @@ pub(crate) fn wait(child: &mut Child, what: &str) -> Option<i32> {
 
 /// The frames' lines of a program that succeeded.
 pub(crate) fn lines(done: &Done) -> Vec<Line> {
-    let lines = done.stdout.lines().filter(|line| !is_event(line));
+    let lines = done.stdout.lines().filter(|line| !is_event(line) && !is_decision(line));
     lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// The events of a program.
+/// The changes of states in lines of JSON.
+pub(crate) fn decisions(done: &Done) -> Vec<Decision> {
+    let lines = done.stdout.lines().filter(|line| is_decision(line));
+    lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// The events of a program, without changes of states.
 pub(crate) fn events(done: &Done) -> Vec<Event> {
     let lines = done.stdout.lines().filter(|line| is_event(line));
     lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
 fn is_event(line: &str) -> bool {
-    line.contains("\"event\":")
+    line.contains("\"event\":") && !is_decision(line)
+}
+
+fn is_decision(line: &str) -> bool {
+    line.contains("\"event\":") && line.contains("\"duration_s\":")
 }
 
 /// What holds for every line: `count` labels, best first, with consistent values.

@@ -11,6 +11,7 @@ mod cache;
 mod calibration;
 mod classify;
 mod compose;
+mod decisions;
 mod doctor;
 mod documents;
 mod evaluate;

@@ -125,7 +125,7 @@ struct Labels {
 /// Counts sentences; reports broken labels and a damaged cache.
 fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> Labels {
     let labels = match demo::configured(config, &bundle.manifest().templates) {
-        Ok(file) => file.labels,
+        Ok(file) => file.rows,
         Err(problems) => {
             for problem in problems {
                 findings.problem(problem.to_string(), "correct the label file; a running program keeps the old labels");

@@ -27,28 +27,25 @@ pub(crate) struct Size {
 }
 
 /// A label and its probability.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row<'a> {
-    pub(super) name: &'a str,
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) name: String,
     pub(super) probability: f32,
+    /// The probability that is marked on the bar, if any.
+    pub(super) threshold: Option<f32>,
 }
 
-/// The best labels that fit, and the status line if there is room for more than one line. The last row stays free for the
-/// cursor.
-pub(super) fn lines(rows: &[Row<'_>], status: &str, size: Size) -> Vec<String> {
+/// The best labels that fit, and as many of the last lines of `below` as there is room for beside one label. The last row
+/// stays free for the cursor.
+pub(super) fn lines(rows: &[Row], below: &[&str], size: Size) -> Vec<String> {
     let room = size.rows.saturating_sub(1).max(1);
-    let shown = if room == 1 { 1 } else { room - 1 };
-    let names: Vec<_> = rows.iter().take(shown).map(|row| printable(row.name)).collect();
+    let below = &below[below.len().saturating_sub(room - 1)..];
+    let names: Vec<_> = rows.iter().take(room - below.len()).map(|row| printable(&row.name)).collect();
     let longest = names.iter().map(|name| width(name)).max().unwrap_or(0);
     let (name_columns, bar_columns) = columns(longest, size.columns);
-    let mut lines: Vec<_> = names
-        .iter()
-        .zip(rows)
-        .map(|(name, row)| line(name, row.probability, name_columns, bar_columns, size.columns))
-        .collect();
-    if lines.len() < room {
-        lines.push(cut(&printable(status), size.columns));
-    }
+    let mut lines: Vec<_> =
+        names.iter().zip(rows).map(|(name, row)| line(name, row, name_columns, bar_columns, size.columns)).collect();
+    lines.extend(below.iter().map(|text| cut(&printable(text), size.columns)));
     lines
 }
 
@@ -65,7 +62,7 @@ fn columns(longest: usize, columns: usize) -> (usize, usize) {
     (columns.saturating_sub(FIGURE_COLUMNS).min(name), 0)
 }
 
-fn line(name: &str, probability: f32, name_columns: usize, bar_columns: usize, columns: usize) -> String {
+fn line(name: &str, row: &Row, name_columns: usize, bar_columns: usize, columns: usize) -> String {
     if columns < NAME_COLUMNS_MIN + FIGURE_COLUMNS {
         return cut(name, columns);
     }
@@ -77,12 +74,16 @@ fn line(name: &str, probability: f32, name_columns: usize, bar_columns: usize, c
         line.push_str(&format!("\x1b[{}G", name_columns + 1));
     }
     if bar_columns > 0 {
-        let filled = ((probability * bar_columns as f32).round() as usize).min(bar_columns);
+        let column = |share: f32| ((share * bar_columns as f32).round() as usize).min(bar_columns);
+        let (filled, mark) = (column(row.probability), row.threshold.map(column));
         line.push(' ');
-        line.extend(std::iter::repeat_n('█', filled));
-        line.extend(std::iter::repeat_n('░', bar_columns - filled));
+        line.extend((0..bar_columns).map(|index| match index {
+            _ if mark == Some(index) => '│',
+            _ if index < filled => '█',
+            _ => '░',
+        }));
     }
-    line.push_str(&format!(" {:5.1}%", probability * 100.0));
+    line.push_str(&format!(" {:5.1}%", row.probability * 100.0));
     line
 }
 

@@ -15,8 +15,12 @@ const NAMES: [&str; 10] = [
     "\u{202e}right to left",
 ];
 
-fn rows() -> Vec<Row<'static>> {
-    NAMES.iter().enumerate().map(|(index, name)| Row { name, probability: 1.0 / (index + 1) as f32 }).collect()
+fn row(name: &str, probability: f32) -> Row {
+    Row { name: name.to_owned(), probability, threshold: None }
+}
+
+fn rows() -> Vec<Row> {
+    NAMES.iter().enumerate().map(|(index, name)| row(name, 1.0 / (index + 1) as f32)).collect()
 }
 
 /// A line without its escape sequences, and their number.
@@ -39,7 +43,7 @@ fn lines_fit_windows_of_any_size() {
     for columns in 1..=100 {
         for window_rows in 1..=14 {
             let size = Size { columns, rows: window_rows };
-            let lines = lines(&rows(), status, size);
+            let lines = lines(&rows(), &[status], size);
             assert!(lines.len() < window_rows.max(2), "{size:?}: {} lines", lines.len());
             let labels = lines.len() - usize::from(window_rows > 2);
             assert!(labels >= 1 && labels == (window_rows.max(3) - 2).min(NAMES.len()), "{size:?}: {labels} labels");
@@ -76,8 +80,8 @@ fn names_are_cut_between_characters() {
 
 #[test]
 fn narrow_windows_shorten_the_bar_then_drop_it() {
-    let row = [Row { name: "blue cross", probability: 0.5 }];
-    let line = |columns| lines(&row, "", Size { columns, rows: 24 }).swap_remove(0);
+    let row = [row("blue cross", 0.5)];
+    let line = |columns| lines(&row, &[""], Size { columns, rows: 24 }).swap_remove(0);
     let full = format!("{:32} {}{}  50.0%", "blue cross", "█".repeat(12), "░".repeat(12));
     for (columns, expected) in [
         (200, full.as_str()),
@@ -99,9 +103,9 @@ fn narrow_windows_shorten_the_bar_then_drop_it() {
 
 #[test]
 fn a_redraw_starts_at_the_first_visible_old_line() {
-    let row = [Row { name: "猫", probability: 0.5 }, Row { name: "cat", probability: 0.25 }];
+    let row = [row("猫", 0.5), row("cat", 0.25)];
     let wide = Size { columns: 80, rows: 24 };
-    let (first, shown) = redraw(&[], &row, "status", wide);
+    let (first, shown) = redraw(&[], &row, &["status"], wide);
     assert!(first.starts_with("\x1b[?7l猫") && first.ends_with("status\n\x1b[?7h"), "{first:?}");
     for (size, up) in [
         (wide, Some(3)),
@@ -113,11 +117,69 @@ fn a_redraw_starts_at_the_first_visible_old_line() {
         (Size { columns: 80, rows: 2 }, Some(1)),
         (Size { columns: 80, rows: 1 }, None),
     ] {
-        let (text, _) = redraw(&shown, &row, "status", size);
+        let (text, _) = redraw(&shown, &row, &["status"], size);
         let expected = up.map_or_else(|| "\x1b[?7l\r\x1b[J".to_owned(), |up| format!("\x1b[?7l\x1b[{up}A\r\x1b[J"));
         assert!(text.starts_with(&expected), "{size:?}: {text:?}");
         assert!(text.matches('\n').count() < size.rows, "{size:?}: {text:?}");
         // No colours.
         assert!(!text.contains('m'), "{text:?}");
+    }
+}
+
+#[test]
+fn thresholds_are_marked_on_the_bars() {
+    for (probability, threshold, expected) in [
+        (0.5, None, "█████░░░░░"),
+        (0.5, Some(0.7), "█████░░│░░"),
+        (0.9, Some(0.7), "███████│█░"),
+        (0.0, Some(0.001), "│░░░░░░░░░"),
+        // At the end of a bar, where nothing is seen behind it.
+        (0.5, Some(0.999), "█████░░░░░"),
+    ] {
+        let row = Row { threshold, ..row("cat", probability) };
+        let found = lines(&[row], &[], Size { columns: 21, rows: 24 }).swap_remove(0);
+        assert_eq!(found, format!("cat {expected} {:5.1}%", probability * 100.0), "{threshold:?}");
+    }
+}
+
+#[test]
+fn lines_below_the_labels_give_way_from_the_first_on() {
+    for (window_rows, expected) in [
+        (9, &["cat", "dog", "states", "status"][..]),
+        (5, &["cat", "dog", "states", "status"]),
+        (4, &["cat", "states", "status"]),
+        (3, &["cat", "status"]),
+        (2, &["cat"]),
+        (1, &["cat"]),
+    ] {
+        let size = Size { columns: 6, rows: window_rows };
+        assert_eq!(lines(&[row("cat", 0.5), row("dog", 0.5)], &["states", "status"], size), expected, "{window_rows}");
+    }
+}
+
+#[test]
+fn states_say_what_is_known_and_for_how_long() {
+    let at = |second: i64| spotter_engine::decide::Moment {
+        elapsed: std::time::Duration::ZERO,
+        unix_us: second * 1_000_000,
+    };
+    let state = |question: Option<&str>, label: Option<&str>, reason: Option<Reason>| State {
+        question: question.map(Into::into),
+        label: label.map(Into::into),
+        last: None,
+        reason,
+        since: at(10),
+        probability: None,
+    };
+    let time = |second| Timestamp::from_second(second).ok();
+    for (state, time, expected) in [
+        (state(Some("door"), Some("open"), None), time(12), "door: open for 2 s"),
+        (state(None, Some("cat"), None), None, "cat"),
+        (state(Some("door"), None, Some(Reason::BelowThreshold)), time(11), "door: unknown for 1 s"),
+        (state(Some("door"), None, Some(Reason::SourceLost)), None, "door: unknown (source lost)"),
+        // A clock that was set back.
+        (state(None, Some("cat"), None), time(9), "cat for 0 s"),
+    ] {
+        assert_eq!(describe(&state, time), expected);
     }
 }
