@@ -144,22 +144,22 @@ fn towers_that_share_threads_do_not_disturb_each_other() {
 
 /// The graph with an operator that the fused form does not know, and that changes nothing, after every node called
 /// `after`.
-fn with_clip(onnx: &[u8], after: &str) -> Vec<u8> {
+fn with_maximum(onnx: &[u8], after: &str) -> Vec<u8> {
     let mut model = pb::ModelProto::decode(onnx).unwrap();
     let graph = model.graph.as_mut().unwrap();
     let node = graph.node.iter().position(|node| node.output == [after]).unwrap();
-    let clipped = format!("{after}.clipped");
+    let maximum = format!("{after}.maximum");
     for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| *input == after) {
-        *input = clipped.clone();
+        *input = maximum.clone();
     }
-    let clip = pb::NodeProto {
-        op_type: "Clip".into(),
-        name: clipped.clone(),
+    let operator = pb::NodeProto {
+        op_type: "Max".into(),
+        name: maximum.clone(),
         input: vec![after.to_owned()],
-        output: vec![clipped],
+        output: vec![maximum],
         ..Default::default()
     };
-    graph.node.insert(node + 1, clip);
+    graph.node.insert(node + 1, operator);
     model.encode_to_vec()
 }
 
@@ -167,15 +167,15 @@ fn with_clip(onnx: &[u8], after: &str) -> Vec<u8> {
 fn a_graph_with_an_unknown_operator_is_left_to_tract_and_the_operator_is_named() {
     let mut parts = Parts::demo(Weights::F32);
     let expected = parts.embeddings(&Threads::default());
-    parts.vision = with_clip(&parts.vision, "vision_model.embeddings");
-    parts.text = with_clip(&parts.text, "text_model.embeddings.sum");
+    parts.vision = with_maximum(&parts.vision, "vision_model.embeddings");
+    parts.text = with_maximum(&parts.text, "text_model.embeddings.sum");
     for (found, expected) in parts.embeddings(&Threads::new(2).unwrap()).iter().zip(&expected) {
         let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= 2e-6, "off by {worst}");
     }
     let profile = parts.image(&Threads::default()).profile(&parts.pixels(0), &|| 0).unwrap();
     let why = profile.unfused.unwrap();
-    assert!(why.starts_with("Clip vision_model.embeddings.clipped: "), "{why}");
+    assert!(why.starts_with("Max vision_model.embeddings.maximum: "), "{why}");
     assert!(profile.layers.iter().any(|layer| layer.kind == "Softmax"));
 }
 

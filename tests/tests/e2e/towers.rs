@@ -396,7 +396,7 @@ fn broken_checkpoints_are_refused_by_name() {
     check(&config("\"text_config\": {", "\"text_config\": 3, \"x\": {"), &["text_config", "an object", "found 3"]);
     check(&config("vision-text-dual-encoder", "blip"), &["model_type", "\"blip\"", "vision-text-dual-encoder"]);
     check(&config("\"model_type\": \"vit\"", "\"model_type\": \"levit\""), &["vision_config.model_type", "\"levit\""]);
-    check(&config("\"hidden_act\": \"gelu\"", "\"hidden_act\": \"mish\""), &["hidden_act", "\"mish\"", "relu"]);
+    check(&config("\"hidden_act\": \"gelu\"", "\"hidden_act\": \"xielu\""), &["hidden_act", "\"xielu\"", "relu"]);
     check(
         &config("\"num_attention_heads\": 4", "\"num_attention_heads\": 7"),
         &["text_config.num_attention_heads", "7"],
