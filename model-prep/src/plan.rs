@@ -7,7 +7,7 @@ use spotter_engine::bundle::{LayerKind, TowerKind, Weights};
 
 use crate::quantize::{self, GROUP};
 
-/// Factors between the layers of a tower that cancel each other ([`crate::migrate`]): what the key names is divided by
+/// Factors between the layers of a tower that cancel each other (`migrate`): what the key names is divided by
 /// them, channel by channel, and the columns of the linear layers that read it are multiplied by them. All are powers of
 /// two, so that no float result changes.
 pub type Factors = BTreeMap<String, Vec<f32>>;

@@ -303,6 +303,7 @@ const GELU_TANH: [f32; 10] = [
 ];
 
 /// Mean and standard deviation of the normal distribution whose share below `x` is [`Activation::Laplace`].
+#[allow(clippy::approx_constant, reason = "the reference rounds both to six digits")]
 pub(crate) const LAPLACE: [f32; 2] = [0.707_107, 0.282_095];
 
 /// The share of a normal distribution below `x`, by the polynomial of [`GELU`].

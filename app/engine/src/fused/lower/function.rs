@@ -155,7 +155,7 @@ mod tests {
         let relu = x.unary("Relu").unwrap();
         let multiply = Function::binary("Mul").unwrap();
         let mish = x.with(x.unary("Softplus").unwrap().unary("Tanh").unwrap(), multiply);
-        let laplace = x.then(|x| (x - f64::from(0.707_107_f32)) / f64::from(0.398_942_57_f32)).unary("Erf").unwrap();
+        let laplace = x.then(|x| (x - f64::from(LAPLACE[0])) / f64::from(0.398_942_57_f32)).unary("Erf").unwrap();
         for (function, expected) in [
             (relu.then(|x| x.min(6.0)), Some(Activation::Relu6)),
             (relu.then(|x| x.min(8.0)), None),
