@@ -129,7 +129,7 @@ fn erf(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Activation, Function};
+    use super::{Activation, Function, LAPLACE};
 
     #[test]
     fn gelu_is_recognised_in_every_form() {
