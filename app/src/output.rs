@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use spotter_engine::decide::{Change, Moment, Rules, State};
+use spotter_engine::decide::{Change, Moment, Reason, Rules, State};
 use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::score::Score;
 
@@ -35,6 +35,8 @@ pub struct Report {
     pub scores: Vec<Score>,
     /// The states: of every question, then of the labels outside of questions that have started.
     pub states: Vec<State>,
+    /// Why the view lets nothing be judged, if it does not.
+    pub view: Option<Reason>,
     /// Times of the stages.
     pub latency: Latency,
     /// Labelled frames per second, smoothed.
@@ -61,6 +63,10 @@ pub enum EventKind {
     SourceLost,
     /// A lost source gives frames again.
     SourceBack,
+    /// The view is dark, covered, blurred or frozen, so that nothing is judged.
+    ViewLost,
+    /// The view can be judged again.
+    ViewBack,
     /// Broken frames were skipped.
     FramesSkipped,
     /// Reports were lost because the output was too slow.

@@ -14,6 +14,7 @@ use spotter_engine::preprocess::PreprocessError;
 use spotter_engine::preprocess::Preprocessor;
 use spotter_engine::score::{Score, Scoring, score};
 use spotter_engine::tower::{ImageTower, Threads};
+use spotter_engine::view::{View, Viewer};
 
 use self::decode::{Decoder, FrameError};
 use crate::source::{Frame, ShapesOptions, draw_shapes};
@@ -25,7 +26,7 @@ pub struct Latency {
     pub capture: Duration,
     /// Encoded or YUV bytes to RGB.
     pub decode: Duration,
-    /// Comparison with the last labelled frame, if that is on; resize, crop, normalise.
+    /// Measures of the view; comparison with the last labelled frame, if that is on; resize, crop, normalise.
     pub preprocess: Duration,
     /// Image tower.
     pub tower: Duration,
@@ -49,6 +50,7 @@ impl Latency {
 /// processed; JPEG frames allocate a few small tables.
 pub struct Recognizer {
     decoder: Decoder,
+    viewer: Viewer,
     preprocessor: Preprocessor,
     tower: ImageTower,
     scoring: Scoring,
@@ -65,6 +67,7 @@ impl Recognizer {
         let manifest = bundle.manifest();
         Ok(Self {
             decoder: Decoder::new(),
+            viewer: Viewer::default(),
             preprocessor: manifest.preprocessor()?,
             tower: ImageTower::open(bundle, threads)?,
             scoring: manifest.scoring(),
@@ -95,6 +98,14 @@ impl Recognizer {
     /// The decoded image.
     pub fn picture(&self) -> &Picture {
         &self.picture
+    }
+
+    /// Measures the decoded image.
+    pub fn view(&mut self, latency: &mut Latency) -> View {
+        let start = Instant::now();
+        let view = self.viewer.measure(&self.picture);
+        latency.preprocess += start.elapsed();
+        view
     }
 
     /// Scores the decoded image against `labels`, best first.

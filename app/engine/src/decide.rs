@@ -13,16 +13,20 @@
 
 mod change;
 mod rules;
+mod sight;
 mod track;
 
 pub use change::{Change, ChangeKind, Figures, Moment, Reason, State};
 pub use rules::{FOR_S, HOLD_S, LabelRules, QuestionRules, RELEASE_BELOW, Rules, SMOOTH_S, THRESHOLD, default_release};
+pub use sight::{FROZEN_S, ViewRules};
 
 use std::collections::HashMap;
 use std::mem::take;
 use std::sync::Arc;
 
+use self::sight::{Seen, Sight};
 use self::track::{Step, Track};
+use crate::view::View;
 
 /// By how much another label of a question must lead one that is not below its release. Of two labels whose probabilities
 /// sum to 1, the better one has 0.6 and the other 0.4 then.
@@ -38,6 +42,7 @@ pub struct Decider {
     probabilities: Vec<f32>,
     /// Moment of the last frame.
     last: Option<Moment>,
+    sight: Sight,
     /// Number of the next start or change of a question.
     next: u64,
     changes: Vec<Change>,
@@ -70,7 +75,16 @@ impl Decider {
         let tracks = vec![Track::default(); rules.labels.len()];
         let questions = vec![Answer::unknown(now); rules.questions.len()];
         let probabilities = vec![0.0; rules.labels.len()];
-        Self { rules, tracks, questions, probabilities, last: None, next: 0, changes: Vec::new() }
+        Self {
+            rules,
+            tracks,
+            questions,
+            probabilities,
+            last: None,
+            sight: Sight::default(),
+            next: 0,
+            changes: Vec::new(),
+        }
     }
 
     /// The rules that are in force.
@@ -78,7 +92,7 @@ impl Decider {
         &self.rules
     }
 
-    /// The changes of the last call of [`Self::frame`], [`Self::lose`] or [`Self::adopt`].
+    /// The changes of the last call of [`Self::look`], [`Self::frame`], [`Self::lose`] or [`Self::adopt`].
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
@@ -111,6 +125,26 @@ impl Decider {
             since: track.since(now),
             probability: Some(track.value() as f32),
         }
+    }
+
+    /// Takes the measures of a frame's view; returns whether its probabilities count, which [`Self::frame`] takes then. While
+    /// nothing can be judged all states are unknown.
+    pub fn look(&mut self, now: Moment, view: &View) -> bool {
+        self.changes.clear();
+        let rules = Arc::clone(&self.rules);
+        match self.sight.look(now, view, &rules.view) {
+            Seen::Clear => true,
+            Seen::Uncertain => false,
+            Seen::Blind(reason) => {
+                self.nothing_known(now, reason);
+                false
+            }
+        }
+    }
+
+    /// Why the view lets nothing be judged, if it does not.
+    pub fn blind(&self) -> Option<Reason> {
+        self.sight.blind()
     }
 
     /// Takes the probabilities of a frame, as pairs of label and probability; labels that are not named have 0.
@@ -250,6 +284,11 @@ impl Decider {
     /// There are no frames for now: what has started ends, every question is unknown, and the next frame is the first one.
     pub fn lose(&mut self, now: Moment, reason: Reason) {
         self.changes.clear();
+        self.sight.forget();
+        self.nothing_known(now, reason);
+    }
+
+    fn nothing_known(&mut self, now: Moment, reason: Reason) {
         let rules = Arc::clone(&self.rules);
         for label in rules.lone() {
             self.end(None, label, now, Some(reason));

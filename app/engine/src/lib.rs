@@ -27,4 +27,5 @@ pub mod score;
 pub mod staging;
 pub mod tokenize;
 pub mod tower;
+pub mod view;
 pub mod vocabulary;

@@ -5,7 +5,7 @@ mod grammar;
 use std::path::Path;
 use std::sync::Arc;
 
-use spotter_engine::decide::Rules;
+use spotter_engine::decide::{Rules, ViewRules};
 use spotter_engine::embedding::Competition;
 use spotter_engine::labels::Label;
 
@@ -82,6 +82,7 @@ pub struct ParsedLabels {
     labels: Vec<ParsedLabel>,
     questions: Vec<ParsedQuestion>,
     background: Vec<ParsedSentences>,
+    view: ViewRules,
 }
 
 /// Reads the label file `path`; labels without templates get the file's, else `default_templates`.
@@ -169,6 +170,7 @@ impl ParsedLabels {
             smooth_s: self.smooth_s,
             labels: label_rules.collect(),
             questions: question_rules.map(|(parsed, question)| parsed.rules(question)).collect(),
+            view: self.view,
         }
     }
 }

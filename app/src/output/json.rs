@@ -36,6 +36,8 @@ struct Line<'a> {
     truth: Option<&'a str>,
     labels: Vec<LabelScore<'a>>,
     states: Vec<StateLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    view: Option<Reason>,
     latency_ms: LatencyMs,
     dropped: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,6 +130,7 @@ impl Output for Json {
             truth: report.truth.as_deref(),
             labels: report.named().map(|(question, name, score)| LabelScore::new(question, name, score)).collect(),
             states: report.states.iter().map(StateLine::new).collect(),
+            view: report.view,
             latency_ms: LatencyMs {
                 capture: ms(latency.capture),
                 decode: ms(latency.decode),

@@ -105,7 +105,24 @@ impl Output for Table {
 /// The line of states below the labels.
 fn states(report: &Report) -> String {
     let shown: Vec<String> = report.states.iter().map(|state| describe(state, Some(report.time))).collect();
-    if shown.is_empty() { "nothing has reached its threshold".to_owned() } else { shown.join(", ") }
+    match report.view {
+        _ if !shown.is_empty() => shown.join(", "),
+        Some(reason) => format!("nothing can be judged: {}", why(reason)),
+        None => "nothing has reached its threshold".to_owned(),
+    }
+}
+
+/// A reason for people.
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::BelowThreshold => "below its threshold",
+        Reason::SourceLost => "source lost",
+        Reason::Dark => "the view is dark",
+        Reason::Covered => "the view is covered",
+        Reason::Blurred => "the view is blurred",
+        Reason::Frozen => "the view is frozen",
+        Reason::LabelsChanged => "labels changed",
+    }
 }
 
 /// A state, and for how long it has held if the time is given.
@@ -114,9 +131,8 @@ fn describe(state: &State, time: Option<Timestamp>) -> String {
         (Some(label), question) => full_name(question.as_deref(), label),
         (None, question) => {
             let why = match state.reason {
-                Some(Reason::SourceLost) => " (source lost)",
-                Some(Reason::LabelsChanged) => " (labels changed)",
-                Some(Reason::BelowThreshold) | None => "",
+                Some(Reason::BelowThreshold) | None => String::new(),
+                Some(reason) => format!(" ({})", why(reason)),
             };
             full_name(question.as_deref(), &format!("unknown{why}"))
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use spotter_engine::decide::{Decider, Moment, Reason, Rules, State};
 use spotter_engine::score::Score;
+use spotter_engine::view::View;
 
 use crate::output::Decision;
 
@@ -37,15 +38,27 @@ impl Decisions {
         Self { decider, begun: now, run, losses: 0, waiting: VecDeque::new(), lost: 0 }
     }
 
-    /// Takes the scores of all labels for a frame that was captured at `time`, after the rules that belong to them.
-    pub(super) fn frame(&mut self, rules: &Arc<Rules>, captured: Instant, time: Timestamp, scores: &[Score]) {
+    /// Takes the measures and the scores of all labels for a frame that was captured at `time`, after the rules that belong to
+    /// them.
+    pub(super) fn frame(
+        &mut self,
+        rules: &Arc<Rules>,
+        captured: Instant,
+        time: Timestamp,
+        view: &View,
+        scores: &[Score],
+    ) {
         let now = moment(self.begun, captured, time);
         if !Arc::ptr_eq(rules, self.decider.rules()) {
             self.decider.adopt(Arc::clone(rules), now);
             self.keep();
         }
-        self.decider.frame(now, scores.iter().map(|score| (score.label, score.probability)));
+        let counts = self.decider.look(now, view);
         self.keep();
+        if counts {
+            self.decider.frame(now, scores.iter().map(|score| (score.label, score.probability)));
+            self.keep();
+        }
     }
 
     /// Makes all states unknown if the source was lost since the last call; it may be back already.
@@ -54,6 +67,11 @@ impl Decisions {
             self.decider.lose(moment(self.begun, now, Timestamp::now()), Reason::SourceLost);
             self.keep();
         }
+    }
+
+    /// Why the view lets nothing be judged, if it does not.
+    pub(super) fn blind(&self) -> Option<Reason> {
+        self.decider.blind()
     }
 
     /// The states after a frame that was captured at `time`.
@@ -108,6 +126,8 @@ mod tests {
         Arc::new(Rules { labels: vec![label], ..Rules::default() })
     }
 
+    const CLEAR: View = View { brightest: 200.0, step: 90.0, sharpness: 0.5, digest: 0 };
+
     fn score(probability: f32) -> Score {
         Score { label: 0, cosine: 0.0, logit: 0.0, probability }
     }
@@ -120,7 +140,7 @@ mod tests {
             let mut decisions = Decisions::new(&rules, begun);
             for (second, probability) in [1.0, 0.0, 1.0].into_iter().enumerate() {
                 let at = begun + Duration::from_secs(second as u64);
-                decisions.frame(&rules, at, Timestamp::now(), &[score(probability)]);
+                decisions.frame(&rules, at, Timestamp::now(), &CLEAR, &[score(probability)]);
             }
             decisions.follow(1, begun + Duration::from_secs(3));
             decisions.follow(1, begun + Duration::from_secs(4));
@@ -141,12 +161,12 @@ mod tests {
         let mut decisions = Decisions::new(&rules, begun);
         for number in 0..=WAITING_MAX as u64 {
             let at = begun + Duration::from_millis(number);
-            decisions.frame(&rules, at, Timestamp::now(), &[score((number % 2) as f32)]);
+            decisions.frame(&rules, at, Timestamp::now(), &CLEAR, &[score((number % 2) as f32)]);
         }
         // The first frame changes nothing.
         assert_eq!((decisions.waiting.len(), decisions.take_lost(), decisions.take_lost()), (WAITING_MAX, 0, 0));
         let at = begun + Duration::from_secs(9);
-        decisions.frame(&rules, at, Timestamp::now(), &[score(1.0)]);
+        decisions.frame(&rules, at, Timestamp::now(), &CLEAR, &[score(1.0)]);
         assert_eq!((decisions.waiting.len(), decisions.take_lost()), (WAITING_MAX, 1));
         let first = decisions.take().unwrap();
         assert_eq!(first.change.kind, ChangeKind::End);

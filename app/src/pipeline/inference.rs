@@ -6,8 +6,10 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use spotter_engine::decide::Reason;
 use spotter_engine::preprocess::PreprocessError;
 use spotter_engine::score::Score;
+use spotter_engine::view::View;
 
 use super::decisions::Decisions;
 use super::health::Health;
@@ -65,6 +67,8 @@ pub(super) struct Stats {
     losses_told_at: Option<Instant>,
     skip_reported: Option<Instant>,
     rate: Rate,
+    /// Why the view lets nothing be judged, as the output was told.
+    blind: Option<Reason>,
     /// The last scores and their labels.
     last: Option<(Labels, Vec<Score>)>,
 }
@@ -169,6 +173,21 @@ impl Loop<'_> {
         }
     }
 
+    /// Says that the view lets nothing be judged, or does again.
+    fn tell_view(&mut self, view: &View) {
+        let blind = self.decisions.blind();
+        if blind == std::mem::replace(&mut self.stats.blind, blind) {
+            return;
+        }
+        let (kind, message) = match blind {
+            Some(reason) => (EventKind::ViewLost, describe_view(reason, view)),
+            None => (EventKind::ViewBack, "the view can be judged again".to_owned()),
+        };
+        log::warn!("view: {message}");
+        // Events that find no room are lost; the log has them.
+        let _ = self.send.try_send(Item::Event(Event::now(kind, message)));
+    }
+
     /// Updates the metrics that change without a frame.
     fn tell_metrics(&self) {
         let Some(metrics) = self.metrics else { return };
@@ -198,12 +217,14 @@ impl Loop<'_> {
     }
 
     fn report(&mut self, frame: &mut Frame, mut latency: Latency) -> Result<Report> {
+        let view = self.model.parts().0.view(&mut latency);
         self.score(&mut latency)?;
         let age = frame.captured.elapsed();
         let now = jiff::Timestamp::now();
         let time = now.checked_sub(age).unwrap_or(now);
         let (labels, scores) = self.stats.last.as_ref().context("a frame was scored")?;
-        self.decisions.frame(&labels.rules, frame.captured, time, scores);
+        self.decisions.frame(&labels.rules, frame.captured, time, &view, scores);
+        self.tell_view(&view);
         Ok(Report {
             time,
             frame: frame.number,
@@ -213,6 +234,7 @@ impl Loop<'_> {
             rules: Arc::clone(&labels.rules),
             scores: scores[..self.top_k.min(scores.len())].to_vec(),
             states: self.decisions.states(frame.captured, time),
+            view: self.decisions.blind(),
             latency,
             rate_hz: self.stats.rate.tick(),
             dropped: self.mailbox.dropped(),
@@ -294,6 +316,18 @@ impl Loop<'_> {
         self.stats.reports_lost += self.decisions.take_lost();
         true
     }
+}
+
+/// What is wrong with a view, for people.
+fn describe_view(reason: Reason, view: &View) -> String {
+    let View { brightest, step, sharpness, .. } = view;
+    let wrong = match reason {
+        Reason::Dark => format!("dark: even its brightest parts have {brightest:.0} of 255"),
+        Reason::Covered => format!("covered, or empty: nothing in it has an outline (steps of {step:.1} of 255)"),
+        Reason::Blurred => format!("blurred: its outlines are no steeper than {sharpness:.2} of its contrast"),
+        _ => "frozen: its image has been the same, to the last bit, for too long".to_owned(),
+    };
+    format!("the view is {wrong}; all states are unknown")
 }
 
 /// Smoothed rate of labelled frames.

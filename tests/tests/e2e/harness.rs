@@ -37,6 +37,7 @@ pub(crate) struct Line {
     pub(crate) path: Option<PathBuf>,
     pub(crate) labels: Vec<Named>,
     pub(crate) states: Option<Vec<State>>,
+    pub(crate) view: Option<String>,
     pub(crate) time: Option<String>,
     pub(crate) frame: Option<u64>,
     pub(crate) truth: Option<String>,

@@ -38,5 +38,6 @@ mod snapshot;
 mod text_towers;
 mod towers;
 mod tune;
+mod view;
 mod vision_towers;
 mod weights;

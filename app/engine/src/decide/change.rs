@@ -48,6 +48,14 @@ pub enum Reason {
     BelowThreshold,
     /// The source gives no frames.
     SourceLost,
+    /// The view is dark.
+    Dark,
+    /// Something covers the lens, or nothing in the view has an outline.
+    Covered,
+    /// The view is far out of focus.
+    Blurred,
+    /// The image has been the same, to the last bit, for too long.
+    Frozen,
     /// The label, or its sentences, were removed from the label file.
     LabelsChanged,
 }

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::ViewRules;
+
 /// Default time constant of the smoothing in seconds: single frames that are wrong, which every model has, move a probability
 /// by a few percent at camera rates, and a real change passes the default threshold within a second.
 pub const SMOOTH_S: f32 = 1.0;
@@ -31,6 +33,8 @@ pub struct Rules {
     pub labels: Vec<LabelRules>,
     /// The questions, in the order of their labels.
     pub questions: Vec<QuestionRules>,
+    /// Which flaws of the view make all states unknown.
+    pub view: ViewRules,
 }
 
 /// How a label is decided about.

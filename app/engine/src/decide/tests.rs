@@ -17,7 +17,7 @@ fn label(name: &str) -> LabelRules {
 
 impl Set {
     fn rules(&self) -> Arc<Rules> {
-        let mut rules = Rules { smooth_s: self.smooth_s, labels: self.lone.clone(), questions: Vec::new() };
+        let mut rules = Rules { smooth_s: self.smooth_s, labels: self.lone.clone(), ..Rules::default() };
         for (name, labels) in &self.questions {
             let start = rules.labels.len();
             rules.labels.extend(labels.iter().cloned());
@@ -418,4 +418,108 @@ fn defaults_leave_room_between_the_limits() {
         let release = default_release(threshold);
         assert!((release - expected).abs() < 1e-6 && release > 0.0, "{threshold}: {release}");
     }
+}
+
+/// A view that is neither dark nor covered nor blurred.
+const CLEAR: View = View { brightest: 200.0, step: 90.0, sharpness: 0.5, digest: 0 };
+
+const DARK: View = View { brightest: 5.0, ..CLEAR };
+
+#[test]
+fn nothing_is_judged_while_the_view_shows_nothing() {
+    let covered = View { step: 2.0, ..CLEAR };
+    let blurred = View { sharpness: 0.1, ..CLEAR };
+    let all = ViewRules::default();
+    let no_dark = ViewRules { dark: false, ..all };
+    let no_other = ViewRules { covered: false, blurred: false, ..all };
+    let (clear, c, b) = (CLEAR, covered, blurred);
+    for (what, rules, views, expected) in [
+        ("a flash changes nothing", all, &[clear, clear, DARK, clear, DARK, clear][..], "++-+-+"),
+        ("dark after a second", all, &[clear, DARK, DARK, DARK, DARK], "+--dd"),
+        ("from the first frame on", all, &[DARK, DARK, DARK], "--d"),
+        ("clear after a second", all, &[DARK, DARK, DARK, clear, clear, clear, clear], "--ddd++"),
+        ("a glimpse is not enough", all, &[DARK, DARK, DARK, clear, clear, DARK, clear, clear], "--dddddd"),
+        ("another reason after a second", all, &[c, c, c, b, b, b, b], "--cccbb"),
+        ("a night that is to be judged", no_dark, &[DARK, DARK, DARK, DARK], "++++"),
+        ("what else is to be judged", no_other, &[c, c, c, c, b, b, b, b], "++++++++"),
+    ] {
+        let rules = Arc::new(Rules { view: rules, ..(*set().rules()).clone() });
+        let mut decider = Decider::new(rules, at(0.0));
+        let mut found = String::new();
+        for (index, view) in views.iter().enumerate() {
+            let counts = decider.look(at(index as f64 / 2.0), &View { digest: index as u64, ..*view });
+            found.push(match (counts, decider.blind()) {
+                (true, None) => '+',
+                (false, None) => '-',
+                (false, Some(Reason::Dark)) => 'd',
+                (false, Some(Reason::Covered)) => 'c',
+                (false, Some(Reason::Blurred)) => 'b',
+                other => panic!("{what}: {other:?}"),
+            });
+        }
+        assert_eq!(found, expected, "{what}");
+    }
+}
+
+#[test]
+fn an_image_that_never_changes_is_frozen() {
+    for (frozen_s, digests, expected) in [
+        (2.0, [1, 1, 1, 1, 1, 1, 2, 3, 4], "++++ff  +"),
+        (2.0, [1, 1, 1, 2, 2, 2, 2, 2, 2], "+++++++ff"),
+        (2.0, [1, 2, 1, 2, 1, 2, 1, 2, 1], "+++++++++"),
+        (0.0, [1; 9], "+++++++++"),
+    ] {
+        let view = ViewRules { frozen_s, ..ViewRules::default() };
+        let mut decider = Decider::new(Arc::new(Rules { view, ..(*set().rules()).clone() }), at(0.0));
+        let mut found = String::new();
+        for (index, digest) in digests.into_iter().enumerate() {
+            let counts = decider.look(at(index as f64 / 2.0), &View { digest, ..CLEAR });
+            found.push(if counts { '+' } else { 'f' });
+            assert_eq!(decider.blind(), (!counts).then_some(Reason::Frozen), "{frozen_s}, {digests:?}: {found}");
+        }
+        assert_eq!(found, expected.replace(' ', "f"), "{frozen_s}, {digests:?}");
+    }
+}
+
+#[test]
+fn a_view_that_shows_nothing_ends_what_was_there() {
+    let mut decider = Decider::new(set().rules(), at(0.0));
+    let mut told = Vec::new();
+    for index in 0..14 {
+        let (now, view) = (at(f64::from(index) / 2.0), if (4..8).contains(&index) { DARK } else { CLEAR });
+        let counts = decider.look(now, &View { digest: index as u64, ..view });
+        told.extend(decider.changes().iter().map(describe));
+        if counts {
+            decider.frame(now, [(0, 0.9), (1, 0.9), (2, 0.1)]);
+            told.extend(decider.changes().iter().map(describe));
+        }
+        if index == 7 {
+            let unknown = decider.states(now).next().expect("the question");
+            assert_eq!((unknown.label, unknown.reason), (None, Some(Reason::Dark)));
+        }
+    }
+    let expected = [
+        "1.0 start cat since 0.0",
+        "1.0 start door=open since 0.0",
+        "1.0 state door=open since 0.0",
+        "3.0 end cat since 0.0 Dark",
+        "3.0 end door=open since 0.0 Dark",
+        "3.0 state door=? since 3.0 Dark",
+        // Clear since 4.0, believed from 5.0 on.
+        "6.0 start cat since 5.0",
+        "6.0 start door=open since 5.0",
+        "6.0 state door=open since 5.0",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_lost_source_is_looked_at_anew() {
+    let mut decider = Decider::new(set().rules(), at(0.0));
+    for index in 0..3 {
+        decider.look(at(f64::from(index)), &View { digest: index as u64, ..DARK });
+    }
+    assert_eq!(decider.blind(), Some(Reason::Dark));
+    decider.lose(at(3.0), Reason::SourceLost);
+    assert!(decider.blind().is_none() && decider.look(at(4.0), &CLEAR));
 }

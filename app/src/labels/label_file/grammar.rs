@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::RangeInclusive;
 
-use spotter_engine::decide::{self, LabelRules, QuestionRules, default_release};
+use spotter_engine::decide::{self, LabelRules, QuestionRules, ViewRules, default_release};
 use spotter_engine::embedding::Question;
 use spotter_engine::labels::Label;
 
@@ -21,6 +21,9 @@ const THRESHOLDS: RangeInclusive<f32> = 0.001..=0.999;
 
 /// Valid times in seconds. What takes longer than an hour to be told is no event.
 const SECONDS: RangeInclusive<f32> = 0.0..=3600.0;
+
+/// Valid times after which a view is frozen, in seconds: shorter ones would be reached by every still scene.
+const FROZEN_S: RangeInclusive<f32> = 1.0..=86_400.0;
 
 /// A label as the file has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,8 +72,32 @@ pub fn parse_text(path: &str, text: &str) -> Result<ParsedLabels, Vec<Problem>> 
         let question = |section: &Section<'_>| set.question(section, &mut names, smooth_s);
         let questions = root.tables("question", question).unwrap_or_default();
         let background = root.tables("background", |section| set.background(section)).unwrap_or_default();
-        ParsedLabels { path: path.to_owned(), smooth_s, labels, questions, background }
+        let view = root.table("view", view).unwrap_or_default();
+        ParsedLabels { path: path.to_owned(), smooth_s, labels, questions, background, view }
     })
+}
+
+/// Which flaws of the view make states unknown.
+fn view(section: &Section<'_>) -> ViewRules {
+    let mut rules = ViewRules::default();
+    for name in section.strings("ignore").unwrap_or_default() {
+        match *name.get_ref() {
+            "dark" => rules.dark = false,
+            "covered" => rules.covered = false,
+            "blurred" => rules.blurred = false,
+            "frozen" => rules.frozen_s = 0.0,
+            other => {
+                let expected = "expected `dark`, `covered`, `blurred` or `frozen`";
+                section.problem(name.span(), format!("`ignore`: {expected}, found `{other}`"));
+            }
+        }
+    }
+    if let Some(frozen_s) = section.number("frozen_s", FROZEN_S)
+        && rules.frozen_s > 0.0
+    {
+        rules.frozen_s = frozen_s;
+    }
+    rules
 }
 
 /// Names that must differ.

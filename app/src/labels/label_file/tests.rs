@@ -270,3 +270,29 @@ fn opposites_and_background_count_as_sentences() {
     let why = "each prompt in each template is one, and has to be embedded and cached";
     check(&file(5000, 5000), &[&format!("l:4:1: more than 10000 sentences: {why}")]);
 }
+
+#[test]
+fn flaws_of_the_view_are_chosen() {
+    let view = |text: &str| {
+        let text = format!("[[label]]\nname = 'x'\n{text}");
+        parse("l", &text, &["{}".to_owned()]).map(|file| file.rules.view)
+    };
+    let default = ViewRules::default();
+    for (text, expected) in [
+        ("", default),
+        ("[view]", default),
+        ("[view]\nfrozen_s = 5", ViewRules { frozen_s: 5.0, ..default }),
+        ("[view]\nignore = ['dark', 'frozen']\nfrozen_s = 5", ViewRules { dark: false, frozen_s: 0.0, ..default }),
+        ("[view]\nignore = ['covered', 'blurred']", ViewRules { covered: false, blurred: false, ..default }),
+    ] {
+        assert_eq!(view(text), Ok(expected), "{text}");
+    }
+    for (text, expected) in [
+        ("ignore = ['night']", "l:4:11: `ignore`: expected `dark`, `covered`, `blurred` or `frozen`, found `night`"),
+        ("frozen_s = 0", "l:4:12: `frozen_s`: expected 1 to 86400, found 0"),
+        ("ignored = ['dark']", "l:4:1: unknown key `ignored`: did you mean `ignore`?"),
+    ] {
+        let problems = view(&format!("[view]\n{text}")).expect_err(text);
+        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
+}

@@ -177,6 +177,7 @@ fn states_say_what_is_known_and_for_how_long() {
         (state(None, Some("cat"), None), None, "cat"),
         (state(Some("door"), None, Some(Reason::BelowThreshold)), time(11), "door: unknown for 1 s"),
         (state(Some("door"), None, Some(Reason::SourceLost)), None, "door: unknown (source lost)"),
+        (state(Some("door"), None, Some(Reason::Dark)), None, "door: unknown (the view is dark)"),
         // A clock that was set back.
         (state(None, Some("cat"), None), time(9), "cat for 0 s"),
     ] {
