@@ -12,11 +12,14 @@ mod share;
 
 pub use batch::LossError;
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 #[cfg(doc)]
 use crate::embedding::Competition;
 use crate::embedding::LabelEmbeddings;
+use crate::fused::Kernels;
 
 /// Largest logit scale, since `exp(88)` still fits into a 32-bit float. Larger values are clamped.
 pub const LOGIT_SCALE_MAX: f32 = 88.0;
@@ -111,9 +114,16 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
     assert_eq!(image.len(), labels.matrix().ncols(), "image and label embeddings share one space");
     scores.clear();
     let (factor, bias) = scoring.factor_and_bias();
-    for (label, embedding) in labels.matrix().rows().into_iter().enumerate() {
-        let cosine = embedding.iter().zip(image).map(|(a, b)| a * b).sum::<f32>();
-        scores.push(Score { label, cosine, logit: cosine * factor + bias, probability: 0.0 });
+    let matrix = labels.matrix();
+    let rows = matrix.as_slice().expect("the matrix of a label set is contiguous");
+    let mut cosines = [0.0; BLOCK];
+    for (block, rows) in rows.chunks(BLOCK * image.len().max(1)).enumerate() {
+        let cosines = &mut cosines[..rows.len() / image.len()];
+        kernels().dots(rows, image, cosines);
+        scores.extend(cosines.iter().enumerate().map(|(row, &cosine)| {
+            let label = block * BLOCK + row;
+            Score { label, cosine, logit: cosine * factor + bias, probability: 0.0 }
+        }));
     }
     // A stable sort would allocate. Labels are in the order of the set, so they break ties as it would.
     let sort = |scores: &mut [Score]| {
@@ -129,6 +139,15 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
         sort(scores);
         scoring.kind.fill(scores, |score| score.logit, |score, probability| score.probability = probability);
     }
+}
+
+/// Labels that are compared with an image at a time.
+const BLOCK: usize = 64;
+
+/// The fastest kernels of this CPU, looked for once.
+fn kernels() -> &'static Kernels {
+    static BEST: LazyLock<&Kernels> = LazyLock::new(Kernels::best);
+    *BEST
 }
 
 /// `1 / (1 + exp(-x))`, in a form whose exponential cannot overflow.

@@ -13,7 +13,7 @@ use spotter_engine::view::View;
 use crate::output::Decision;
 
 /// Maximum number of events that wait for a slow output: start and end of every label that a file may have.
-const WAITING_MAX: usize = 2000;
+const WAITING_MAX: usize = 20_000;
 
 /// The decider, and the events that the output has not taken yet.
 #[derive(Debug)]

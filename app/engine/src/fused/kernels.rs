@@ -109,6 +109,8 @@ pub(crate) struct Kernels {
     activate: unsafe fn(Activation, &mut [f32], usize, usize),
     /// Computes the exponentials of scores as bytes.
     softmax_u8: unsafe fn(&mut [f32], &mut [u8]) -> f32,
+    /// Rows, vector, result.
+    dots: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
 impl std::fmt::Debug for Kernels {
@@ -281,6 +283,13 @@ impl Kernels {
     /// The zero point of the bytes of [`Self::softmax_bytes`].
     pub(crate) fn softmax_zero_point(&self) -> i32 {
         if self.signed { -128 } else { 0 }
+    }
+
+    /// The dot product of each row with `vector`, which is as long as a row.
+    pub(crate) fn dots(&self, rows: &[f32], vector: &[f32], out: &mut [f32]) {
+        assert!(rows.len() == vector.len() * out.len() && !vector.is_empty());
+        // SAFETY: this table is only reachable on a CPU that has its instructions.
+        unsafe { (self.dots)(rows, vector, out) }
     }
 
     /// Applies `activation` to the first `width` values of each row, the rows starting `stride` values apart.

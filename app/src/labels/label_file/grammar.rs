@@ -12,9 +12,8 @@ use super::ParsedLabels;
 use crate::config::document::{self, Section};
 use crate::config::{Position, Problem};
 
-/// Maximum number of labels in a file. All are compared with every frame, and those that compete share the probability, which
-/// stops being useful long before this number.
-const LABELS_MAX: usize = 1000;
+/// Maximum number of labels in a file. All are compared with every frame, which takes about a millisecond for this many.
+const LABELS_MAX: usize = 10_000;
 
 /// Valid thresholds: a smoothed probability never reaches 1, and is never below 0.
 const THRESHOLDS: RangeInclusive<f32> = 0.001..=0.999;

@@ -23,6 +23,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     softmax,
     activate,
     softmax_u8,
+    dots,
 };
 
 row_functions!(true, false, "avx2,fma");

@@ -17,6 +17,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     softmax,
     activate,
     softmax_u8,
+    dots,
 };
 
 row_functions!(true, false, "avx512f,avx512bw,avx512vl,avx512dq,fma");

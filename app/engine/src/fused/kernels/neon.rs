@@ -25,6 +25,7 @@ pub(super) const TABLE: Kernels = Kernels {
     softmax,
     activate,
     softmax_u8,
+    dots,
 };
 
 row_functions!(true, true, "neon");

@@ -1,4 +1,4 @@
-//! Functions of one row of floats: layer norm, quantisation, softmax, activations.
+//! Functions of one row of floats: layer norm, quantisation, softmax, activations; and dot products of rows.
 //!
 //! Written in plain Rust, in loops that compile to vector instructions, and compiled for each instruction set by
 //! [`row_functions`]. `FMA` tells whether the instruction set has a fused multiply-add; all that have one give the same
@@ -62,6 +62,11 @@ macro_rules! row_functions {
         }
 
         $(#[target_feature(enable = $features)])?
+        fn dots(rows: &[f32], vector: &[f32], out: &mut [f32]) {
+            $crate::fused::kernels::rows::dots::<$fma>(rows, vector, out);
+        }
+
+        $(#[target_feature(enable = $features)])?
         fn activate(
             activation: $crate::fused::kernels::Activation,
             values: &mut [f32],
@@ -109,15 +114,26 @@ fn total(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
         step(&mut c, r);
         step(&mut d, s);
     }
+    let mut sums = combined([a, b, c, d]);
+    for chunk in chunks {
+        step(&mut sums, chunk);
+    }
+    rest.iter().fold(sum_of_lanes(sums), |sum, x| add(sum, *x))
+}
+
+#[inline(always)]
+fn combined([mut a, b, c, d]: [[f32; LANES]; 4]) -> [f32; LANES] {
     for i in 0..LANES {
         a[i] = (a[i] + b[i]) + (c[i] + d[i]);
     }
-    for chunk in chunks {
-        step(&mut a, chunk);
-    }
+    a
+}
+
+#[inline(always)]
+fn sum_of_lanes(lanes: [f32; LANES]) -> f32 {
     // Hides the lanes from the compiler, which would otherwise arrange them for the few additions that follow and not for
     // the many before.
-    let mut lanes = std::hint::black_box(a);
+    let mut lanes = std::hint::black_box(lanes);
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -125,7 +141,7 @@ fn total(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
         }
         width /= 2;
     }
-    rest.iter().fold(lanes[0], |sum, x| add(sum, *x))
+    lanes[0]
 }
 
 #[inline(always)]
@@ -178,6 +194,36 @@ pub(super) fn layer_norm<const FMA: bool>(row: &[f32], gamma: &[f32], beta: &[f3
     let factor = 1.0 / (variance + epsilon).sqrt();
     for (((out, x), gamma), beta) in out.iter_mut().zip(row).zip(gamma).zip(beta) {
         *out = fma::<FMA>((x - mean) * factor, *gamma, *beta);
+    }
+}
+
+/// The dot product of each row with `vector`. Sums are folded as in [`total`].
+#[inline(always)]
+pub(super) fn dots<const FMA: bool>(rows: &[f32], vector: &[f32], out: &mut [f32]) {
+    let (parts, rest) = vector.as_chunks::<LANES>();
+    for (row, out) in rows.chunks_exact(vector.len()).zip(out) {
+        let (chunks, row_rest) = row.as_chunks::<LANES>();
+        let mut sums = [[0.0; LANES]; 4];
+        let (fours, chunks) = chunks.as_chunks::<4>();
+        let (four_parts, parts) = parts.as_chunks::<4>();
+        for (chunks, parts) in fours.iter().zip(four_parts) {
+            for ((sums, chunk), part) in sums.iter_mut().zip(chunks).zip(parts) {
+                add_products::<FMA>(sums, chunk, part);
+            }
+        }
+        let mut sums = combined(sums);
+        for (chunk, part) in chunks.iter().zip(parts) {
+            add_products::<FMA>(&mut sums, chunk, part);
+        }
+        let sum = sum_of_lanes(sums);
+        *out = row_rest.iter().zip(rest).fold(sum, |sum, (a, b)| fma::<FMA>(*a, *b, sum));
+    }
+}
+
+#[inline(always)]
+fn add_products<const FMA: bool>(sums: &mut [f32; LANES], a: &[f32; LANES], b: &[f32; LANES]) {
+    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+        *sum = fma::<FMA>(*a, *b, *sum);
     }
 }
 

@@ -29,6 +29,7 @@ const fn table(
         softmax,
         activate,
         softmax_u8,
+        dots,
     }
 }
 

@@ -296,3 +296,22 @@ fn kernels_with_fused_multiply_add_give_the_same_bits() {
         }
     }
 }
+
+#[test]
+fn dot_products_are_those_of_double_precision() {
+    for (kernels, _) in tables() {
+        let mut random = Random(5);
+        for width in (1..=70).chain([127, 128, 129, 512, 771]) {
+            let (vector, rows) = (random.floats(width, 1.0), random.floats(3 * width, 1.0));
+            let mut out = [f32::NAN; 3];
+            kernels.dots(&rows, &vector, &mut out);
+            for (row, found) in rows.chunks_exact(width).zip(out) {
+                let products = || row.iter().zip(&vector).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                let (expected, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+                let error = (f64::from(found) - expected).abs();
+                assert!(error <= 1e-6 * size, "{kernels:?}, {width}: {found} for {expected}");
+            }
+        }
+        kernels.dots(&[], &[1.0], &mut []);
+    }
+}
