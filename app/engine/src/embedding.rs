@@ -25,6 +25,8 @@ impl LabelEmbeddings {
     pub fn new(names: Vec<String>, matrix: Array2<f32>) -> Self {
         assert_eq!(names.len(), matrix.nrows(), "one row per label");
         let competition = Competition::among(names.len());
+        // Rows are read as slices.
+        let matrix = if matrix.is_standard_layout() { matrix } else { matrix.as_standard_layout().into_owned() };
         Self { names, matrix, competition }
     }
 
