@@ -35,7 +35,9 @@ pub(crate) use bounded::read_optional;
 pub(crate) use folder::{in_subfolder, locate, name_of};
 pub(crate) use json::Object;
 pub(crate) use names::without_old_suffixes;
+pub(crate) use tensors::shard_names;
 pub(crate) use weights_file::WeightsFile;
+pub(crate) use weights_name::choose as choose_weights;
 
 use std::path::{Path, PathBuf};
 

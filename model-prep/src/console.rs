@@ -17,6 +17,9 @@ pub(crate) const PROGRESS_STEPS: &str = "{msg} {pos} steps {elapsed}";
 /// Progress over items, with their rate.
 pub(crate) const PROGRESS_ITEMS: &str = "{msg} {wide_bar} {pos}/{len} {per_sec} {eta}";
 
+/// Progress of a download.
+pub(crate) const PROGRESS_BYTES: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+
 /// A progress bar on standard error in the style of indicatif's `template`; hidden if that is not a terminal.
 pub(crate) fn progress_bar(template: &str) -> ProgressBar {
     let bar = ProgressBar::new(0);

@@ -11,6 +11,7 @@ pub mod console;
 mod error;
 pub mod evaluate;
 pub mod export;
+mod hub;
 pub mod import;
 mod migrate;
 pub mod model;

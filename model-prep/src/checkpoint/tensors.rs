@@ -164,8 +164,8 @@ fn hint(name: &str) -> &'static str {
     }
 }
 
-/// Paths of the shards, each once; all of them exist.
-fn shards(index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+/// Names of the shards that an index lists, each once, and the number of their tensors.
+pub(crate) fn shard_names(index: &Path) -> Result<BTreeMap<String, usize>, CheckpointError> {
     let torch = index.file_name().is_some_and(|name| name.to_string_lossy().contains(".bin.index."));
     let ending = if torch { ".bin" } else { ".safetensors" };
     let map = Object::read(index)?.object("weight_map")?;
@@ -181,10 +181,15 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     if tensors_per_shard.is_empty() {
         return Err(map.wrong("*", "a file for each tensor", Some(&Value::Object(serde_json::Map::new()))));
     }
+    Ok(tensors_per_shard)
+}
+
+/// Paths of the shards, each once; all of them exist.
+fn shards(index: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let check = |(file, tensors): (String, usize)| {
         let shard = index.with_file_name(file);
         let missing = || CheckpointError::MissingShard { shard: shard.clone(), index: index.to_owned(), tensors };
         if shard.exists() { Ok(shard) } else { Err(missing()) }
     };
-    tensors_per_shard.into_iter().map(check).collect()
+    shard_names(index)?.into_iter().map(check).collect()
 }

@@ -24,30 +24,38 @@ const SHOWN_MAX: usize = 3;
 
 /// Returns the weights file of the checkpoint, or the index of its shards: without a variant, else the only variant.
 pub(super) fn find(checkpoint: &Path) -> Result<PathBuf, CheckpointError> {
-    for (start, end) in WEIGHTS_FILES {
-        let path = checkpoint.join(format!("{start}{end}"));
-        if path.exists() {
-            return Ok(path);
-        }
-    }
     let names = folder::names(checkpoint);
+    match choose(&names) {
+        Some((name, true)) => return Ok(checkpoint.join(name)),
+        Some((name, false)) => {
+            log::warn!("{}: no weights without a variant name; using {name}", checkpoint.display());
+            return Ok(checkpoint.join(name));
+        }
+        None => {}
+    }
     let variants: BTreeSet<&str> = names.iter().filter_map(|name| variant(name)).collect();
     let refuse = |found: String| Err(CheckpointError::NoWeights { path: checkpoint.to_owned(), found });
     if variants.len() > 1 {
         let found: Vec<&str> = names.iter().filter(|name| variant(name).is_some()).map(String::as_str).collect();
         return refuse(format!("{}: rename the one to use", found.join(", ")));
     }
-    if let Some(variant) = variants.first() {
-        let of_variant = WEIGHTS_FILES.map(|(start, end)| format!("{start}.{variant}{end}"));
-        if let Some(name) = of_variant.iter().find(|name| names.contains(name)) {
-            log::warn!("{}: no weights without a variant name; using {name}", checkpoint.display());
-            return Ok(checkpoint.join(name));
-        }
-    }
     if let Some(adapter) = folder::adapter(checkpoint) {
         return refuse(adapter);
     }
     refuse(others(&names))
+}
+
+/// Chooses from the names of a folder's files the weights file, or the index of its shards, and returns whether it is one
+/// without a variant; else it is of the only variant.
+pub(crate) fn choose(names: &[String]) -> Option<(String, bool)> {
+    let is_there = |name: &String| names.contains(name);
+    if let Some(name) = WEIGHTS_FILES.map(|(start, end)| format!("{start}{end}")).into_iter().find(is_there) {
+        return Some((name, true));
+    }
+    let variants: BTreeSet<&str> = names.iter().filter_map(|name| variant(name)).collect();
+    let variant = variants.first().filter(|_| variants.len() == 1)?;
+    let of_variant = WEIGHTS_FILES.map(|(start, end)| format!("{start}.{variant}{end}"));
+    Some((of_variant.into_iter().find(is_there)?, false))
 }
 
 /// The variant in the name of a weights file: `fp16` in `model.fp16.safetensors`.

@@ -7,23 +7,24 @@ use clap::Args;
 use spotter_engine::printable::printable_path;
 use spotter_engine::score::LOGIT_SCALE_MAX;
 
-use crate::checkpoint::in_subfolder;
 use crate::compose;
 use crate::console::{PROGRESS_PERCENT, print_lines, progress_bar};
+use crate::hub;
 
 /// Arguments of `model-prep compose`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Checkpoint of the image tower, with or without a head; a CLIP or SigLIP checkpoint contributes its image tower.
+    /// Checkpoint of the image tower, a directory or a name on the Hugging Face hub, with or without a head; a CLIP or SigLIP
+    /// checkpoint contributes its image tower.
     #[arg(long, value_name = "DIR")]
     vision: PathBuf,
-    /// Subfolder of that directory that holds the model.
+    /// Subfolder of it that holds the model.
     #[arg(long, value_name = "FOLDER")]
     vision_subfolder: Option<PathBuf>,
-    /// Checkpoint of the text tower, with or without a head.
+    /// Checkpoint of the text tower, a directory or a name on the hub, with or without a head.
     #[arg(long, value_name = "DIR")]
     text: PathBuf,
-    /// Subfolder of that directory that holds the model.
+    /// Subfolder of it that holds the model.
     #[arg(long, value_name = "FOLDER")]
     text_subfolder: Option<PathBuf>,
     /// Width of the embeddings.
@@ -46,8 +47,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     bar.set_message(format!("compose {}", printable_path(&arguments.out)));
     bar.set_length(compose::STEPS);
     let options = compose::Options {
-        vision: in_subfolder(arguments.vision, arguments.vision_subfolder),
-        text: in_subfolder(arguments.text, arguments.text_subfolder),
+        vision: hub::local(arguments.vision, arguments.vision_subfolder)?,
+        text: hub::local(arguments.text, arguments.text_subfolder)?,
         projection_dim: arguments.projection_dim as usize,
         logit_scale_init: arguments.logit_scale_init,
         seed: arguments.seed,

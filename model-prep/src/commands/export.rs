@@ -16,6 +16,7 @@ use crate::calibrate::{Settings, report};
 use crate::checkpoint::{Checkpoint, in_subfolder};
 use crate::console::{PROGRESS_PERCENT, PROGRESS_STEPS, print_lines, progress_bar};
 use crate::export::{export_calibrated, steps};
+use crate::hub;
 use crate::import::OnnxModel;
 use crate::model::Model;
 use crate::overrides::{CropTo, ImageProcessor, ImageSize, Overrides, ResizeTo, ScaleTo};
@@ -28,10 +29,11 @@ const PROMPTS_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("overrides").multiple(true)))]
 pub(super) struct Arguments {
-    /// Checkpoint directory: config.json, model.safetensors or pytorch_model.bin, tokenizer.json or the vocabulary
-    /// files it is built from, preprocessor_config.json.
+    /// Checkpoint: the name of a model on the Hugging Face hub (OWNER/NAME or OWNER/NAME@REVISION, if no such path exists),
+    /// or a directory with config.json, model.safetensors or pytorch_model.bin, tokenizer.json or the vocabulary files it is
+    /// built from, and preprocessor_config.json.
     checkpoint: PathBuf,
-    /// Subfolder of that directory that holds the model.
+    /// Subfolder of it that holds the model.
     #[arg(long, value_name = "FOLDER")]
     subfolder: Option<PathBuf>,
     /// Output bundle: a directory, or a single file if the name ends in .tar.
@@ -101,7 +103,8 @@ enum Storage {
 /// Exports the bundle and prints a summary.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { checkpoint, subfolder, out, weights, onnx, .. } = arguments;
-    let path = in_subfolder(checkpoint, subfolder);
+    // Beside ONNX towers only a tokenizer and configurations are needed, which are in a folder.
+    let path = if onnx.has_towers() { in_subfolder(checkpoint, subfolder) } else { hub::local(checkpoint, subfolder)? };
     let overrides = Overrides {
         resize: arguments.resize,
         crop: arguments.crop,

@@ -8,9 +8,10 @@ use clap::Args;
 use indicatif::ProgressBar;
 use spotter_engine::printable::printable_path;
 
-use crate::checkpoint::{Checkpoint, in_subfolder};
+use crate::checkpoint::Checkpoint;
 use crate::console::{PROGRESS_ITEMS, print_lines, progress_bar};
 use crate::evaluate::read_templates;
+use crate::hub;
 use crate::tune::{Event, Lock, Locking, Options, tune};
 
 /// Progress over steps, with their loss.
@@ -19,9 +20,9 @@ const PROGRESS_TRAINING: &str = "{msg} {wide_bar} {pos}/{len} pairs {per_sec} {e
 /// Arguments of `model-prep tune`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Checkpoint directory of a dual encoder, such as `compose` writes.
+    /// Checkpoint of a dual encoder: a directory, such as `compose` writes, or a name on the Hugging Face hub.
     checkpoint: PathBuf,
-    /// Subfolder of that directory that holds the model.
+    /// Subfolder of it that holds the model.
     #[arg(long, value_name = "FOLDER")]
     subfolder: Option<PathBuf>,
     /// Images to train on: a folder with one subfolder per class, or images with a captions.tsv, captions.txt,
@@ -71,7 +72,7 @@ pub(super) struct Arguments {
 
 /// Tunes the checkpoint and prints the results.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let path = in_subfolder(arguments.checkpoint, arguments.subfolder);
+    let path = hub::local(arguments.checkpoint, arguments.subfolder)?;
     let checkpoint = Checkpoint::open(&path)?;
     let options = Options {
         data: arguments.data,

@@ -8,8 +8,9 @@ use clap::Args;
 use spotter_engine::bundle::Bundle;
 use spotter_engine::printable::printable_path;
 
-use crate::checkpoint::{Checkpoint, in_subfolder};
+use crate::checkpoint::Checkpoint;
 use crate::console::{PROGRESS_PERCENT, print_lines, progress_bar};
+use crate::hub;
 use crate::overrides::Overrides;
 use crate::verify;
 
@@ -18,10 +19,10 @@ use crate::verify;
 pub(super) struct Arguments {
     /// The bundle.
     bundle: PathBuf,
-    /// The checkpoint that it was exported from.
+    /// The checkpoint that it was exported from: a directory, or a name on the hub.
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Subfolder of that directory that holds the model.
+    /// Subfolder of it that holds the model.
     #[arg(long, value_name = "FOLDER")]
     subfolder: Option<PathBuf>,
     /// Inputs and embeddings from the reference: pixel_values, input_ids, attention_mask, token_type_ids, image_embeds,
@@ -44,7 +45,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     bar.set_message(format!("verify {}", printable_path(&bundle)));
     let overrides = Overrides::recorded(&Bundle::open(&bundle)?.manifest().overrides)
         .with_context(|| bundle.display().to_string())?;
-    let checkpoint = Checkpoint::open_with(&in_subfolder(checkpoint, subfolder), &overrides)?;
+    let checkpoint = Checkpoint::open_with(&hub::local(checkpoint, subfolder)?, &overrides)?;
     bar.set_length(verify::steps(&checkpoint));
     let report = verify::verify(&bundle, &checkpoint, goldens.as_deref(), min_cosine, &|| bar.inc(1))?;
     bar.finish_and_clear();

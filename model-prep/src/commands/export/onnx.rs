@@ -56,6 +56,11 @@ impl From<PaddingName> for Padding {
 }
 
 impl OnnxArguments {
+    /// Returns whether towers are given.
+    pub(super) fn has_towers(&self) -> bool {
+        self.vision_onnx.is_some()
+    }
+
     /// The ONNX files, if any are given; `folder` holds the tokenizer and `preprocessor_config.json`.
     pub(super) fn files(self, folder: &Path) -> Option<OnnxFiles> {
         Some(OnnxFiles {
