@@ -43,13 +43,17 @@ pub(crate) fn print_lines(text: &str) -> anyhow::Result<()> {
 
 /// Starts logging to standard error, one line per message.
 pub fn start_log() {
-    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"));
-    log.format(|out, record| {
+    let mut logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"));
+    logger.format(|out, record| {
         let (time, level, target) = (out.timestamp(), record.level(), record.target());
         let style = out.default_level_style(level);
         writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {}", printable(&record.args().to_string()))
     });
-    log.init();
+    // They show whole addresses, which may have signatures in them.
+    for module in ["ureq", "ureq_proto", "rustls"] {
+        logger.filter_module(module, log::LevelFilter::Warn);
+    }
+    logger.init();
 }
 
 /// Prints the error, if any, and returns the program's exit code. A closed pipe on standard output is a success.

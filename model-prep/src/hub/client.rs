@@ -155,7 +155,8 @@ impl Client {
             let is_busy = |status: StatusCode| status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
             let asked = match &found {
                 Ok(answer) if is_busy(answer.status()) => retry_after(answer),
-                Err(error) if error.is_unreachable() => None,
+                // Whoever downloads wants to go on; whoever asks first may do with what is in the cache.
+                Err(error) if error.is_unreachable() && from.is_some() => None,
                 _ => return self.understood(name, found?),
             };
             match waits.next() {
@@ -177,6 +178,7 @@ impl Client {
     fn follow(&self, url: &str, from: Option<u64>) -> Result<Response<Body>, HubError> {
         let mut url = url.to_owned();
         for _ in 0..REDIRECTS_MAX {
+            log::debug!("GET {}", shown(&url));
             let mut request = self.agent.get(&url).header(header::ACCEPT_ENCODING, "identity");
             if let Some(from) = from.filter(|from| *from > 0) {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
@@ -263,6 +265,11 @@ fn origin(url: &str) -> Option<(String, String)> {
 fn host_of(url: &str) -> String {
     let url: Option<Uri> = url.parse().ok();
     url.as_ref().and_then(Uri::host).map_or_else(|| "an unknown host".to_owned(), |host| printable(host).into_owned())
+}
+
+/// An address without its parameters, which may be a signature.
+fn shown(url: &str) -> String {
+    printable(url.split(['?', '#']).next().unwrap_or_default()).into_owned()
 }
 
 /// Returns whether a path stays in the folder it is joined to.

@@ -17,6 +17,7 @@ mod documents;
 mod evaluate;
 mod fused;
 mod harness;
+mod hub;
 mod imported;
 mod jpegs;
 mod malicious;
