@@ -224,8 +224,7 @@ impl Loop<'_> {
         let time = now.checked_sub(age).unwrap_or(now);
         let (labels, scores) = self.stats.last.as_ref().context("a frame was scored")?;
         self.decisions.frame(&labels.rules, frame.captured, time, &view, scores);
-        self.tell_view(&view);
-        Ok(Report {
+        let report = Report {
             time,
             frame: frame.number,
             path: frame.path.take(),
@@ -239,7 +238,9 @@ impl Loop<'_> {
             rate_hz: self.stats.rate.tick(),
             dropped: self.mailbox.dropped(),
             unchanged: self.unchanged.is_some().then_some(self.stats.unchanged),
-        })
+        };
+        self.tell_view(&view);
+        Ok(report)
     }
 
     /// Scores the decoded frame, or keeps the last scores if both show the same.
