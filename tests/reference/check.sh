@@ -42,6 +42,7 @@ compare() {
     "$python" tests/reference/make_minilm.py "$minilm" --golden tests/golden --check
     "$python" tests/reference/check_compose.py "$outputs/debug/model-prep"
     "$python" tests/reference/check_tuned.py "$outputs/debug/model-prep"
+    "$python" tests/reference/check_hub.py --model-prep "$outputs/debug/model-prep"
 }
 compare
 fuzz() {
