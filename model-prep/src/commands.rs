@@ -4,6 +4,7 @@ mod adapt;
 mod compose;
 mod evaluate;
 mod export;
+mod models;
 mod tune;
 mod verify;
 
@@ -23,6 +24,8 @@ pub struct Arguments {
 enum Command {
     /// Export a checkpoint, or two ONNX towers, as a bundle.
     Export(Box<export::Arguments>),
+    /// List models on the Hugging Face hub that work, with size, languages, licence and predicted speed.
+    Models(models::Arguments),
     /// Combine an image tower and a text tower into one dual encoder. It is of no use before it is tuned.
     Compose(Box<compose::Arguments>),
     /// Train a dual encoder on images by class or with captions.
@@ -39,6 +42,7 @@ enum Command {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Export(arguments) => export::run(*arguments),
+        Command::Models(arguments) => models::run(&arguments),
         Command::Compose(arguments) => compose::run(*arguments),
         Command::Tune(arguments) => tune::run(*arguments),
         Command::Adapt(arguments) => adapt::run(&arguments),
