@@ -1,5 +1,6 @@
 //! The label file: labels, questions and background, with prompts, templates, and limits of decisions.
 
+mod backgrounds;
 mod grammar;
 
 use std::path::Path;

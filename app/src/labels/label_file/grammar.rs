@@ -9,6 +9,7 @@ use spotter_engine::embedding::Question;
 use spotter_engine::labels::Label;
 
 use super::ParsedLabels;
+use super::backgrounds::BackgroundSet;
 use crate::config::document::{self, Section};
 use crate::config::{Position, Problem};
 
@@ -179,8 +180,12 @@ impl LabelSet {
 
     fn background(&mut self, section: &Section<'_>) -> ParsedSentences {
         let position = section.position(&section.span());
-        section.require("prompts", "background without `prompts`");
-        let prompts = texts(section, "prompts").unwrap_or_default();
+        let set: Option<BackgroundSet> = section.choice("set");
+        if !section.has("set") {
+            section.require("prompts", "background without `prompts` and without a `set`");
+        }
+        let mut prompts = texts(section, "prompts").unwrap_or_default();
+        prompts.extend(set.iter().flat_map(|set| set.prompts()).map(|&prompt| prompt.to_owned()));
         let templates = templates(section).or_else(|| self.templates.clone());
         ParsedSentences { prompts, templates, position, start: position }
     }

@@ -243,7 +243,7 @@ fn problems_of_questions_and_limits_have_positions() {
     check(
         "[[label]]\nname = 'x'\n[[background]]\n[[background]]\nprompts = ['']",
         &[
-            "l:3:1: background without `prompts`",
+            "l:3:1: background without `prompts` and without a `set`",
             "l:5:12: `prompts`: expected a prompt, found nothing between the quotes",
         ],
     );
@@ -295,4 +295,19 @@ fn flaws_of_the_view_are_chosen() {
         let problems = view(&format!("[view]\n{text}")).expect_err(text);
         assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
     }
+}
+
+#[test]
+fn backgrounds_come_with_the_program() {
+    let names = |text: &str| {
+        let file = parse("l", &format!("[[label]]\nname = 'x'\n{text}"), &["{}".to_owned()])?;
+        Ok(file.rows[1..].iter().map(|row| row.name.clone()).collect::<Vec<_>>())
+    };
+    let street = names("[[background]]\nset = 'street'").expect("a set");
+    assert!(street.contains(&"an empty street".to_owned()) && street.len() >= 4, "{street:?}");
+    let both = names("[[background]]\nset = 'street'\nprompts = ['a red wall']").expect("both");
+    assert_eq!(both, [&["a red wall".to_owned()][..], &street].concat());
+    let problems: Vec<Problem> = names("[[background]]\nset = 'sea'").expect_err("no such set");
+    let expected = "l:4:7: `set`: expected one of `street`, `garden`, `room`, `workshop`, found `sea`";
+    assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
 }
