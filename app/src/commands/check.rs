@@ -17,7 +17,7 @@ use crate::config::{Config, Problem};
 use crate::console::stdout;
 use crate::labels::label_file::LabelFile;
 use crate::labels::{demo, lint};
-use crate::output::prometheus;
+use crate::output::{notify, prometheus};
 use crate::recognizer::compute;
 use crate::source::Uri;
 
@@ -50,6 +50,7 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
         }
     }
     problems.extend(prometheus::problem(&config.metrics));
+    problems.extend(notify::problems(&config.notify));
     let bundle = bundles::open(config);
     let templates = match &bundle {
         Ok(bundle) => bundle.manifest().templates.clone(),
@@ -62,12 +63,13 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
     if let Err(error) = &vocabulary {
         problems.push(format!("{error:#}"));
     }
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = Vec::new();
     match demo::configured(config, &templates) {
         Ok(file) => {
+            warnings.extend(notify::unknown_labels(&config.notify, file.names()));
             if let Ok(vocabulary) = &vocabulary {
                 match lint::warnings(&file, vocabulary) {
-                    Ok(found) => warnings = found,
+                    Ok(found) => warnings.extend(found.iter().map(Problem::to_string)),
                     Err(error) => problems.push(error.to_string()),
                 }
             }

@@ -41,6 +41,14 @@ impl LabelFile {
         &self.rows[..self.competition.labels()]
     }
 
+    /// Question and name of each label.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Option<&str>, &str)> + Clone {
+        self.labels().iter().enumerate().map(|(index, label)| {
+            let question = self.competition.question_of(index).map(|question| question.name.as_str());
+            (question, label.name.as_str())
+        })
+    }
+
     /// Returns whether both files mean the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         (&self.rows, &self.competition, &self.rules) == (&other.rows, &other.competition, &other.rules)

@@ -17,8 +17,9 @@ use super::{LOSS_REPORT_EVERY, SKIP_REPORT_EVERY};
 use crate::board::governor::Governor;
 use crate::board::service::Service;
 use crate::live::{Labels, Live};
+use crate::output::notify::Notifiers;
 use crate::output::prometheus::Metrics;
-use crate::output::{Event, EventKind, Item, Report};
+use crate::output::{Event, EventKind, Item, NoticePicture, Report};
 use crate::process::LoopControl;
 use crate::process::supervise::{Heartbeat, fault_point};
 use crate::recognizer::Latency;
@@ -48,6 +49,7 @@ pub(super) struct Loop<'a> {
     pub(super) governor: Governor,
     pub(super) unchanged: Option<Unchanged>,
     pub(super) decisions: Decisions,
+    pub(super) notifiers: &'a mut Notifiers,
     pub(super) metrics: Option<&'a Metrics>,
     pub(super) stats: Stats,
 }
@@ -79,6 +81,7 @@ impl Loop<'_> {
             self.tell_service(now);
             self.tell_losses(now);
             self.decisions.follow(self.health.losses(), now);
+            self.notify(false);
             self.send_decisions();
             if self.control.reload.swap(false, Ordering::AcqRel) {
                 self.model.reload();
@@ -128,8 +131,22 @@ impl Loop<'_> {
         Ok(self.stats)
     }
 
-    /// Says that reports were lost: in the log, and in the output once it accepts something again.
+    /// Hands new events to those who are told about them, with the decoded frame if they were decided at it.
+    fn notify(&mut self, has_frame: bool) {
+        let Self { decisions, notifiers, model, .. } = self;
+        let picture = model.parts().0.picture();
+        for decision in decisions.fresh() {
+            notifiers.tell(&decision, || has_frame.then(|| NoticePicture::new(picture)));
+        }
+    }
+
+    /// Says that reports or notices were lost: in the log, and in the output once it accepts something again.
     fn tell_losses(&mut self, now: Instant) {
+        for message in self.notifiers.losses(now) {
+            log::warn!("lost: {message}");
+            // Events that find no room are lost; the log has them.
+            let _ = self.send.try_send(Item::Event(Event::now(EventKind::NoticesLost, message)));
+        }
         let Stats { reports_lost, losses_told, losses_told_at, .. } = &mut self.stats;
         let is_due = losses_told_at.is_none_or(|at| now.saturating_duration_since(at) >= LOSS_REPORT_EVERY);
         if *reports_lost == *losses_told || !is_due {
@@ -148,7 +165,7 @@ impl Loop<'_> {
     /// noticed from outside, while a lost camera that is being reopened does not count.
     fn tell_service(&mut self, now: Instant) {
         let is_missed = self.heartbeats.iter().any(|heartbeat| heartbeat.is_missed(now));
-        if !is_missed && !self.health.is_stuck(now) && !self.model.is_stuck(now) {
+        if !is_missed && !self.health.is_stuck(now) && !self.model.is_stuck(now) && !self.notifiers.is_stuck(now) {
             self.service.alive(now);
         }
         let Self { health, source, model, governor, stats, .. } = self;
@@ -178,6 +195,7 @@ impl Loop<'_> {
             values.held = self.governor.reason().is_some();
             values.skipped = self.stats.skipped;
             values.reports_lost = self.stats.reports_lost;
+            values.notices = self.notifiers.counts();
             if values.bundle != self.model.bundle() {
                 self.model.bundle().clone_into(&mut values.bundle);
             }
@@ -204,7 +222,7 @@ impl Loop<'_> {
         let time = now.checked_sub(age).unwrap_or(now);
         let (labels, scores) = self.stats.last.as_ref().context("a frame was scored")?;
         self.decisions.frame(&labels.rules, frame.captured, time, scores);
-        Ok(Report {
+        let report = Report {
             time,
             frame: frame.number,
             path: frame.path.take(),
@@ -217,7 +235,9 @@ impl Loop<'_> {
             rate_hz: self.stats.rate.tick(),
             dropped: self.mailbox.dropped(),
             unchanged: self.unchanged.is_some().then_some(self.stats.unchanged),
-        })
+        };
+        self.notify(true);
+        Ok(report)
     }
 
     /// Scores the decoded frame, or keeps the last scores if both show the same.
