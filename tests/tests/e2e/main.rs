@@ -22,6 +22,7 @@ mod jpegs;
 mod malicious;
 mod minilm;
 mod mjpeg;
+mod notices;
 mod overrides;
 mod pairs;
 mod pictures;
