@@ -15,6 +15,7 @@ mod decisions;
 mod doctor;
 mod documents;
 mod evaluate;
+mod examples;
 mod fused;
 mod harness;
 mod imported;
