@@ -1,6 +1,7 @@
 //! The configuration file: every key, its default and its limits.
 
 pub(crate) mod document;
+pub mod notify;
 mod problem;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use minisign_verify::PublicKey;
 
 use crate::source::{CaptureOptions, PixelFormat, Uri};
 use document::Section;
+pub use notify::Notify;
 pub use problem::{FILE_BYTES_MAX, Position, Problem, read_text};
 pub(crate) use problem::{Problems, all_of};
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub bundles: Bundles,
     /// The metrics file.
     pub metrics: Metrics,
+    /// Who is told about changes of states.
+    pub notify: Vec<Notify>,
 }
 
 /// Format of standard output.
@@ -175,6 +179,7 @@ impl Default for Config {
             rate: Rate::default(),
             bundles: Bundles::default(),
             metrics: Metrics::default(),
+            notify: Vec::new(),
         }
     }
 }
@@ -241,6 +246,7 @@ impl Config {
                 rate: root.table("rate", Rate::read).unwrap_or_default(),
                 bundles: root.table("bundles", Bundles::read).unwrap_or_default(),
                 metrics: root.table("metrics", |section| Metrics::read(section, folder)).unwrap_or_default(),
+                notify: Notify::read_all(root, folder),
             }
         })
     }

@@ -2,5 +2,6 @@
 
 pub mod demo;
 pub mod embedder;
+pub(crate) mod examples;
 pub mod label_file;
 pub(crate) mod lint;

@@ -1,8 +1,19 @@
 //! Outputs of the loop, one file per kind.
 
+#[cfg(feature = "webhook")]
+mod apprise;
+mod command;
+#[cfg(feature = "webhook")]
+mod http;
 pub mod json;
+mod notice;
+pub(crate) mod notify;
+#[cfg(feature = "webhook")]
+mod ntfy;
 pub(crate) mod prometheus;
 mod text;
+#[cfg(feature = "webhook")]
+mod webhook;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -71,6 +82,8 @@ pub enum EventKind {
     FramesSkipped,
     /// Reports were lost because the output was too slow.
     ReportsLost,
+    /// Notices to a receiver were lost.
+    NoticesLost,
     /// Another bundle was loaded and is used from the next frame on.
     BundleLoaded,
     /// The activated bundle cannot be loaded.
@@ -126,6 +139,8 @@ pub(crate) fn full_name(question: Option<&str>, name: &str) -> String {
 pub(crate) fn timestamp(moment: Moment) -> jiff::Timestamp {
     jiff::Timestamp::from_microsecond(moment.unix_us).unwrap_or_default()
 }
+
+pub(crate) use self::notice::NoticePicture;
 
 /// An output, which runs on a thread of its own.
 pub trait Output: Send {

@@ -31,6 +31,7 @@ use crate::board::governor::sensors::Sensors;
 use crate::board::service::Service;
 use crate::config::{Config, GovernorMode};
 use crate::live::Live;
+use crate::output::notify::Notifiers;
 use crate::output::prometheus::{self, Metrics};
 use crate::output::{Item, Output};
 use crate::process::supervise::{Heartbeat, fault_point, supervised};
@@ -71,11 +72,12 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
     let closed = Arc::clone(&mailbox);
     let _closes = control.stop.on_set(move || closed.close());
     let metrics = Metrics::new(&config.metrics);
+    let mut notifiers = Notifiers::start(&config.notify).context("cannot start a thread for [[notify]]")?;
     let health = Health::new(&begun.opened.uri, live, options.timeout, Instant::now());
     let output_beat = Heartbeat::new(Some(OUTPUT_STEP_MAX), Instant::now());
     let metrics_beat = Heartbeat::new(metrics.is_some().then_some(prometheus::STEP_MAX), Instant::now());
 
-    thread::scope(|scope| {
+    let result = thread::scope(|scope| {
         let events = send.clone();
         let capture = scope.spawn(|| {
             supervised("capture", || {
@@ -107,6 +109,7 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
             governor: governor(config, &control.root),
             unchanged: (config.inference.unchanged > 0.0).then(|| Unchanged::new(config.inference.unchanged)),
             decisions,
+            notifiers: &mut notifiers,
             metrics: metrics.as_ref(),
             stats: Stats::default(),
         };
@@ -119,7 +122,9 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
         captured?;
         written.context("standard output")?;
         sum_up(&stats, mailbox.dropped())
-    })
+    });
+    notifiers.finish(&control.signalled).iter().for_each(|message| log::warn!("lost: {message}"));
+    result
 }
 
 /// Logs how many frames there were.

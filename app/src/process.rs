@@ -2,6 +2,7 @@
 
 pub(crate) mod children;
 mod control;
+pub(crate) mod group;
 pub(crate) mod memory;
 mod stop;
 pub(crate) mod supervise;

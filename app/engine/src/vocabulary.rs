@@ -23,6 +23,9 @@ pub struct Vocabulary {
     truncation_side: TruncationSide,
 }
 
+/// The mark of a word's start in SentencePiece.
+const WORD_START: char = '\u{2581}';
+
 /// The word pieces of a sentence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokenization {
@@ -30,6 +33,9 @@ pub struct Tokenization {
     pub pieces: usize,
     /// How many of them are the unknown token.
     pub unknown: usize,
+    /// How many of them are single letters, or single bytes of letters, of longer words: the vocabulary lacks the words. In
+    /// scripts where a letter is a syllable or a word, only bytes count.
+    pub letters: usize,
     /// Number of word pieces of the whole sentence.
     pub sentence_pieces: usize,
     /// Ids of the word pieces that reach the text tower, without special tokens.
@@ -101,10 +107,20 @@ impl Vocabulary {
         let mut tokens = Tokenization { sentence_pieces: encoding.len(), ..Tokenization::default() };
         tokens.ids = encoding.get_ids().to_vec();
         self.truncation_side.truncate(&mut tokens.ids, self.limit);
-        let pieces = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
-        for ((id, token), &(start, end)) in pieces {
+        let (texts, offsets) = (encoding.get_tokens(), encoding.get_offsets());
+        // A piece that touches another one is a part of a word.
+        let touches = |piece: usize, other: Option<usize>| {
+            let Some(((start, end), other)) = other.and_then(|other| Some((offsets.get(other)?, texts.get(other)?)))
+            else {
+                return false;
+            };
+            *start <= offsets[piece].1 && *end >= offsets[piece].0 && is_of_word(other)
+        };
+        for (piece, (id, token)) in encoding.get_ids().iter().zip(texts).enumerate() {
+            let (start, end) = offsets[piece];
             if start < part.end && end > part.start {
-                self.count(&mut tokens, *id, token);
+                let is_part = touches(piece, piece.checked_sub(1)) || touches(piece, Some(piece + 1));
+                self.count(&mut tokens, *id, token, is_part);
             }
         }
         Ok(tokens)
@@ -116,19 +132,55 @@ impl Vocabulary {
         let mut tokens = Tokenization { sentence_pieces: ids.len(), ..Tokenization::default() };
         self.truncation_side.truncate(&mut ids, self.limit);
         tokens.ids = ids;
-        for id in siglip.all_ids(sentence.get(part.clone()).unwrap_or_default())? {
-            self.count(&mut tokens, id, &self.inner.id_to_token(id).unwrap_or_default());
+        let ids = siglip.all_ids(sentence.get(part.clone()).unwrap_or_default())?;
+        let texts: Vec<String> = ids.iter().map(|id| self.inner.id_to_token(*id).unwrap_or_default()).collect();
+        for (piece, (id, token)) in ids.iter().zip(&texts).enumerate() {
+            // A piece without the mark of a start goes on with the word before it.
+            let goes_on =
+                |text: Option<&String>| text.is_some_and(|text| !text.starts_with(WORD_START) && is_of_word(text));
+            let is_part = !token.starts_with(WORD_START) || goes_on(texts.get(piece + 1));
+            self.count(&mut tokens, *id, token, is_part);
         }
         Ok(tokens)
     }
 
-    fn count(&self, tokens: &mut Tokenization, id: u32, token: &str) {
+    /// Counts a piece; `is_part` says whether its word has others.
+    fn count(&self, tokens: &mut Tokenization, id: u32, token: &str, is_part: bool) {
         // SentencePiece puts a separate piece for the start of a word before an unknown word.
-        if !token.chars().all(|c| c == '\u{2581}' || c.is_whitespace()) {
+        if !token.chars().all(|c| c == WORD_START || c.is_whitespace()) {
+            let is_unknown = self.unknown_id == Some(id);
             tokens.pieces += 1;
-            tokens.unknown += usize::from(self.unknown_id == Some(id));
+            tokens.unknown += usize::from(is_unknown);
+            tokens.letters += usize::from(is_part && !is_unknown && is_letter(token));
         }
     }
+}
+
+/// Returns whether a piece is a single letter or byte; not in scripts where a letter is a syllable or a word.
+fn is_letter(token: &str) -> bool {
+    let mut letters = bare(token).chars();
+    let (first, second) = (letters.next(), letters.next());
+    let is_syllable = |c: char| matches!(c, '\u{0e00}'..='\u{0eff}' | '\u{1100}'..='\u{11ff}' | '\u{2e80}'..);
+    // A byte as SentencePiece writes it.
+    let is_byte = token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
+    is_byte || second.is_none() && first.is_some_and(|c| c.is_alphabetic() && !is_syllable(c) || is_byte_letter(c))
+}
+
+/// Returns whether a character stands for a byte in the vocabularies of GPT-2 and CLIP, and for nothing that people write.
+fn is_byte_letter(c: char) -> bool {
+    matches!(c, '\u{a1}'..='\u{bf}' | '\u{100}'..='\u{143}')
+}
+
+/// Returns whether a piece belongs to a word, unlike punctuation.
+fn is_of_word(token: &str) -> bool {
+    bare(token).chars().any(|c| c.is_alphabetic() || is_byte_letter(c))
+}
+
+/// A piece without the marks of its place in a word, as WordPiece, SentencePiece, GPT-2 and CLIP write them.
+fn bare(token: &str) -> &str {
+    let token = token.strip_prefix("##").unwrap_or(token);
+    let token = token.strip_prefix([WORD_START, '\u{120}']).unwrap_or(token);
+    token.strip_suffix("</w>").unwrap_or(token)
 }
 
 #[cfg(test)]
@@ -249,6 +301,55 @@ mod tests {
             prompt: "猫 ж",
             expected: (6, 0, 6),
         });
+        let found = bytes.read("猫 жук", &(0..10)).expect("a sentence");
+        assert_eq!((found.pieces, found.letters), (10, 9), "all but the space");
+    }
+
+    #[test]
+    fn single_letters_of_words_are_counted() {
+        let letters = |vocabulary: &Vocabulary, prompt: &str| {
+            let found = vocabulary.read(prompt, &(0..prompt.len())).expect("a sentence");
+            (found.pieces, found.letters)
+        };
+        let vocab =
+            r###"{"[UNK]": 0, "a": 1, "red": 2, "##s": 3, "##e": 4, "r": 5, "##ot": 6, ".": 7, "猫": 8, "犬": 9}"###;
+        let words = vocabulary(
+            &format!(
+                r###"{{"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": {vocab}}}"###
+            ),
+            BERT,
+        );
+        for (prompt, expected) in [
+            ("a red", (2, 0)),
+            ("a. red.", (4, 0)),
+            ("reds", (2, 1)),
+            ("rot", (2, 1)),
+            // Each is a word.
+            ("猫犬", (2, 0)),
+        ] {
+            assert_eq!(letters(&words, prompt), expected, "{prompt}");
+        }
+        for (token, expected) in [
+            ("s", true),
+            ("##s", true),
+            ("s</w>", true),
+            ("\u{120}s", true),
+            ("\u{2581}s", true),
+            ("ж", true),
+            ("<0xE7>", true),
+            // Bytes of GPT-2's alphabet.
+            ("\u{a1}", true),
+            ("\u{142}", true),
+            ("猫", false),
+            ("ね", false),
+            ("st", false),
+            (".", false),
+            ("7", false),
+            ("", false),
+        ] {
+            assert_eq!(is_letter(token), expected, "{token}");
+        }
     }
 
     #[test]

@@ -59,6 +59,16 @@ impl<'a> Section<'a> {
     /// The string under `key`, which must name one of the choices.
     pub(crate) fn choice<T: ValueEnum>(&self, key: &'static str) -> Option<T> {
         let found = self.string(key)?;
+        self.choice_of(key, &found)
+    }
+
+    /// The array of strings under `key`, each of which must name one of the choices; others are problems and left out.
+    pub(crate) fn choices<T: ValueEnum>(&self, key: &'static str) -> Option<Vec<T>> {
+        let found = self.strings(key)?;
+        Some(found.iter().filter_map(|text| self.choice_of(key, text)).collect())
+    }
+
+    fn choice_of<T: ValueEnum>(&self, key: &'static str, found: &Spanned<&'a str>) -> Option<T> {
         let choice = T::from_str(found.get_ref(), false).ok();
         if choice.is_none() {
             let values = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
@@ -67,6 +77,15 @@ impl<'a> Section<'a> {
             self.problem(found.span(), format!("`{key}`: expected one of {names}, found `{found_name}`"));
         }
         choice
+    }
+
+    /// The boolean under `key`.
+    pub(crate) fn boolean(&self, key: &'static str) -> Option<bool> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(found) => Some(*found),
+            _ => self.wrong_type(key, value, "`true` or `false`"),
+        }
     }
 
     /// The integer under `key`, which must lie in `range`.
@@ -149,6 +168,11 @@ impl<'a> Section<'a> {
         if !self.table.contains_key(key) && self.report.is_whole() {
             self.report.meaning(self.offset, message.to_owned());
         }
+    }
+
+    /// Notes keys as known that are not asked for, so that they are no second problem.
+    pub(crate) fn know(&self, keys: &[&'static str]) {
+        self.asked.borrow_mut().extend(keys);
     }
 
     /// Returns whether there is a value under `key`.
@@ -252,6 +276,8 @@ mod tests {
         let found = read("f", text, |root| {
             root.string("name");
             root.choice::<Shape>("shape");
+            root.choices::<Shape>("shapes");
+            root.boolean("bright");
             root.integer("size", 1..=9);
             root.number("weight", 0.5..=1e3);
             root.strings("words");
@@ -273,7 +299,9 @@ mod tests {
         check("nmae = 'x'", &["f:1:1: unknown key `nmae`: did you mean `name`?"]);
         check(
             "colour = 'x'",
-            &["f:1:1: unknown key `colour`: known here: `name`, `shape`, `size`, `weight`, `words`, `inner`, `item`"],
+            &[
+                "f:1:1: unknown key `colour`: known here: `name`, `shape`, `shapes`, `bright`, `size`, `weight`, `words`, `inner`, `item`",
+            ],
         );
         check("[inner]\ndpeth = 1", &["f:2:1: unknown key `dpeth`: did you mean `depth`?"]);
         check("inner.depth = -1", &["f:1:15: `depth`: expected 0 to 4000000000, found -1"]);
@@ -292,6 +320,9 @@ mod tests {
         check("weight = 0x10", &["f:1:10: `weight`: expected a number, found an integer"]);
         check("shape = 'flat'", &["f:1:9: `shape`: expected one of `round`, `square`, found `flat`"]);
         check("words = 'a'", &["f:1:9: `words`: expected an array of strings, found a string"]);
+        check("shapes = ['round', 'square']\nbright = true", &[]);
+        check("shapes = ['round', 'flat']", &["f:1:20: `shapes`: expected one of `round`, `square`, found `flat`"]);
+        check("bright = 1", &["f:1:10: `bright`: expected `true` or `false`, found an integer"]);
         check(
             "words = ['a', 1,\n true]",
             &[

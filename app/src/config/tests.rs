@@ -44,6 +44,8 @@ fn every_key_is_read() {
         [metrics]
         file = "/run/x.prom"
         camera = "front"
+        [[notify]]
+        exec = ["/usr/bin/logger", "-t", "spotter"]
     "#;
     let text_of_key = "RWQWnoUWMoLEakW9ROR28k794c8CJwFeJc5u1bdqDOPYR7Ff9W7e9aEA".to_owned();
     let key = PublicKey::from_base64("RWQWnoUWMoLEakW9ROR28k794c8CJwFeJc5u1bdqDOPYR7Ff9W7e9aEA").expect("a key");
@@ -58,8 +60,12 @@ fn every_key_is_read() {
         rate: Rate { max_fps: 10.0, min_fps: 0.5, governor: GovernorMode::Off, temperature_max_c: 70 },
         bundles: Bundles { public_key: Some(SigningKey { key, text: text_of_key }), size_max_mib: 64 },
         metrics: Metrics { file: Some("/run/x.prom".into()), camera: "front".into() },
+        // Its keys are tested beside it.
+        notify: Vec::new(),
     };
-    assert_eq!(Config::parse(Path::new("/etc/spotter/spotter.toml"), text, no_env), Ok(expected));
+    let mut found = Config::parse(Path::new("/etc/spotter/spotter.toml"), text, no_env).expect("a configuration");
+    assert_eq!(std::mem::take(&mut found.notify).len(), 1);
+    assert_eq!(found, expected);
     let here = Config::parse(Path::new("spotter.toml"), "bundle = 'model'", no_env).expect("a configuration");
     assert_eq!(here.bundle, Some("model".into()));
 }
@@ -184,6 +190,20 @@ fn board_files_are_complete() {
             config.rate.max_fps >= config.rate.min_fps && config.rate.max_fps <= config.capture.fps as f32,
             "{name}"
         );
+    }
+}
+
+/// The examples of `[[notify]]` in the reference file are indented comments, since none of them is a default.
+#[test]
+fn the_receivers_in_the_reference_file_are_valid() {
+    let text = read_text(&shipped().join("spotter.toml")).expect("the reference file");
+    let examples: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
+    let first = examples.iter().position(|line| *line == "[[notify]]").expect("an example");
+    let parsed = Config::parse(Path::new("/etc/spotter/spotter.toml"), &examples[first..].join("\n"), no_env);
+    if cfg!(feature = "webhook") {
+        assert_eq!(parsed.expect("valid examples").notify.len(), 4, "one of each kind");
+    } else {
+        assert_eq!(parsed.expect_err("three need the client").len(), 3);
     }
 }
 

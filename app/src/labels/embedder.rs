@@ -22,8 +22,9 @@ use crate::config::{Config, Problem, all_of};
 use crate::process::supervise::{Heartbeats, beat_all};
 
 pub(crate) use self::disk::{CACHE_BYTES_MAX, CACHE_FILE};
+use super::examples::{Blended, PictureEmbedder, blend_examples};
 
-/// Longest time that one sentence takes on the slowest board.
+/// Longest time that one sentence or picture takes on the slowest board.
 const SENTENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Embeds the labels that `config` names with `bundle`.
@@ -45,11 +46,29 @@ pub struct Embedder {
     beats: Heartbeats,
 }
 
+/// The embedded rows of a label file.
+struct Rows {
+    embeddings: LabelEmbeddings,
+    stats: CacheStats,
+    /// What the examples of labels say.
+    blended: Vec<Blended>,
+}
+
 impl Embedder {
     /// Reads the cache in `state_dir`, if any; a file that is damaged or is no cache is reported and ignored.
     pub fn new(bundle: Arc<Bundle>, state_dir: Option<&Path>, threads: &Threads) -> Self {
         let (disk, cache) = state_dir.map(Disk::open).unzip();
         Self { bundle, threads: threads.clone(), disk, cache: cache.unwrap_or_default(), beats: Heartbeats::new() }
+    }
+
+    /// As [`Self::new`], but leaves the cache on disk as it is: for a command that only examines, maybe as another user.
+    pub(crate) fn reading(bundle: Arc<Bundle>, state_dir: Option<&Path>, threads: &Threads) -> Self {
+        Self { disk: None, ..Self::new(bundle, state_dir, threads) }
+    }
+
+    /// Embeds the labels of `file` without warnings; tells what their examples say as well.
+    pub(crate) fn embed_only(&mut self, file: &LabelFile) -> Result<(LabelEmbeddings, Vec<Blended>)> {
+        self.embed_rows(file).map(|rows| (rows.embeddings, rows.blended))
     }
 
     /// Beats for all of `beats` at each sentence.
@@ -70,15 +89,32 @@ impl Embedder {
     /// Embeds the labels of `file`, caches what was new, and warns about labels that the model cannot read or tell apart.
     /// A cache that cannot be written is reported once and is no error.
     pub fn embed(&mut self, file: &LabelFile) -> Result<(LabelEmbeddings, CacheStats)> {
-        self.embed_and_compare(file, |bundle| Ok(lint::warnings(file, &Vocabulary::open(bundle)?)?))
+        self.embed_and_compare(file, |bundle, rows| {
+            let (vocabulary, scoring) = (&Vocabulary::open(bundle)?, bundle.manifest().scoring());
+            let (embeddings, blended) = (Some(rows.embeddings.matrix()), rows.blended.as_slice());
+            Ok(lint::warnings(file, &lint::Model { vocabulary, scoring, embeddings, blended })?)
+        })
     }
 
     /// As [`Self::embed`]; `compare` finds the warnings, which may take long. By then the embeddings are on disk.
     fn embed_and_compare(
         &mut self,
         file: &LabelFile,
-        compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>,
+        compare: impl FnOnce(&Bundle, &Rows) -> Result<Vec<Problem>>,
     ) -> Result<(LabelEmbeddings, CacheStats)> {
+        let result = self.embed_rows(file);
+        if let Ok(rows) = &result {
+            rows.blended.iter().for_each(|blended| log::info!("{}", blended.describe(file)));
+            self.warn(file, |bundle| compare(bundle, rows));
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.finish(&mut self.cache);
+        }
+        result.map(|rows| (rows.embeddings, rows.stats))
+    }
+
+    /// Embeds the rows of `file`; what was new is in the cache, and its journal on disk.
+    fn embed_rows(&mut self, file: &LabelFile) -> Result<Rows> {
         let (bundle, threads, rows) = (&self.bundle, &self.threads, file.rows.as_slice());
         // Opened beforehand, so that a damaged file is not blamed on a label, and only where it is needed.
         let keyed = KeyedLabels::new(rows, bundle.manifest());
@@ -90,34 +126,36 @@ impl Embedder {
             // Not reached, since both counts come from the same cache; correct anyway.
             None => tower.insert(TextTower::open(bundle, threads)?).embed(sentence),
         };
-        let added = |cache: &mut Cache| {
+        let mut added = |cache: &mut Cache| {
             beat_all(beats, SENTENCE_MAX);
             if let Some(disk) = disk {
                 disk.append(cache);
             }
         };
-        let result = keyed.embed(&mut self.cache, embed, added);
-        // Freed before the vocabulary is loaded, which is as large.
+        let result = keyed.embed(&mut self.cache, embed, &mut added);
+        // Freed before another tower or the vocabulary is loaded, which are as large.
         drop(tower);
+        let result = result.map(|(embeddings, stats)| {
+            let mut pictures = PictureEmbedder::new(bundle, threads);
+            let (embeddings, blended) = blend_examples(file, embeddings, &mut pictures, &mut self.cache, &mut added);
+            if pictures.stats != CacheStats::default() {
+                let CacheStats { cached, embedded } = pictures.stats;
+                log::info!("example pictures: {cached} cached, {embedded} embedded");
+            }
+            Rows { embeddings: embeddings.with_competition(file.competition.clone()), stats, blended }
+        });
         if let Some(disk) = &mut self.disk {
             disk.keep(&mut self.cache);
         }
-        if result.is_ok() {
-            self.warn(file, compare);
-        }
-        if let Some(disk) = &mut self.disk {
-            disk.finish(&mut self.cache);
-        }
-        let (embeddings, stats) = result?;
-        Ok((embeddings.with_competition(file.competition.clone()), stats))
+        Ok(result?)
     }
 
-    /// Warns about labels that the model cannot read. Warnings are cached by labels and tokenizer, since loading a large
-    /// tokenizer takes seconds and hundreds of megabytes on a board.
+    /// Warns about labels that the model cannot read or tell apart. Warnings are cached by labels, towers and tokenizer, since
+    /// loading a large tokenizer takes seconds and hundreds of megabytes on a board.
     fn warn(&mut self, file: &LabelFile, compare: impl FnOnce(&Bundle) -> Result<Vec<Problem>>) {
-        let LabelFile { path, rows, positions, competition, .. } = file;
-        let labels = format!("{:?}", (path, rows, positions, competition));
-        let key = Key::of_tokenizer(self.bundle.manifest(), &[env!("CARGO_PKG_VERSION"), &labels]);
+        let manifest = self.bundle.manifest();
+        let labels = lint::identity(file, &manifest.scoring());
+        let key = Key::of_tokenizer(manifest, &[env!("CARGO_PKG_VERSION"), &manifest.text.file.sha256, &labels]);
         if self.cache.remarks(&key).is_none() {
             match compare(&self.bundle) {
                 Ok(warnings) => self.cache.set_remarks(&key, warnings.iter().map(ToString::to_string).collect()),
@@ -146,7 +184,7 @@ mod tests {
                 super::super::demo::configured(&Config::default(), &bundle.manifest().templates).expect("labels");
             let mut embedder = Embedder::new(bundle, Some(state.path()), &Threads::default());
             let mut kept = 0;
-            let compare = |_: &Bundle| -> Result<Vec<Problem>> {
+            let compare = |_: &Bundle, _: &Rows| -> Result<Vec<Problem>> {
                 kept = Disk::open(state.path()).1.len();
                 anyhow::bail!("killed here")
             };

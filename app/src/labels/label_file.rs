@@ -1,6 +1,7 @@
 //! The label file: labels, questions and background, with prompts, templates, and limits of decisions.
 
 mod backgrounds;
+mod examples;
 mod grammar;
 
 use std::path::Path;
@@ -8,8 +9,10 @@ use std::sync::Arc;
 
 use spotter_engine::decide::{Rules, ViewRules};
 use spotter_engine::embedding::Competition;
+use spotter_engine::files::folder_of;
 use spotter_engine::labels::Label;
 
+pub use self::examples::{ExamplePicture, Examples};
 use self::grammar::{ParsedLabel, ParsedQuestion, ParsedSentences};
 use crate::config::{Position, Problem, read_text};
 
@@ -34,6 +37,8 @@ pub struct LabelFile {
     pub competition: Competition,
     /// How the labels are decided about.
     pub rules: Arc<Rules>,
+    /// Example pictures of each label.
+    pub examples: Vec<Examples>,
 }
 
 impl LabelFile {
@@ -42,9 +47,18 @@ impl LabelFile {
         &self.rows[..self.competition.labels()]
     }
 
+    /// Question and name of each label.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Option<&str>, &str)> + Clone {
+        self.labels().iter().enumerate().map(|(index, label)| {
+            let question = self.competition.question_of(index).map(|question| question.name.as_str());
+            (question, label.name.as_str())
+        })
+    }
+
     /// Returns whether both files mean the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        (&self.rows, &self.competition, &self.rules) == (&other.rows, &other.competition, &other.rules)
+        (&self.rows, &self.competition, &self.rules, &self.examples)
+            == (&other.rows, &other.competition, &other.rules, &other.examples)
     }
 
     /// Describes a row for people, such as "label `cat`".
@@ -94,7 +108,7 @@ pub fn load(path: &Path, default_templates: &[String]) -> Result<LabelFile, Vec<
 /// Parses the label file `path`.
 pub fn parse_file(path: &Path) -> Result<ParsedLabels, Vec<Problem>> {
     let text = read_text(path).map_err(|problem| vec![problem])?;
-    parse_text(&path.display().to_string(), &text)
+    grammar::parse_in(folder_of(path), &path.display().to_string(), &text)
 }
 
 pub use self::grammar::parse_text;
@@ -158,13 +172,14 @@ impl ParsedLabels {
         let background = self.background.iter().map(|background| background.prompts.len()).sum();
         let competition = Competition::new(self.labels.len(), questions, &opposites, background);
         let rules = Arc::new(self.rules(&labels, &rows, &competition));
-        Ok(LabelFile { path: self.path.clone(), rows, positions, competition, rules })
+        let examples = labels.iter().map(|label| label.examples.clone()).collect();
+        Ok(LabelFile { path: self.path.clone(), rows, positions, competition, rules, examples })
     }
 
     fn rules(&self, labels: &[&ParsedLabel], rows: &[Label], competition: &Competition) -> Rules {
         let label_rules = labels.iter().enumerate().map(|(index, label)| {
             let sentences = (&rows[index], &rows[competition.opposites(index)]);
-            label.rules(grammar::meaning(sentences.0, sentences.1))
+            label.rules(grammar::meaning(sentences.0, sentences.1, &label.examples))
         });
         let question_rules = self.questions.iter().zip(competition.questions());
         Rules {

@@ -200,6 +200,14 @@ impl<'a> LabelScore<'a> {
     }
 }
 
+/// A change of a state as one object, without a line end.
+///
+/// # Errors
+/// Those of serde_json.
+pub(crate) fn decision(decision: &Decision) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&DecisionLine::new(decision))
+}
+
 /// Writes one object and a line end with one call, so that readers never see half a line.
 pub fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;

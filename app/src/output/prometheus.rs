@@ -14,6 +14,7 @@ use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::files::folder_of;
 use spotter_engine::score::Score;
 
+use super::notify::Counts;
 use crate::config;
 use crate::process::Stop;
 use crate::process::supervise::{Heartbeat, fault_point};
@@ -50,6 +51,8 @@ pub(crate) struct Values {
     pub(crate) dropped: u64,
     /// Reports that were lost because standard output was too slow.
     pub(crate) reports_lost: u64,
+    /// Notices that arrived, and that were lost.
+    pub(crate) notices: Counts,
     /// Time spent in each stage.
     pub(crate) stages: [Duration; 5],
     /// Smoothed rate of labelled frames.
@@ -157,6 +160,10 @@ fn render(out: &mut String, camera: &str, values: &Values) -> fmt::Result {
     }
     head(out, "reports_lost_total", "counter", "Reports that standard output was too slow for.")?;
     writeln!(out, "spotter_reports_lost_total{{camera=\"{camera}\"}} {}", values.reports_lost)?;
+    head(out, "notices_total", "counter", "Notices to programs and servers by result.")?;
+    for (result, count) in [("sent", values.notices.sent), ("lost", values.notices.lost)] {
+        writeln!(out, "spotter_notices_total{{camera=\"{camera}\",result=\"{result}\"}} {count}")?;
+    }
     head(out, "stage_seconds_total", "counter", "Time spent in each stage of labelled frames.")?;
     for (stage, time) in STAGES.iter().zip(values.stages) {
         writeln!(out, "spotter_stage_seconds_total{{camera=\"{camera}\",stage=\"{stage}\"}} {}", time.as_secs_f64())?;
@@ -199,6 +206,7 @@ mod tests {
         let mut values =
             Values { labelled: 7, dropped: 3, reports_lost: 5, rate_hz: 2.5, held: true, ..Values::default() };
         values.bundle = "a \"b\"\\\n".to_owned();
+        values.notices = Counts { sent: 9, lost: 2 };
         values.add(&Latency { tower: Duration::from_millis(250), ..Latency::default() });
         let matrix = ndarray::Array2::zeros((2, 1));
         let labels = LabelEmbeddings::new(vec!["cat".to_owned(), "open".to_owned()], matrix);
@@ -218,6 +226,8 @@ mod tests {
             r#"spotter_frame_rate_held{camera="front"} 1"#,
             r#"spotter_source_up{camera="front"} 0"#,
             r#"spotter_reports_lost_total{camera="front"} 5"#,
+            r#"spotter_notices_total{camera="front",result="sent"} 9"#,
+            r#"spotter_notices_total{camera="front",result="lost"} 2"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }

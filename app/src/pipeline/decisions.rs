@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
+use std::vec::Drain;
 
 use jiff::Timestamp;
 use spotter_engine::decide::{Decider, Moment, Reason, Rules, State};
@@ -26,6 +27,8 @@ pub(super) struct Decisions {
     /// How often the source was lost when that was last looked at.
     losses: u64,
     waiting: VecDeque<Decision>,
+    /// Events since they were last drained.
+    fresh: Vec<Decision>,
     /// Events that found no room and were not counted yet.
     lost: u64,
 }
@@ -35,7 +38,7 @@ impl Decisions {
         // Seeded by the operating system: the clock of a board without a battery may start at the same time again.
         let run = RandomState::new().build_hasher().finish();
         let decider = Decider::new(Arc::clone(rules), moment(now, now, Timestamp::now()));
-        Self { decider, begun: now, run, losses: 0, waiting: VecDeque::new(), lost: 0 }
+        Self { decider, begun: now, run, losses: 0, waiting: VecDeque::new(), fresh: Vec::new(), lost: 0 }
     }
 
     /// Takes the measures and the scores of all labels for a frame that was captured at `time`, after the rules that belong to
@@ -79,6 +82,11 @@ impl Decisions {
         self.decider.states(moment(self.begun, captured, time)).collect()
     }
 
+    /// The events since the last call, for those who get them without waiting.
+    pub(super) fn fresh(&mut self) -> Drain<'_, Decision> {
+        self.fresh.drain(..)
+    }
+
     /// The next event for the output.
     pub(super) fn take(&mut self) -> Option<Decision> {
         self.waiting.pop_front()
@@ -101,7 +109,9 @@ impl Decisions {
                 self.lost += 1;
             }
             let id = format!("{:016x}-{}", self.run, change.number);
-            self.waiting.push_back(Decision { id, change: change.clone() });
+            let decision = Decision { id, change: change.clone() };
+            self.fresh.push(decision.clone());
+            self.waiting.push_back(decision);
         }
     }
 }

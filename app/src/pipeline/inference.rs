@@ -19,8 +19,9 @@ use super::{LOSS_REPORT_EVERY, SKIP_REPORT_EVERY};
 use crate::board::governor::Governor;
 use crate::board::service::Service;
 use crate::live::{Labels, Live};
+use crate::output::notify::Notifiers;
 use crate::output::prometheus::Metrics;
-use crate::output::{Event, EventKind, Item, Report};
+use crate::output::{Event, EventKind, Item, NoticePicture, Report};
 use crate::process::LoopControl;
 use crate::process::supervise::{Heartbeat, fault_point};
 use crate::recognizer::Latency;
@@ -50,6 +51,7 @@ pub(super) struct Loop<'a> {
     pub(super) governor: Governor,
     pub(super) unchanged: Option<Unchanged>,
     pub(super) decisions: Decisions,
+    pub(super) notifiers: &'a mut Notifiers,
     pub(super) metrics: Option<&'a Metrics>,
     pub(super) stats: Stats,
 }
@@ -83,6 +85,7 @@ impl Loop<'_> {
             self.tell_service(now);
             self.tell_losses(now);
             self.decisions.follow(self.health.losses(), now);
+            self.notify(false);
             self.send_decisions();
             if self.control.reload.swap(false, Ordering::AcqRel) {
                 self.model.reload();
@@ -132,8 +135,22 @@ impl Loop<'_> {
         Ok(self.stats)
     }
 
-    /// Says that reports were lost: in the log, and in the output once it accepts something again.
+    /// Hands new events to those who are told about them, with the decoded frame if they were decided at it.
+    fn notify(&mut self, has_frame: bool) {
+        let Self { decisions, notifiers, model, .. } = self;
+        let picture = model.parts().0.picture();
+        for decision in decisions.fresh() {
+            notifiers.tell(&decision, || has_frame.then(|| NoticePicture::new(picture)));
+        }
+    }
+
+    /// Says that reports or notices were lost: in the log, and in the output once it accepts something again.
     fn tell_losses(&mut self, now: Instant) {
+        for message in self.notifiers.losses(now) {
+            log::warn!("lost: {message}");
+            // Events that find no room are lost; the log has them.
+            let _ = self.send.try_send(Item::Event(Event::now(EventKind::NoticesLost, message)));
+        }
         let Stats { reports_lost, losses_told, losses_told_at, .. } = &mut self.stats;
         let is_due = losses_told_at.is_none_or(|at| now.saturating_duration_since(at) >= LOSS_REPORT_EVERY);
         if *reports_lost == *losses_told || !is_due {
@@ -152,7 +169,7 @@ impl Loop<'_> {
     /// noticed from outside, while a lost camera that is being reopened does not count.
     fn tell_service(&mut self, now: Instant) {
         let is_missed = self.heartbeats.iter().any(|heartbeat| heartbeat.is_missed(now));
-        if !is_missed && !self.health.is_stuck(now) && !self.model.is_stuck(now) {
+        if !is_missed && !self.health.is_stuck(now) && !self.model.is_stuck(now) && !self.notifiers.is_stuck(now) {
             self.service.alive(now);
         }
         let Self { health, source, model, governor, stats, .. } = self;
@@ -197,6 +214,7 @@ impl Loop<'_> {
             values.held = self.governor.reason().is_some();
             values.skipped = self.stats.skipped;
             values.reports_lost = self.stats.reports_lost;
+            values.notices = self.notifiers.counts();
             if values.bundle != self.model.bundle() {
                 self.model.bundle().clone_into(&mut values.bundle);
             }
@@ -240,6 +258,7 @@ impl Loop<'_> {
             unchanged: self.unchanged.is_some().then_some(self.stats.unchanged),
         };
         self.tell_view(&view);
+        self.notify(true);
         Ok(report)
     }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 
 /// Poll interval for the end of a program on kernels without process descriptors (before 5.3).
-const POLL_EVERY: Duration = Duration::from_millis(5);
+pub(crate) const POLL_EVERY: Duration = Duration::from_millis(5);
 
 static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
@@ -48,7 +48,7 @@ pub(crate) fn wait_for_exit(id: Pid, limit: Duration) {
 }
 
 /// Returns whether a child process has ended, or is none of ours any more.
-fn has_ended(id: Pid) -> bool {
+pub(crate) fn has_ended(id: Pid) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     !matches!(waitid(WaitId::Pid(id), options), Ok(None))
 }

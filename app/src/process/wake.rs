@@ -1,7 +1,7 @@
 //! A file descriptor that wakes a thread which waits for another one.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,12 @@ impl Wake {
         } else {
             Waited::TimedOut
         })
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -3,50 +3,25 @@
 //! The program runs in a process group of its own, which is killed whole, so that nothing of it keeps the camera.
 
 use std::io::{ErrorKind, Read};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use spotter_engine::printable::printable;
 
-use super::csi::is_program;
 use super::pipe::{Keeper, Pipe};
 use super::stream::{FIRST_FRAME, JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError};
+use crate::process::Stop;
+use crate::process::group::{self, END_GRACE, Group};
 use crate::process::supervise::{fault_point, spawn};
-use crate::process::{Stop, children};
-
-/// Time that a program gets to end by itself; short enough for the whole shutdown to stay within a second.
-const END_GRACE: Duration = Duration::from_millis(300);
 
 /// Bytes of a program's standard error that are kept: the last ones, for one line.
 const SAID_BYTES: usize = 600;
 
 /// Introduces what a program wrote instead of a frame.
 const AFTER: &str = ", after writing";
-
-/// Runs a program that is killed when its parent ends, however that ends. Part of util-linux, since 2.33.
-const SETPRIV: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
-
-/// A command for a program that ends with this one, if `setpriv` can arrange that: a silent program would not notice.
-fn ending_with_us(program: &str) -> Command {
-    static WORKS: LazyLock<bool> = LazyLock::new(|| {
-        let mut command = Command::new(SETPRIV[0]);
-        command.args(&SETPRIV[1..]).arg("true");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    });
-    // The system's own error names a missing program better.
-    if !is_program(program) || !*WORKS {
-        return Command::new(program);
-    }
-    let mut command = Command::new(SETPRIV[0]);
-    command.args(&SETPRIV[1..]).arg(program);
-    command
-}
 
 /// Frames from the standard output of a program.
 pub(super) struct CommandSource {
@@ -66,17 +41,13 @@ impl CommandSource {
     pub(super) fn open(words: &[String], hint: &'static str, options: &CaptureOptions) -> Result<Self, SourceError> {
         let (program, arguments) =
             words.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
-        let mut command = ending_with_us(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        // The service manager waits for this program, not for that one.
-        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
-        let mut child = command.spawn().map_err(|source| match source.kind() {
+        let mut command = group::command(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (group, (out, err)) = Group::start(&mut command).map_err(|source| match source.kind() {
             ErrorKind::NotFound => SourceError::Missing { path: program.into(), hint },
             ErrorKind::PermissionDenied => SourceError::Permission { path: program.into(), hint: ": not a program" },
             _ => SourceError::Start { name: program.into(), source },
         })?;
-        let (out, err) = (child.stdout.take(), child.stderr.take());
-        let group = Group::new(child);
         let missing = || SourceError::Start { name: program.into(), source: ErrorKind::BrokenPipe.into() };
         let (out, err) = (out.ok_or_else(missing)?, err.ok_or_else(missing)?);
         let failed = |source| SourceError::Start { name: program.into(), source };
@@ -166,50 +137,12 @@ fn listen(mut pipe: impl Read, said: &Mutex<Vec<u8>>) {
     }
 }
 
-/// A running program and the processes that it started.
-struct Group {
-    child: Child,
-    id: Pid,
-    /// Its exit status, once it was waited for.
-    ended: Option<Option<ExitStatus>>,
-}
-
-impl Group {
-    fn new(child: Child) -> Self {
-        let id = Pid::from_child(&child);
-        children::add(id);
-        Self { child, id, ended: None }
-    }
-
-    /// Sends `signal`, if any, waits up to [`END_GRACE`], and kills what is left.
-    fn end(&mut self, signal: Option<Signal>) -> Option<ExitStatus> {
-        if let Some(status) = self.ended {
-            return status;
-        }
-        // The program itself is reaped last: until then no other process can get its number.
-        if let Some(signal) = signal {
-            let _ = kill_process_group(self.id, signal);
-        }
-        children::wait_for_exit(self.id, END_GRACE);
-        let _ = kill_process_group(self.id, Signal::KILL);
-        children::remove(self.id);
-        let status = self.child.wait().ok();
-        self.ended = Some(status);
-        status
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.end(Some(Signal::TERM));
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 mod tests {
+    use std::process::Command;
     use std::thread;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
 

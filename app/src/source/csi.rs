@@ -1,9 +1,7 @@
 //! `csi://0`: cameras on a CSI connector, whose raw data only the board's own camera programs turn into images.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-
 use super::CaptureOptions;
+use crate::process::group::is_program;
 
 /// Advice if no camera program is installed.
 pub(super) const HINT: &str = "; a camera on a CSI connector needs it: `apt install rpicam-apps` (Raspberry Pi), \
@@ -56,16 +54,6 @@ impl Stack {
     }
 }
 
-/// Returns whether `name` is a program in `$PATH`, or the path of one.
-pub(crate) fn is_program(name: &str) -> bool {
-    let is_file =
-        |path: &Path| path.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0);
-    if name.contains('/') {
-        return is_file(Path::new(name));
-    }
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| is_file(&folder.join(name))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,12 +71,5 @@ mod tests {
             let line = words.join(" ");
             parts.iter().for_each(|part| assert!(line.contains(part), "{part:?} is not in {line}"));
         }
-    }
-
-    #[test]
-    fn programs_are_found() {
-        assert!(is_program("sh") && is_program("/bin/sh"));
-        assert!(!is_program("/etc/passwd"), "not executable");
-        assert!(!is_program("no-such-camera") && !is_program("/bin/no-such-camera") && !is_program("/bin"));
     }
 }

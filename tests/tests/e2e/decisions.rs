@@ -11,7 +11,7 @@ use crate::harness::{DEADLINE, Decision, Line, Place, Running, decisions, events
 const SOURCE: &str = "test://shapes?seed=1&fps=5&size=64x64&hold=10";
 
 /// A question about the colour that is drawn, and a label about the shape.
-fn questions(more: &str) -> String {
+pub(crate) fn questions(more: &str) -> String {
     let colours = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
     let shapes = ["circle", "square", "triangle", "star", "cross", "heart"];
     let quoted = |texts: Vec<String>| texts.iter().map(|text| format!("\"{text}\"")).collect::<Vec<_>>().join(", ");

@@ -9,7 +9,8 @@ use spotter_engine::printable::serialize_path;
 
 use super::{Findings, below};
 use crate::config::Config;
-use crate::source::csi::{Stack, is_program};
+use crate::process::group::is_program;
+use crate::source::csi::Stack;
 use crate::source::{self, SourceError, Uri};
 
 /// Folder of stable names, which do not depend on the order of detection.

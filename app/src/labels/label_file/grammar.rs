@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use spotter_engine::decide::{self, LabelRules, QuestionRules, ViewRules, default_release};
 use spotter_engine::embedding::Question;
+use spotter_engine::files::folder_of;
 use spotter_engine::labels::Label;
 
 use super::ParsedLabels;
 use super::backgrounds::BackgroundSet;
+use super::examples::{self, Examples};
 use crate::config::document::{self, Section};
 use crate::config::{Position, Problem};
 
@@ -24,6 +27,11 @@ const SECONDS: RangeInclusive<f32> = 0.0..=3600.0;
 
 /// Valid times after which a view is frozen, in seconds: shorter ones would be reached by every still scene.
 const FROZEN_S: RangeInclusive<f32> = 1.0..=86_400.0;
+/// Maximum number of example pictures in a file; the label cache has room for them beside as many sentences as a file may have.
+const ALL_PICTURES_MAX: usize = 2000;
+
+// Otherwise some would be embedded again at every start.
+const _: () = assert!(super::SENTENCES_MAX + ALL_PICTURES_MAX <= spotter_engine::labels::ENTRIES_MAX);
 
 /// A label as the file has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +39,7 @@ pub(super) struct ParsedLabel {
     pub(super) name: String,
     pub(super) sentences: ParsedSentences,
     pub(super) opposites: Vec<String>,
+    pub(super) examples: Examples,
     threshold: f32,
     release: f32,
     for_s: f32,
@@ -57,12 +66,17 @@ pub(super) struct ParsedSentences {
     pub(super) start: Position,
 }
 
-/// Parses the text of a label file, which messages call `path`.
+/// Parses the text of a label file, which messages call `path`. Example pictures are looked for in its folder.
 pub fn parse_text(path: &str, text: &str) -> Result<ParsedLabels, Vec<Problem>> {
+    parse_in(folder_of(Path::new(path)), path, text)
+}
+
+/// As [`parse_text`]; example pictures are looked for in `folder`.
+pub(super) fn parse_in(folder: &Path, path: &str, text: &str) -> Result<ParsedLabels, Vec<Problem>> {
     document::read(path, text, |root| {
         let templates = templates(root);
         let smooth_s = root.number("smooth_s", SECONDS).unwrap_or(decide::SMOOTH_S);
-        let mut set = LabelSet { templates, count: 0 };
+        let mut set = LabelSet { folder, templates, count: 0, pictures: 0 };
         if !root.has("question") {
             root.require("label", "no labels: expected at least one `[[label]]` with a `name`");
         }
@@ -136,18 +150,23 @@ impl Names {
 }
 
 /// The state shared by all labels of a file while it is read.
-struct LabelSet {
+struct LabelSet<'f> {
+    /// The folder that relative paths begin at.
+    folder: &'f Path,
     /// The file's templates.
     templates: Option<Vec<String>>,
     count: usize,
+    /// Number of example pictures.
+    pictures: usize,
 }
 
-impl LabelSet {
+impl LabelSet<'_> {
     fn label(&mut self, section: &Section<'_>, names: &mut Names) -> ParsedLabel {
         let (name, position) = names.read(section);
         let prompts = texts(section, "prompts").unwrap_or_else(|| vec![name.clone()]);
         let templates = templates(section).or_else(|| self.templates.clone());
         let opposites = texts(section, "opposites").unwrap_or_default();
+        let examples = self.examples(section);
         let threshold = section.number("threshold", THRESHOLDS).unwrap_or(decide::THRESHOLD);
         let release = release(section, threshold);
         let for_s = section.number("for_s", SECONDS).unwrap_or(decide::FOR_S);
@@ -158,7 +177,33 @@ impl LabelSet {
             section.problem(section.span(), format!("more than {LABELS_MAX} labels: {why}"));
         }
         let sentences = ParsedSentences { prompts, templates, position, start: section.position(&section.span()) };
-        ParsedLabel { name, sentences, opposites, threshold, release, for_s, hold_s }
+        ParsedLabel { name, sentences, opposites, examples, threshold, release, for_s, hold_s }
+    }
+
+    fn examples(&mut self, section: &Section<'_>) -> Examples {
+        let mut find = |key: &'static str| {
+            let path = section.string(key)?;
+            let found = match path.get_ref().trim() {
+                "" => Err("expected a folder, found nothing between the quotes".to_owned()),
+                text if text.starts_with("~/") => Err("`~` is not expanded here, write the whole path".to_owned()),
+                text => examples::find(&self.folder.join(text)),
+            };
+            let found =
+                found.inspect_err(|why| section.problem(path.span(), format!("`{key}`: {why}"))).unwrap_or_default();
+            let before = self.pictures;
+            self.pictures += found.len();
+            if before <= ALL_PICTURES_MAX && self.pictures > ALL_PICTURES_MAX {
+                let why = "each is embedded and cached";
+                section.problem(path.span(), format!("more than {ALL_PICTURES_MAX} example pictures: {why}"));
+            }
+            Some(found)
+        };
+        let (shown, not_shown) = (find("examples").unwrap_or_default(), find("not_examples").unwrap_or_default());
+        if section.has("not_examples") && !section.has("examples") {
+            let message = "`not_examples` without `examples`: what do the pictures lack?";
+            section.problem(section.span_of("not_examples"), message.to_owned());
+        }
+        Examples { shown, not_shown }
     }
 
     fn question(&mut self, section: &Section<'_>, names: &mut Names, smooth_s: f32) -> ParsedQuestion {
@@ -205,9 +250,10 @@ impl ParsedQuestion {
     }
 }
 
-/// A number that differs between labels with different sentences or opposites.
-pub(super) fn meaning(label: &Label, opposites: &[Label]) -> u64 {
+/// A number that differs between labels with different sentences, opposites or example pictures.
+pub(super) fn meaning(label: &Label, opposites: &[Label], examples: &Examples) -> u64 {
     let mut hasher = DefaultHasher::new();
+    examples.hash(&mut hasher);
     for Label { prompts, templates, .. } in std::iter::once(label).chain(opposites) {
         (prompts, templates).hash(&mut hasher);
     }

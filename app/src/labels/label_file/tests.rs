@@ -311,3 +311,51 @@ fn backgrounds_come_with_the_program() {
     let expected = "l:4:7: `set`: expected one of `street`, `garden`, `room`, `workshop`, found `sea`";
     assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
 }
+
+#[test]
+fn example_pictures_are_found_beside_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    for name in ["cats", "dogs", "empty", "cats/below.jpg"] {
+        std::fs::create_dir(at(name)).expect("a folder");
+    }
+    for name in ["cats/b.PNG", "cats/a.jpg", "cats/notes.txt", "dogs/a.jpg"] {
+        std::fs::write(at(name), name).expect("a file");
+    }
+    let read = |text: &str| {
+        std::fs::write(at("labels.toml"), text).expect("a file");
+        load(&at("labels.toml"), &["{}".to_owned()])
+    };
+    let cat = "[[label]]\nname = 'cat'\nexamples = 'cats/'\nnot_examples = 'dogs'\n";
+    let file = read(cat).expect("labels");
+    let names = |pictures: &[ExamplePicture]| pictures.iter().map(|picture| picture.path.clone()).collect::<Vec<_>>();
+    let [Examples { shown, not_shown }] = &file.examples[..] else { panic!("{file:?}") };
+    assert_eq!((names(shown), names(not_shown)), (vec![at("cats/a.jpg"), at("cats/b.PNG")], vec![at("dogs/a.jpg")]));
+    assert!(file.is_same(&read(cat).expect("labels")));
+    std::fs::write(at("cats/a.jpg"), "something else").expect("a file");
+    let changed = read(cat).expect("labels");
+    assert!(!file.is_same(&changed), "another content of a picture is another file");
+    assert_ne!(file.rules.labels[0].meaning, changed.rules.labels[0].meaning);
+
+    for number in 0..50 {
+        std::fs::write(at(&format!("dogs/{number}.jpg")), "").expect("a file");
+    }
+    for (keys, expected) in [
+        ("examples = 'none'", "`examples`: DIR/none: cannot be read: No such file or directory (os error 2)"),
+        (
+            "examples = 'empty'",
+            "`examples`: DIR/empty: expected 1 to 50 pictures (jpg, jpeg, png, webp, bmp, gif, tif, tiff, ppm, pgm), found none",
+        ),
+        (
+            "examples = 'cats'\nnot_examples = 'dogs'",
+            "`not_examples`: DIR/dogs: expected at most 50 pictures, found more",
+        ),
+        ("not_examples = 'cats'", "`not_examples` without `examples`: what do the pictures lack?"),
+        ("examples = ''", "`examples`: expected a folder, found nothing between the quotes"),
+        ("examples = '~/cats'", "`examples`: `~` is not expanded here, write the whole path"),
+    ] {
+        let found = read(&format!("[[label]]\nname = 'cat'\n{keys}")).expect_err(keys);
+        let expected = expected.replace("DIR", &folder.path().display().to_string());
+        assert_eq!(found.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), [expected], "{keys}");
+    }
+}
