@@ -13,6 +13,7 @@ use spotter_engine::vocabulary::Vocabulary;
 
 use super::{ConfigArgs, exit_code};
 use crate::bundles;
+use crate::calibration;
 use crate::config::{Config, Problem};
 use crate::console::stdout;
 use crate::labels::label_file::LabelFile;
@@ -55,6 +56,7 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
         Ok(bundle) => bundle.manifest().templates.clone(),
         Err(_) => vec![TEMPLATE.to_owned()],
     };
+    let manifest = bundle.as_ref().ok().map(|bundle| bundle.manifest().clone());
     let vocabulary = bundle.and_then(|bundle| {
         towers(&bundle)?;
         Ok(Vocabulary::open(&bundle)?)
@@ -62,9 +64,10 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
     if let Err(error) = &vocabulary {
         problems.push(format!("{error:#}"));
     }
-    let mut warnings = Vec::new();
+    let (mut warnings, mut calibrations) = (Vec::new(), Vec::new());
     match demo::configured(config, &templates) {
         Ok(file) => {
+            calibrations.extend(manifest.and_then(|manifest| calibration::problem(config, &manifest, &file)));
             if let Ok(vocabulary) = &vocabulary {
                 match lint::warnings(&file, vocabulary) {
                     Ok(found) => warnings = found,
@@ -72,12 +75,14 @@ fn check(config: &Config, found: &[Problem], out: &mut dyn Write) -> Result<usiz
                 }
             }
             if problems.is_empty() {
-                summarise(&file, warnings.len(), out).context("standard output")?;
+                summarise(&file, warnings.len() + calibrations.len(), out).context("standard output")?;
             }
         }
         Err(found) => problems.extend(found.iter().map(Problem::to_string)),
     }
-    let lines = problems.iter().cloned().chain(warnings.iter().map(|warning| format!("warning: {warning}")));
+    let stale = calibrations.iter().map(|problem| format!("warning: {problem}"));
+    let lines =
+        problems.iter().cloned().chain(stale).chain(warnings.iter().map(|warning| format!("warning: {warning}")));
     for line in lines {
         write_line(out, format_args!("{line}")).context("standard output")?;
     }

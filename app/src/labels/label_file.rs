@@ -33,6 +33,8 @@ pub struct LabelFile {
     pub competition: Competition,
     /// How the labels are decided about.
     pub rules: Arc<Rules>,
+    /// For each label, whether it has a threshold or a release of its own, which a calibration does not change.
+    pub has_limits: Vec<bool>,
 }
 
 impl LabelFile {
@@ -43,7 +45,8 @@ impl LabelFile {
 
     /// Returns whether both files mean the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        (&self.rows, &self.competition, &self.rules) == (&other.rows, &other.competition, &other.rules)
+        let Self { path: _, rows, positions: _, competition, rules, has_limits } = self;
+        (rows, competition, rules, has_limits) == (&other.rows, &other.competition, &other.rules, &other.has_limits)
     }
 
     /// Describes a row for people, such as "label `cat`".
@@ -98,7 +101,7 @@ pub fn parse_file(path: &Path) -> Result<ParsedLabels, Vec<Problem>> {
 pub use self::grammar::parse_text;
 
 #[cfg(test)]
-pub(super) fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+pub(crate) fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
     parse_text(path, text)?.resolve(default_templates)
 }
 
@@ -156,7 +159,8 @@ impl ParsedLabels {
         let background = self.background.iter().map(|background| background.prompts.len()).sum();
         let competition = Competition::new(self.labels.len(), questions, &opposites, background);
         let rules = Arc::new(self.rules(&labels, &rows, &competition));
-        Ok(LabelFile { path: self.path.clone(), rows, positions, competition, rules })
+        let has_limits = labels.iter().map(|label| label.has_limits).collect();
+        Ok(LabelFile { path: self.path.clone(), rows, positions, competition, rules, has_limits })
     }
 
     fn rules(&self, labels: &[&ParsedLabel], rows: &[Label], competition: &Competition) -> Rules {

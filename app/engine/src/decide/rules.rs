@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 /// Default time constant of the smoothing in seconds: about ten frames of a camera, so that single frames that are wrong, which
 /// every model has, count little. What lasts longer than noise is left to `for_s`, which delays less for the same effect. This
-/// and the other defaults were chosen on generated streams (`tests/reference/decide_streams.py tune`).
+/// and the other defaults were chosen on generated streams (`tests/reference/decide_streams.md`).
 pub const SMOOTH_S: f32 = 0.3;
 
 /// Default threshold. Of two labels that exclude each other, the better one has more than 0.5 even if neither fits, so it must
@@ -16,8 +16,8 @@ pub const THRESHOLD: f32 = 0.6;
 pub const RELEASE_BELOW: f32 = 0.2;
 
 /// Default time in seconds for which a label must hold before it starts: longer than most of what passes. Together with the
-/// smoothing, a label that appears is told after about 1.3 seconds.
-pub const FOR_S: f32 = 1.0;
+/// smoothing, a label that appears is told after about 1.1 seconds.
+pub const FOR_S: f32 = 0.8;
 
 /// Default time in seconds for which a label must be absent before it ends: people and animals are hidden, or turn away, for
 /// moments. It delays ends only, and spares most of the flapping.

@@ -28,6 +28,8 @@ pub(super) struct ParsedLabel {
     pub(super) name: String,
     pub(super) sentences: ParsedSentences,
     pub(super) opposites: Vec<String>,
+    /// It has a threshold or a release of its own, which a calibration does not change.
+    pub(super) has_limits: bool,
     threshold: f32,
     release: f32,
     for_s: f32,
@@ -131,7 +133,8 @@ impl LabelSet {
             section.problem(section.span(), format!("more than {LABELS_MAX} labels: {why}"));
         }
         let sentences = ParsedSentences { prompts, templates, position, start: section.position(&section.span()) };
-        ParsedLabel { name, sentences, opposites, threshold, release, for_s, hold_s }
+        let has_limits = section.has("threshold") || section.has("release");
+        ParsedLabel { name, sentences, opposites, has_limits, threshold, release, for_s, hold_s }
     }
 
     fn question(&mut self, section: &Section<'_>, names: &mut Names, smooth_s: f32) -> ParsedQuestion {

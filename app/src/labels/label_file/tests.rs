@@ -178,11 +178,11 @@ fn limits_have_defaults() {
     assert_eq!(questions, [("door", 1..3, 0.5), ("gate", 3..5, 2.0)]);
     let found: Vec<_> = rules.labels.iter().map(|l| (&*l.name, l.threshold, l.release, l.for_s, l.hold_s)).collect();
     let expected = [
-        ("cat", 0.6, 0.4, 1.0, 3.0),
+        ("cat", 0.6, 0.4, 0.8, 3.0),
         ("open", 0.7, 0.5, 2.0, 3.0),
-        ("closed", 0.6, 0.4, 1.0, 3.0),
-        ("open", 0.6, 0.25, 1.0, 0.0),
-        ("closed", 0.6, 0.4, 1.0, 3.0),
+        ("closed", 0.6, 0.4, 0.8, 3.0),
+        ("open", 0.6, 0.25, 0.8, 0.0),
+        ("closed", 0.6, 0.4, 0.8, 3.0),
     ];
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(&expected) {
