@@ -2,6 +2,7 @@
 
 mod bench;
 mod bundle;
+mod calibrate;
 mod check;
 mod classify;
 pub mod doctor;
@@ -38,6 +39,8 @@ enum Command {
     Labels(labels::Labels),
     /// Check configuration, labels and bundle, and print every problem
     Check(check::Check),
+    /// Watch while nothing happens, and fit the thresholds to a rate of false alarms
+    Calibrate(calibrate::Calibrate),
     /// Examine the board, its cameras and the model, and say what is wrong and what to do
     Doctor(doctor::Doctor),
     /// Install bundles side by side, choose the one to run, and roll back
@@ -72,6 +75,7 @@ impl Cli {
             Command::Classify(command) => command.run(),
             Command::Labels(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Calibrate(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Bundle(command) => command.run(),
             Command::Snapshot(command) => command.run(),

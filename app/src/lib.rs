@@ -10,6 +10,7 @@
 
 mod board;
 pub mod bundles;
+mod calibration;
 pub mod commands;
 pub mod config;
 pub mod console;

@@ -28,17 +28,30 @@ pub fn root() -> PathBuf {
 /// # Panics
 /// If the program cannot be built.
 pub fn program(name: &str) -> PathBuf {
+    built("--bin", name)
+}
+
+/// Path of an example of this package, as of a [`program`].
+///
+/// # Panics
+/// If it cannot be built.
+pub fn example(name: &str) -> PathBuf {
+    built("--example", name)
+}
+
+fn built(kind: &str, name: &str) -> PathBuf {
     static BUILT: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
     let profile = profile();
+    let path = if kind == "--bin" { profile.join(name) } else { profile.join("examples").join(name) };
     if emulated() {
-        return startable(&profile.join(name));
+        return startable(&path);
     }
     let mut built = BUILT.lock().expect("no test panics while it builds");
     if built.insert(name.to_owned()) {
         let mut cargo = Command::new(env!("CARGO"));
         // The whole workspace, as for the tests: a single package would have its dependencies built with other
         // features.
-        cargo.args(["build", "--quiet", "--workspace", "--bin", name]).current_dir(root());
+        cargo.args(["build", "--quiet", "--workspace", kind, name]).current_dir(root());
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
@@ -48,7 +61,7 @@ pub fn program(name: &str) -> PathBuf {
         let status = cargo.status().expect("the cargo that built the tests runs again");
         assert!(status.success(), "cargo build of {name}: {status}");
     }
-    profile.join(name)
+    path
 }
 
 /// Returns whether tests must not skip anything silently: everything they need is installed there.

@@ -11,6 +11,7 @@
 //! between frames, so that events at different frame rates are at most one frame apart. Frames allocate nothing unless
 //! something changes.
 
+pub mod calibrate;
 mod change;
 mod rules;
 mod sight;

@@ -14,6 +14,7 @@ use spotter_engine::vocabulary::Vocabulary;
 
 use super::{ConfigArgs, exit_code};
 use crate::bundles;
+use crate::calibration;
 use crate::config::{Config, Problem};
 use crate::console::stdout;
 use crate::labels::embedder::Embedder;
@@ -89,6 +90,9 @@ fn check(config: &Config, given: &[Problem], out: &mut dyn Write) -> Result<Foun
     match &labels {
         Ok(file) => {
             found.warnings.extend(notify::unknown_labels(&config.notify, file.names()));
+            let calibration =
+                bundle.as_ref().ok().and_then(|bundle| calibration::problem(config, bundle.manifest(), file));
+            found.warnings.extend(calibration.map(|problem| problem.to_string()));
             if problems.is_empty() {
                 summarise(file, found.warnings.len(), out).context("standard output")?;
             }

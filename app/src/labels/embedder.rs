@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use spotter_engine::bundle::Bundle;
+use spotter_engine::bundle::{Bundle, Manifest};
 use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::labels::{Cache, CacheStats, Key, KeyedLabels, Label};
 use spotter_engine::tower::{TextTower, Threads};
@@ -74,6 +74,11 @@ impl Embedder {
     /// Beats for all of `beats` at each sentence.
     pub(crate) fn with_beats(self, beats: Heartbeats) -> Self {
         Self { beats, ..self }
+    }
+
+    /// The manifest of the bundle.
+    pub(crate) fn manifest(&self) -> &Manifest {
+        self.bundle.manifest()
     }
 
     /// The cache's file; `None` where there is no cache, or it cannot be written.

@@ -39,6 +39,8 @@ pub struct LabelFile {
     pub rules: Arc<Rules>,
     /// Example pictures of each label.
     pub examples: Vec<Examples>,
+    /// For each label, whether it has a threshold or a release of its own, which a calibration does not change.
+    pub has_limits: Vec<bool>,
 }
 
 impl LabelFile {
@@ -57,8 +59,9 @@ impl LabelFile {
 
     /// Returns whether both files mean the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        (&self.rows, &self.competition, &self.rules, &self.examples)
-            == (&other.rows, &other.competition, &other.rules, &other.examples)
+        let Self { path: _, rows, positions: _, competition, rules, examples, has_limits } = self;
+        (rows, competition, rules, examples, has_limits)
+            == (&other.rows, &other.competition, &other.rules, &other.examples, &other.has_limits)
     }
 
     /// Describes a row for people, such as "label `cat`".
@@ -114,7 +117,7 @@ pub fn parse_file(path: &Path) -> Result<ParsedLabels, Vec<Problem>> {
 pub use self::grammar::parse_text;
 
 #[cfg(test)]
-pub(super) fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+pub(crate) fn parse(path: &str, text: &str, default_templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
     parse_text(path, text)?.resolve(default_templates)
 }
 
@@ -173,7 +176,9 @@ impl ParsedLabels {
         let competition = Competition::new(self.labels.len(), questions, &opposites, background);
         let rules = Arc::new(self.rules(&labels, &rows, &competition));
         let examples = labels.iter().map(|label| label.examples.clone()).collect();
-        Ok(LabelFile { path: self.path.clone(), rows, positions, competition, rules, examples })
+        let has_limits = labels.iter().map(|label| label.has_limits).collect();
+        let path = self.path.clone();
+        Ok(LabelFile { path, rows, positions, competition, rules, examples, has_limits })
     }
 
     fn rules(&self, labels: &[&ParsedLabel], rows: &[Label], competition: &Competition) -> Rules {

@@ -12,6 +12,7 @@ use super::{Labels, Next};
 use crate::bundles::demo;
 use crate::bundles::rehearsal::{Refusal, rehearse};
 use crate::bundles::{BUILT_IN, Slots, State, Trial};
+use crate::calibration;
 use crate::config::{Config, all_of};
 use crate::labels;
 use crate::labels::embedder::Embedder;
@@ -128,7 +129,7 @@ impl Loader {
             log::info!("labels unchanged: {}", path.display());
             return Next::default();
         }
-        let embedded = catch_panic(|| embed(&mut loaded.embedder, &file))
+        let embedded = catch_panic(|| embed(&mut loaded.embedder, &file, &self.config))
             .inspect_err(|error| log::error!("{}: {error:#}; the labels stay as they were", path.display()))
             .ok();
         if embedded.is_some() {
@@ -214,7 +215,7 @@ impl Loader {
         let file = labels.resolve(&templates).map_err(|problems| all_of(&problems))?;
         let embedder = Embedder::new(bundle, self.config.state_dir.as_deref(), &self.threads);
         let mut embedder = embedder.with_beats(self.beats.clone());
-        let embedded = embed(&mut embedder, &file)?;
+        let embedded = embed(&mut embedder, &file, &self.config)?;
         log::info!("bundle: {name}");
         self.loaded = Some(Loaded { name, embedder, templates, labels: file });
         Ok((recognizer, embedded))
@@ -234,7 +235,7 @@ impl Loader {
     }
 }
 
-fn embed(embedder: &mut Embedder, file: &LabelFile) -> Result<Labels> {
+fn embed(embedder: &mut Embedder, file: &LabelFile, config: &Config) -> Result<Labels> {
     let (embeddings, effort) = embedder.embed(file)?;
     log::info!(
         "labels: {} from {}, {} sentences: {} cached, {} embedded",
@@ -244,5 +245,6 @@ fn embed(embedder: &mut Embedder, file: &LabelFile) -> Result<Labels> {
         effort.cached,
         effort.embedded
     );
-    Ok(Labels { embeddings: Arc::new(embeddings), rules: Arc::clone(&file.rules) })
+    let rules = calibration::rules(config, embedder.manifest(), file);
+    Ok(Labels { embeddings: Arc::new(embeddings), rules })
 }

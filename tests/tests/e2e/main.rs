@@ -8,6 +8,7 @@ mod board;
 mod bounds;
 mod bundles;
 mod cache;
+mod calibrate;
 mod calibration;
 mod classify;
 mod compose;

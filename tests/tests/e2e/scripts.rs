@@ -59,6 +59,15 @@ fn the_comparison_with_onnx_runtime_runs_to_its_end() {
 }
 
 #[test]
+fn rules_are_compared_on_streams_of_known_truth() {
+    let Some(python) = python(&["numpy"]) else { return };
+    let (spotter, decide) = (e2e::program("spotter"), e2e::example("decide"));
+    let arguments = ["small".as_ref(), "--program".as_ref(), spotter.as_ref(), "--decide".as_ref(), decide.as_ref()];
+    let found = run(&python, "tests/reference/decide_streams.py", &arguments);
+    assert!(found.contains("| **Spotter** | ") && found.contains("Spotter at equal recall: "), "{found}");
+}
+
+#[test]
 fn sizes_and_starts_are_measured() {
     if e2e::emulated() {
         return;

@@ -5,24 +5,25 @@ use std::sync::Arc;
 
 use super::ViewRules;
 
-/// Default time constant of the smoothing in seconds: single frames that are wrong, which every model has, move a probability
-/// by a few percent at camera rates, and a real change passes the default threshold within a second.
-pub const SMOOTH_S: f32 = 1.0;
+/// Default time constant of the smoothing in seconds: about ten frames of a camera, so that single frames that are wrong, which
+/// every model has, count little. What lasts longer than noise is left to `for_s`, which delays less for the same effect. This
+/// and the other defaults were chosen on generated streams (`tests/reference/decide_streams.md`).
+pub const SMOOTH_S: f32 = 0.3;
 
 /// Default threshold. Of two labels that exclude each other, the better one has more than 0.5 even if neither fits, so it must
 /// be clearly above.
 pub const THRESHOLD: f32 = 0.6;
 
 /// By how much the default release lies below the threshold: more than what is left of the noise after smoothing.
-pub const RELEASE_BELOW: f32 = 0.1;
+pub const RELEASE_BELOW: f32 = 0.2;
 
-/// Default time in seconds for which a label must hold before it starts. Together with the smoothing, a label that appears is
-/// told after about one and a half seconds.
-pub const FOR_S: f32 = 0.5;
+/// Default time in seconds for which a label must hold before it starts: longer than most of what passes. Together with the
+/// smoothing, a label that appears is told after about 1.1 seconds.
+pub const FOR_S: f32 = 0.8;
 
-/// Default time in seconds for which a label must be absent before it ends: twice as long, as people and animals are hidden
-/// for moments.
-pub const HOLD_S: f32 = 1.0;
+/// Default time in seconds for which a label must be absent before it ends: people and animals are hidden, or turn away, for
+/// moments. It delays ends only, and spares most of the flapping.
+pub const HOLD_S: f32 = 3.0;
 
 /// How a label set is decided about.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -414,7 +414,7 @@ fn a_thousand_labels_in_two_hundred_questions_are_cheap() {
 
 #[test]
 fn defaults_leave_room_between_the_limits() {
-    for (threshold, expected) in [(0.6, 0.5), (0.9, 0.8), (0.2, 0.1), (0.1, 0.05), (0.001, 0.0005)] {
+    for (threshold, expected) in [(0.6, 0.4), (0.9, 0.7), (0.2, 0.1), (0.1, 0.05), (0.001, 0.0005)] {
         let release = default_release(threshold);
         assert!((release - expected).abs() < 1e-6 && release > 0.0, "{threshold}: {release}");
     }

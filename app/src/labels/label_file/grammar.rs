@@ -40,6 +40,8 @@ pub(super) struct ParsedLabel {
     pub(super) sentences: ParsedSentences,
     pub(super) opposites: Vec<String>,
     pub(super) examples: Examples,
+    /// It has a threshold or a release of its own, which a calibration does not change.
+    pub(super) has_limits: bool,
     threshold: f32,
     release: f32,
     for_s: f32,
@@ -177,7 +179,8 @@ impl LabelSet<'_> {
             section.problem(section.span(), format!("more than {LABELS_MAX} labels: {why}"));
         }
         let sentences = ParsedSentences { prompts, templates, position, start: section.position(&section.span()) };
-        ParsedLabel { name, sentences, opposites, examples, threshold, release, for_s, hold_s }
+        let has_limits = section.has("threshold") || section.has("release");
+        ParsedLabel { name, sentences, opposites, examples, has_limits, threshold, release, for_s, hold_s }
     }
 
     fn examples(&mut self, section: &Section<'_>) -> Examples {

@@ -178,11 +178,11 @@ fn limits_have_defaults() {
     assert_eq!(questions, [("door", 1..3, 0.5), ("gate", 3..5, 2.0)]);
     let found: Vec<_> = rules.labels.iter().map(|l| (&*l.name, l.threshold, l.release, l.for_s, l.hold_s)).collect();
     let expected = [
-        ("cat", 0.6, 0.5, 0.5, 1.0),
-        ("open", 0.7, 0.6, 2.0, 1.0),
-        ("closed", 0.6, 0.5, 0.5, 1.0),
-        ("open", 0.6, 0.25, 0.5, 0.0),
-        ("closed", 0.6, 0.5, 0.5, 1.0),
+        ("cat", 0.6, 0.4, 0.8, 3.0),
+        ("open", 0.7, 0.5, 2.0, 3.0),
+        ("closed", 0.6, 0.4, 0.8, 3.0),
+        ("open", 0.6, 0.25, 0.8, 0.0),
+        ("closed", 0.6, 0.4, 0.8, 3.0),
     ];
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(&expected) {
@@ -191,7 +191,7 @@ fn limits_have_defaults() {
         assert_eq!((found.3, found.4), (expected.3, expected.4), "{found:?}");
     }
     let plain = parse("l", "[[label]]\nname = 'cat'", &["{}".to_owned()]).expect("labels").rules;
-    assert_eq!((plain.smooth_s, plain.questions.len()), (1.0, 0));
+    assert_eq!((plain.smooth_s, plain.questions.len()), (0.3, 0));
 }
 
 #[test]
