@@ -66,7 +66,8 @@ fn hashes(manifest: &Manifest, file: &LabelFile) -> (String, String) {
     let bundle = Key::of(&[&vision.file.sha256, &text.file.sha256, &scores]);
     let limits: Vec<_> = file.rules.labels.iter().map(|label| (label.for_s, label.hold_s)).collect();
     let smoothing: Vec<_> = file.rules.questions.iter().map(|question| question.smooth_s).collect();
-    let labels = format!("{:?}", (&file.rows, &file.competition, limits, file.rules.smooth_s, smoothing));
+    let labels = (&file.rows, &file.competition, &file.examples, limits, file.rules.smooth_s, smoothing);
+    let labels = format!("{labels:?}");
     (bundle.to_string(), Key::of(&[&labels]).to_string())
 }
 
