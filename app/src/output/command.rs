@@ -56,8 +56,8 @@ impl CommandSender {
         let _woken = stop.on_set(move || wakes.wake());
         let mut command = group::command(&self.program);
         command.args(&self.arguments).stdin(file).stdout(Stdio::null()).stderr(Stdio::piped());
-        let (mut group, (_, err)) = Group::start(&mut command)?;
-        let mut said = Said { pipe: err, end: Vec::new() };
+        let mut group = Group::start(&mut command)?;
+        let mut said = Said { pipe: group.take_stderr(), end: Vec::new() };
         if let Some(pipe) = &said.pipe {
             ioctl_fionbio(pipe, true)?;
         }
@@ -259,7 +259,7 @@ mod tests {
         let (script, file) = leaving(folder.path(), "wait");
         let begun = file.clone();
         let thread = thread::spawn(move || {
-            while std::fs::read_to_string(&begun).is_ok_and(|id| id.ends_with('\n')) == false {
+            while !std::fs::read_to_string(&begun).is_ok_and(|id| id.ends_with('\n')) {
                 thread::sleep(Duration::from_millis(5));
             }
             stops.set();

@@ -2,6 +2,7 @@
 //!
 //! Nothing of a request but the server's name appears in messages: paths, headers and bodies may hold secrets.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -191,7 +192,7 @@ fn failure(error: &Error, timeout: Duration) -> Failure {
     let (message, is_transient) = match error {
         Error::Timeout(_) => (format!("no answer within {} s", timeout.as_secs_f32()), true),
         Error::HostNotFound => ("the name of the server is unknown".to_owned(), true),
-        Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+        Error::Io(error) if error.get_ref().is_some_and(<dyn StdError + Send + Sync>::is::<rustls::Error>) => {
             (format!("no secure connection: {error}"), false)
         }
         Error::Io(error) => (format!("no connection: {error}"), true),

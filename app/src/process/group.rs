@@ -61,16 +61,25 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Starts a [`command`]; returns the pipes of its standard output and error as well, where it has them.
+    /// Starts a [`command`].
     ///
     /// # Errors
     /// The program cannot be started.
-    pub(crate) fn start(command: &mut Command) -> io::Result<(Self, (Option<ChildStdout>, Option<ChildStderr>))> {
-        let mut child = command.spawn()?;
-        let pipes = (child.stdout.take(), child.stderr.take());
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
+        let child = command.spawn()?;
         let id = Pid::from_child(&child);
         children::add(id);
-        Ok((Self { child, id, ended: None }, pipes))
+        Ok(Self { child, id, ended: None })
+    }
+
+    /// The pipe of the program's standard output, once, if it has one.
+    pub(crate) fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// The pipe of the program's standard error, once, if it has one.
+    pub(crate) fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
     }
 
     /// The program's process.

@@ -43,13 +43,13 @@ impl CommandSource {
             words.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
         let mut command = group::command(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (group, (out, err)) = Group::start(&mut command).map_err(|source| match source.kind() {
+        let mut group = Group::start(&mut command).map_err(|source| match source.kind() {
             ErrorKind::NotFound => SourceError::Missing { path: program.into(), hint },
             ErrorKind::PermissionDenied => SourceError::Permission { path: program.into(), hint: ": not a program" },
             _ => SourceError::Start { name: program.into(), source },
         })?;
         let missing = || SourceError::Start { name: program.into(), source: ErrorKind::BrokenPipe.into() };
-        let (out, err) = (out.ok_or_else(missing)?, err.ok_or_else(missing)?);
+        let (out, err) = (group.take_stdout().ok_or_else(missing)?, group.take_stderr().ok_or_else(missing)?);
         let failed = |source| SourceError::Start { name: program.into(), source };
         let ((out, keeps_out), (err, keeps_err)) = (Pipe::new(out).map_err(failed)?, Pipe::new(err).map_err(failed)?);
         let said = Arc::new(Mutex::new(Vec::new()));

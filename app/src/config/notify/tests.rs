@@ -21,7 +21,7 @@ fn a_program_is_told_everything_unless_chosen() {
         timeout: Duration::from_secs(10),
         position: Position { line: 1, column: 1 },
     };
-    assert_eq!(found, [expected.clone()]);
+    assert_eq!(found, std::slice::from_ref(&expected));
     let chosen = "[[notify]]\nexec = ['/bin/tell', '-v']\nlabels = ['cat']\nevents = ['end']\nmin_interval_s = 60\ntimeout_s = 0.5";
     let expected = Notify {
         labels: Some(vec!["cat".to_owned()]),
