@@ -2,7 +2,8 @@
 //!
 //! Layers are raised one unit after another: the one that makes up for most of what is missing, per byte. Every step is
 //! measured on the whole tower, since errors of layers neither add up nor cancel in a known way. What a unit gains hardly
-//! grows with others raised, so that only those whose gain was large before are measured again.
+//! grows with others raised, so that only those whose gain was large before are measured again. In the end, units without
+//! which the tower is close enough as well go back to the storage that they had.
 
 use spotter_engine::bundle::TowerKind;
 
@@ -123,7 +124,27 @@ fn search(units: &[Unit], goal: Goal, measure: &Measure<'_>) -> Result<Vec<usize
             (chosen, cosines) = (with, found);
         }
     }
+    if missing(&cosines) == 0.0 {
+        drop_unneeded(&mut chosen, units, &|chosen| Ok(missing(&measure(chosen, None)?) == 0.0))?;
+    }
     Ok(chosen)
+}
+
+/// Drops units that others, chosen later, have made unnecessary; the largest first.
+fn drop_unneeded(
+    chosen: &mut Vec<usize>,
+    units: &[Unit],
+    suffice: &dyn Fn(&[usize]) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let mut largest = chosen.clone();
+    largest.sort_by_key(|unit| std::cmp::Reverse(units[*unit].bytes_saved));
+    for unit in largest {
+        let without: Vec<usize> = chosen.iter().copied().filter(|other| *other != unit).collect();
+        if suffice(&without)? {
+            *chosen = without;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,16 +156,16 @@ mod tests {
     const UNITS: [(u64, [f32; 2]); 4] =
         [(100, [0.02, 0.0]), (40, [0.01, 0.001]), (10, [0.0, 0.0]), (200, [0.03, 0.02])];
 
-    fn found(cosine_min: f32, bytes_max: u64) -> Vec<usize> {
+    fn found(table: &[(u64, [f32; 2])], cosine_min: f32, bytes_max: u64) -> Vec<usize> {
         let unit = |(index, (bytes_saved, _)): (usize, &(u64, _))| Unit {
             tower: TowerKind::Image,
             name: index.to_string(),
             sensitivity: Sensitivity::default(),
             bytes_saved: *bytes_saved,
         };
-        let units: Vec<Unit> = UNITS.iter().enumerate().map(unit).collect();
+        let units: Vec<Unit> = table.iter().enumerate().map(unit).collect();
         let measure = |chosen: &[usize], inputs: Option<&[usize]>| {
-            let cosine = |input: usize| 0.93 + chosen.iter().map(|unit| UNITS[*unit].1[input]).sum::<f32>();
+            let cosine = |input: usize| 0.93 + chosen.iter().map(|unit| table[*unit].1[input]).sum::<f32>();
             Ok(inputs.unwrap_or(&[0, 1]).iter().map(|input| cosine(*input)).collect())
         };
         let mut chosen = search(&units, Goal { cosine_min, bytes_max }, &measure).unwrap();
@@ -167,7 +188,13 @@ mod tests {
             (0.99, 50, &[1]),
             (0.99, 9, &[]),
         ] {
-            assert_eq!(found(cosine_min, bytes_max), expected, "{cosine_min} in {bytes_max} bytes");
+            assert_eq!(found(&UNITS, cosine_min, bytes_max), expected, "{cosine_min} in {bytes_max} bytes");
         }
+    }
+
+    #[test]
+    fn units_that_became_unnecessary_are_dropped() {
+        let table = [(10, [0.01, 0.0]), (100, [0.045, 0.0]), (100, [0.0, 0.045])];
+        assert_eq!(found(&table, 0.97, 1000), [1, 2], "the first gains most per byte");
     }
 }
