@@ -78,9 +78,10 @@ pub(crate) fn assemble<'a>(
         source,
         overrides: model.overrides().to_vec(),
         quantization: Quantization {
-            recipe: plans.recipe(),
+            recipe: plans.recipe(&vision.layers, &text.layers),
             image_cosine_min: 1.0,
             text_cosine_min: 1.0,
+            exceptions: exceptions(&vision, plans.image.weights).chain(exceptions(&text, plans.text.weights)).collect(),
             calibration: None,
             layers: Vec::new(),
         },
@@ -100,6 +101,12 @@ fn tower(built: &TowerFile, weights: Weights) -> Tower {
         output: built.output.clone(),
         features: Some(built.features.clone()),
     }
+}
+
+/// The layers of a tower that are not stored as `weights`.
+fn exceptions(tower: &TowerFile, weights: Weights) -> impl Iterator<Item = (String, Weights)> {
+    let others = tower.layers.iter().filter(move |layer| layer.stored != weights);
+    others.map(|layer| (layer.name.clone(), layer.stored))
 }
 
 fn no_file_yet() -> FileEntry {

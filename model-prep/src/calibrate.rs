@@ -7,6 +7,7 @@
 //! a whole.
 
 mod inputs;
+mod raise;
 pub mod report;
 mod tower_pair;
 
@@ -15,6 +16,7 @@ use spotter_engine::tower;
 
 use self::inputs::Inputs;
 pub use self::inputs::{IMAGES, IMAGES_PER_LAYER, Settings};
+pub(crate) use self::raise::{Goal, raise};
 pub(crate) use self::tower_pair::CalibrationInput;
 use self::tower_pair::{Sensitivity, TowerPair};
 use crate::error::Error;
@@ -38,6 +40,7 @@ struct Unit {
     tower: TowerKind,
     name: String,
     sensitivity: Sensitivity,
+    /// Against the finer form.
     bytes_saved: u64,
 }
 
@@ -63,14 +66,14 @@ pub(crate) fn choose(input: CalibrationInput<'_>, settings: &Settings, tick: Tic
     let CalibrationInput { stored, plans, .. } = input;
     let inputs = Inputs::read(settings, &stored.manifest)?;
     warn_of_coarse_steps(inputs.pixels.len(), settings);
-    let mut pair = TowerPair::new(input, inputs, tick)?;
+    let mut pair = TowerPair::new(input, inputs, None, tick)?;
     let image_layers = joined(&stored.vision.layers, pair.steps(TowerKind::Image));
     let text_layers = joined(&stored.text.layers, pair.steps(TowerKind::Text));
     let towers = [
         TowerLayers { kind: TowerKind::Image, layers: &image_layers },
         TowerLayers { kind: TowerKind::Text, layers: &text_layers },
     ];
-    let mut units: Vec<Unit> = towers.iter().flat_map(units).collect();
+    let mut units: Vec<Unit> = towers.iter().flat_map(|tower| units(tower, input.finer_plans)).collect();
     for unit in &mut units {
         let layers = if unit.tower == TowerKind::Image { towers[0] } else { towers[1] };
         unit.sensitivity = pair.sensitivity(unit.tower, &layers.names_of([&*unit]))?;
@@ -144,11 +147,14 @@ fn joined(layers: &[Layer], steps: &[tower::Layer]) -> Vec<Layer> {
     layers
 }
 
-/// Groups the layers that are stored as integers by their unit.
-fn units(tower: &TowerLayers<'_>) -> Vec<Unit> {
+/// Groups the layers that are smaller than in `finer` by their unit.
+fn units(tower: &TowerLayers<'_>, finer: &Plans) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
-    for layer in tower.layers.iter().filter(|layer| layer.stored != Weights::F32) {
-        let bytes_saved = layer.bytes(Weights::F32) - layer.bytes(layer.stored);
+    for layer in tower.layers {
+        let finer = layer.bytes(finer.of(tower.kind).of(&layer.name));
+        let Some(bytes_saved) = finer.checked_sub(layer.bytes(layer.stored)).filter(|saved| *saved > 0) else {
+            continue;
+        };
         match units.iter_mut().find(|unit| unit.name == layer.unit) {
             Some(unit) => unit.bytes_saved += bytes_saved,
             None => units.push(Unit {

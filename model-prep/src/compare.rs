@@ -94,6 +94,21 @@ pub(crate) fn cosine<'a, V: IntoIterator<Item = &'a f32> + Copy>(a: V, b: V) -> 
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
+/// Index of the text with the largest cosine for each image; the first one on a tie. All embeddings are normalised.
+pub(crate) fn top1(images: &[Vec<f32>], texts: &[Vec<f32>]) -> Vec<usize> {
+    let best = |image: &Vec<f32>| {
+        let score = |text: &Vec<f32>| image.iter().zip(text).map(|(a, b)| a * b).sum::<f32>();
+        let mut best = (0, f32::NEG_INFINITY);
+        for (index, score) in texts.iter().map(score).enumerate() {
+            if score > best.1 {
+                best = (index, score);
+            }
+        }
+        best.0
+    };
+    images.iter().map(best).collect()
+}
+
 /// One thread per core.
 pub(crate) fn threads() -> Result<spotter_engine::tower::Threads, spotter_engine::tower::TowerError> {
     spotter_engine::tower::Threads::new(std::thread::available_parallelism().map_or(1, usize::from))

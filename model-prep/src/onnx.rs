@@ -18,6 +18,7 @@ use tract_onnx::pb;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 
+use crate::half::to_half;
 use spool::{Data, Spool};
 
 /// Operator set of the graphs: the newest that tract is tested with. Layer norm needs 17 or newer.
@@ -106,6 +107,12 @@ impl Graph {
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
         let pieces = values.chunks(PIECE).map(|piece| piece.iter().flat_map(|v| v.to_le_bytes()).collect());
         self.initializer(name, DataType::Float as i32, shape, 4 * values.len(), pieces)
+    }
+
+    /// Adds a constant of 16-bit floats.
+    pub(crate) fn halves(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
+        let pieces = values.chunks(PIECE).map(|piece| piece.iter().flat_map(|v| to_half(*v).to_le_bytes()).collect());
+        self.initializer(name, DataType::Float16 as i32, shape, 2 * values.len(), pieces)
     }
 
     /// Adds a constant of 8-bit integers.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use spotter_engine::bundle::{LayerKind, TowerKind, Weights};
 
+use crate::moments::TowerMoments;
 use crate::quantize::{self, GROUP};
 
 /// Factors between the layers of a tower that cancel each other (`migrate`): what the key names is divided by
@@ -21,11 +23,13 @@ pub struct Plan {
     pub exceptions: BTreeMap<String, Weights>,
     /// Factors that move scale from activations into weights.
     pub factors: Factors,
+    /// What the linear layers read, for the rounding to int4; without it, weights are rounded to the nearest integers.
+    pub(crate) moments: Option<Arc<TowerMoments>>,
 }
 
 impl From<Weights> for Plan {
     fn from(weights: Weights) -> Self {
-        Self { weights, exceptions: BTreeMap::new(), factors: Factors::new() }
+        Self { weights, exceptions: BTreeMap::new(), factors: Factors::new(), moments: None }
     }
 }
 
@@ -60,10 +64,10 @@ impl Plans {
         }
     }
 
-    /// Float weights with the same factors.
-    pub(crate) fn as_floats(&self) -> Self {
-        let float = |plan: &Plan| Plan { factors: plan.factors.clone(), ..Plan::from(Weights::F32) };
-        Self { image: float(&self.image), text: float(&self.text) }
+    /// Each tower stored as `weights`, with the same factors.
+    pub(crate) fn stored_as(&self, [image, text]: [Weights; 2]) -> Self {
+        let plan = |plan: &Plan, weights| Plan { factors: plan.factors.clone(), ..Plan::from(weights) };
+        Self { image: plan(&self.image, image), text: plan(&self.text, text) }
     }
 
     /// The plan of one tower, to change.
@@ -74,16 +78,20 @@ impl Plans {
         }
     }
 
-    /// Describes the storage in words, for the manifest.
-    pub fn recipe(&self) -> String {
-        let words = |plan: &Plan| match plan.weights {
-            Weights::Int8 => quantize::RECIPE,
-            Weights::Int4 => quantize::RECIPE_INT4,
-            Weights::F32 => "none: 32-bit floats",
+    /// Describes the storage of towers with these layers in words, for the manifest.
+    pub(crate) fn recipe(&self, image_layers: &[Layer], text_layers: &[Layer]) -> String {
+        let words = |plan: &Plan, layers: &[Layer]| match plan.weights {
+            Weights::Int8 => quantize::RECIPE.to_owned(),
+            Weights::Int4 => format!("{}; {}", quantize::RECIPE_INT4, mix(layers)),
+            Weights::F16 => "none: 16-bit floats".to_owned(),
+            Weights::F32 => "none: 32-bit floats".to_owned(),
         };
-        let (image, text) = (words(&self.image), words(&self.text));
-        let mut recipe =
-            if image == text { image.to_owned() } else { format!("image tower: {image}. Text tower: {text}") };
+        let (image, text) = (words(&self.image, image_layers), words(&self.text, text_layers));
+        let mut recipe = if image == text { image } else { format!("image tower: {image}. Text tower: {text}") };
+        let halves = image_layers.iter().chain(text_layers).filter(|layer| layer.stored == Weights::F16).count();
+        if halves > 0 {
+            recipe.push_str(&format!("; {halves} layers, which cost most, are kept as 16-bit floats"));
+        }
         let floats = |plan: &Plan| plan.exceptions.values().filter(|weights| **weights == Weights::F32).count();
         let count = floats(&self.image) + floats(&self.text);
         if count > 0 {
@@ -96,6 +104,15 @@ impl Plans {
     pub(crate) fn is_float(&self) -> bool {
         *self == Self::from(Weights::F32)
     }
+}
+
+/// How many layers of an int4 tower are int8, and the size of all.
+fn mix(layers: &[Layer]) -> String {
+    let int8 = layers.iter().filter(|layer| layer.stored == Weights::Int8).count();
+    let (bytes, weights) =
+        layers.iter().fold((0, 0), |(bytes, weights), l| (bytes + l.bytes(l.stored), weights + l.weights as u64));
+    let bits = 8.0 * bytes as f64 / weights.max(1) as f64;
+    format!("{int8} of {} layers are int8: {bits:.1} bits a weight", layers.len())
 }
 
 /// How and where a tower is built.
@@ -140,11 +157,12 @@ pub struct Layer {
 impl Layer {
     /// Bytes of its weights and scales if they are stored as `weights`.
     pub fn bytes(&self, weights: Weights) -> u64 {
-        let count = self.weights as u64;
+        let (count, rows) = (self.weights as u64, (self.weights / self.width.max(1)) as u64);
         match weights {
             Weights::F32 => 4 * count,
-            Weights::Int8 => count + 4 * count / self.width.max(1) as u64,
-            Weights::Int4 => count / 2 + 4 * count / GROUP as u64,
+            Weights::F16 => 2 * count,
+            Weights::Int8 => count + 4 * rows,
+            Weights::Int4 => count.div_ceil(2) + rows * (4 + self.width.div_ceil(GROUP) as u64),
         }
     }
 }

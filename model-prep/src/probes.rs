@@ -28,6 +28,27 @@ pub(crate) fn scenes(size: [usize; 2]) -> Vec<Picture> {
     scenes::images(size)
 }
 
+/// Images that are none of the others, on which weights are rounded: scenes, and a few that are drawn.
+pub(crate) fn others([height, width]: [usize; 2]) -> Vec<Picture> {
+    let drawn = (IMAGES..2 * IMAGES).step_by(2).map(|index| image(index, height, width));
+    drawn.chain(scenes::others([height, width])).collect()
+}
+
+/// Number of [`other_texts`].
+const OTHER_TEXTS: usize = 192;
+
+/// Texts that are none of the others, on which weights are rounded: of 1 to 24 words, or up to `tokens_max`.
+pub(crate) fn other_texts(tokens_max: usize) -> Vec<String> {
+    let words: Vec<&str> = prompts().into_iter().flat_map(str::split_whitespace).collect();
+    let mut random = Random(77);
+    let text = |index: usize| {
+        let length = 1 + index % tokens_max.clamp(1, 24);
+        let mut word = || words[(random.share() * words.len() as f32) as usize % words.len()];
+        (0..length).map(|_| word()).collect::<Vec<_>>().join(" ")
+    };
+    (0..OTHER_TEXTS).map(text).collect()
+}
+
 /// Longest text in words. A text of a token takes as long as an image of a patch.
 const WORDS_MAX: usize = 512;
 

@@ -43,6 +43,20 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
+    /// The built-in images and texts of a verification.
+    pub(super) fn built_in(manifest: &Manifest) -> Result<Self, Error> {
+        let mut preprocessor = manifest.preprocessor()?;
+        let size = manifest.image_size();
+        let mut pixels = Vec::new();
+        for image in probes::images(size).iter().chain(&probes::scenes(size)) {
+            let mut values = Vec::new();
+            preprocessor.run(image, &mut values)?;
+            pixels.push(values);
+        }
+        let prompts = probes::prompts().into_iter().map(str::to_owned);
+        Ok(Self { pixels, prompts: prompts.chain(probes::texts(manifest.tokenizer.max_length)).collect() })
+    }
+
     /// Reads up to [`IMAGES`] images, evenly spaced over the sorted paths in the folder; fewer if they are large.
     pub(super) fn read(settings: &Settings, manifest: &Manifest) -> Result<Self, Error> {
         let folder = &settings.folder;

@@ -30,7 +30,8 @@ pub(crate) fn write(out: &Path, manifest: &Manifest) -> io::Result<Vec<PathBuf>>
 pub fn words(manifest: &Manifest) -> Option<String> {
     let quantization = &manifest.quantization;
     let (found, layers) = (quantization.calibration.as_ref()?, &quantization.layers);
-    let floats: Vec<&LayerStorage> = layers.iter().filter(|layer| layer.stored == Weights::F32).collect();
+    let floats: Vec<&LayerStorage> =
+        layers.iter().filter(|layer| matches!(layer.stored, Weights::F16 | Weights::F32)).collect();
     let saved: u64 = layers.iter().map(|layer| layer.bytes_saved).sum();
     let mut words = format!(
         "# How {} is stored\n\n{}.\n\nMeasured on {} images ({} of them for each layer) and {} prompts: the top-1 \
@@ -79,6 +80,7 @@ fn storage_words(weights: Weights) -> &'static str {
     match weights {
         Weights::Int8 => "int8",
         Weights::Int4 => "int4",
+        Weights::F16 => "16-bit float",
         Weights::F32 => "float",
     }
 }
@@ -118,7 +120,7 @@ pub fn svg(layers: &[LayerStorage]) -> String {
         let colour = match layer.stored {
             Weights::Int8 => "#36c",
             Weights::Int4 => "#393",
-            Weights::F32 => "#c33",
+            Weights::F16 | Weights::F32 => "#c33",
         };
         let (text_y, text_x) = (y + LINE - 5, NAMES - 6);
         let name = escaped(&layer.name);

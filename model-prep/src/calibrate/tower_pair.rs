@@ -1,24 +1,25 @@
-//! Both towers in both forms, integer and float, and what mixing the forms changes.
+//! Both towers in two forms, as stored and finer, and what mixing the forms changes. The finer form is float, or int8 of
+//! int4 layers.
 //!
 //! Towers that run fused exchange layers between their two forms, which share the weights. All other towers, and those
 //! from ONNX files of other exporters, whose layers have other names in the engine, are built again for each mix.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
-use spotter_engine::bundle::{TowerKind, Weights};
+use spotter_engine::bundle::TowerKind;
 use spotter_engine::tower::{self, ImageTower, TextTower, Threads, TowerError};
 
 use super::inputs::{IMAGES_PER_LAYER, Inputs};
 use crate::assemble::Assembled;
-use crate::compare::{Agreement, threads};
+use crate::compare::{Agreement, cosine, threads, top1};
 use crate::error::Error;
 use crate::model::Model;
 use crate::plan::{Plan, Plans, Target};
 use crate::progress::Tick;
 
 /// Normalised embeddings, in the order of the inputs.
-type Embeddings = Vec<Vec<f32>>;
+pub(super) type Embeddings = Vec<Vec<f32>>;
 
 /// The model to calibrate, in both forms.
 #[derive(Debug, Clone, Copy)]
@@ -28,8 +29,10 @@ pub(crate) struct CalibrationInput<'a> {
     pub(crate) plans: &'a Plans,
     /// Its parts, stored by `plans`.
     pub(crate) stored: &'a Assembled,
-    /// Its parts with float weights.
-    pub(crate) float: &'a Assembled,
+    /// The storage that layers may have instead.
+    pub(crate) finer_plans: &'a Plans,
+    /// Its parts, stored by `finer_plans`.
+    pub(crate) finer: &'a Assembled,
     /// A folder for temporary files, with room for the weights of a tower.
     pub(crate) scratch: &'a Path,
 }
@@ -46,7 +49,7 @@ pub(super) struct Sensitivity {
 /// How mixes of the two forms of one tower are made.
 enum Forms<T> {
     /// By exchanging layers between the two.
-    Exchanged { stored: T, float: T },
+    Exchanged { stored: T, finer: T },
     /// By building the tower again.
     Rebuilt,
 }
@@ -55,7 +58,7 @@ enum Forms<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Base {
     Stored,
-    Float,
+    Finer,
 }
 
 /// Both towers in both forms, with the inputs and the float embeddings of them.
@@ -68,22 +71,32 @@ pub(super) struct TowerPair<'a> {
     /// Embeddings by the float towers.
     image_reference: Embeddings,
     text_reference: Embeddings,
-    /// Embeddings of the mixes that were measured, by tower and names of the layers in float.
+    /// Embeddings of the mixes that were measured, by tower and names of the finer layers.
     known: HashMap<(TowerKind, Vec<String>), Embeddings>,
     tick: Tick<'a>,
 }
 
 impl<'a> TowerPair<'a> {
-    pub(super) fn new(input: CalibrationInput<'a>, inputs: Inputs, tick: Tick<'a>) -> Result<Self, Error> {
+    /// Loads both forms of both towers. `references` are the float embeddings of `inputs`; without them, the finer form is
+    /// float and gives them.
+    pub(super) fn new(
+        input: CalibrationInput<'a>,
+        inputs: Inputs,
+        references: Option<[Embeddings; 2]>,
+        tick: Tick<'a>,
+    ) -> Result<Self, Error> {
         let threads = threads()?;
-        let CalibrationInput { model, stored, float, .. } = input;
+        let CalibrationInput { model, stored, finer, .. } = input;
         let is_checkpoint = matches!(model, Model::Checkpoint(_));
-        let image = [stored.image_tower(&threads)?, float.image_tower(&threads)?];
-        let image_reference = embed_images(&image[1], &inputs.pixels, tick)?;
+        let (image_reference, text_reference) = references.map(|[image, text]| (image, text)).unzip();
+        let image = [stored.image_tower(&threads)?, finer.image_tower(&threads)?];
+        let embedded = || embed_images(&image[1], &inputs.pixels, tick);
+        let image_reference = image_reference.map_or_else(embedded, Ok)?;
         let fused = is_checkpoint && image.iter().all(|tower| tower.unfused().is_none());
         let image = forms(image, fused);
-        let mut text = [stored.text_tower(&threads)?, float.text_tower(&threads)?];
-        let text_reference = embed_texts(&mut text[1], &inputs.prompts, tick)?;
+        let mut text = [stored.text_tower(&threads)?, finer.text_tower(&threads)?];
+        let embedded = || embed_texts(&mut text[1], &inputs.prompts, tick);
+        let text_reference = text_reference.map_or_else(embedded, Ok)?;
         let fused = is_checkpoint && text.iter().all(|tower| tower.unfused().is_none());
         let text = forms(text, fused);
         let known = HashMap::new();
@@ -114,7 +127,7 @@ impl<'a> TowerPair<'a> {
         let (image_reference, text_reference) = (&self.image_reference, &self.text_reference);
         match tower {
             TowerKind::Image => {
-                let tower = self.image_tower(Base::Float, names)?;
+                let tower = self.image_tower(Base::Finer, names)?;
                 // Evenly spaced, as the images themselves are.
                 let count = self.images().min(IMAGES_PER_LAYER);
                 let some = (0..count).map(|index| index * self.images() / count);
@@ -125,7 +138,7 @@ impl<'a> TowerPair<'a> {
                 Ok(Sensitivity { cosine_loss: cosine_loss(&found, &expected), top1_change })
             }
             TowerKind::Text => {
-                let mut tower = self.text_tower(Base::Float, names)?;
+                let mut tower = self.text_tower(Base::Finer, names)?;
                 let found = embed_texts(&mut tower, &self.inputs.prompts, self.tick)?;
                 let top1_change = top1_change([image_reference, &found], [image_reference, text_reference]);
                 Ok(Sensitivity { cosine_loss: cosine_loss(&found, text_reference), top1_change })
@@ -133,22 +146,54 @@ impl<'a> TowerPair<'a> {
         }
     }
 
-    /// Percentage of images whose top-1 label changes if all layers but the listed ones are stored as integers.
-    pub(super) fn top1_change(&mut self, image_floats: Vec<String>, text_floats: Vec<String>) -> Result<f32, Error> {
-        let image_key = (TowerKind::Image, image_floats);
-        if !self.known.contains_key(&image_key) {
-            let tower = self.image_tower(Base::Stored, &image_key.1)?;
-            let found = embed_images(&tower, &self.inputs.pixels, self.tick)?;
-            self.known.insert(image_key.clone(), found);
-        }
-        let text_key = (TowerKind::Text, text_floats);
-        if !self.known.contains_key(&text_key) {
-            let mut tower = self.text_tower(Base::Stored, &text_key.1)?;
-            let found = embed_texts(&mut tower, &self.inputs.prompts, self.tick)?;
-            self.known.insert(text_key.clone(), found);
-        }
-        let found = [&self.known[&image_key], &self.known[&text_key]];
+    /// Percentage of images whose top-1 label changes if all layers but the listed ones are as stored.
+    pub(super) fn top1_change(&mut self, image_finer: Vec<String>, text_finer: Vec<String>) -> Result<f32, Error> {
+        let keys = [(TowerKind::Image, image_finer), (TowerKind::Text, text_finer)];
+        keys.iter().try_for_each(|key| self.embed_mix(key))?;
+        let found = [&self.known[&keys[0]], &self.known[&keys[1]]];
         Ok(top1_change(found, [&self.image_reference, &self.text_reference]))
+    }
+
+    /// Cosines to float of one tower in which all layers but `finer` are as stored, on some inputs or on all.
+    pub(super) fn cosines(
+        &self,
+        tower: TowerKind,
+        finer: &[String],
+        inputs: Option<&[usize]>,
+    ) -> Result<Vec<f32>, Error> {
+        let (reference, found) = match tower {
+            TowerKind::Image => {
+                let pixels = chosen(&self.inputs.pixels, inputs);
+                let mixed = self.image_tower(Base::Stored, finer)?;
+                (&self.image_reference, embed_images(&mixed, &pixels, self.tick)?)
+            }
+            TowerKind::Text => {
+                let prompts = chosen(&self.inputs.prompts, inputs);
+                let mut mixed = self.text_tower(Base::Stored, finer)?;
+                (&self.text_reference, embed_texts(&mut mixed, &prompts, self.tick)?)
+            }
+        };
+        let pairs = found.iter().zip(chosen(reference, inputs));
+        Ok(pairs.map(|(found, expected)| cosine(found, &expected) as f32).collect())
+    }
+
+    /// Embeds all inputs of one tower, which has the finer form of the layers in `key`, unless that is known.
+    fn embed_mix(&mut self, key: &(TowerKind, Vec<String>)) -> Result<(), Error> {
+        if self.known.contains_key(key) {
+            return Ok(());
+        }
+        let found = match key.0 {
+            TowerKind::Image => {
+                let tower = self.image_tower(Base::Stored, &key.1)?;
+                embed_images(&tower, &self.inputs.pixels, self.tick)?
+            }
+            TowerKind::Text => {
+                let mut tower = self.text_tower(Base::Stored, &key.1)?;
+                embed_texts(&mut tower, &self.inputs.prompts, self.tick)?
+            }
+        };
+        self.known.insert(key.clone(), found);
+        Ok(())
     }
 
     /// The image tower in the form `base`, except for the layers called `others`, which have the other form.
@@ -156,8 +201,8 @@ impl<'a> TowerPair<'a> {
         if let Some(tower) = self.image.exchanged(base, others, ImageTower::with_layers_from)? {
             return Ok(tower);
         }
-        let CalibrationInput { model, plans, stored, scratch, .. } = self.input;
-        let plan = mixed_plan(&plans.image, base, others);
+        let CalibrationInput { model, plans, finer_plans, stored, scratch, .. } = self.input;
+        let plan = mixed_plan([&plans.image, &finer_plans.image], base, others);
         let file = model.image_tower(Target { plan: &plan, scratch }, self.tick)?;
         Ok(ImageTower::from_reader(file.onnx.reader(), &stored.manifest, &self.threads)?)
     }
@@ -167,8 +212,8 @@ impl<'a> TowerPair<'a> {
         if let Some(tower) = self.text.exchanged(base, others, TextTower::with_layers_from)? {
             return Ok(tower);
         }
-        let CalibrationInput { model, plans, stored, scratch, .. } = self.input;
-        let plan = mixed_plan(&plans.text, base, others);
+        let CalibrationInput { model, plans, finer_plans, stored, scratch, .. } = self.input;
+        let plan = mixed_plan([&plans.text, &finer_plans.text], base, others);
         let file = model.text_tower(Target { plan: &plan, scratch }, self.tick)?;
         Ok(TextTower::from_reader(file.onnx.reader(), &stored.tokenizer, &stored.manifest, &self.threads)?)
     }
@@ -188,36 +233,41 @@ impl<T: Clone> Forms<T> {
 
     /// The tower in the form `base`, except for the layers called `others`; `None` if it has to be built again.
     fn exchanged(&self, base: Base, others: &[String], exchange: Exchange<T>) -> Result<Option<T>, TowerError> {
-        let Self::Exchanged { stored, float } = self else { return Ok(None) };
+        let Self::Exchanged { stored, finer } = self else { return Ok(None) };
         let chosen = |layer: &str| others.iter().any(|name| name == layer);
         Ok(Some(match base {
             Base::Stored if others.is_empty() => stored.clone(),
-            Base::Stored => exchange(stored, float, &chosen)?,
-            Base::Float => exchange(float, stored, &chosen)?,
+            Base::Stored => exchange(stored, finer, &chosen)?,
+            Base::Finer => exchange(finer, stored, &chosen)?,
         }))
     }
 }
 
-/// Keeps both forms only if layers can be exchanged between them.
-fn forms<T>([stored, float]: [T; 2], fused: bool) -> Forms<T> {
-    if fused { Forms::Exchanged { stored, float } } else { Forms::Rebuilt }
-}
-
-/// The plan of a tower in the form `base`, except for the layers called `others`; `stored` is the plan of the stored
-/// form.
-fn mixed_plan(stored: &Plan, base: Base, others: &[String]) -> Plan {
-    let of = |name: &String| if base == Base::Float { stored.of(name) } else { Weights::F32 };
-    let own = others.iter().map(|name| (name.clone(), of(name)));
-    match base {
-        Base::Float => Plan { weights: Weights::F32, exceptions: own.collect(), factors: stored.factors.clone() },
-        Base::Stored => {
-            let exceptions: BTreeMap<_, _> = stored.exceptions.clone().into_iter().chain(own).collect();
-            Plan { weights: stored.weights, exceptions, factors: stored.factors.clone() }
-        }
+/// The inputs with these indices, or all.
+fn chosen<T: Clone>(all: &[T], indices: Option<&[usize]>) -> Vec<T> {
+    match indices {
+        None => all.to_vec(),
+        Some(indices) => indices.iter().map(|index| all[*index].clone()).collect(),
     }
 }
 
-fn embed_images(tower: &ImageTower, pixels: &[Vec<f32>], tick: Tick<'_>) -> Result<Embeddings, Error> {
+/// Keeps both forms only if layers can be exchanged between them.
+fn forms<T>([stored, finer]: [T; 2], fused: bool) -> Forms<T> {
+    if fused { Forms::Exchanged { stored, finer } } else { Forms::Rebuilt }
+}
+
+/// The plan of a tower in the form `base`, except for the layers called `others`, which have the other form.
+fn mixed_plan([stored, finer]: [&Plan; 2], base: Base, others: &[String]) -> Plan {
+    let (base, other) = match base {
+        Base::Stored => (stored, finer),
+        Base::Finer => (finer, stored),
+    };
+    let mut mixed = base.clone();
+    mixed.exceptions.extend(others.iter().map(|name| (name.clone(), other.of(name))));
+    mixed
+}
+
+pub(super) fn embed_images(tower: &ImageTower, pixels: &[Vec<f32>], tick: Tick<'_>) -> Result<Embeddings, Error> {
     let embed = |pixels: &Vec<f32>| {
         tick();
         Ok(tower.embed(pixels)?)
@@ -225,7 +275,7 @@ fn embed_images(tower: &ImageTower, pixels: &[Vec<f32>], tick: Tick<'_>) -> Resu
     pixels.iter().map(embed).collect()
 }
 
-fn embed_texts(tower: &mut TextTower, prompts: &[String], tick: Tick<'_>) -> Result<Embeddings, Error> {
+pub(super) fn embed_texts(tower: &mut TextTower, prompts: &[String], tick: Tick<'_>) -> Result<Embeddings, Error> {
     let embed = |prompt: &String| {
         tick();
         Ok(tower.embed(prompt)?)
@@ -241,24 +291,9 @@ fn cosine_loss(found: &Embeddings, expected: &Embeddings) -> f32 {
 
 /// Percentage of images whose top-1 label differs between two sets of image and text embeddings.
 fn top1_change(found: [&Embeddings; 2], expected: [&Embeddings; 2]) -> f32 {
-    let (found, expected) = (top1(found), top1(expected));
+    let (found, expected) = (top1(found[0], found[1]), top1(expected[0], expected[1]));
     let changed = found.iter().zip(&expected).filter(|(a, b)| a != b).count();
     100.0 * changed as f32 / expected.len().max(1) as f32
-}
-
-/// Index of the prompt with the largest cosine for each image; the first one on a tie.
-fn top1([images, texts]: [&Embeddings; 2]) -> Vec<usize> {
-    let best = |image: &Vec<f32>| {
-        let score = |text: &Vec<f32>| image.iter().zip(text).map(|(a, b)| a * b).sum::<f32>();
-        let mut best = (0, f32::NEG_INFINITY);
-        for (index, score) in texts.iter().map(score).enumerate() {
-            if score > best.1 {
-                best = (index, score);
-            }
-        }
-        best.0
-    };
-    images.iter().map(best).collect()
 }
 
 #[cfg(test)]
@@ -284,16 +319,16 @@ mod tests {
 
     #[test]
     fn plans_of_mixed_towers() {
+        use Weights::{F32, Int4, Int8};
         let mut stored = Plan::from(Weights::Int4);
         stored.exceptions.insert("b".into(), Weights::Int8);
         let check = |base: Base, others: &[&str], expected: [Weights; 3]| {
             let others: Vec<String> = others.iter().map(|name| (*name).to_owned()).collect();
-            let plan = mixed_plan(&stored, base, &others);
+            let plan = mixed_plan([&stored, &Plan::from(F32)], base, &others);
             assert_eq!(["a", "b", "c"].map(|name| plan.of(name)), expected, "{base:?} {others:?}");
         };
-        use Weights::{F32, Int4, Int8};
         check(Base::Stored, &[], [Int4, Int8, Int4]);
         check(Base::Stored, &["b", "c"], [Int4, F32, F32]);
-        check(Base::Float, &["a", "b"], [Int4, Int8, F32]);
+        check(Base::Finer, &["a", "b"], [Int4, Int8, F32]);
     }
 }

@@ -156,6 +156,7 @@ fn summary(out: &Path, manifest: &Manifest) -> Vec<String> {
     }
     let (images, texts) = (accuracy.image_cosine_min, accuracy.text_cosine_min);
     lines.push(format!("smallest cosine to float: images {images}, texts {texts}"));
+    lines.extend(storage_words(manifest));
     if let Some(found) = &accuracy.calibration {
         let floats = accuracy.layers.iter().filter(|layer| layer.stored == Weights::F32).count();
         lines.push(format!(
@@ -168,6 +169,29 @@ fn summary(out: &Path, manifest: &Manifest) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// Which layers are stored in another way than their tower, in words; `None` if there are none, or a calibration chose
+/// them.
+fn storage_words(manifest: &Manifest) -> Option<String> {
+    let accuracy = &manifest.quantization;
+    let of = |weights: Weights| -> Vec<&str> {
+        let others = accuracy.exceptions.iter().filter(|(_, stored)| **stored == weights);
+        others.map(|(name, _)| name.as_str()).collect()
+    };
+    let (halves, int8) = (of(Weights::F16), of(Weights::Int8));
+    if accuracy.calibration.is_some() || halves.is_empty() && int8.is_empty() {
+        return None;
+    }
+    let mut words = Vec::new();
+    if !halves.is_empty() {
+        let names = halves.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+        words.push(format!("{} layers lose much as integers and stay in 16-bit floats: {names}", halves.len()));
+    }
+    if !int8.is_empty() {
+        words.push(format!("{} layers of an int4 tower are int8", int8.len()));
+    }
+    Some(words.join("; "))
 }
 
 fn template(text: &str) -> Result<String, String> {

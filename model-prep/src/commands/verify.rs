@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// bundle's tokens for them are compared too.
     #[arg(long, value_name = "FILE.safetensors")]
     goldens: Option<PathBuf>,
-    /// Smallest cosine to float at which the bundle passes. Default: 0.995, and 0.93 for a tower with int4 weights.
+    /// Smallest cosine to float at which the bundle passes. Default: 0.995, and 0.99 for a tower with int4 weights.
     #[arg(long, value_name = "COSINE", allow_hyphen_values = true)]
     min_cosine: Option<f32>,
 }

@@ -119,6 +119,7 @@ fn weights(weights: Weights) -> &'static str {
     match weights {
         Weights::Int8 => "int8",
         Weights::Int4 => "int4",
+        Weights::F16 => "f16",
         Weights::F32 => "f32",
     }
 }

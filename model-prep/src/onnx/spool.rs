@@ -125,6 +125,11 @@ impl OnnxFile {
         }
     }
 
+    /// Its size in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.len
+    }
+
     /// Opens it for reading from its start.
     pub fn reader(&self) -> OnnxReader<'_> {
         OnnxReader { file: self, at: 0 }

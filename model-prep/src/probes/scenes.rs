@@ -37,6 +37,14 @@ pub(super) fn images(size: [usize; 2]) -> Vec<Picture> {
     (0..IMAGES).map(|index| scene(index as u32, LOOKS[index % LOOKS.len()], size)).collect()
 }
 
+/// Number of [`others`].
+const OTHERS: usize = 42;
+
+/// Scenes that are none of [`images`].
+pub(super) fn others(size: [usize; 2]) -> Vec<Picture> {
+    (IMAGES..IMAGES + OTHERS).map(|index| scene(index as u32, LOOKS[index % LOOKS.len()], size)).collect()
+}
+
 fn scene(seed: u32, look: Look, [height, width]: [usize; 2]) -> Picture {
     let mut random = Random(seed.wrapping_mul(2_654_435_761).wrapping_add(17));
     for _ in 0..3 {

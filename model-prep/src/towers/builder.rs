@@ -6,10 +6,11 @@ use spotter_engine::onnx::product_node;
 use super::End;
 use super::tower_file::TowerFile;
 use crate::checkpoint::{Activation, Checkpoint, CheckpointError, EncoderConfig, Tensors};
+use crate::half::fits_half;
 use crate::onnx::{Attribute, Graph, Value};
 use crate::plan::{Layer, Site, Target};
 use crate::progress::Tick;
-use crate::quantize::{GROUP, quantize, quantize_groups, transpose};
+use crate::quantize::{GROUP, Groups, Rounding, quantize, quantize_groups, transpose};
 
 /// A graph under construction, with the tensors that it is built from.
 pub(super) struct Builder<'a> {
@@ -71,14 +72,15 @@ impl<'a> Builder<'a> {
         Ok(values)
     }
 
-    /// Records a layer and returns its storage. Int4 needs whole groups of inputs, else the layer is stored as int8.
-    pub(super) fn storage(&mut self, name: &str, kind: LayerKind, weights: usize, width: usize) -> Weights {
-        let mut stored = self.target.plan.of(name);
-        let whole_groups = kind != LayerKind::PatchEmbedding && width.is_multiple_of(GROUP);
-        if stored == Weights::Int4 && !whole_groups {
-            stored = Weights::Int8;
-        }
-        let name = name.to_owned();
+    /// Records a layer with rows of `width` weights and returns its storage. Patch embeddings are never int4, and weights
+    /// beyond the range of 16-bit floats have 32 bits.
+    pub(super) fn storage(&mut self, name: &str, kind: LayerKind, weights: &[f32], width: usize) -> Weights {
+        let stored = match self.target.plan.of(name) {
+            Weights::Int4 if kind == LayerKind::PatchEmbedding => Weights::Int8,
+            Weights::F16 if !fits_half(weights) => Weights::F32,
+            stored => stored,
+        };
+        let (name, weights) = (name.to_owned(), weights.len());
         self.layers.push(Layer { unit: name.clone(), name, kind, stored, weights, width });
         stored
     }
@@ -118,7 +120,7 @@ impl<'a> Builder<'a> {
             rows.for_each(|(row, factor)| row.iter_mut().for_each(|w| *w *= factor));
             bias.iter_mut().flatten().zip(&scale).for_each(|(b, factor)| *b *= factor);
         }
-        Ok(self.linear_of(name, x, &weight, bias.as_deref(), from))
+        self.linear_of(name, x, &weight, bias.as_deref(), from)
     }
 
     /// A linear layer of given values. The weight [to, from] is stored as [from, to], the order of a matrix product.
@@ -129,27 +131,68 @@ impl<'a> Builder<'a> {
         weight: &[f32],
         bias: Option<&[f32]>,
         from: usize,
-    ) -> Value {
+    ) -> Result<Value, CheckpointError> {
         let (weight_name, to) = (format!("{name}.weight"), weight.len() / from);
-        let (weight, bias) = self.with_factors(name, x, weight, bias, from);
-        let (weight, bias) = (&*weight, bias.as_deref());
-        let stored = self.storage(name, LayerKind::Linear, weight.len(), from);
+        let (weight, mut bias) = self.with_factors(name, x, weight, bias, from);
+        let weight = &*weight;
+        let stored = self.storage(name, LayerKind::Linear, weight, from);
         let weight = match stored {
             Weights::F32 => self.graph.floats(&weight_name, &[from, to], &transpose(weight, from)),
+            Weights::F16 => self.halves(&weight_name, &[from, to], &transpose(weight, from)),
             Weights::Int8 => {
                 let int8 = quantize(weight, from);
                 self.dequantized(&weight_name, &[from, to], &transpose(&int8.values, from), &int8.scales, 1)
             }
             Weights::Int4 => {
-                let int4 = quantize_groups(weight, from);
-                let scales = transpose(&int4.scales, from / GROUP);
-                self.dequantized_groups(&weight_name, [from, to], &transpose(&int4.values, from), &scales, 0)
+                let int4 = self.rounded(name, x, weight, bias.as_deref_mut(), from)?;
+                let columns = Groups {
+                    values: transpose(&int4.values, from),
+                    multiples: transpose(&int4.multiples, from.div_ceil(GROUP)),
+                    units: int4.units,
+                };
+                self.dequantized_groups(&weight_name, [from, to], &columns, 0)
             }
         };
-        let Some(bias) = bias else { return self.graph.node("MatMul", name, &[x, &weight], &[]) };
+        let Some(bias) = bias else { return Ok(self.graph.node("MatMul", name, &[x, &weight], &[])) };
         let product = self.graph.node("MatMul", &product_node(name), &[x, &weight], &[]);
-        let bias = self.graph.floats(&format!("{name}.bias"), &[to], bias);
-        self.graph.node("Add", name, &[&product, &bias], &[])
+        let bias = self.graph.floats(&format!("{name}.bias"), &[to], &bias);
+        Ok(self.graph.node("Add", name, &[&product, &bias], &[]))
+    }
+
+    /// Weights [to, from] as 4-bit integers. If it is known what the layer reads, they are rounded so that its outputs
+    /// change least, and the mean of what they change goes into the bias.
+    fn rounded(
+        &self,
+        name: &str,
+        x: &Value,
+        weight: &[f32],
+        bias: Option<&mut [f32]>,
+        from: usize,
+    ) -> Result<Groups, CheckpointError> {
+        let moments = self.target.plan.moments.as_ref().map(|moments| moments.of(name)).transpose();
+        let moments = moments.map_err(|source| CheckpointError::io(self.target.scratch, source))?.flatten();
+        let Some(moments) = moments.filter(|moments| moments.mean.len() == from) else {
+            return Ok(quantize_groups(weight, from));
+        };
+        let moments = match self.factors_of(x) {
+            Some(factors) => moments.divided_by(factors),
+            None => moments,
+        };
+        let int4 = Rounding::new(&moments, bias.is_some()).quantize(weight);
+        if let Some(bias) = bias {
+            let floats = int4.floats(from);
+            for ((b, row), floats) in bias.iter_mut().zip(weight.chunks(from)).zip(floats.chunks(from)) {
+                *b += row.iter().zip(floats).zip(&moments.mean).map(|((w, q), mean)| (w - q) * mean).sum::<f32>();
+            }
+        }
+        Ok(int4)
+    }
+
+    /// Adds 16-bit floats, as floats.
+    pub(super) fn halves(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Value {
+        let values = self.graph.halves(&format!("{name}.half"), shape, values);
+        // 1 is FLOAT in ONNX.
+        self.graph.node("Cast", name, &[&values], &[("to", Attribute::Int(1))])
     }
 
     /// Adds integers, dequantised with one scale per index of `axis`.
@@ -166,19 +209,14 @@ impl<'a> Builder<'a> {
         self.graph.node("DequantizeLinear", name, &[&values, &scales], &[("axis", Attribute::Int(axis))])
     }
 
-    /// Adds 4-bit integers, dequantised with one scale per [`GROUP`] of them along `axis`.
-    fn dequantized_groups(
-        &mut self,
-        name: &str,
-        shape: [usize; 2],
-        values: &[i8],
-        scales: &[f32],
-        axis: usize,
-    ) -> Value {
-        let mut groups = shape;
-        groups[axis] /= GROUP;
-        let values = self.graph.int4s(&format!("{name}.int4"), &shape, values);
-        let scales = self.graph.floats(&format!("{name}.scale"), &groups, scales);
+    /// Adds 4-bit integers, dequantised with one scale per [`GROUP`] of them along `axis`. The scales are bytes, dequantised
+    /// with one unit per index of the other axis.
+    fn dequantized_groups(&mut self, name: &str, shape: [usize; 2], groups: &Groups, axis: usize) -> Value {
+        let mut grouped = shape;
+        grouped[axis] = shape[axis].div_ceil(GROUP);
+        let values = self.graph.int4s(&format!("{name}.int4"), &shape, &groups.values);
+        let scales =
+            self.dequantized(&format!("{name}.scale"), &grouped, &groups.multiples, &groups.units, 1 - axis as i64);
         let attributes = [("axis", Attribute::Int(axis as i64)), ("block_size", Attribute::Int(GROUP as i64))];
         self.graph.node("DequantizeLinear", name, &[&values, &scales], &attributes)
     }
@@ -191,25 +229,27 @@ impl<'a> Builder<'a> {
         ids: &Value,
         [rows, width]: [usize; 2],
     ) -> Result<Value, CheckpointError> {
-        let stored = self.storage(name, LayerKind::Embedding, rows * width, width);
-        if stored == Weights::F32 {
-            return self.float_embedding(name, ids, [rows, width]);
-        }
         let table_name = format!("{name}.weight");
         let table = self.tensor(&table_name, &[rows, width])?;
-        if stored == Weights::Int4 {
-            let int4 = quantize_groups(&table, width);
-            let table = self.dequantized_groups(&table_name, [rows, width], &int4.values, &int4.scales, 1);
-            return Ok(self.graph.node("Gather", name, &[&table, ids], &[]));
-        }
-        let int8 = quantize(&table, width);
+        let found = match self.storage(name, LayerKind::Embedding, &table, width) {
+            Weights::F32 => self.graph.floats(&table_name, &[rows, width], &table),
+            Weights::F16 => self.halves(&table_name, &[rows, width], &table),
+            Weights::Int4 => self.dequantized_groups(&table_name, [rows, width], &quantize_groups(&table, width), 1),
+            Weights::Int8 => return Ok(self.int8_embedding(name, ids, &table, width)),
+        };
+        Ok(self.graph.node("Gather", name, &[&found, ids], &[]))
+    }
+
+    fn int8_embedding(&mut self, name: &str, ids: &Value, table: &[f32], width: usize) -> Value {
+        let (table_name, rows) = (format!("{name}.weight"), table.len() / width.max(1));
+        let int8 = quantize(table, width);
         let table = self.graph.int8s(&format!("{table_name}.int8"), &[rows, width], &int8.values);
         let scales = self.graph.floats(&format!("{table_name}.scale"), &[rows, 1], &int8.scales);
         let found = self.graph.node("Gather", &format!("{name}.int8"), &[&table, ids], &[]);
         // 1 is FLOAT in ONNX.
         let found = self.graph.node("Cast", &format!("{name}.float"), &[&found], &[("to", Attribute::Int(1))]);
         let scales = self.graph.node("Gather", &format!("{name}.scale"), &[&scales, ids], &[]);
-        Ok(self.graph.node("Mul", name, &[&found, &scales], &[]))
+        self.graph.node("Mul", name, &[&found, &scales], &[])
     }
 
     /// Looks up the rows `ids` of a table that stays in float.

@@ -92,5 +92,5 @@ fn half_layer(
     let bias = builder.tensor(&format!("{both}.bias"), &[2 * inner])?;
     let rows = half * inner..(half + 1) * inner;
     let weight = &weight[rows.start * hidden..rows.end * hidden];
-    Ok(builder.linear_of(&name, x, weight, Some(&bias[rows]), hidden))
+    builder.linear_of(&name, x, weight, Some(&bias[rows]), hidden)
 }

@@ -32,6 +32,11 @@ impl<'a> Builder<'a> {
         self.divided.iter().rev().find(|(known, _)| known == value).map(|(_, site)| site.clone())
     }
 
+    /// The factors by which `value` is divided, if it is.
+    pub(super) fn factors_of(&self, value: &Value) -> Option<&'a [f32]> {
+        self.factors(&self.site_of(value)?)
+    }
+
     /// Weight [to, from] and bias of the linear layer `name` with the factors of what it reads and, if it is a site
     /// itself, of what it writes. Records it as a reader.
     pub(super) fn with_factors(

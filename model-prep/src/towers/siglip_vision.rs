@@ -55,9 +55,10 @@ fn head(builder: &mut Builder<'_>, x: &Value, config: &SiglipVisionConfig) -> Re
     let [key, value] =
         [(1, "attention.key", [0, 2, 3, 1]), (2, "attention.value", [0, 2, 1, 3])].map(|(index, name, perm)| {
             let ((weight, bias), name) = (part(index), named(name));
-            let x = builder.linear_of(&name, x, weight, Some(bias), hidden);
-            builder.heads(&name, &x, &split, &perm)
+            let x = builder.linear_of(&name, x, weight, Some(bias), hidden)?;
+            Ok::<_, CheckpointError>(builder.heads(&name, &x, &split, &perm))
         });
+    let (key, value) = (key?, value?);
     builder.same_storage(&[&named("attention.key"), &named("attention.value")]);
     let output = named("attention.out_proj");
     let context = builder.context([&name, &output], [&query, &key, &value], &[], &merged, encoder);

@@ -27,8 +27,9 @@ impl Builder<'_> {
         let shape = [hidden, 3, height, width];
         let weight_name = format!("{name}.weight");
         let weight = self.tensor(&weight_name, &shape)?;
-        let weight = match self.storage(name, LayerKind::PatchEmbedding, weight.len(), 3 * height * width) {
+        let weight = match self.storage(name, LayerKind::PatchEmbedding, &weight, 3 * height * width) {
             Weights::F32 => self.graph.floats(&weight_name, &shape, &weight),
+            Weights::F16 => self.halves(&weight_name, &shape, &weight),
             Weights::Int8 | Weights::Int4 => {
                 let int8 = quantize(&weight, 3 * height * width);
                 self.dequantized(&weight_name, &shape, &int8.values, &int8.scales, 0)

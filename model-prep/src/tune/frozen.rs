@@ -1,5 +1,6 @@
 //! Locked towers, run by the engine up to the pooler: fused, on all cores, each image and sentence once.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ndarray::{ArrayView4, Axis};
@@ -126,6 +127,7 @@ fn manifest(checkpoint: &Checkpoint, file: &TowerFile, kind: TowerKind) -> Manif
             recipe: String::new(),
             image_cosine_min: 1.0,
             text_cosine_min: 1.0,
+            exceptions: BTreeMap::new(),
             calibration: None,
             layers: Vec::new(),
         },

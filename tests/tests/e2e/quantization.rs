@@ -290,8 +290,25 @@ fn int4_means_the_same_to_the_engine_and_to_onnx_runtime() {
     for prompt in &prompts {
         check(1, text.embed(prompt).unwrap(), float_text.embed(prompt).unwrap());
     }
-    assert!(manifest.quantization.image_cosine_min > 0.9 && manifest.quantization.text_cosine_min > 0.9);
+    let quantization = &manifest.quantization;
+    assert!(quantization.image_cosine_min > 0.99 && quantization.text_cosine_min > 0.99, "{quantization:?}");
+    assert!(quantization.recipe.contains(" bits a weight"), "{}", quantization.recipe);
+    // The manifest says of every layer how it is stored.
+    let onnx = pb::ModelProto::decode(&*read("vision.onnx")).unwrap();
+    let initializers = onnx.graph.unwrap().initializer;
+    let names = |suffix: &str| -> BTreeSet<String> {
+        initializers.iter().filter_map(|tensor| tensor.name.strip_suffix(suffix)).map(str::to_owned).collect()
+    };
+    let int8 = manifest.quantization.exceptions.iter().filter(|(_, stored)| **stored == Weights::Int8);
+    let int8: BTreeSet<String> = int8.map(|(name, _)| name.clone()).filter(|name| name.contains("vis")).collect();
+    assert_eq!(names(".weight.int8"), int8);
+    assert!(names(".weight.int4").len() > int8.len(), "{int8:?}");
+    compare_with_onnx_runtime(&out, &manifest, &goldens, expected);
+}
 
+/// Runs the bundle's towers in ONNX Runtime on the inputs of `goldens` and compares the embeddings.
+fn compare_with_onnx_runtime(out: &Path, manifest: &Manifest, goldens: &SafeTensors<'_>, expected: [Vec<f32>; 2]) {
+    let folder = tempfile::tempdir().unwrap();
     let Some(python) = e2e::python(&["onnx", "onnxruntime"]) else { return };
     let dim = manifest.projection_dim;
     let embeds = expected.map(|values| values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
@@ -315,13 +332,57 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 #[test]
+fn a_spoiled_layer_stays_in_16_bit_floats_by_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let sizes = |checkpoint: &Path, name: &str| {
+        let out = folder.path().join(name);
+        let manifest = export(&Checkpoint::open(checkpoint).unwrap(), &out, "test", Weights::Int8, &|| ()).unwrap();
+        (out, manifest)
+    };
+    let (_, plain) = sizes(&demo_to_export(&folder.path().join("plain")), "sound");
+    assert!(plain.quantization.exceptions.is_empty(), "{:?}", plain.quantization);
+    let (out, manifest) = sizes(&spoiled(&folder.path().join("other")), "raised");
+    let found = &manifest.quantization;
+    println!("{found:?}");
+    assert_eq!(found.exceptions.get(SPOILED), Some(&Weights::F16), "{found:?}");
+    assert!(found.image_cosine_min >= 0.99, "{found:?}");
+    assert!(found.recipe.contains("16-bit floats"), "{found:?}");
+    assert_eq!(manifest.text.file.bytes, plain.text.file.bytes);
+    let [grown, before] = [&manifest, &plain].map(|manifest| manifest.vision.file.bytes as f64);
+    assert!(before < grown && grown <= 1.1 * before, "{before} {grown}");
+
+    // The engine and ONNX Runtime read the file alike.
+    let goldens = std::fs::read(e2e::root().join("tests/golden/demo/goldens.safetensors")).unwrap();
+    let goldens = SafeTensors::deserialize(&goldens).unwrap();
+    let pixels: Vec<f32> = floats(goldens.tensor("pixel_values").unwrap().data());
+    let prompts = std::fs::read(e2e::root().join("tests/golden/demo/prompts.json")).unwrap();
+    let prompts: Vec<String> = serde_json::from_slice(&prompts).unwrap();
+    let read = |file: &str| std::fs::read(out.join(file)).unwrap();
+    let tract = Threads::default().with_kernels("tract").unwrap();
+    let (_, image, _) = towers(&out);
+    let float_image = ImageTower::load(&dequantized(&read("vision.onnx")), &manifest, &tract).unwrap();
+    let mut float_text =
+        TextTower::load(&dequantized(&read("text.onnx")), &read("tokenizer.json"), &manifest, &tract).unwrap();
+    let size: usize = 3 * manifest.image_size().iter().product::<usize>();
+    let images = pixels.chunks(size).flat_map(|pixels| {
+        let (found, float) = (image.embed(pixels).unwrap(), float_image.embed(pixels).unwrap());
+        assert!(dot(&found, &float) > 0.99, "{}", dot(&found, &float));
+        float
+    });
+    let expected = [images.collect(), prompts.iter().flat_map(|prompt| float_text.embed(prompt).unwrap()).collect()];
+    compare_with_onnx_runtime(&out, &manifest, &goldens, expected);
+}
+
+#[test]
 fn exceptions_of_a_plan_stay_floats() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("mixed");
     let layers =
         ["query", "key", "value"].map(|part| format!("vision_model.encoder.layer.0.attention.attention.{part}"));
     let exceptions: BTreeMap<_, _> = layers.iter().map(|name| (name.clone(), Weights::F32)).collect();
-    let plans = Plans { image: Plan { exceptions, ..Plan::from(Weights::Int8) }, text: Weights::Int8.into() };
+    let mut image = Plan::from(Weights::Int8);
+    image.exceptions = exceptions.clone();
+    let plans = Plans { image, text: Weights::Int8.into() };
     export(&Checkpoint::open(&demo()).unwrap(), &out, "test", plans, &|| ()).unwrap();
     let onnx = pb::ModelProto::decode(&*std::fs::read(out.join("vision.onnx")).unwrap()).unwrap();
     let initializers = onnx.graph.unwrap().initializer;
@@ -332,6 +393,7 @@ fn exceptions_of_a_plan_stay_floats() {
     }
     assert_eq!(stored("vision_model.encoder.layer.0.output.dense.weight.int8"), Some(3));
     let (manifest, image, _) = towers(&out);
+    assert_eq!(manifest.quantization.exceptions, exceptions);
     let pixels = vec![0.3; 3 * manifest.image_size().iter().product::<usize>()];
     let profile = image.profile(&pixels, &|| 0).unwrap();
     let attention: Vec<_> = profile.layers.iter().filter(|layer| layer.kind == "attention").map(|l| l.work).collect();

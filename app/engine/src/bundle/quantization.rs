@@ -1,5 +1,7 @@
 //! How the weights of a bundle are stored, and what that costs: a part of `bundle.json`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Storage of weights.
@@ -9,8 +11,10 @@ pub enum Weights {
     /// Symmetric 8-bit integers with one scale per output channel (per row of an embedding table).
     Int8,
     /// 4-bit integers with one scale per 32 inputs of an output channel (32 values of a row of an embedding table).
-    /// Layers whose width is no multiple of 32, and patch embeddings, are stored as [`Self::Int8`].
+    /// Patch embeddings are stored as [`Self::Int8`].
     Int4,
+    /// 16-bit floats.
+    F16,
     /// 32-bit floats.
     F32,
 }
@@ -40,6 +44,9 @@ pub struct Quantization {
     /// Results of calibration on the user's images and prompts; absent without calibration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
+    /// The layers that are stored in another way than [`Tower::weights`](super::Tower::weights) says, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exceptions: BTreeMap<String, Weights>,
     /// The layers that calibration chose a storage for; empty without calibration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerStorage>,

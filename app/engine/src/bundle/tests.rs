@@ -1,5 +1,6 @@
 //! Bundles written, read back, and damaged.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -68,6 +69,7 @@ pub(crate) fn manifest(width: usize) -> Manifest {
             recipe: "none".into(),
             image_cosine_min: 1.0,
             text_cosine_min: 1.0,
+            exceptions: BTreeMap::new(),
             calibration: None,
             layers: Vec::new(),
         },

@@ -197,8 +197,13 @@ impl<'a> OnnxFile<'a> {
         check(read as u64 == len)
     }
 
-    /// The data of the constant `tensor` as floats, in the order of its axes.
+    /// The data of the constant `tensor`, floats of 32 or 16 bits, in the order of its axes.
     pub(crate) fn floats(&mut self, tensor: &pb::TensorProto) -> io::Result<Vec<f32>> {
+        if tensor.data_type == DataType::Float16 as i32 {
+            let mut bytes = Vec::new();
+            self.raw(tensor, 2, &mut bytes)?;
+            return Ok(bytes.as_chunks::<2>().0.iter().map(|b| from_half(u16::from_le_bytes(*b))).collect());
+        }
         check(tensor.data_type == DataType::Float as i32)?;
         if !tensor.float_data.is_empty() {
             check(tensor.float_data.len() == volume(tensor)?)?;
@@ -272,6 +277,18 @@ impl<'a> OnnxFile<'a> {
             }
         }
     }
+}
+
+/// The value of a 16-bit float.
+fn from_half(bits: u16) -> f32 {
+    let (sign, exponent, fraction) = (u32::from(bits >> 15) << 31, u32::from(bits >> 10 & 31), u32::from(bits & 1023));
+    let magnitude = match exponent {
+        // A multiple of 2^-24.
+        0 => fraction as f32 / 16_777_216.0,
+        31 => f32::from_bits(255 << 23 | fraction << 13),
+        _ => f32::from_bits((exponent + 112) << 23 | fraction << 13),
+    };
+    f32::from_bits(magnitude.to_bits() | sign)
 }
 
 fn volume(tensor: &pb::TensorProto) -> io::Result<usize> {

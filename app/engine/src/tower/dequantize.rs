@@ -1,6 +1,6 @@
 //! Converts 4-bit weights to floats for tract, which has no 4-bit integers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -15,6 +15,12 @@ use crate::onnx::INT4;
 pub(super) fn expand(graph: &mut pb::GraphProto) -> Result<(), String> {
     let places: HashMap<String, usize> =
         graph.initializer.iter().enumerate().map(|(place, tensor)| (tensor.name.clone(), place)).collect();
+    let dequantized = || graph.node.iter().filter(|node| node.op_type == "DequantizeLinear");
+    let read: HashSet<&String> = dequantized().filter_map(|node| node.input.get(1)).collect();
+    let scales_of: HashMap<String, Vec<f32>> = dequantized()
+        .filter(|node| node.output.first().is_some_and(|output| read.contains(output)))
+        .filter_map(|node| Some((node.output.first()?.clone(), multiples(graph, &places, node)?)))
+        .collect();
     let mut kept = Vec::with_capacity(graph.node.len());
     for node in std::mem::take(&mut graph.node) {
         let packed = node.input.first().and_then(|name| places.get(name));
@@ -24,7 +30,10 @@ pub(super) fn expand(graph: &mut pb::GraphProto) -> Result<(), String> {
             continue;
         };
         let wrong = |why: &str| format!("DequantizeLinear {}: {why}", node.name);
-        let scales = node.input.get(1).and_then(|name| places.get(name)).map(|place| &graph.initializer[*place]);
+        let scales = node.input.get(1).and_then(|name| match places.get(name) {
+            Some(place) => Some(constant(&graph.initializer[*place])),
+            None => scales_of.get(name).cloned(),
+        });
         let (Some(scales), [name]) = (scales, &node.output[..]) else {
             return Err(wrong("constant scales and one output are needed"));
         };
@@ -32,7 +41,7 @@ pub(super) fn expand(graph: &mut pb::GraphProto) -> Result<(), String> {
             return Err(wrong("zero points are not supported"));
         }
         let values =
-            floats(packed, scales, &node).ok_or_else(|| wrong("shapes, scales and block_size do not agree"))?;
+            floats(packed, &scales, &node).ok_or_else(|| wrong("shapes, scales and block_size do not agree"))?;
         let raw_data = values.into_iter().flat_map(f32::to_le_bytes).collect();
         let (name, dims) = (name.clone(), packed.dims.clone());
         let data_type = DataType::Float.into();
@@ -44,8 +53,34 @@ pub(super) fn expand(graph: &mut pb::GraphProto) -> Result<(), String> {
     Ok(())
 }
 
+/// The values of a constant of floats.
+fn constant(tensor: &pb::TensorProto) -> Vec<f32> {
+    match &tensor.float_data[..] {
+        [] => tensor.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        values => values.to_vec(),
+    }
+}
+
+/// Scales that are signed bytes times one unit for each row or column; `None` if the node gives something else.
+fn multiples(graph: &pb::GraphProto, places: &HashMap<String, usize>, node: &pb::NodeProto) -> Option<Vec<f32>> {
+    let [values, units] = &node.input[..] else { return None };
+    let [values, units] = [values, units].map(|name| places.get(name).map(|place| &graph.initializer[*place]));
+    let (values, units) = (values?, constant(units?));
+    let [rows, columns] = &values.dims[..] else { return None };
+    let [rows, columns] = [rows, columns].map(|extent| usize::try_from(*extent).unwrap_or(0));
+    let axis = node.attribute.iter().find(|attribute| attribute.name == "axis").map_or(1, |attribute| attribute.i);
+    let count = rows.checked_mul(columns)?;
+    let right = values.data_type == DataType::Int8 as i32 && values.raw_data.len() == count;
+    if !right || units.len() != if axis == 0 { rows } else { columns } {
+        return None;
+    }
+    let unit = |index: usize| if axis == 0 { units[index / columns] } else { units[index % columns] };
+    let bytes = values.raw_data.iter().enumerate();
+    Some(bytes.map(|(index, byte)| f32::from(byte.cast_signed()) * unit(index)).collect())
+}
+
 /// The product of integers and scales; `None` if their shapes do not agree.
-fn floats(packed: &pb::TensorProto, scales: &pb::TensorProto, node: &pb::NodeProto) -> Option<Vec<f32>> {
+fn floats(packed: &pb::TensorProto, scales: &[f32], node: &pb::NodeProto) -> Option<Vec<f32>> {
     let int = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name).map(|attribute| attribute.i);
     let dims = packed.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<Vec<_>>>()?;
     let axis = int("axis").unwrap_or(1);
@@ -55,10 +90,6 @@ fn floats(packed: &pb::TensorProto, scales: &pb::TensorProto, node: &pb::NodePro
     let count = dims.iter().try_fold(1_usize, |count, dim| count.checked_mul(*dim))?;
     let inner = dims[axis + 1..].iter().try_fold(1_usize, |inner, dim| inner.checked_mul(*dim))?;
     let groups = extent.div_ceil(group);
-    let scales: Vec<f32> = match &scales.float_data[..] {
-        [] => scales.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        values => values.to_vec(),
-    };
     let per_group = count.checked_div(extent).unwrap_or(0) * groups;
     if packed.raw_data.len() != count.div_ceil(2) || scales.len() != per_group {
         return None;
@@ -121,6 +152,36 @@ mod tests {
         ];
         check(1, &[4, 2], rows);
         check(-1, &[4, 2], rows);
+    }
+
+    #[test]
+    fn scales_may_be_multiples_of_a_unit() {
+        let check = |axis: i64, units: &[f32]| {
+            let multiples: [i8; 8] = [1, 2, 3, 4, 5, 6, 7, 15];
+            let unit = |index: usize| if axis == 0 { units[index / 4] } else { units[index % 4] };
+            let scales: Vec<f32> = (0..8).map(|index| f32::from(multiples[index]) * unit(index)).collect();
+            let (mut plain, mut made) = (graph(0, &scales, &[2, 4]), graph(0, &scales, &[2, 4]));
+            made.initializer.pop();
+            made.initializer.extend([
+                tensor("multiples", DataType::Int8 as i32, &[2, 4], multiples.map(i8::cast_unsigned).to_vec()),
+                tensor("units", 1, &[units.len() as i64], units.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            ]);
+            let scale = pb::NodeProto {
+                op_type: "DequantizeLinear".into(),
+                input: vec!["multiples".into(), "units".into()],
+                output: vec!["w.scale".into()],
+                attribute: vec![pb::AttributeProto { name: "axis".into(), i: axis, ..Default::default() }],
+                ..Default::default()
+            };
+            made.node.insert(0, scale);
+            let weights = |graph: &mut pb::GraphProto| {
+                expand(graph).unwrap();
+                graph.initializer.iter().find(|tensor| tensor.name == "w").unwrap().clone()
+            };
+            assert_eq!(weights(&mut made), weights(&mut plain), "axis {axis}");
+        };
+        check(0, &[0.5, 3.0]);
+        check(1, &[0.5, 3.0, 1.0, 0.25]);
     }
 
     #[test]

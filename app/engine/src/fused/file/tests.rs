@@ -4,7 +4,7 @@ use prost::Message as _;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use super::{NODES_MAX, OnnxFile, SMALL_BYTES};
+use super::{NODES_MAX, OnnxFile, SMALL_BYTES, from_half};
 
 fn tensor(name: &str, data_type: DataType, dims: &[i64], raw_data: Vec<u8>) -> pb::TensorProto {
     let (name, dims) = (name.to_owned(), dims.to_vec());
@@ -64,6 +64,25 @@ fn graphs_that_are_too_large_are_refused() {
     check(NODES_MAX + 1, 0, Some("more than 16384 nodes"));
     check(100_000, 0, Some("more than 16384 nodes"));
     check(0, NODES_MAX + 2, Some("more than 16384 constants"));
+}
+
+#[test]
+fn floats_of_16_bits() {
+    for (bits, expected) in [
+        (0, 0.0),
+        (0x3c00, 1.0),
+        (0xc100, -2.5),
+        (0x3555, 0.333_251_95),
+        (0x7bff, 65_504.0),
+        (0x0400, 2.0f32.powi(-14)),
+        (0x83ff, -1023.0 * 2.0f32.powi(-24)),
+        (0x0001, 2.0f32.powi(-24)),
+        (0xfc00, f32::NEG_INFINITY),
+    ] {
+        assert_eq!(from_half(bits), expected, "{bits:x}");
+    }
+    assert_eq!(from_half(0x8000).to_bits(), (-0.0f32).to_bits());
+    assert!(from_half(0x7e00).is_nan());
 }
 
 #[test]

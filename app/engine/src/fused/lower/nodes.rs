@@ -143,11 +143,16 @@ impl Lowering<'_, '_> {
     }
 
     fn dequantize(&mut self, node: &pb::NodeProto) -> Lowered<SymbolicValue> {
-        let (SymbolicValue::Constant(values), SymbolicValue::Constant(scales)) =
-            (self.symbol(input(node, 0)?)?, self.symbol(input(node, 1)?)?)
-        else {
-            return unsupported("integers or scales are not constant");
+        let scales = input(node, 1)?;
+        let scales = match (self.symbol(input(node, 0)?)?, self.symbol(scales)?) {
+            (SymbolicValue::Constant(values), SymbolicValue::Constant(scales)) => (values, scales),
+            (
+                SymbolicValue::Constant(values),
+                SymbolicValue::Dequantized { values: multiples, scales: units, axis, group: None },
+            ) => (values, self.scales_of(scales, [multiples, units], axis)?),
+            _ => return unsupported("integers or scales are not constant"),
         };
+        let (values, scales) = scales;
         let group = int(node, "block_size").and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let data_type = self.file.graph.initializer[values].data_type;
         let right = if group.is_some() { INT4 } else { pb::tensor_proto::DataType::Int8 as i32 };
@@ -169,6 +174,26 @@ impl Lowering<'_, '_> {
             }
         }
         Ok(SymbolicValue::Dequantized { values, scales, axis: int(node, "axis").unwrap_or(1), group })
+    }
+
+    /// Adds the scales called `name`, which are `multiples` of one unit for each index of `axis`, to the constants.
+    fn scales_of(&mut self, name: &str, [multiples, units]: [usize; 2], axis: i64) -> Lowered<usize> {
+        let [rows, columns] = self.shape(multiples)[..] else { return unsupported("the scales are not a matrix") };
+        let (tensor, mut values) = (self.file.graph.initializer[multiples].clone(), Vec::new());
+        self.file.int8s(&tensor, &mut values)?;
+        let units = self.floats(units)?;
+        let by_row = axis == 0;
+        if units.len() != if by_row { rows } else { columns } || values.len() != rows.saturating_mul(columns) {
+            return unsupported("there is not one unit for each row or column of the scales");
+        }
+        let unit = |index: usize| if by_row { units[index / columns] } else { units[index % columns] };
+        let scale = |(index, multiple): (usize, &u8)| f32::from(multiple.cast_signed()) * unit(index);
+        let raw_data = values.iter().enumerate().map(scale).flat_map(f32::to_le_bytes).collect();
+        let data_type = pb::tensor_proto::DataType::Float.into();
+        // No constant of the file has the name of a node's result.
+        let (name, dims) = (name.to_owned(), tensor.dims);
+        self.file.graph.initializer.push(pb::TensorProto { name, dims, data_type, raw_data, ..Default::default() });
+        Ok(self.file.graph.initializer.len() - 1)
     }
 
     /// A linear layer, the scores of attention, or their product with the values.

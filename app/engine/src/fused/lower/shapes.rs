@@ -87,9 +87,16 @@ impl Lowering<'_, '_> {
             {
                 Ok(symbol)
             }
+            // 16-bit floats are read as 32-bit floats.
+            SymbolicValue::Constant(number)
+                if float
+                    && self.file.graph.initializer[number].data_type == pb::tensor_proto::DataType::Float16 as i32 =>
+            {
+                Ok(SymbolicValue::Constant(number))
+            }
             // To a number of any type.
             SymbolicValue::IsId(id) => Ok(SymbolicValue::IsId(id)),
-            _ => unsupported("a conversion of something else than the mask or rows"),
+            _ => unsupported("a conversion of something else than the mask, rows or 16-bit floats"),
         }
     }
 
