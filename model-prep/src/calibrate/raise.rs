@@ -18,7 +18,7 @@ use crate::progress::Tick;
 /// Inputs on which single units are measured: those with the smallest cosines.
 const WORST: usize = 16;
 
-/// Units that are measured again in each step but the first.
+/// Units that are measured again in each step but the first, if one of them gains something.
 const TRIES: usize = 6;
 
 /// What a tower should reach.
@@ -101,7 +101,8 @@ fn search(units: &[Unit], goal: Goal, measure: &Measure<'_>) -> Result<Vec<usize
         let mut enough: Option<usize> = None;
         for (tried, unit) in open.into_iter().enumerate() {
             let known = gains[unit].unwrap_or(0.0);
-            if known.is_finite() && (tried >= TRIES || best.is_some_and(|(_, gain)| gain >= known)) {
+            let found = best.is_some_and(|(_, gain)| gain > 0.0 && (tried >= TRIES || gain >= known));
+            if known.is_finite() && found {
                 break;
             }
             let with: Vec<usize> = chosen.iter().copied().chain([unit]).collect();
