@@ -12,7 +12,7 @@ use crate::compare::{self, Agreement, image_probes, text_probes};
 use crate::error::Error;
 use crate::migrate::{self, COSINE_WITHOUT_NODES_MIN, Found};
 use crate::model::Model;
-use crate::moments;
+use crate::observe;
 use crate::plan::{Factors, Plans};
 use crate::probes;
 use crate::progress::Tick;
@@ -168,7 +168,7 @@ impl Kept {
         tick: Tick<'_>,
     ) -> Result<(), Error> {
         let mut plans = self.plans.clone();
-        let [image, text] = moments::observe(float, &plans, scratch, tick)?;
+        let [image, text] = observe::observe(float, &plans, scratch, tick)?;
         (plans.image.moments, plans.text.moments) = (image.map(Arc::new), text.map(Arc::new));
         self.store(plans, assembled)
     }

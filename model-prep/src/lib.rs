@@ -17,6 +17,7 @@ pub mod import;
 mod migrate;
 pub mod model;
 mod moments;
+mod observe;
 pub mod onnx;
 pub mod overrides;
 pub mod plan;

@@ -1,4 +1,4 @@
-//! Means and mean products of what the linear layers of a tower read, on generated images and texts.
+//! Means and mean products of what the linear layers of a tower read.
 
 use std::fs::File;
 use std::io;
@@ -6,15 +6,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
-use spotter_engine::bundle::{TowerKind, Weights};
 use spotter_engine::tower::Layer;
 
-use crate::assemble::Assembled;
-use crate::compare::threads;
 use crate::error::Error;
-use crate::plan::Plans;
-use crate::probes;
-use crate::progress::Tick;
 
 /// Memory limit for the products of one pass, in bytes. Towers whose products need more are run several times.
 const PASS_BYTES_MAX: usize = 256 << 20;
@@ -80,51 +74,11 @@ impl TowerMoments {
     }
 }
 
-/// Observes the towers of `float` that `plans` stores as int4. Of towers that do not run fused, nothing is known.
-pub(crate) fn observe(
-    float: &Assembled,
-    plans: &Plans,
-    scratch: &Path,
-    tick: Tick<'_>,
-) -> Result<[Option<TowerMoments>; 2], Error> {
-    let wanted = |kind: TowerKind| plans.of(kind).weights == Weights::Int4;
-    let [mut image, mut text] = [None, None];
-    if wanted(TowerKind::Image) {
-        let mut preprocessor = float.manifest.preprocessor()?;
-        let tower = float.image_tower(&threads()?)?;
-        let (images, mut pixels) = (probes::others(float.manifest.image_size()), Vec::new());
-        let mut run = |take: &mut (dyn FnMut(&Layer, &[f32]) + Send)| {
-            images.iter().try_for_each(|image| {
-                tick();
-                preprocessor.run(image, &mut pixels)?;
-                Ok(drop(tower.embed_showing(&pixels, take)?))
-            })
-        };
-        if tower.unfused().is_none() {
-            image = Some(observed(&mut run, scratch)?);
-        }
-    }
-    if wanted(TowerKind::Text) {
-        let mut tower = float.text_tower(&threads()?)?;
-        let fused = tower.unfused().is_none();
-        let texts = probes::other_texts(float.manifest.tokenizer.max_length);
-        let mut run = |take: &mut (dyn FnMut(&Layer, &[f32]) + Send)| {
-            texts.iter().try_for_each(|text| {
-                tick();
-                Ok(drop(tower.embed_showing(text, take)?))
-            })
-        };
-        if fused {
-            text = Some(observed(&mut run, scratch)?);
-        }
-    }
-    Ok([image, text])
-}
-
-type Run<'a> = dyn FnMut(&mut (dyn FnMut(&Layer, &[f32]) + Send)) -> Result<(), Error> + 'a;
+/// Runs a tower on all inputs, and shows what each layer reads.
+pub(crate) type Run<'a> = dyn FnMut(&mut (dyn FnMut(&Layer, &[f32]) + Send)) -> Result<(), Error> + 'a;
 
 /// Collects the moments of all steps of a tower that `run` runs on all inputs.
-fn observed(run: &mut Run<'_>, scratch: &Path) -> Result<TowerMoments, Error> {
+pub(crate) fn observed(run: &mut Run<'_>, scratch: &Path) -> Result<TowerMoments, Error> {
     let io = |source| Error::Io { path: scratch.to_owned(), source };
     let mut found = TowerMoments { file: tempfile::tempfile_in(scratch).map_err(io)?, steps: Vec::new() };
     let mut place = 0;

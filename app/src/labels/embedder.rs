@@ -197,4 +197,17 @@ mod tests {
             assert!(kept > 0 && kept == embedder.cache.len(), "{kept} kept, blocked: {journal_is_blocked}");
         }
     }
+
+    #[test]
+    fn the_demo_knows_its_own_labels() {
+        let bundle = demo::bundle().expect("the demo");
+        let file = super::super::demo::configured(&Config::default(), &bundle.manifest().templates).expect("labels");
+        let vocabulary = spotter_engine::vocabulary::Vocabulary::open(&bundle).expect("a tokenizer");
+        let scoring = bundle.manifest().scoring();
+        let mut embedder = Embedder::new(Arc::new(bundle), None, &Threads::default());
+        let embeddings = embedder.embed(&file).expect("embeddings").0;
+        let model =
+            lint::Model { vocabulary: &vocabulary, scoring, embeddings: Some(embeddings.matrix()), blended: &[] };
+        assert_eq!(lint::warnings(&file, &model).expect("readings"), []);
+    }
 }

@@ -250,11 +250,7 @@ mod tests {
     use spotter_engine::bundle::{FileEntry, Padding, PaddingSide, Positions, TokenizerSpec, TruncationSide};
 
     use super::*;
-    #[cfg(feature = "demo")]
-    use crate::bundles::demo;
     use crate::labels::label_file;
-    #[cfg(feature = "demo")]
-    use {crate::labels::embedder::Embedder, spotter_engine::tower::Threads, std::sync::Arc};
 
     fn vocabulary() -> Vocabulary {
         let json = r#"{"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
@@ -389,19 +385,5 @@ mod tests {
         let found = shown_in_order(&file, tokens(&file, &vocabulary()).expect("readings").notes);
         assert_eq!(found.len(), WARNINGS_MAX + 1);
         assert!(found[WARNINGS_MAX].message.ends_with("more warnings"), "{}", found[WARNINGS_MAX]);
-    }
-
-    #[test]
-    #[cfg(feature = "demo")]
-    fn the_demo_knows_its_own_labels() {
-        let bundle = demo::bundle().expect("the demo");
-        let file = crate::labels::demo::configured(&crate::config::Config::default(), &bundle.manifest().templates)
-            .expect("labels");
-        let vocabulary = Vocabulary::open(&bundle).expect("a tokenizer");
-        let scoring = bundle.manifest().scoring();
-        let mut embedder = Embedder::new(Arc::new(bundle), None, &Threads::default());
-        let embeddings = embedder.embed(&file).expect("embeddings").0;
-        let model = Model { vocabulary: &vocabulary, scoring, embeddings: Some(embeddings.matrix()), blended: &[] };
-        assert_eq!(warnings(&file, &model).expect("readings"), []);
     }
 }

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use spotter_engine::printable::{printable, printable_path};
 use thiserror::Error;
 
-use super::name::Name;
+use super::name::{Name, NotAName};
 use crate::checkpoint::CheckpointError;
 
 /// Why a model could not be had by its name.
 #[derive(Debug, Error)]
 pub(crate) enum HubError {
     /// What follows `hf:` is no name.
-    #[error("hf:{}: expected OWNER/NAME or OWNER/NAME@REVISION after `hf:`", printable(.found))]
-    NotAName { found: String },
+    #[error(transparent)]
+    NotAName(#[from] NotAName),
     /// A variable of the environment cannot be used.
     #[error("{key}: expected {expected}, found `{}`", printable(.found))]
     Setting { key: &'static str, expected: &'static str, found: String },

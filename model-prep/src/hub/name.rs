@@ -3,13 +3,19 @@
 use std::fmt;
 use std::path::Path;
 
-use super::HubError;
+use spotter_engine::printable::printable;
+use thiserror::Error;
 
 /// Revision of a name without one.
 const MAIN: &str = "main";
 
 /// Longest name of a model that the hub has, in bytes.
 const NAME_BYTES_MAX: usize = 96;
+
+/// What follows `hf:` is no name.
+#[derive(Debug, Error)]
+#[error("hf:{}: expected OWNER/NAME or OWNER/NAME@REVISION after `hf:`", printable(.0))]
+pub(crate) struct NotAName(String);
 
 /// A model on the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +39,12 @@ impl Name {
     ///
     /// # Errors
     /// What stands after `hf:` is no name.
-    pub(super) fn of(path: &Path) -> Result<Option<Self>, HubError> {
+    pub(super) fn of(path: &Path) -> Result<Option<Self>, NotAName> {
         let Some(text) = path.to_str() else { return Ok(None) };
         if let Some(name) = text.strip_prefix("hf:") {
             return match Self::parse(name) {
                 Some(name) => Ok(Some(name)),
-                None => Err(HubError::NotAName { found: name.to_owned() }),
+                None => Err(NotAName(name.to_owned())),
             };
         }
         let is_path = std::fs::symlink_metadata(path).is_ok();

@@ -100,6 +100,7 @@ impl Builder<'_> {
     /// The share of a normal distribution below `x`, in the reference's order.
     fn laplace(&mut self, name: &str, result: &str, x: &Value) -> Value {
         let graph = &mut self.graph;
+        #[allow(clippy::approx_constant, reason = "the reference rounds it to six digits")]
         let mean = graph.scalar("laplace_mean", 0.707_107);
         let deviation = graph.scalar("laplace_deviation", (0.282_095 * std::f64::consts::SQRT_2) as f32);
         let (one, half) = (graph.scalar("one", 1.0), graph.scalar("half", 0.5));

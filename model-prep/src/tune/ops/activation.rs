@@ -20,6 +20,7 @@ const GELU_CUBIC: f32 = 0.044_715;
 const LEAK: f32 = 0.01;
 
 /// Mean, and standard deviation times the square root of 2, of the normal distribution of `laplace`.
+#[allow(clippy::approx_constant, reason = "the reference rounds both to six digits")]
 const LAPLACE: [f32; 2] = [0.707_107, 0.398_942_57];
 
 /// 1 / sqrt(2 pi), of the normal density.

@@ -1,0 +1,57 @@
+//! Runs float towers on generated images and texts and collects the moments of what their layers read.
+
+use std::path::Path;
+
+use spotter_engine::bundle::{TowerKind, Weights};
+use spotter_engine::tower::Layer;
+
+use crate::assemble::Assembled;
+use crate::compare::threads;
+use crate::error::Error;
+use crate::moments::{TowerMoments, observed};
+use crate::plan::Plans;
+use crate::probes;
+use crate::progress::Tick;
+
+/// Observes the towers of `float` that `plans` stores as int4. Of towers that do not run fused, nothing is known.
+pub(crate) fn observe(
+    float: &Assembled,
+    plans: &Plans,
+    scratch: &Path,
+    tick: Tick<'_>,
+) -> Result<[Option<TowerMoments>; 2], Error> {
+    let wanted = |kind: TowerKind| plans.of(kind).weights == Weights::Int4;
+    let [mut image, mut text] = [None, None];
+    if wanted(TowerKind::Image) {
+        let mut preprocessor = float.manifest.preprocessor()?;
+        let tower = float.image_tower(&threads()?)?;
+        let (images, mut pixels) = (probes::others(float.manifest.image_size()), Vec::new());
+        let mut run = |take: &mut (dyn FnMut(&Layer, &[f32]) + Send)| {
+            images.iter().try_for_each(|image| {
+                tick();
+                preprocessor.run(image, &mut pixels)?;
+                tower.embed_showing(&pixels, take)?;
+                Ok(())
+            })
+        };
+        if tower.unfused().is_none() {
+            image = Some(observed(&mut run, scratch)?);
+        }
+    }
+    if wanted(TowerKind::Text) {
+        let mut tower = float.text_tower(&threads()?)?;
+        let fused = tower.unfused().is_none();
+        let texts = probes::other_texts(float.manifest.tokenizer.max_length);
+        let mut run = |take: &mut (dyn FnMut(&Layer, &[f32]) + Send)| {
+            texts.iter().try_for_each(|text| {
+                tick();
+                tower.embed_showing(text, take)?;
+                Ok(())
+            })
+        };
+        if fused {
+            text = Some(observed(&mut run, scratch)?);
+        }
+    }
+    Ok([image, text])
+}
