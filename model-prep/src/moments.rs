@@ -97,7 +97,8 @@ pub(crate) fn observe(
             images.iter().try_for_each(|image| {
                 tick();
                 preprocessor.run(image, &mut pixels)?;
-                Ok(drop(tower.embed_showing(&pixels, take)?))
+                tower.embed_showing(&pixels, take)?;
+                Ok(())
             })
         };
         if tower.unfused().is_none() {
@@ -111,7 +112,8 @@ pub(crate) fn observe(
         let mut run = |take: &mut (dyn FnMut(&Layer, &[f32]) + Send)| {
             texts.iter().try_for_each(|text| {
                 tick();
-                Ok(drop(tower.embed_showing(text, take)?))
+                tower.embed_showing(text, take)?;
+                Ok(())
             })
         };
         if fused {
