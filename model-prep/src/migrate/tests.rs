@@ -84,6 +84,9 @@ fn outlier_channels_cost_next_to_nothing() {
         let bundle = folder.path().join(format!("bundle-{factor}"));
         export(&checkpoint, &bundle, "test", Weights::Int8, &|| ()).unwrap();
         let report = verify(&bundle, &checkpoint, None, None, &|| ()).unwrap();
+        let top1 = report.top1;
+        assert!(top1.images == 40 && top1.labels == 24 && top1.same >= 38, "{factor} times: {top1:?}");
+        assert!(report.to_string().contains(&format!("the same for {} of 40 images", top1.same)), "{report}");
         let [row] = &report.rows[..] else { panic!("{} rows", report.rows.len()) };
         [row.image.cosine_min, row.text.cosine_min]
     };

@@ -14,8 +14,9 @@ use super::{GROUP, Groups, best_scales, scales, to_4_bits};
 use crate::moments::Moments;
 
 /// Share of the mean of the diagonal that is added to it, so that directions in which few rows point are not taken for
-/// free. More for fewer rows.
-const DAMPING: f32 = 0.01;
+/// free. More for fewer rows. Other inputs differ from the generated ones: of shares from 0.001 to 0.5, those from 0.05 to
+/// 0.2 lose least of a small trained model.
+const DAMPING: f32 = 0.1;
 
 /// Rounds in which single weights are improved.
 const ROUNDS: usize = 2;
