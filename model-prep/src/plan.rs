@@ -88,9 +88,14 @@ impl Plans {
         };
         let (image, text) = (words(&self.image, image_layers), words(&self.text, text_layers));
         let mut recipe = if image == text { image } else { format!("image tower: {image}. Text tower: {text}") };
-        let halves = image_layers.iter().chain(text_layers).filter(|layer| layer.stored == Weights::F16).count();
-        if halves > 0 {
-            recipe.push_str(&format!("; {halves} layers, which cost most, are kept as 16-bit floats"));
+        let layers = image_layers.iter().chain(text_layers);
+        let halves: Vec<&Layer> = layers.filter(|layer| layer.stored == Weights::F16).collect();
+        if !halves.is_empty() {
+            let bytes: u64 = halves.iter().map(|l| l.bytes(Weights::F16) - l.bytes(Weights::Int8)).sum();
+            let (count, kilobytes) = (halves.len(), bytes as f64 / 1e3);
+            recipe.push_str(&format!(
+                "; {count} layers, which cost most, are kept as 16-bit floats, which takes {kilobytes:.1} kB more"
+            ));
         }
         let floats = |plan: &Plan| plan.exceptions.values().filter(|weights| **weights == Weights::F32).count();
         let count = floats(&self.image) + floats(&self.text);

@@ -171,27 +171,20 @@ fn summary(out: &Path, manifest: &Manifest) -> Vec<String> {
     lines
 }
 
-/// Which layers are stored in another way than their tower, in words; `None` if there are none, or a calibration chose
-/// them.
-fn storage_words(manifest: &Manifest) -> Option<String> {
+/// How the towers are stored, in words, and the layers that lose too much as integers; nothing if all layers are stored as
+/// asked for, or a calibration chose.
+fn storage_words(manifest: &Manifest) -> Vec<String> {
     let accuracy = &manifest.quantization;
-    let of = |weights: Weights| -> Vec<&str> {
-        let others = accuracy.exceptions.iter().filter(|(_, stored)| **stored == weights);
-        others.map(|(name, _)| name.as_str()).collect()
-    };
-    let (halves, int8) = (of(Weights::F16), of(Weights::Int8));
-    if accuracy.calibration.is_some() || halves.is_empty() && int8.is_empty() {
-        return None;
+    if accuracy.calibration.is_some() || accuracy.exceptions.is_empty() {
+        return Vec::new();
     }
-    let mut words = Vec::new();
+    let mut lines = vec![printable(&accuracy.recipe).into_owned()];
+    let halves = accuracy.exceptions.iter().filter(|(_, stored)| **stored == Weights::F16);
+    let halves: Vec<_> = halves.map(|(name, _)| printable(name)).collect();
     if !halves.is_empty() {
-        let names = halves.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
-        words.push(format!("{} layers lose much as integers and stay in 16-bit floats: {names}", halves.len()));
+        lines.push(format!("in 16-bit floats: {}", halves.join(", ")));
     }
-    if !int8.is_empty() {
-        words.push(format!("{} layers of an int4 tower are int8", int8.len()));
-    }
-    Some(words.join("; "))
+    lines
 }
 
 fn template(text: &str) -> Result<String, String> {
