@@ -379,7 +379,7 @@ fn take_over(attempt: usize) -> Result<(), String> {
     // New labels are embedded by the running bundle.
     check(&place, "activate b", 0, "");
     watching.until("built-in", "b");
-    place.write("labels.toml", "[[label]]\nname = 'something new'\n");
+    place.write("labels.toml", "[[label]]\nname = 'something new'\nopposites = ['a red wall']\n");
     let start = Instant::now();
     while watching.last.labels[0].name != "something new" {
         assert_eq!(watching.frame(), "b");

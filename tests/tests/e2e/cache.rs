@@ -32,8 +32,10 @@ fn classify(place: &Place) -> Done {
 }
 
 /// Warnings and errors.
+/// Warnings and errors, without doubts of the labels.
 fn said(done: &Done) -> Vec<&str> {
-    done.stderr.lines().filter(|line| ["WARN", "ERROR", "error:"].iter().any(|mark| line.contains(mark))).collect()
+    let is_said = |line: &&str| ["WARN", "ERROR", "error:"].iter().any(|mark| line.contains(mark));
+    done.stderr.lines().filter(is_said).filter(|line| !line.contains("labels.toml:")).collect()
 }
 
 /// Pseudorandom numbers, the same in every run.
