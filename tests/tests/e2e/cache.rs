@@ -31,7 +31,6 @@ fn classify(place: &Place) -> Done {
     finish(&mut place.spotter("classify --json --top-k 1000 --labels labels.toml x.png"))
 }
 
-/// Warnings and errors.
 /// Warnings and errors, without doubts of the labels.
 fn said(done: &Done) -> Vec<&str> {
     let is_said = |line: &&str| ["WARN", "ERROR", "error:"].iter().any(|mark| line.contains(mark));
