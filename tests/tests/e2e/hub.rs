@@ -119,7 +119,7 @@ impl Hub {
     }
 
     fn export(&self, place: &Path, name: &str) -> Output {
-        self.model_prep(place, &["export", name, "--weights", "f32", "--out", "bundle.tar"]).output().unwrap()
+        self.model_prep(place, &["export", name, "--weights", "f32", "--out", "bundle"]).output().unwrap()
     }
 }
 
@@ -290,12 +290,16 @@ fn a_model_is_downloaded_once_into_pythons_cache() {
     let (hub, place) = (Hub::of(&demo()), tempfile::tempdir().unwrap());
     let output = hub.export(place.path(), "owner/model");
     succeeded(&output);
-    assert!(text(&output).contains("bundle.tar: model,"), "{}", text(&output));
-    let local = place.path().join("local.tar");
+    assert!(text(&output).contains("bundle: model,"), "{}", text(&output));
+    let local = place.path().join("local");
     let mut command = hub.model_prep(place.path(), &["export", "--weights", "f32", "--name", "model", "--out"]);
     succeeded(&command.arg(&local).arg(demo()).output().unwrap());
     let bytes = |path: &Path| std::fs::read(path).unwrap();
-    assert!(bytes(&place.path().join("bundle.tar")) == bytes(&local), "the same as from the folder");
+    for file in std::fs::read_dir(&local).unwrap() {
+        let name = file.unwrap().file_name();
+        let found = bytes(&place.path().join("bundle").join(&name));
+        assert!(found == bytes(&local.join(&name)), "{name:?} is not the same as from the folder");
+    }
     // Weights once, nothing that is not read.
     let asked = hub.asked();
     for name in ["README.md", "flax_model.msgpack"] {
@@ -324,7 +328,7 @@ fn a_model_is_downloaded_once_into_pythons_cache() {
     let message = error(&offline.env("HF_HUB_OFFLINE", "1").output().unwrap());
     assert!(message.contains("owner/other: not in the cache") && message.contains("HF_HUB_OFFLINE"), "{message}");
     // A hub that cannot be reached leaves what is in the cache.
-    let mut unreachable = hub.model_prep(place.path(), &["verify", "bundle.tar", "--checkpoint", "owner/model"]);
+    let mut unreachable = hub.model_prep(place.path(), &["verify", "bundle", "--checkpoint", "owner/model"]);
     let output = unreachable.env("HF_ENDPOINT", "http://127.0.0.1:9").output().unwrap();
     succeeded(&output);
     assert!(text(&output).contains("using what was downloaded before"), "{}", text(&output));
@@ -414,7 +418,7 @@ fn what_the_hub_refuses_or_sends_wrong_is_said_with_what_to_do() {
         hub.fault(fault);
         let message = error(&hub.export(place.path(), name));
         assert!(parts.iter().all(|part| message.contains(part)), "{what}: {message}");
-        assert!(!place.path().join("bundle.tar").exists(), "{what}");
+        assert!(!place.path().join("bundle").exists(), "{what}");
     }
     // What was damaged is not kept.
     hub.fault(None);
