@@ -22,7 +22,7 @@ DEMO = ROOT / "model-prep/demo/checkpoint"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PYTHON = """
 import huggingface_hub, sys
-print(huggingface_hub.snapshot_download("owner/demo", local_files_only=len(sys.argv) > 1, ignore_patterns=["*.md"]))
+print(huggingface_hub.snapshot_download("owner/demo", local_files_only=len(sys.argv) > 1))
 """
 
 
