@@ -1,6 +1,6 @@
 //! Measures of a view: whether it is too dark, covered or blurred for any label to be judged, and whether it has changed.
 //!
-//! They are taken from a small image, whose shorter side has [`CELLS`] cells: from each of red, green and blue, of which the one
+//! They are taken from a small image, whose shorter side has 48 cells: from each of red, green and blue, of which the one
 //! that shows most counts, since outlines may be between colours of the same brightness. Bounds were chosen on 2,500
 //! photographs (Flickr8k, Tiny-ImageNet, CIFAR-10) and the same ones degraded; their distance from every undegraded
 //! photograph with sides of 64 pixels and more is given at each.
