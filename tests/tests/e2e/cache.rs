@@ -31,10 +31,11 @@ fn classify(place: &Place) -> Done {
     finish(&mut place.spotter("classify --json --top-k 1000 --labels labels.toml x.png"))
 }
 
-/// Warnings and errors, without doubts of the labels.
+/// Warnings and errors, without doubts about how the labels compete.
 fn said(done: &Done) -> Vec<&str> {
     let is_said = |line: &&str| ["WARN", "ERROR", "error:"].iter().any(|mark| line.contains(mark));
-    done.stderr.lines().filter(is_said).filter(|line| !line.contains("labels.toml:")).collect()
+    let is_rivalry = |line: &str| line.contains("labels.toml:") && !line.contains("unknown");
+    done.stderr.lines().filter(is_said).filter(|line| !is_rivalry(line)).collect()
 }
 
 /// Pseudorandom numbers, the same in every run.
