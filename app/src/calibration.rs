@@ -25,7 +25,7 @@ const FOLDER: &str = "calibrations";
 /// Version of the format; others are not read.
 const FORMAT: u32 = 1;
 
-/// Largest file: a thousand labels with long names.
+/// Largest file: ten thousand labels with long names.
 const BYTES_MAX: u64 = 4 << 20;
 
 /// Hexadecimal digits of a file's name, enough for the cameras of a board.
@@ -158,35 +158,38 @@ pub(crate) fn load(config: &Config) -> Result<Option<Calibration>> {
     Ok(Some(found))
 }
 
-/// What `spotter check` and the log say about a calibration that is not used; `None` if it is, or if there is none.
-pub(crate) fn problem(config: &Config, manifest: &Manifest, file: &LabelFile) -> Option<String> {
-    match load(config) {
-        Err(error) => Some(format!("{error:#}; the calibration is not used, run `spotter calibrate` again")),
-        Ok(found) => found.and_then(|found| {
-            let changed = found.stale(manifest, file)?;
-            let (camera, time) = (&found.camera, &found.time);
-            Some(format!(
-                "the calibration of {camera} is stale and not used: {changed} changed since {time}; run `spotter \
-                 calibrate` again, or live with the default thresholds"
-            ))
-        }),
+/// The calibration that is used, if there is one; else why it is not.
+fn usable(config: &Config, manifest: &Manifest, file: &LabelFile) -> Result<Option<Calibration>, String> {
+    let found = load(config)
+        .map_err(|error| format!("{error:#}; the calibration is not used, run `spotter calibrate` again"))?;
+    match found.as_ref().and_then(|found| Some((found, found.stale(manifest, file)?))) {
+        None => Ok(found),
+        Some((Calibration { camera, time, .. }, changed)) => Err(format!(
+            "the calibration of {camera} is stale and not used: {changed} changed since {time}; run `spotter calibrate` \
+             again, or live with the default thresholds"
+        )),
     }
+}
+
+/// What `spotter check` says about a calibration that is not used; `None` if it is, or if there is none.
+pub(crate) fn problem(config: &Config, manifest: &Manifest, file: &LabelFile) -> Option<String> {
+    usable(config, manifest, file).err()
 }
 
 /// The rules of `file`, with the thresholds of the camera's calibration if it has one that holds. One that does not is
 /// reported.
 pub(crate) fn rules(config: &Config, manifest: &Manifest, file: &LabelFile) -> Arc<Rules> {
-    if let Some(problem) = problem(config, manifest, file) {
-        log::warn!("{problem}");
-        return Arc::clone(&file.rules);
-    }
-    match load(config) {
+    match usable(config, manifest, file) {
         Ok(Some(found)) => {
             let Calibration { camera, time, minutes, .. } = &found;
             log::info!("thresholds: those of the calibration of {camera}, made {time} from {minutes:.1} minutes");
             Arc::new(found.apply(file))
         }
-        _ => Arc::clone(&file.rules),
+        Ok(None) => Arc::clone(&file.rules),
+        Err(problem) => {
+            log::warn!("{problem}");
+            Arc::clone(&file.rules)
+        }
     }
 }
 

@@ -135,6 +135,17 @@ pub(crate) fn full_name(question: Option<&str>, name: &str) -> String {
     question.map_or_else(|| name.to_owned(), |question| format!("{question}: {name}"))
 }
 
+/// What is wrong with the view, for people; `None` if the reason is another.
+pub(crate) fn flaw_of_view(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::Dark => Some("the view is dark"),
+        Reason::Covered => Some("the view is covered"),
+        Reason::Blurred => Some("the view is blurred"),
+        Reason::Frozen => Some("the view is frozen"),
+        Reason::BelowThreshold | Reason::SourceLost | Reason::LabelsChanged => None,
+    }
+}
+
 /// The time of a moment.
 pub(crate) fn timestamp(moment: Moment) -> jiff::Timestamp {
     jiff::Timestamp::from_microsecond(moment.unix_us).unwrap_or_default()

@@ -3,6 +3,7 @@
 pub(crate) mod children;
 mod control;
 pub(crate) mod group;
+pub(crate) mod last_words;
 pub(crate) mod memory;
 mod stop;
 pub(crate) mod supervise;

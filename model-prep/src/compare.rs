@@ -1,6 +1,7 @@
 //! Runs towers on the built-in probes and compares two sets of embeddings.
 
 use spotter_engine::bundle::Manifest;
+use spotter_engine::picture::Picture;
 use spotter_engine::tower::{ImageTower, TextTower};
 
 use crate::error::Error;
@@ -22,54 +23,54 @@ pub struct Agreement {
 
 /// Embeds the probe images, preprocessed as the bundle says.
 pub(crate) fn image_probes(tower: &ImageTower, manifest: &Manifest, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
-    let mut preprocessor = manifest.preprocessor()?;
-    let mut pixels = Vec::new();
-    let embed = |image: &_| {
-        preprocessor.run(image, &mut pixels)?;
-        tick();
-        Ok(tower.embed(&pixels)?)
-    };
-    probes::images(manifest.image_size()).iter().map(embed).collect()
+    embed_images(tower, manifest, &probes::images(manifest.image_size()), tick)
 }
 
-/// Embeds the images of a verification: the probe images and scenes as a camera sees them.
+/// Embeds the images of a verification.
 pub(crate) fn verification_images(
     tower: &ImageTower,
     manifest: &Manifest,
     tick: Tick<'_>,
 ) -> Result<Vec<Vec<f32>>, Error> {
+    embed_images(tower, manifest, &probes::verification_images(manifest.image_size()), tick)
+}
+
+fn embed_images(
+    tower: &ImageTower,
+    manifest: &Manifest,
+    images: &[Picture],
+    tick: Tick<'_>,
+) -> Result<Vec<Vec<f32>>, Error> {
     let mut preprocessor = manifest.preprocessor()?;
     let mut pixels = Vec::new();
-    let embed = |image: &_| {
+    let embed = |image: &Picture| {
         preprocessor.run(image, &mut pixels)?;
         tick();
         Ok(tower.embed(&pixels)?)
     };
-    let size = manifest.image_size();
-    probes::images(size).iter().chain(&probes::scenes(size)).map(embed).collect()
+    images.iter().map(embed).collect()
 }
 
-/// Embeds the texts of a verification: the probe prompts, and texts of one token up to the limit of `manifest`.
+/// Embeds the texts of a verification.
 pub(crate) fn verification_texts(
     tower: &mut TextTower,
     manifest: &Manifest,
     tick: Tick<'_>,
 ) -> Result<Vec<Vec<f32>>, Error> {
-    let mut embeddings = text_probes(tower, tick)?;
-    for text in probes::texts(manifest.tokenizer.max_length) {
-        tick();
-        embeddings.push(tower.embed(&text)?);
-    }
-    Ok(embeddings)
+    embed_texts(tower, &probes::verification_texts(manifest.tokenizer.max_length), tick)
 }
 
 /// Embeds the probe prompts.
 pub(crate) fn text_probes(tower: &mut TextTower, tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
-    let embed = |prompt: &str| {
+    embed_texts(tower, &probes::prompts(), tick)
+}
+
+fn embed_texts(tower: &mut TextTower, texts: &[impl AsRef<str>], tick: Tick<'_>) -> Result<Vec<Vec<f32>>, Error> {
+    let embed = |text: &_| {
         tick();
-        Ok(tower.embed(prompt)?)
+        Ok(tower.embed(AsRef::as_ref(text))?)
     };
-    probes::prompts().into_iter().map(embed).collect()
+    texts.iter().map(embed).collect()
 }
 
 impl Agreement {

@@ -24,7 +24,6 @@ pub mod plan;
 pub mod probes;
 mod progress;
 mod quantize;
-mod svg;
 mod tensor_file;
 pub mod towers;
 pub mod tune;

@@ -23,9 +23,15 @@ pub(crate) fn observed(size: [usize; 2]) -> Vec<Picture> {
     drawn.chain(scenes::images(size).into_iter().step_by(3)).collect()
 }
 
-/// Scenes with the spectra of photographs: in daylight, dark, bright, noisy, plain, and almost uniform.
-pub(crate) fn scenes(size: [usize; 2]) -> Vec<Picture> {
-    scenes::images(size)
+/// The images of a verification: [`images`], and scenes with the spectra of photographs: in daylight, dark, bright, noisy,
+/// plain, and almost uniform.
+pub(crate) fn verification_images(size: [usize; 2]) -> Vec<Picture> {
+    images(size).into_iter().chain(scenes::images(size)).collect()
+}
+
+/// The texts of a verification: [`prompts`], and texts of one token up to `tokens_max`.
+pub(crate) fn verification_texts(tokens_max: usize) -> Vec<String> {
+    prompts().into_iter().map(str::to_owned).chain(texts(tokens_max)).collect()
 }
 
 /// Images that are none of the others, on which weights are rounded: scenes, and a few that are drawn.
@@ -54,7 +60,7 @@ const WORDS_MAX: usize = 512;
 
 /// Texts of the words of [`prompts`], mixed: of one word, and of about one and a half times as many up to `tokens_max`,
 /// so that the longest has at least as many tokens. Two of each length.
-pub(crate) fn texts(tokens_max: usize) -> Vec<String> {
+fn texts(tokens_max: usize) -> Vec<String> {
     let words: Vec<&str> = prompts().into_iter().flat_map(str::split_whitespace).collect();
     let longest = tokens_max.clamp(1, WORDS_MAX);
     let mut random = Random(1);
@@ -155,7 +161,7 @@ mod tests {
         for (index, image) in images.iter().enumerate() {
             assert!(images[..index].iter().all(|other| other.rgb != image.rgb), "image {index} is a copy");
         }
-        for (index, scene) in scenes([48, 32]).iter().enumerate() {
+        for (index, scene) in scenes::images([48, 32]).iter().enumerate() {
             assert_eq!(scene.rgb.len(), 48 * 32 * 3, "scene {index}");
             assert!(scene.rgb.iter().any(|value| *value != scene.rgb[0]), "scene {index} is uniform");
         }

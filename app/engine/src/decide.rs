@@ -153,7 +153,12 @@ impl Decider {
     /// # Panics
     /// If a label is not in the rules.
     pub fn frame(&mut self, now: Moment, probabilities: impl IntoIterator<Item = (usize, f32)>) {
-        self.changes.clear();
+        let seconds = self.take(now, probabilities);
+        self.judge(now, seconds);
+    }
+
+    /// Takes the probabilities of a frame; returns the seconds since the one before.
+    fn take(&mut self, now: Moment, probabilities: impl IntoIterator<Item = (usize, f32)>) -> f64 {
         self.probabilities.fill(0.0);
         for (label, probability) in probabilities {
             self.probabilities[label] = if probability.is_finite() { probability } else { 0.0 };
@@ -161,6 +166,12 @@ impl Decider {
         let seconds = self.last.map_or(0.0, |last| now.since(last).as_secs_f64());
         // An older frame than the last one has no weight, and does not turn back the time.
         self.last = self.last.filter(|last| last.elapsed > now.elapsed).or(Some(now));
+        seconds
+    }
+
+    /// Decides about the frame that was taken, `seconds` after the one before.
+    fn judge(&mut self, now: Moment, seconds: f64) {
+        self.changes.clear();
         let rules = Arc::clone(&self.rules);
         let step = Step::new(now, seconds, rules.smooth_s);
         for label in rules.lone() {

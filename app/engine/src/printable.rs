@@ -1,4 +1,4 @@
-//! Escaping untrusted text for one line of a terminal or a log.
+//! Escaping untrusted text for one line of a terminal or a log, and for XML.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,21 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// Escapes a path as [`printable`] does, with U+FFFD in place of bytes that are not UTF-8.
 pub fn printable_path(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
+}
+
+/// Escapes text for XML, as in an SVG image. Control characters, which XML cannot hold, are left out.
+pub fn xml(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars().filter(|character| !character.is_control()) {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            _ => out.push(character),
+        }
+    }
+    out
 }
 
 /// Serialises a path or an optional path, with U+FFFD in place of bytes that are not UTF-8, which text formats cannot

@@ -12,8 +12,6 @@ mod share;
 
 pub use batch::LossError;
 
-use std::sync::LazyLock;
-
 use serde::{Deserialize, Serialize};
 
 #[cfg(doc)]
@@ -116,10 +114,10 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
     let (factor, bias) = scoring.factor_and_bias();
     let matrix = labels.matrix();
     let rows = matrix.as_slice().expect("the matrix of a label set is contiguous");
-    let mut cosines = [0.0; BLOCK];
+    let (kernels, mut cosines) = (Kernels::best(), [0.0; BLOCK]);
     for (block, rows) in rows.chunks(BLOCK * image.len().max(1)).enumerate() {
         let cosines = &mut cosines[..rows.len() / image.len()];
-        kernels().dots(rows, image, cosines);
+        kernels.dots(rows, image, cosines);
         scores.extend(cosines.iter().enumerate().map(|(row, &cosine)| {
             let label = block * BLOCK + row;
             Score { label, cosine, logit: cosine * factor + bias, probability: 0.0 }
@@ -143,12 +141,6 @@ pub fn score(image: &[f32], labels: &LabelEmbeddings, scoring: &Scoring, scores:
 
 /// Labels that are compared with an image at a time.
 const BLOCK: usize = 64;
-
-/// The fastest kernels of this CPU, looked for once.
-fn kernels() -> &'static Kernels {
-    static BEST: LazyLock<&Kernels> = LazyLock::new(Kernels::best);
-    *BEST
-}
 
 /// `1 / (1 + exp(-x))`, in a form whose exponential cannot overflow.
 fn sigmoid(x: f32) -> f32 {

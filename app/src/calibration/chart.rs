@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use spotter_engine::decide::calibrate::{FitKind, Fitted};
 use spotter_engine::decide::{LabelRules, Rules};
+use spotter_engine::printable::xml;
 
 /// Labels that are drawn, those with the most false alarms first; more would not fit a page.
 const LABELS_MAX: usize = 60;
@@ -25,7 +26,7 @@ pub(crate) fn draw(title: &str, names: &[String], rules: &Rules, fitted: &Fitted
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" \
          font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"10\" y=\"22\" \
          font-size=\"15\">{}</text>\n",
-        escaped(title)
+        xml(title)
     );
     text(&mut svg, (NAMES + SCALE + 16.0, TOP - 12.0), "false alarms a day");
     for tenth in (0..=10).step_by(2) {
@@ -64,7 +65,7 @@ pub(crate) fn rate(per_day: f64) -> String {
 }
 
 fn text(svg: &mut String, (x, y): (f64, f64), text: &str) {
-    let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\">{}</text>", escaped(text));
+    let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\">{}</text>", xml(text));
 }
 
 /// A name that fits its column.
@@ -74,20 +75,6 @@ fn shortened(name: &str) -> String {
         return name.to_owned();
     }
     name.chars().take(CHARACTERS - 1).chain(['…']).collect()
-}
-
-/// Text for XML, which cannot hold control characters.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars().filter(|character| !character.is_control()) {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            _ => out.push(character),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

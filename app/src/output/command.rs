@@ -12,17 +12,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{PidfdFlags, Signal, pidfd_open};
-use spotter_engine::printable::printable;
 
 use super::json;
 use super::notice::{Failure, Notice, Sender};
 use crate::process::Stop;
 use crate::process::children::{POLL_EVERY, has_ended};
 use crate::process::group::{self, END_GRACE, Group};
+use crate::process::last_words::LastWords;
 use crate::process::wake::Wake;
-
-/// Bytes of a program's standard error that are kept: the last ones, for one line.
-const SAID_BYTES: usize = 600;
 
 /// Starts a program for each notice.
 #[derive(Debug)]
@@ -57,7 +54,7 @@ impl CommandSender {
         let mut command = group::command(&self.program);
         command.args(&self.arguments).stdin(file).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut group = Group::start(&mut command)?;
-        let mut said = Said { pipe: group.take_stderr(), end: Vec::new() };
+        let mut said = Said { pipe: group.take_stderr(), words: LastWords::default() };
         if let Some(pipe) = &said.pipe {
             ioctl_fionbio(pipe, true)?;
         }
@@ -69,7 +66,7 @@ impl CommandSender {
         };
         let status = group.end(signal);
         said.read();
-        Ok((stopped.unwrap_or(Ending::Exited(status)), said.line()))
+        Ok((stopped.unwrap_or(Ending::Exited(status)), said.words.line()))
     }
 
     /// Waits until the program has ended, the time is over, or `stop` is set.
@@ -130,7 +127,7 @@ impl Sender for CommandSender {
 struct Said {
     /// `None` once it is closed.
     pipe: Option<ChildStderr>,
-    end: Vec<u8>,
+    words: LastWords,
 }
 
 impl Said {
@@ -143,23 +140,12 @@ impl Said {
             let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut piece) {
                 Ok(0) => self.pipe = None,
-                Ok(count) => {
-                    self.end.extend_from_slice(&piece[..count]);
-                    let past = self.end.len().saturating_sub(SAID_BYTES);
-                    self.end.drain(..past);
-                }
+                Ok(count) => self.words.add(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => self.pipe = None,
             }
         }
-    }
-
-    /// The last lines, joined to one, after a colon; empty if there are none.
-    fn line(&self) -> String {
-        let text = String::from_utf8_lossy(&self.end);
-        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(printable).collect();
-        if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
     }
 }
 
@@ -178,19 +164,6 @@ mod tests {
         let words = ["sh", "-c", script].map(str::to_owned);
         let notice = notice(ChangeKind::Start, 7, None, Some("cat"), 10);
         CommandSender::new(&words, timeout).send(&notice, &Stop::new()).map_err(|failure| failure.message)
-    }
-
-    /// Waits until a process has ended; the kernel takes a moment, and a zombie waits for its new parent.
-    fn wait_for_end(id: &str) {
-        let start = Instant::now();
-        loop {
-            let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
-            if state.is_empty() || state.contains(") Z ") || state.contains(") X ") {
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "{state}");
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 
     const LONG: Duration = Duration::from_secs(600);
@@ -247,7 +220,7 @@ mod tests {
             let (script, file) = leaving(folder.path(), then);
             let limit = if then == "wait" { Duration::from_millis(300) } else { LONG };
             assert_eq!(send(&script, limit).is_ok(), then == "exit 0", "{then}");
-            wait_for_end(&std::fs::read_to_string(file).unwrap());
+            group::wait_until_gone(&std::fs::read_to_string(file).unwrap());
         }
     }
 
@@ -268,6 +241,6 @@ mod tests {
         let failure = sender.send(&notice(ChangeKind::Start, 7, None, Some("cat"), 10), &stop).unwrap_err();
         assert_eq!(failure.message, "this program ended first");
         thread.join().unwrap();
-        wait_for_end(&std::fs::read_to_string(file).unwrap());
+        group::wait_until_gone(&std::fs::read_to_string(file).unwrap());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use spotter_engine::decide::{ChangeKind, Reason};
 
-use super::{Decision, full_name};
+use super::{Decision, flaw_of_view, full_name};
 use crate::process::Stop;
 
 pub(crate) use self::picture::NoticePicture;
@@ -55,12 +55,8 @@ impl Notice {
         let Some(label) = label else {
             let why = match change.reason {
                 Some(Reason::SourceLost) => "the camera is lost",
-                Some(Reason::Dark) => "the view is dark",
-                Some(Reason::Covered) => "the view is covered",
-                Some(Reason::Blurred) => "the view is blurred",
-                Some(Reason::Frozen) => "the view is frozen",
                 Some(Reason::LabelsChanged) => "its labels were changed",
-                Some(Reason::BelowThreshold) | None => "no answer is likely enough",
+                other => other.and_then(flaw_of_view).unwrap_or("no answer is likely enough"),
             };
             return format!("{}: unknown, {why}", question.unwrap_or_default());
         };
@@ -68,14 +64,11 @@ impl Notice {
         if change.kind == ChangeKind::End {
             let lasted = change.at.since(change.since).as_secs_f64();
             let why = match change.reason {
-                Some(Reason::SourceLost) => ", the camera is lost",
-                Some(Reason::Dark) => ", the view is dark",
-                Some(Reason::Covered) => ", the view is covered",
-                Some(Reason::Blurred) => ", the view is blurred",
-                Some(Reason::Frozen) => ", the view is frozen",
-                Some(Reason::LabelsChanged) => ", its label was changed",
-                Some(Reason::BelowThreshold) | None => "",
+                Some(Reason::SourceLost) => Some("the camera is lost"),
+                Some(Reason::LabelsChanged) => Some("its label was changed"),
+                other => other.and_then(flaw_of_view),
             };
+            let why = why.map_or_else(String::new, |why| format!(", {why}"));
             return format!("{name}: over after {lasted:.0} s{why}");
         }
         let percent = change.figures.map(|figures| format!(" ({:.0} %)", figures.probability * 100.0));

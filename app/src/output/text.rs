@@ -12,7 +12,7 @@ use spotter_engine::decide::{Reason, State};
 use spotter_engine::printable::printable_path;
 
 use self::layout::{Row, Size, lines, rows_taken};
-use super::{Output, Report, full_name, timestamp};
+use super::{Output, Report, flaw_of_view, full_name, timestamp};
 use crate::output::json::ms;
 
 /// Shortest time between two redraws: faster ones cannot be read and cost the board time.
@@ -105,23 +105,20 @@ impl Output for Table {
 /// The line of states below the labels.
 fn states(report: &Report) -> String {
     let shown: Vec<String> = report.states.iter().map(|state| describe(state, Some(report.time))).collect();
-    match report.view {
+    match report.view.and_then(why) {
         _ if !shown.is_empty() => shown.join(", "),
-        Some(reason) => format!("nothing can be judged: {}", why(reason)),
+        Some(why) => format!("nothing can be judged: {why}"),
         None => "nothing has reached its threshold".to_owned(),
     }
 }
 
-/// A reason for people.
-fn why(reason: Reason) -> &'static str {
+/// A reason for people; `None` if it goes without saying.
+fn why(reason: Reason) -> Option<&'static str> {
     match reason {
-        Reason::BelowThreshold => "below its threshold",
-        Reason::SourceLost => "source lost",
-        Reason::Dark => "the view is dark",
-        Reason::Covered => "the view is covered",
-        Reason::Blurred => "the view is blurred",
-        Reason::Frozen => "the view is frozen",
-        Reason::LabelsChanged => "labels changed",
+        Reason::BelowThreshold => None,
+        Reason::SourceLost => Some("source lost"),
+        Reason::LabelsChanged => Some("labels changed"),
+        other => flaw_of_view(other),
     }
 }
 
@@ -130,10 +127,7 @@ fn describe(state: &State, time: Option<Timestamp>) -> String {
     let name = match (&state.label, &state.question) {
         (Some(label), question) => full_name(question.as_deref(), label),
         (None, question) => {
-            let why = match state.reason {
-                Some(Reason::BelowThreshold) | None => String::new(),
-                Some(reason) => format!(" ({})", why(reason)),
-            };
+            let why = state.reason.and_then(why).map_or_else(String::new, |why| format!(" ({why})"));
             full_name(question.as_deref(), &format!("unknown{why}"))
         }
     };

@@ -111,6 +111,20 @@ impl Drop for Group {
     }
 }
 
+/// Waits until a process has ended: the kernel takes a moment, and a zombie waits for its new parent.
+#[cfg(test)]
+pub(crate) fn wait_until_gone(id: &str) {
+    let start = std::time::Instant::now();
+    loop {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
+        if state.is_empty() || state.contains(") Z ") || state.contains(") X ") {
+            return;
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{state}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,18 +7,14 @@ use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::process::Signal;
-use spotter_engine::printable::printable;
-
 use super::pipe::{Keeper, Pipe};
 use super::stream::{FIRST_FRAME, JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError};
 use crate::process::Stop;
 use crate::process::group::{self, END_GRACE, Group};
+use crate::process::last_words::LastWords;
 use crate::process::supervise::{fault_point, spawn};
-
-/// Bytes of a program's standard error that are kept: the last ones, for one line.
-const SAID_BYTES: usize = 600;
+use rustix::process::Signal;
 
 /// Introduces what a program wrote instead of a frame.
 const AFTER: &str = ", after writing";
@@ -29,7 +25,7 @@ pub(super) struct CommandSource {
     group: Group,
     stream: JpegStream,
     /// The end of the program's standard error.
-    said: Arc<Mutex<Vec<u8>>>,
+    said: Arc<Mutex<LastWords>>,
     /// Disconnected once standard error has ended.
     listening: Receiver<()>,
     /// Keep both pipes open as long as this exists.
@@ -52,7 +48,7 @@ impl CommandSource {
         let (out, err) = (group.take_stdout().ok_or_else(missing)?, group.take_stderr().ok_or_else(missing)?);
         let failed = |source| SourceError::Start { name: program.into(), source };
         let ((out, keeps_out), (err, keeps_err)) = (Pipe::new(out).map_err(failed)?, Pipe::new(err).map_err(failed)?);
-        let said = Arc::new(Mutex::new(Vec::new()));
+        let said = Arc::new(Mutex::new(LastWords::default()));
         let heard = Arc::clone(&said);
         let (ends, listening) = channel();
         let listener = move || {
@@ -78,11 +74,7 @@ impl CommandSource {
         // Something that the program left behind may keep its standard error open.
         let _ = self.listening.recv_timeout(END_GRACE);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&said);
-        // A carriage return rewrites a line, as progress does.
-        let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
-        let lines: Vec<_> = lines.map(printable).collect();
-        if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
+        said.line()
     }
 }
 
@@ -119,17 +111,14 @@ impl Source for CommandSource {
 }
 
 /// Reads a program's standard error and keeps its end.
-fn listen(mut pipe: impl Read, said: &Mutex<Vec<u8>>) {
+fn listen(mut pipe: impl Read, said: &Mutex<LastWords>) {
     let mut piece = [0; 1024];
     fault_point("listener");
     loop {
         match pipe.read(&mut piece) {
             Ok(0) => return,
             Ok(count) => {
-                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-                said.extend_from_slice(&piece[..count]);
-                let past = said.len().saturating_sub(SAID_BYTES);
-                said.drain(..past);
+                said.lock().unwrap_or_else(PoisonError::into_inner).add(&piece[..count]);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => return,
@@ -194,16 +183,7 @@ mod tests {
         let script = format!("sleep 100 & echo $! > {}; echo hm >&2; {TINY}; wait", file.display());
         check(&script, 300, 1, "sh: no frame within 0.3 s: hm");
         let id = std::fs::read_to_string(file).unwrap();
-        // The kernel takes a moment to end it, and it may be a zombie until its new parent reaps it.
-        let start = Instant::now();
-        loop {
-            let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
-            if state.is_empty() || state.contains(") Z ") || state.contains(") X ") {
-                break;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "{state}");
-            thread::sleep(POLL_EVERY);
-        }
+        group::wait_until_gone(&id);
         let script = format!("{}busy'; exec sleep 100", TINY.trim_end_matches('\''));
         check(&script, 300, 1, "sh: no frame within 0.3 s, after writing `busy`");
     }

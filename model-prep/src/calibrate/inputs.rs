@@ -46,15 +46,13 @@ impl Inputs {
     /// The built-in images and texts of a verification.
     pub(super) fn built_in(manifest: &Manifest) -> Result<Self, Error> {
         let mut preprocessor = manifest.preprocessor()?;
-        let size = manifest.image_size();
         let mut pixels = Vec::new();
-        for image in probes::images(size).iter().chain(&probes::scenes(size)) {
+        for image in &probes::verification_images(manifest.image_size()) {
             let mut values = Vec::new();
             preprocessor.run(image, &mut values)?;
             pixels.push(values);
         }
-        let prompts = probes::prompts().into_iter().map(str::to_owned);
-        Ok(Self { pixels, prompts: prompts.chain(probes::texts(manifest.tokenizer.max_length)).collect() })
+        Ok(Self { pixels, prompts: probes::verification_texts(manifest.tokenizer.max_length) })
     }
 
     /// Reads up to [`IMAGES`] images, evenly spaced over the sorted paths in the folder; fewer if they are large.

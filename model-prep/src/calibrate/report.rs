@@ -5,8 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use spotter_engine::bundle::{LayerKind, LayerStorage, Manifest, Weights};
-
-use crate::svg::escaped;
+use spotter_engine::printable::xml;
 
 /// Number of layers in the Markdown report's table; the plot and the manifest have all of them.
 const LISTED: usize = 12;
@@ -123,7 +122,7 @@ pub fn svg(layers: &[LayerStorage]) -> String {
             Weights::F16 | Weights::F32 => "#c33",
         };
         let (text_y, text_x) = (y + LINE - 5, NAMES - 6);
-        let name = escaped(&layer.name);
+        let name = xml(&layer.name);
         let _ = writeln!(
             svg,
             "<text x=\"{text_x}\" y=\"{text_y}\" text-anchor=\"end\">{name}</text><rect x=\"{NAMES}\" y=\"{y}\" \

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use spotter_engine::printable::xml;
+
 use super::classification::Classification;
-use crate::svg::escaped;
 
 /// Largest number of classes at which cells are large enough to show their counts.
 const COUNTED_CLASSES_MAX: usize = 30;
@@ -41,7 +42,7 @@ pub fn svg(found: &Classification) -> String {
         "<rect x=\"{left}\" y=\"{top}\" width=\"{side}\" height=\"{side}\" fill=\"#f7f7f7\" stroke=\"#999\"/>"
     );
     for (place, class) in found.order.iter().enumerate() {
-        let name = escaped(&shortened(&found.classes[*class].name));
+        let name = xml(&shortened(&found.classes[*class].name));
         let middle = place * cell + cell / 2;
         let baseline = middle + font / 3;
         let (x, y) = (left + baseline, top - 5);
@@ -66,7 +67,7 @@ fn draw_cell(out: &mut String, found: &Classification, [truth, answer]: [usize; 
     let colour = if truth == answer { "#0b5cad" } else { "#c22d1d" };
     // Keeps a single image of many visible.
     let opacity = 0.08 + 0.92 * share;
-    let (truth, predicted) = (escaped(&found.classes[truth].name), escaped(&found.classes[answer].name));
+    let (truth, predicted) = (xml(&found.classes[truth].name), xml(&found.classes[answer].name));
     let _ = writeln!(
         out,
         "<rect x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\" fill=\"{colour}\" fill-opacity=\"{opacity:.3}\">\

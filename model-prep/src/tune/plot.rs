@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use spotter_engine::printable::xml;
+
 use super::state::{Epoch, Progress};
-use crate::svg::escaped;
 
 /// Size of one panel, and the space around it, in pixels.
 const PANEL: [f64; 2] = [640.0, 180.0];
@@ -50,7 +51,7 @@ pub(super) fn svg(progress: &Progress, title: &str) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"{MARGIN}\" y=\"24\" \
          font-size=\"15\">{}</text>\n",
-        escaped(title)
+        xml(title)
     );
     let steps = progress.losses.len().max(1) as f64;
     for (index, (name, curves)) in panels.iter().enumerate() {
@@ -85,7 +86,7 @@ fn panel(out: &mut String, top: f64, name: &str, curves: &[Curve], steps: f64) {
          <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{low:.3}</text>\n\
          <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{steps} steps</text>",
         top - 6.0,
-        escaped(name),
+        xml(name),
         MARGIN - 4.0,
         top + 10.0,
         MARGIN - 4.0,
@@ -104,7 +105,7 @@ fn panel(out: &mut String, top: f64, name: &str, curves: &[Curve], steps: f64) {
             points.join(" "),
             MARGIN + width - 6.0,
             top + 16.0 + 16.0 * index as f64,
-            escaped(name)
+            xml(name)
         );
     }
 }

@@ -52,9 +52,7 @@ pub struct Watch {
     starts: Vec<u32>,
     /// The thresholds and their releases.
     levels: Vec<(f32, f32)>,
-    probabilities: Vec<f32>,
     seconds: f64,
-    last: Option<Moment>,
     frames: u64,
 }
 
@@ -120,9 +118,7 @@ impl Watch {
             tracks: vec![Track::default(); labels * LEVELS],
             starts: vec![0; labels * LEVELS],
             levels: (0..LEVELS).map(level).collect(),
-            probabilities: vec![0.0; labels],
             seconds: 0.0,
-            last: None,
             frames: 0,
         }
     }
@@ -132,12 +128,7 @@ impl Watch {
     /// # Panics
     /// If a label is not in the rules.
     pub fn frame(&mut self, now: Moment, probabilities: impl IntoIterator<Item = (usize, f32)>) {
-        self.probabilities.fill(0.0);
-        for (label, probability) in probabilities {
-            self.probabilities[label] = if probability.is_finite() { probability } else { 0.0 };
-        }
-        let seconds = self.last.map_or(0.0, |last| now.since(last).as_secs_f64());
-        self.last = self.last.filter(|last| last.elapsed > now.elapsed).or(Some(now));
+        let seconds = self.decider.take(now, probabilities);
         self.seconds += seconds;
         self.frames += 1;
         self.decide(now, seconds);
@@ -155,7 +146,6 @@ impl Watch {
         self.decider.lose(now, Reason::SourceLost);
         self.tracks.iter_mut().for_each(Track::end);
         self.tracks.iter_mut().for_each(Track::forget);
-        self.last = None;
     }
 
     /// Seconds that were watched.
@@ -174,7 +164,7 @@ impl Watch {
             self.answer_s[answer] += seconds;
         }
         let rules = Arc::clone(&self.rules);
-        self.decider.frame(now, self.probabilities.iter().copied().enumerate());
+        self.decider.judge(now, seconds);
         for change in self.decider.changes().iter().filter(|change| change.kind == ChangeKind::Start) {
             let is_it = |label: &usize| Some(&rules.labels[*label].name) == change.label.as_ref();
             let found = match &change.question {
@@ -192,7 +182,7 @@ impl Watch {
 
     /// Counts the starts of a label at every threshold.
     fn count(&mut self, label: usize, step: &Step, rules: &LabelRules) {
-        let probability = f64::from(self.probabilities[label]);
+        let probability = f64::from(self.decider.probabilities[label]);
         let mut rules = rules.clone();
         let own = label * LEVELS..(label + 1) * LEVELS;
         let tracks = self.tracks[own.clone()].iter_mut().zip(&mut self.starts[own]);

@@ -37,6 +37,8 @@ pub(crate) use packed::{Layout, Matrix, PackedF32, PackedI8, QuantizedRows, sign
 pub(crate) use pool::{Pool, lock};
 pub(crate) use rows::{Activation, LAPLACE};
 
+use std::sync::LazyLock;
+
 /// Arguments of an int8 panel kernel. [`Kernels::panel_i8`] checks all bounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileI8 {
@@ -120,9 +122,10 @@ impl std::fmt::Debug for Kernels {
 }
 
 impl Kernels {
-    /// The fastest kernels that this CPU runs.
+    /// The fastest kernels that this CPU runs, looked for once.
     pub(crate) fn best() -> &'static Self {
-        Self::available().last().copied().unwrap_or(&scalar::KERNELS)
+        static BEST: LazyLock<&Kernels> = LazyLock::new(|| Kernels::available().pop().unwrap_or(&scalar::KERNELS));
+        *BEST
     }
 
     /// All kernels that this CPU runs, slowest first.
