@@ -4,7 +4,7 @@
     compare_onnxruntime.py export WORK --model-prep PROGRAM
     compare_onnxruntime.py ort WORK --pictures FOLDER_OR_ZIP [--torch-export]
     compare_onnxruntime.py compare WORK [--spotter PROGRAM] [--rten PROGRAM] [--threads N] [--rounds N] [--rows ...]
-                                   [--isa avx2|avx512vnni|scalar] [--torch-export]
+                                   [--isa avx2|avxvnni|avx512vnni|scalar] [--torch-export]
     compare_onnxruntime.py accuracy WORK --pictures FOLDER_OR_ZIP [--spotter PROGRAM] [-n 200] [--rows ...]
     compare_onnxruntime.py small WORK --model-prep PROGRAM --spotter PROGRAM
 
@@ -308,7 +308,7 @@ def main():
         if "rows" in options:
             command.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
             command.add_argument("--spotter", type=pathlib.Path)
-            command.add_argument("--isa", choices=["avx2", "avx512vnni", "scalar"])
+            command.add_argument("--isa", choices=["avx2", "avxvnni", "avx512vnni", "scalar"])
         return command
 
     command_make = command("make", files.make, "pictures")

@@ -25,12 +25,16 @@ mod tests;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 #[cfg(target_arch = "aarch64")]
 mod i8mm;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 
 pub(crate) use heads::{HEAD_DIM_MAX, scale_of};
 pub(crate) use packed::{Layout, Matrix, PackedF32, PackedI8, QuantizedRows, signed};
@@ -53,6 +57,9 @@ pub(crate) struct TileI8 {
     /// `[blocks][nr][k_tile]`.
     panel: *const i8,
     blocks: usize,
+    /// What was taken off the weights of the panel; null if nothing was and pairs may be of any size.
+    #[cfg(target_arch = "x86_64")]
+    surplus: *const pairs::Surplus,
     /// The panel that is likely to be needed next, of the same size: a prefetch hint, never read.
     #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
     next: *const i8,
@@ -95,7 +102,7 @@ type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
 /// The functions of one instruction set.
 pub(crate) struct Kernels {
-    /// `scalar`, `avx2`, `avx512vnni`, `neon`, `dotprod` or `i8mm`.
+    /// `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `neon`, `dotprod` or `i8mm`.
     pub(crate) name: &'static str,
     /// Memory layout of int8 weights.
     pub(crate) layout_i8: Layout,
@@ -136,6 +143,9 @@ impl Kernels {
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 all.push(&avx2::KERNELS);
+                if is_x86_feature_detected!("avxvnni") {
+                    all.push(&avxvnni::KERNELS);
+                }
             }
             if is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
@@ -193,6 +203,8 @@ impl Kernels {
             zero_points: a.zero_points.as_ptr(),
             panel: weights.panel(panel).as_ptr(),
             blocks,
+            #[cfg(target_arch = "x86_64")]
+            surplus: weights.surplus.get(panel).and_then(Option::as_ref).map_or(std::ptr::null(), std::ptr::from_ref),
             next: weights.panel((panel + 1) % weights.panels()).as_ptr(),
             sums: weights.sums[first..first + nr].as_ptr(),
             weight_scales: weights.scales[first..first + nr].as_ptr(),

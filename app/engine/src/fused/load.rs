@@ -29,6 +29,8 @@ pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Ker
                 int8_part(file, part, first, &mut packed, &mut bytes)?;
                 first += part.outputs;
             }
+            #[cfg(target_arch = "x86_64")]
+            kernels.limit_pairs(&mut packed);
             Weights::I8(Arc::new(packed))
         } else {
             let mut packed = PackedF32::new(kernels.layout_f32, inputs, outputs);

@@ -74,7 +74,7 @@ impl Threads {
         self.kernels.peak_f32()
     }
 
-    /// Name of the kernels: `scalar`, `avx2`, `avx512vnni`, `neon`, `dotprod` or `i8mm`; or `tract`.
+    /// Name of the kernels: `scalar`, `avx2`, `avxvnni`, `avx512vnni`, `neon`, `dotprod` or `i8mm`; or `tract`.
     pub fn kernels(&self) -> &'static str {
         if self.fused { self.kernels.name } else { TRACT }
     }

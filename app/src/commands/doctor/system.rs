@@ -131,7 +131,7 @@ fn features() -> Vec<&'static str> {
         macro_rules! look {
             ($($name:tt),*) => { found.extend([$(($name, std::arch::is_x86_feature_detected!($name))),*]) };
         }
-        look!("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni");
+        look!("avx2", "fma", "avxvnni", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni");
     }
     #[cfg(target_arch = "aarch64")]
     {

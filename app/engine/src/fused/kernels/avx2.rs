@@ -1,17 +1,24 @@
-//! x86-64 with AVX2 and FMA: `vpmaddwd` multiplies pairs of 16-bit values and adds the two products, which is exact.
+//! x86-64 with AVX2 and FMA.
 //!
-//! `vpmaddubsw` would take bytes directly, but saturates. So bytes are widened to 16 bits. Since both operands come in
-//! groups of four, even and odd bytes are widened separately, which takes only shifts and masks and the same layout as with
-//! VNNI. Weights are widened when they are loaded, for all rows of a tile; activations once per tile, to a buffer in the
-//! L1 cache.
+//! Weights of layers: `vpmaddubsw` multiplies bytes and adds two products in 16 bits, which is exact for weights as `pairs.rs`
+//! prepares them; `vpmaddwd` by ones widens to 32 bits.
+//!
+//! Any other matrix, such as keys and values: `vpmaddwd` multiplies pairs of 16-bit values and adds the two products, which
+//! is exact for all bytes. Since both operands come in groups of four, even and odd bytes are widened separately, which takes
+//! only shifts and masks and the same layout as with VNNI. Weights are widened when they are loaded, for all rows of a tile;
+//! activations once per tile, to a buffer in the L1 cache.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
+use super::pairs::Surplus;
 use super::rows::row_functions;
 use super::{Kernels, Layout, TileF32, TileI8};
 
-pub(super) static KERNELS: Kernels = Kernels {
+pub(super) static KERNELS: Kernels = TABLE;
+
+/// The table that AVX-VNNI takes everything from except the int8 panels.
+pub(super) const TABLE: Kernels = Kernels {
     name: "avx2",
     layout_i8: Layout { nr: 16, k_tile: 4 },
     layout_f32: Layout { nr: 16, k_tile: 1 },
@@ -30,13 +37,16 @@ row_functions!(true, false, "avx2,fma");
 
 /// Rows of a tile. Each needs two registers for results, which makes 12 of 16; two more hold weights, one activations and
 /// one a product.
-const MR: usize = 6;
+pub(super) const MR: usize = 6;
 
 /// Blocks of four inputs that are widened at a time: 6 KiB per tile, which leaves room for weights in the L1 cache.
 const BLOCKS: usize = 128;
 
 /// Widened activations: the even bytes of each row's blocks, then the odd ones; each pair is one `i32`.
 type Widened = [[[i32; BLOCKS]; MR]; 2];
+
+/// Activations of each row that belong to a surplus, as many as there are widened ones.
+type Repeated = [[i32; BLOCKS]; MR];
 
 /// Calls `$tile::<N>` for groups of rows. The groups are as even as possible, since a small one is bound by latency.
 macro_rules! tiles {
@@ -62,9 +72,17 @@ macro_rules! tiles {
         }
     }};
 }
+pub(super) use tiles;
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn panel_i8(tile: &TileI8) {
+    // SAFETY: null or a surplus that lives as long as the weights.
+    if let Some(surplus) = unsafe { tile.surplus.as_ref() } {
+        let mut repeated = MaybeUninit::<Repeated>::uninit();
+        // SAFETY: the contract of `TileI8`, handed on for each group of rows.
+        unsafe { tiles!(tile, tile_limited, (surplus, repeated.as_mut_ptr()); scales, zero_points) }
+        return;
+    }
     // Uninitialised, since zeroing would be a quarter of the work for one row.
     let mut widened = MaybeUninit::<Widened>::uninit();
     // SAFETY: the contract of `TileI8`, handed on for each group of rows.
@@ -144,6 +162,55 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, widened: *mut Widened) {
     }
 }
 
+/// The tile of a panel whose pairs of weights fit.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_limited<const R: usize>(tile: &TileI8, (surplus, repeated): (&Surplus, *mut Repeated)) {
+    // SAFETY: the contract of `TileI8`; a panel has 64 bytes for each block of four inputs, and so has the surplus, whose
+    // inputs are inputs of the layer.
+    unsafe {
+        let mut sums = [[_mm256_setzero_si256(); 2]; R];
+        multiply_bytes(&mut sums, tile.a, tile.a_stride, tile.panel.cast(), tile.blocks);
+        let mut w = surplus.values.values().as_ptr().cast::<__m256i>();
+        for inputs in surplus.inputs.chunks(4 * BLOCKS) {
+            for r in 0..R {
+                let (a, out) = (tile.a.add(r * tile.a_stride), (&raw mut (*repeated)[r]).cast::<u8>());
+                for (i, input) in inputs.iter().enumerate() {
+                    out.add(i).write(*a.add(*input as usize));
+                }
+            }
+            let blocks = inputs.len() / 4;
+            multiply_bytes(&mut sums, repeated.cast(), 4 * BLOCKS, w, blocks);
+            w = w.add(2 * blocks);
+        }
+        finish(tile, &sums);
+    }
+}
+
+/// Adds the products of blocks of four inputs whose pairs of weights fit.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_bytes<const R: usize>(
+    sums: &mut [[__m256i; 2]; R],
+    a: *const u8,
+    stride: usize,
+    w: *const __m256i,
+    blocks: usize,
+) {
+    let one = _mm256_set1_epi16(1);
+    for block in 0..blocks {
+        // SAFETY: the caller promises that many blocks of each row and of the weights.
+        unsafe {
+            let w = [_mm256_load_si256(w.add(2 * block)), _mm256_load_si256(w.add(2 * block + 1))];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let q = _mm256_set1_epi32(a.add(r * stride + 4 * block).cast::<i32>().read_unaligned());
+                let products = w.map(|w| _mm256_maddubs_epi16(q, w));
+                sum[0] = _mm256_add_epi32(sum[0], _mm256_madd_epi16(products[0], one));
+                sum[1] = _mm256_add_epi32(sum[1], _mm256_madd_epi16(products[1], one));
+            }
+        }
+    }
+}
+
 /// Adds the products of one pair of inputs for each row.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -163,7 +230,7 @@ unsafe fn multiply<const R: usize>(
 
 /// Converts sums of products to results.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn finish<const R: usize>(tile: &TileI8, sums: &[[__m256i; 2]; R]) {
+pub(super) unsafe fn finish<const R: usize>(tile: &TileI8, sums: &[[__m256i; 2]; R]) {
     // SAFETY: the contract of `TileI8`: 16 values for each channel, one for each row.
     unsafe {
         for (r, sum) in sums.iter().enumerate() {

@@ -22,7 +22,7 @@ impl Compiled {
         match name {
             "scalar" | "neon" | "dotprod" | "i8mm" => Some(Self::Baseline),
             #[cfg(target_arch = "x86_64")]
-            "avx2" => Some(Self::Avx2),
+            "avx2" | "avxvnni" => Some(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
             "avx512vnni" => Some(Self::Avx512),
             _ => None,

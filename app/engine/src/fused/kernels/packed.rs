@@ -15,7 +15,7 @@ const CACHE_LINE_BYTES: usize = 64;
 
 /// A zeroed buffer aligned to a cache line. The system allocates its pages on first write.
 #[derive(Debug)]
-struct AlignedBuf<T> {
+pub(super) struct AlignedBuf<T> {
     /// Never grows, so that its address does not change.
     storage: Vec<T>,
     start: usize,
@@ -23,18 +23,18 @@ struct AlignedBuf<T> {
 }
 
 impl<T: Copy + Default> AlignedBuf<T> {
-    fn zeros(len: usize) -> Self {
+    pub(super) fn zeros(len: usize) -> Self {
         let per_line = CACHE_LINE_BYTES / size_of::<T>();
         let storage = vec![T::default(); len + per_line];
         let start = storage.as_ptr().align_offset(CACHE_LINE_BYTES).min(per_line);
         Self { storage, start, len }
     }
 
-    fn values(&self) -> &[T] {
+    pub(super) fn values(&self) -> &[T] {
         &self.storage[self.start..self.start + self.len]
     }
 
-    fn values_mut(&mut self) -> &mut [T] {
+    pub(super) fn values_mut(&mut self) -> &mut [T] {
         &mut self.storage[self.start..self.start + self.len]
     }
 }
@@ -51,7 +51,10 @@ pub(crate) struct PackedI8 {
     pub(super) layout: Layout,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    values: AlignedBuf<i8>,
+    pub(super) values: AlignedBuf<i8>,
+    /// For each panel, what [`super::Kernels::limit_pairs`] took off the values; empty if it did not.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) surplus: Vec<Option<super::pairs::Surplus>>,
     /// Sum of the weights of each output channel. These three vectors are padded to whole panels.
     pub(super) sums: Vec<i32>,
     pub(super) scales: Vec<f32>,
@@ -67,6 +70,8 @@ impl PackedI8 {
             inputs,
             outputs,
             values: AlignedBuf::zeros(padded * inputs.div_ceil(layout.k_tile) * layout.k_tile),
+            #[cfg(target_arch = "x86_64")]
+            surplus: Vec::new(),
             sums: vec![0; padded],
             scales: vec![0.0; padded],
             bias: vec![0.0; padded],

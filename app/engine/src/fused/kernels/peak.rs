@@ -14,7 +14,9 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             "avx512vnni" => unsafe { x86::vnni() },
             #[cfg(target_arch = "x86_64")]
-            "avx2" => unsafe { x86::maddwd() },
+            "avxvnni" => unsafe { x86::vnni_256() },
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => unsafe { x86::maddubs() },
             #[cfg(target_arch = "aarch64")]
             "neon" => unsafe { arm::smull() },
             #[cfg(target_arch = "aarch64")]
@@ -32,7 +34,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             "avx512vnni" => unsafe { x86::fma_512() },
             #[cfg(target_arch = "x86_64")]
-            "avx2" => unsafe { x86::fma_256() },
+            "avx2" | "avxvnni" => unsafe { x86::fma_256() },
             #[cfg(target_arch = "aarch64")]
             "neon" | "dotprod" | "i8mm" => unsafe { arm::fmla() },
             _ => scalar(),
@@ -98,26 +100,54 @@ mod x86 {
         (ITERATIONS * 12 * 64 * 2) as u64
     }
 
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn maddwd() -> u64 {
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub(super) unsafe fn vnni_256() -> u64 {
         // SAFETY: only changes the registers that it declares; their content does not matter.
         unsafe {
             repeat!(
-                "vpmaddwd ymm12, ymm13, ymm14",
+                "{{vex}} vpdpbusd ymm0, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm1, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm2, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm3, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm4, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm5, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm6, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm7, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm8, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm9, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm10, ymm12, ymm13",
+                "{{vex}} vpdpbusd ymm11, ymm12, ymm13"
+            );
+        }
+        (ITERATIONS * 12 * 32 * 2) as u64
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn maddubs() -> u64 {
+        // SAFETY: only changes the registers that it declares; their content does not matter.
+        unsafe {
+            repeat!(
+                "vpmaddubsw ymm12, ymm13, ymm14",
+                "vpmaddwd ymm12, ymm12, ymm14",
                 "vpaddd ymm0, ymm0, ymm12",
-                "vpmaddwd ymm12, ymm13, ymm14",
+                "vpmaddubsw ymm12, ymm13, ymm14",
+                "vpmaddwd ymm12, ymm12, ymm14",
                 "vpaddd ymm1, ymm1, ymm12",
-                "vpmaddwd ymm12, ymm13, ymm14",
+                "vpmaddubsw ymm12, ymm13, ymm14",
+                "vpmaddwd ymm12, ymm12, ymm14",
                 "vpaddd ymm2, ymm2, ymm12",
-                "vpmaddwd ymm12, ymm13, ymm14",
+                "vpmaddubsw ymm12, ymm13, ymm14",
+                "vpmaddwd ymm12, ymm12, ymm14",
                 "vpaddd ymm3, ymm3, ymm12",
-                "vpmaddwd ymm12, ymm13, ymm14",
+                "vpmaddubsw ymm12, ymm13, ymm14",
+                "vpmaddwd ymm12, ymm12, ymm14",
                 "vpaddd ymm4, ymm4, ymm12",
-                "vpmaddwd ymm12, ymm13, ymm14",
+                "vpmaddubsw ymm12, ymm13, ymm14",
+                "vpmaddwd ymm12, ymm12, ymm14",
                 "vpaddd ymm5, ymm5, ymm12"
             );
         }
-        (ITERATIONS * 6 * 16 * 2) as u64
+        (ITERATIONS * 6 * 32 * 2) as u64
     }
 
     #[target_feature(enable = "avx512f")]
