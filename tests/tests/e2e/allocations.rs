@@ -112,7 +112,8 @@ fn frames() {
     let threads = Threads::new(2).unwrap();
     let mut recognizer = Recognizer::open(&bundle, &threads).unwrap();
     for file in [None, Some(e2e::root().join("config/questions.toml"))] {
-        let config = Config { labels: file.clone(), ..Config::default() };
+        let source = "test://shapes".to_owned();
+        let config = Config { source, labels: file.clone(), ..Config::default() };
         let labels = embed_configured(&config, Scene::Shapes, &bundle, &threads).unwrap();
         let rules = Arc::clone(&configured(&config, &bundle.manifest().templates).unwrap().rules);
         let mut elapsed = Duration::ZERO;

@@ -111,7 +111,7 @@ fn init_writes_what_check_passes_and_the_next_run_uses() {
     let checked = succeeds(&place, "check --strict");
     assert!(checked.stdout.starts_with("no problems: 12 labels"), "{}", checked.stdout);
     let ran = succeeds(&place, "run --output json");
-    assert!(ran.stdout.contains("x.png") && ran.stdout.contains("\"person\""), "{}", ran.stdout);
+    assert!(ran.stdout.contains("x.png") && ran.stdout.contains("\"question\":\"place\""), "{}", ran.stdout);
     assert!(ran.stderr.contains(&format!("from {}", out.join("labels.toml").display())), "{}", ran.stderr);
 
     // What is there stays, unless it is said otherwise.
