@@ -6,10 +6,12 @@ mod calibrate;
 mod check;
 mod classify;
 pub mod doctor;
+mod init;
 mod labels;
 mod rehearse;
 mod run;
 mod snapshot;
+mod try_sentences;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +35,10 @@ pub struct Cli {
 enum Command {
     /// Label what a camera, a stream or images show, frame by frame
     Run(run::Run),
+    /// Write a configuration and a label file to begin with, and show the labels of one picture
+    Init(init::Init),
+    /// Score sentences that are typed here, live; nothing is written
+    Try(try_sentences::Try),
     /// Label image files
     Classify(classify::Classify),
     /// Show which sentences are cached and which are new, and embed the new ones
@@ -56,13 +62,13 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// Configuration file [default: /etc/spotter/spotter.toml if it exists]
+    /// Configuration file [default: ~/.config/spotter/spotter.toml, else /etc/spotter/spotter.toml, if they exist]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Model bundle, a folder or a .tar, used without checking its signature [default: the active slot's, else the demo model]
     #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// Label file [default: the demo model's labels]
+    /// Label file [default: what the demo model can tell apart]
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
 }
@@ -72,6 +78,8 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Run(command) => command.run(),
+            Command::Init(command) => command.run(),
+            Command::Try(command) => command.run(),
             Command::Classify(command) => command.run(),
             Command::Labels(command) => command.run(),
             Command::Check(command) => command.run(),

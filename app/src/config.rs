@@ -18,8 +18,11 @@ pub use notify::Notify;
 pub use problem::{FILE_BYTES_MAX, Position, Problem, read_text};
 pub(crate) use problem::{Problems, all_of};
 
-/// The configuration file that is read if none is named and it exists.
+/// The configuration file that is read if none is named, the user has none, and it exists.
 const SYSTEM_FILE: &str = "/etc/spotter/spotter.toml";
+
+/// Name of the configuration file in the user's folder.
+pub(crate) const FILE_NAME: &str = "spotter.toml";
 
 /// A valid configuration; keys that the file leaves out have their defaults.
 #[derive(Debug, Clone, PartialEq)]
@@ -215,12 +218,14 @@ impl Default for Metrics {
 }
 
 impl Config {
-    /// Reads the file `path`; without one, `/etc/spotter/spotter.toml` if it exists, else returns the defaults.
+    /// Reads the file `path`; without one, the user's file, else `/etc/spotter/spotter.toml`, if it exists; else returns the
+    /// defaults.
     pub fn load(path: Option<&Path>) -> Result<Self, Vec<Problem>> {
         let env = |name: &str| std::env::var_os(name);
         let system = Path::new(SYSTEM_FILE);
+        let users = user_folder(env).map(|folder| folder.join(FILE_NAME)).filter(|path| path.is_file());
         let absent = || system.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        let path = match path {
+        let path = match path.or(users.as_deref()) {
             Some(path) => path,
             None if absent() => return Ok(Self { state_dir: default_state_dir(env), ..Self::default() }),
             None => system,
@@ -377,6 +382,15 @@ fn file(root: &Section<'_>, key: &'static str, folder: &Path) -> Option<PathBuf>
         root.problem(path.span(), format!("`{key}`: `~` is not expanded here, write the whole path"));
     }
     Some(folder.join(path.get_ref()))
+}
+
+/// The folder of the user's configuration: `$XDG_CONFIG_HOME/spotter`, else `~/.config/spotter`; `None` if the environment
+/// names neither.
+pub(crate) fn user_folder(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    // The XDG specification says to ignore relative paths.
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+    Some(folder.join("spotter"))
 }
 
 /// `$STATE_DIRECTORY` as systemd sets it, else `$XDG_STATE_HOME/spotter`, else `~/.local/state/spotter`.

@@ -5,3 +5,4 @@ pub mod embedder;
 pub(crate) mod examples;
 pub mod label_file;
 pub(crate) mod lint;
+pub(crate) mod typed;

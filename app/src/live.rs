@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use spotter_engine::bundle::Bundle;
 use spotter_engine::decide::Rules;
 use spotter_engine::embedding::LabelEmbeddings;
 use spotter_engine::tower::Threads;
@@ -18,6 +19,8 @@ use self::loader::Loader;
 use self::watch::Watcher;
 use crate::bundles::{self, Slots};
 use crate::config::Config;
+use crate::labels::demo::Scene;
+use crate::labels::label_file::ParsedLabels;
 use crate::output::Item;
 use crate::process::Stop;
 use crate::process::supervise::{Heartbeat, Heartbeats};
@@ -45,6 +48,24 @@ impl Drop for Live {
     }
 }
 
+/// What is run in place of what the configuration chooses, or where it chooses nothing.
+#[derive(Debug)]
+pub(crate) struct Given {
+    /// Name and content of a bundle; `None` for the configuration's choice. With it there must be no slots to follow.
+    pub(crate) bundle: Option<(String, Bundle)>,
+    /// The labels.
+    pub(crate) labels: GivenLabels,
+}
+
+/// Labels that are not in a file.
+#[derive(Debug)]
+pub(crate) enum GivenLabels {
+    /// Those of the demo model for this scene, unless the configuration names a file.
+    Of(Scene),
+    /// These.
+    Typed(ParsedLabels),
+}
+
 /// A label set, ready for frames.
 #[derive(Debug, Clone)]
 pub(crate) struct Labels {
@@ -63,16 +84,16 @@ struct Next {
 }
 
 impl Live {
-    /// Loads the bundle that `config` chooses, embeds the labels, and watches both for changes. Events about bundles go to
-    /// `events`.
-    pub(crate) fn start(config: &Config, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
+    /// Loads the bundle that is given, else the one that `config` chooses, embeds the labels, and watches both for changes.
+    /// Events about bundles go to `events`.
+    pub(crate) fn start(config: &Config, given: Given, threads: &Threads, events: SyncSender<Item>) -> Result<Self> {
         let slots = bundles::slots(config);
         let next = Arc::new(Mutex::new(Next::default()));
         let beats: Heartbeats =
             (0..2).map(|_| Arc::new(Heartbeat::new(Some(watch::STEP_MAX), Instant::now()))).collect();
         let [label_beat, slot_beat] = [0, 1].map(|index| Arc::clone(&beats[index]));
         let ending = Stop::new();
-        let loader = Loader::new(config, slots.clone(), threads, events, beats.clone(), ending.clone());
+        let loader = Loader::new(config, slots.clone(), threads, events, beats.clone(), ending.clone(), given);
         let loader = Arc::new(Mutex::new(loader));
         // Locked until the first load is done, so that changes wait; watched before anything is read, so that none is
         // missed.

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use spotter_engine::bundle::Bundle;
 
 use self::capture::Target;
 use self::decisions::Decisions;
@@ -29,8 +30,11 @@ use self::unchanged::Unchanged;
 use crate::board::governor::Governor;
 use crate::board::governor::sensors::Sensors;
 use crate::board::service::Service;
+use crate::bundles::BUILT_IN;
 use crate::config::{Config, GovernorMode};
-use crate::live::Live;
+use crate::labels::demo::Scene;
+use crate::labels::label_file::ParsedLabels;
+use crate::live::{Given, GivenLabels, Live};
 use crate::output::notify::Notifiers;
 use crate::output::prometheus::{self, Metrics};
 use crate::output::{Item, Output};
@@ -54,8 +58,33 @@ const LOSS_REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Shortest time between two reports of broken frames.
 const SKIP_REPORT_EVERY: Duration = Duration::from_secs(5);
 
+/// How to get a better model than the demo model.
+const SMALL: &str = "this is the demo model, which is small and often wrong about photographs: `model-prep export \
+                     openai/clip-vit-base-patch32 --out clip.tar` makes a real one, and `--bundle clip.tar` runs it";
+
+/// Sentences, and the bundle to compare them with frames, in place of what the configuration chooses.
+pub(crate) struct Typed {
+    /// The sentences, as labels.
+    pub(crate) labels: ParsedLabels,
+    /// The bundle's name.
+    pub(crate) name: String,
+    /// The bundle.
+    pub(crate) bundle: Bundle,
+}
+
 /// Runs until the source ends, `control.frames` frames were labelled, or `control.stop` is set.
 pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopControl) -> Result<()> {
+    run_typed(config, uri, None, output, control)
+}
+
+/// As [`run`]; `config` must have no state folder if there is something typed.
+pub(crate) fn run_typed(
+    config: &Config,
+    uri: &Uri,
+    typed: Option<Typed>,
+    output: Box<dyn Output>,
+    control: &LoopControl,
+) -> Result<()> {
     let mut service = Service::from_environment();
     service.starting("opening the source");
     let options = config.capture.options();
@@ -66,7 +95,16 @@ pub fn run(config: &Config, uri: &Uri, output: Box<dyn Output>, control: &LoopCo
     service.starting("loading the model and embedding the labels");
     let threads = compute::threads(config.inference.threads)?;
     let (send, receive) = sync_channel(REPORTS_WAITING);
-    let model = Live::start(config, &threads, send.clone())?;
+    let given = match typed {
+        Some(Typed { labels, name, bundle }) => {
+            Given { bundle: Some((name, bundle)), labels: GivenLabels::Typed(labels) }
+        }
+        None => Given { bundle: None, labels: GivenLabels::Of(Scene::of(&begun.opened.uri)) },
+    };
+    let model = Live::start(config, given, &threads, send.clone())?;
+    if model.bundle() == BUILT_IN {
+        log::info!("{SMALL}");
+    }
     let live = begun.opened.source.is_live();
     let mailbox = Arc::new(LatestFrame::new());
     let closed = Arc::clone(&mailbox);

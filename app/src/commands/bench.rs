@@ -19,6 +19,7 @@ use super::ConfigArgs;
 use crate::bundles;
 use crate::config::Config;
 use crate::console::stdout;
+use crate::labels::demo::Scene;
 use crate::labels::embedder::embed_configured;
 use crate::output::json::{self, ms};
 use crate::process::{Stop, memory};
@@ -158,7 +159,7 @@ fn measure(config: &Config, uri: Option<&Uri>, frames: usize, json: bool, out: &
     let bundle = Arc::new(bundles::open(config)?);
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let load = start.elapsed();
-    let labels = embed_configured(config, &bundle, &threads)?;
+    let labels = embed_configured(config, Scene::expected(config), &bundle, &threads)?;
 
     let mut supply = Supply::open(uri, &config.capture.options())?;
     let (mut frame, stop) = (Frame::default(), Stop::new());

@@ -15,6 +15,7 @@ use crate::bundles::rehearsal::rehearse;
 use crate::bundles::{BUILT_IN, SlotError, Slots, State, Terms, check_release, signature_path};
 use crate::config::{Config, all_of};
 use crate::console::stdout;
+use crate::labels::demo::Scene;
 use crate::labels::embedder::embed_configured;
 use crate::output::json;
 use crate::recognizer::{Recognizer, compute};
@@ -161,7 +162,7 @@ fn activate(config: &Config, slots: &Slots, name: &str, older: bool) -> Result<S
         rehearse(slots, name, config.inference.threads, || true)?;
     }
     // The running program then finds the embeddings in the cache.
-    embed_configured(config, &bundle, &threads)?;
+    embed_configured(config, Scene::expected(config), &bundle, &threads)?;
     let (before, after) = slots.change(|state| {
         slots.check(name)?;
         accept(state)?;

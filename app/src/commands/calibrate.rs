@@ -24,11 +24,11 @@ use crate::bundles;
 use crate::calibration::{Calibration, Made, chart};
 use crate::config::{Config, all_of};
 use crate::console::stdout;
-use crate::labels::demo;
+use crate::labels::demo::{self, Scene};
 use crate::labels::embedder::Embedder;
 use crate::process::LoopControl;
 use crate::recognizer::{Latency, Recognizer, compute};
-use crate::source::{self, Frame, Uri};
+use crate::source::{self, Frame, Source, Uri};
 use crate::store;
 
 /// Shortest watch that is fitted: in less there are no episodes to count.
@@ -105,14 +105,17 @@ fn calibrate(
 ) -> Result<()> {
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
-    let file = demo::configured(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
+    let opened = source::open(&plan.uri, &config.capture.options())?;
+    let parsed = demo::parse_configured(config, Scene::of(&opened.uri));
+    let file = parsed.and_then(|parsed| parsed.resolve(&bundle.manifest().templates));
+    let file = file.map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(Arc::clone(&bundle), config.state_dir.as_deref(), &threads);
     let (labels, _) = embedder.embed(&file)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     // Before the watch, which takes minutes: a folder that cannot be read is reported at once.
     let marked = examples.map(|folder| examples::find(folder, &file)).transpose()?;
     let mut watch = Watch::new(&file.rules, moment(Duration::ZERO));
-    let source = watch_source(config, plan, control, &mut recognizer, &labels, &mut watch)?;
+    let source = watch_source(opened.source, plan, control, &mut recognizer, &labels, &mut watch)?;
     if control.stop.is_set() {
         bail!("stopped after {:.1} minutes of {source}: nothing is stored", watch.seconds() / 60.0);
     }
@@ -140,16 +143,15 @@ fn calibrate(
     words::tell_stored(out, &path, &svg, &config.source).context("standard output")
 }
 
-/// Shows the source to `watch` until it has seen enough, and returns what the source is. Broken frames are skipped.
+/// Shows the open source to `watch` until it has seen enough, and returns what the source is. Broken frames are skipped.
 fn watch_source(
-    config: &Config,
+    mut source: Box<dyn Source>,
     plan: &Plan,
     control: &LoopControl,
     recognizer: &mut Recognizer,
     labels: &LabelEmbeddings,
     watch: &mut Watch,
 ) -> Result<String> {
-    let mut source = source::open(&plan.uri, &config.capture.options())?.source;
     let (described, is_live) = (source.describe(), source.is_live());
     let is_recording = matches!(plan.uri, Uri::Images(_));
     let (mut frame, begun, mut told) = (Frame::default(), Instant::now(), Instant::now());

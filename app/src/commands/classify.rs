@@ -19,6 +19,7 @@ use super::{ConfigArgs, exit_code};
 use crate::bundles;
 use crate::config::Config;
 use crate::console::{stdout, tell_error};
+use crate::labels::demo::Scene;
 use crate::labels::embedder::embed_configured;
 use crate::output::full_name;
 use crate::output::json::{LabelScore, write_line};
@@ -59,7 +60,7 @@ struct Line<'a> {
 fn classify(config: &Config, json: bool, images: &[PathBuf], out: &mut dyn Write) -> Result<usize> {
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
-    let labels = embed_configured(config, &bundle, &threads)?;
+    let labels = embed_configured(config, Scene::Everyday, &bundle, &threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let mut frame = Frame::default();
     let mut failed = 0;

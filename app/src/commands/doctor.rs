@@ -116,6 +116,11 @@ impl Findings {
     }
 }
 
+/// Name of the board from its device tree, else of the CPU.
+pub(super) fn board_name(root: &Path) -> Option<String> {
+    system::model(root)
+}
+
 /// Examines everything and prints the result; returns the number of problems. `found` are the problems of the configuration
 /// file; `config` has defaults in their place. Files of the system are read below `root`, which is `/` outside of tests.
 pub fn run(config: &Config, found: &[Problem], root: &Path, json: bool, out: &mut dyn Write) -> Result<usize> {

@@ -9,16 +9,24 @@ use clap::Args;
 
 use super::ConfigArgs;
 use crate::board::signals;
-use crate::config::Output;
+use crate::config::{Config, Output};
 use crate::console::is_smart;
+use crate::output;
+use crate::pipeline::{self, Typed};
 use crate::process::LoopControl;
 use crate::source::Uri;
-use crate::{output, pipeline};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// What is shown, how, and for how long.
+#[derive(Debug, Args)]
+pub(super) struct Limits {
     /// auto, /dev/video0, csi://0, "exec:PROGRAM ARGUMENT ..." (MJPEG from a program), - (MJPEG on standard input),
     /// an image, a folder or test://shapes
     #[arg(long, value_name = "URI")]
@@ -33,14 +41,18 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let mut config = self.config.load()?;
-        config.source = self.source.unwrap_or(config.source);
-        config.output = self.output.unwrap_or(config.output);
-        let control = LoopControl { frames: self.frames, ..LoopControl::default() };
-        signals::handle(&control).context("cannot install the signal handlers")?;
-        let uri = Uri::from_str(&config.source)?;
-        let terminal = io::stdout().is_terminal() && is_smart(std::env::var_os("TERM").as_deref());
-        pipeline::run(&config, &uri, output::open(config.output, terminal), &control)?;
-        Ok(ExitCode::SUCCESS)
+        start(self.config.load()?, self.limits, None)
     }
+}
+
+/// Runs the loop with `limits`, which override the configuration, until it ends or is stopped.
+pub(super) fn start(mut config: Config, limits: Limits, typed: Option<Typed>) -> Result<ExitCode> {
+    config.source = limits.source.unwrap_or(config.source);
+    config.output = limits.output.unwrap_or(config.output);
+    let control = LoopControl { frames: limits.frames, ..LoopControl::default() };
+    signals::handle(&control).context("cannot install the signal handlers")?;
+    let uri = Uri::from_str(&config.source)?;
+    let terminal = io::stdout().is_terminal() && is_smart(std::env::var_os("TERM").as_deref());
+    pipeline::run_typed(&config, &uri, typed, output::open(config.output, terminal), &control)?;
+    Ok(ExitCode::SUCCESS)
 }

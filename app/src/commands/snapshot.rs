@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::console::stdout;
 use crate::process::Stop;
 use crate::recognizer::decode::Decoder;
-use crate::source::{self, Frame, Uri};
+use crate::source::{self, Frame, Source, Uri};
 use crate::store;
 
 /// Frames in which a camera adjusts exposure and colours.
@@ -46,20 +46,26 @@ impl Snapshot {
     }
 }
 
-/// Saves the frame after `skip` others as `file`, in the format of its extension, and prints what it is. Without `skip`, live
-/// sources get [`SKIP`] frames to settle, image files and recordings none.
-fn save(config: &Config, uri: &Uri, file: &Path, skip: Option<u32>, out: &mut dyn Write) -> Result<()> {
-    let format = ImageFormat::from_path(file)
-        .ok()
-        .filter(ImageFormat::writing_enabled)
-        .with_context(|| format!("{}: expected a name that ends in .png, .jpg or .ppm", file.display()))?;
-    let mut source = source::open(uri, &config.capture.options())?.source;
+/// Takes the frame after `skip` others. Without `skip`, live sources get [`SKIP`] frames to settle, image files and recordings
+/// none.
+pub(super) fn take(source: &mut dyn Source, skip: Option<u32>) -> Result<Frame> {
     let (mut frame, stop) = (Frame::default(), Stop::new());
     for _ in 0..=skip.unwrap_or(if source.is_live() { SKIP } else { 0 }) {
         if !source.next(&mut frame, &stop)? {
             bail!("{}: ended before there was an image", source.describe());
         }
     }
+    Ok(frame)
+}
+
+/// Saves the frame after `skip` others as `file`, in the format of its extension, and prints what it is, which [`take`] counts.
+fn save(config: &Config, uri: &Uri, file: &Path, skip: Option<u32>, out: &mut dyn Write) -> Result<()> {
+    let format = ImageFormat::from_path(file)
+        .ok()
+        .filter(ImageFormat::writing_enabled)
+        .with_context(|| format!("{}: expected a name that ends in .png, .jpg or .ppm", file.display()))?;
+    let mut source = source::open(uri, &config.capture.options())?.source;
+    let frame = take(source.as_mut(), skip)?;
     let mut picture = Picture::default();
     Decoder::new().decode(&frame, &mut picture)?;
     let (width, height) = (u32::try_from(picture.width)?, u32::try_from(picture.height)?);

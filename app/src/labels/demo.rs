@@ -1,34 +1,82 @@
-//! The labels of the demo model: inside the program, or in the package's folder where it was built without the feature
-//! `demo`.
+//! The labels of the demo model, by what the source shows. They are inside the program, also where the model is not.
+
+use std::path::Path;
 
 use super::label_file::{self, LabelFile, ParsedLabels};
 use crate::config::{Config, Problem};
+use crate::source::{Uri, camera_nodes};
 
-/// Reads the labels that the configuration names, else those of the demo model.
-pub fn parse_configured(config: &Config) -> Result<ParsedLabels, Vec<Problem>> {
+/// What the demo model is asked about where no label file is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    /// What cameras and photographs show: what the demo model tells apart of it.
+    Everyday,
+    /// The objects of `test://shapes`.
+    Shapes,
+}
+
+impl Scene {
+    /// The scene of an open source.
+    pub(crate) fn of(uri: &Uri) -> Self {
+        match uri {
+            Uri::Shapes(_) => Self::Shapes,
+            _ => Self::Everyday,
+        }
+    }
+
+    /// The scene of the source that `config` names, which is not opened: `auto` takes the drawn shapes if there is no camera.
+    pub fn expected(config: &Config) -> Self {
+        match config.source.parse::<Uri>() {
+            Ok(Uri::Auto) if camera_nodes(Path::new("/dev")).is_empty() => Self::Shapes,
+            Ok(uri) => Self::of(&uri),
+            Err(_) => Self::Everyday,
+        }
+    }
+}
+
+/// Reads the labels that the configuration names, else those of the demo model for the scene.
+pub fn parse_configured(config: &Config, scene: Scene) -> Result<ParsedLabels, Vec<Problem>> {
     match &config.labels {
         Some(path) => label_file::parse_file(path),
-        None => parse_demo(),
+        None => parse_demo(scene),
     }
 }
 
-/// Reads the same labels; `templates` are the bundle's, for labels without their own.
+/// Reads the same labels, for the scene that is to be expected; `templates` are the bundle's, for labels without their own.
 pub fn configured(config: &Config, templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
-    parse_configured(config)?.resolve(templates)
+    parse_configured(config, Scene::expected(config))?.resolve(templates)
 }
 
-#[cfg(feature = "demo")]
-fn parse_demo() -> Result<ParsedLabels, Vec<Problem>> {
-    label_file::parse_text("demo labels inside the program", include_str!("../../../config/demo/labels.toml"))
+/// Reads the labels of the demo model.
+fn parse_demo(scene: Scene) -> Result<ParsedLabels, Vec<Problem>> {
+    label_file::parse_text("demo labels inside the program", text_of(scene))
 }
 
-#[cfg(not(feature = "demo"))]
-fn parse_demo() -> Result<ParsedLabels, Vec<Problem>> {
-    let mut labels = label_file::parse_file(std::path::Path::new("/usr/share/spotter/demo/labels.toml"));
-    if let Err(problems) = &mut labels
-        && let Some(first) = problems.first_mut()
-    {
-        first.message.push_str("; name a label file in the configuration (`labels`), or with --labels");
+/// The label file of the demo model for a scene.
+pub(crate) fn text_of(scene: Scene) -> &'static str {
+    match scene {
+        Scene::Everyday => include_str!("../../../config/demo/everyday.toml"),
+        Scene::Shapes => include_str!("../../../config/demo/labels.toml"),
     }
-    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scene_follows_the_source() {
+        for (source, expected) in [
+            ("test://shapes?seed=7", Scene::Shapes),
+            ("/dev/video0", Scene::Everyday),
+            ("csi://0", Scene::Everyday),
+            ("exec:camera --mjpeg", Scene::Everyday),
+            ("pictures/", Scene::Everyday),
+            ("-", Scene::Everyday),
+            ("nonsense://", Scene::Everyday),
+        ] {
+            let config = Config { source: source.to_owned(), ..Config::default() };
+            assert_eq!(Scene::expected(&config), expected, "{source}");
+        }
+    }
 }

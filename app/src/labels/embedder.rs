@@ -16,8 +16,9 @@ use spotter_engine::tower::{TextTower, Threads};
 use spotter_engine::vocabulary::Vocabulary;
 
 use self::disk::Disk;
+use super::demo::{self, Scene};
 use super::label_file::LabelFile;
-use super::{demo, lint};
+use super::lint;
 use crate::config::{Config, Problem, all_of};
 use crate::process::supervise::{Heartbeats, beat_all};
 
@@ -27,9 +28,15 @@ use super::examples::{Blended, PictureEmbedder, blend_examples};
 /// Longest time that one sentence or picture takes on the slowest board.
 const SENTENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Embeds the labels that `config` names with `bundle`.
-pub fn embed_configured(config: &Config, bundle: &Arc<Bundle>, threads: &Threads) -> Result<LabelEmbeddings> {
-    let labels = demo::configured(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
+/// Embeds the labels that `config` names with `bundle`, else those of the demo model for the scene.
+pub fn embed_configured(
+    config: &Config,
+    scene: Scene,
+    bundle: &Arc<Bundle>,
+    threads: &Threads,
+) -> Result<LabelEmbeddings> {
+    let labels = demo::parse_configured(config, scene).and_then(|labels| labels.resolve(&bundle.manifest().templates));
+    let labels = labels.map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(Arc::clone(bundle), config.state_dir.as_deref(), threads);
     embedder.embed(&labels).map(|(embeddings, _)| embeddings)
 }
@@ -200,14 +207,18 @@ mod tests {
 
     #[test]
     fn the_demo_knows_its_own_labels() {
-        let bundle = demo::bundle().expect("the demo");
-        let file = super::super::demo::configured(&Config::default(), &bundle.manifest().templates).expect("labels");
+        let bundle = Arc::new(demo::bundle().expect("the demo"));
+        let templates = &bundle.manifest().templates;
         let vocabulary = spotter_engine::vocabulary::Vocabulary::open(&bundle).expect("a tokenizer");
         let scoring = bundle.manifest().scoring();
-        let mut embedder = Embedder::new(Arc::new(bundle), None, &Threads::default());
-        let embeddings = embedder.embed(&file).expect("embeddings").0;
-        let model =
-            lint::Model { vocabulary: &vocabulary, scoring, embeddings: Some(embeddings.matrix()), blended: &[] };
-        assert_eq!(lint::warnings(&file, &model).expect("readings"), []);
+        for scene in [Scene::Everyday, Scene::Shapes] {
+            let parsed = super::super::demo::parse_configured(&Config::default(), scene).expect("labels");
+            let file = parsed.resolve(templates).expect("labels");
+            let mut embedder = Embedder::new(Arc::clone(&bundle), None, &Threads::default());
+            let embeddings = embedder.embed(&file).expect("embeddings").0;
+            let model =
+                lint::Model { vocabulary: &vocabulary, scoring, embeddings: Some(embeddings.matrix()), blended: &[] };
+            assert_eq!(lint::warnings(&file, &model).expect("readings"), [], "{scene:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use spotter_engine::bundle::Bundle;
 use spotter_engine::tower::Threads;
 
 use super::watch::CALL_MAX;
-use super::{Labels, Next};
+use super::{Given, GivenLabels, Labels, Next};
 use crate::bundles::demo;
 use crate::bundles::rehearsal::{Refusal, rehearse};
 use crate::bundles::{BUILT_IN, Slots, State, Trial};
@@ -32,6 +32,8 @@ pub(super) struct Loader {
     beats: Heartbeats,
     /// Set when the program ends.
     ending: Stop,
+    /// What is run in place of what the configuration chooses.
+    given: Given,
     /// The current bundle; `None` before the first load.
     loaded: Option<Loaded>,
 }
@@ -56,8 +58,9 @@ impl Loader {
         events: SyncSender<Item>,
         beats: Heartbeats,
         ending: Stop,
+        given: Given,
     ) -> Self {
-        Self { config: config.clone(), slots, threads: threads.clone(), events, beats, ending, loaded: None }
+        Self { config: config.clone(), slots, threads: threads.clone(), events, beats, ending, given, loaded: None }
     }
 
     /// Name of the current bundle; empty before the first load.
@@ -77,9 +80,10 @@ impl Loader {
                 }
             };
         }
-        let (name, bundle) = match &self.config.bundle {
-            Some(path) => (path.display().to_string(), Bundle::open(path)?),
-            None => (BUILT_IN.to_owned(), demo::bundle()?),
+        let (name, bundle) = match (self.given.bundle.take(), &self.config.bundle) {
+            (Some(given), _) => given,
+            (None, Some(path)) => (path.display().to_string(), Bundle::open(path)?),
+            (None, None) => (BUILT_IN.to_owned(), demo::bundle()?),
         };
         self.load(name, bundle, &labels)
     }
@@ -224,7 +228,10 @@ impl Loader {
     fn parse_labels(&self) -> Result<ParsedLabels> {
         // More sentences than a bundle with a single template allows are the file's fault too.
         let single = ["{}".to_owned()];
-        let labels = labels::demo::parse_configured(&self.config);
+        let labels = match &self.given.labels {
+            GivenLabels::Typed(labels) => Ok(labels.clone()),
+            GivenLabels::Of(scene) => labels::demo::parse_configured(&self.config, *scene),
+        };
         let labels = labels.and_then(|labels| labels.resolve(&single).map(|_| labels));
         labels.map_err(|problems| all_of(&problems))
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use spotter::config::Config;
+use spotter::labels::demo::Scene;
 use spotter::labels::demo::configured;
 use spotter::labels::embedder::embed_configured;
 use spotter::recognizer::{Latency, Recognizer};
@@ -111,8 +112,9 @@ fn frames() {
     let threads = Threads::new(2).unwrap();
     let mut recognizer = Recognizer::open(&bundle, &threads).unwrap();
     for file in [None, Some(e2e::root().join("config/questions.toml"))] {
-        let config = Config { labels: file.clone(), ..Config::default() };
-        let labels = embed_configured(&config, &bundle, &threads).unwrap();
+        let source = "test://shapes".to_owned();
+        let config = Config { source, labels: file.clone(), ..Config::default() };
+        let labels = embed_configured(&config, Scene::Shapes, &bundle, &threads).unwrap();
         let rules = Arc::clone(&configured(&config, &bundle.manifest().templates).unwrap().rules);
         let mut elapsed = Duration::ZERO;
         let mut decider = Decider::new(rules, Moment { elapsed, unix_us: 0 });

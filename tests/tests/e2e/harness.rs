@@ -150,6 +150,7 @@ impl Place {
     pub(crate) fn spotter(&self, arguments: &str) -> Command {
         let mut command = Command::new(e2e::program("spotter"));
         command.args(arguments.split_whitespace()).env("STATE_DIRECTORY", self.state());
+        command.env("XDG_CONFIG_HOME", self.at("config"));
         command.env_remove("RUST_LOG").env_remove("XDG_STATE_HOME").env_remove("RUST_BACKTRACE");
         command.current_dir(self.0.path()).stdin(Stdio::null());
         command

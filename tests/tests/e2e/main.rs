@@ -17,6 +17,7 @@ mod doctor;
 mod documents;
 mod evaluate;
 mod examples;
+mod first_minute;
 mod fused;
 mod harness;
 mod hub;

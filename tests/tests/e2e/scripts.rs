@@ -35,6 +35,17 @@ fn all_scripts_are_sound() {
 }
 
 #[test]
+fn the_measurement_of_the_demo_labels_runs_to_its_end() {
+    let Some(python) = python(&[]) else { return };
+    let spotter = e2e::program("spotter");
+    let arguments = ["small".as_ref(), "--spotter".as_ref(), spotter.as_ref()];
+    let found = run(&python, "tests/reference/demo_labels.py", &arguments);
+    for expected in ["| dog | 1 | ", "| person (1) | ", "| outdoors | 1 | ", "| (anything else) (1) | "] {
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
+}
+
+#[test]
 fn the_comparison_with_onnx_runtime_runs_to_its_end() {
     let Some(python) = python(&["onnx", "onnxruntime"]) else { return };
     let place = Place::new();

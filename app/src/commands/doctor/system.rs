@@ -112,7 +112,7 @@ pub(super) fn cpu(root: &Path, config: &Config, findings: &mut Findings) -> Cpu 
 }
 
 /// Name of the board from its device tree, else of the CPU.
-fn model(root: &Path) -> Option<String> {
+pub(super) fn model(root: &Path) -> Option<String> {
     let tree = fs::read_to_string(root.join("sys/firmware/devicetree/base/model"));
     let cpu = || {
         let text = fs::read_to_string(root.join("proc/cpuinfo")).ok()?;

@@ -91,6 +91,11 @@ fn shipped_label_files_are_valid() {
     let questions = load(&config.join("questions.toml"), &["{}".to_owned()]).expect("questions.toml");
     assert!(questions.competition.questions().len() >= 2 && questions.competition.lone().len() >= 2);
     assert!(!questions.competition.background().is_empty());
+    for name in ["starter.toml", "demo/everyday.toml"] {
+        let file = load(&config.join(name), &["{}".to_owned()]).expect(name);
+        assert!(file.competition.questions().len() == 1 && file.competition.lone().len() >= 4, "{name}");
+        assert!(!file.competition.background().is_empty(), "{name}");
+    }
     let demo = load(&config.join("demo/labels.toml"), &["{}".to_owned()]).expect("demo/labels.toml");
     let colours = ["red", "green", "blue", "yellow", "orange", "purple", "white", "black"];
     let shapes = ["circle", "square", "triangle", "star", "cross", "heart"];
