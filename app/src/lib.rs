@@ -14,6 +14,8 @@ mod calibration;
 pub mod commands;
 pub mod config;
 pub mod console;
+#[cfg(feature = "http")]
+mod http;
 pub mod labels;
 mod live;
 pub mod output;

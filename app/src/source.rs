@@ -6,6 +6,8 @@ pub(crate) mod csi;
 mod error;
 pub(crate) mod ffmpeg;
 mod found;
+#[cfg(feature = "http")]
+mod http;
 mod images;
 mod pipe;
 mod shapes;
@@ -249,6 +251,10 @@ fn open_network(address: &Address, options: &CaptureOptions) -> Result<Box<dyn S
         None => options.login.as_ref().map(Login::read).transpose().map_err(failed)?,
     };
     let credentials = address.credentials().or(configured.as_ref());
+    #[cfg(feature = "http")]
+    if address.is_http() {
+        return Ok(Box::new(http::HttpSource::open(address, credentials, options)?));
+    }
     Ok(Box::new(command::CommandSource::start(ffmpeg::network(address, credentials, options))?))
 }
 
