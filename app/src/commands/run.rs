@@ -19,7 +19,8 @@ use crate::{output, pipeline};
 pub(super) struct Run {
     #[command(flatten)]
     config: ConfigArgs,
-    /// auto, /dev/video0, csi://0, "exec:PROGRAM ARGUMENT ..." (MJPEG from a program), - (MJPEG on standard input),
+    /// auto, /dev/video0, csi://0, rtsp://CAMERA/PATH, http://CAMERA/PATH, video.mp4, frames:video.mp4 (every frame),
+    /// "exec:PROGRAM ARGUMENT ..." (MJPEG from a program), - (MJPEG on standard input),
     /// an image, a folder or test://shapes
     #[arg(long, value_name = "URI")]
     source: Option<String>,
