@@ -17,6 +17,7 @@ use spotter_engine::labels::Key;
 
 use crate::config::Config;
 use crate::labels::label_file::LabelFile;
+use crate::source::Uri;
 use crate::store;
 
 /// Folder of the calibrations in the state folder.
@@ -36,7 +37,7 @@ const NAME_DIGITS: usize = 16;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Calibration {
     format: u32,
-    /// The source, as the configuration has it.
+    /// The source, as the configuration has it, without secrets.
     camera: String,
     /// Hash of what makes the bundle's scores.
     bundle: String,
@@ -81,7 +82,7 @@ impl Calibration {
         };
         Self {
             format: FORMAT,
-            camera: config.source.clone(),
+            camera: Uri::shown(&config.source),
             bundle,
             labels,
             time: jiff::Timestamp::now().to_string(),
@@ -142,7 +143,8 @@ fn path(state_dir: &Path, camera: &str) -> PathBuf {
 /// There is a file that is none, or that is another camera's.
 pub(crate) fn load(config: &Config) -> Result<Option<Calibration>> {
     let Some(state_dir) = &config.state_dir else { return Ok(None) };
-    let path = path(state_dir, &config.source);
+    let camera = Uri::shown(&config.source);
+    let path = path(state_dir, &camera);
     let bytes = match files::read_contained(&path, BYTES_MAX) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         bytes => bytes.with_context(|| path.display().to_string())?,
@@ -152,8 +154,8 @@ pub(crate) fn load(config: &Config) -> Result<Option<Calibration>> {
     if found.format != FORMAT {
         bail!("{}: expected format {FORMAT}, found {}", path.display(), found.format);
     }
-    if found.camera != config.source || !found.thresholds.iter().all(is_valid) {
-        bail!("{}: expected thresholds between 0 and 1 for {}", path.display(), config.source);
+    if found.camera != camera || !found.thresholds.iter().all(is_valid) {
+        bail!("{}: expected thresholds between 0 and 1 for {camera}", path.display());
     }
     Ok(Some(found))
 }

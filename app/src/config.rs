@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use minisign_verify::PublicKey;
 
+use crate::secret::Login;
 use crate::source::{CaptureOptions, PixelFormat, Uri};
 use document::Section;
 pub use notify::Notify;
@@ -64,7 +65,7 @@ pub enum Output {
 }
 
 /// Requested camera settings; a camera that lacks them chooses similar ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capture {
     /// Width in pixels.
     pub width: u32,
@@ -76,6 +77,8 @@ pub struct Capture {
     pub format: CaptureFormat,
     /// Milliseconds without a frame after which the camera is reopened.
     pub timeout_ms: u32,
+    /// How a network camera knows us, unless its address says it.
+    pub login: Option<Login>,
 }
 
 /// Pixel formats that can be requested from a camera.
@@ -189,7 +192,7 @@ impl Default for Config {
 
 impl Default for Capture {
     fn default() -> Self {
-        Self { width: 640, height: 480, fps: 30, format: CaptureFormat::Auto, timeout_ms: 2000 }
+        Self { width: 640, height: 480, fps: 30, format: CaptureFormat::Auto, timeout_ms: 2000, login: None }
     }
 }
 
@@ -246,7 +249,7 @@ impl Config {
                 labels: file(root, "labels", folder),
                 output: root.choice("output").unwrap_or(defaults.output),
                 state_dir: file(root, "state_dir", folder).or_else(|| default_state_dir(env)),
-                capture: root.table("capture", Capture::read).unwrap_or_default(),
+                capture: root.table("capture", |section| Capture::read(section, folder)).unwrap_or_default(),
                 inference: root.table("inference", Inference::read).unwrap_or_default(),
                 rate: root.table("rate", Rate::read).unwrap_or_default(),
                 bundles: root.table("bundles", Bundles::read).unwrap_or_default(),
@@ -266,10 +269,11 @@ impl Capture {
             fps: self.fps,
             format: self.format.pixel_format(),
             timeout: Duration::from_millis(self.timeout_ms.into()),
+            login: self.login.clone(),
         }
     }
 
-    fn read(section: &Section<'_>) -> Self {
+    fn read(section: &Section<'_>, folder: &Path) -> Self {
         let defaults = Self::default();
         Self {
             // A JPEG cannot be larger; below 16 pixels there is nothing to see.
@@ -280,8 +284,21 @@ impl Capture {
             format: section.choice("format").unwrap_or(defaults.format),
             // Cameras need up to a few seconds for the first frame; below 100 ms every slow exposure would look like a hang.
             timeout_ms: section.integer("timeout_ms", 100..=60_000).unwrap_or(defaults.timeout_ms),
+            login: login(section, folder),
         }
     }
+}
+
+fn login(section: &Section<'_>, folder: &Path) -> Option<Login> {
+    let (user, password_file) = (section.string("user"), file(section, "password_file", folder));
+    if user.is_some() != password_file.is_some() {
+        section.problem(section.span(), "`[capture]`: expected both `user` and `password_file`".to_owned());
+    }
+    let user = user?;
+    if user.get_ref().contains(|c: char| c == ':' || c.is_control()) {
+        section.problem(user.span(), "`user`: expected a name without `:` and control characters".to_owned());
+    }
+    Some(Login { user: (*user.get_ref()).to_owned(), password_file: password_file? })
 }
 
 impl CaptureFormat {

@@ -1,18 +1,18 @@
 //! Outputs of the loop, one file per kind.
 
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 mod apprise;
 mod command;
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 mod http;
 pub mod json;
 mod notice;
 pub(crate) mod notify;
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 mod ntfy;
 pub(crate) mod prometheus;
 mod text;
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 mod webhook;
 
 use std::io::{self, Write};

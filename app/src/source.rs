@@ -1,9 +1,13 @@
 //! Sources of frames: one file per kind.
 
+mod address;
 mod command;
 pub(crate) mod csi;
 mod error;
+pub(crate) mod ffmpeg;
 mod found;
+#[cfg(feature = "http")]
+mod http;
 mod images;
 mod pipe;
 mod shapes;
@@ -16,12 +20,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::process::Stop;
+use crate::secret::Login;
 
+pub use address::Address;
 pub use error::SourceError;
 pub use shapes::{ShapesOptions, draw as draw_shapes};
 pub(crate) use stream::FIRST_FRAME;
 pub use stream::split_jpegs;
-pub use uri::{Uri, UriError};
+pub use uri::{Uri, UriError, Video};
 
 /// One captured frame. Frames travel between threads by being swapped, so that their buffers are reused.
 #[derive(Debug, Clone)]
@@ -173,12 +179,14 @@ pub struct CaptureOptions {
     pub format: Option<PixelFormat>,
     /// Longest time for one frame; after that the source counts as hung.
     pub timeout: Duration,
+    /// How a network camera knows us, unless its address says it.
+    pub login: Option<Login>,
 }
 
 impl Default for CaptureOptions {
     fn default() -> Self {
         // Every webcam gives VGA at full rate, and it is larger than any tower's input.
-        CaptureOptions { width: 640, height: 480, fps: 30, format: None, timeout: Duration::from_secs(5) }
+        CaptureOptions { width: 640, height: 480, fps: 30, format: None, timeout: Duration::from_secs(5), login: None }
     }
 }
 
@@ -228,9 +236,26 @@ pub fn open(uri: &Uri, options: &CaptureOptions) -> Result<Opened, SourceError> 
             Box::new(command::CommandSource::open(&words, csi::HINT, options)?)
         }
         Uri::Command(words) => Box::new(command::CommandSource::open(words, "; is it installed?", options)?),
+        Uri::Network(address) => open_network(address, options)?,
+        Uri::Video(video) => Box::new(command::CommandSource::start(ffmpeg::video(video, options)?)?),
         Uri::Shapes(shapes) => Box::new(shapes::Shapes::new(shapes.clone())),
     };
     Ok(Opened { source, uri: uri.clone() })
+}
+
+/// Opens a network camera. What comes by HTTP is read here, unless it has to be decoded.
+fn open_network(address: &Address, options: &CaptureOptions) -> Result<Box<dyn Source>, SourceError> {
+    let failed = |why| SourceError::Network { name: address.to_string(), why };
+    let configured = match address.credentials() {
+        Some(_) => None,
+        None => options.login.as_ref().map(Login::read).transpose().map_err(failed)?,
+    };
+    let credentials = address.credentials().or(configured.as_ref());
+    #[cfg(feature = "http")]
+    if address.is_http() {
+        return Ok(Box::new(http::HttpSource::open(address, credentials, options)?));
+    }
+    Ok(Box::new(command::CommandSource::start(ffmpeg::network(address, credentials, options))?))
 }
 
 /// All V4L2 nodes in the folder, sorted by number. The folder is `/dev` outside of tests.

@@ -137,10 +137,10 @@ fn calibrate(
     let made = Made { minutes: watch.seconds() / 60.0, false_alarms_per_day: wanted };
     let path = Calibration::new(config, bundle.manifest(), &file, &found, made).store(state_dir)?;
     let svg = path.with_extension("svg");
-    let title = format!("Thresholds of {}: before (hollow) and after (full)", config.source);
+    let title = format!("Thresholds of {}: before (hollow) and after (full)", Uri::shown(&config.source));
     store::replace_state_file(&svg, chart::draw(&title, &names, &file.rules, &found).as_bytes())
         .with_context(|| format!("{}: cannot write", svg.display()))?;
-    words::tell_stored(out, &path, &svg, &config.source).context("standard output")
+    words::tell_stored(out, &path, &svg, &Uri::shown(&config.source)).context("standard output")
 }
 
 /// Shows the open source to `watch` until it has seen enough, and returns what the source is. Broken frames are skipped.
@@ -153,7 +153,7 @@ fn watch_source(
     watch: &mut Watch,
 ) -> Result<String> {
     let (described, is_live) = (source.describe(), source.is_live());
-    let is_recording = matches!(plan.uri, Uri::Images(_));
+    let is_recording = matches!(plan.uri, Uri::Images(_) | Uri::Video(_));
     let (mut frame, begun, mut told) = (Frame::default(), Instant::now(), Instant::now());
     for number in 0_u64.. {
         if control.stop.is_set() || (!is_recording && watch.seconds() >= plan.seconds) {

@@ -27,7 +27,8 @@ pub(super) struct Run {
 /// What is shown, how, and for how long.
 #[derive(Debug, Args)]
 pub(super) struct Limits {
-    /// auto, /dev/video0, csi://0, "exec:PROGRAM ARGUMENT ..." (MJPEG from a program), - (MJPEG on standard input),
+    /// auto, /dev/video0, csi://0, rtsp://CAMERA/PATH, http://CAMERA/PATH, video.mp4, frames:video.mp4 (every frame),
+    /// "exec:PROGRAM ARGUMENT ..." (MJPEG from a program), - (MJPEG on standard input),
     /// an image, a folder or test://shapes
     #[arg(long, value_name = "URI")]
     source: Option<String>,

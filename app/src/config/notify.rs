@@ -189,9 +189,9 @@ fn http(
     form: impl FnOnce(&Section<'_>) -> Form,
 ) -> Option<Receiver> {
     let url = section.string(kind)?;
-    if !cfg!(feature = "webhook") {
+    if !cfg!(feature = "http") {
         let message =
-            "this build has no HTTP client: use `exec`, for example with curl, or a build with the feature `webhook`";
+            "this build has no HTTP client: use `exec`, for example with curl, or a build with the feature `http`";
         section.problem(url.span(), format!("`{kind}`: {message}"));
     } else if let Err(why) = check_url(url.get_ref()) {
         // Without the address, which may be secret.

@@ -55,7 +55,14 @@ fn every_key_is_read() {
         labels: Some("/srv/labels.toml".into()),
         output: Output::Json,
         state_dir: Some("/etc/spotter/../state".into()),
-        capture: Capture { width: 1280, height: 720, fps: 15, format: CaptureFormat::Yuyv, timeout_ms: 5000 },
+        capture: Capture {
+            width: 1280,
+            height: 720,
+            fps: 15,
+            format: CaptureFormat::Yuyv,
+            timeout_ms: 5000,
+            login: None,
+        },
         inference: Inference { threads: 4, top_k: 3, unchanged: 2.5 },
         rate: Rate { max_fps: 10.0, min_fps: 0.5, governor: GovernorMode::Off, temperature_max_c: 70 },
         bundles: Bundles { public_key: Some(SigningKey { key, text: text_of_key }), size_max_mib: 64 },
@@ -200,7 +207,7 @@ fn the_receivers_in_the_reference_file_are_valid() {
     let examples: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
     let first = examples.iter().position(|line| *line == "[[notify]]").expect("an example");
     let parsed = Config::parse(Path::new("/etc/spotter/spotter.toml"), &examples[first..].join("\n"), no_env);
-    if cfg!(feature = "webhook") {
+    if cfg!(feature = "http") {
         assert_eq!(parsed.expect("valid examples").notify.len(), 4, "one of each kind");
     } else {
         assert_eq!(parsed.expect_err("three need the client").len(), 3);

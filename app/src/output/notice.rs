@@ -46,7 +46,7 @@ pub(crate) trait Sender: Send {
     fn step_max(&self) -> Duration;
 }
 
-#[cfg_attr(not(feature = "webhook"), allow(dead_code, reason = "only servers are told in words"))]
+#[cfg_attr(not(feature = "http"), allow(dead_code, reason = "only servers are told in words"))]
 impl Notice {
     /// One line for people, such as "garage door: open (87 %)".
     pub(crate) fn text(&self) -> String {

@@ -16,7 +16,7 @@ use super::Decision;
 use super::command::CommandSender;
 use super::notice::{Notice, NoticePicture, Sender};
 use crate::config::Notify;
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 use crate::config::notify::Form;
 use crate::config::notify::{Http, Receiver};
 use crate::process::children::kill_all;
@@ -259,7 +259,7 @@ fn name(receiver: &Receiver) -> String {
     }
 }
 
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 fn takes_pictures(http: &Http) -> bool {
     match &http.form {
         Form::Webhook => false,
@@ -267,7 +267,7 @@ fn takes_pictures(http: &Http) -> bool {
     }
 }
 
-#[cfg(not(feature = "webhook"))]
+#[cfg(not(feature = "http"))]
 fn takes_pictures(_http: &Http) -> bool {
     false
 }
@@ -280,7 +280,7 @@ fn sender(notify: &Notify) -> Option<Box<dyn Sender>> {
     }
 }
 
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 fn http_sender(http: &Http, timeout: Duration) -> Option<Box<dyn Sender>> {
     let client = super::http::Client::new(http, timeout);
     Some(match &http.form {
@@ -290,7 +290,7 @@ fn http_sender(http: &Http, timeout: Duration) -> Option<Box<dyn Sender>> {
     })
 }
 
-#[cfg(not(feature = "webhook"))]
+#[cfg(not(feature = "http"))]
 fn http_sender(_http: &Http, _timeout: Duration) -> Option<Box<dyn Sender>> {
     None
 }
@@ -304,9 +304,9 @@ pub(crate) fn problems(receivers: &[Notify]) -> Vec<String> {
                 let missing = || format!("{program}: not found, or not a program");
                 (!is_program(program)).then(missing).into_iter().collect()
             }
-            #[cfg(feature = "webhook")]
+            #[cfg(feature = "http")]
             Receiver::Http(http) => super::http::problems(http),
-            #[cfg(not(feature = "webhook"))]
+            #[cfg(not(feature = "http"))]
             Receiver::Http(_) => Vec::new(),
         };
         let line = notify.position.line;

@@ -21,7 +21,7 @@ struct BackOff {
 /// A replugged camera needs about the first pause, and should be found soon.
 const DEVICE: BackOff = BackOff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
 
-/// A camera program takes about a second and a whole core to start.
+/// A camera program takes about a second and a whole core to start; a camera on the network should not be called in vain too often.
 const PROGRAM: BackOff = BackOff { first: Duration::from_millis(500), max: Duration::from_secs(5) };
 
 /// Age at which a frame of a pipe is replaced by a newer one: long enough for a short recording, which comes all at once, to
@@ -81,7 +81,7 @@ fn begin(
 pub(super) fn run(begun: Begun, options: &CaptureOptions, target: Target<'_>) -> Result<(), SourceError> {
     let Begun { opened: Opened { source, uri }, trouble } = begun;
     let open = |uri: &Uri| source::open(uri, options).map(|opened| opened.source);
-    let back_off = if uri.starts_program() { PROGRAM } else { DEVICE };
+    let back_off = if uri.is_slow_to_open() { PROGRAM } else { DEVICE };
     let mut capture = Capture::new(target, back_off, &uri);
     if let Some((lost, error)) = trouble {
         capture.lost = Some(lost);
@@ -196,6 +196,8 @@ impl<'a> Capture<'a> {
         match error {
             // A camera program that never gave a frame was called wrongly, or has no camera.
             SourceError::Ended { .. } if self.number == 0 => true,
+            // The program that plays a video would begin again.
+            SourceError::Ended { .. } | SourceError::Hung { .. } if !self.is_camera => true,
             _ if self.number > 0 && self.is_camera => false,
             _ => !error.is_transient(),
         }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::process::supervise::Heartbeat;
+use crate::source::ffmpeg::NETWORK_FIRST_FRAME;
 use crate::source::{FIRST_FRAME, Uri};
 
 /// Longest driver call, even while a bus is being reset.
@@ -26,7 +27,8 @@ impl Health {
             Uri::V4l2(_) => Some(timeout + CALL_MAX),
             Uri::Csi(_) | Uri::Command(_) => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
             Uri::Stdin if live => Some(timeout.max(FIRST_FRAME) + CALL_MAX),
-            Uri::Stdin | Uri::Auto | Uri::Images(_) | Uri::Shapes(_) => None,
+            Uri::Network(_) => Some(timeout.max(NETWORK_FIRST_FRAME) + CALL_MAX),
+            Uri::Stdin | Uri::Auto | Uri::Images(_) | Uri::Video(_) | Uri::Shapes(_) => None,
         };
         Self { beat: Heartbeat::new(silence_max, now), lost: AtomicBool::new(false), losses: AtomicU64::new(0) }
     }
@@ -77,6 +79,9 @@ mod tests {
             (&Uri::Csi(0), &[0, 15], 36, true),
             (&Uri::Stdin, &[0], 20, false),
             (&Uri::Stdin, &[0], 21, true),
+            (&"rtsp://cam/1".parse().expect("a camera"), &[0], 35, false),
+            (&"rtsp://cam/1".parse().expect("a camera"), &[0], 36, true),
+            (&"x.mp4".parse().expect("a video"), &[0], 1_000_000, false),
             (&Uri::Auto, &[0], 1_000_000, false),
         ] {
             let health = Health::new(uri, true, Duration::from_secs(2), start);

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::address::scrubbed;
 use super::pipe::{Keeper, Pipe};
 use super::stream::{FIRST_FRAME, JpegStream, Patience};
 use super::{CaptureOptions, Frame, Source, SourceError};
@@ -19,9 +20,29 @@ use rustix::process::Signal;
 /// Introduces what a program wrote instead of a frame.
 const AFTER: &str = ", after writing";
 
+/// A program that writes MJPEG to its standard output.
+pub(super) struct Program {
+    /// Program and arguments; the program is searched in `$PATH`.
+    pub(super) words: Vec<String>,
+    /// How messages call the source.
+    pub(super) name: String,
+    /// What to do if the program is missing, after a semicolon.
+    pub(super) hint: &'static str,
+    /// Frames keep coming while none is taken.
+    pub(super) is_live: bool,
+    /// The program ends well after the last frame, as a camera's does not.
+    pub(super) ends: bool,
+    /// Time limits for frames.
+    pub(super) patience: Patience,
+    /// What may not be told of its standard error.
+    pub(super) secrets: Vec<String>,
+    /// What to do about its last words, after a semicolon.
+    pub(super) advice: fn(&str) -> &'static str,
+}
+
 /// Frames from the standard output of a program.
 pub(super) struct CommandSource {
-    name: String,
+    program: Program,
     group: Group,
     stream: JpegStream,
     /// The end of the program's standard error.
@@ -33,8 +54,24 @@ pub(super) struct CommandSource {
 }
 
 impl CommandSource {
-    /// Starts the program, which is searched in `$PATH`; `hint` says what to do if it is missing.
+    /// Starts the camera program of these words; `hint` says what to do if it is missing.
     pub(super) fn open(words: &[String], hint: &'static str, options: &CaptureOptions) -> Result<Self, SourceError> {
+        Self::start(Program {
+            words: words.to_vec(),
+            // Without the arguments, which may hold a password.
+            name: words.first().cloned().unwrap_or_default(),
+            hint,
+            is_live: true,
+            ends: false,
+            patience: Patience { first: options.timeout.max(FIRST_FRAME), next: options.timeout },
+            secrets: Vec::new(),
+            advice: |_| "",
+        })
+    }
+
+    /// Starts a program.
+    pub(super) fn start(started: Program) -> Result<Self, SourceError> {
+        let Program { words, name, hint, is_live, patience, .. } = &started;
         let (program, arguments) =
             words.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
         let mut command = group::command(program);
@@ -56,25 +93,29 @@ impl CommandSource {
             drop(ends);
         };
         spawn("listener", listener).map_err(failed)?;
-        let patience = Patience { first: options.timeout.max(FIRST_FRAME), next: options.timeout };
-        let stream = JpegStream::new(program, out, true, Some(patience));
-        let name = program.to_owned();
-        Ok(Self { name, group, stream, said, listening, _keepers: [keeps_out, keeps_err] })
+        let stream = JpegStream::new(name, out, *is_live, Some(*patience));
+        Ok(Self { program: started, group, stream, said, listening, _keepers: [keeps_out, keeps_err] })
     }
 
-    /// The error for a program that has ended, for whatever reason: a camera does not end.
-    fn ended(&mut self) -> SourceError {
+    /// The end of a program: that of a recording, or an error, as a camera does not end.
+    fn ended(&mut self, had_frames: bool) -> Result<bool, SourceError> {
         let status = self.group.end(None);
+        if self.program.ends && had_frames && status.is_some_and(|status| status.success()) {
+            return Ok(false);
+        }
         let how = status.map_or_else(|| "it is gone".to_owned(), |status| status.to_string());
-        SourceError::Ended { name: self.name.clone(), how, found: self.stream.found(AFTER), said: self.last_words() }
+        let (name, found) = (self.program.name.clone(), self.stream.found(AFTER));
+        Err(SourceError::Ended { name, how, found, said: self.last_words() })
     }
 
-    /// The last lines of standard error, joined to one. Call it after the group has ended.
+    /// The last lines of standard error, joined to one, and advice. Call it after the group has ended.
     fn last_words(&self) -> String {
         // Something that the program left behind may keep its standard error open.
         let _ = self.listening.recv_timeout(END_GRACE);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.line()
+        let said = scrubbed(&said.line(), &self.program.secrets);
+        let advice = (self.program.advice)(&said);
+        said + advice
     }
 }
 
@@ -83,7 +124,8 @@ impl Source for CommandSource {
         match self.stream.next(frame, stop) {
             Ok(false) if stop.is_set() => Ok(false),
             // A program that wrote nothing explains itself on standard error; other data than MJPEG is a mistake of its caller.
-            Ok(false) | Err(SourceError::NoFrames { bytes: 0, .. }) => Err(self.ended()),
+            Ok(false) => self.ended(true),
+            Err(SourceError::NoFrames { bytes: 0, .. }) => self.ended(false),
             Err(SourceError::NoFrames { name, bytes, found, .. }) => {
                 self.group.end(Some(Signal::TERM));
                 Err(SourceError::NoFrames { name, bytes, found, said: self.last_words().replacen(':', ";", 1) })
@@ -101,12 +143,11 @@ impl Source for CommandSource {
     }
 
     fn is_live(&self) -> bool {
-        true
+        self.program.is_live
     }
 
     fn describe(&self) -> String {
-        // Without the arguments, which may hold a password.
-        format!("{}: JPEG frames", self.name)
+        format!("{}: JPEG frames", self.program.name)
     }
 }
 

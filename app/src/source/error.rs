@@ -18,7 +18,7 @@ pub(super) const MJPEG: &str = "an MJPEG video";
 
 /// Advice for a missing file whose name is not that of an image.
 const NO_IMAGE: &str = "; expected an image, a folder of them, or another source, such as `auto`, `/dev/video0`, \
-                          `csi://0` or `-`";
+                          `csi://0`, `rtsp://CAMERA/PATH` or `-`";
 
 /// Why a source could not be opened or gave no frame.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,14 @@ pub enum SourceError {
         /// Time limit for a frame.
         limit: Duration,
     },
+    /// A network camera cannot be reached, or refuses.
+    #[error("{name}: {why}")]
+    Network {
+        /// The address, without secrets.
+        name: String,
+        /// What happened, and what to do.
+        why: String,
+    },
     /// A camera program gave no frame in time and was ended.
     #[error("{name}: no frame within {:.1} s{found}{said}", limit.as_secs_f32())]
     Hung {
@@ -173,15 +181,15 @@ pub enum SourceError {
     },
     /// A file is a video.
     #[error(
-        "{}: found {what}, expected images; to label every frame: `{reader} | spotter run --source -`", path.display()
+        "{}: found {what}, expected images; to label every frame: `{command}`", path.display()
     )]
     Video {
         /// The file.
         path: PathBuf,
         /// Kind of video.
         what: &'static str,
-        /// The command that writes its frames to standard output.
-        reader: String,
+        /// The command that labels its frames.
+        command: String,
     },
     /// A folder without images.
     #[error("{}: no images in this folder, expected files that end in {expected}", path.display())]
@@ -227,6 +235,7 @@ impl SourceError {
             SourceError::NotCapture { .. }
             | SourceError::RawSensor { .. }
             | SourceError::Format { .. }
+            | SourceError::Network { .. }
             | SourceError::Layout { .. }
             | SourceError::Start { .. }
             | SourceError::Read { .. }
@@ -240,15 +249,16 @@ impl SourceError {
     /// The error for a video where images are expected.
     pub(super) fn of_video(path: &std::path::Path, what: &'static str) -> Self {
         let name = path.display().to_string();
-        // A name that begins with a dash would be read as an option.
-        let name = if name.starts_with('-') { format!("./{name}") } else { name };
         let is_plain = |c: char| c.is_alphanumeric() || "/._-+,=@%".contains(c);
-        let name = if name.chars().all(is_plain) { name } else { format!("'{}'", name.replace('\'', r"'\''")) };
-        let reader = match what {
-            MJPEG => format!("cat {name}"),
-            _ => format!("ffmpeg -loglevel error -i {name} -f mjpeg -q:v 3 -"),
+        let quoted = |name: &str| match name.chars().all(is_plain) {
+            true => name.to_owned(),
+            false => format!("'{}'", name.replace('\'', r"'\''")),
         };
-        SourceError::Video { path: path.to_path_buf(), what, reader }
+        let command = match what {
+            MJPEG => format!("spotter run --source - < {}", quoted(&name)),
+            _ => format!("spotter run --source {}", quoted(&format!("frames:{name}"))),
+        };
+        SourceError::Video { path: path.to_path_buf(), what, command }
     }
 
     /// The error for a file that cannot be opened or read.
@@ -273,15 +283,14 @@ mod tests {
     fn a_video_comes_with_the_command_that_reads_it() {
         let check = |path: &str, what: &'static str, expected: &str| {
             let message = SourceError::of_video(std::path::Path::new(path), what).to_string();
-            let command = format!("`{expected} | spotter run --source -`");
+            let command = format!("`spotter run --source {expected}`");
             assert!(message.starts_with(&format!("{path}: found {what}, ")) && message.contains(&command), "{message}");
         };
-        let ffmpeg = |name: &str| format!("ffmpeg -loglevel error -i {name} -f mjpeg -q:v 3 -");
-        check("a/video.mp4", "an MP4 video", &ffmpeg("a/video.mp4"));
-        check("my video.mkv", "a video", &ffmpeg("'my video.mkv'"));
-        check("it's.avi", "a video", &ffmpeg(r"'it'\''s.avi'"));
-        check("-x.mp4", "a video", &ffmpeg("./-x.mp4"));
-        check("x.mjpeg", MJPEG, "cat x.mjpeg");
+        check("a/video.mp4", "an MP4 video", "frames:a/video.mp4");
+        check("my video.mkv", "a video", "'frames:my video.mkv'");
+        check("it's.avi", "a video", r"'frames:it'\''s.avi'");
+        check("-x.mp4", "a video", "frames:-x.mp4");
+        check("x.mjpeg", MJPEG, "- < x.mjpeg");
     }
 
     #[test]

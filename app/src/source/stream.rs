@@ -17,10 +17,10 @@ use crate::process::{OnSet, Stop};
 pub(crate) const FIRST_FRAME: Duration = Duration::from_secs(10);
 
 /// Larger images are skipped: twice the size that a 64-megapixel camera writes.
-const MAX_FRAME_BYTES: usize = 32 << 20;
+pub(super) const MAX_FRAME_BYTES: usize = 32 << 20;
 
 /// Bytes of one read: the size of a pipe's buffer.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 
 /// Maximum number of pieces in the queue; beyond it the writer has to wait.
 const PIECES: usize = 4;

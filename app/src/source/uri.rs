@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::ShapesOptions;
+use super::address::{self, Address, percent_decoded};
 
 /// Names a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,16 +25,39 @@ pub enum Uri {
     Csi(u32),
     /// Program and arguments that write MJPEG to standard output: `exec:rpicam-vid --timeout 0 --codec mjpeg -o -`.
     Command(Vec<String>),
+    /// A network camera: `rtsp://camera.local/stream`, `http://camera.local/video.mjpg`.
+    Network(Address),
+    /// A video file: `video.mp4`, `file:///video.mkv`, `frames:video.mp4`.
+    Video(Video),
     /// Drawn shapes: `test://shapes?seed=7&fps=30&size=640x480&frames=100&hold=30`.
     Shapes(ShapesOptions),
 }
+
+/// A video file, and how it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Video {
+    /// The file.
+    pub path: PathBuf,
+    /// Every frame, as fast as they are labelled; else in real time, as a camera.
+    pub every_frame: bool,
+}
+
+/// Endings of the names of video files that are played. Files of other names are taken for images until they are read.
+const VIDEO_EXTENSIONS: [&str; 22] = [
+    "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts", "mpg", "mpeg", "flv", "wmv", "3gp", "ogv", "h264",
+    "264", "h265", "265", "hevc", "y4m", "vob",
+];
+
+/// Before the name of a video file of which every frame is wanted.
+const EVERY_FRAME: &str = "frames:";
 
 /// Largest camera number: no board has more connectors.
 const CSI_MAX: u32 = 15;
 
 /// The supported URIs, for error messages.
-const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `exec:PROGRAM ARGUMENT ...`, `image.jpg`, \
-                     `folder/`, `file:///folder/image.jpg`, `-` (standard input), `test://shapes`";
+const KNOWN: &str = "`auto`, `/dev/video0`, `v4l2:///dev/video0`, `csi://0`, `rtsp://CAMERA/PATH`, \
+                     `http://CAMERA/PATH`, `exec:PROGRAM ARGUMENT ...`, `image.jpg`, `folder/`, `file:///folder/image.jpg`, \
+                     `video.mp4`, `frames:video.mp4`, `-` (standard input), `test://shapes`";
 
 /// Why a text is no valid source URI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,20 +68,18 @@ pub enum UriError {
     /// The scheme is unknown.
     #[error("source `{uri}`: unknown scheme `{scheme}`, expected one of {KNOWN}")]
     Scheme {
-        /// The whole text.
+        /// The text, without secrets.
         uri: String,
         /// Its scheme.
         scheme: String,
     },
-    /// This kind of source needs another program.
-    #[error("source `{uri}`: `{scheme}` sources come through another program; use the source `{command}`")]
+    /// This kind of source has another name here.
+    #[error("source `{uri}`: use the source `{instead}`")]
     Elsewhere {
-        /// The whole text.
+        /// The text, without secrets.
         uri: String,
-        /// Its scheme.
-        scheme: String,
         /// The URI to use instead.
-        command: String,
+        instead: &'static str,
     },
     /// The part after the scheme is invalid.
     #[error("source `{uri}`: expected {expected}, found `{found}`")]
@@ -75,15 +97,15 @@ impl Uri {
     /// Returns whether it names a camera, which continues when it is reopened; a pipe cannot be reopened, and files would start over.
     pub(crate) fn is_camera(&self) -> bool {
         match self {
-            Uri::V4l2(_) | Uri::Csi(_) | Uri::Command(_) => true,
-            Uri::Auto | Uri::Images(_) | Uri::Stdin | Uri::Shapes(_) => false,
+            Uri::V4l2(_) | Uri::Csi(_) | Uri::Command(_) | Uri::Network(_) => true,
+            Uri::Auto | Uri::Images(_) | Uri::Stdin | Uri::Video(_) | Uri::Shapes(_) => false,
         }
     }
 
-    /// Returns whether opening it starts a program, which takes longer than opening a device.
-    pub(crate) fn starts_program(&self) -> bool {
+    /// Returns whether opening it starts a program or calls another machine, which takes longer than opening a device.
+    pub(crate) fn is_slow_to_open(&self) -> bool {
         match self {
-            Uri::Csi(_) | Uri::Command(_) => true,
+            Uri::Csi(_) | Uri::Command(_) | Uri::Network(_) | Uri::Video(_) => true,
             Uri::Auto | Uri::V4l2(_) | Uri::Images(_) | Uri::Stdin | Uri::Shapes(_) => false,
         }
     }
@@ -92,15 +114,28 @@ impl Uri {
     pub(crate) fn is_pipe(&self) -> bool {
         match self {
             Uri::Stdin => true,
-            Uri::Auto | Uri::V4l2(_) | Uri::Images(_) | Uri::Csi(_) | Uri::Command(_) | Uri::Shapes(_) => false,
+            Uri::Auto
+            | Uri::V4l2(_)
+            | Uri::Images(_)
+            | Uri::Csi(_)
+            | Uri::Command(_)
+            | Uri::Network(_)
+            | Uri::Video(_)
+            | Uri::Shapes(_) => false,
         }
     }
 
     /// The file or folder that must be there before it is opened: none for cameras, which may be plugged in later.
     pub(crate) fn required_path(&self) -> Option<&Path> {
         match self {
-            Uri::Images(path) => Some(path),
-            Uri::Auto | Uri::V4l2(_) | Uri::Stdin | Uri::Csi(_) | Uri::Command(_) | Uri::Shapes(_) => None,
+            Uri::Images(path) | Uri::Video(Video { path, .. }) => Some(path),
+            Uri::Auto
+            | Uri::V4l2(_)
+            | Uri::Stdin
+            | Uri::Csi(_)
+            | Uri::Command(_)
+            | Uri::Network(_)
+            | Uri::Shapes(_) => None,
         }
     }
 
@@ -108,10 +143,28 @@ impl Uri {
     pub(crate) fn text_in(&self, folder: &Path, text: &str) -> String {
         match self {
             Uri::Images(path) if path.is_relative() => folder.join(path).display().to_string(),
-            // These have no relative paths.
-            Uri::Auto | Uri::V4l2(_) | Uri::Images(_) | Uri::Stdin | Uri::Csi(_) | Uri::Command(_) | Uri::Shapes(_) => {
-                text.to_owned()
+            Uri::Video(Video { path, every_frame }) if path.is_relative() => {
+                let before = if *every_frame { EVERY_FRAME } else { "" };
+                format!("{before}{}", folder.join(path).display())
             }
+            // These have no relative paths.
+            Uri::Auto
+            | Uri::V4l2(_)
+            | Uri::Images(_)
+            | Uri::Stdin
+            | Uri::Csi(_)
+            | Uri::Command(_)
+            | Uri::Network(_)
+            | Uri::Video(_)
+            | Uri::Shapes(_) => text.to_owned(),
+        }
+    }
+
+    /// The text of a source as it may be shown and stored: the address of a camera without user, password and tokens.
+    pub(crate) fn shown(text: &str) -> String {
+        match text.parse() {
+            Ok(uri @ Uri::Network(_)) => uri.to_string(),
+            _ => text.to_owned(),
         }
     }
 }
@@ -132,11 +185,13 @@ impl FromStr for Uri {
         if let Some(rest) = text.strip_prefix("exec:") {
             return command(text, rest).map(Uri::Command);
         }
+        if let Some(rest) = text.strip_prefix(EVERY_FRAME) {
+            return every_frame(text, rest);
+        }
         let Some((scheme, rest)) = text.split_once("://") else {
             let path = PathBuf::from(text);
-            return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { Uri::Images(path) });
+            return Ok(if path.starts_with("/dev") { Uri::V4l2(path) } else { file(path, text) });
         };
-        let elsewhere = |command: String| UriError::Elsewhere { uri: text.into(), scheme: scheme.into(), command };
         match scheme {
             "v4l2" | "file" => {
                 let path = path(rest).ok_or_else(|| UriError::Part {
@@ -144,7 +199,7 @@ impl FromStr for Uri {
                     expected: "an absolute path after `://`, percent-encoded if need be",
                     found: rest.into(),
                 })?;
-                Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { Uri::Images(path) })
+                Ok(if scheme == "v4l2" { Uri::V4l2(path) } else { file(path, rest) })
             }
             "test" => shapes(text, rest).map(Uri::Shapes),
             "csi" => {
@@ -152,13 +207,48 @@ impl FromStr for Uri {
                 let number = rest.trim_end_matches('/').parse().ok().filter(|number| *number <= CSI_MAX);
                 number.map(Uri::Csi).ok_or_else(|| UriError::Part { uri: text.into(), expected, found: rest.into() })
             }
-            "libcamera" => Err(elsewhere("csi://0".into())),
-            "rtsp" | "rtsps" | "rtmp" | "http" | "https" | "udp" | "srt" => {
-                Err(elsewhere(format!("exec:ffmpeg -loglevel error -i {text} -f mjpeg -q:v 3 -")))
-            }
-            _ => Err(UriError::Scheme { uri: text.into(), scheme: scheme.into() }),
+            "libcamera" => Err(UriError::Elsewhere { uri: text.into(), instead: "csi://0" }),
+            _ => network(text, scheme, rest),
         }
     }
+}
+
+/// The network camera that an address names.
+fn network(text: &str, scheme: &str, rest: &str) -> Result<Uri, UriError> {
+    let lower = scheme.to_ascii_lowercase();
+    match lower.as_str() {
+        "rtsp" | "rtsps" | "http" | "https" | "rtmp" | "rtmps" | "srt" | "udp" => {
+            Address::parse(&lower, rest).map(Uri::Network).map_err(|expected| {
+                let shown = address::shown(text);
+                let found = shown.split_once("://").map_or_else(String::new, |(_, rest)| rest.to_owned());
+                UriError::Part { uri: shown, expected, found }
+            })
+        }
+        _ => Err(UriError::Scheme { uri: address::shown(text), scheme: scheme.into() }),
+    }
+}
+
+/// A file by its name: a video that is played in real time, or images.
+fn file(path: PathBuf, text: &str) -> Uri {
+    let is_known = |ending: &str| VIDEO_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(ending));
+    // A path that ends with a slash names a folder.
+    let is_video = !text.ends_with('/') && path.extension().and_then(|ending| ending.to_str()).is_some_and(is_known);
+    if is_video { Uri::Video(Video { path, every_frame: false }) } else { Uri::Images(path) }
+}
+
+/// The video file after `frames:`, whatever its name ends in.
+fn every_frame(text: &str, rest: &str) -> Result<Uri, UriError> {
+    let wrong = || UriError::Part {
+        uri: text.into(),
+        expected: "the path of a video file after `frames:`",
+        found: rest.into(),
+    };
+    let path = match rest.strip_prefix("file://") {
+        Some(rest) => path(rest).ok_or_else(wrong)?,
+        None if rest.is_empty() || rest.contains("://") => return Err(wrong()),
+        None => PathBuf::from(rest),
+    };
+    Ok(Uri::Video(Video { path, every_frame: true }))
 }
 
 /// The camera that `text` names in the way of another program; `None` if it names none. A folder with such a name is written
@@ -238,17 +328,7 @@ fn path(rest: &str) -> Option<PathBuf> {
     if !rest.starts_with('/') {
         return None;
     }
-    let mut bytes = Vec::with_capacity(rest.len());
-    let mut encoded = rest.bytes();
-    while let Some(byte) = encoded.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        let value = digit(encoded.next()?)? * 16 + digit(encoded.next()?)?;
-        bytes.push(u8::try_from(value).ok()?);
-    }
+    let bytes = percent_decoded(rest)?;
     Some(PathBuf::from(OsString::from_vec(bytes)))
 }
 
@@ -294,6 +374,10 @@ impl fmt::Display for Uri {
             Uri::Csi(number) => write!(f, "csi://{number}"),
             // Without the arguments, which may hold a password.
             Uri::Command(words) => write!(f, "exec:{} ...", words.first().map_or("", String::as_str)),
+            Uri::Network(address) => address.fmt(f),
+            Uri::Video(Video { path, every_frame }) => {
+                write!(f, "{}{}", if *every_frame { EVERY_FRAME } else { "" }, path.display())
+            }
             Uri::Shapes(options) => options.fmt(f),
         }
     }
@@ -376,12 +460,15 @@ mod tests {
     fn invalid_uris_say_what_to_do() {
         for (text, part) in [
             ("", "expected one of `auto`"),
-            ("ftp://x", "unknown scheme `ftp`, expected one of `auto`, `/dev/video0`"),
+            ("ftp://me:hunter2@x", "source `ftp://x`: unknown scheme `ftp`, expected one of `auto`, `/dev/video0`"),
             ("csi://", "the number of the camera, 0 for the first, found ``"),
             ("csi://x", "found `x`"),
             ("csi://16", "found `16`"),
             ("libcamera://0", "use the source `csi://0`"),
-            ("rtsp://cam/1", "use the source `exec:ffmpeg -loglevel error -i rtsp://cam/1 -f mjpeg"),
+            ("rtsp://", "a host, a port if need be"),
+            ("rtsp://me:pass/word@cam/1", "write `/` as `%2F`"),
+            ("frames:", "the path of a video file after `frames:`, found ``"),
+            ("frames:rtsp://cam", "the path of a video file"),
             ("exec:", "a program and its arguments after `exec:`"),
             ("exec: ''", "a program and its arguments after `exec:`"),
             ("exec:a 'b", "a second quotation mark"),
@@ -403,6 +490,39 @@ mod tests {
         ] {
             let error = text.parse::<Uri>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
+            assert!(!error.contains("hunter2") && !error.contains("pass/word"), "{error}");
         }
+    }
+
+    #[test]
+    fn videos_and_addresses_are_told_apart_from_images() {
+        let network = |text: &str| {
+            let (scheme, rest) = text.split_once("://").unwrap();
+            Uri::Network(Address::parse(scheme, rest).unwrap())
+        };
+        let video = |path: &str, every_frame| Uri::Video(Video { path: path.into(), every_frame });
+        for (text, expected, displayed) in [
+            ("video.mp4", video("video.mp4", false), "video.mp4"),
+            ("a b/VIDEO.MKV", video("a b/VIDEO.MKV", false), "a b/VIDEO.MKV"),
+            ("file:///a%20b.webm", video("/a b.webm", false), "/a b.webm"),
+            ("frames:x.h264", video("x.h264", true), "frames:x.h264"),
+            ("frames:x", video("x", true), "frames:x"),
+            ("frames:file:///a%20b.ts", video("/a b.ts", true), "frames:/a b.ts"),
+            ("folder.ts/", Uri::Images("folder.ts/".into()), "folder.ts/"),
+            ("video.mjpeg", Uri::Images("video.mjpeg".into()), "video.mjpeg"),
+            ("rtsp://me:hunter2@cam/1", network("rtsp://me:hunter2@cam/1"), "rtsp://cam/1"),
+            ("RTSP://cam/1", network("rtsp://cam/1"), "rtsp://cam/1"),
+            ("https://cam/?token=hunter2", network("https://cam/?token=hunter2"), "https://cam/?token=…"),
+            ("srt://cam:9000", network("srt://cam:9000"), "srt://cam:9000"),
+        ] {
+            let uri: Uri = text.parse().unwrap();
+            assert_eq!((uri.to_string().as_str(), &uri), (displayed, &expected), "{text}");
+            assert!(!format!("{uri:?}").contains("hunter2"));
+            assert_eq!(Uri::shown(text), if matches!(uri, Uri::Network(_)) { displayed } else { text });
+        }
+        let in_folder = |text: &str| text.parse::<Uri>().unwrap().text_in(Path::new("/etc"), text);
+        assert_eq!(in_folder("frames:x.mp4"), "frames:/etc/x.mp4");
+        assert_eq!(in_folder("x.mp4"), "/etc/x.mp4");
+        assert_eq!(in_folder("rtsp://me:hunter2@cam/1"), "rtsp://me:hunter2@cam/1");
     }
 }

@@ -11,7 +11,7 @@ use super::{Findings, below};
 use crate::config::Config;
 use crate::process::group::is_program;
 use crate::source::csi::Stack;
-use crate::source::{self, SourceError, Uri};
+use crate::source::{self, SourceError, Uri, ffmpeg};
 
 /// Folder of stable names, which do not depend on the order of detection.
 const BY_ID: &str = "/dev/v4l/by-id";
@@ -92,7 +92,18 @@ fn wanted(root: &Path, config: &Config, cameras: &[Camera], findings: &mut Findi
                     .problem(format!("{program}: the program of the configured source is not installed"), "install it");
             }
         }
-        Ok(Uri::Auto | Uri::Stdin | Uri::Images(_) | Uri::Shapes(_)) => {}
+        Ok(uri @ (Uri::Network(_) | Uri::Video(_))) if !ffmpeg::is_installed() => {
+            let (what, todo) = (format!("{uri}: ffmpeg is not installed"), "install it: `apt install ffmpeg`");
+            match &uri {
+                // Pictures and MJPEG are read without it.
+                Uri::Network(address) if address.is_http() && cfg!(feature = "http") => {
+                    findings
+                        .note(format!("{what}; it is needed if the camera sends anything but pictures or MJPEG"), todo);
+                }
+                _ => findings.problem(what, todo),
+            }
+        }
+        Ok(Uri::Auto | Uri::Stdin | Uri::Images(_) | Uri::Network(_) | Uri::Video(_) | Uri::Shapes(_)) => {}
     }
 }
 
@@ -157,7 +168,7 @@ mod tests {
             ("/dev/video91", there(), Some((Severity::Problem, "/dev/video91: the configured camera does not exist"))),
             ("exec:sh -c x", Vec::new(), None),
             ("exec:no-such-camera -o -", there(), Some((Severity::Problem, "no-such-camera: the program of the"))),
-            ("gopher://x", there(), Some((Severity::Problem, "unknown scheme"))),
+            ("gopher://me:hunter2@x", there(), Some((Severity::Problem, "unknown scheme"))),
         ] {
             let mut findings = Findings::default();
             wanted(Path::new("/"), &Config { source: source.to_owned(), ..Config::default() }, &cameras, &mut findings);

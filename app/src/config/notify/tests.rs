@@ -56,7 +56,7 @@ fn problems_say_what_is_expected() {
 }
 
 #[test]
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 fn servers_are_read_with_their_secrets_in_files() {
     let text = "[[notify]]\nntfy = 'https://ntfy.sh/x'\ntoken_file = 'token'\npriority = 4\ntags = ['eyes']\n\
                 picture = true\n[[notify]]\napprise = 'http://a:8000/notify/k'\ntitle = 'Door'\nuser = 'me'\n\
@@ -85,7 +85,7 @@ fn servers_are_read_with_their_secrets_in_files() {
 }
 
 #[test]
-#[cfg(feature = "webhook")]
+#[cfg(feature = "http")]
 fn addresses_that_cannot_work_are_refused_and_not_repeated() {
     for (url, expected) in [
         ("ftp://hidden/", "begins with `https://`"),
@@ -107,7 +107,7 @@ fn addresses_that_cannot_work_are_refused_and_not_repeated() {
 }
 
 #[test]
-#[cfg(not(feature = "webhook"))]
+#[cfg(not(feature = "http"))]
 fn a_build_without_the_client_says_so() {
     for kind in ["webhook", "ntfy", "apprise"] {
         let found = problems(&format!("[[notify]]\n{kind} = 'https://x'"));

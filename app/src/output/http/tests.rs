@@ -1,5 +1,6 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustls::pki_types::pem::PemObject as _;

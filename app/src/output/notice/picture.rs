@@ -49,7 +49,7 @@ impl NoticePicture {
     ///
     /// # Errors
     /// It has no pixels.
-    #[cfg_attr(not(feature = "webhook"), allow(dead_code, reason = "only servers take pictures"))]
+    #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "only servers take pictures"))]
     pub(crate) fn jpeg(&self) -> ImageResult<Vec<u8>> {
         let mut bytes = Vec::new();
         let (width, height) = (self.width as u32, self.height as u32);
