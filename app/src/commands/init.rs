@@ -65,7 +65,6 @@ impl Init {
         let folder = std::path::absolute(&folder).with_context(|| folder.display().to_string())?;
         let answers = self.answers(board, asker.as_mut())?;
         let is_overwritten = self.force || may_overwrite(&folder, asker.as_mut())?;
-        drop(asker);
         drop(err);
         if !is_overwritten {
             bail!("nothing is written");

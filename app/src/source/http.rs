@@ -50,9 +50,9 @@ enum State {
     /// Pictures.
     Pictures,
     /// A stream of JPEG images.
-    Stream(JpegStream),
+    Stream(Box<JpegStream>),
     /// Something that ffmpeg decodes.
-    Decoder(CommandSource),
+    Decoder(Box<CommandSource>),
 }
 
 /// A message of the thread that fetches.
@@ -168,11 +168,12 @@ impl Source for HttpSource {
                 None | Some(Message::Woken) => return Ok(false),
                 Some(Message::Failed(error)) => return Err(error),
                 Some(Message::Stream(reader)) => {
-                    self.state = State::Stream(JpegStream::new(&self.name, reader, true, Some(self.patience())));
+                    let stream = JpegStream::new(&self.name, reader, true, Some(self.patience()));
+                    self.state = State::Stream(Box::new(stream));
                 }
                 Some(Message::Video) => {
                     let program = ffmpeg::network(&self.address, self.credentials.as_ref(), &self.options);
-                    self.state = State::Decoder(CommandSource::start(program)?);
+                    self.state = State::Decoder(Box::new(CommandSource::start(program)?));
                 }
                 Some(Message::Picture(bytes, captured, took)) => {
                     self.state = State::Pictures;

@@ -282,7 +282,11 @@ fn sources_without_frames_are_named() {
         case("no device for pictures", "run --output json --source /dev/null", &["/dev/null", "not a capture device"]);
     }
     case("an unknown scheme", "run --output json --source gopher://x", &["gopher://x", "unknown scheme `gopher`"]);
-    case("a network camera", "run --output json --source rtsp://me:hunter2@camera.invalid/1", &["rtsp://camera.invalid/1"]);
+    case(
+        "a network camera",
+        "run --output json --source rtsp://me:hunter2@camera.invalid/1",
+        &["rtsp://camera.invalid/1"],
+    );
     case("an empty folder", "run --output json --source folder", &["folder", "no images"]);
     case("a missing folder", "run --output json --source none", &["none", "not found"]);
     case("text for a stream", "run --output json --source -", &["standard input", "2400 bytes without a JPEG frame"]);

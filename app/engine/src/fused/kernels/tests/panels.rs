@@ -81,7 +81,7 @@ fn check_i8(kernels: &Kernels, rows: usize, inputs: usize, outputs: usize, patte
         let mut packed = PackedI8::new(kernels.layout_i8, inputs, outputs);
         packed.set(0, &w, &weight_scales, Some(&bias));
         #[cfg(target_arch = "x86_64")]
-        if (rows % 2 == 0) == accumulate {
+        if rows.is_multiple_of(2) == accumulate {
             kernels.limit_pairs(&mut packed);
         }
         // The padding of a row must not count, whatever its content.
