@@ -233,7 +233,12 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
     let bundles = Bundles { public_key: None, ..config.bundles };
     assert!(example(&config.metrics.file));
     let metrics = Metrics { file: None, ..config.metrics };
-    assert_eq!(Config { bundle: None, labels: None, state_dir: None, bundles, metrics, ..config }, Config::default());
+    assert!(config.capture.login.as_ref().is_some_and(|login| login.password_file.is_absolute()));
+    let capture = Capture { login: None, ..config.capture };
+    assert_eq!(
+        Config { bundle: None, labels: None, state_dir: None, capture, bundles, metrics, ..config },
+        Config::default()
+    );
     let keys = [
         "source",
         "bundle",
@@ -245,6 +250,8 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
         "fps",
         "format",
         "timeout_ms",
+        "user",
+        "password_file",
         "threads",
         "top_k",
         "unchanged",

@@ -142,7 +142,8 @@ pub(super) fn scrubbed(text: &str, secrets: &[String]) -> String {
         let start = word[..at]
             .rfind(|c: char| !c.is_ascii_alphanumeric())
             .map_or(0, |before| before + word[before..].chars().next().map_or(0, char::len_utf8));
-        format!("{}{}", &word[..start], shown(&word[start..]))
+        let (address, space) = word[start..].split_at(word[start..].trim_end().len());
+        format!("{}{}{space}", &word[..start], shown(address))
     });
     let mut text: String = words.collect();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {

@@ -249,7 +249,7 @@ impl SourceError {
     /// The error for a video where images are expected.
     pub(super) fn of_video(path: &std::path::Path, what: &'static str) -> Self {
         let name = path.display().to_string();
-        let is_plain = |c: char| c.is_alphanumeric() || "/._-+,=@%".contains(c);
+        let is_plain = |c: char| c.is_alphanumeric() || "/._-+,=@%:".contains(c);
         let quoted = |name: &str| match name.chars().all(is_plain) {
             true => name.to_owned(),
             false => format!("'{}'", name.replace('\'', r"'\''")),
