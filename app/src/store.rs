@@ -12,6 +12,9 @@ use spotter_engine::{files, staging};
 /// Mode of files in the state folder, which holds no secrets. The folder itself can keep others out.
 pub(crate) const FILE_MODE: u32 = 0o644;
 
+/// Mode of files that only their owner may read.
+const PRIVATE_MODE: u32 = 0o600;
+
 /// Mode of folders in the state folder.
 pub(crate) const FOLDER_MODE: u32 = 0o755;
 
@@ -31,6 +34,11 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, Kind::Any)
 }
 
+/// As [`replace_file`], for a file with a password: only its owner may read it.
+pub(crate) fn replace_private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, Kind::Private)
+}
+
 /// As [`replace_file`], for the state folder, which a service and its administrators share: regardless of the umask, all may
 /// read the file and the folders that are created for it.
 pub fn replace_state_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -47,6 +55,7 @@ pub(crate) fn replace_volatile(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Any,
+    Private,
     State,
     Volatile,
 }
@@ -55,7 +64,7 @@ fn replace(path: &Path, bytes: &[u8], kind: Kind) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "path without a file name"))?;
     let folder = files::folder_of(path);
     match kind {
-        Kind::Any => DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?,
+        Kind::Any | Kind::Private => DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?,
         Kind::State => make_state_folder(folder)?,
         Kind::Volatile => {}
     }
@@ -90,12 +99,12 @@ fn write_and_rename(folder: &Path, prefix: &OsStr, path: &Path, bytes: &[u8], ki
     let mut temporary = tempfile::Builder::new()
         .prefix(prefix)
         .suffix(TEMPORARY_SUFFIX)
-        .permissions(Permissions::from_mode(FILE_MODE))
+        .permissions(Permissions::from_mode(if kind == Kind::Private { PRIVATE_MODE } else { FILE_MODE }))
         .tempfile_in(folder)?;
     // The lock ends with this process, and tells others that the file is no leftover. On a file system without locks they
     // leave every temporary file alone.
     let _ = temporary.as_file().lock();
-    if kind != Kind::Any {
+    if matches!(kind, Kind::State | Kind::Volatile) {
         temporary.as_file().set_permissions(Permissions::from_mode(FILE_MODE))?;
     }
     temporary.write_all(bytes)?;

@@ -102,7 +102,8 @@ impl Init {
             (Some(source), _) => read_source(source)?,
             (None, None) => board.source().to_owned(),
             (None, Some(asker)) => {
-                let question = "Where do the pictures come from? auto (the first camera), /dev/video0, csi://0, a folder, test://shapes";
+                let question = "Where do the pictures come from? auto (the first camera), /dev/video0, csi://0, \
+                                rtsp://USER:PASSWORD@CAMERA/PATH, http://CAMERA/PATH, video.mp4, a folder, test://shapes";
                 asker.ask(question, board.source(), read_source)?
             }
         };
@@ -169,9 +170,13 @@ fn write(folder: &Path, answers: &Answers) -> Result<Config> {
     let text = answers.configuration(folder);
     let config = Config::parse(&path, &text, |name| std::env::var_os(name)).map_err(|problems| all_of(&problems))?;
     // The labels first: a configuration never names a file that is not there.
-    for (path, text) in [(folder.join(LABELS), answers.labels()), (path, text.as_str())] {
-        store::replace_file(&path, text.as_bytes()).with_context(|| format!("{}: cannot write", path.display()))?;
-    }
+    let labels = folder.join(LABELS);
+    let written = store::replace_file(&labels, answers.labels().as_bytes());
+    written.with_context(|| format!("{}: cannot write", labels.display()))?;
+    // The service is another user than root, who writes its configuration.
+    let is_private = Uri::shown(&answers.source) != answers.source && folder != Path::new(SERVICE_FOLDER);
+    let replace = if is_private { store::replace_private_file } else { store::replace_file };
+    replace(&path, text.as_bytes()).with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(config)
 }
 
@@ -179,11 +184,8 @@ fn write(folder: &Path, answers: &Answers) -> Result<Config> {
 fn tell_taken(answers: &Answers, out: &mut dyn Write) -> io::Result<()> {
     let model =
         answers.model.as_ref().map_or_else(|| "installed or demo".to_owned(), |path| path.display().to_string());
-    let Answers { board, source, .. } = answers;
-    write_line(
-        out,
-        format_args!("board: {} (--board), source: {source} (--source), model: {model} (--model)", board.name()),
-    )
+    let (board, source) = (answers.board.name(), Uri::shown(&answers.source));
+    write_line(out, format_args!("board: {board} (--board), source: {source} (--source), model: {model} (--model)"))
 }
 
 /// Prints the best labels of one picture of the source. Nothing is cached: this may be another user than the service's.
@@ -218,6 +220,16 @@ fn tell_next(folder: &Path, answers: &Answers, out: &mut dyn Write) -> io::Resul
     let is_found = is_service || user_folder(|name| std::env::var_os(name)).as_deref() == Some(folder);
     let option = if is_found { String::new() } else { format!(" --config '{}'", folder.join(FILE_NAME).display()) };
     write_line(out, format_args!("next:"))?;
+    if is_service && Uri::shown(&answers.source) != answers.source {
+        let file = folder.join(FILE_NAME);
+        let file = file.display();
+        write_line(
+            out,
+            format_args!(
+                "  chgrp spotter {file} && chmod 640 {file}    # it may hold a password, which all users can read"
+            ),
+        )?;
+    }
     write_line(out, format_args!("  write what you look for into {}", folder.join(LABELS).display()))?;
     write_line(out, format_args!("  spotter check{option}    # says what is wrong or doubtful"))?;
     write_line(

@@ -18,6 +18,11 @@ use spotter_engine::tower::{ImageTower, TextTower, Threads};
 
 use crate::harness::{Done, Place, Running, check_labels, drawn, finish, lines};
 
+/// Labels of drawn shapes, which exclude each other.
+fn shapes() -> PathBuf {
+    e2e::root().join("config/demo/labels.toml")
+}
+
 #[test]
 fn json_gives_every_picture_its_labels_best_first() {
     let place = Place::new();
@@ -26,7 +31,8 @@ fn json_gives_every_picture_its_labels_best_first() {
         place.picture(name, number as u64);
     }
     let check = |options: &str, count: usize| {
-        let done = finish(place.spotter(&format!("classify --json {options}")).args(pictures));
+        let done =
+            finish(place.spotter(&format!("classify --json {options}")).arg("--labels").arg(shapes()).args(pictures));
         assert_eq!(done.code, Some(0), "{options}: {}", done.stderr);
         let lines = lines(&done);
         let paths: Vec<_> = lines.iter().map(|line| line.path.clone().unwrap()).collect();
@@ -59,7 +65,7 @@ fn scores_equal_those_of_the_library() {
     let demo = e2e::root().join("config/demo");
     let bundle = Bundle::open(&demo).unwrap();
     let manifest = bundle.manifest();
-    let labels = label_file::load(&demo.join("labels.toml"), &manifest.templates).unwrap().rows;
+    let labels = label_file::load(&shapes(), &manifest.templates).unwrap().rows;
     let mut text = TextTower::open(&bundle, &Threads::default()).unwrap();
     let (labels, _) = embed_labels(&labels, manifest, &mut Cache::default(), |sentence| text.embed(sentence)).unwrap();
     let mut pixels = Vec::new();
@@ -81,8 +87,9 @@ fn scores_equal_those_of_the_library() {
     spotter_engine::bundle::write(&tar, manifest.clone(), &contents).unwrap();
     let check = |what: &str, bundle: Option<&Path>| {
         let mut command = place.spotter("classify --json --top-k 48 x.png");
+        command.arg("--labels").arg(shapes());
         if let Some(bundle) = bundle {
-            command.arg("--bundle").arg(bundle).arg("--labels").arg(demo.join("labels.toml"));
+            command.arg("--bundle").arg(bundle);
         }
         let done = finish(&mut command);
         assert_eq!(done.code, Some(0), "{what}: {}", done.stderr);
@@ -150,22 +157,27 @@ fn mjpeg_on_standard_input_is_labelled_frame_by_frame() {
             .collect()
     };
 
-    let done = finish(place.spotter("run --source - --output json").stdin(File::open(&stream).unwrap()));
+    let spotter = |arguments: &str| {
+        let mut command = place.spotter(arguments);
+        command.arg("--labels").arg(shapes());
+        command
+    };
+    let done = finish(spotter("run --source - --output json").stdin(File::open(&stream).unwrap()));
     assert_eq!(numbers("a file", &done), Vec::from_iter(0..FRAMES), "every frame of a file, once");
     assert!(lines(&done).iter().all(|line| line.dropped == Some(0)));
     // The stream's first frame and the same JPEG as a file are the same picture.
     let first = mjpeg(1);
     place.write("first.jpg", first);
-    let alone = lines(&finish(&mut place.spotter("classify --json first.jpg"))).remove(0);
+    let alone = lines(&finish(&mut spotter("classify --json first.jpg"))).remove(0);
     assert_eq!(alone.labels, lines(&done)[0].labels);
 
-    let mut command = place.spotter("run --source - --output json --frames 3");
+    let mut command = spotter("run --source - --output json --frames 3");
     let done = finish(command.stdin(File::open(&stream).unwrap()));
     assert_eq!(numbers("--frames", &done), [0, 1, 2]);
 
     // In a pipe the newest frame wins: the output is in order, and includes the last frame.
     let mut cat = Command::new("cat").arg(&stream).stdout(Stdio::piped()).spawn().unwrap();
-    let done = finish(place.spotter("run --source - --output json").stdin(cat.stdout.take().unwrap()));
+    let done = finish(spotter("run --source - --output json").stdin(cat.stdout.take().unwrap()));
     cat.wait().unwrap();
     let found = numbers("a pipe", &done);
     println!("{} of {FRAMES} frames of a pipe that writes at full speed were labelled", found.len());

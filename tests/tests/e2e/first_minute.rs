@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
@@ -123,6 +124,19 @@ fn init_writes_what_check_passes_and_the_next_run_uses() {
     let forced = succeeds(&place, &format!("{init} --source test://shapes --force"));
     assert!(forced.stdout.contains("one picture of test://shapes"), "{}", forced.stdout);
     assert!(succeeds(&place, "check --strict").stdout.starts_with("no problems: 48 labels"));
+}
+
+#[test]
+fn init_keeps_the_password_of_a_camera() {
+    let place = Place::new();
+    // Nobody listens there.
+    let done = succeeds(&place, "init --yes --out here --source rtsp://me:hunter2@127.0.0.1:9/1");
+    assert!(done.stdout.contains("source: rtsp://127.0.0.1:9/1 (--source)"), "{}", done.stdout);
+    assert!(done.stderr.contains("no picture to show"), "{}", done.stderr);
+    assert!(!format!("{}{}", done.stdout, done.stderr).contains("hunter2"), "{}{}", done.stdout, done.stderr);
+    let path = place.at("here/spotter.toml");
+    assert!(fs::read_to_string(&path).unwrap().contains("\nsource = \"rtsp://me:hunter2@127.0.0.1:9/1\"\n"));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(crate) struct TileI8 {
     blocks: usize,
     /// What was taken off the weights of the panel; null if nothing was and pairs may be of any size.
     #[cfg(target_arch = "x86_64")]
-    surplus: *const pairs::Surplus,
+    surplus: *const packed::Surplus,
     /// The panel that is likely to be needed next, of the same size: a prefetch hint, never read.
     #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
     next: *const i8,

@@ -88,7 +88,8 @@ impl Answers {
     pub(super) fn configuration(&self, folder: &Path) -> String {
         let mut text = String::from(
             "# Spotter's configuration: what differs from the defaults. `spotter check` says what is wrong with it.\n\n\
-             # auto: the first camera. Or /dev/video0, csi://0, a folder of images, \"exec:ffmpeg -i rtsp://... -f mjpeg -\"\n",
+             # auto: the first camera. Or /dev/video0, csi://0, rtsp://USER:PASSWORD@CAMERA/PATH, http://CAMERA/PATH, video.mp4, a \
+             folder of images\n",
         );
         text.push_str(&format!("source = {}\n\n", quoted(&self.source)));
         match &self.model {

@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::pairs::Surplus;
+use super::packed::Surplus;
 use super::rows::row_functions;
 use super::{Kernels, Layout, TileF32, TileI8};
 

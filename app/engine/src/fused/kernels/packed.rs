@@ -45,6 +45,16 @@ pub(crate) fn signed(bytes: &[u8]) -> &[i8] {
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
 }
 
+/// What [`super::Kernels::limit_pairs`] took off the weights of a panel.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug)]
+pub(super) struct Surplus {
+    /// The inputs whose weights were reduced. Input 0 fills gaps.
+    pub(super) inputs: Vec<u32>,
+    /// `[inputs / 4][nr][4]`.
+    pub(super) values: AlignedBuf<i8>,
+}
+
 /// The weights of an int8 linear layer, its scales and its bias.
 #[derive(Debug)]
 pub(crate) struct PackedI8 {
@@ -52,9 +62,9 @@ pub(crate) struct PackedI8 {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) values: AlignedBuf<i8>,
-    /// For each panel, what [`super::Kernels::limit_pairs`] took off the values; empty if it did not.
+    /// One for each panel whose weights were reduced; empty before.
     #[cfg(target_arch = "x86_64")]
-    pub(super) surplus: Vec<Option<super::pairs::Surplus>>,
+    pub(super) surplus: Vec<Option<Surplus>>,
     /// Sum of the weights of each output channel. These three vectors are padded to whole panels.
     pub(super) sums: Vec<i32>,
     pub(super) scales: Vec<f32>,

@@ -4,7 +4,7 @@
 //! weights are larger. Of those, the first weight is reduced; what was taken off is the surplus of the panel, a few more
 //! inputs that repeat the activations of reduced weights. The sum of both is the exact result.
 
-use super::packed::AlignedBuf;
+use super::packed::{AlignedBuf, Surplus};
 use super::{Kernels, Layout, PackedI8};
 
 /// The largest sum of two weights: `255 * 128` fits into 16 bits.
@@ -12,15 +12,6 @@ const SUM_MAX: i16 = 128;
 
 /// Inputs of a block.
 const K_TILE: usize = 4;
-
-/// What was taken off the weights of a panel whose pairs fit.
-#[derive(Debug)]
-pub(super) struct Surplus {
-    /// The inputs whose weights were reduced. Input 0 fills gaps.
-    pub(super) inputs: Vec<u32>,
-    /// `[inputs / 4][nr][4]`.
-    pub(super) values: AlignedBuf<i8>,
-}
 
 impl Kernels {
     /// Prepares weights that do not change any more, if these kernels are faster for it. Results stay the same to the last
