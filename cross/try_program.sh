@@ -32,7 +32,7 @@ PYTHON
 # The state folder keeps the embeddings, and the second call must find them.
 export XDG_STATE_HOME=$files/state
 for time in first second; do
-    labels=$(emulated "$program" classify "$@" --json --top-k 1 "$files/disc.ppm" 2>"$files/log") || {
+    labels=$(emulated "$program" classify "$@" --labels config/demo/labels.toml --json --top-k 1 "$files/disc.ppm" 2>"$files/log") || {
         cat "$files/log" >&2
         say "$program: classify failed the $time time"
         exit 1

@@ -64,9 +64,9 @@ done
 # Additional files for a board's service.
 find config/boards -name '*.conf' -exec cp {} "$files/boards/" \;
 {
-    echo '# What Spotter looks for. How to write labels, and some for everyday things: /usr/share/spotter/labels.toml.'
-    echo '#'
-    cat config/demo/labels.toml
+    echo '# What Spotter looks for: what the demo model tells apart. How to write labels, and more of them:'
+    echo '# /usr/share/spotter/labels.toml.'
+    sed -n '/^$/,$p' config/demo/everyday.toml
 } >"$files/labels.toml"
 
 # dpkg finds the dependencies of a program for this machine. Those of an ARM program were checked by

@@ -107,7 +107,7 @@ check_program() {
     by_hand doctor >"$work/doctor" || { cat "$work/doctor" >&2; fail "spotter doctor finds fault"; }
 
     # A bundle of one's own, as in cross/README.md, which the service then runs.
-    tar -C "$root/usr/share/spotter/demo" --exclude labels.toml -cf "$root/tmp/shapes-v2.tar" .
+    tar -C "$root/usr/share/spotter/demo" --exclude '*.toml' -cf "$root/tmp/shapes-v2.tar" .
     by_hand bundle install /tmp/shapes-v2.tar
     by_hand bundle activate shapes-v2
     # shellcheck disable=SC2086

@@ -30,7 +30,7 @@ class MemoryTest(unittest.TestCase):
         return available
 
     def test_demo_in_192_mb(self):
-        """With a camera of 1280x720, and its 48 labels embedded on the board."""
+        """With a camera of 1280x720, and its labels embedded on the board."""
         with Machine(os.environ["SPOTTER_VM"], memory_mb=192) as machine:
             Camera(machine)
             (machine.share / "large.toml").write_text("[capture]\nwidth = 1280\nheight = 720\n")

@@ -19,7 +19,7 @@ use self::files::{Answers, Board, LABELS};
 use super::{doctor, snapshot};
 use crate::bundles;
 use crate::config::{Config, FILE_NAME, all_of, user_folder};
-use crate::console::{stdout, tell_error};
+use crate::console::stdout;
 use crate::labels::demo::{Scene, parse_configured};
 use crate::labels::embedder::Embedder;
 use crate::output::full_name;
@@ -63,12 +63,11 @@ impl Init {
             None => default_folder()?,
         };
         let folder = std::path::absolute(&folder).with_context(|| folder.display().to_string())?;
-        let answers = self.answers(board, asker.as_mut())?;
-        let is_overwritten = self.force || may_overwrite(&folder, asker.as_mut())?;
-        drop(err);
-        if !is_overwritten {
+        if !self.force && !may_overwrite(&folder, asker.as_mut())? {
             bail!("nothing is written");
         }
+        let answers = self.answers(board, asker.as_mut())?;
+        drop(err);
         let config = write(&folder, &answers)?;
         let mut out = stdout();
         for name in [FILE_NAME, LABELS] {
@@ -77,8 +76,8 @@ impl Init {
         tell_taken(&answers, &mut out).context("standard output")?;
         // The files are good whatever the camera does.
         if let Err(error) = show_picture(&config, &mut out) {
-            tell_error(&error.context("no picture to show"));
-            write_line(&mut out, format_args!("no picture yet: `spotter doctor` examines the cameras"))?;
+            write_line(&mut out, format_args!("no picture yet: {error:#}"))?;
+            write_line(&mut out, format_args!("`spotter doctor` examines the cameras"))?;
         }
         tell_next(&folder, &answers, &mut out).context("standard output")?;
         Ok(ExitCode::SUCCESS)
@@ -241,7 +240,7 @@ fn tell_next(folder: &Path, answers: &Answers, out: &mut dyn Write) -> io::Resul
     }
     if answers.model.is_none() {
         let export = "model-prep export openai/clip-vit-base-patch32 --out clip.tar";
-        write_line(out, format_args!("  {export}    # a real model; then `spotter init --model clip.tar`"))?;
+        write_line(out, format_args!("  {export}    # a real model; then `spotter init --model clip.tar --force`"))?;
     }
     out.flush()
 }
