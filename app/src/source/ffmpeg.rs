@@ -69,7 +69,10 @@ pub(super) fn network(address: &Address, credentials: Option<&Credentials>, opti
         input.extend(["-rtsp_transport", "tcp"]);
     }
     let mut secrets = address::secrets(credentials);
-    secrets.push(address.with_login(credentials));
+    let whole = address.with_login(credentials);
+    if whole != address.to_string() {
+        secrets.push(whole);
+    }
     Program {
         words: words(&input, &address.with_login(credentials), Some(options), options),
         name: address.to_string(),

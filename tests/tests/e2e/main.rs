@@ -10,6 +10,7 @@ mod bundles;
 mod cache;
 mod calibrate;
 mod calibration;
+mod cameras;
 mod classify;
 mod compose;
 mod decisions;
