@@ -109,13 +109,18 @@ tools:
 	[ -n '$(LIBCLANG)' ] || missing="$$missing libclang-dev"; \
 	if [ -n "$$missing" ]; then $(call install,$$missing); fi
 
-# Tools of some tests, which inspect programs and the systemd unit, and make streams. Without apt those tests are skipped, but not
+# Tools of some tests, which inspect programs and the systemd unit, make streams, and serve them. Without apt those tests are skipped, but not
 # with CI=true.
 test-tools:
 	@missing=''; \
 	command -v strace >/dev/null || missing='strace'; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	command -v ffmpeg >/dev/null || missing="$$missing ffmpeg"; \
+	/usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null || \
+	    missing="$$missing python3-gi gir1.2-gst-rtsp-server-1.0"; \
+	[ -n "$$(ls /usr/lib/*/gstreamer-1.0/libgstmatroska.so 2>/dev/null)" ] || missing="$$missing gstreamer1.0-plugins-good"; \
+	[ -n "$$(ls /usr/lib/*/gstreamer-1.0/libgstvideoparsersbad.so 2>/dev/null)" ] || \
+	    missing="$$missing gstreamer1.0-plugins-bad"; \
 	if [ -n "$$missing" ] && { [ "$${CI:-}" = true ] || command -v apt-get >/dev/null; }; then $(call install,$$missing); fi
 
 # The virtual environment with the Python packages of the tests.

@@ -82,6 +82,9 @@ pub(crate) fn failure(error: &Error, timeout: Duration) -> (String, bool) {
         }
         Error::Io(error) => (format!("no connection: {error}"), true),
         Error::Rustls(error) => (format!("no secure connection: {error}"), false),
+        Error::LargeResponseHeader(..) => {
+            (format!("the header of the answer is larger than {HEADER_BYTES_MAX} bytes"), false)
+        }
         Error::Protocol(error) => (format!("the server does not answer in HTTP: {error}"), true),
         Error::BadUri(_) | Error::Http(_) => ("the address, or a header, cannot be sent".to_owned(), false),
         Error::ConnectionFailed => ("no connection".to_owned(), true),

@@ -268,7 +268,7 @@ fn http_cameras_that_refuse_or_send_nonsense_are_explained() {
         ("basic", &["401", "check user and password", "`password_file`"]),
         ("half.jpg", &["the picture cannot be read"]),
         ("endless.jpg", &["the picture has more than"]),
-        ("endless-header", &["does not answer in HTTP"]),
+        ("endless-header", &["the header of the answer is larger than 16384 bytes"]),
     ] {
         fails(
             &place,
