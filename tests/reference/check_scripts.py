@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDERS = ["cross", "model-prep/demo", "tests/fuzz", "tests/reference"]
+FOLDERS = ["cross", "model-prep/demo", "tests/fuzz", "tests/reference", "tests/servers"]
 # Pyflakes' findings, and syntax errors.
 RULES = "E9,F"
 
