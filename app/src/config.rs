@@ -79,6 +79,8 @@ pub struct Capture {
     pub timeout_ms: u32,
     /// How a network camera knows us, unless its address says it.
     pub login: Option<Login>,
+    /// Certificates that a network camera may have in place of those that the system trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Pixel formats that can be requested from a camera.
@@ -192,7 +194,15 @@ impl Default for Config {
 
 impl Default for Capture {
     fn default() -> Self {
-        Self { width: 640, height: 480, fps: 30, format: CaptureFormat::Auto, timeout_ms: 2000, login: None }
+        Self {
+            width: 640,
+            height: 480,
+            fps: 30,
+            format: CaptureFormat::Auto,
+            timeout_ms: 2000,
+            login: None,
+            ca_file: None,
+        }
     }
 }
 
@@ -270,6 +280,7 @@ impl Capture {
             format: self.format.pixel_format(),
             timeout: Duration::from_millis(self.timeout_ms.into()),
             login: self.login.clone(),
+            ca_file: self.ca_file.clone(),
         }
     }
 
@@ -285,6 +296,7 @@ impl Capture {
             // Cameras need up to a few seconds for the first frame; below 100 ms every slow exposure would look like a hang.
             timeout_ms: section.integer("timeout_ms", 100..=60_000).unwrap_or(defaults.timeout_ms),
             login: login(section, folder),
+            ca_file: file(section, "ca_file", folder),
         }
     }
 }

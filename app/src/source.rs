@@ -181,12 +181,22 @@ pub struct CaptureOptions {
     pub timeout: Duration,
     /// How a network camera knows us, unless its address says it.
     pub login: Option<Login>,
+    /// Certificates that a network camera may have in place of those that the system trusts.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for CaptureOptions {
     fn default() -> Self {
         // Every webcam gives VGA at full rate, and it is larger than any tower's input.
-        CaptureOptions { width: 640, height: 480, fps: 30, format: None, timeout: Duration::from_secs(5), login: None }
+        CaptureOptions {
+            width: 640,
+            height: 480,
+            fps: 30,
+            format: None,
+            timeout: Duration::from_secs(5),
+            login: None,
+            ca_file: None,
+        }
     }
 }
 
@@ -256,6 +266,21 @@ fn open_network(address: &Address, options: &CaptureOptions) -> Result<Box<dyn S
         return Ok(Box::new(http::HttpSource::open(address, credentials, options)?));
     }
     Ok(Box::new(command::CommandSource::start(ffmpeg::network(address, credentials, options))?))
+}
+
+/// Finds files that a network camera needs and that cannot be read.
+pub(crate) fn problems(uri: &Uri, options: &CaptureOptions) -> Vec<String> {
+    let Uri::Network(address) = uri else { return Vec::new() };
+    let login = options.login.as_ref().filter(|_| address.credentials().is_none());
+    let password = login.and_then(|login| login.read().err());
+    #[cfg(feature = "http")]
+    let certificates = match address.scheme() {
+        "https" => crate::http::certificates(options.ca_file.as_deref()).err(),
+        _ => None,
+    };
+    #[cfg(not(feature = "http"))]
+    let certificates = None;
+    password.into_iter().chain(certificates).map(|why| format!("source {address}: {why}")).collect()
 }
 
 /// All V4L2 nodes in the folder, sorted by number. The folder is `/dev` outside of tests.

@@ -22,7 +22,7 @@ use crate::labels::label_file::LabelFile;
 use crate::labels::{demo, lint};
 use crate::output::{notify, prometheus};
 use crate::recognizer::compute;
-use crate::source::Uri;
+use crate::source::{self, Uri};
 
 /// Template that replaces the bundle's if the bundle cannot be read.
 const TEMPLATE: &str = "{}";
@@ -66,6 +66,7 @@ fn check(config: &Config, given: &[Problem], out: &mut dyn Write) -> Result<Foun
             if let Some(path) = uri.required_path().filter(|path| !path.exists()) {
                 problems.push(format!("source {}: no such file or folder", path.display()));
             }
+            problems.extend(source::problems(&uri, &config.capture.options()));
         }
     }
     problems.extend(prometheus::problem(&config.metrics));

@@ -29,6 +29,7 @@ fn every_key_is_read() {
         fps = 15
         format = "yuyv"
         timeout_ms = 5000
+        ca_file = "camera.pem"
         [inference]
         threads = 4
         top_k = 3
@@ -62,6 +63,7 @@ fn every_key_is_read() {
             format: CaptureFormat::Yuyv,
             timeout_ms: 5000,
             login: None,
+            ca_file: Some("/etc/spotter/camera.pem".into()),
         },
         inference: Inference { threads: 4, top_k: 3, unchanged: 2.5 },
         rate: Rate { max_fps: 10.0, min_fps: 0.5, governor: GovernorMode::Off, temperature_max_c: 70 },
@@ -234,7 +236,8 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
     assert!(example(&config.metrics.file));
     let metrics = Metrics { file: None, ..config.metrics };
     assert!(config.capture.login.as_ref().is_some_and(|login| login.password_file.is_absolute()));
-    let capture = Capture { login: None, ..config.capture };
+    assert!(example(&config.capture.ca_file));
+    let capture = Capture { login: None, ca_file: None, ..config.capture };
     assert_eq!(
         Config { bundle: None, labels: None, state_dir: None, capture, bundles, metrics, ..config },
         Config::default()
@@ -252,6 +255,7 @@ fn values_in_comments_of_the_reference_file_are_the_defaults() {
         "timeout_ms",
         "user",
         "password_file",
+        "ca_file",
         "threads",
         "top_k",
         "unchanged",

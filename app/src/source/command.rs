@@ -36,6 +36,8 @@ pub(super) struct Program {
     pub(super) patience: Patience,
     /// What may not be told of its standard error.
     pub(super) secrets: Vec<String>,
+    /// Takes what is of no interest out of its last words.
+    pub(super) tidied: fn(String) -> String,
     /// What to do about its last words, after a semicolon.
     pub(super) advice: fn(&str) -> &'static str,
 }
@@ -49,6 +51,8 @@ pub(super) struct CommandSource {
     said: Arc<Mutex<LastWords>>,
     /// Disconnected once standard error has ended.
     listening: Receiver<()>,
+    /// What a program that ended well complained of: a recording may lack frames.
+    complaint: Option<String>,
     /// Keep both pipes open as long as this exists.
     _keepers: [Keeper; 2],
 }
@@ -65,6 +69,7 @@ impl CommandSource {
             ends: false,
             patience: Patience { first: options.timeout.max(FIRST_FRAME), next: options.timeout },
             secrets: Vec::new(),
+            tidied: |said| said,
             advice: |_| "",
         })
     }
@@ -94,13 +99,16 @@ impl CommandSource {
         };
         spawn("listener", listener).map_err(failed)?;
         let stream = JpegStream::new(name, out, *is_live, Some(*patience));
-        Ok(Self { program: started, group, stream, said, listening, _keepers: [keeps_out, keeps_err] })
+        let (program, complaint) = (started, None);
+        Ok(Self { program, group, stream, said, listening, complaint, _keepers: [keeps_out, keeps_err] })
     }
 
     /// The end of a program: that of a recording, or an error, as a camera does not end.
     fn ended(&mut self, had_frames: bool) -> Result<bool, SourceError> {
         let status = self.group.end(None);
         if self.program.ends && had_frames && status.is_some_and(|status| status.success()) {
+            let (said, name) = (self.said(), &self.program.name);
+            self.complaint = (!said.is_empty()).then(|| format!("{name}: some of it may be missing{said}"));
             return Ok(false);
         }
         let how = status.map_or_else(|| "it is gone".to_owned(), |status| status.to_string());
@@ -110,12 +118,17 @@ impl CommandSource {
 
     /// The last lines of standard error, joined to one, and advice. Call it after the group has ended.
     fn last_words(&self) -> String {
+        let said = self.said();
+        let advice = (self.program.advice)(&said);
+        said + advice
+    }
+
+    /// The last lines of standard error, joined to one. Call it after the group has ended.
+    fn said(&self) -> String {
         // Something that the program left behind may keep its standard error open.
         let _ = self.listening.recv_timeout(END_GRACE);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = scrubbed(&said.line(), &self.program.secrets);
-        let advice = (self.program.advice)(&said);
-        said + advice
+        (self.program.tidied)(scrubbed(&said.line(), &self.program.secrets))
     }
 }
 
@@ -139,7 +152,7 @@ impl Source for CommandSource {
     }
 
     fn skipped(&mut self) -> Option<String> {
-        self.stream.skipped()
+        self.stream.skipped().or_else(|| self.complaint.take())
     }
 
     fn is_live(&self) -> bool {

@@ -81,6 +81,7 @@ pub(super) fn network(address: &Address, credentials: Option<&Credentials>, opti
         ends: false,
         patience: Patience { first: options.timeout.max(NETWORK_FIRST_FRAME), next: options.timeout },
         secrets,
+        tidied,
         advice,
     }
 }
@@ -102,6 +103,7 @@ pub(super) fn video(video: &Video, options: &CaptureOptions) -> Result<Program, 
         ends: true,
         patience: Patience { first: FILE_FRAME, next: FILE_FRAME },
         secrets: Vec::new(),
+        tidied,
         advice,
     })
 }
@@ -136,6 +138,19 @@ fn words(input: &[&str], url: &str, thinned: Option<&CaptureOptions>, size: &Cap
     let output =
         ["-an", "-sn", "-dn", "-vf", &filters, "-r", &rate, "-f", "mjpeg", "-q:v", "3", "-flush_packets", "1", "-"];
     before.iter().chain(input).chain(&["-i", url]).chain(&output).map(ToString::to_string).collect()
+}
+
+/// The words of ffmpeg without those that say which part of it speaks, as in `[rtsp @ 0x55e047af6a00] `: they differ each time, and
+/// would make every failure look like a new one.
+fn tidied(said: String) -> String {
+    let mut rest = said.as_str();
+    let mut tidy = String::with_capacity(said.len());
+    while let Some((before, after)) = rest.split_once(" @ 0x") {
+        let (Some(start), Some(end)) = (before.rfind('['), after.find("] ")) else { break };
+        tidy.push_str(&before[..start]);
+        rest = &after[end + 2..];
+    }
+    tidy + rest
 }
 
 /// What to do about the words of ffmpeg.
@@ -192,6 +207,18 @@ mod tests {
         let missing = Video { path: "/nowhere/x.mp4".into(), every_frame: false };
         let error = video(&missing, &CaptureOptions::default()).err().unwrap().to_string();
         assert!(error.starts_with("/nowhere/x.mp4: not found"), "{error}");
+    }
+
+    #[test]
+    fn parts_of_ffmpeg_are_not_named() {
+        for (said, expected) in [
+            ("", ""),
+            (": [rtsp @ 0x55e0] DESCRIBE failed; [a,b @ 0x1] no; [x] y", ": DESCRIBE failed; no; [x] y"),
+            (": a @ 0x1] b", ": a @ 0x1] b"),
+            (": [a @ 0x1", ": [a @ 0x1"),
+        ] {
+            assert_eq!(tidied(said.to_owned()), expected);
+        }
     }
 
     #[test]

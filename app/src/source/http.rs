@@ -87,7 +87,7 @@ impl HttpSource {
         credentials: Option<&Credentials>,
         options: &CaptureOptions,
     ) -> Result<Self, SourceError> {
-        let client = Client::new(address, credentials)?;
+        let client = Client::new(address, credentials, options.ca_file.as_deref())?;
         let (name, over) = (address.to_string(), Stop::new());
         let (sender, messages) = sync_channel(1);
         let every = Duration::from_secs(1).div_f64(f64::from(options.fps.max(1))).max(PICTURE_EVERY_MIN);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 
 use ureq::http::header::WWW_AUTHENTICATE;
@@ -21,6 +22,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Redirects that are followed: from http to https, and to another path.
 const REDIRECTS: u32 = 5;
 
+/// Advice about a certificate that the system does not trust.
+const CERTIFICATE: &str = "; the camera's own certificate is trusted if `ca_file` in the section [capture] of the configuration \
+                           names its file, and the address names the host that it was made out for";
+
 /// Gets what one address names.
 pub(super) struct Client {
     agent: Agent,
@@ -36,8 +41,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(address: &Address, credentials: Option<&Credentials>) -> Result<Self, SourceError> {
-        let certificates = match (address.scheme(), http::certificates(None)) {
+    pub(super) fn new(
+        address: &Address,
+        credentials: Option<&Credentials>,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, SourceError> {
+        let certificates = match (address.scheme(), http::certificates(ca_file)) {
             (_, Ok(certificates)) => Some(certificates),
             ("https", Err(why)) => return Err(SourceError::Network { name: address.to_string(), why }),
             _ => None,
@@ -89,15 +98,19 @@ impl Client {
         }
         request.call().map_err(|error| {
             let (why, is_transient) = http::failure(&error, NETWORK_FIRST_FRAME);
-            self.error(format!("{why}{}", if is_transient { HOST } else { "" }))
+            let advice = match is_transient {
+                true => HOST,
+                false if why.contains("certificate") => CERTIFICATE,
+                false => "",
+            };
+            self.error(format!("{why}{advice}"))
         })
     }
 
     /// Remembers the challenge of an answer; `false` if it cannot be answered, or is another server's.
     fn is_challenged(&mut self, answer: &Response<Body>) -> bool {
         let (Ok(asked), now) = (self.asked.parse::<Uri>(), answer.get_uri()) else { return false };
-        let is_downgraded = asked.scheme_str() == Some("https") && now.scheme_str() != Some("https");
-        if self.credentials.is_none() || asked.host() != now.host() || is_downgraded {
+        if self.credentials.is_none() || !is_same_server(&asked, now) {
             return false;
         }
         let headers = answer.headers().get_all(WWW_AUTHENTICATE);
@@ -108,10 +121,42 @@ impl Client {
     }
 }
 
+/// Returns whether a redirect stays with the server that was asked, or goes on to its encrypted form.
+fn is_same_server(asked: &Uri, now: &Uri) -> bool {
+    let is_tls = |uri: &Uri| uri.scheme_str() == Some("https");
+    let port = |uri: &Uri| uri.port_u16().unwrap_or(if is_tls(uri) { 443 } else { 80 });
+    let is_same = is_tls(asked) == is_tls(now) && port(asked) == port(now);
+    asked.host() == now.host() && (is_same || is_tls(now) && !is_tls(asked))
+}
+
 /// A number that the server cannot know.
 fn random() -> String {
     let mut bytes = [0; 16];
     // Without it the answer only protects less against a server that collects answers.
     let _ = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_stay_with_the_server_that_was_asked() {
+        for (asked, now, expected) in [
+            ("http://cam/a", "http://cam/b?c", true),
+            ("http://cam/a", "http://cam:80/b", true),
+            ("http://cam/a", "https://cam/a", true),
+            ("http://cam:8080/a", "https://cam:8443/a", true),
+            ("https://cam/a", "https://cam:443/", true),
+            ("https://cam/a", "http://cam/a", false),
+            ("https://cam/a", "https://cam:444/a", false),
+            ("http://cam/a", "http://cam:8080/a", false),
+            ("http://cam/a", "http://camera/a", false),
+        ] {
+            let found = is_same_server(&asked.parse().unwrap(), &now.parse().unwrap());
+            assert_eq!(found, expected, "{asked}, then {now}");
+        }
+    }
 }
