@@ -156,7 +156,7 @@ class Camera(BaseHTTPRequestHandler):
 
     # To a name that is another host's for all that the client knows.
     def get_moved(self):
-        self.refuse(302, ("Location", f"http://localhost:{self.server.server_port}/basic"))
+        self.refuse(302, ("Location", f"http://localhost:{self.server.server_port}/basic?moved"))
 
     def get_near(self):
         self.refuse(301, ("Location", "/basic"))
