@@ -45,11 +45,20 @@ pub fn slots(config: &Config) -> Option<Slots> {
 
 /// Opens the bundle to run: the one that the configuration names, else the active slot's, else the demo bundle.
 pub fn open(config: &Config) -> Result<Bundle> {
+    open_named(config).map(|(_, bundle)| bundle)
+}
+
+/// Opens the bundle to run, and says its name: the path in the configuration, or the slot.
+pub(crate) fn open_named(config: &Config) -> Result<(String, Bundle)> {
     if let Some(path) = &config.bundle {
-        return Ok(Bundle::open(path)?);
+        return Ok((path.display().to_string(), Bundle::open(path)?));
     }
     match slots(config) {
-        Some(slots) => Ok(slots.open(&slots.state()?.active)?),
-        None => Ok(demo::bundle()?),
+        Some(slots) => {
+            let active = slots.state()?.active;
+            let bundle = slots.open(&active)?;
+            Ok((active, bundle))
+        }
+        None => Ok((BUILT_IN.to_owned(), demo::bundle()?)),
     }
 }

@@ -106,9 +106,8 @@ fn calibrate(
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
     let opened = source::open(&plan.uri, &config.capture.options())?;
-    let parsed = demo::parse_configured(config, Scene::of(&opened.uri));
-    let file = parsed.and_then(|parsed| parsed.resolve(&bundle.manifest().templates));
-    let file = file.map_err(|problems| all_of(&problems))?;
+    let file = demo::configured(config, Scene::of(&opened.uri), &bundle.manifest().templates)
+        .map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(Arc::clone(&bundle), config.state_dir.as_deref(), &threads);
     let (labels, _) = embedder.embed(&file)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;

@@ -17,6 +17,7 @@ use crate::bundles;
 use crate::calibration;
 use crate::config::{Config, Problem};
 use crate::console::stdout;
+use crate::labels::demo::Scene;
 use crate::labels::embedder::Embedder;
 use crate::labels::label_file::LabelFile;
 use crate::labels::{demo, lint};
@@ -79,7 +80,7 @@ fn check(config: &Config, given: &[Problem], out: &mut dyn Write) -> Result<Foun
         Ok(bundle) => bundle.manifest().templates.clone(),
         Err(_) => vec![TEMPLATE.to_owned()],
     };
-    let labels = demo::configured(config, &templates);
+    let labels = demo::configured(config, Scene::expected(config), &templates);
     match (&bundle, &labels) {
         (Err(error), _) => problems.push(format!("{error:#}")),
         (Ok(bundle), Ok(file)) => match doubts(config, bundle, file) {

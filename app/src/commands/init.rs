@@ -20,8 +20,8 @@ use super::{doctor, snapshot};
 use crate::bundles;
 use crate::config::{Config, FILE_NAME, all_of, user_folder};
 use crate::console::stdout;
-use crate::labels::demo::{Scene, parse_configured};
-use crate::labels::embedder::Embedder;
+use crate::labels::demo::Scene;
+use crate::labels::embedder::embed_configured;
 use crate::output::full_name;
 use crate::recognizer::{Latency, Recognizer, compute};
 use crate::source::{self, Uri};
@@ -173,7 +173,7 @@ fn write(folder: &Path, answers: &Answers) -> Result<Config> {
     let written = store::replace_file(&labels, answers.labels().as_bytes());
     written.with_context(|| format!("{}: cannot write", labels.display()))?;
     // The service is another user than root, who writes its configuration.
-    let is_private = Uri::shown(&answers.source) != answers.source && folder != Path::new(SERVICE_FOLDER);
+    let is_private = answers.has_secret() && folder != Path::new(SERVICE_FOLDER);
     let replace = if is_private { store::replace_private_file } else { store::replace_file };
     replace(&path, text.as_bytes()).with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(config)
@@ -197,10 +197,8 @@ fn show_picture(config: &Config, out: &mut dyn Write) -> Result<()> {
     let frame = snapshot::take(opened.source.as_mut(), None)?;
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
-    let parsed = parse_configured(config, Scene::of(&opened.uri));
-    let file = parsed.and_then(|parsed| parsed.resolve(&bundle.manifest().templates));
-    let file = file.map_err(|problems| all_of(&problems))?;
-    let (labels, _) = Embedder::new(Arc::clone(&bundle), None, &threads).embed(&file)?;
+    let uncached = Config { state_dir: None, ..config.clone() };
+    let labels = embed_configured(&uncached, Scene::of(&opened.uri), &bundle, &threads)?;
     let mut recognizer = Recognizer::open(&bundle, &threads)?;
     let mut latency = Latency::of(&frame);
     recognizer.decode(&frame, &mut latency)?;
@@ -219,7 +217,7 @@ fn tell_next(folder: &Path, answers: &Answers, out: &mut dyn Write) -> io::Resul
     let is_found = is_service || user_folder(|name| std::env::var_os(name)).as_deref() == Some(folder);
     let option = if is_found { String::new() } else { format!(" --config '{}'", folder.join(FILE_NAME).display()) };
     write_line(out, format_args!("next:"))?;
-    if is_service && Uri::shown(&answers.source) != answers.source {
+    if is_service && answers.has_secret() {
         let file = folder.join(FILE_NAME);
         let file = file.display();
         write_line(

@@ -12,7 +12,7 @@ use super::ConfigArgs;
 use crate::bundles;
 use crate::config::{Config, all_of};
 use crate::console::stdout;
-use crate::labels::demo;
+use crate::labels::demo::{self, Scene};
 use crate::labels::embedder::Embedder;
 use crate::recognizer::compute;
 
@@ -35,7 +35,8 @@ fn embed(config: &Config, out: &mut dyn Write) -> Result<()> {
     let mut out = IgnoreBrokenPipe::new(out);
     let bundle = Arc::new(bundles::open(config)?);
     let threads = compute::threads(config.inference.threads)?;
-    let file = demo::configured(config, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
+    let file = demo::configured(config, Scene::expected(config), &bundle.manifest().templates)
+        .map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(bundle, config.state_dir.as_deref(), &threads);
     for (row, count) in embedder.count(&file.rows).into_iter().enumerate() {
         let is_label = row < file.competition.labels();

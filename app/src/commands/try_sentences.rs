@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::ConfigArgs;
 use super::run::{self, Limits};
-use crate::bundles::{self, BUILT_IN};
+use crate::bundles;
 use crate::config::{Config, Metrics};
 use crate::labels::typed;
 use crate::pipeline::Typed;
@@ -32,7 +32,7 @@ impl Try {
     pub(super) fn run(self) -> Result<ExitCode> {
         let labels = typed::parse(&self.sentences)?;
         let config = ConfigArgs { config: self.config, bundle: self.bundle, labels: None }.load()?;
-        let (name, bundle) = (bundle_name(&config)?, bundles::open(&config)?);
+        let (name, bundle) = bundles::open_named(&config)?;
         // Nothing is cached, stored, sent or measured.
         let config =
             Config { labels: None, state_dir: None, notify: Vec::new(), metrics: Metrics::default(), ..config };
@@ -40,13 +40,4 @@ impl Try {
         log::info!("each sentence competes with {others}\"{}\"; nothing is written", typed::AGAINST.join("\", \""));
         run::start(config, self.limits, Some(Typed { labels, name, bundle }))
     }
-}
-
-/// Name of the bundle that [`bundles::open`] opens.
-fn bundle_name(config: &Config) -> Result<String> {
-    Ok(match (&config.bundle, bundles::slots(config)) {
-        (Some(path), _) => path.display().to_string(),
-        (None, Some(slots)) => slots.state()?.active,
-        (None, None) => BUILT_IN.to_owned(),
-    })
 }

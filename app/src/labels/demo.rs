@@ -42,9 +42,9 @@ pub fn parse_configured(config: &Config, scene: Scene) -> Result<ParsedLabels, V
     }
 }
 
-/// Reads the same labels, for the scene that is to be expected; `templates` are the bundle's, for labels without their own.
-pub fn configured(config: &Config, templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
-    parse_configured(config, Scene::expected(config))?.resolve(templates)
+/// Reads the same labels; `templates` are the bundle's, for labels without their own.
+pub fn configured(config: &Config, scene: Scene, templates: &[String]) -> Result<LabelFile, Vec<Problem>> {
+    parse_configured(config, scene)?.resolve(templates)
 }
 
 /// Reads the labels of the demo model.

@@ -35,8 +35,7 @@ pub fn embed_configured(
     bundle: &Arc<Bundle>,
     threads: &Threads,
 ) -> Result<LabelEmbeddings> {
-    let labels = demo::parse_configured(config, scene).and_then(|labels| labels.resolve(&bundle.manifest().templates));
-    let labels = labels.map_err(|problems| all_of(&problems))?;
+    let labels = demo::configured(config, scene, &bundle.manifest().templates).map_err(|problems| all_of(&problems))?;
     let mut embedder = Embedder::new(Arc::clone(bundle), config.state_dir.as_deref(), threads);
     embedder.embed(&labels).map(|(embeddings, _)| embeddings)
 }
@@ -192,8 +191,8 @@ mod tests {
                 std::fs::create_dir(state.path().join(JOURNAL_FILE)).expect("a folder");
             }
             let bundle = Arc::new(demo::bundle().expect("the demo"));
-            let file =
-                super::super::demo::configured(&Config::default(), &bundle.manifest().templates).expect("labels");
+            let file = super::super::demo::configured(&Config::default(), Scene::Shapes, &bundle.manifest().templates)
+                .expect("labels");
             let mut embedder = Embedder::new(bundle, Some(state.path()), &Threads::default());
             let mut kept = 0;
             let compare = |_: &Bundle, _: &Rows| -> Result<Vec<Problem>> {
@@ -212,8 +211,7 @@ mod tests {
         let vocabulary = spotter_engine::vocabulary::Vocabulary::open(&bundle).expect("a tokenizer");
         let scoring = bundle.manifest().scoring();
         for scene in [Scene::Everyday, Scene::Shapes] {
-            let parsed = super::super::demo::parse_configured(&Config::default(), scene).expect("labels");
-            let file = parsed.resolve(templates).expect("labels");
+            let file = super::super::demo::configured(&Config::default(), scene, templates).expect("labels");
             let mut embedder = Embedder::new(Arc::clone(&bundle), None, &Threads::default());
             let embeddings = embedder.embed(&file).expect("embeddings").0;
             let model =

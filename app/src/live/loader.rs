@@ -9,7 +9,7 @@ use spotter_engine::tower::Threads;
 
 use super::watch::CALL_MAX;
 use super::{Given, GivenLabels, Labels, Next};
-use crate::bundles::demo;
+use crate::bundles;
 use crate::bundles::rehearsal::{Refusal, rehearse};
 use crate::bundles::{BUILT_IN, Slots, State, Trial};
 use crate::calibration;
@@ -80,11 +80,7 @@ impl Loader {
                 }
             };
         }
-        let (name, bundle) = match (self.given.bundle.take(), &self.config.bundle) {
-            (Some(given), _) => given,
-            (None, Some(path)) => (path.display().to_string(), Bundle::open(path)?),
-            (None, None) => (BUILT_IN.to_owned(), demo::bundle()?),
-        };
+        let (name, bundle) = self.given.bundle.take().map_or_else(|| bundles::open_named(&self.config), Ok)?;
         self.load(name, bundle, &labels)
     }
 

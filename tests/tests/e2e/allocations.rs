@@ -115,7 +115,7 @@ fn frames() {
         let source = "test://shapes".to_owned();
         let config = Config { source, labels: file.clone(), ..Config::default() };
         let labels = embed_configured(&config, Scene::Shapes, &bundle, &threads).unwrap();
-        let rules = Arc::clone(&configured(&config, &bundle.manifest().templates).unwrap().rules);
+        let rules = Arc::clone(&configured(&config, Scene::Shapes, &bundle.manifest().templates).unwrap().rules);
         let mut elapsed = Duration::ZERO;
         let mut decider = Decider::new(rules, Moment { elapsed, unix_us: 0 });
         for (frame, allocations_max) in frames_of_a_camera() {

@@ -46,16 +46,11 @@ impl Server {
 
     /// Waits for so many requests for a path, and returns all of them.
     fn requests(&self, path: &str, count: usize) -> Vec<String> {
-        let start = Instant::now();
-        loop {
+        wait_until(|| {
             let all = self.requests.lock().unwrap().clone();
             let found: Vec<String> = all.iter().filter(|line| line.split(' ').next() == Some(path)).cloned().collect();
-            if found.len() >= count {
-                return found;
-            }
-            assert!(start.elapsed() < DEADLINE, "{count} requests for {path}: {all:?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            if found.len() >= count { Ok(found) } else { Err(format!("{count} requests for {path}: {all:?}")) }
+        })
     }
 }
 
@@ -122,18 +117,27 @@ fn fails(place: &Place, source: &str, capture: &str, parts: &[&str]) {
     silent_about_passwords(&done, source);
 }
 
-/// Waits for an event of this kind after the first `known` events, and returns how many there are with it.
-fn until(program: &Running, known: usize, kind: &str) -> usize {
+/// Calls `poll` until it succeeds; its error says what is missing.
+fn wait_until<T>(mut poll: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
-        let events = program.events();
-        if let Some(at) = events.iter().skip(known).position(|event| event.event == kind) {
-            assert!(!events[known + at].message.contains(PASSWORD), "{events:?}");
-            return known + at + 1;
+        match poll() {
+            Ok(found) => return found,
+            Err(missing) => assert!(start.elapsed() < DEADLINE, "{missing}"),
         }
-        assert!(start.elapsed() < DEADLINE, "no {kind}: {events:?} {}", program.stderr());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits for an event of this kind after the first `known` events, and returns how many there are with it.
+fn until(program: &Running, known: usize, kind: &str) -> usize {
+    wait_until(|| {
+        let events = program.events();
+        let at = events.iter().skip(known).position(|event| event.event == kind);
+        let at = at.ok_or_else(|| format!("no {kind}: {events:?} {}", program.stderr()))?;
+        assert!(!events[known + at].message.contains(PASSWORD), "{events:?}");
+        Ok(known + at + 1)
+    })
 }
 
 /// Waits for a frame that was labelled after the last event.
@@ -228,11 +232,10 @@ fn a_lost_rtsp_camera_comes_back() {
     let (code, _, stderr) = program.end();
     assert_eq!(code, Some(0), "{stderr}");
     assert!(!stderr.contains(PASSWORD), "{stderr}");
-    let start = Instant::now();
-    while !processes(&address).is_empty() {
-        assert!(start.elapsed() < DEADLINE, "left behind: {:?}", processes(&address));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(|| match processes(&address) {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("left behind: {left:?}")),
+    });
 }
 
 /// A server of `http_camera.py`.

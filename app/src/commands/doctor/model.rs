@@ -16,7 +16,7 @@ use super::system::{self, Memory};
 use crate::bundles::{self, BUILT_IN};
 use crate::commands::bench::{self, Speed};
 use crate::config::Config;
-use crate::labels::demo;
+use crate::labels::demo::{self, Scene};
 use crate::labels::embedder::{CACHE_BYTES_MAX, CACHE_FILE, Embedder};
 use crate::recognizer::{Recognizer, compute};
 
@@ -124,7 +124,7 @@ struct Labels {
 
 /// Counts sentences; reports broken labels and a damaged cache.
 fn labels(config: &Config, bundle: &Arc<Bundle>, findings: &mut Findings) -> Labels {
-    let labels = match demo::configured(config, &bundle.manifest().templates) {
+    let labels = match demo::configured(config, Scene::expected(config), &bundle.manifest().templates) {
         Ok(file) => file.rows,
         Err(problems) => {
             for problem in problems {

@@ -84,6 +84,11 @@ pub(super) struct Answers {
 }
 
 impl Answers {
+    /// Returns whether the source's address has a part that is not shown, such as a password.
+    pub(super) fn has_secret(&self) -> bool {
+        Uri::shown(&self.source) != self.source
+    }
+
     /// The text of the configuration in `folder`.
     pub(super) fn configuration(&self, folder: &Path) -> String {
         let mut text = String::from(
