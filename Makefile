@@ -115,7 +115,7 @@ test-tools:
 	@missing=''; \
 	command -v strace >/dev/null || missing='strace'; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
-	command -v ffmpeg >/dev/null || missing="$$missing ffmpeg"; \
+	for tool in ffmpeg openssl ustreamer; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	/usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0")' 2>/dev/null || \
 	    missing="$$missing python3-gi gir1.2-gst-rtsp-server-1.0"; \
 	[ -n "$$(ls /usr/lib/*/gstreamer-1.0/libgstmatroska.so 2>/dev/null)" ] || missing="$$missing gstreamer1.0-plugins-good"; \

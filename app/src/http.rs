@@ -2,11 +2,11 @@
 //!
 //! Nothing of a request but the server's name appears in messages: paths, headers and bodies may hold secrets.
 
-use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::CertificateError;
 use spotter_engine::files;
 use ureq::config::ConfigBuilder;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
@@ -74,14 +74,13 @@ pub(crate) fn certificates(ca_file: Option<&Path>) -> Result<Vec<Certificate<'st
 
 /// Describes a failed request, and whether another one may succeed.
 pub(crate) fn failure(error: &Error, timeout: Duration) -> (String, bool) {
+    if let Some(error) = tls_error(error) {
+        return (format!("no secure connection: {error}"), false);
+    }
     match error {
         Error::Timeout(_) => (format!("no answer within {} s", timeout.as_secs_f32()), true),
         Error::HostNotFound => ("the name of the server is unknown".to_owned(), true),
-        Error::Io(error) if error.get_ref().is_some_and(<dyn StdError + Send + Sync>::is::<rustls::Error>) => {
-            (format!("no secure connection: {error}"), false)
-        }
         Error::Io(error) => (format!("no connection: {error}"), true),
-        Error::Rustls(error) => (format!("no secure connection: {error}"), false),
         Error::LargeResponseHeader(..) => {
             (format!("the header of the answer is larger than {HEADER_BYTES_MAX} bytes"), false)
         }
@@ -89,5 +88,21 @@ pub(crate) fn failure(error: &Error, timeout: Duration) -> (String, bool) {
         Error::BadUri(_) | Error::Http(_) => ("the address, or a header, cannot be sent".to_owned(), false),
         Error::ConnectionFailed => ("no connection".to_owned(), true),
         other => (other.to_string(), true),
+    }
+}
+
+/// What is wrong with the server's certificate, if a request failed because of that.
+pub(crate) fn certificate_error(error: &Error) -> Option<&CertificateError> {
+    match tls_error(error)? {
+        rustls::Error::InvalidCertificate(error) => Some(error),
+        _ => None,
+    }
+}
+
+fn tls_error(error: &Error) -> Option<&rustls::Error> {
+    match error {
+        Error::Io(error) => error.get_ref()?.downcast_ref(),
+        Error::Rustls(error) => Some(error),
+        _ => None,
     }
 }

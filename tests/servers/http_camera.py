@@ -1,13 +1,15 @@
 """A camera that is read by HTTP, in the ways that cameras send pictures, and in some in which they fail.
 
-http_camera.py JPEG: serves that picture. Prints its port once it listens on the loopback interface, then a line for each request:
-its path, and `login` if it names a user. The user is `me`, the password is `hunter2`.
+http_camera.py JPEG [PEM]: serves that picture, by TLS if a file with certificate and key is named. Prints its port once it listens
+on the loopback interface, then a line for each request: its path, and `login` if it names a user. The user is `me`, the password
+is `hunter2`.
 """
 
 import base64
 import hashlib
 import pathlib
 import re
+import ssl
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -123,6 +125,9 @@ class Camera(BaseHTTPRequestHandler):
         self.begin("text/html", ("Content-Length", "6"))
         self.wfile.write(b"<html>")
 
+    def get_forbidden(self):
+        self.refuse(403)
+
     def get_busy(self):
         self.refuse(503)
 
@@ -165,6 +170,10 @@ class Camera(BaseHTTPRequestHandler):
 def main():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
     server.daemon_threads = True
+    if len(sys.argv) > 2:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sys.argv[2])
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     print(server.server_port, flush=True)
     server.serve_forever()
 

@@ -37,7 +37,7 @@ const ANALYZE_US: &str = "12000000";
 /// camera of just that rate should lose none.
 const GAP: f64 = 0.9;
 
-/// What ffmpeg says, and what to do about it.
+/// What ffmpeg says, in whole words, and what to do about it.
 const ADVICE: [(&str, &str); 12] = [
     ("401", LOGIN),
     ("Unauthorized", LOGIN),
@@ -141,13 +141,17 @@ fn words(input: &[&str], url: &str, thinned: Option<&CaptureOptions>, size: &Cap
 }
 
 /// The words of ffmpeg without those that say which part of it speaks, as in `[rtsp @ 0x55e047af6a00] `: they differ each time, and
-/// would make every failure look like a new one.
+/// would make every failure look like a new one. Of the first of them only the end may be there.
 fn tidied(said: String) -> String {
     let mut rest = said.as_str();
     let mut tidy = String::with_capacity(said.len());
     while let Some((before, after)) = rest.split_once(" @ 0x") {
-        let (Some(start), Some(end)) = (before.rfind('['), after.find("] ")) else { break };
-        tidy.push_str(&before[..start]);
+        let Some(end) = after.find("] ") else { break };
+        tidy.push_str(match before.rfind('[') {
+            Some(start) => &before[..start],
+            None if before == ":" => ": ",
+            None => break,
+        });
         rest = &after[end + 2..];
     }
     tidy + rest
@@ -155,7 +159,16 @@ fn tidied(said: String) -> String {
 
 /// What to do about the words of ffmpeg.
 fn advice(said: &str) -> &'static str {
-    ADVICE.iter().find(|(part, _)| said.contains(part)).map_or("", |(_, advice)| advice)
+    ADVICE.iter().find(|(part, _)| has_words(said, part)).map_or("", |(_, advice)| advice)
+}
+
+/// Returns whether a text has these words. A part of an address is none: port 4010, or 404, is not an answer of a server.
+fn has_words(text: &str, words: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || ":./-".contains(c);
+    text.match_indices(words).any(|(at, _)| {
+        let after = text[at + words.len()..].chars().next();
+        !text[..at].ends_with(is_part) && !after.is_some_and(char::is_alphanumeric)
+    })
 }
 
 #[cfg(test)]
@@ -214,6 +227,7 @@ mod tests {
         for (said, expected) in [
             ("", ""),
             (": [rtsp @ 0x55e0] DESCRIBE failed; [a,b @ 0x1] no; [x] y", ": DESCRIBE failed; no; [x] y"),
+            (": @ 0x1] cut; [h264 @ 0x2] b", ": cut; b"),
             (": a @ 0x1] b", ": a @ 0x1] b"),
             (": [a @ 0x1", ": [a @ 0x1"),
         ] {
@@ -226,7 +240,13 @@ mod tests {
         for (said, part) in [
             (": method DESCRIBE failed: 401 Unauthorized", "check user and password"),
             (": Server returned 404 Not Found", "check the path"),
+            (": Server returned 403 Forbidden (access denied)", "check user and password"),
+            (": method SETUP failed: 454 Session Not Found", "check the path"),
+            (": Could not resolve hostname cam.404: no", "check the host"),
             (": Connection to tcp://cam:554 failed: Connection refused", "check the host and the port"),
+            (": Connection to tcp://cam:404 failed: Connection refused", "check the host and the port"),
+            (": Connection to tcp://cam-401:40135 failed: Connection refused", "check the host and the port"),
+            (": 4010 frames of /454/403.mp4", ""),
             (": something else", ""),
         ] {
             assert!(advice(said).contains(part) && advice(said).is_empty() == part.is_empty(), "{said}");

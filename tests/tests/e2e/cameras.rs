@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -76,12 +77,16 @@ fn ffmpeg(arguments: &str) {
     assert!(output.status.success(), "ffmpeg {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A minute of a moving picture.
-fn record(path: &Path, coder: &str) {
+/// A moving picture, of so many seconds.
+fn record(path: &Path, seconds: u32, coder: &str) {
     let coding = "-preset ultrafast -g 10 -pix_fmt yuv420p";
     let path = path.display();
-    ffmpeg(&format!("-f lavfi -i testsrc=size=320x240:rate=10 -t 60 -c:v {coder} {coding} {path}"));
+    ffmpeg(&format!("-f lavfi -i testsrc=size=320x240:rate=10 -t {seconds} -c:v {coder} {coding} {path}"));
 }
+
+/// Where nothing listens: the servers of all tests have the address 127.0.0.1, of which a port that was free a moment ago may be in
+/// use again.
+const NOBODY: &str = "127.0.0.2:8554";
 
 /// `spotter run` with this source, as small pictures; a source counts as lost after five seconds, longer than a busy
 /// neighbour takes.
@@ -169,9 +174,10 @@ fn rtsp_cameras_are_labelled_and_refusals_explained() {
         return;
     }
     let place = Place::new();
-    record(&place.at("h264.mkv"), "libx264");
-    record(&place.at("h265.mkv"), "libx265 -x265-params log-level=none");
+    record(&place.at("h264.mkv"), 20, "libx264");
+    record(&place.at("h265.mkv"), 20, "libx265 -x265-params log-level=none");
     place.write("password", format!("{PASSWORD}\n"));
+    place.write("wrong-password", format!("{PASSWORD}1\n"));
     let folder = place.at("").display().to_string();
     let login = "user = \"me\"\npassword_file = \"password\"\n";
     for method in ["basic", "digest"] {
@@ -182,15 +188,16 @@ fn rtsp_cameras_are_labelled_and_refusals_explained() {
         let known = format!("rtsp://{camera}/h264: ");
         fails(&place, &format!("rtsp://me:{PASSWORD}1@{camera}/h264"), "", &[&known, "401", "check user and password"]);
         fails(&place, &format!("rtsp://{camera}/h264"), "", &[&known, "401", "`password_file`"]);
+        let wrong = login.replace("\"password\"", "\"wrong-password\"");
+        fails(&place, &format!("rtsp://{camera}/h264"), &wrong, &[&known, "401", "check user and password"]);
         fails(
             &place,
             &format!("rtsp://{camera}/none?token={PASSWORD}"),
             login,
             &["/none?token=…: ", "404", "check the path"],
         );
-        drop(server);
-        fails(&place, &format!("rtsp://me:{PASSWORD}@{camera}/h264"), "", &["refused", "check the host and the port"]);
     }
+    fails(&place, &format!("rtsp://me:{PASSWORD}@{NOBODY}/h264"), "", &["refused", "check the host and the port"]);
     let mut command = run(&place, "rtsp://camera.invalid/1", "");
     let done = finish(command.env("PATH", place.at("nothing")));
     assert_eq!(done.code, Some(1), "{}", done.stderr);
@@ -207,7 +214,7 @@ fn a_lost_rtsp_camera_comes_back() {
         return;
     }
     let place = Place::new();
-    record(&place.at("h264.mkv"), "libx264");
+    record(&place.at("h264.mkv"), 60, "libx264");
     let folder = place.at("").display().to_string();
     let server = Server::start("rtsp_camera.py", &[&folder, "0", "digest", "me", PASSWORD]);
     let port = server.port.clone();
@@ -238,21 +245,23 @@ fn a_lost_rtsp_camera_comes_back() {
     });
 }
 
-/// A server of `http_camera.py`.
-fn http_camera(place: &Place) -> Option<Server> {
+/// A server of `http_camera.py`, with TLS if a file with its certificate and key is named.
+fn http_camera(place: &Place, certificate: Option<&str>) -> Option<Server> {
     if !has(PYTHON, &["-c", ""], "python3") {
         return None;
     }
     let mut jpeg = Vec::new();
     image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&drawn(1)).unwrap();
     let jpeg = place.write("frame.jpg", jpeg);
-    Some(Server::start("http_camera.py", &[&jpeg.display().to_string()]))
+    let paths = [Some(jpeg), certificate.map(|name| place.at(name))].into_iter().flatten();
+    let arguments: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+    Some(Server::start("http_camera.py", &arguments.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
 #[test]
 fn http_cameras_are_labelled() {
     let place = Place::new();
-    let Some(server) = http_camera(&place) else { return };
+    let Some(server) = http_camera(&place, None) else { return };
     let camera = format!("127.0.0.1:{}", server.port);
     for path in ["stream", "bare", "chunked", "boundaryless", "nameless", "slow", "snapshot.jpg"] {
         gives_frames(&place, &format!("http://{camera}/{path}"), "");
@@ -277,12 +286,13 @@ fn http_cameras_are_labelled() {
 #[test]
 fn http_cameras_that_refuse_or_send_nonsense_are_explained() {
     let place = Place::new();
-    let Some(server) = http_camera(&place) else { return };
+    let Some(server) = http_camera(&place, None) else { return };
     let camera = format!("127.0.0.1:{}", server.port);
     for (path, parts) in [
         ("page", &["found a web page", "the address of the stream"][..]),
         ("none", &["404", "check the path"]),
         ("busy", &["503"]),
+        ("forbidden", &["403", "check user and password"]),
         ("basic", &["401", "check user and password", "`password_file`"]),
         ("half.jpg", &["the picture cannot be read"]),
         ("endless.jpg", &["the picture has more than"]),
@@ -301,8 +311,76 @@ fn http_cameras_that_refuse_or_send_nonsense_are_explained() {
     // The password is the camera's, and nobody else's.
     fails(&place, &format!("http://me:{PASSWORD}@{camera}/moved"), "", &["401"]);
     assert_eq!(server.requests("/basic?moved", 1), ["/basic?moved "], "followed without a login");
-    drop(server);
-    fails(&place, &format!("http://{camera}/stream"), "", &["no connection", "check the host and the port"]);
+    fails(&place, &format!("http://{NOBODY}/stream"), "", &["no connection", "check the host and the port"]);
+}
+
+/// Makes a certificate with its key, in one file.
+fn certify(place: &Place, file: &str, days: &str, extensions: &[&str]) {
+    let path = place.at(file).display().to_string();
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", &path, "-out", "-"];
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-subj", "/CN=camera", "-days", days]).args(key);
+    for extension in extensions {
+        command.args(["-addext", extension]);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    place.write(file, [fs::read(&path).unwrap(), output.stdout].concat());
+}
+
+#[test]
+fn encrypted_cameras_are_labelled_if_their_certificate_is_trusted() {
+    if !has("openssl", &["version"], "openssl") {
+        return;
+    }
+    let place = Place::new();
+    let (address, no_authority) = ("subjectAltName=IP:127.0.0.1", "basicConstraints=critical,CA:FALSE");
+    certify(&place, "good.pem", "2", &[address, no_authority]);
+    certify(&place, "other.pem", "2", &[address, no_authority]);
+    certify(&place, "named.pem", "2", &["subjectAltName=DNS:camera", no_authority]);
+    certify(&place, "authority.pem", "2", &[address]);
+    let trusted = |file: &str| format!("ca_file = \"{file}\"\n");
+    let Some(server) = http_camera(&place, Some("good.pem")) else { return };
+    let camera = format!("127.0.0.1:{}", server.port);
+    gives_frames(&place, &format!("https://{camera}/stream"), &trusted("good.pem"));
+    gives_frames(&place, &format!("https://me:{PASSWORD}@{camera}/digest-md5"), &trusted("good.pem"));
+    let unknown = ["no secure connection", "`ca_file` in the section [capture]"];
+    fails(&place, &format!("https://me:{PASSWORD}@{camera}/basic"), &trusted("other.pem"), &unknown);
+    place.write("text.pem", "not a certificate");
+    for (file, part) in [("none.pem", "certificates none.pem: "), ("text.pem", "at least one `BEGIN CERTIFICATE`")] {
+        fails(&place, &format!("https://{camera}/stream"), &trusted(file), &[part]);
+    }
+    // A camera that knows no TLS.
+    let Some(plain) = http_camera(&place, None) else { return };
+    fails(&place, &format!("https://127.0.0.1:{}/stream", plain.port), &trusted("good.pem"), &["no secure connection"]);
+    for (file, part) in
+        [("named.pem", "the address must name the host as the certificate does"), ("authority.pem", "CA:FALSE")]
+    {
+        let Some(server) = http_camera(&place, Some(file)) else { return };
+        fails(&place, &format!("https://127.0.0.1:{}/stream", server.port), &trusted(file), &[part]);
+    }
+}
+
+#[test]
+fn ustreamer_is_labelled() {
+    if !has("ustreamer", &["--version"], "ustreamer") {
+        return;
+    }
+    let place = Place::new();
+    // An address that no other test uses, so that its port stays free.
+    let host = "127.0.0.3";
+    let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port().to_string();
+    // Without a camera it sends a picture that says so.
+    let device = place.at("no-camera").display().to_string();
+    let mut command = Command::new("ustreamer");
+    command.args(["--device", &device, "--host", host, "--port", &port, "--user", "me", "--passwd", PASSWORD]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let _server = Server { child, port: port.clone(), requests: Arc::default() };
+    wait_until(|| TcpStream::connect(format!("{host}:{port}")).map_err(|error| error.to_string()));
+    for path in ["stream", "snapshot"] {
+        gives_frames(&place, &format!("http://me:{PASSWORD}@{host}:{port}/{path}"), "");
+        fails(&place, &format!("http://{host}:{port}/{path}"), "", &["401", "check user and password"]);
+    }
 }
 
 #[test]
@@ -322,6 +400,18 @@ fn videos_are_labelled() {
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     let last = lines(&done).pop().unwrap();
     assert!(last.frame.unwrap() >= 25, "{last:?}");
+
+    // With its index at the beginning, and whole pictures throughout, part of a video is labelled, and what is missing is told.
+    ffmpeg(&format!("{moving} -g 5 -movflags +faststart {}", place.at("index-first.mp4").display()));
+    let indexed = fs::read(place.at("index-first.mp4")).unwrap();
+    place.write("half.mp4", &indexed[..indexed.len() * 6 / 10]);
+    let program = Running::start(&mut run(&place, "frames:half.mp4", ""));
+    let frames = std::iter::from_fn(|| program.next()).count();
+    assert!((5..30).contains(&frames), "{frames}");
+    let skipped: Vec<_> = program.events().into_iter().filter(|event| event.event == "frames_skipped").collect();
+    assert_eq!(skipped.len(), 1, "{}", program.stderr());
+    assert!(skipped[0].message.starts_with("half.mp4: some of it may be missing: "), "{}", skipped[0].message);
+    assert_eq!(program.end().0, Some(0));
 
     let whole = fs::read(place.at("video.mp4")).unwrap();
     place.write("cut.mp4", &whole[..whole.len() / 2]);

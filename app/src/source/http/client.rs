@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use rustls::CertificateError;
 use ureq::http::header::WWW_AUTHENTICATE;
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, ResponseExt as _};
@@ -22,9 +23,15 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Redirects that are followed: from http to https, and to another path.
 const REDIRECTS: u32 = 5;
 
-/// Advice about a certificate that the system does not trust.
-const CERTIFICATE: &str = "; the camera's own certificate is trusted if `ca_file` in the section [capture] of the configuration \
-                           names its file, and the address names the host that it was made out for";
+/// Advice about a certificate that nobody vouches for.
+const UNKNOWN: &str = "; the camera's own certificate is trusted if `ca_file` in the section [capture] of the configuration \
+                       names its file";
+const OTHER_NAME: &str =
+    "; the address must name the host as the certificate does, or the camera needs one for this address";
+const EXPIRED: &str = "; compare the clocks of this board and the camera, or give the camera a new certificate";
+/// Also an authority's certificate, which `openssl req -x509` makes unless told otherwise.
+const AUTHORITY: &str = "; a certificate of a camera must not be an authority's (CA:TRUE): `openssl req -x509` makes a good one with \
+                         `-addext basicConstraints=critical,CA:FALSE`";
 
 /// Gets what one address names.
 pub(super) struct Client {
@@ -98,10 +105,10 @@ impl Client {
         }
         request.call().map_err(|error| {
             let (why, is_transient) = http::failure(&error, NETWORK_FIRST_FRAME);
-            let advice = match is_transient {
-                true => HOST,
-                false if why.contains("certificate") => CERTIFICATE,
-                false => "",
+            let advice = match http::certificate_error(&error) {
+                Some(certificate) => advice(certificate),
+                None if is_transient => HOST,
+                None => "",
             };
             self.error(format!("{why}{advice}"))
         })
@@ -118,6 +125,22 @@ impl Client {
             Challenge::strongest(headers.iter().filter_map(|header| header.to_str().ok())).map(|found| (found, 0));
         self.url = now.to_string();
         self.challenge.is_some()
+    }
+}
+
+/// What to do about a certificate.
+fn advice(error: &CertificateError) -> &'static str {
+    match error {
+        // A bad signature: the trusted certificate has the same name and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => UNKNOWN,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => OTHER_NAME,
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => EXPIRED,
+        // An error of webpki, which has no name in rustls.
+        CertificateError::Other(error) if error.to_string().contains("CaUsedAsEndEntity") => AUTHORITY,
+        _ => "",
     }
 }
 
