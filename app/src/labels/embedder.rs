@@ -153,7 +153,7 @@ impl Embedder {
                 let CacheStats { cached, embedded } = pictures.stats;
                 log::info!("example pictures: {cached} cached, {embedded} embedded");
             }
-            Rows { embeddings: embeddings.with_competition(file.competition.clone()), stats, blended }
+            Rows { embeddings, stats, blended }
         });
         if let Some(disk) = &mut self.disk {
             disk.keep(&mut self.cache);

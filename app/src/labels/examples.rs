@@ -10,6 +10,7 @@ use spotter_engine::hash::{hex, sha256};
 use spotter_engine::labels::{Cache, CacheStats, Key};
 use spotter_engine::picture::MAX_FILE_BYTES;
 use spotter_engine::printable::printable_path;
+use spotter_engine::score::score;
 use spotter_engine::tower::Threads;
 
 use super::label_file::{ExamplePicture, Examples, LabelFile};
@@ -29,6 +30,8 @@ pub(crate) struct Blended {
     pub(crate) strength: f32,
     /// How well both are told apart; `None` with fewer than two of either.
     pub(crate) agreement: Option<Agreement>,
+    /// Largest probability that one of its own pictures gives it, 0 to 1.
+    pub(crate) best: f32,
 }
 
 /// Embeds pictures with the image tower of a bundle, which is loaded for the first one that is not cached.
@@ -94,7 +97,7 @@ fn key(manifest: &Manifest, bytes: &[u8]) -> Key {
     Key::of(&["picture", &manifest.vision.file.sha256, &preprocess, &hex(&sha256(bytes))])
 }
 
-/// Blends the labels of `file` that have examples with them.
+/// Blends the labels of `file` that have examples with them; the result has the competition of `file`.
 pub(super) fn blend_examples(
     file: &LabelFile,
     embeddings: LabelEmbeddings,
@@ -103,9 +106,10 @@ pub(super) fn blend_examples(
     added: &mut dyn FnMut(&mut Cache),
 ) -> (LabelEmbeddings, Vec<Blended>) {
     if file.examples.iter().all(|examples| *examples == Examples::default()) {
-        return (embeddings, Vec::new());
+        return (embeddings.with_competition(file.competition.clone()), Vec::new());
     }
-    let factor = embedder.bundle.manifest().scoring().factor();
+    let scoring = embedder.bundle.manifest().scoring();
+    let factor = scoring.factor();
     let mut embed = |pictures: &[ExamplePicture]| embedder.embed_all(pictures, cache, added);
     let pictures: Vec<[Vec<Vec<f32>>; 2]> =
         file.examples.iter().map(|examples| [embed(&examples.shown), embed(&examples.not_shown)]).collect();
@@ -120,9 +124,17 @@ pub(super) fn blend_examples(
         let blend = blend(&text, shown, &others, factor);
         matrix.row_mut(row).iter_mut().zip(&blend.embedding).for_each(|(value, new)| *value = *new);
         let (strength, agreement) = (blend.strength, blend.agreement);
-        found.push(Blended { row, shown: shown.len(), others: others.len(), strength, agreement });
+        found.push(Blended { row, shown: shown.len(), others: others.len(), strength, agreement, best: 0.0 });
     }
-    (LabelEmbeddings::new(embeddings.names().to_vec(), matrix), found)
+    let blended = LabelEmbeddings::new(embeddings.names().to_vec(), matrix).with_competition(file.competition.clone());
+    let mut scores = Vec::new();
+    for Blended { row, best, .. } in &mut found {
+        for picture in &pictures[*row][0] {
+            score(picture, &blended, &scoring, &mut scores);
+            *best = scores.iter().find(|score| score.label == *row).map_or(*best, |score| best.max(score.probability));
+        }
+    }
+    (blended, found)
 }
 
 /// The labels that exclude this one, and itself: those of its question, or all of a plain set.
@@ -137,7 +149,7 @@ fn rivals(competition: &Competition, row: usize) -> std::ops::Range<usize> {
 impl Blended {
     /// One line for the log.
     pub(super) fn describe(&self, file: &LabelFile) -> String {
-        let Self { row, shown, others, strength, agreement } = self;
+        let Self { row, shown, others, strength, agreement, best: _ } = self;
         let what = file.describe(*row);
         let percent = |share: f32| share * 100.0;
         let agreement = agreement.map_or_else(String::new, |Agreement { sentences, blend }| {

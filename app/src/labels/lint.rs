@@ -48,7 +48,11 @@ pub(crate) fn warnings(file: &LabelFile, model: &Model<'_>) -> Result<Vec<Proble
     let Tokens { mut notes, known } = tokens(file, model.vocabulary)?;
     notes.extend(words::negations(file));
     notes.extend(rivals::notes(file, &model.scoring));
-    notes.extend(model.blended.iter().filter_map(examples::note));
+    let decided = rivals::decided(file);
+    notes.extend(model.blended.iter().flat_map(|blended| {
+        let row = blended.row;
+        examples::notes(blended, decided[row].then(|| file.rules.labels[row].threshold))
+    }));
     if let Some(embeddings) = model.embeddings {
         notes.extend(near::notes(file, embeddings, &known));
     }

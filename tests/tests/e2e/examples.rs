@@ -156,6 +156,9 @@ fn check_doubts_labels_with_numbers_and_fails_only_if_strict() {
     let circle = "[[label]]\nname = \"circle\"\nprompts = [\"red circle\", \"blue circle\", \"green circle\", \"black circle\"]\n\
                   opposites = [\"red square\", \"blue square\", \"green square\", \"black square\"]\n";
     check(&place, &format!("{circle}examples = \"circles\"\nnot_examples = \"squares\""), &[]);
+    let circle_or_square = circle.replace("[\"red square", "[\"circle\", \"a circle\", \"red square");
+    let strict = format!("{circle_or_square}threshold = 0.999\nexamples = \"circles\"\nnot_examples = \"squares\"");
+    check(&place, &strict, &["none of its 8 example pictures reaches its threshold of 0.999: the best has 0."]);
     let swapped = format!("{circle}examples = \"squares\"\nnot_examples = \"circles\"");
     check(&place, &swapped, &["its examples disagree with its prompts, which fit the other pictures better"]);
     check(

@@ -1,4 +1,4 @@
-//! Example pictures that say nothing, or something else than the prompts.
+//! Example pictures that say nothing, or something else than the prompts, or are below the label's threshold.
 
 use spotter_engine::embedding::Agreement;
 
@@ -8,8 +8,23 @@ use crate::labels::examples::Blended;
 /// Share of pairs in order that chance gives.
 const CHANCE: f32 = 0.5;
 
-/// What is doubtful about the examples of a label, if anything.
-pub(super) fn note(blended: &Blended) -> Option<Note> {
+/// What is doubtful about the examples of a label, which starts from this threshold on unless it only ranks.
+pub(super) fn notes(blended: &Blended, threshold: Option<f32>) -> impl Iterator<Item = Note> {
+    agreement(blended).into_iter().chain(threshold.and_then(|threshold| unreached(blended, threshold)))
+}
+
+/// That even its own pictures, each by itself, are not enough for a label to start.
+fn unreached(blended: &Blended, threshold: f32) -> Option<Note> {
+    let Blended { row, shown, best, .. } = blended;
+    let message = format!(
+        "none of its {shown} example pictures reaches its threshold of {threshold}: the best has {best:.3}, so a camera \
+         will hardly either; lower `threshold`, or find out with `spotter classify` what the pictures are taken for"
+    );
+    (*best < threshold).then_some(Note { row: *row, message })
+}
+
+/// Whether its examples and its prompts agree.
+fn agreement(blended: &Blended) -> Option<Note> {
     let Blended { row, shown, others, agreement, .. } = blended;
     if *others == 0 {
         let message = format!(
@@ -36,22 +51,27 @@ mod tests {
 
     #[test]
     fn examples_are_doubted_by_their_numbers() {
-        let blended = |others, agreement: Option<(f32, f32)>| Blended {
+        let blended = |others, agreement: Option<(f32, f32)>, best| Blended {
             row: 3,
             shown: 8,
             others,
             strength: 0.5,
             agreement: agreement.map(|(sentences, blend)| Agreement { sentences, blend }),
+            best,
         };
+        let few = "none of its 8 example pictures reaches its threshold of 0.6: the best has 0.590";
         for (blended, expected) in [
-            (blended(0, None), Some("has 8 example pictures and none to tell them apart from")),
-            (blended(1, None), None),
-            (blended(9, Some((0.5, 0.9))), None),
-            (blended(9, Some((0.31, 0.87))), Some("its 8 examples with 9 others, 31 % are in the right order")),
+            (blended(0, None, 0.6), &["has 8 example pictures and none to tell them apart from"][..]),
+            (blended(1, None, 0.6), &[]),
+            (blended(9, Some((0.5, 0.9)), 0.9), &[]),
+            (blended(9, Some((0.5, 0.9)), 0.59), &[few]),
+            (blended(9, Some((0.31, 0.87)), 0.59), &["its 8 examples with 9 others, 31 % are in the right order", few]),
         ] {
-            let found = note(&blended);
-            assert_eq!(found.as_ref().map(|note| note.row), expected.map(|_| 3), "{found:?}");
-            assert!(expected.is_none_or(|expected| found.is_some_and(|note| note.message.contains(expected))));
+            let found = Vec::from_iter(notes(&blended, Some(0.6)));
+            let is_as_expected = |(note, part): (&Note, &&str)| note.row == 3 && note.message.contains(part);
+            assert!(found.len() == expected.len() && found.iter().zip(expected).all(is_as_expected), "{found:?}");
+            let ranked = notes(&blended, None).count();
+            assert_eq!(ranked, expected.iter().filter(|part| **part != few).count());
         }
     }
 }
