@@ -41,7 +41,7 @@ impl Scoring {
         let mut probabilities = logits_per_image.as_standard_layout().into_owned();
         for mut row in probabilities.rows_mut() {
             if let Some(row) = row.as_slice_mut() {
-                self.kind.fill(row, |logit| *logit, |logit, probability| *logit = probability);
+                self.kind.fill(row, |logit| *logit, |logit| logit);
             }
         }
         probabilities
