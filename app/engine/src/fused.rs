@@ -5,7 +5,10 @@
 //! allocating. A graph that `lower` does not support runs in tract.
 
 mod attention;
+mod attributes;
+pub(crate) mod cnn;
 mod file;
+mod function;
 mod int4;
 mod kernels;
 mod load;
@@ -13,11 +16,13 @@ mod lower;
 mod program;
 mod quantized;
 mod run;
+mod unsupported;
 
 pub(crate) use file::{OnnxFile, OnnxSource};
 pub(crate) use int4::at as int4_at;
 pub(crate) use kernels::{Kernels, Pool, lock};
 pub(crate) use load::load;
-pub(crate) use lower::{Inputs, Outcome, UnsupportedGraph, lower};
+pub(crate) use lower::{Inputs, Outcome, lower};
 pub(crate) use program::{Op, Program, Rows, Weights};
 pub(crate) use run::{Input, Runner, Watch};
+pub(crate) use unsupported::UnsupportedGraph;

@@ -19,7 +19,7 @@ use tract_onnx::pb;
 
 use crate::bundle::{self, Bundle, Dim, TowerKind};
 use crate::embedding::normalize;
-use crate::fused::{self, Inputs, OnnxFile, OnnxSource, Outcome, Program, Runner};
+use crate::fused::{self, Inputs, OnnxFile, OnnxSource, Outcome, Program, Runner, cnn};
 
 pub use error::TowerError;
 pub use image::ImageTower;
@@ -31,6 +31,7 @@ pub use threads::Threads;
 #[derive(Debug, Clone)]
 enum Engine {
     Fused(Box<Runner>),
+    Convolutional(Box<cnn::Runner>),
     Tract(Box<tract::TractTower>),
 }
 
@@ -44,7 +45,7 @@ impl Engine {
     ) -> Result<(Self, profile::Layers), TowerError> {
         let error = |why: &str| TowerError::Exchange { tower, why: why.to_owned() };
         let (Self::Fused(ours), Self::Fused(theirs)) = (self, other) else {
-            return Err(error("a tower that tract runs has no layers to exchange"));
+            return Err(error("only a transformer that runs fused has layers to exchange"));
         };
         let mixed = ours.program().with_layers_from(theirs.program(), chosen);
         let (program, count) = mixed.ok_or_else(|| error("the two towers have different graphs"))?;
@@ -165,6 +166,18 @@ fn prepare(
             Ok((Engine::Fused(Box::new(runner)), layers))
         }
         Outcome::Unsupported(why) => {
+            let why = match inputs {
+                Inputs::Pixels(size) if threads.fused => {
+                    let output = &spec.features.as_ref().unwrap_or(&spec.output).name;
+                    match cnn::lower(&mut file, size, output).map_err(error)? {
+                        Ok(program) => return convolutional(tower, program, file, projection_dim, threads),
+                        // A graph of convolutions ends the first attempt at one of them.
+                        Err(other) if why.op == "Conv" => other,
+                        Err(_) => why,
+                    }
+                }
+                _ => why,
+            };
             let layers = profile::Layers::tract(&file.graph, &why);
             drop(file);
             let mut bytes = Vec::new();
@@ -185,6 +198,26 @@ fn prepare(
             Ok((Engine::Tract(Box::new(towers)), layers))
         }
     }
+}
+
+/// Prepares a tower of convolutions.
+fn convolutional(
+    tower: TowerKind,
+    mut program: cnn::Program,
+    mut file: OnnxFile<'_>,
+    projection_dim: usize,
+    threads: &Threads,
+) -> Result<(Engine, profile::Layers), TowerError> {
+    let found = program.maps[program.output].channels;
+    if found != projection_dim {
+        let (expected, found) = (format!("f32 [1, {projection_dim}]"), format!("f32 [1, {found}]"));
+        return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
+    }
+    cnn::load(&mut program, &mut file, threads.kernels)
+        .map_err(|source| TowerError::Load { tower, message: source.to_string() })?;
+    let runner = cnn::Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
+    let layers = profile::Layers::convolutional(&runner);
+    Ok((Engine::Convolutional(Box::new(runner)), layers))
 }
 
 /// Checks that the graph has the inputs and outputs of the manifest.

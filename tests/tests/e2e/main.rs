@@ -13,6 +13,7 @@ mod calibration;
 mod cameras;
 mod classify;
 mod compose;
+mod convolutions;
 mod decisions;
 mod doctor;
 mod documents;

@@ -12,6 +12,7 @@
 //! table.
 #![allow(unsafe_code, reason = "intrinsics")]
 
+mod depthwise;
 mod heads;
 mod packed;
 mod peak;
@@ -36,6 +37,7 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 
+pub(crate) use depthwise::DepthwiseRow;
 pub(crate) use heads::{HEAD_DIM_MAX, scale_of};
 pub(crate) use packed::{Layout, Matrix, PackedF32, PackedI8, QuantizedRows, signed};
 pub(crate) use pool::{Pool, lock};
@@ -120,6 +122,7 @@ pub(crate) struct Kernels {
     softmax_u8: unsafe fn(&mut [f32], &mut [u8]) -> f32,
     /// Rows, vector, result.
     dots: unsafe fn(&[f32], &[f32], &mut [f32]),
+    depthwise: unsafe fn(&DepthwiseRow<'_>, &mut [f32]),
 }
 
 impl std::fmt::Debug for Kernels {
@@ -305,6 +308,17 @@ impl Kernels {
         assert!(rows.len() == vector.len() * out.len() && !vector.is_empty());
         // SAFETY: this table is only reachable on a CPU that has its instructions.
         unsafe { (self.dots)(rows, vector, out) }
+    }
+
+    /// One row of a depthwise convolution, `[width][channels]`.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
+    pub(crate) fn depthwise(&self, row: &DepthwiseRow<'_>, out: &mut [f32]) {
+        row.check(out);
+        // SAFETY: the slices have the lengths that `DepthwiseRow` requires, and this table is only reachable on a CPU that
+        // has its instructions.
+        unsafe { (self.depthwise)(row, out) }
     }
 
     /// Applies `activation` to the first `width` values of each row, the rows starting `stride` values apart.

@@ -4,8 +4,6 @@
 //! The meaning of a node's output depends only on the meanings of its inputs, so the order and the names that an exporter
 //! uses do not matter. A node that is not supported ends the pass, and the tower runs in tract.
 
-mod attributes;
-mod function;
 mod nodes;
 mod prefix_tokens;
 mod selection;
@@ -18,30 +16,13 @@ use std::io;
 
 use tract_onnx::pb;
 
-use self::function::Function;
 use super::file::OnnxFile;
+use super::function::Function;
 use super::program::{
     Op, Patches, Pooling, Program, Rows, ScoreBias, SequenceIndex, Step, Table, Terms, Value, View, WeightSource,
     Weights,
 };
-
-/// Why a graph cannot be lowered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct UnsupportedGraph {
-    /// Name of the node that is not supported.
-    pub(crate) node: String,
-    /// Operator of the node.
-    pub(crate) op: String,
-    /// The reason.
-    pub(crate) why: String,
-}
-
-impl UnsupportedGraph {
-    /// The caller asked for tract.
-    pub(crate) fn on_request() -> Self {
-        Self { node: String::new(), op: "the request".into(), why: "tract was asked for".into() }
-    }
-}
+use super::unsupported::{Lowered, Stop, UnsupportedGraph, unsupported};
 
 /// The result of lowering.
 pub(crate) enum Outcome {
@@ -143,26 +124,6 @@ enum SymbolicValue {
     OneHot(Pooling),
 }
 
-type Lowered<T> = Result<T, Stop>;
-
-/// Why lowering stopped.
-enum Stop {
-    /// The file could not be read.
-    Io(io::Error),
-    /// A node is not supported.
-    Unsupported(String),
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn unsupported<T>(why: impl Into<String>) -> Lowered<T> {
-    Err(Stop::Unsupported(why.into()))
-}
-
 struct Lowering<'a, 'b> {
     file: &'a mut OnnxFile<'b>,
     inputs: Inputs<'a>,
@@ -231,22 +192,17 @@ fn walk(file: &mut OnnxFile<'_>, nodes: &[pb::NodeProto], inputs: Inputs<'_>, ou
         match walker.node(node) {
             Ok(()) => {}
             Err(Stop::Io(error)) => return Err(error),
-            Err(Stop::Unsupported(why)) => return Ok(unsupported_node(node, why)),
+            Err(Stop::Unsupported(why)) => return Ok(Outcome::Unsupported(UnsupportedGraph::at(node, why))),
         }
     }
     let Some(last) = nodes.last() else {
-        return Ok(unsupported_node(&pb::NodeProto::default(), "the graph is empty".into()));
+        return Ok(Outcome::Unsupported(UnsupportedGraph::at(&pb::NodeProto::default(), "the graph is empty".into())));
     };
     match walker.finish(output) {
         Ok(program) => Ok(Outcome::Program(program)),
         Err(Stop::Io(error)) => Err(error),
-        Err(Stop::Unsupported(why)) => Ok(unsupported_node(last, why)),
+        Err(Stop::Unsupported(why)) => Ok(Outcome::Unsupported(UnsupportedGraph::at(last, why))),
     }
-}
-
-fn unsupported_node(node: &pb::NodeProto, why: String) -> Outcome {
-    let name = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
-    Outcome::Unsupported(UnsupportedGraph { node: name, op: node.op_type.clone(), why })
 }
 
 impl Lowering<'_, '_> {

@@ -136,6 +136,7 @@ impl ImageTower {
         self.check(pixels, out)?;
         match &self.engine {
             Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), out, Watch::Nothing),
+            Engine::Convolutional(runner) => runner.run(pixels, out, None),
             Engine::Tract(towers) => towers.image(pixels, self.image_size, out)?,
         }
         self.output.finish(TowerKind::Image, wanted, out)
@@ -181,8 +182,12 @@ impl ImageTower {
         self.check(pixels, &embedding)?;
         Ok(match &self.engine {
             Engine::Fused(runner) => {
-                self.layers.measure(runner, Input::Pixels(pixels, self.image_size), &mut embedding, clock)
+                let input = Input::Pixels(pixels, self.image_size);
+                self.layers.measure(clock, &mut |watch| runner.run(input, &mut embedding, Watch::Steps(watch)))
             }
+            Engine::Convolutional(runner) => self.layers.measure(clock, &mut |watch| {
+                runner.run(pixels, &mut embedding, Some(watch));
+            }),
             Engine::Tract(_) => self.layers.unmeasured(),
         })
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tract_onnx::pb;
 
-use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Watch, Weights, lock};
+use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Watch, Weights, cnn, lock};
 
 /// The arithmetic of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,26 @@ impl Layers {
         Self { kernels: runner.kernels().name.to_owned(), unfused: None, layers: layers.collect() }
     }
 
+    pub(super) fn convolutional(runner: &cnn::Runner) -> Self {
+        let program = runner.program();
+        let layers = program.steps.iter().map(|step| {
+            let work = match cnn::operations(program, &step.op, step.x, step.out) {
+                Some((count, true)) => Work::Int8(count),
+                Some((count, false)) => Work::Float(count),
+                None => Work::Other,
+            };
+            let suffix = match (step.add, step.activation) {
+                (Some(_), Some(_)) => " + residual + activation",
+                (Some(_), None) => " + residual",
+                (None, Some(_)) => " + activation",
+                (None, None) => "",
+            };
+            let kind = format!("{}{suffix}", step.op.kind());
+            Layer { name: step.name.clone(), layers: Vec::new(), kind, work, time_ns: 0 }
+        });
+        Self { kernels: runner.kernels().name.to_owned(), unfused: None, layers: layers.collect() }
+    }
+
     pub(super) fn tract(graph: &pb::GraphProto, why: &UnsupportedGraph) -> Self {
         let layers = graph.node.iter().map(|node| Layer {
             name: node.output.first().cloned().unwrap_or_default(),
@@ -113,29 +133,24 @@ impl Layers {
         );
     }
 
-    /// Runs once on the calling thread and measures each step; `clock` returns nanoseconds.
+    /// Measures each step of one run on the calling thread. `run` tells what it is given the index of each step that
+    /// starts, and `None` at the end; `clock` returns nanoseconds.
     pub(super) fn measure(
         &self,
-        runner: &Runner,
-        input: Input<'_>,
-        out: &mut [f32],
         clock: &(dyn Fn() -> u64 + Sync),
+        run: &mut dyn FnMut(&(dyn Fn(Option<usize>) + Sync)),
     ) -> Profile {
         let times: Vec<_> = self.layers.iter().map(|_| AtomicU64::new(0)).collect();
         let current = Mutex::new((None, clock()));
-        runner.run(
-            input,
-            out,
-            Watch::Steps(&|next| {
-                let now = clock();
-                let mut current = lock(&current);
-                if let (Some(step), since) = *current {
-                    let time: &AtomicU64 = &times[step];
-                    time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
-                }
-                *current = (next, now);
-            }),
-        );
+        run(&|next| {
+            let now = clock();
+            let mut current = lock(&current);
+            if let (Some(step), since) = *current {
+                let time: &AtomicU64 = &times[step];
+                time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+            }
+            *current = (next, now);
+        });
         let mut profile = self.unmeasured();
         for (layer, time) in profile.layers.iter_mut().zip(times) {
             layer.time_ns = time.into_inner();

@@ -173,6 +173,8 @@ impl TextTower {
         self.check(encoding)?;
         match &mut self.engine {
             Engine::Fused(runner) => runner.run(tokens(encoding), out, Watch::Nothing),
+            // `load` makes one of an image tower only.
+            Engine::Convolutional(_) => {}
             Engine::Tract(towers) => {
                 let length = towers.length_for(encoding.ids.len());
                 towers.text(&encoding.with_masked_tail(length), out)?;
@@ -234,8 +236,10 @@ impl TextTower {
         self.check(encoding)?;
         let mut embedding = vec![0.0; self.projection_dim];
         Ok(match &self.engine {
-            Engine::Fused(runner) => self.layers.measure(runner, tokens(encoding), &mut embedding, clock),
-            Engine::Tract(_) => self.layers.unmeasured(),
+            Engine::Fused(runner) => self.layers.measure(clock, &mut |watch| {
+                runner.run(tokens(encoding), &mut embedding, Watch::Steps(watch));
+            }),
+            Engine::Convolutional(_) | Engine::Tract(_) => self.layers.unmeasured(),
         })
     }
 }

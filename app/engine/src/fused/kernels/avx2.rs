@@ -31,6 +31,7 @@ pub(super) const TABLE: Kernels = Kernels {
     activate,
     softmax_u8,
     dots,
+    depthwise,
 };
 
 row_functions!(true, false, "avx2,fma");

@@ -18,6 +18,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     activate,
     softmax_u8,
     dots,
+    depthwise,
 };
 
 row_functions!(true, false, "avx512f,avx512bw,avx512vl,avx512dq,fma");

@@ -26,6 +26,7 @@ pub(super) const TABLE: Kernels = Kernels {
     activate,
     softmax_u8,
     dots,
+    depthwise,
 };
 
 row_functions!(true, true, "neon");

@@ -32,6 +32,10 @@ pub(crate) enum Activation {
     Sigmoid,
     /// `x / (1 + exp -x)`.
     Silu,
+    /// `min(max(x / 6 + 1/2, 0), 1)`.
+    HardSigmoid,
+    /// `x` times the hard sigmoid.
+    HardSwish,
     /// `x tanh(ln(1 + exp x))`.
     Mish,
     /// `(1 + erf((x - 0.707107) / (0.282095 sqrt 2))) / 2`, the squared ReLU's smooth and bounded relative.
@@ -75,12 +79,18 @@ macro_rules! row_functions {
         ) {
             $crate::fused::kernels::rows::activate::<$fma>(activation, values, width, stride);
         }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn depthwise(row: &$crate::fused::kernels::DepthwiseRow<'_>, out: &mut [f32]) {
+            // SAFETY: the contract of `DepthwiseRow`, handed on.
+            unsafe { $crate::fused::kernels::depthwise::row::<$fma>(row, out) }
+        }
     };
 }
 pub(super) use row_functions;
 
 #[inline(always)]
-fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
@@ -381,6 +391,11 @@ fn denominator<const FMA: bool>(x: f32) -> f32 {
 }
 
 #[inline(always)]
+fn hard_sigmoid<const FMA: bool>(x: f32) -> f32 {
+    smaller(1.0, relu(fma::<FMA>(x, 1.0 / 6.0, 0.5)))
+}
+
+#[inline(always)]
 fn tanh<const FMA: bool>(x: f32) -> f32 {
     // Near 0 the difference below loses digits, and the series is accurate enough.
     let y = x * x;
@@ -407,6 +422,8 @@ pub(super) fn activate<const FMA: bool>(activation: Activation, values: &mut [f3
         Activation::QuickGelu => rows.for_each(|row| map(row, |x| x / denominator::<FMA>(1.702 * x))),
         Activation::Sigmoid => rows.for_each(|row| map(row, |x| 1.0 / denominator::<FMA>(x))),
         Activation::Silu => rows.for_each(|row| map(row, |x| x / denominator::<FMA>(x))),
+        Activation::HardSigmoid => rows.for_each(|row| map(row, hard_sigmoid::<FMA>)),
+        Activation::HardSwish => rows.for_each(|row| map(row, |x| x * hard_sigmoid::<FMA>(x))),
         Activation::Mish => rows.for_each(|row| map(row, mish::<FMA>)),
         Activation::Laplace => rows.for_each(|row| map(row, laplace::<FMA>)),
     }

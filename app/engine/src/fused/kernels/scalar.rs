@@ -30,6 +30,7 @@ const fn table(
         activate,
         softmax_u8,
         dots,
+        depthwise,
     }
 }
 

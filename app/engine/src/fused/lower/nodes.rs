@@ -2,8 +2,8 @@
 
 use tract_onnx::pb;
 
-use super::attributes::{float, input, int, ints, text};
-use super::function::{gelu, gelu_tanh};
+use crate::fused::attributes::{float, input, int, ints, text};
+use crate::fused::function::{gelu, gelu_tanh};
 use super::{
     Function, HeadAxes, Inputs, Lowered, Lowering, PATCHES_MAX, Patches, Rows, SymbolicValue, Terms, View, Weights,
     unsupported,

@@ -2,7 +2,7 @@
 
 use tract_onnx::pb;
 
-use super::attributes::{input, int, text};
+use crate::fused::attributes::{input, int, text};
 use super::{Lowered, Lowering, Op, PATCHES_MAX, Rows, SymbolicValue, View, unsupported};
 
 impl Lowering<'_, '_> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tract_onnx::pb;
 
-use super::attributes::{input, int, ints};
+use crate::fused::attributes::{input, int, ints};
 use super::{Lowered, Lowering, Op, Pooling, Rows, SequenceIndex, SymbolicValue, Table, View, unsupported};
 
 impl Lowering<'_, '_> {

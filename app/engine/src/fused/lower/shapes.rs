@@ -2,7 +2,7 @@
 
 use tract_onnx::pb;
 
-use super::attributes::{input, int, ints};
+use crate::fused::attributes::{input, int, ints};
 use super::{HeadAxes, Inputs, Lowered, Lowering, Rows, SymbolicValue, View, unsupported};
 use crate::fused::program::Op;
 

@@ -2,7 +2,7 @@
 
 use tract_onnx::pb;
 
-use super::attributes::input;
+use crate::fused::attributes::input;
 use super::{Function, Inputs, Lowered, Lowering, Rows, ScoreBias, SymbolicValue, Terms, Weights, unsupported};
 use crate::fused::program::Op;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tract_onnx::pb;
 
-use super::attributes::{input, int};
+use crate::fused::attributes::{input, int};
 use super::{Lowered, Lowering, Rows, SequenceIndex, SymbolicValue, Table, unsupported};
 use crate::fused::program::Op;
 

@@ -2,7 +2,7 @@
 
 use tract_onnx::pb;
 
-use super::{Lowered, unsupported};
+use super::unsupported::{Lowered, unsupported};
 
 pub(super) fn input(node: &pb::NodeProto, index: usize) -> Lowered<&String> {
     node.input.get(index).map_or_else(|| unsupported(format!("input {index} is missing")), Ok)

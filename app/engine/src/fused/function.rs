@@ -47,6 +47,7 @@ impl Function {
             "Neg" => self.then(|x| -x),
             "Softplus" => self.then(softplus),
             "Mish" => self.then(mish),
+            "HardSwish" => self.then(|x| x * hard_sigmoid(x)),
             _ => return None,
         })
     }
@@ -66,9 +67,10 @@ impl Function {
     /// The activation that agrees with this function, if any.
     pub(super) fn activation(self) -> Option<Activation> {
         use Activation::{
-            Gelu, Gelu10, GeluTanh, Laplace, LeakyRelu, Mish, QuickGelu, Relu, Relu6, ReluSquared, Sigmoid, Silu, Tanh,
+            Gelu, Gelu10, GeluTanh, HardSigmoid, HardSwish, Laplace, LeakyRelu, Mish, QuickGelu, Relu, Relu6,
+            ReluSquared, Sigmoid, Silu, Tanh,
         };
-        let known: [(Activation, Formula); 13] = [
+        let known: [(Activation, Formula); 15] = [
             (Relu, |x| x.max(0.0)),
             (Relu6, |x| x.clamp(0.0, 6.0)),
             (ReluSquared, |x| x.max(0.0).powi(2)),
@@ -80,6 +82,8 @@ impl Function {
             (QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
             (Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
             (Silu, |x| x / (1.0 + (-x).exp())),
+            (HardSigmoid, hard_sigmoid),
+            (HardSwish, |x| x * hard_sigmoid(x)),
             (Mish, mish),
             (Laplace, laplace),
         ];
@@ -98,6 +102,10 @@ pub(super) fn gelu(x: f64) -> f64 {
 pub(super) fn gelu_tanh(x: f64) -> f64 {
     let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
     0.5 * x * (1.0 + inner.tanh())
+}
+
+fn hard_sigmoid(x: f64) -> f64 {
+    (x / 6.0 + 0.5).clamp(0.0, 1.0)
 }
 
 fn softplus(x: f64) -> f64 {
@@ -165,6 +173,8 @@ mod tests {
             (x.then(super::gelu).then(|x| x.clamp(-10.0, 10.0)), Some(Activation::Gelu10)),
             (mish, Some(Activation::Mish)),
             (x.unary("Mish").unwrap(), Some(Activation::Mish)),
+            (x.then(|x| (x + 3.0).clamp(0.0, 6.0) / 6.0), Some(Activation::HardSigmoid)),
+            (x.unary("HardSwish").unwrap(), Some(Activation::HardSwish)),
             (laplace.then(|x| 0.5 * (1.0 + x)), Some(Activation::Laplace)),
         ] {
             assert_eq!(function.activation(), expected);

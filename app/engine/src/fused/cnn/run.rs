@@ -1,0 +1,319 @@
+//! Runs a convolutional tower: each thread takes bands of a chain and computes them strip by strip, then all threads wait
+//! at a barrier.
+//!
+//! All memory is allocated when the runner is created. A result depends neither on the band that it lies in nor on the
+//! thread, so any number of threads gives the same bits.
+
+mod rows;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use self::rows::{Rows, Workspace};
+use super::chains::{Buffers, Chain, Phase, phases, place};
+use super::program::{MapId, Op, Program, Weights};
+use crate::fused::kernels::{Kernels, Pool, lock};
+
+/// A program with its scratch memory.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    program: Arc<Program>,
+    kernels: &'static Kernels,
+    pool: Arc<Pool>,
+    phases: Vec<Phase>,
+    buffers: Buffers,
+    /// The bands of each buffer.
+    memory: Vec<Vec<RwLock<Vec<f32>>>>,
+    scratch: Vec<Mutex<Scratch>>,
+    /// Index of the next band of each phase.
+    next: Vec<AtomicUsize>,
+    /// Serialises runs.
+    running: Mutex<()>,
+}
+
+/// Scratch memory of one thread.
+#[derive(Debug)]
+struct Scratch {
+    /// The input of a chain's first step, and the results of all its steps but the last.
+    strips: Vec<Strip>,
+    work: Workspace,
+}
+
+/// Some rows of a map.
+#[derive(Debug)]
+struct Strip {
+    values: Vec<f32>,
+    rows: Range<usize>,
+}
+
+impl Strip {
+    /// Keeps the rows from `first` on, at the beginning.
+    fn drop_before(&mut self, first: usize, row: usize) {
+        let kept = first.clamp(self.rows.start, self.rows.end);
+        self.values.copy_within((kept - self.rows.start) * row..self.rows.len() * row, 0);
+        self.rows.start = kept;
+    }
+
+    fn part(&self, rows: &Range<usize>, row: usize) -> &[f32] {
+        &self.values[(rows.start - self.rows.start) * row..(rows.end - self.rows.start) * row]
+    }
+}
+
+/// The step that is called with the index of each step that starts, and `None` at the end.
+pub(crate) type Watch<'a> = Option<&'a (dyn Fn(Option<usize>) + Sync)>;
+
+impl Runner {
+    /// Allocates memory for `program`, whose weights are packed for `kernels`.
+    pub(crate) fn new(program: Arc<Program>, kernels: &'static Kernels, pool: Arc<Pool>) -> Self {
+        let phases = phases(&program, pool.threads());
+        let buffers = place(&program, &phases);
+        let band = |size: &usize| RwLock::new(vec![0.0; *size]);
+        Self {
+            memory: buffers.sizes.iter().map(|bands| bands.iter().map(band).collect()).collect(),
+            scratch: (0..pool.threads()).map(|_| Mutex::new(Scratch::new(&program, &phases, kernels))).collect(),
+            next: phases.iter().map(|_| AtomicUsize::new(0)).collect(),
+            running: Mutex::new(()),
+            buffers,
+            phases,
+            program,
+            kernels,
+            pool,
+        }
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// The kernels.
+    pub(crate) fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// Computes the embedding of `pixels`, `[3][height][width]`, into `out`. A run that is watched uses one thread.
+    ///
+    /// # Panics
+    /// If the size of the input or of `out` is wrong; towers check both before.
+    pub(crate) fn run(&self, pixels: &[f32], out: &mut [f32], watch: Watch<'_>) {
+        let _running = lock(&self.running);
+        self.next.iter().for_each(|next| next.store(0, Ordering::Relaxed));
+        let work = Work { runner: self, pixels, watch };
+        if let Some(told) = watch {
+            let mut scratch = lock(&self.scratch[0]);
+            for phase in 0..self.phases.len() {
+                work.phase(phase, &mut scratch);
+            }
+            told(None);
+        } else {
+            self.pool.run(&|number, barrier| {
+                let mut scratch = lock(&self.scratch[number]);
+                for phase in 0..self.phases.len() {
+                    work.phase(phase, &mut scratch);
+                    barrier.wait();
+                }
+            });
+        }
+        let len = out.len();
+        work.read(self.program.output, &(0..1), &mut |_, row| out.copy_from_slice(&row[..len]));
+    }
+}
+
+impl Clone for Runner {
+    /// A runner with the same weights and its own scratch memory.
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.program), self.kernels, Arc::clone(&self.pool))
+    }
+}
+
+impl Scratch {
+    /// Memory that suffices for every phase.
+    fn new(program: &Program, phases: &[Phase], kernels: &Kernels) -> Self {
+        let mut sizes: Vec<usize> = Vec::new();
+        let mut work = Workspace::default();
+        for phase in phases {
+            let Phase::Chain(chain) = phase else {
+                let Phase::Mean(step) = phase else { continue };
+                work.reserve_vector(program.maps[program.steps[*step].out].channels);
+                continue;
+            };
+            // The most rows that a strip needs of each map, from the last to the first.
+            let mut rows = chain.strip;
+            for (place, step) in chain.steps.clone().enumerate().rev() {
+                let step = &program.steps[step];
+                let (window, map) = (step.op.window(), program.maps[step.x]);
+                let needed = ((rows - 1) * window.stride[0] + window.kernel[0]).min(map.height);
+                work.reserve(program, step, needed, rows, kernels);
+                sizes.resize(sizes.len().max(place + 1), 0);
+                sizes[place] = sizes[place].max(needed * map.row());
+                rows = needed;
+            }
+        }
+        let strips = sizes.iter().map(|size| Strip { values: vec![0.0; *size], rows: 0..0 }).collect();
+        Self { strips, work }
+    }
+}
+
+/// One thread's part in a run.
+struct Work<'a> {
+    runner: &'a Runner,
+    pixels: &'a [f32],
+    watch: Watch<'a>,
+}
+
+impl Work<'_> {
+    fn started(&self, step: usize) {
+        if let Some(told) = self.watch {
+            told(Some(step));
+        }
+    }
+
+    fn phase(&self, phase: usize, scratch: &mut Scratch) {
+        let next = || self.runner.next[phase].fetch_add(1, Ordering::Relaxed);
+        match &self.runner.phases[phase] {
+            Phase::Chain(chain) => loop {
+                let band = next();
+                if band >= chain.bands {
+                    return;
+                }
+                self.band(chain, band, scratch);
+            },
+            Phase::Mean(step) => {
+                if next() == 0 {
+                    self.started(*step);
+                    self.mean(*step, &mut scratch.work);
+                }
+            }
+        }
+    }
+
+    /// Passes rows of a map to `take`, with the index of each.
+    fn read(&self, map: MapId, rows: &Range<usize>, take: &mut dyn FnMut(usize, &[f32])) {
+        let Some(place) = &self.runner.buffers.places[map] else { return };
+        let row = self.runner.program.maps[map].row();
+        for (band, memory) in place.bands.iter().zip(&self.runner.memory[place.buffer]) {
+            let within = band.start.max(rows.start)..band.end.min(rows.end);
+            if within.is_empty() {
+                continue;
+            }
+            let values = memory.read().unwrap_or_else(PoisonError::into_inner);
+            for at in within {
+                take(at, &values[(at - band.start) * row..][..row]);
+            }
+        }
+    }
+
+    /// Copies rows of a map to `out`; the pixels' channels are brought side by side.
+    fn copy(&self, map: MapId, rows: &Range<usize>, out: &mut [f32]) {
+        let shape = self.runner.program.maps[map];
+        if map == 0 {
+            let plane = shape.height * shape.width;
+            let pixels = rows.start * shape.width..rows.end * shape.width;
+            for (pixel, out) in pixels.zip(out.chunks_exact_mut(shape.channels)) {
+                for (channel, out) in out.iter_mut().enumerate() {
+                    *out = self.pixels[channel * plane + pixel];
+                }
+            }
+            return;
+        }
+        self.read(map, rows, &mut |at, row| out[(at - rows.start) * row.len()..][..row.len()].copy_from_slice(row));
+    }
+
+    fn band(&self, chain: &Chain, band: usize, scratch: &mut Scratch) {
+        let program = &self.runner.program;
+        let Some(place) = &self.runner.buffers.places[program.steps[chain.steps.end - 1].out] else { return };
+        let mut memory = self.runner.memory[place.buffer][band].write().unwrap_or_else(PoisonError::into_inner);
+        let first_row = place.bands[band].start;
+        scratch.strips.iter_mut().for_each(|strip| strip.rows = 0..0);
+        for rows in chain.strips(band) {
+            self.strip(chain, chain.steps.end - 1, rows.clone(), scratch, &mut memory, first_row);
+        }
+    }
+
+    /// Computes the `rows` of the map of step `index`: into `last` if it is the chain's last step, otherwise into the
+    /// strip of the step, where rows from the strip before are kept.
+    fn strip(
+        &self,
+        chain: &Chain,
+        index: usize,
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        last: &mut [f32],
+        first_row: usize,
+    ) {
+        let program = &self.runner.program;
+        let step = &program.steps[index];
+        let place = index - chain.steps.start;
+        let (x, out) = (program.maps[step.x], program.maps[step.out]);
+        let is_last = index + 1 == chain.steps.end;
+        let new = if is_last {
+            rows
+        } else {
+            let strip = &mut scratch.strips[place + 1];
+            if strip.rows.end <= rows.start || strip.rows.is_empty() {
+                strip.rows = rows.start..rows.start;
+            }
+            strip.drop_before(rows.start, out.row());
+            strip.rows.end..rows.end
+        };
+        if new.is_empty() {
+            return;
+        }
+        let needed = step.op.window().rows(&new, x.height);
+        if place == 0 {
+            let input = &mut scratch.strips[0];
+            self.copy(step.x, &needed, &mut input.values[..needed.len() * x.row()]);
+            input.rows = needed.clone();
+        } else {
+            self.strip(chain, index - 1, needed.clone(), scratch, last, first_row);
+        }
+        self.started(index);
+        let (before, after) = scratch.strips.split_at_mut(place + 1);
+        let input = Rows { values: before[place].part(&needed, x.row()), rows: needed, shape: x };
+        let to = if is_last {
+            &mut last[(new.start - first_row) * out.row()..][..new.len() * out.row()]
+        } else {
+            let strip = &mut after[0];
+            let start = strip.rows.len() * out.row();
+            strip.rows.end = new.end;
+            &mut strip.values[start..][..new.len() * out.row()]
+        };
+        if let Some(add) = step.add {
+            self.copy(add, &new, to);
+        }
+        if let Op::Scale { by } = step.op {
+            self.copy(by, &(0..1), scratch.work.vector(out.channels));
+        }
+        scratch.work.compute(self.runner.kernels, step, &input, new, out, to);
+    }
+
+    /// The mean of all pixels of a map.
+    fn mean(&self, index: usize, work: &mut Workspace) {
+        let step = &self.runner.program.steps[index];
+        let shape = self.runner.program.maps[step.x];
+        let sums = work.vector(shape.channels);
+        sums.fill(0.0);
+        self.read(step.x, &(0..shape.height), &mut |_, row| {
+            for pixel in row.chunks_exact(shape.channels) {
+                sums.iter_mut().zip(pixel).for_each(|(sum, v)| *sum += v);
+            }
+        });
+        let share = 1.0 / (shape.height * shape.width) as f32;
+        sums.iter_mut().for_each(|sum| *sum *= share);
+        if let Some(activation) = step.activation {
+            self.runner.kernels.activate(activation, sums, shape.channels, shape.channels);
+        }
+        let Some(place) = &self.runner.buffers.places[step.out] else { return };
+        let mut memory = self.runner.memory[place.buffer][0].write().unwrap_or_else(PoisonError::into_inner);
+        memory[..shape.channels].copy_from_slice(sums);
+    }
+}
+
+/// Multiplications and additions of a step, and whether they are of 8-bit integers.
+pub(crate) fn operations(program: &Program, op: &Op, x: MapId, out: MapId) -> Option<(u64, bool)> {
+    let (x, out) = (program.maps[x], program.maps[out]);
+    let Op::Convolution { window, depthwise, weights } = op else { return None };
+    let per_result = window.kernel[0] * window.kernel[1] * if *depthwise { 1 } else { x.channels };
+    Some((2 * (per_result * out.height * out.row()) as u64, matches!(weights, Weights::I8(_))))
+}
