@@ -171,8 +171,8 @@ fn prepare(
                     let output = &spec.features.as_ref().unwrap_or(&spec.output).name;
                     match cnn::lower(&mut file, size, output).map_err(error)? {
                         Ok(program) => return convolutional(tower, program, file, projection_dim, threads),
-                        // A graph of convolutions ends the first attempt at one of them.
-                        Err(other) if why.op == "Conv" => other,
+                        // A transformer has one convolution, of patches.
+                        Err(other) if file.graph.node.iter().filter(|node| node.op_type == "Conv").count() > 1 => other,
                         Err(_) => why,
                     }
                 }

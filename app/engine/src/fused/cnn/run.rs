@@ -40,23 +40,37 @@ struct Scratch {
     work: Workspace,
 }
 
-/// Some rows of a map.
+/// Some rows of a map, in memory for twice the rows that are needed at a time, so that they are moved rarely.
 #[derive(Debug)]
 struct Strip {
     values: Vec<f32>,
+    /// Where the first row begins.
+    start: usize,
     rows: Range<usize>,
 }
 
 impl Strip {
-    /// Keeps the rows from `first` on, at the beginning.
-    fn drop_before(&mut self, first: usize, row: usize) {
-        let kept = first.clamp(self.rows.start, self.rows.end);
-        self.values.copy_within((kept - self.rows.start) * row..self.rows.len() * row, 0);
-        self.rows.start = kept;
+    /// Keeps the rows from `rows.start` on of those that it has, and makes room for the others of `rows`.
+    fn slide(&mut self, rows: &Range<usize>, row: usize) {
+        if self.rows.end <= rows.start || self.rows.is_empty() {
+            (self.start, self.rows) = (0, rows.start..rows.start);
+        }
+        let dropped = rows.start.saturating_sub(self.rows.start);
+        self.start += dropped * row;
+        self.rows.start += dropped;
+        if self.start + (rows.end - self.rows.start) * row > self.values.len() {
+            self.values.copy_within(self.start..self.start + self.rows.len() * row, 0);
+            self.start = 0;
+        }
+    }
+
+    /// Memory of the rows from `rows.start` on.
+    fn part_mut(&mut self, rows: &Range<usize>, row: usize) -> &mut [f32] {
+        &mut self.values[self.start + (rows.start - self.rows.start) * row..][..rows.len() * row]
     }
 
     fn part(&self, rows: &Range<usize>, row: usize) -> &[f32] {
-        &self.values[(rows.start - self.rows.start) * row..(rows.end - self.rows.start) * row]
+        &self.values[self.start + (rows.start - self.rows.start) * row..][..rows.len() * row]
     }
 }
 
@@ -146,11 +160,11 @@ impl Scratch {
                 let needed = ((rows - 1) * window.stride[0] + window.kernel[0]).min(map.height);
                 work.reserve(program, step, needed, rows, kernels);
                 sizes.resize(sizes.len().max(place + 1), 0);
-                sizes[place] = sizes[place].max(needed * map.row());
+                sizes[place] = sizes[place].max(2 * needed * map.row());
                 rows = needed;
             }
         }
-        let strips = sizes.iter().map(|size| Strip { values: vec![0.0; *size], rows: 0..0 }).collect();
+        let strips = sizes.iter().map(|size| Strip { values: vec![0.0; *size], start: 0, rows: 0..0 }).collect();
         Self { strips, work }
     }
 }
@@ -251,10 +265,7 @@ impl Work<'_> {
             rows
         } else {
             let strip = &mut scratch.strips[place + 1];
-            if strip.rows.end <= rows.start || strip.rows.is_empty() {
-                strip.rows = rows.start..rows.start;
-            }
-            strip.drop_before(rows.start, out.row());
+            strip.slide(&rows, out.row());
             strip.rows.end..rows.end
         };
         if new.is_empty() {
@@ -263,8 +274,8 @@ impl Work<'_> {
         let needed = step.op.window().rows(&new, x.height);
         if place == 0 {
             let input = &mut scratch.strips[0];
-            self.copy(step.x, &needed, &mut input.values[..needed.len() * x.row()]);
-            input.rows = needed.clone();
+            (input.start, input.rows) = (0, needed.clone());
+            self.copy(step.x, &needed, input.part_mut(&needed, x.row()));
         } else {
             self.strip(chain, index - 1, needed.clone(), scratch, last, first_row);
         }
@@ -275,9 +286,8 @@ impl Work<'_> {
             &mut last[(new.start - first_row) * out.row()..][..new.len() * out.row()]
         } else {
             let strip = &mut after[0];
-            let start = strip.rows.len() * out.row();
             strip.rows.end = new.end;
-            &mut strip.values[start..][..new.len() * out.row()]
+            strip.part_mut(&new, out.row())
         };
         if let Some(add) = step.add {
             self.copy(add, &new, to);

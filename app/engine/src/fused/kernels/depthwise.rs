@@ -49,23 +49,47 @@ impl DepthwiseRow<'_> {
 /// [`DepthwiseRow::check`] holds.
 #[inline(always)]
 pub(super) unsafe fn row<const FMA: bool>(row: &DepthwiseRow<'_>, out: &mut [f32]) {
+    // SAFETY: as this function's. What occurs most is constant, so that its loops are unrolled.
+    unsafe {
+        match (row.kernel_width, row.stride) {
+            (3, 1) => results::<FMA, 3, 1>(row, out),
+            (3, 2) => results::<FMA, 3, 2>(row, out),
+            (5, 1) => results::<FMA, 5, 1>(row, out),
+            (5, 2) => results::<FMA, 5, 2>(row, out),
+            _ => results::<FMA, 0, 0>(row, out),
+        }
+    }
+}
+
+/// All results of a row, for windows of `K` columns that are `S` columns apart, or of any number if `K` is 0.
+#[inline(always)]
+unsafe fn results<const FMA: bool, const K: usize, const S: usize>(row: &DepthwiseRow<'_>, out: &mut [f32]) {
     let count = out.len() / row.channels;
     // Results from `first` to `end` lie within the input with all columns of the window.
     let first = row.before.div_ceil(row.stride).min(count);
     let fitting = (row.width + row.before).checked_sub(row.kernel_width).map_or(0, |room| room / row.stride + 1);
     let end = fitting.clamp(first, count);
+    let whole = (0, row.kernel_width);
     // SAFETY: as this function's; the columns of a result within the input are within its row.
     unsafe {
         let mut x = 0;
         while x < count {
-            if x >= first && x + ACROSS <= end {
-                channels::<FMA, ACROSS>(row, x, 0, row.kernel_width, out);
+            let within = if x >= first { end.saturating_sub(x) } else { 0 };
+            if within >= ACROSS {
+                channels::<FMA, ACROSS, K, S>(row, x, whole, out);
                 x += ACROSS;
+            } else if within > 0 && x >= first + ACROSS - within {
+                // Some results once more, which costs less than the others one by one.
+                channels::<FMA, ACROSS, K, S>(row, end - ACROSS, whole, out);
+                x = end;
+            } else if within >= 2 {
+                channels::<FMA, 2, K, S>(row, x, whole, out);
+                x += 2;
             } else {
                 let at = x * row.stride;
                 let from = row.before.saturating_sub(at).min(row.kernel_width);
                 let to = (row.width + row.before).saturating_sub(at).clamp(from, row.kernel_width);
-                channels::<FMA, 1>(row, x, from, to, out);
+                channels::<FMA, 1, 0, 0>(row, x, (from, to), out);
                 x += 1;
             }
         }
@@ -74,26 +98,29 @@ pub(super) unsafe fn row<const FMA: bool>(row: &DepthwiseRow<'_>, out: &mut [f32
 
 /// All channels of `N` results from `x` on, with the columns `from` to `to` of the window.
 #[inline(always)]
-unsafe fn channels<const FMA: bool, const N: usize>(
+unsafe fn channels<const FMA: bool, const N: usize, const K: usize, const S: usize>(
     row: &DepthwiseRow<'_>,
     x: usize,
-    from: usize,
-    to: usize,
+    columns: (usize, usize),
     out: &mut [f32],
 ) {
     let mut channel = 0;
     // SAFETY: as the caller's; `channel` and what is computed from it on are below the number of channels.
     unsafe {
         while channel + LANES <= row.channels {
-            lanes::<FMA, N, LANES>(row, x, from, to, channel, out);
+            if K > 0 {
+                across::<FMA, N, LANES, K, S>(row, x, channel, out);
+            } else {
+                lanes::<FMA, N, LANES>(row, x, columns, channel, out);
+            }
             channel += LANES;
         }
         if channel + 8 <= row.channels {
-            lanes::<FMA, N, 8>(row, x, from, to, channel, out);
+            lanes::<FMA, N, 8>(row, x, columns, channel, out);
             channel += 8;
         }
         while channel < row.channels {
-            lanes::<FMA, N, 1>(row, x, from, to, channel, out);
+            lanes::<FMA, N, 1>(row, x, columns, channel, out);
             channel += 1;
         }
     }
@@ -103,33 +130,72 @@ unsafe fn channels<const FMA: bool, const N: usize>(
 unsafe fn lanes<const FMA: bool, const N: usize, const L: usize>(
     row: &DepthwiseRow<'_>,
     x: usize,
-    from: usize,
-    to: usize,
+    (from, to): (usize, usize),
     channel: usize,
     out: &mut [f32],
 ) {
-    let (stride, line) = (row.stride * row.channels, row.width * row.channels);
+    let (channels, line) = (row.channels, row.width * row.channels);
+    let stride = row.stride * channels;
     // SAFETY: the caller promises that columns `from` to `to` of the window lie within the input for all N results.
     unsafe {
         let bias = load::<L>(row.bias.as_ptr().wrapping_add(channel));
         let mut sums = [bias; N];
-        for i in 0..row.rows() {
-            for j in from..to {
-                let weights = row.weights.as_ptr().add((i * row.kernel_width + j) * row.channels + channel);
-                let weights = load::<L>(weights);
-                // Never left of the row, since `from` is where it begins.
-                let column = x * row.stride + j - row.before;
-                let input = row.input.as_ptr().add(i * line + column * row.channels + channel);
+        // Never left of the row, since `from` is where it begins.
+        let mut input = row.input.as_ptr().add((x * row.stride + from - row.before) * channels + channel);
+        let mut weights = row.weights.as_ptr().add(from * channels + channel);
+        for _ in 0..row.rows() {
+            for j in 0..to - from {
+                let weights = load::<L>(weights.add(j * channels));
                 for (n, sums) in sums.iter_mut().enumerate() {
-                    let input = load::<L>(input.add(n * stride));
+                    let input = load::<L>(input.add(n * stride + j * channels));
                     for l in 0..L {
                         sums[l] = fma::<FMA>(input[l], weights[l], sums[l]);
                     }
                 }
             }
+            input = input.wrapping_add(line);
+            weights = weights.wrapping_add(row.kernel_width * channels);
         }
         for (n, sums) in sums.iter().enumerate() {
-            out.as_mut_ptr().add((x + n) * row.channels + channel).cast::<[f32; L]>().write_unaligned(*sums);
+            out.as_mut_ptr().add((x + n) * channels + channel).cast::<[f32; L]>().write_unaligned(*sums);
+        }
+    }
+}
+
+/// As [`lanes`] for windows that lie within the input: each column of it is loaded once, for all results that it is part of.
+#[inline(always)]
+unsafe fn across<const FMA: bool, const N: usize, const L: usize, const K: usize, const S: usize>(
+    row: &DepthwiseRow<'_>,
+    x: usize,
+    channel: usize,
+    out: &mut [f32],
+) {
+    let (channels, line) = (row.channels, row.width * row.channels);
+    // SAFETY: the caller promises that the windows of all N results lie within the input.
+    unsafe {
+        let bias = load::<L>(row.bias.as_ptr().wrapping_add(channel));
+        let mut sums = [bias; N];
+        let mut input = row.input.as_ptr().add((x * S - row.before) * channels + channel);
+        let mut weights = row.weights.as_ptr().add(channel);
+        for _ in 0..row.rows() {
+            let line_weights: [[f32; L]; K] = std::array::from_fn(|j| load::<L>(weights.add(j * channels)));
+            let mut pixel = input;
+            for column in 0..(N - 1) * S + K {
+                let values = load::<L>(pixel);
+                pixel = pixel.wrapping_add(channels);
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    if column >= n * S && column - n * S < K {
+                        for l in 0..L {
+                            sums[l] = fma::<FMA>(values[l], line_weights[column - n * S][l], sums[l]);
+                        }
+                    }
+                }
+            }
+            input = input.wrapping_add(line);
+            weights = weights.wrapping_add(K * channels);
+        }
+        for (n, sums) in sums.iter().enumerate() {
+            out.as_mut_ptr().add((x + n) * channels + channel).cast::<[f32; L]>().write_unaligned(*sums);
         }
     }
 }

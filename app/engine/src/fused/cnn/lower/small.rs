@@ -61,7 +61,7 @@ impl Lowering<'_, '_> {
         let input = |index: usize| inputs.get(index).cloned().flatten();
         let first = input(0)?;
         match node.op_type.as_str() {
-            "Cast" | "Identity" => Some(first),
+            "Cast" => Some(first),
             "Ceil" => Small::new(first.dims, first.values.iter().map(|value| value.ceil()).collect()),
             "Floor" => Small::new(first.dims, first.values.iter().map(|value| value.floor()).collect()),
             "Clip" => {

@@ -3,7 +3,13 @@
 use std::ops::Range;
 
 use crate::fused::cnn::program::{Depthwise, Op, Program, Shape, Step, Weights, Window};
-use crate::fused::kernels::{Activation, DepthwiseRow, Kernels, PackedF32, PackedI8, QuantizedRows};
+use crate::fused::kernels::{DepthwiseRow, Kernels, PackedF32, PackedI8, QuantizedRows};
+
+/// Values of a line of a window that are copied at once.
+const SHORT: usize = 16;
+
+/// Maps up to this width get columns of zeros beside them for depthwise convolutions: many of their windows lie at an edge.
+const NARROW: usize = 16;
 
 /// Rows of a step's input.
 pub(super) struct Rows<'a> {
@@ -33,6 +39,9 @@ impl Workspace {
         }
         let (x, out) = (program.maps[step.x], program.maps[step.out]);
         let Op::Convolution { window, depthwise: false, weights } = &step.op else {
+            if let (Op::Convolution { window, .. }, true) = (&step.op, x.width <= NARROW) {
+                grow(&mut self.floats, needed * columns(*window, x, out) * x.channels);
+            }
             return self.reserve_vector(out.channels);
         };
         let (pixels, depth) = (results * out.width, window.kernel[0] * window.kernel[1] * x.channels);
@@ -79,23 +88,22 @@ impl Workspace {
                     scales: &self.scales[..pixels],
                     zero_points: &self.zero_points[..pixels],
                 };
-                let columns = kernels.layout_i8.nr;
                 for panel in 0..weights.panels() {
                     kernels.panel_i8(&from, weights, panel, out, shape.channels, add);
-                    activate(kernels, step.activation, panel * columns, columns, shape.channels, out);
                 }
-                return;
             }
             Op::Convolution { window, weights: Weights::F32(weights), .. } => {
                 self.product_f32(kernels, weights, *window, x, rows, shape, step, out);
-                return;
             }
             Op::Convolution { window, weights: Weights::Depthwise(weights), .. } => {
-                depthwise(kernels, weights, *window, x, rows, shape, out);
+                depthwise(kernels, weights, *window, x, rows, shape, out, &mut self.floats);
             }
             // Weights are loaded before a program runs.
             Op::Convolution { weights: Weights::Unloaded(_), .. } | Op::Mean => {}
-            Op::Pool { window, largest, padded } => pool(*window, *largest, *padded, x, rows, shape, out, add),
+            Op::Pool { window, largest, padded } => {
+                let pooled = &mut self.vector[..shape.channels];
+                pool(*window, *largest, *padded, x, rows, shape, out, add, pooled);
+            }
             Op::Scale { .. } => {
                 let factors = &self.vector[..shape.channels];
                 each(x.values, out, shape.channels, add, |channel, v| v * factors[channel]);
@@ -169,10 +177,9 @@ impl Workspace {
             gather(x.values, x, window, rows, shape.width, 0.0, depth, &mut self.floats);
             &self.floats
         };
-        let (pixels, columns) = (out.len() / shape.channels, kernels.layout_f32.nr);
+        let pixels = out.len() / shape.channels;
         for panel in 0..weights.panels() {
             kernels.panel_f32(values, depth, pixels, weights, panel, out, shape.channels, step.add.is_some());
-            activate(kernels, step.activation, panel * columns, columns, shape.channels, out);
         }
     }
 }
@@ -180,20 +187,6 @@ impl Workspace {
 /// Bytes of a row of `depth` values: whole blocks of the kernels.
 fn padded(depth: usize, kernels: &Kernels) -> usize {
     depth.next_multiple_of(kernels.layout_i8.k_tile)
-}
-
-/// Applies an activation to the columns of a panel, while they are in the L1 cache.
-fn activate(
-    kernels: &Kernels,
-    activation: Option<Activation>,
-    first: usize,
-    columns: usize,
-    channels: usize,
-    out: &mut [f32],
-) {
-    if let Some(activation) = activation {
-        kernels.activate(activation, &mut out[first..], columns.min(channels - first), channels);
-    }
 }
 
 /// Copies what the window of each result contains to a row of `stride` values; `outside` fills what lies outside of the map.
@@ -210,21 +203,29 @@ fn gather<T: Copy>(
 ) {
     let (channels, row) = (x.shape.channels, x.shape.row());
     let line = window.kernel[1] * channels;
-    let mut out = out.chunks_exact_mut(stride);
-    for y in rows {
+    for (index, y) in rows.enumerate() {
         for result in 0..width {
-            let Some(out) = out.next() else { return };
             let left = result * window.stride[1];
             // Columns of the window within the map.
             let from = window.before[1].saturating_sub(left).min(window.kernel[1]);
             let to = (x.shape.width + window.before[1]).saturating_sub(left).clamp(from, window.kernel[1]);
-            for (i, out) in out[..window.kernel[0] * line].chunks_exact_mut(line).enumerate() {
+            for i in 0..window.kernel[0] {
+                let place = (index * width + result) * stride + i * line;
                 let at = (y * window.stride[0] + i).checked_sub(window.before[0]).filter(|at| x.rows.contains(at));
                 let Some(at) = at.filter(|_| from < to) else {
-                    out.fill(outside);
+                    out[place..place + line].fill(outside);
                     continue;
                 };
                 let start = (at - x.rows.start) * row + (left + from - window.before[1]) * channels;
+                // What lies behind a short line is written later, so that one move of constant size can do.
+                if to - from == window.kernel[1]
+                    && line <= SHORT
+                    && let (Some(from), Some(to)) = (values[start..].first_chunk::<SHORT>(), out[place..].first_chunk_mut())
+                {
+                    *to = *from;
+                    continue;
+                }
+                let out = &mut out[place..place + line];
                 out[..from * channels].fill(outside);
                 out[from * channels..to * channels].copy_from_slice(&values[start..][..(to - from) * channels]);
                 out[to * channels..].fill(outside);
@@ -242,6 +243,7 @@ fn meeting(window: Window, x: &Rows<'_>, y: usize) -> (Range<usize>, Range<usize
     (from..to, first..first + to - from)
 }
 
+#[allow(clippy::too_many_arguments, reason = "a step with its input and its results")]
 fn depthwise(
     kernels: &Kernels,
     weights: &Depthwise,
@@ -250,24 +252,44 @@ fn depthwise(
     rows: Range<usize>,
     shape: Shape,
     out: &mut [f32],
+    floats: &mut [f32],
 ) {
-    let (row, line) = (x.shape.row(), window.kernel[1] * shape.channels);
+    let (channels, line) = (shape.channels, window.kernel[1] * shape.channels);
+    let (values, width, before) = if x.shape.width <= NARROW {
+        let width = columns(window, x.shape, shape);
+        let (left, kept) = (window.before[1] * channels, x.shape.width.min(width - window.before[1]) * channels);
+        let copied = &mut floats[..x.rows.len() * width * channels];
+        for (to, from) in copied.chunks_exact_mut(width * channels).zip(x.values.chunks_exact(x.shape.row())) {
+            to[..left].fill(0.0);
+            to[left..left + kept].copy_from_slice(&from[..kept]);
+            to[left + kept..].fill(0.0);
+        }
+        (&*copied, width, 0)
+    } else {
+        (x.values, x.shape.width, window.before[1])
+    };
+    let row = width * channels;
     for (y, out) in rows.zip(out.chunks_exact_mut(shape.row())) {
         let (lines, input) = meeting(window, x, y);
         kernels.depthwise(
             &DepthwiseRow {
-                input: &x.values[input.start * row..input.end * row],
-                width: x.shape.width,
-                channels: shape.channels,
+                input: &values[input.start * row..input.end * row],
+                width,
+                channels,
                 weights: &weights.values[lines.start * line..lines.end * line],
                 kernel_width: window.kernel[1],
                 bias: &weights.bias,
                 stride: window.stride[1],
-                before: window.before[1],
+                before,
             },
             out,
         );
     }
+}
+
+/// Columns of a map that windows of one row meet, with zeros on both sides.
+fn columns(window: Window, x: Shape, out: Shape) -> usize {
+    ((out.width - 1) * window.stride[1] + window.kernel[1]).max(window.before[1] + x.width.min(1))
 }
 
 #[allow(clippy::too_many_arguments, reason = "a step with its input and its results")]
@@ -280,22 +302,29 @@ fn pool(
     shape: Shape,
     out: &mut [f32],
     add: bool,
+    pooled: &mut [f32],
 ) {
     let (row, channels) = (x.shape.row(), shape.channels);
     for (y, out) in rows.zip(out.chunks_exact_mut(shape.row())) {
         let (_, input) = meeting(window, x, y);
         for (result, out) in out.chunks_exact_mut(channels).enumerate() {
             let left = result * window.stride[1];
-            let from = left.saturating_sub(window.before[1]);
-            let to = (left + window.kernel[1]).saturating_sub(window.before[1]).min(x.shape.width);
+            let from = left.saturating_sub(window.before[1]).min(x.shape.width);
+            let to = (left + window.kernel[1]).saturating_sub(window.before[1]).clamp(from, x.shape.width);
             let count = if padded { window.kernel[0] * window.kernel[1] } else { input.len() * to.saturating_sub(from) };
-            let share = 1.0 / count.max(1) as f32;
-            for (channel, out) in out.iter_mut().enumerate() {
-                let values = input.clone().flat_map(|at| {
-                    (from..to).map(move |column| x.values[at * row + column * channels + channel])
-                });
-                let value = if largest { values.fold(f32::NEG_INFINITY, f32::max) } else { values.sum::<f32>() * share };
-                *out = if add { *out + value } else { value };
+            let share = if largest { 1.0 } else { 1.0 / count.max(1) as f32 };
+            pooled.fill(if largest { f32::NEG_INFINITY } else { 0.0 });
+            for at in input.clone() {
+                for pixel in x.values[at * row + from * channels..at * row + to * channels].chunks_exact(channels) {
+                    if largest {
+                        pooled.iter_mut().zip(pixel).for_each(|(most, v)| *most = if *v > *most { *v } else { *most });
+                    } else {
+                        pooled.iter_mut().zip(pixel).for_each(|(sum, v)| *sum += v);
+                    }
+                }
+            }
+            for (out, value) in out.iter_mut().zip(&*pooled) {
+                *out = if add { *out + value * share } else { value * share };
             }
         }
     }
