@@ -61,6 +61,7 @@ pub fn export_calibrated<'a>(
         };
         let mut kept = Kept { plans, parts, agreement };
         kept.try_factors(found, &assembled)?;
+        kept.correct_biases(&float, &assembled, tick)?;
         kept.round(&float, writer.folder(), &assembled, tick)?;
         match settings {
             Some(settings) => {
@@ -159,6 +160,20 @@ impl Kept {
 }
 
 impl Kept {
+    /// Corrects the biases of convolutions for what rounding their weights adds to their results on average, if the smallest
+    /// cosine grows by it.
+    fn correct_biases(&mut self, float: &Assembled, assembled: &Assemble<'_>, tick: Tick<'_>) -> Result<(), Error> {
+        let Some(means) = observe::channel_means(float, &self.plans, tick)? else { return Ok(()) };
+        let mut plans = self.plans.clone();
+        plans.image.means = Some(Arc::new(means));
+        let (parts, agreement) = assembled(&plans)?;
+        log::debug!("biases corrected: smallest cosine {}, {} before", agreement[0].cosine_min, self.agreement[0].cosine_min);
+        if agreement[0].cosine_min > self.agreement[0].cosine_min {
+            (self.plans.image, self.parts.vision, self.agreement[0]) = (plans.image, parts.vision, agreement[0]);
+        }
+        Ok(())
+    }
+
     /// Rounds int4 weights by what the layers read.
     fn round(
         &mut self,

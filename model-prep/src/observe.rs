@@ -1,5 +1,6 @@
-//! Runs float towers on generated images and texts and collects the moments of what their layers read.
+//! Runs float towers on generated images and texts and collects what their layers read: moments, or means.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use spotter_engine::bundle::{TowerKind, Weights};
@@ -9,7 +10,7 @@ use crate::assemble::Assembled;
 use crate::compare::threads;
 use crate::error::Error;
 use crate::moments::{TowerMoments, observed};
-use crate::plan::Plans;
+use crate::plan::{ChannelMeans, Plans};
 use crate::probes;
 use crate::progress::Tick;
 
@@ -54,4 +55,39 @@ pub(crate) fn observe(
         }
     }
     Ok([image, text])
+}
+
+/// The means of what the convolutions of `float`'s image tower read, if it is an imported tower of convolutions that runs
+/// fused and that `plans` stores as int8.
+pub(crate) fn channel_means(
+    float: &Assembled,
+    plans: &Plans,
+    tick: Tick<'_>,
+) -> Result<Option<ChannelMeans>, Error> {
+    if plans.image.weights != Weights::Int8 {
+        return Ok(None);
+    }
+    let tower = float.image_tower(&threads()?)?;
+    if !tower.is_convolutional() {
+        return Ok(None);
+    }
+    let (mut preprocessor, mut pixels) = (float.manifest.preprocessor()?, Vec::new());
+    let mut sums: BTreeMap<String, (u64, Vec<f64>)> = BTreeMap::new();
+    for image in probes::others(float.manifest.image_size()) {
+        tick();
+        preprocessor.run(&image, &mut pixels)?;
+        tower.embed_showing(&pixels, &mut |layer, channels| {
+            if !sums.contains_key(&layer.name) {
+                sums.insert(layer.name.clone(), (0, vec![0.0; channels.len()]));
+            }
+            if let Some((count, sums)) = sums.get_mut(&layer.name) {
+                *count += 1;
+                sums.iter_mut().zip(channels).for_each(|(sum, v)| *sum += f64::from(*v));
+            }
+        })?;
+    }
+    let mean = |(name, (count, sums)): (String, (u64, Vec<f64>))| {
+        (name, sums.into_iter().map(|sum| (sum / count as f64) as f32).collect())
+    };
+    Ok(Some(sums.into_iter().map(mean).collect()))
 }

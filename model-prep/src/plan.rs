@@ -25,11 +25,16 @@ pub struct Plan {
     pub factors: Factors,
     /// What the linear layers read, for the rounding to int4; without it, weights are rounded to the nearest integers.
     pub(crate) moments: Option<Arc<TowerMoments>>,
+    /// What the convolutions of an imported tower read, for their biases; without it, biases stay as they are.
+    pub(crate) means: Option<Arc<ChannelMeans>>,
 }
+
+/// The mean of each channel that a convolution reads, by the name of its output.
+pub(crate) type ChannelMeans = BTreeMap<String, Vec<f32>>;
 
 impl From<Weights> for Plan {
     fn from(weights: Weights) -> Self {
-        Self { weights, exceptions: BTreeMap::new(), factors: Factors::new(), moments: None }
+        Self { weights, exceptions: BTreeMap::new(), factors: Factors::new(), moments: None, means: None }
     }
 }
 

@@ -1,4 +1,8 @@
-//! Quantises the weights of any graph to 8 bits: linear layers, patch convolutions and large embedding tables.
+//! Quantises the weights of any graph to 8 bits: linear layers, convolutions and large embedding tables.
+//!
+//! Rounding the few weights of a depthwise convolution can move its results by some amount on average, which all that
+//! follows then reads. Where the plan has the means of what convolutions read, their biases take that amount back (bias
+//! correction, arXiv 1906.04721).
 
 use std::collections::HashMap;
 
@@ -8,7 +12,7 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::graph::initializer;
-use crate::plan::{Layer, Plan};
+use crate::plan::{ChannelMeans, Layer, Plan};
 use crate::quantize::{Quantized, quantize, transpose};
 
 /// Tables with fewer rows stay in float: position and token type embeddings.
@@ -41,7 +45,7 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
                 .or_insert(role);
         }
     }
-    let (mut before, mut layers) = (Vec::new(), Vec::new());
+    let (mut before, mut layers, mut losses) = (Vec::new(), Vec::new(), Vec::new());
     for tensor in std::mem::take(&mut graph.initializer) {
         let role = roles.get(&tensor.name).copied().unwrap_or(Role::Other);
         let Some((kind, width)) = layer(&tensor, role) else {
@@ -51,7 +55,12 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
         let count = tensor.dims.iter().product::<i64>();
         let (name, weights) = (tensor.name.clone(), usize::try_from(count).unwrap_or(0));
         let done = floats(&tensor).filter(|_| plan.of(&name) != Weights::F32).map(|values| match role {
-            Role::Channels(axis) => channels(&tensor, &values, axis, graph, &mut before),
+            Role::Channels(axis) => {
+                let restored = channels(&tensor, &values, axis, graph, &mut before);
+                if let ([_, _, _, _], Some(means)) = (&tensor.dims[..], &plan.means) {
+                    losses.extend(loss(graph, &tensor, &values, &restored, means));
+                }
+            }
             Role::Table | Role::Other => table(&tensor, &values, graph),
         });
         let stored = if done.is_some() { Weights::Int8 } else { Weights::F32 };
@@ -59,6 +68,9 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
         if done.is_none() {
             graph.initializer.push(tensor);
         }
+    }
+    for (name, lost) in losses {
+        correct_bias(graph, &name, lost);
     }
     graph.node.splice(0..0, before);
     layers
@@ -105,14 +117,67 @@ fn floats(tensor: &pb::TensorProto) -> Option<Vec<f32>> {
     (values.len() == count && values.iter().all(|v| v.is_finite())).then_some(values)
 }
 
-/// Quantises a weight; a `DequantizeLinear` node restores it.
+/// What the results of the convolution with this weight lose on average when `values` become `restored`, with the name of
+/// the weight; `None` if no convolution, or several, have it, or nothing is known of what it reads.
+fn loss(
+    graph: &pb::GraphProto,
+    weight: &pb::TensorProto,
+    values: &[f32],
+    restored: &[f32],
+    means: &ChannelMeans,
+) -> Option<(String, Vec<f32>)> {
+    let mut nodes = graph.node.iter().filter(|node| node.input.get(1) == Some(&weight.name));
+    let (Some(node), None) = (nodes.next(), nodes.next()) else { return None };
+    let [outputs, inputs] = [0, 1].map(|axis: usize| usize::try_from(weight.dims[axis]).unwrap_or(0));
+    let means = means.get(node.output.first()?)?;
+    // A depthwise convolution reads one channel for each result.
+    let depthwise = inputs == 1 && means.len() == outputs;
+    if outputs == 0 || inputs == 0 || !(depthwise || means.len() == inputs) {
+        return None;
+    }
+    let pixels = values.len() / (outputs * inputs);
+    let mut lost = vec![0.0_f32; outputs];
+    for (index, (value, restored)) in values.iter().zip(restored).enumerate() {
+        let output = index / (inputs * pixels);
+        let channel = if depthwise { output } else { index / pixels % inputs };
+        lost[output] += (value - restored) * means[channel];
+    }
+    Some((weight.name.clone(), lost))
+}
+
+/// Adds `lost` to the bias of the convolution with the weight called `weight`.
+fn correct_bias(graph: &mut pb::GraphProto, weight: &str, lost: Vec<f32>) {
+    let reads = |node: &pb::NodeProto| node.input.get(1).is_some_and(|name| name == weight);
+    let Some(at) = graph.node.iter().position(reads) else { return };
+    let old = graph.node[at].input.get(2).filter(|name| !name.is_empty()).cloned();
+    let bias = match &old {
+        None => lost,
+        Some(name) => {
+            let tensor = graph.initializer.iter().find(|tensor| tensor.name == *name);
+            let Some(bias) = tensor.and_then(floats).filter(|bias| bias.len() == lost.len()) else { return };
+            bias.iter().zip(lost).map(|(bias, lost)| bias + lost).collect()
+        }
+    };
+    // A tensor of its own, since another node may read the old one, which is dropped if none does.
+    let name = format!("{weight}.bias");
+    graph.node[at].input.resize(3, String::new());
+    graph.node[at].input[2].clone_from(&name);
+    push_scales(graph, &name, &[bias.len()], &bias);
+    if let Some(old) = old
+        && !graph.node.iter().any(|node| node.input.contains(&old))
+    {
+        graph.initializer.retain(|tensor| tensor.name != old);
+    }
+}
+
+/// Quantises a weight; a `DequantizeLinear` node restores it. Returns the values that it restores.
 fn channels(
     tensor: &pb::TensorProto,
     values: &[f32],
     axis: usize,
     graph: &mut pb::GraphProto,
     nodes: &mut Vec<pb::NodeProto>,
-) {
+) -> Vec<f32> {
     let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
     let outputs = dims[axis];
     let Quantized { values: bytes, scales } = if axis == 0 {
@@ -125,13 +190,15 @@ fn channels(
     let (name, scale) = (format!("{}.int8", tensor.name), format!("{}.scale", tensor.name));
     push_int8(graph, &name, &dims, &bytes);
     push_scales(graph, &scale, &[outputs], &scales);
-    let axis = pb::AttributeProto {
+    let axis_attribute = pb::AttributeProto {
         name: "axis".into(),
         i: axis as i64,
         r#type: AttributeType::Int.into(),
         ..Default::default()
     };
-    nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![axis]));
+    nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![axis_attribute]));
+    let inner: usize = dims[axis + 1..].iter().product();
+    bytes.iter().enumerate().map(|(index, byte)| f32::from(*byte) * scales[index / inner % outputs]).collect()
 }
 
 /// Quantises a table. Integers and scales are looked up and then multiplied, so the table is never dequantised as a

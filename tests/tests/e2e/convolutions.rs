@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model_prep::import::{Options, TowerInput, tower};
 use model_prep::plan::Target;
@@ -12,13 +12,22 @@ use spotter_engine::tower::{ImageTower, Threads, Work};
 
 const NAMES: [&str; 4] = ["bottleneck", "inverted", "squeezed", "mixed"];
 
+/// The least cosine to float of a photograph, and the least share of photographs of which int8 names the same class.
+const REAL_COSINE_MIN: f32 = 0.98;
+const REAL_COSINE_MEAN_MIN: f32 = 0.99;
+const REAL_AGREEMENT_MIN: f64 = 0.97;
+
 fn golden(file: &str) -> PathBuf {
     e2e::root().join("tests/golden/convolutions").join(file)
 }
 
 /// A tensor of floats of the goldens, with its shape.
 fn floats(name: &str) -> (Vec<usize>, Vec<f32>) {
-    let bytes = std::fs::read(golden("goldens.safetensors")).unwrap();
+    floats_in(&golden("goldens.safetensors"), name)
+}
+
+fn floats_in(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor(name).unwrap();
     (tensor.shape().to_vec(), tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
@@ -116,4 +125,56 @@ fn steps_are_told_with_their_arithmetic() {
     let int8 = tower.layers().iter().filter(|layer| matches!(layer.work, Work::Int8(_))).count();
     let float = tower.layers().iter().filter(|layer| matches!(layer.work, Work::Float(_))).count();
     assert_eq!((int8, float), (12, 5), "{:?}", tower.layers());
+}
+
+/// Called by `tests/reference/check_convolutions.py`, which makes the files.
+#[test]
+fn real_weights_hold_in_int8() {
+    let Ok(folder) = std::env::var("SPOTTER_CONVOLUTIONS") else {
+        println!("skipped: check_convolutions.py calls this with real weights");
+        return;
+    };
+    let (folder, made) = (PathBuf::from(folder), tempfile::tempdir().unwrap());
+    let goldens = folder.join("goldens.safetensors");
+    let projection = format!("{}:text", goldens.display());
+    let text = e2e::root().join("tests/golden/onnx/script/text.onnx");
+    let tokenizer = e2e::root().join("tests/golden/onnx/tokenizer");
+    for name in ["lite0", "lite2"] {
+        let (from, out) = (made.path().join(name), made.path().join(format!("{name}-int8")));
+        std::fs::create_dir(&from).unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(tokenizer.join(file), from.join(file)).unwrap();
+        }
+        std::fs::copy(folder.join(format!("{name}.json")), from.join("preprocessor_config.json")).unwrap();
+        let output = std::process::Command::new(e2e::program("model-prep"))
+            .arg("export")
+            .args([&from, Path::new("--out"), &out, Path::new("--vision-onnx"), &folder.join(format!("{name}.onnx"))])
+            .args([Path::new("--text-onnx"), &text, Path::new("--text-projection"), Path::new(&projection)])
+            .args(["--logit-scale", "x1"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        println!("{}", String::from_utf8_lossy(&output.stdout));
+        let tower = ImageTower::open(&Bundle::open(&out).unwrap(), &Threads::new(2).unwrap()).unwrap();
+        assert_eq!(tower.unfused(), None, "{name}");
+        let (shape, pixels) = floats_in(&goldens, &format!("{name}.pixels"));
+        let (_, expected) = floats_in(&goldens, &format!("{name}.features"));
+        let (classes, weights) = floats_in(&goldens, &format!("{name}.classes"));
+        let class = |features: &[f32]| {
+            let score = |row: &[f32]| row.iter().zip(features).map(|(w, v)| w * v).sum::<f32>();
+            let scores: Vec<f32> = weights.chunks_exact(classes[1]).map(score).collect();
+            (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap()
+        };
+        let (mut cosines, mut same) = (Vec::new(), 0);
+        for (pixels, expected) in pixels.chunks_exact(pixels.len() / shape[0]).zip(expected.chunks_exact(classes[1])) {
+            let found = tower.embed(pixels).unwrap();
+            cosines.push(cosine(&found, expected));
+            same += usize::from(class(&found) == class(expected));
+        }
+        let least = cosines.iter().fold(1.0_f32, |least, cosine| least.min(*cosine));
+        let mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
+        let share = same as f64 / cosines.len() as f64;
+        println!("{name}, {} photographs: cosine least {least}, mean {mean}; same class {share}", cosines.len());
+        assert!(least >= REAL_COSINE_MIN && mean >= REAL_COSINE_MEAN_MIN && share >= REAL_AGREEMENT_MIN, "{name}");
+    }
 }

@@ -33,12 +33,13 @@ pub(crate) enum Watch<'a> {
     Nothing,
     /// The index of each step that starts, and `None` at the end.
     Steps(&'a (dyn Fn(Option<usize>) + Sync)),
-    /// Each row that a linear layer reads, with the index of its step.
+    /// Each row that a linear layer reads, or each pixel that a convolution reads, with the index of its step. Pixels of
+    /// overlapping windows may come again.
     LinearInputs(&'a (dyn Fn(usize, &[f32]) + Sync)),
 }
 
 impl Watch<'_> {
-    fn step(&self, step: Option<usize>) {
+    pub(super) fn step(&self, step: Option<usize>) {
         if let Self::Steps(called) = self {
             called(step);
         }

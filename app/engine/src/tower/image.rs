@@ -136,14 +136,15 @@ impl ImageTower {
         self.check(pixels, out)?;
         match &self.engine {
             Engine::Fused(runner) => runner.run(Input::Pixels(pixels, self.image_size), out, Watch::Nothing),
-            Engine::Convolutional(runner) => runner.run(pixels, out, None),
+            Engine::Convolutional(runner) => runner.run(pixels, out, Watch::Nothing),
             Engine::Tract(towers) => towers.image(pixels, self.image_size, out)?,
         }
         self.output.finish(TowerKind::Image, wanted, out)
     }
 
     /// Embeds one image on the calling thread, and passes every row that a linear layer reads to `take`, with its step
-    /// ([`Self::layers`]). A tower that does not run fused passes nothing.
+    /// ([`Self::layers`]); of a tower of convolutions, the channels of every pixel that a convolution reads, some of them
+    /// more than once. A tower that does not run fused passes nothing.
     ///
     /// # Errors
     /// As [`Self::embed`].
@@ -152,12 +153,24 @@ impl ImageTower {
         pixels: &[f32],
         take: &mut (dyn FnMut(&super::Layer, &[f32]) + Send),
     ) -> Result<Vec<f32>, TowerError> {
-        let Engine::Fused(runner) = &self.engine else { return self.embed(pixels) };
         let mut embedding = vec![0.0; self.projection_dim];
         self.check(pixels, &embedding)?;
-        self.layers.show_linear_inputs(runner, Input::Pixels(pixels, self.image_size), &mut embedding, take);
+        match &self.engine {
+            Engine::Fused(runner) => self.layers.show_inputs(take, &mut |watch| {
+                runner.run(Input::Pixels(pixels, self.image_size), &mut embedding, watch);
+            }),
+            Engine::Convolutional(runner) => {
+                self.layers.show_inputs(take, &mut |watch| runner.run(pixels, &mut embedding, watch));
+            }
+            Engine::Tract(_) => return self.embed(pixels),
+        }
         self.output.finish(TowerKind::Image, Output::Embedding, &mut embedding)?;
         Ok(embedding)
+    }
+
+    /// Whether the tower is one of convolutions that runs fused.
+    pub fn is_convolutional(&self) -> bool {
+        matches!(self.engine, Engine::Convolutional(_))
     }
 
     fn check(&self, pixels: &[f32], embedding: &[f32]) -> Result<(), TowerError> {
@@ -186,7 +199,7 @@ impl ImageTower {
                 self.layers.measure(clock, &mut |watch| runner.run(input, &mut embedding, Watch::Steps(watch)))
             }
             Engine::Convolutional(runner) => self.layers.measure(clock, &mut |watch| {
-                runner.run(pixels, &mut embedding, Some(watch));
+                runner.run(pixels, &mut embedding, Watch::Steps(watch));
             }),
             Engine::Tract(_) => self.layers.unmeasured(),
         })

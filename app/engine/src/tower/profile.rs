@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tract_onnx::pb;
 
-use crate::fused::{Input, Op, Program, Runner, UnsupportedGraph, Watch, Weights, cnn, lock};
+use crate::fused::{Op, Program, Runner, UnsupportedGraph, Watch, Weights, cnn, lock};
 
 /// The arithmetic of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,24 +113,18 @@ impl Layers {
         Profile { kernels, unfused, layers: self.layers.clone() }
     }
 
-    /// Runs once on the calling thread, and passes every row that a linear layer reads to `take`, with its step.
-    pub(super) fn show_linear_inputs(
+    /// Passes every row that a linear layer or a convolution reads to `take`, with its step. `run` runs once, watched.
+    pub(super) fn show_inputs(
         &self,
-        runner: &Runner,
-        input: Input<'_>,
-        out: &mut [f32],
         take: &mut (dyn FnMut(&Layer, &[f32]) + Send),
+        run: &mut dyn FnMut(Watch<'_>),
     ) {
         let take = Mutex::new(take);
-        runner.run(
-            input,
-            out,
-            Watch::LinearInputs(&|step, row| {
-                if let Some(layer) = self.layers.get(step) {
-                    (lock(&take))(layer, row);
-                }
-            }),
-        );
+        run(Watch::LinearInputs(&|step, row| {
+            if let Some(layer) = self.layers.get(step) {
+                (lock(&take))(layer, row);
+            }
+        }));
     }
 
     /// Measures each step of one run on the calling thread. `run` tells what it is given the index of each step that

@@ -197,7 +197,7 @@ impl TextTower {
         let Engine::Fused(runner) = &self.engine else { return self.embed_encoding(&encoding) };
         self.check(&encoding)?;
         let mut embedding = vec![0.0; self.projection_dim];
-        self.layers.show_linear_inputs(runner, tokens(&encoding), &mut embedding, take);
+        self.layers.show_inputs(take, &mut |watch| runner.run(tokens(&encoding), &mut embedding, watch));
         self.output.finish(TowerKind::Text, Output::Embedding, &mut embedding)?;
         Ok(embedding)
     }

@@ -14,6 +14,7 @@ use self::rows::{Rows, Workspace};
 use super::chains::{Buffers, Chain, Phase, phases, place};
 use super::program::{MapId, Op, Program, Weights};
 use crate::fused::kernels::{Kernels, Pool, lock};
+use crate::fused::run::Watch;
 
 /// A program with its scratch memory.
 #[derive(Debug)]
@@ -74,9 +75,6 @@ impl Strip {
     }
 }
 
-/// The step that is called with the index of each step that starts, and `None` at the end.
-pub(crate) type Watch<'a> = Option<&'a (dyn Fn(Option<usize>) + Sync)>;
-
 impl Runner {
     /// Allocates memory for `program`, whose weights are packed for `kernels`.
     pub(crate) fn new(program: Arc<Program>, kernels: &'static Kernels, pool: Arc<Pool>) -> Self {
@@ -114,12 +112,12 @@ impl Runner {
         let _running = lock(&self.running);
         self.next.iter().for_each(|next| next.store(0, Ordering::Relaxed));
         let work = Work { runner: self, pixels, watch };
-        if let Some(told) = watch {
+        if !matches!(watch, Watch::Nothing) {
             let mut scratch = lock(&self.scratch[0]);
             for phase in 0..self.phases.len() {
                 work.phase(phase, &mut scratch);
             }
-            told(None);
+            watch.step(None);
         } else {
             self.pool.run(&|number, barrier| {
                 let mut scratch = lock(&self.scratch[number]);
@@ -177,12 +175,6 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn started(&self, step: usize) {
-        if let Some(told) = self.watch {
-            told(Some(step));
-        }
-    }
-
     fn phase(&self, phase: usize, scratch: &mut Scratch) {
         let next = || self.runner.next[phase].fetch_add(1, Ordering::Relaxed);
         match &self.runner.phases[phase] {
@@ -195,7 +187,7 @@ impl Work<'_> {
             },
             Phase::Mean(step) => {
                 if next() == 0 {
-                    self.started(*step);
+                    self.watch.step(Some(*step));
                     self.mean(*step, &mut scratch.work);
                 }
             }
@@ -279,9 +271,12 @@ impl Work<'_> {
         } else {
             self.strip(chain, index - 1, needed.clone(), scratch, last, first_row);
         }
-        self.started(index);
+        self.watch.step(Some(index));
         let (before, after) = scratch.strips.split_at_mut(place + 1);
         let input = Rows { values: before[place].part(&needed, x.row()), rows: needed, shape: x };
+        if let (Watch::LinearInputs(take), Op::Convolution { .. }) = (self.watch, &step.op) {
+            input.values.chunks_exact(x.channels).for_each(|pixel| take(index, pixel));
+        }
         let to = if is_last {
             &mut last[(new.start - first_row) * out.row()..][..new.len() * out.row()]
         } else {
