@@ -167,7 +167,11 @@ impl Kept {
         let mut plans = self.plans.clone();
         plans.image.means = Some(Arc::new(means));
         let (parts, agreement) = assembled(&plans)?;
-        log::debug!("biases corrected: smallest cosine {}, {} before", agreement[0].cosine_min, self.agreement[0].cosine_min);
+        log::debug!(
+            "biases corrected: smallest cosine {}, {} before",
+            agreement[0].cosine_min,
+            self.agreement[0].cosine_min
+        );
         if agreement[0].cosine_min > self.agreement[0].cosine_min {
             (self.plans.image, self.parts.vision, self.agreement[0]) = (plans.image, parts.vision, agreement[0]);
         }

@@ -59,11 +59,7 @@ pub(crate) fn observe(
 
 /// The means of what the convolutions of `float`'s image tower read, if it is an imported tower of convolutions that runs
 /// fused and that `plans` stores as int8.
-pub(crate) fn channel_means(
-    float: &Assembled,
-    plans: &Plans,
-    tick: Tick<'_>,
-) -> Result<Option<ChannelMeans>, Error> {
+pub(crate) fn channel_means(float: &Assembled, plans: &Plans, tick: Tick<'_>) -> Result<Option<ChannelMeans>, Error> {
     if plans.image.weights != Weights::Int8 {
         return Ok(None);
     }

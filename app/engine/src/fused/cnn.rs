@@ -17,4 +17,4 @@ mod run;
 pub(crate) use load::load;
 pub(crate) use lower::lower;
 pub(crate) use program::Program;
-pub(crate) use run::{Runner, operations};
+pub(crate) use run::{Runner, memory, operations};

@@ -196,10 +196,10 @@ impl ImageTower {
         Ok(match &self.engine {
             Engine::Fused(runner) => {
                 let input = Input::Pixels(pixels, self.image_size);
-                self.layers.measure(clock, &mut |watch| runner.run(input, &mut embedding, Watch::Steps(watch)))
+                self.layers.measure(clock, &mut |watch| runner.run(input, &mut embedding, watch))
             }
             Engine::Convolutional(runner) => self.layers.measure(clock, &mut |watch| {
-                runner.run(pixels, &mut embedding, Watch::Steps(watch));
+                runner.run(pixels, &mut embedding, watch);
             }),
             Engine::Tract(_) => self.layers.unmeasured(),
         })

@@ -114,11 +114,7 @@ impl Layers {
     }
 
     /// Passes every row that a linear layer or a convolution reads to `take`, with its step. `run` runs once, watched.
-    pub(super) fn show_inputs(
-        &self,
-        take: &mut (dyn FnMut(&Layer, &[f32]) + Send),
-        run: &mut dyn FnMut(Watch<'_>),
-    ) {
+    pub(super) fn show_inputs(&self, take: &mut (dyn FnMut(&Layer, &[f32]) + Send), run: &mut dyn FnMut(Watch<'_>)) {
         let take = Mutex::new(take);
         run(Watch::LinearInputs(&|step, row| {
             if let Some(layer) = self.layers.get(step) {
@@ -127,16 +123,11 @@ impl Layers {
         }));
     }
 
-    /// Measures each step of one run on the calling thread. `run` tells what it is given the index of each step that
-    /// starts, and `None` at the end; `clock` returns nanoseconds.
-    pub(super) fn measure(
-        &self,
-        clock: &(dyn Fn() -> u64 + Sync),
-        run: &mut dyn FnMut(&(dyn Fn(Option<usize>) + Sync)),
-    ) -> Profile {
+    /// Measures each step of one run on the calling thread. `run` runs once, watched; `clock` returns nanoseconds.
+    pub(super) fn measure(&self, clock: &(dyn Fn() -> u64 + Sync), run: &mut dyn FnMut(Watch<'_>)) -> Profile {
         let times: Vec<_> = self.layers.iter().map(|_| AtomicU64::new(0)).collect();
         let current = Mutex::new((None, clock()));
-        run(&|next| {
+        run(Watch::Steps(&|next| {
             let now = clock();
             let mut current = lock(&current);
             if let (Some(step), since) = *current {
@@ -144,7 +135,7 @@ impl Layers {
                 time.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
             }
             *current = (next, now);
-        });
+        }));
         let mut profile = self.unmeasured();
         for (layer, time) in profile.layers.iter_mut().zip(times) {
             layer.time_ns = time.into_inner();

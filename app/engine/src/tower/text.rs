@@ -237,7 +237,7 @@ impl TextTower {
         let mut embedding = vec![0.0; self.projection_dim];
         Ok(match &self.engine {
             Engine::Fused(runner) => self.layers.measure(clock, &mut |watch| {
-                runner.run(tokens(encoding), &mut embedding, Watch::Steps(watch));
+                runner.run(tokens(encoding), &mut embedding, watch);
             }),
             Engine::Convolutional(_) | Engine::Tract(_) => self.layers.unmeasured(),
         })

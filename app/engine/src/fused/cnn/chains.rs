@@ -160,9 +160,9 @@ pub(super) fn place(program: &Program, phases: &[Phase]) -> Buffers {
     for (index, phase) in phases.iter().enumerate() {
         let Some(step) = program.steps[steps_of(phase)].last() else { continue };
         let shape = program.maps[step.out];
-        let bands = match phase {
+        let bands: Vec<Range<usize>> = match phase {
             Phase::Chain(chain) => (0..chain.bands).map(|band| chain.band(band)).collect(),
-            Phase::Mean(_) => vec![0..1],
+            Phase::Mean(_) => std::iter::once(0..1).collect(),
         };
         let buffer = taken.iter().position(|needed| *needed < index).unwrap_or(taken.len());
         if buffer == taken.len() {

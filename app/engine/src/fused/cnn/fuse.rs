@@ -47,7 +47,9 @@ impl Program {
                 Some(add) => {
                     let [x, add] = if self.writer(step.x) < self.writer(add) { [add, step.x] } else { [step.x, add] };
                     match self.open(x).filter(|at| self.steps[*at].add.is_none() && x != add) {
-                        Some(at) if !matches!(self.steps[at].op, Op::Mean | Op::Convolution { depthwise: true, .. }) => {
+                        Some(at)
+                            if !matches!(self.steps[at].op, Op::Mean | Op::Convolution { depthwise: true, .. }) =>
+                        {
                             self.steps[at].add = Some(add);
                             self.continue_as(at, step.out, step.activation)
                         }
@@ -65,12 +67,7 @@ impl Program {
         (self.uses(map) == 1 && self.steps[at].activation.is_none()).then_some(at)
     }
 
-    fn continue_as(
-        &mut self,
-        at: usize,
-        out: MapId,
-        activation: Option<crate::fused::kernels::Activation>,
-    ) -> bool {
+    fn continue_as(&mut self, at: usize, out: MapId, activation: Option<crate::fused::kernels::Activation>) -> bool {
         self.steps[at].out = out;
         self.steps[at].activation = activation;
         true

@@ -167,6 +167,11 @@ impl Scratch {
     }
 }
 
+/// Values of all maps that outlive a phase, with this number of threads.
+pub(crate) fn memory(program: &Program, threads: usize) -> usize {
+    place(program, &phases(program, threads)).sizes.iter().flatten().sum()
+}
+
 /// One thread's part in a run.
 struct Work<'a> {
     runner: &'a Runner,

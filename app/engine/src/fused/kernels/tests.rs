@@ -1,5 +1,6 @@
 //! Tests of all kernels that this CPU runs, at every edge of their tiles.
 
+mod depthwise;
 mod panels;
 mod pool;
 mod rows;

@@ -2,12 +2,12 @@
 
 use tract_onnx::pb;
 
-use crate::fused::attributes::{float, input, int, ints, text};
-use crate::fused::function::{gelu, gelu_tanh};
 use super::{
     Function, HeadAxes, Inputs, Lowered, Lowering, PATCHES_MAX, Patches, Rows, SymbolicValue, Terms, View, Weights,
     unsupported,
 };
+use crate::fused::attributes::{float, input, int, ints, text};
+use crate::fused::function::{gelu, gelu_tanh};
 use crate::fused::program::{Attention, Op};
 use crate::onnx::INT4;
 

@@ -2,8 +2,8 @@
 
 use tract_onnx::pb;
 
-use crate::fused::attributes::{input, int, text};
 use super::{Lowered, Lowering, Op, PATCHES_MAX, Rows, SymbolicValue, View, unsupported};
+use crate::fused::attributes::{input, int, text};
 
 impl Lowering<'_, '_> {
     /// Rows of zeros before the patches, to which class tokens are added later.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tract_onnx::pb;
 
-use crate::fused::attributes::{input, int, ints};
 use super::{Lowered, Lowering, Op, Pooling, Rows, SequenceIndex, SymbolicValue, Table, View, unsupported};
+use crate::fused::attributes::{input, int, ints};
 
 impl Lowering<'_, '_> {
     /// A slice of rows, or of a table to the sequence length.

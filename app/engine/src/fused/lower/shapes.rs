@@ -2,8 +2,8 @@
 
 use tract_onnx::pb;
 
-use crate::fused::attributes::{input, int, ints};
 use super::{HeadAxes, Inputs, Lowered, Lowering, Rows, SymbolicValue, View, unsupported};
+use crate::fused::attributes::{input, int, ints};
 use crate::fused::program::Op;
 
 impl Lowering<'_, '_> {

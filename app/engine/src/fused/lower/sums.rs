@@ -2,8 +2,8 @@
 
 use tract_onnx::pb;
 
-use crate::fused::attributes::input;
 use super::{Function, Inputs, Lowered, Lowering, Rows, ScoreBias, SymbolicValue, Terms, Weights, unsupported};
+use crate::fused::attributes::input;
 use crate::fused::program::Op;
 
 impl Lowering<'_, '_> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tract_onnx::pb;
 
-use crate::fused::attributes::{input, int};
 use super::{Lowered, Lowering, Rows, SequenceIndex, SymbolicValue, Table, unsupported};
+use crate::fused::attributes::{input, int};
 use crate::fused::program::Op;
 
 impl Lowering<'_, '_> {

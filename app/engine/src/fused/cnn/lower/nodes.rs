@@ -37,6 +37,10 @@ impl Lowering<'_, '_> {
             "Squeeze" => self.reordered(node, true)?,
             "Unsqueeze" => self.reordered(node, false)?,
             "Pad" => self.pad(node)?,
+            // Weights that are stored as 16-bit floats.
+            "Cast" if int(node, "to") == Some(1) && matches!(self.symbol(input(node, 0)?)?, Symbol::Constant(_)) => {
+                self.symbol(input(node, 0)?)?
+            }
             "Identity" | "Dropout" => self.symbol(input(node, 0)?)?,
             "Gelu" => {
                 let tanh = text(node, "approximate") == Some("tanh");
@@ -69,7 +73,8 @@ impl Lowering<'_, '_> {
 
     /// A function between two constant bounds, either of which may be missing.
     fn clip(&mut self, node: &pb::NodeProto) -> Lowered<Symbol> {
-        let mut bounds = [f64::from(float(node, "min", f32::NEG_INFINITY)), f64::from(float(node, "max", f32::INFINITY))];
+        let mut bounds =
+            [f64::from(float(node, "min", f32::NEG_INFINITY)), f64::from(float(node, "max", f32::INFINITY))];
         for (bound, index) in bounds.iter_mut().zip(1..) {
             if let Some(name) = node.input.get(index).filter(|name| !name.is_empty()) {
                 let Some(value) = self.scalar(name)? else { return unsupported("the bounds are not constant") };
@@ -145,7 +150,8 @@ impl Lowering<'_, '_> {
 
     fn pool(&mut self, node: &pb::NodeProto) -> Lowered<Symbol> {
         let map = self.map(input(node, 0)?, input(node, 0)?)?;
-        let Some([height, width]) = ints(node, "kernel_shape").and_then(|kernel| <[i64; 2]>::try_from(kernel).ok()) else {
+        let Some([height, width]) = ints(node, "kernel_shape").and_then(|kernel| <[i64; 2]>::try_from(kernel).ok())
+        else {
             return unsupported("the size of the window is missing");
         };
         let kernel = [height, width].map(|extent| usize::try_from(extent).unwrap_or(0));
@@ -288,7 +294,8 @@ fn window(node: &pb::NodeProto, kernel: [usize; 2], map: Shape, around: [usize; 
         }
     };
     let ([strides, dilations], pads) = ([values("strides", 1)?, values("dilations", 1)?], values("pads", 0)?);
-    let (Some(&[rows, columns]), true) = (strides.first_chunk(), dilations.iter().all(|dilation| *dilation == 1)) else {
+    let (Some(&[rows, columns]), true) = (strides.first_chunk(), dilations.iter().all(|dilation| *dilation == 1))
+    else {
         return unsupported("a convolution with gaps");
     };
     let mut pads: [usize; 4] = match pads.try_into() {

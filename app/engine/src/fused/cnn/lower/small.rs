@@ -61,7 +61,7 @@ impl Lowering<'_, '_> {
         let input = |index: usize| inputs.get(index).cloned().flatten();
         let first = input(0)?;
         match node.op_type.as_str() {
-            "Cast" => Some(first),
+            "Cast" if first.dims.len() <= 1 => Some(first),
             "Ceil" => Small::new(first.dims, first.values.iter().map(|value| value.ceil()).collect()),
             "Floor" => Small::new(first.dims, first.values.iter().map(|value| value.floor()).collect()),
             "Clip" => {
@@ -82,7 +82,9 @@ impl Lowering<'_, '_> {
                 let values = first.values;
                 if values.len() == 1 || first.dims.is_empty() { Small::vector(values) } else { None }
             }
-            "Squeeze" => Small::new(if first.values.len() == 1 { vec![] } else { vec![first.values.len()] }, first.values),
+            "Squeeze" => {
+                Small::new(if first.values.len() == 1 { vec![] } else { vec![first.values.len()] }, first.values)
+            }
             "Concat" => {
                 let all: Option<Vec<Small>> = inputs.iter().cloned().collect();
                 let all = all?;
@@ -96,7 +98,9 @@ impl Lowering<'_, '_> {
                 // Zeros, as of any exporter's padding; another value is not a small constant.
                 if node.attribute.iter().any(|attribute| {
                     attribute.t.as_ref().is_some_and(|t| {
-                        t.raw_data.iter().any(|b| *b != 0) || t.int64_data.iter().any(|v| *v != 0) || !t.float_data.is_empty()
+                        t.raw_data.iter().any(|b| *b != 0)
+                            || t.int64_data.iter().any(|v| *v != 0)
+                            || !t.float_data.is_empty()
                     })
                 }) || !(0.0..=VALUES_MAX as f64).contains(&count)
                 {

@@ -52,8 +52,8 @@ impl Lowering<'_, '_> {
         let Symbol::Map { map, .. } = symbol else { return Ok(symbol) };
         let channels = self.shape(map).channels as i64;
         let right = match dims[..] {
-            [-1 | 0 | 1, width] => width == channels || (width == -1 && dims[0] != -1),
-            [-1 | 0 | 1, width, 1, 1] => width == channels || (width == -1 && dims[0] != -1),
+            [-1..=1, width] => width == channels || (width == -1 && dims[0] != -1),
+            [-1..=1, width, 1, 1] => width == channels || (width == -1 && dims[0] != -1),
             _ => false,
         };
         if right { Ok(symbol) } else { unsupported(format!("a vector of {channels} values in the shape {dims:?}")) }

@@ -220,7 +220,8 @@ fn gather<T: Copy>(
                 // What lies behind a short line is written later, so that one move of constant size can do.
                 if to - from == window.kernel[1]
                     && line <= SHORT
-                    && let (Some(from), Some(to)) = (values[start..].first_chunk::<SHORT>(), out[place..].first_chunk_mut())
+                    && let (Some(from), Some(to)) =
+                        (values[start..].first_chunk::<SHORT>(), out[place..].first_chunk_mut())
                 {
                     *to = *from;
                     continue;
@@ -311,7 +312,8 @@ fn pool(
             let left = result * window.stride[1];
             let from = left.saturating_sub(window.before[1]).min(x.shape.width);
             let to = (left + window.kernel[1]).saturating_sub(window.before[1]).clamp(from, x.shape.width);
-            let count = if padded { window.kernel[0] * window.kernel[1] } else { input.len() * to.saturating_sub(from) };
+            let count =
+                if padded { window.kernel[0] * window.kernel[1] } else { input.len() * to.saturating_sub(from) };
             let share = if largest { 1.0 } else { 1.0 / count.max(1) as f32 };
             pooled.fill(if largest { f32::NEG_INFINITY } else { 0.0 });
             for at in input.clone() {
