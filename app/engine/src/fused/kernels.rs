@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "intrinsics")]
 
 mod depthwise;
+mod fma;
 mod heads;
 mod packed;
 mod peak;

@@ -3,7 +3,7 @@
 //! Written in plain Rust for each instruction set, as `rows.rs` is. Channels are taken sixteen at a time, and four results
 //! side by side share the loads of their weights.
 
-use super::rows::fma;
+use super::fma::fma;
 
 /// Channels that are computed together.
 const LANES: usize = 16;

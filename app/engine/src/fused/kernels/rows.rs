@@ -4,6 +4,8 @@
 //! [`row_functions`]. `FMA` tells whether the instruction set has a fused multiply-add; all that have one give the same
 //! bits. NaN propagates.
 
+use super::fma::fma;
+
 /// Independent accumulators: four registers of 128 bits, one of 512.
 const LANES: usize = 16;
 
@@ -88,11 +90,6 @@ macro_rules! row_functions {
     };
 }
 pub(super) use row_functions;
-
-#[inline(always)]
-pub(super) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
-}
 
 /// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer, half to even. The lowest bits of the sum are that
 /// integer.
