@@ -102,20 +102,13 @@ unsafe fn tile_i8<const R: usize>(tile: &TileI8, ahead: usize) {
             w = w.add(BLOCK_BYTES);
         }
         let masks = masks(tile.width);
-        // Pixels of one row of a map have one zero point, whose products are then computed once.
-        let same = (1..R).all(|r| *tile.zero_points.add(r) == *tile.zero_points);
         for (half, mask) in [masks.0, masks.1].into_iter().enumerate() {
             let at = half * 16;
             let channel_sums = _mm512_loadu_si512(tile.sums.add(at).cast());
             let scales = _mm512_loadu_ps(tile.weight_scales.add(at));
             let bias = _mm512_loadu_ps(tile.bias.add(at));
-            let mut zeros = [_mm512_mullo_epi32(_mm512_set1_epi32(*tile.zero_points), channel_sums); R];
-            if !same {
-                for (r, zero) in zeros.iter_mut().enumerate().skip(1) {
-                    *zero = _mm512_mullo_epi32(_mm512_set1_epi32(*tile.zero_points.add(r)), channel_sums);
-                }
-            }
-            for (r, (sum, zero)) in sums.iter().zip(zeros).enumerate() {
+            for (r, sum) in sums.iter().enumerate() {
+                let zero = _mm512_mullo_epi32(_mm512_set1_epi32(*tile.zero_points.add(r)), channel_sums);
                 let value = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[half], zero));
                 let scale = _mm512_mul_ps(_mm512_set1_ps(*tile.scales.add(r)), scales);
                 let mut value = _mm512_fmadd_ps(value, scale, bias);
