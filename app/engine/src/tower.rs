@@ -124,6 +124,15 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
 }
 
+/// Checks that an embedding has `projection_dim` values.
+fn check_width(tower: TowerKind, found: usize, projection_dim: usize) -> Result<(), TowerError> {
+    if found == projection_dim {
+        return Ok(());
+    }
+    let (expected, found) = (format!("f32 [1, {projection_dim}]"), format!("f32 [1, {found}]"));
+    Err(TowerError::Mismatch { tower, what: "output".into(), expected, found })
+}
+
 /// Checks that the longest prompt has no more tokens than the position table has rows.
 fn check_positions(tower: TowerKind, inputs: Inputs<'_>, program: &Program) -> Result<(), TowerError> {
     let Inputs::Tokens { tokens_max, first_position, .. } = inputs else { return Ok(()) };
@@ -147,18 +156,15 @@ fn prepare(
     let mut file = OnnxFile::read(Box::new(&mut source)).map_err(error)?;
     check_graph(tower, &file.graph, spec)?;
     check_axes(tower, &file.graph)?;
+    let output = &spec.features.as_ref().unwrap_or(&spec.output).name;
     let outcome = if threads.fused {
-        fused::lower(&mut file, inputs, &spec.features.as_ref().unwrap_or(&spec.output).name).map_err(error)?
+        fused::lower(&mut file, inputs, output).map_err(error)?
     } else {
         Outcome::Unsupported(fused::UnsupportedGraph::on_request())
     };
     match outcome {
         Outcome::Program(mut program) => {
-            let found = program.output.width;
-            if found != projection_dim {
-                let (expected, found) = (format!("f32 [1, {projection_dim}]"), format!("f32 [1, {found}]"));
-                return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
-            }
+            check_width(tower, program.output.width, projection_dim)?;
             check_positions(tower, inputs, &program)?;
             fused::load(&mut program, &mut file, threads.kernels).map_err(error)?;
             let runner = Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
@@ -168,7 +174,6 @@ fn prepare(
         Outcome::Unsupported(why) => {
             let why = match inputs {
                 Inputs::Pixels(size) if threads.fused => {
-                    let output = &spec.features.as_ref().unwrap_or(&spec.output).name;
                     match cnn::lower(&mut file, size, output).map_err(error)? {
                         Ok(program) => return convolutional(tower, program, file, projection_dim, threads),
                         // A transformer has one convolution, of patches.
@@ -200,11 +205,11 @@ fn prepare(
     }
 }
 
-/// The most values of the maps that a tower of convolutions has in memory at a time: 256 MiB of floats. ResNet-50 needs 16
+/// The most values of the maps that a CNN tower has in memory at a time: 256 MiB of floats. ResNet-50 needs 16
 /// for 224 x 224 pixels.
 const MAPS_VALUES_MAX: usize = 1 << 26;
 
-/// Prepares a tower of convolutions.
+/// Prepares a CNN tower.
 fn convolutional(
     tower: TowerKind,
     mut program: cnn::Program,
@@ -212,19 +217,15 @@ fn convolutional(
     projection_dim: usize,
     threads: &Threads,
 ) -> Result<(Engine, profile::Layers), TowerError> {
-    let found = program.maps[program.output].channels;
-    if found != projection_dim {
-        let (expected, found) = (format!("f32 [1, {projection_dim}]"), format!("f32 [1, {found}]"));
-        return Err(TowerError::Mismatch { tower, what: "output".into(), expected, found });
-    }
+    check_width(tower, program.maps[program.output].channels, projection_dim)?;
     let error = |message: String| TowerError::Load { tower, message };
-    let values = cnn::memory(&program, threads.count());
-    if values > MAPS_VALUES_MAX {
-        let [needed, most] = [values, MAPS_VALUES_MAX].map(|values| values >> 18);
+    let plan = cnn::Plan::new(&program, threads.count());
+    if plan.values() > MAPS_VALUES_MAX {
+        let [needed, most] = [plan.values(), MAPS_VALUES_MAX].map(|values| values >> 18);
         return Err(error(format!("its maps need {needed} MiB, of at most {most}; export it for smaller images")));
     }
     cnn::load(&mut program, &mut file, threads.kernels).map_err(|source| error(source.to_string()))?;
-    let runner = cnn::Runner::new(Arc::new(program), threads.kernels, Arc::clone(&threads.pool));
+    let runner = cnn::Runner::new(Arc::new(program), plan, threads.kernels, Arc::clone(&threads.pool));
     let layers = profile::Layers::convolutional(&runner);
     Ok((Engine::Convolutional(Box::new(runner)), layers))
 }

@@ -69,9 +69,9 @@ pub(super) fn quantize_weights(graph: &mut pb::GraphProto, plan: &Plan) -> Vec<L
         }
         let done = values.map(|values| match role {
             Role::Channels(axis) => {
-                let restored = channels(&tensor, &values, axis, graph, &mut before);
+                let quantized = channels(&tensor, &values, axis, graph, &mut before);
                 if let ([_, _, _, _], Some(means)) = (&tensor.dims[..], &plan.means) {
-                    losses.extend(loss(graph, &tensor, &values, &restored, means));
+                    losses.extend(loss(graph, &tensor, &values, &quantized, means));
                 }
             }
             Role::Table | Role::Other => table(&tensor, &values, graph),
@@ -151,17 +151,12 @@ fn halves(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto, 
     let bytes = values.iter().flat_map(|value| to_half(*value).to_le_bytes()).collect();
     let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
     graph.initializer.push(initializer(&name, DataType::Float16, &dims, bytes));
-    nodes.push(node("Cast", &[&name], &tensor.name, vec![to_float()]));
+    nodes.push(node("Cast", &[&name], &tensor.name, vec![int("to", DataType::Float as i64)]));
 }
 
-/// The attribute of a `Cast` to 32-bit floats.
-fn to_float() -> pb::AttributeProto {
-    pb::AttributeProto {
-        name: "to".into(),
-        i: DataType::Float as i64,
-        r#type: AttributeType::Int.into(),
-        ..Default::default()
-    }
+/// An attribute of an integer.
+fn int(name: &str, value: i64) -> pb::AttributeProto {
+    pb::AttributeProto { name: name.into(), i: value, r#type: AttributeType::Int.into(), ..Default::default() }
 }
 
 /// The values of a float constant, in either encoding; `None` if it is invalid.
@@ -178,13 +173,13 @@ fn floats(tensor: &pb::TensorProto) -> Option<Vec<f32>> {
     (values.len() == count && values.iter().all(|v| v.is_finite())).then_some(values)
 }
 
-/// What the results of the convolution with this weight lose on average when `values` become `restored`, with the name of
-/// the weight; `None` if no convolution, or several, have it, or nothing is known of what it reads.
+/// What the results of the convolution with this weight lose on average when its values are quantised, with the name of the
+/// weight; `None` if no convolution, or several, have it, or nothing is known of what it reads.
 fn loss(
     graph: &pb::GraphProto,
     weight: &pb::TensorProto,
     values: &[f32],
-    restored: &[f32],
+    quantized: &Quantized,
     means: &ChannelMeans,
 ) -> Option<(String, Vec<f32>)> {
     let mut nodes = graph.node.iter().filter(|node| node.input.get(1) == Some(&weight.name));
@@ -198,10 +193,10 @@ fn loss(
     }
     let pixels = values.len() / (outputs * inputs);
     let mut lost = vec![0.0_f32; outputs];
-    for (index, (value, restored)) in values.iter().zip(restored).enumerate() {
+    for (index, (value, byte)) in values.iter().zip(&quantized.values).enumerate() {
         let output = index / (inputs * pixels);
         let channel = if depthwise { output } else { index / pixels % inputs };
-        lost[output] += (value - restored) * means[channel];
+        lost[output] += (value - f32::from(*byte) * quantized.scales[output]) * means[channel];
     }
     Some((weight.name.clone(), lost))
 }
@@ -231,17 +226,17 @@ fn correct_bias(graph: &mut pb::GraphProto, weight: &str, lost: Vec<f32>) {
     }
 }
 
-/// Quantises a weight; a `DequantizeLinear` node restores it. Returns the values that it restores.
+/// Quantises a weight; a `DequantizeLinear` node restores it. Returns what it restores, in the order of the weight.
 fn channels(
     tensor: &pb::TensorProto,
     values: &[f32],
     axis: usize,
     graph: &mut pb::GraphProto,
     nodes: &mut Vec<pb::NodeProto>,
-) -> Vec<f32> {
+) -> Quantized {
     let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or(0)).collect();
     let outputs = dims[axis];
-    let Quantized { values: bytes, scales } = if axis == 0 {
+    let quantized = if axis == 0 {
         quantize(values, values.len() / outputs)
     } else {
         let inputs = values.len() / outputs;
@@ -249,17 +244,10 @@ fn channels(
         Quantized { values: transpose(&quantized.values, inputs), ..quantized }
     };
     let (name, scale) = (format!("{}.int8", tensor.name), format!("{}.scale", tensor.name));
-    push_int8(graph, &name, &dims, &bytes);
-    push_scales(graph, &scale, &[outputs], &scales);
-    let axis_attribute = pb::AttributeProto {
-        name: "axis".into(),
-        i: axis as i64,
-        r#type: AttributeType::Int.into(),
-        ..Default::default()
-    };
-    nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![axis_attribute]));
-    let inner: usize = dims[axis + 1..].iter().product();
-    bytes.iter().enumerate().map(|(index, byte)| f32::from(*byte) * scales[index / inner % outputs]).collect()
+    push_int8(graph, &name, &dims, &quantized.values);
+    push_scales(graph, &scale, &[outputs], &quantized.scales);
+    nodes.push(node("DequantizeLinear", &[&name, &scale], &tensor.name, vec![int("axis", axis as i64)]));
+    quantized
 }
 
 /// Quantises a table. Integers and scales are looked up and then multiplied, so the table is never dequantised as a
@@ -283,7 +271,7 @@ fn table(tensor: &pb::TensorProto, values: &[f32], graph: &mut pb::GraphProto) {
         let named = |part: &str| format!("{out}.{part}");
         let new = [
             node("Gather", &[&name, ids], &named("int8"), vec![]),
-            node("Cast", &[&named("int8")], &named("float"), vec![to_float()]),
+            node("Cast", &[&named("int8")], &named("float"), vec![int("to", DataType::Float as i64)]),
             node("Gather", &[&scale, ids], &named("scale"), vec![]),
             node("Mul", &[&named("float"), &named("scale")], out, vec![]),
         ];

@@ -226,6 +226,12 @@ impl<'a> OnnxFile<'a> {
         Ok(values)
     }
 
+    /// The data of the constant with this index among the initializers, as [`Self::floats`].
+    pub(crate) fn floats_of(&mut self, number: usize) -> io::Result<Vec<f32>> {
+        let tensor = self.graph.initializer[number].clone();
+        self.floats(&tensor)
+    }
+
     /// Reads the data of the constant `tensor`, signed bytes, into `values`, whose buffer is reused.
     pub(crate) fn int8s(&mut self, tensor: &pb::TensorProto, values: &mut Vec<u8>) -> io::Result<()> {
         check(tensor.data_type == DataType::Int8 as i32)?;

@@ -3,7 +3,10 @@
 //! Exporters write GELU in many ways. Instead of matching each pattern, a chain of elementwise nodes is evaluated at sample
 //! points; a function that agrees with a known activation at all of them is that activation.
 
-use crate::fused::kernels::{Activation, LAPLACE};
+use tract_onnx::pb;
+
+use super::attributes::{float, text};
+use super::kernels::{Activation, LAPLACE};
 
 /// Points at which the known activations differ by far more than rounding; the last two are beyond the bounds of ReLU6 and
 /// of the clipped GELU.
@@ -36,7 +39,7 @@ impl Function {
     }
 
     /// The unary ONNX operator `op` of this; `None` if it is not supported.
-    pub(super) fn unary(self, op: &str) -> Option<Self> {
+    fn unary(self, op: &str) -> Option<Self> {
         Some(match op {
             "Relu" => self.then(|x| x.max(0.0)),
             "Tanh" => self.then(f64::tanh),
@@ -49,6 +52,24 @@ impl Function {
             "Mish" => self.then(mish),
             "HardSwish" => self.then(|x| x * hard_sigmoid(x)),
             _ => return None,
+        })
+    }
+
+    /// The unary operator of `node`, with its attributes, of this; `None` if it is not supported.
+    pub(super) fn of_node(self, node: &pb::NodeProto) -> Option<Self> {
+        let attribute = |name: &str, absent: f32| f64::from(float(node, name, absent));
+        Some(match node.op_type.as_str() {
+            "Gelu" if text(node, "approximate") == Some("tanh") => self.then(gelu_tanh),
+            "Gelu" => self.then(gelu),
+            "LeakyRelu" => {
+                let slope = attribute("alpha", 0.01);
+                self.then(|x| if x < 0.0 { slope * x } else { x })
+            }
+            "HardSigmoid" => {
+                let (slope, middle) = (attribute("alpha", 0.2), attribute("beta", 0.5));
+                self.then(|x| (slope * x + middle).clamp(0.0, 1.0))
+            }
+            op => return self.unary(op),
         })
     }
 
@@ -94,12 +115,12 @@ impl Function {
 }
 
 /// The exact GELU.
-pub(super) fn gelu(x: f64) -> f64 {
+fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
 }
 
 /// The tanh approximation of GELU.
-pub(super) fn gelu_tanh(x: f64) -> f64 {
+fn gelu_tanh(x: f64) -> f64 {
     let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
     0.5 * x * (1.0 + inner.tanh())
 }

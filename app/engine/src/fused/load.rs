@@ -45,11 +45,6 @@ pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Ker
     Ok(())
 }
 
-fn floats(file: &mut OnnxFile<'_>, number: usize) -> io::Result<Vec<f32>> {
-    let tensor = file.graph.initializer[number].clone();
-    file.floats(&tensor)
-}
-
 fn int8_part(
     file: &mut OnnxFile<'_>,
     part: &WeightSource,
@@ -58,13 +53,13 @@ fn int8_part(
     bytes: &mut Vec<u8>,
 ) -> io::Result<()> {
     let mut scales = match part.scales {
-        Some(scales) => floats(file, scales)?,
+        Some(scales) => file.floats_of(scales)?,
         None => return Err(io::Error::other("weights without scales")),
     };
     if scales.len() == 1 && part.group.is_none() {
         scales = vec![scales[0]; part.outputs];
     }
-    let bias = part.bias.map(|bias| floats(file, bias)).transpose()?;
+    let bias = part.bias.map(|bias| file.floats_of(bias)).transpose()?;
     let tensor = file.graph.initializer[part.weights].clone();
     if let Some(group) = part.group {
         file.int4s(&tensor, bytes)?;
@@ -87,12 +82,12 @@ fn int8_part(
 }
 
 fn float_part(file: &mut OnnxFile<'_>, part: &WeightSource, first: usize, packed: &mut PackedF32) -> io::Result<()> {
-    let bias = part.bias.map(|bias| floats(file, bias)).transpose()?;
+    let bias = part.bias.map(|bias| file.floats_of(bias)).transpose()?;
     let values = match part.scales {
-        None => floats(file, part.weights)?,
+        None => file.floats_of(part.weights)?,
         // An integer layer that is merged with a float one.
         Some(scales) => {
-            let (scales, mut bytes) = (floats(file, scales)?, Vec::new());
+            let (scales, mut bytes) = (file.floats_of(scales)?, Vec::new());
             let tensor = file.graph.initializer[part.weights].clone();
             file.int8s(&tensor, &mut bytes)?;
             let inputs = packed.inputs();

@@ -8,13 +8,13 @@ mod block;
 mod plan;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::block::Block;
 use self::plan::{BLOCKS_PER_THREAD, Partition, Phase, input_width, patch_width, phases, place_values};
 use super::attention::{Head, HeadScratch};
-use super::kernels::{Kernels, Matrix, Pool, lock};
+use super::kernels::{Kernels, Matrix, Pool};
+use super::phases::{Phases, Watch};
 use super::program::{Attention, Op, Pooling, Program, Rows, ValueId, View};
 use super::quantized::Quantized;
 
@@ -25,25 +25,6 @@ pub(crate) enum Input<'a> {
     Pixels(&'a [f32], [usize; 2]),
     /// One value per token in each list.
     Tokens { ids: &'a [i64], types: &'a [i64], positions: &'a [i64], mask: &'a [i64] },
-}
-
-/// What a run tells its caller. A run that is watched uses one thread.
-#[derive(Clone, Copy)]
-pub(crate) enum Watch<'a> {
-    Nothing,
-    /// The index of each step that starts, and `None` at the end.
-    Steps(&'a (dyn Fn(Option<usize>) + Sync)),
-    /// Each row that a linear layer reads, or each pixel that a convolution reads, with the index of its step. Pixels of
-    /// overlapping windows may come again.
-    LinearInputs(&'a (dyn Fn(usize, &[f32]) + Sync)),
-}
-
-impl Watch<'_> {
-    pub(super) fn step(&self, step: Option<usize>) {
-        if let Self::Steps(called) = self {
-            called(step);
-        }
-    }
 }
 
 /// A program with its scratch memory.
@@ -58,13 +39,9 @@ pub(crate) struct Runner {
     blocks: Vec<RwLock<Vec<f32>>>,
     /// Results of attention per head and part of the queries, until the blocks copy them.
     contexts: Vec<RwLock<Vec<f32>>>,
-    scratch: Vec<Mutex<Scratch>>,
     /// The most heads of any attention.
     heads: usize,
-    /// Index of the next work item of each phase.
-    next: Vec<AtomicUsize>,
-    /// Serialises runs.
-    running: Mutex<()>,
+    work: Phases<Scratch>,
 }
 
 /// Scratch memory of one thread.
@@ -110,13 +87,11 @@ impl Runner {
         };
         let parts = (1..=program.tokens).map(|tokens| Partition::new(tokens, threads, heads).parts).max().unwrap_or(1);
         Self {
-            scratch: (0..threads).map(|_| Mutex::new(scratch())).collect(),
+            work: Phases::new(threads, phases.len(), scratch),
             blocks: (0..partition.blocks.max(threads * BLOCKS_PER_THREAD))
                 .map(|_| RwLock::new(vec![0.0; len]))
                 .collect(),
             contexts: (0..heads * parts).map(|_| RwLock::new(vec![0.0; program.tokens * dim])).collect(),
-            next: phases.iter().map(|_| AtomicUsize::new(0)).collect(),
-            running: Mutex::new(()),
             heads,
             phases,
             offsets,
@@ -151,26 +126,9 @@ impl Runner {
             Input::Tokens { ids, .. } => ids.len(),
         };
         assert!(tokens > 0 && tokens <= self.program.tokens);
-        let _running = lock(&self.running);
         let partition = Partition::new(tokens, self.pool.threads(), self.heads);
-        self.next.iter().for_each(|next| next.store(0, Ordering::Relaxed));
-        if !matches!(watch, Watch::Nothing) {
-            let mut scratch = lock(&self.scratch[0]);
-            let work = Work { runner: self, input, partition, watch };
-            for phase in 0..self.phases.len() {
-                work.phase(phase, &mut scratch);
-            }
-            watch.step(None);
-        } else {
-            self.pool.run(&|number, barrier| {
-                let mut scratch = lock(&self.scratch[number]);
-                let work = Work { runner: self, input, partition, watch };
-                for phase in 0..self.phases.len() {
-                    work.phase(phase, &mut scratch);
-                    barrier.wait();
-                }
-            });
-        }
+        let work = Work { runner: self, input, partition, watch };
+        let _running = self.work.run(&self.pool, watch, &|phase, scratch| work.phase(phase, scratch));
         let view = self.program.output;
         let block = read(&self.blocks[0]);
         out.copy_from_slice(&block[self.offsets[view.value] + view.offset..][..view.width]);
@@ -195,7 +153,6 @@ struct Work<'a> {
 impl Work<'_> {
     fn phase(&self, phase: usize, scratch: &mut Scratch) {
         let runner = self.runner;
-        let next = &runner.next[phase];
         match &runner.phases[phase] {
             Phase::Rows(steps) => {
                 let fetch = phase.checked_sub(1).and_then(|before| match runner.phases[before] {
@@ -203,7 +160,7 @@ impl Work<'_> {
                     Phase::Rows(_) | Phase::Pool(_) => None,
                 });
                 loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let index = runner.work.next(phase);
                     if index >= self.partition.blocks {
                         return;
                     }
@@ -224,7 +181,7 @@ impl Work<'_> {
             Phase::Attention(step) => {
                 self.watch.step(Some(*step));
                 loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let index = runner.work.next(phase);
                     let Op::Attention(attention) = &runner.program.steps[*step].op else { return };
                     if index >= attention.heads * self.partition.parts {
                         return;
@@ -234,7 +191,7 @@ impl Work<'_> {
             }
             Phase::Pool(step) => {
                 let Op::Pool { x, pooling, out } = runner.program.steps[*step].op else { return };
-                if next.fetch_add(1, Ordering::Relaxed) == 0 {
+                if runner.work.next(phase) == 0 {
                     self.watch.step(Some(*step));
                     self.pool(x, pooling, out, &mut scratch.pooled);
                 }

@@ -143,7 +143,7 @@ impl ImageTower {
     }
 
     /// Embeds one image on the calling thread, and passes every row that a linear layer reads to `take`, with its step
-    /// ([`Self::layers`]); of a tower of convolutions, the channels of every pixel that a convolution reads, some of them
+    /// ([`Self::layers`]); of a CNN tower, the channels of every pixel that a convolution reads, some of them
     /// more than once. A tower that does not run fused passes nothing.
     ///
     /// # Errors
@@ -168,7 +168,7 @@ impl ImageTower {
         Ok(embedding)
     }
 
-    /// Whether the tower is one of convolutions that runs fused.
+    /// True if it is a CNN tower that runs fused.
     pub fn is_convolutional(&self) -> bool {
         matches!(self.engine, Engine::Convolutional(_))
     }

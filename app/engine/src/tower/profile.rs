@@ -69,7 +69,7 @@ impl Layers {
     pub(super) fn convolutional(runner: &cnn::Runner) -> Self {
         let program = runner.program();
         let layers = program.steps.iter().map(|step| {
-            let work = match cnn::operations(program, &step.op, step.x, step.out) {
+            let work = match program.operations(step) {
                 Some((count, true)) => Work::Int8(count),
                 Some((count, false)) => Work::Float(count),
                 None => Work::Other,

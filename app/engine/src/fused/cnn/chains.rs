@@ -47,8 +47,78 @@ impl Chain {
     }
 }
 
-/// The phases of a run, in order.
-pub(super) fn phases(program: &Program, threads: usize) -> Vec<Phase> {
+/// How a tower is run with a number of threads.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The phases of a run, in order.
+    pub(super) phases: Vec<Phase>,
+    /// Where each map is stored that outlives a phase.
+    pub(super) places: Vec<Option<Place>>,
+    /// Values of each band of each buffer.
+    pub(super) sizes: Vec<Vec<usize>>,
+}
+
+/// Where a map is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) buffer: usize,
+    /// The rows of each band.
+    pub(super) bands: Vec<Range<usize>>,
+}
+
+impl Plan {
+    /// Divides `program` among `threads` threads.
+    pub(crate) fn new(program: &Program, threads: usize) -> Self {
+        let mut plan =
+            Self { phases: phases(program, threads), places: vec![None; program.maps.len()], sizes: Vec::new() };
+        plan.place(program);
+        plan
+    }
+
+    /// Values of all maps that outlive a phase.
+    pub(crate) fn values(&self) -> usize {
+        self.sizes.iter().flatten().sum()
+    }
+
+    /// Assigns buffers, so that maps that are needed at the same time have different ones.
+    fn place(&mut self, program: &Program) {
+        let steps_of = |phase: &Phase| match phase {
+            Phase::Chain(chain) => chain.steps.clone(),
+            Phase::Mean(step) => *step..*step + 1,
+        };
+        let last_read = |map: MapId| {
+            if program.output == map {
+                return usize::MAX;
+            }
+            let reads = |phase: &Phase| program.steps[steps_of(phase)].iter().any(|step| step.reads(map) > 0);
+            self.phases.iter().rposition(reads).unwrap_or(0)
+        };
+        // The phase up to which each buffer is needed.
+        let mut taken: Vec<usize> = Vec::new();
+        for (index, phase) in self.phases.iter().enumerate() {
+            let Some(step) = program.steps[steps_of(phase)].last() else { continue };
+            let shape = program.maps[step.out];
+            let bands: Vec<Range<usize>> = match phase {
+                Phase::Chain(chain) => (0..chain.bands).map(|band| chain.band(band)).collect(),
+                Phase::Mean(_) => std::iter::once(0..1).collect(),
+            };
+            let buffer = taken.iter().position(|needed| *needed < index).unwrap_or(taken.len());
+            if buffer == taken.len() {
+                taken.push(0);
+                self.sizes.push(Vec::new());
+            }
+            taken[buffer] = last_read(step.out);
+            let sizes = &mut self.sizes[buffer];
+            sizes.resize(sizes.len().max(bands.len()), 0);
+            for (size, rows) in sizes.iter_mut().zip(&bands) {
+                *size = (*size).max(rows.len() * shape.row());
+            }
+            self.places[step.out] = Some(Place { buffer, bands });
+        }
+    }
+}
+
+fn phases(program: &Program, threads: usize) -> Vec<Phase> {
     let mut phases = Vec::new();
     let mut start = 0;
     while start < program.steps.len() {
@@ -123,59 +193,4 @@ fn share_twice(program: &Program, chain: &Chain) -> f64 {
         }
     }
     if rows_in_all == 0 { 0.0 } else { computed as f64 / rows_in_all as f64 - 1.0 }
-}
-
-/// The buffers of maps that outlive a phase.
-#[derive(Debug)]
-pub(super) struct Buffers {
-    /// The buffer of each map, if it has one, and the rows of each of its bands.
-    pub(super) places: Vec<Option<Place>>,
-    /// Values of each band of each buffer.
-    pub(super) sizes: Vec<Vec<usize>>,
-}
-
-/// Where a map is stored.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) buffer: usize,
-    pub(super) bands: Vec<Range<usize>>,
-}
-
-/// Assigns buffers, so that maps that are needed at the same time have different ones.
-pub(super) fn place(program: &Program, phases: &[Phase]) -> Buffers {
-    let steps_of = |phase: &Phase| match phase {
-        Phase::Chain(chain) => chain.steps.clone(),
-        Phase::Mean(step) => *step..*step + 1,
-    };
-    let last_read = |map: MapId| {
-        if program.output == map {
-            return usize::MAX;
-        }
-        let reads = |phase: &Phase| program.steps[steps_of(phase)].iter().any(|step| step.reads(map) > 0);
-        phases.iter().rposition(reads).unwrap_or(0)
-    };
-    let mut buffers = Buffers { places: vec![None; program.maps.len()], sizes: Vec::new() };
-    // The phase up to which each buffer is needed.
-    let mut taken: Vec<usize> = Vec::new();
-    for (index, phase) in phases.iter().enumerate() {
-        let Some(step) = program.steps[steps_of(phase)].last() else { continue };
-        let shape = program.maps[step.out];
-        let bands: Vec<Range<usize>> = match phase {
-            Phase::Chain(chain) => (0..chain.bands).map(|band| chain.band(band)).collect(),
-            Phase::Mean(_) => std::iter::once(0..1).collect(),
-        };
-        let buffer = taken.iter().position(|needed| *needed < index).unwrap_or(taken.len());
-        if buffer == taken.len() {
-            taken.push(0);
-            buffers.sizes.push(Vec::new());
-        }
-        taken[buffer] = last_read(step.out);
-        let sizes = &mut buffers.sizes[buffer];
-        sizes.resize(sizes.len().max(bands.len()), 0);
-        for (size, rows) in sizes.iter_mut().zip(&bands) {
-            *size = (*size).max(rows.len() * shape.row());
-        }
-        buffers.places[step.out] = Some(Place { buffer, bands });
-    }
-    buffers
 }

@@ -12,64 +12,46 @@ impl Program {
         }
         let mut index = 0;
         while index < self.steps.len() {
-            if self.absorb(index) {
-                self.steps.remove(index);
-            } else {
-                index += 1;
+            match self.absorb(index) {
+                Some(earlier) => {
+                    let step = self.steps.remove(index);
+                    (self.steps[earlier].out, self.steps[earlier].activation) = (step.out, step.activation);
+                }
+                None => index += 1,
             }
         }
     }
 
-    /// Lets an earlier step do the work of step `index`; false if none can.
-    fn absorb(&mut self, index: usize) -> bool {
-        let step = self.steps[index].clone();
+    /// Lets an earlier step compute what step `index` does before its activation; `None` if none can.
+    fn absorb(&mut self, index: usize) -> Option<usize> {
+        let (before, rest) = self.steps.split_at(index);
+        let step = rest.first()?;
+        // The step that writes a map, if nothing else reads that map and nothing follows the operation there.
+        let open = |map: MapId| {
+            let at = before.iter().position(|earlier| earlier.out == map)?;
+            (self.uses(map) == 1 && before[at].activation.is_none()).then_some(at)
+        };
+        let without_sum = |at: &usize| before[*at].add.is_none();
         match &step.op {
             Op::Affine { factors, terms } => {
-                let Some(at) = self.open(step.x).filter(|at| self.steps[*at].add.is_none()) else { return false };
+                let at = open(step.x).filter(without_sum)?;
+                let (factors, terms) = (factors.clone(), terms.clone());
                 let Op::Convolution { weights: Weights::Unloaded(source), .. } = &mut self.steps[at].op else {
-                    return false;
+                    return None;
                 };
-                let [mut all, mut sums] =
-                    source.affine.take().unwrap_or_else(|| [vec![1.0; factors.len()], vec![0.0; factors.len()]]);
-                for (((all, sum), factor), term) in all.iter_mut().zip(&mut sums).zip(factors).zip(terms) {
-                    *all *= factor;
-                    *sum = *sum * factor + term;
-                }
-                source.affine = Some([all, sums]);
-                self.continue_as(at, step.out, step.activation)
+                source.apply(&factors, &terms);
+                Some(at)
             }
-            Op::Copy => match step.add {
-                None => match self.open(step.x) {
-                    Some(at) => self.continue_as(at, step.out, step.activation),
-                    None => false,
-                },
+            Op::Copy => {
+                let Some(add) = step.add else { return open(step.x) };
                 // The later of the two maps is added to while it is computed.
-                Some(add) => {
-                    let [x, add] = if self.writer(step.x) < self.writer(add) { [add, step.x] } else { [step.x, add] };
-                    match self.open(x).filter(|at| self.steps[*at].add.is_none() && x != add) {
-                        Some(at)
-                            if !matches!(self.steps[at].op, Op::Mean | Op::Convolution { depthwise: true, .. }) =>
-                        {
-                            self.steps[at].add = Some(add);
-                            self.continue_as(at, step.out, step.activation)
-                        }
-                        _ => false,
-                    }
-                }
-            },
-            _ => false,
+                let [x, add] = if self.writer(step.x) < self.writer(add) { [add, step.x] } else { [step.x, add] };
+                let adds = |at: &usize| !matches!(before[*at].op, Op::Mean | Op::Convolution { depthwise: true, .. });
+                let at = open(x).filter(without_sum).filter(adds).filter(|_| x != add)?;
+                self.steps[at].add = Some(add);
+                Some(at)
+            }
+            _ => None,
         }
-    }
-
-    /// The step that writes `map`, if nothing else reads that map and no activation was applied.
-    fn open(&self, map: MapId) -> Option<usize> {
-        let at = self.writer(map)?;
-        (self.uses(map) == 1 && self.steps[at].activation.is_none()).then_some(at)
-    }
-
-    fn continue_as(&mut self, at: usize, out: MapId, activation: Option<crate::fused::kernels::Activation>) -> bool {
-        self.steps[at].out = out;
-        self.steps[at].activation = activation;
-        true
     }
 }

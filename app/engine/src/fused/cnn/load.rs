@@ -25,21 +25,16 @@ pub(crate) fn load(program: &mut Program, file: &mut OnnxFile<'_>, kernels: &Ker
     Ok(())
 }
 
-fn floats(file: &mut OnnxFile<'_>, number: usize) -> io::Result<Vec<f32>> {
-    let tensor = file.graph.initializer[number].clone();
-    file.floats(&tensor)
-}
-
 /// Factor and bias of each output channel.
 fn affine(file: &mut OnnxFile<'_>, source: &Source, outputs: usize) -> io::Result<[Vec<f32>; 2]> {
-    let bias = source.bias.map(|bias| floats(file, bias)).transpose()?.unwrap_or_else(|| vec![0.0; outputs]);
+    let bias = source.bias.map(|bias| file.floats_of(bias)).transpose()?.unwrap_or_else(|| vec![0.0; outputs]);
     let [factors, terms] = source.affine.clone().unwrap_or_else(|| [vec![1.0; outputs], vec![0.0; outputs]]);
     let bias = bias.iter().zip(&factors).zip(terms).map(|((bias, factor), term)| bias * factor + term).collect();
     Ok([factors, bias])
 }
 
 fn scales(file: &mut OnnxFile<'_>, number: usize, outputs: usize) -> io::Result<Vec<f32>> {
-    let scales = floats(file, number)?;
+    let scales = file.floats_of(number)?;
     match scales[..] {
         [scale] => Ok(vec![scale; outputs]),
         _ if scales.len() == outputs => Ok(scales),
@@ -49,7 +44,7 @@ fn scales(file: &mut OnnxFile<'_>, number: usize, outputs: usize) -> io::Result<
 
 /// The weights as floats, in the order of the file.
 fn values(file: &mut OnnxFile<'_>, source: &Source, outputs: usize) -> io::Result<Vec<f32>> {
-    let Some(number) = source.scales else { return floats(file, source.weights) };
+    let Some(number) = source.scales else { return file.floats_of(source.weights) };
     let (scales, tensor, mut bytes) =
         (scales(file, number, outputs)?, file.graph.initializer[source.weights].clone(), Vec::new());
     file.int8s(&tensor, &mut bytes)?;

@@ -40,8 +40,6 @@ enum Symbol {
 struct Lowering<'a, 'b> {
     file: &'a mut OnnxFile<'b>,
     symbols: HashMap<String, Symbol>,
-    /// Names of computed constants that are not integers.
-    floating: HashSet<String>,
     program: Program,
 }
 
@@ -62,7 +60,7 @@ pub(crate) fn lower(
     }
     let pixels = Shape { height, width, channels: 3 };
     let program = Program { maps: vec![pixels], steps: Vec::new(), output: 0 };
-    let mut lowering = Lowering { file, symbols, floating: HashSet::new(), program };
+    let mut lowering = Lowering { file, symbols, program };
     let result = lowering.walk(&nodes, output);
     let Lowering { file, program, .. } = lowering;
     file.graph.node = nodes;

@@ -69,6 +69,18 @@ pub(crate) struct Source {
     pub(crate) affine: Option<[Vec<f32>; 2]>,
 }
 
+impl Source {
+    /// Multiplies the results, as they are so far, by `factors` and adds `terms`.
+    pub(crate) fn apply(&mut self, factors: &[f32], terms: &[f32]) {
+        let count = factors.len();
+        let [all, sums] = self.affine.get_or_insert_with(|| [vec![1.0; count], vec![0.0; count]]);
+        for (((all, sum), factor), term) in all.iter_mut().zip(sums).zip(factors).zip(terms) {
+            *all *= factor;
+            *sum = *sum * factor + term;
+        }
+    }
+}
+
 /// The weights of a step. Clones share packed weights.
 #[derive(Debug, Clone)]
 pub(crate) enum Weights {
@@ -110,7 +122,7 @@ impl Op {
         }
     }
 
-    /// True for a convolution over all channels of more than a pixel.
+    /// True for a convolution over all channels of more than a pixel, whose windows are gathered as rows (im2col).
     pub(crate) fn gathers(&self) -> bool {
         matches!(self, Self::Convolution { window, depthwise: false, .. } if !window.is_point())
     }
@@ -168,6 +180,14 @@ impl Program {
     /// How often `map` is read.
     pub(crate) fn uses(&self, map: MapId) -> usize {
         self.steps.iter().map(|step| step.reads(map)).sum::<usize>() + usize::from(self.output == map)
+    }
+
+    /// Multiplications and additions of a step, and whether they are of 8-bit integers; `None` where they are not counted.
+    pub(crate) fn operations(&self, step: &Step) -> Option<(u64, bool)> {
+        let (x, out) = (self.maps[step.x], self.maps[step.out]);
+        let Op::Convolution { window, depthwise, weights } = &step.op else { return None };
+        let per_result = window.kernel[0] * window.kernel[1] * if *depthwise { 1 } else { x.channels };
+        Some((2 * (per_result * out.height * out.row()) as u64, matches!(weights, Weights::I8(_))))
     }
 
     /// Index of the step that writes `map`; none for the pixels.

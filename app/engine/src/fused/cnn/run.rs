@@ -7,14 +7,13 @@
 mod rows;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use self::rows::{Rows, Workspace};
-use super::chains::{Buffers, Chain, Phase, phases, place};
-use super::program::{MapId, Op, Program, Weights};
-use crate::fused::kernels::{Kernels, Pool, lock};
-use crate::fused::run::Watch;
+use super::chains::{Chain, Phase, Plan};
+use super::program::{MapId, Op, Program};
+use crate::fused::kernels::{Kernels, Pool};
+use crate::fused::phases::{Phases, Watch};
 
 /// A program with its scratch memory.
 #[derive(Debug)]
@@ -22,15 +21,10 @@ pub(crate) struct Runner {
     program: Arc<Program>,
     kernels: &'static Kernels,
     pool: Arc<Pool>,
-    phases: Vec<Phase>,
-    buffers: Buffers,
+    plan: Plan,
     /// The bands of each buffer.
     memory: Vec<Vec<RwLock<Vec<f32>>>>,
-    scratch: Vec<Mutex<Scratch>>,
-    /// Index of the next band of each phase.
-    next: Vec<AtomicUsize>,
-    /// Serialises runs.
-    running: Mutex<()>,
+    work: Phases<Scratch>,
 }
 
 /// Scratch memory of one thread.
@@ -76,18 +70,14 @@ impl Strip {
 }
 
 impl Runner {
-    /// Allocates memory for `program`, whose weights are packed for `kernels`.
-    pub(crate) fn new(program: Arc<Program>, kernels: &'static Kernels, pool: Arc<Pool>) -> Self {
-        let phases = phases(&program, pool.threads());
-        let buffers = place(&program, &phases);
+    /// Allocates memory for `program`, whose weights are packed for `kernels`, and its plan for the threads of `pool`.
+    pub(crate) fn new(program: Arc<Program>, plan: Plan, kernels: &'static Kernels, pool: Arc<Pool>) -> Self {
+        let scratch = || Scratch::new(&program, &plan.phases, kernels);
         let band = |size: &usize| RwLock::new(vec![0.0; *size]);
         Self {
-            memory: buffers.sizes.iter().map(|bands| bands.iter().map(band).collect()).collect(),
-            scratch: (0..pool.threads()).map(|_| Mutex::new(Scratch::new(&program, &phases, kernels))).collect(),
-            next: phases.iter().map(|_| AtomicUsize::new(0)).collect(),
-            running: Mutex::new(()),
-            buffers,
-            phases,
+            memory: plan.sizes.iter().map(|bands| bands.iter().map(band).collect()).collect(),
+            work: Phases::new(pool.threads(), plan.phases.len(), scratch),
+            plan,
             program,
             kernels,
             pool,
@@ -109,24 +99,8 @@ impl Runner {
     /// # Panics
     /// If the size of the input or of `out` is wrong; towers check both before.
     pub(crate) fn run(&self, pixels: &[f32], out: &mut [f32], watch: Watch<'_>) {
-        let _running = lock(&self.running);
-        self.next.iter().for_each(|next| next.store(0, Ordering::Relaxed));
         let work = Work { runner: self, pixels, watch };
-        if !matches!(watch, Watch::Nothing) {
-            let mut scratch = lock(&self.scratch[0]);
-            for phase in 0..self.phases.len() {
-                work.phase(phase, &mut scratch);
-            }
-            watch.step(None);
-        } else {
-            self.pool.run(&|number, barrier| {
-                let mut scratch = lock(&self.scratch[number]);
-                for phase in 0..self.phases.len() {
-                    work.phase(phase, &mut scratch);
-                    barrier.wait();
-                }
-            });
-        }
+        let _running = self.work.run(&self.pool, watch, &|phase, scratch| work.phase(phase, scratch));
         let len = out.len();
         work.read(self.program.output, &(0..1), &mut |_, row| out.copy_from_slice(&row[..len]));
     }
@@ -135,7 +109,7 @@ impl Runner {
 impl Clone for Runner {
     /// A runner with the same weights and its own scratch memory.
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.program), self.kernels, Arc::clone(&self.pool))
+        Self::new(Arc::clone(&self.program), self.plan.clone(), self.kernels, Arc::clone(&self.pool))
     }
 }
 
@@ -158,18 +132,15 @@ impl Scratch {
                 let needed = ((rows - 1) * window.stride[0] + window.kernel[0]).min(map.height);
                 work.reserve(program, step, needed, rows, kernels);
                 sizes.resize(sizes.len().max(place + 1), 0);
-                sizes[place] = sizes[place].max(2 * needed * map.row());
+                // The input of the first step is copied anew for each strip.
+                let rows_kept = if place == 0 { needed } else { 2 * needed };
+                sizes[place] = sizes[place].max(rows_kept * map.row());
                 rows = needed;
             }
         }
         let strips = sizes.iter().map(|size| Strip { values: vec![0.0; *size], start: 0, rows: 0..0 }).collect();
         Self { strips, work }
     }
-}
-
-/// Values of all maps that outlive a phase, with this number of threads.
-pub(crate) fn memory(program: &Program, threads: usize) -> usize {
-    place(program, &phases(program, threads)).sizes.iter().flatten().sum()
 }
 
 /// One thread's part in a run.
@@ -181,8 +152,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn phase(&self, phase: usize, scratch: &mut Scratch) {
-        let next = || self.runner.next[phase].fetch_add(1, Ordering::Relaxed);
-        match &self.runner.phases[phase] {
+        let next = || self.runner.work.next(phase);
+        match &self.runner.plan.phases[phase] {
             Phase::Chain(chain) => loop {
                 let band = next();
                 if band >= chain.bands {
@@ -201,7 +172,7 @@ impl Work<'_> {
 
     /// Passes rows of a map to `take`, with the index of each.
     fn read(&self, map: MapId, rows: &Range<usize>, take: &mut dyn FnMut(usize, &[f32])) {
-        let Some(place) = &self.runner.buffers.places[map] else { return };
+        let Some(place) = &self.runner.plan.places[map] else { return };
         let row = self.runner.program.maps[map].row();
         for (band, memory) in place.bands.iter().zip(&self.runner.memory[place.buffer]) {
             let within = band.start.max(rows.start)..band.end.min(rows.end);
@@ -233,7 +204,7 @@ impl Work<'_> {
 
     fn band(&self, chain: &Chain, band: usize, scratch: &mut Scratch) {
         let program = &self.runner.program;
-        let Some(place) = &self.runner.buffers.places[program.steps[chain.steps.end - 1].out] else { return };
+        let Some(place) = &self.runner.plan.places[program.steps[chain.steps.end - 1].out] else { return };
         let mut memory = self.runner.memory[place.buffer][band].write().unwrap_or_else(PoisonError::into_inner);
         let first_row = place.bands[band].start;
         scratch.strips.iter_mut().for_each(|strip| strip.rows = 0..0);
@@ -314,16 +285,8 @@ impl Work<'_> {
         if let Some(activation) = step.activation {
             self.runner.kernels.activate(activation, sums, shape.channels, shape.channels);
         }
-        let Some(place) = &self.runner.buffers.places[step.out] else { return };
+        let Some(place) = &self.runner.plan.places[step.out] else { return };
         let mut memory = self.runner.memory[place.buffer][0].write().unwrap_or_else(PoisonError::into_inner);
         memory[..shape.channels].copy_from_slice(sums);
     }
-}
-
-/// Multiplications and additions of a step, and whether they are of 8-bit integers.
-pub(crate) fn operations(program: &Program, op: &Op, x: MapId, out: MapId) -> Option<(u64, bool)> {
-    let (x, out) = (program.maps[x], program.maps[out]);
-    let Op::Convolution { window, depthwise, weights } = op else { return None };
-    let per_result = window.kernel[0] * window.kernel[1] * if *depthwise { 1 } else { x.channels };
-    Some((2 * (per_result * out.height * out.row()) as u64, matches!(weights, Weights::I8(_))))
 }

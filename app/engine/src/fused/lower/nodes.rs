@@ -7,7 +7,6 @@ use super::{
     unsupported,
 };
 use crate::fused::attributes::{float, input, int, ints, text};
-use crate::fused::function::{gelu, gelu_tanh};
 use crate::fused::program::{Attention, Op};
 use crate::onnx::INT4;
 
@@ -38,21 +37,11 @@ impl Lowering<'_, '_> {
             "Cast" => self.cast(node)?,
             "Shape" => self.length(node)?,
             "Squeeze" | "Unsqueeze" => self.axes(node)?,
-            "Gelu" => {
-                let tanh = text(node, "approximate") == Some("tanh");
-                let (x, function) = self.function(input(node, 0)?, output)?;
-                SymbolicValue::Function(x, function.then(if tanh { gelu_tanh } else { gelu }))
-            }
-            "LeakyRelu" => {
-                let slope = f64::from(float(node, "alpha", 0.01));
-                let (x, function) = self.function(input(node, 0)?, output)?;
-                SymbolicValue::Function(x, function.then(|x| if x < 0.0 { slope * x } else { x }))
-            }
             "Clip" => self.clip(node)?,
             op if Function::binary(op).is_some() => self.binary(node)?,
-            op if Function::identity().unary(op).is_some() => {
+            _ if Function::identity().of_node(node).is_some() => {
                 let (x, function) = self.function(input(node, 0)?, output)?;
-                let Some(function) = function.unary(op) else { return unsupported("not a function of one value") };
+                let Some(function) = function.of_node(node) else { return unsupported("not a function of one value") };
                 SymbolicValue::Function(x, function)
             }
             _ => return unsupported("the operator is not supported"),

@@ -5,7 +5,7 @@ use tract_onnx::pb;
 use super::{Lowering, Symbol};
 use crate::fused::attributes::{float, input, int, ints, text};
 use crate::fused::cnn::program::{Op, Shape, Source, Weights, Window};
-use crate::fused::function::{Function, gelu, gelu_tanh};
+use crate::fused::function::Function;
 use crate::fused::unsupported::{Lowered, unsupported};
 
 impl Lowering<'_, '_> {
@@ -16,11 +16,6 @@ impl Lowering<'_, '_> {
             return unsupported(format!("operators of the domain {} are not supported", node.domain));
         }
         if let Some(small) = self.constant(node) {
-            let floats = node.input.iter().any(|name| self.floating.contains(name));
-            let to_float = node.op_type == "Cast" && matches!(int(node, "to"), Some(1 | 10 | 11));
-            if to_float || floats && node.op_type != "Cast" {
-                self.floating.insert(output.clone());
-            }
             self.symbols.insert(output.clone(), Symbol::Small(small));
             return Ok(());
         }
@@ -42,21 +37,11 @@ impl Lowering<'_, '_> {
                 self.symbol(input(node, 0)?)?
             }
             "Identity" | "Dropout" => self.symbol(input(node, 0)?)?,
-            "Gelu" => {
-                let tanh = text(node, "approximate") == Some("tanh");
-                self.applied(node, |function| Some(function.then(if tanh { gelu_tanh } else { gelu })))?
-            }
-            "LeakyRelu" => {
-                let slope = f64::from(float(node, "alpha", 0.01));
-                self.applied(node, |function| Some(function.then(|x| if x < 0.0 { slope * x } else { x })))?
-            }
-            "HardSigmoid" => {
-                let [slope, middle] = [float(node, "alpha", 0.2), float(node, "beta", 0.5)].map(f64::from);
-                self.applied(node, |function| Some(function.then(|x| (slope * x + middle).clamp(0.0, 1.0))))?
-            }
             "Clip" => self.clip(node)?,
             op if Function::binary(op).is_some() => self.binary(node)?,
-            op if Function::identity().unary(op).is_some() => self.applied(node, |function| function.unary(op))?,
+            _ if Function::identity().of_node(node).is_some() => {
+                self.applied(node, |function| function.of_node(node))?
+            }
             _ => return unsupported("the operator is not supported"),
         };
         self.symbols.insert(output.clone(), symbol);
@@ -331,7 +316,7 @@ fn window(node: &pb::NodeProto, kernel: [usize; 2], map: Shape, around: [usize; 
         results[axis] = room / stride[axis] + 1;
     }
     // A window beyond the map would have no value to pool.
-    if pads[0] >= kernel[0] && pads[0] > 0 || pads[1] >= kernel[1] && pads[1] > 0 {
+    if pads.iter().zip(kernel.iter().cycle()).any(|(pad, extent)| pad >= extent) {
         return unsupported("windows that lie outside of the map");
     }
     Ok((Window { kernel, stride, before: [pads[0], pads[1]] }, results))

@@ -2,6 +2,7 @@
 //! convolution so.
 
 use tract_onnx::pb;
+use tract_onnx::pb::tensor_proto::DataType;
 
 use super::{Lowering, Symbol};
 use crate::fused::attributes::{int, ints};
@@ -15,16 +16,22 @@ const VALUES_MAX: usize = 64;
 pub(super) struct Small {
     pub(super) dims: Vec<usize>,
     pub(super) values: Vec<f64>,
+    /// True if they are integers, whose quotients are integers.
+    integers: bool,
 }
 
 impl Small {
-    fn new(dims: Vec<usize>, values: Vec<f64>) -> Option<Self> {
+    fn new(dims: Vec<usize>, values: Vec<f64>, integers: bool) -> Option<Self> {
         let count = dims.iter().try_fold(1_usize, |count, dim| count.checked_mul(*dim))?;
-        (count == values.len() && count <= VALUES_MAX).then_some(Self { dims, values })
+        (count == values.len() && count <= VALUES_MAX).then_some(Self { dims, values, integers })
     }
 
-    fn vector(values: Vec<f64>) -> Option<Self> {
-        Self::new(vec![values.len()], values)
+    fn vector(values: Vec<f64>, integers: bool) -> Option<Self> {
+        Self::new(vec![values.len()], values, integers)
+    }
+
+    fn map(self, f: impl Fn(f64) -> f64) -> Self {
+        Self { values: self.values.into_iter().map(f).collect(), ..self }
     }
 
     /// The values as integers.
@@ -34,13 +41,14 @@ impl Small {
 
     fn with(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Option<Self> {
         let (dims, count) = match (self.values.len(), other.values.len()) {
-            (a, b) if a == b => (&self.dims, a),
+            (a, _) if self.dims == other.dims => (&self.dims, a),
             (a, 1) => (&self.dims, a),
             (1, b) => (&other.dims, b),
             _ => return None,
         };
         let at = |small: &Self, index: usize| small.values[index % small.values.len()];
-        Self::new(dims.clone(), (0..count).map(|index| f(at(self, index), at(other, index))).collect())
+        let values = (0..count).map(|index| f(at(self, index), at(other, index))).collect();
+        Self::new(dims.clone(), values, self.integers && other.integers)
     }
 }
 
@@ -51,7 +59,7 @@ impl Lowering<'_, '_> {
             let (map, flat, _) = self.function(node.input.first()?).ok()?;
             let shape = self.shape(map);
             let dims = if flat { vec![1, shape.channels] } else { vec![1, shape.channels, shape.height, shape.width] };
-            return Small::vector(dims.into_iter().map(|dim| dim as f64).collect());
+            return Small::vector(dims.into_iter().map(|dim| dim as f64).collect(), true);
         }
         let inputs = node.input.iter().map(|name| if name.is_empty() { None } else { self.small(name) });
         let inputs: Vec<Option<Small>> = inputs.collect();
@@ -61,29 +69,38 @@ impl Lowering<'_, '_> {
         let input = |index: usize| inputs.get(index).cloned().flatten();
         let first = input(0)?;
         match node.op_type.as_str() {
-            "Cast" if first.dims.len() <= 1 => Some(first),
-            "Ceil" => Small::new(first.dims, first.values.iter().map(|value| value.ceil()).collect()),
-            "Floor" => Small::new(first.dims, first.values.iter().map(|value| value.floor()).collect()),
+            // 6 and 7 are integers of 32 and 64 bits. What has more axes is weights.
+            "Cast" if first.dims.len() <= 1 => {
+                let integers = matches!(int(node, "to"), Some(6 | 7));
+                Some(Small { integers, ..first.map(|value| if integers { value.trunc() } else { value }) })
+            }
+            "Ceil" => Some(first.map(f64::ceil)),
+            "Floor" => Some(first.map(f64::floor)),
             "Clip" => {
-                let bound = |index: usize, absent: f64| input(index).map_or(absent, |small| small.values[0]);
+                let bound = |index: usize, absent: f64| {
+                    input(index).and_then(|small| small.values.first().copied()).unwrap_or(absent)
+                };
                 let (low, high) = (bound(1, f64::NEG_INFINITY), bound(2, f64::INFINITY));
-                Small::new(first.dims, first.values.iter().map(|value| value.max(low).min(high)).collect())
+                Some(first.map(|value| value.max(low).min(high)))
             }
             "Div" => {
                 let second = input(1)?;
-                let whole = [&first, &second].iter().all(|small| small.values.iter().all(|value| value.fract() == 0.0));
-                let integers = whole && self.are_integers(node);
+                let integers = first.integers && second.integers;
                 first.with(&second, |a, b| if integers { (a / b).trunc() } else { a / b })
             }
             "Max" => first.with(&input(1)?, f64::max),
             "Min" => first.with(&input(1)?, f64::min),
             op if Function::binary(op).is_some() => first.with(&input(1)?, Function::binary(op)?),
             "Unsqueeze" => {
-                let values = first.values;
-                if values.len() == 1 || first.dims.is_empty() { Small::vector(values) } else { None }
+                if first.values.len() == 1 {
+                    Small::vector(first.values, first.integers)
+                } else {
+                    None
+                }
             }
             "Squeeze" => {
-                Small::new(if first.values.len() == 1 { vec![] } else { vec![first.values.len()] }, first.values)
+                let dims = if first.values.len() == 1 { vec![] } else { vec![first.values.len()] };
+                Small::new(dims, first.values, first.integers)
             }
             "Concat" => {
                 let all: Option<Vec<Small>> = inputs.iter().cloned().collect();
@@ -91,22 +108,23 @@ impl Lowering<'_, '_> {
                 if all.iter().any(|small| small.dims.len() != 1) {
                     return None;
                 }
-                Small::vector(all.into_iter().flat_map(|small| small.values).collect())
+                let integers = all.iter().all(|small| small.integers);
+                Small::vector(all.into_iter().flat_map(|small| small.values).collect(), integers)
             }
             "ConstantOfShape" => {
-                let count = first.values.iter().product::<f64>();
+                let zeros = |t: &pb::TensorProto| {
+                    t.float_data.is_empty()
+                        && t.raw_data.iter().all(|b| *b == 0)
+                        && t.int64_data.iter().all(|v| *v == 0)
+                };
                 // Zeros, as of any exporter's padding; another value is not a small constant.
-                if node.attribute.iter().any(|attribute| {
-                    attribute.t.as_ref().is_some_and(|t| {
-                        t.raw_data.iter().any(|b| *b != 0)
-                            || t.int64_data.iter().any(|v| *v != 0)
-                            || !t.float_data.is_empty()
-                    })
-                }) || !(0.0..=VALUES_MAX as f64).contains(&count)
-                {
+                let value = node.attribute.iter().find_map(|attribute| attribute.t.as_ref());
+                let count = first.values.iter().product::<f64>();
+                if !value.is_none_or(zeros) || !(0.0..=VALUES_MAX as f64).contains(&count) {
                     return None;
                 }
-                Small::new(first.values.iter().map(|dim| *dim as usize).collect(), vec![0.0; count as usize])
+                let integers = value.is_some_and(|t| t.data_type == DataType::Int64 as i32);
+                Small::new(first.values.iter().map(|dim| *dim as usize).collect(), vec![0.0; count as usize], integers)
             }
             "Gather" if first.dims.len() == 1 && int(node, "axis").unwrap_or(0) == 0 => {
                 let indices = input(1)?;
@@ -115,7 +133,7 @@ impl Lowering<'_, '_> {
                     let index = if index < 0 { index + len } else { index };
                     first.values.get(usize::try_from(index).ok()?).copied()
                 });
-                Small::new(indices.dims.clone(), values.collect::<Option<_>>()?)
+                Small::new(indices.dims.clone(), values.collect::<Option<_>>()?, first.integers)
             }
             "Reshape" => {
                 let count = first.values.len() as i64;
@@ -126,7 +144,7 @@ impl Lowering<'_, '_> {
                     0 => None,
                     dim => usize::try_from(*dim).ok(),
                 });
-                Small::new(dims.collect::<Option<_>>()?, first.values)
+                Small::new(dims.collect::<Option<_>>()?, first.values, first.integers)
             }
             "Transpose" => {
                 let [rows, columns] = first.dims[..] else { return None };
@@ -135,20 +153,11 @@ impl Lowering<'_, '_> {
                 }
                 let values = (0..columns).flat_map(|column| (0..rows).map(move |row| row * columns + column));
                 let values = values.map(|index| first.values[index]).collect();
-                Small::new(vec![columns, rows], values)
+                Small::new(vec![columns, rows], values, first.integers)
             }
             "Slice" => slice(&first, &input(1)?, &input(2)?, input(3).as_ref(), input(4).as_ref()),
             _ => None,
         }
-    }
-
-    /// True if a node's first input is of integers, as far as that is known.
-    fn are_integers(&self, node: &pb::NodeProto) -> bool {
-        let floats = node.input.iter().any(|name| match self.symbols.get(name) {
-            Some(Symbol::Constant(number)) => self.file.graph.initializer[*number].data_type == 1,
-            _ => self.floating.contains(name),
-        });
-        !floats
     }
 
     /// The value called `name` as a small constant.
@@ -161,11 +170,12 @@ impl Lowering<'_, '_> {
                     return None;
                 }
                 let tensor = self.file.graph.initializer[number].clone();
-                let values = match self.file.ints(&tensor) {
-                    Ok(ints) => ints.into_iter().map(|value| value as f64).collect(),
-                    Err(_) => self.file.floats(&tensor).ok()?.into_iter().map(f64::from).collect(),
-                };
-                Small::new(dims, values)
+                match self.file.ints(&tensor) {
+                    Ok(ints) => Small::new(dims, ints.into_iter().map(|value| value as f64).collect(), true),
+                    Err(_) => {
+                        Small::new(dims, self.file.floats(&tensor).ok()?.into_iter().map(f64::from).collect(), false)
+                    }
+                }
             }
             _ => None,
         }
@@ -197,5 +207,5 @@ fn slice(x: &Small, starts: &Small, ends: &Small, axes: Option<&Small>, steps: O
     }
     let mut dims = x.dims.clone();
     dims[0] = taken.len().checked_div(width.max(1))?;
-    Small::new(dims, taken)
+    Small::new(dims, taken, x.integers)
 }

@@ -40,7 +40,7 @@ impl Workspace {
         let (x, out) = (program.maps[step.x], program.maps[step.out]);
         let Op::Convolution { window, depthwise: false, weights } = &step.op else {
             if let (Op::Convolution { window, .. }, true) = (&step.op, x.width <= NARROW) {
-                grow(&mut self.floats, needed * columns(*window, x, out) * x.channels);
+                grow(&mut self.floats, needed * columns(*window, out) * x.channels);
             }
             return self.reserve_vector(out.channels);
         };
@@ -93,7 +93,7 @@ impl Workspace {
                 }
             }
             Op::Convolution { window, weights: Weights::F32(weights), .. } => {
-                self.product_f32(kernels, weights, *window, x, rows, shape, step, out);
+                self.product_f32(kernels, weights, *window, x, rows, shape, add, out);
             }
             Op::Convolution { window, weights: Weights::Depthwise(weights), .. } => {
                 depthwise(kernels, weights, *window, x, rows, shape, out, &mut self.floats);
@@ -167,7 +167,7 @@ impl Workspace {
         x: &Rows<'_>,
         rows: Range<usize>,
         shape: Shape,
-        step: &Step,
+        add: bool,
         out: &mut [f32],
     ) {
         let depth = weights.inputs();
@@ -179,7 +179,7 @@ impl Workspace {
         };
         let pixels = out.len() / shape.channels;
         for panel in 0..weights.panels() {
-            kernels.panel_f32(values, depth, pixels, weights, panel, out, shape.channels, step.add.is_some());
+            kernels.panel_f32(values, depth, pixels, weights, panel, out, shape.channels, add);
         }
     }
 }
@@ -257,7 +257,7 @@ fn depthwise(
 ) {
     let (channels, line) = (shape.channels, window.kernel[1] * shape.channels);
     let (values, width, before) = if x.shape.width <= NARROW {
-        let width = columns(window, x.shape, shape);
+        let width = columns(window, shape);
         let (left, kept) = (window.before[1] * channels, x.shape.width.min(width - window.before[1]) * channels);
         let copied = &mut floats[..x.rows.len() * width * channels];
         for (to, from) in copied.chunks_exact_mut(width * channels).zip(x.values.chunks_exact(x.shape.row())) {
@@ -289,8 +289,8 @@ fn depthwise(
 }
 
 /// Columns of a map that windows of one row meet, with zeros on both sides.
-fn columns(window: Window, x: Shape, out: Shape) -> usize {
-    ((out.width - 1) * window.stride[1] + window.kernel[1]).max(window.before[1] + x.width.min(1))
+fn columns(window: Window, out: Shape) -> usize {
+    (out.width - 1) * window.stride[1] + window.kernel[1]
 }
 
 #[allow(clippy::too_many_arguments, reason = "a step with its input and its results")]
